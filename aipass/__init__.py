@@ -1,0 +1,83 @@
+"""aipass: an event-driven watchdog engine for teams of command-line coding agents.
+
+What plugin authors need is importable from here. Names load on first use, so that a command line verb, or the
+supervisor, pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aipass.action import (
+        Action,
+        Cancel,
+        Deliver,
+        Dispatch,
+        Ignore,
+        Notify,
+        Pause,
+        Refuse,
+        Reject,
+        Reload,
+        Resume,
+        Retry,
+        Wake,
+    )
+    from aipass.dispatch.driver import Command, Job, Outcome, Usage
+    from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
+    from aipass.event import Event, Fact
+    from aipass.hookspecs import hookimpl
+    from aipass.router import Handler, View
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "aipass.action": (
+        "Action", "Cancel", "Deliver", "Dispatch", "Ignore", "Notify", "Pause", "Refuse", "Reject", "Reload",
+        "Resume", "Retry", "Wake",
+    ),
+    "aipass.dispatch.driver": ("Command", "Job", "Outcome", "Usage"),
+    "aipass.errors": ("AipassError", "ConfigError", "LedgerError", "PluginError"),
+    "aipass.event": ("Event", "Fact"),
+    "aipass.hookspecs": ("hookimpl",),
+    "aipass.router": ("Handler", "View"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Action",
+    "AipassError",
+    "Cancel",
+    "Command",
+    "ConfigError",
+    "Deliver",
+    "Dispatch",
+    "Event",
+    "Fact",
+    "Handler",
+    "Ignore",
+    "Job",
+    "LedgerError",
+    "Notify",
+    "Outcome",
+    "Pause",
+    "PluginError",
+    "Refuse",
+    "Reject",
+    "Reload",
+    "Resume",
+    "Retry",
+    "Usage",
+    "View",
+    "Wake",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'aipass' has no attribute {name!r}")
+    return getattr(import_module(module), name)

@@ -1,0 +1,141 @@
+"""What a handler asks for. Data, no code: the engine records an action with its event, then carries it out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# Priorities are small integers; larger runs first. 0 is what everything has that says nothing.
+MIN_PRIORITY, MAX_PRIORITY = -100, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Base of everything a handler may return."""
+
+    def payload(self) -> str:
+        """The action's fields as JSON text.
+
+        Raises TypeError where a field cannot be written as JSON.
+        """
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch(Action):
+    """One piece of work for one agent.
+
+    A request with the key of one that is queued joins it; with the key of one that is running, the same text joins
+    and a different text gathers in one follow-up. The key is `key`, else `subject`, else the text.
+    """
+
+    agent: str
+    text: str
+    subject: str | None = None
+    key: str | None = None
+    priority: int = 0
+    #: Who asked, as the answer names them: a file, `send`, a rule's name.
+    sender: str = "send"
+    #: First part of the answer's file name.
+    stem: str = "send"
+    #: A file in the inbox to take into the dispatch's own folder, relative to the root.
+    file: str | None = None
+    #: The identity that `file` had when it was seen; a file that changed since is left for its own event.
+    identity: str | None = None
+    #: The spool request that waits for the dispatch's id.
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver(Action):
+    """Write the answer of a finished dispatch to the outbox, once for each sender."""
+
+    dispatch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject(Action):
+    """Say beside a file why it was not used: writes `<path>.rejected.json`; the file itself stays."""
+
+    path: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse(Action):
+    """Answer a spool request with a refusal: the asking command ends with `exit_code` and says `reason`."""
+
+    request: str
+    reason: str
+    exit_code: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Action):
+    """End a dispatch: a queued one at once, a running one by INT, TERM and KILL."""
+
+    dispatch: int
+    reason: str = "cancelled"
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry(Action):
+    """Queue a finished dispatch again, with all its senders."""
+
+    dispatch: int
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Action):
+    """Stop an agent, a rule or a driver from starting anything until it is resumed."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume(Action):
+    """End a pause, and enable a handler again that was disabled for failing."""
+
+    name: str
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wake(Action):
+    """Ask for a `clock.tick` event with `ref` = `key` after `after_s` seconds.
+
+    Asking again for a key that has not come due starts the wait anew, replaces `detail`, and counts: the tick's
+    `detail.count` says how often it was asked for. Survives a restart of the engine.
+    """
+
+    key: str
+    after_s: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Notify(Action):
+    """Tell a person something that must not be missed; plugins deliver it through `after_notice`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reload(Action):
+    """Read aipass.toml again. `trusted`: a person said so, and everything in it is taken over."""
+
+    trusted: bool = False
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore(Action):
+    """Nothing is to be done, and why: what `aipass why` answers for an event that started nothing."""
+
+    reason: str

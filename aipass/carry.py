@@ -1,0 +1,218 @@
+"""Carries actions into the ledger, inside the step's transaction, and lines up what they want of the world.
+
+An action with a part in the world is recorded as pending and settled when that part is done; a new engine does again
+what is pending.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aipass import action as act
+from aipass.event import Fact
+from aipass.step import Done
+from aipass.units import show_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.dispatch.dispatcher import Dispatcher
+    from aipass.dispatch.rate import Hourly
+    from aipass.event import Event
+    from aipass.ledger import Ledger, Row
+    from aipass.sources.clock import Timers
+    from aipass.step import Effect, Step
+    from aipass.world import World
+
+#: Timers that handlers asked for, in the engine's heap.
+WAKE = "wake:"
+
+
+class Carrier:
+    """Knows every action. `back` takes what came of it in the world; `reload` is the engine's way to read aipass.toml."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        world: World,
+        timers: Timers,
+        fired: Hourly,
+        back: Callable[[Done], None],
+        reload: Callable[[int, act.Reload], None],
+    ) -> None:
+        self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
+        self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
+
+    def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
+        """Record an action with its event; what is to be done in the world waits for the commit."""
+        outcome, failed, later = self._carry(step, handler, event, action)
+        state = "pending" if later else "failed" if failed else "done"
+        number = self._ledger.add_action(event.id, handler, action, state, outcome)
+        if later is not None:
+            step.effects.append(partial(later, number))
+
+    def redo(self, row: Row) -> Effect | None:
+        """What a recorded action still wants of the world, after a crash."""
+        payload, number = json.loads(row["payload"]), int(row["id"])
+        match row["type"]:
+            case "Deliver":
+                return partial(self._deliver, payload["dispatch"], number)
+            case "Reject":
+                return partial(self._reject, act.Reject(**payload), number)
+            case "Reload":
+                return partial(self._reload, number, act.Reload(**payload))
+            case "Dispatch":
+                dispatch = int(row["outcome"].split()[1].rstrip(","))
+                return partial(
+                    self._take, row["event"], dispatch, act.Dispatch(**payload), row["outcome"], number
+                )
+        return None
+
+    def settle(self, step: Step, done: Done) -> None:
+        """Record what came of an action in the world."""
+        state = "failed" if done.failed else "done"
+        self._ledger.run("settle_action", {"id": done.action, "state": state, "outcome": done.outcome})
+        if done.answer is not None:
+            self._ledger.run("dispatch_answer", {"id": done.dispatch, "answer": done.answer})
+        if done.failed:
+            step.notify(self._ledger, done.outcome)
+
+    def answer(self, request: str | None, exit_code: int, message: str, dispatch: int | None = None) -> None:
+        """Reply to a spool request, where there is one."""
+        if request is not None:
+            reply = {"id": request, "exit": exit_code, "message": message, "dispatch": dispatch}
+            self._ledger.run("answer_request", reply)
+
+    # -- one by one ------------------------------------------------------------------------------------------------
+
+    def _carry(
+        self, step: Step, handler: str, event: Event, action: act.Action
+    ) -> tuple[str, bool, Callable[[int], None] | None]:
+        """Outcome, whether it failed, and what is to be done in the world with the action's id."""
+        match action:
+            case act.Ignore():
+                return action.reason, False, None
+            case act.Dispatch():
+                return self._dispatch(step, handler, event, action)
+            case act.Deliver():
+                return "to be delivered", False, partial(self._deliver, action.dispatch)
+            case act.Reject():
+                return action.reason, False, partial(self._reject, action)
+            case act.Refuse():
+                self.answer(action.request, action.exit_code, action.reason)
+                return f"refused: {action.reason}", False, None
+            case act.Cancel():
+                return (*self._cancel(step, event, action), None)
+            case act.Retry():
+                done = self._dispatcher.retry(action.dispatch)
+                self.answer(action.request, done.exit_code, done.text, done.dispatch)
+                return done.text, bool(done.exit_code), None
+            case act.Pause():
+                return self._pause(step, event, action), False, None
+            case act.Resume():
+                return (*self._resume(action), None)
+            case act.Wake():
+                return self._wake(step, event, action), False, None
+            case act.Notify():
+                step.notify(self._ledger, action.text, event.id)
+                return "a person is told", False, None
+            case act.Reload():
+                return "to be read", False, lambda number: self._reload(number, action)
+        return f"{type(action).__name__} is no action that the engine knows", True, None
+
+    def _dispatch(
+        self, step: Step, handler: str, event: Event, action: act.Dispatch
+    ) -> tuple[str, bool, Callable[[int], None] | None]:
+        done = self._dispatcher.submit(event, handler, action, step.now)
+        self.answer(action.request, done.exit_code, done.text, done.dispatch)
+        if done.dispatch is None:
+            if action.file is not None:
+                reject = act.Reject(action.file, done.text, "`aipass why` shows the chain that led here")
+                self.carry(step, handler, event, reject)
+            return done.text, True, None
+        self._fired.add(handler, step.now.mono)
+        if action.file is None:
+            return done.text, False, None
+        return done.text, False, partial(self._take, event.id, done.dispatch, action, done.text)
+
+    def _cancel(self, step: Step, event: Event, action: act.Cancel) -> tuple[str, bool]:
+        done, run = self._dispatcher.cancel(action.dispatch, action.reason, step.now)
+        self.answer(action.request, done.exit_code, done.text, done.dispatch)
+        if run is not None:
+            step.effects.append(partial(self._world.stop, run, "cancelled", action.reason))
+        elif not done.exit_code:
+            step.facts.append(self.finished(action.dispatch, cause=event.id))
+        return done.text, bool(done.exit_code)
+
+    def _pause(self, step: Step, event: Event, action: act.Pause) -> str:
+        if (
+            self._dispatcher.pause(action.kind, action.name, action.reason, step.now)
+            and action.kind == "rule"
+        ):
+            detail = {"reason": action.reason}
+            step.facts.append(Fact("rule.paused", "engine", ref=action.name, cause=event.id, detail=detail))
+        return f"paused: {action.reason}"
+
+    def _resume(self, action: act.Resume) -> tuple[str, bool]:
+        found = self._dispatcher.resume(action.name)
+        text = (
+            f"{action.name} is resumed"
+            if found
+            else f"nothing named `{action.name}` is paused; `aipass status` shows what is"
+        )
+        self.answer(action.request, 0 if found else 1, text)
+        return text, not found
+
+    def _wake(self, step: Step, event: Event, action: act.Wake) -> str:
+        timer: dict[str, Any] = {
+            "key": action.key,
+            "asked": step.now.wall,
+            "after": action.after_s,
+            "event": event.id,
+        }
+        self._ledger.run("set_timer", timer | {"detail": json.dumps(action.detail)})
+        self._timers.set(WAKE + action.key, step.now.mono + action.after_s)
+        return f"a timer for {show_duration(action.after_s)}"
+
+    def finished(self, dispatch: int, *, run: int | None = None, cause: int | None = None) -> Fact:
+        """The fact that a dispatch has reached its end."""
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        assert row is not None
+        detail = {
+            "dispatch": dispatch,
+            "agent": row["agent"],
+            "state": row["state"],
+            "subject": row["subject"],
+            "reason": row["reason"],
+        }
+        return Fact("dispatch.finished", "engine", ref=str(dispatch), by=run, cause=cause, detail=detail)
+
+    # -- in the world, after the commit ----------------------------------------------------------------------------
+
+    def _deliver(self, dispatch: int, number: int) -> None:
+        try:
+            answer = self._world.deliver(dispatch)
+        except OSError as exc:
+            outcome = f"the answer to dispatch {dispatch} cannot be written ({exc}); `aipass logs {dispatch}` has it"
+            self._back(Done(number, outcome, failed=True))
+            return
+        self._back(Done(number, f"answered in {answer}", dispatch=dispatch, answer=answer))
+
+    def _reject(self, action: act.Reject, number: int) -> None:
+        try:
+            self._back(Done(number, self._world.reject(action.path, action.reason, action.remedy)))
+        except OSError as exc:
+            outcome = f"{action.path}: {action.reason}; the note beside it cannot be written: {exc}"
+            self._back(Done(number, outcome, failed=True))
+
+    def _take(self, event: int, dispatch: int, action: act.Dispatch, outcome: str, number: int) -> None:
+        assert action.file is not None
+        try:
+            kept = self._world.take(event, dispatch, action.file, action.identity)
+        except OSError as exc:
+            self._back(Done(number, f"{outcome}; {action.file} stays where it is: {exc}", failed=True))
+            return
+        self._back(Done(number, outcome if kept == "kept" else f"{outcome}; {kept}"))

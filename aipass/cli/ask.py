@@ -1,0 +1,108 @@
+"""How verbs ask for something: a request in the spool, and the engine's reply in the ledger."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass import lock, request
+from aipass.cli.output import poll
+from aipass.errors import AipassError, ConfigError, NoEngineError
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+    from aipass.ledger import Row
+
+# An engine answers within milliseconds; one that is in a storm, or starting, within seconds.
+REPLY_WAIT_S = 60.0
+
+
+class ReplyError(AipassError):
+    """The engine's refusal, with the exit code that it chose."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def is_agent() -> bool:
+    """Whether this command was started by a run."""
+    return "AIPASS_RUN" in os.environ
+
+
+def ask(layout: Layout, verb: str, *, needs_engine: bool = False, **fields: Any) -> Row | None:  # noqa: ANN401 - a request's fields
+    """Leave a request and wait for the engine's reply; None where no engine runs, with the request's id said.
+
+    Raises NoEngineError where one is needed, and ReplyError where it was refused.
+    """
+    running = lock.holder(layout) is not None
+    if not running and (needs_engine or is_agent()):
+        raise NoEngineError("no engine runs here; start one with `aipass up`")
+    spool = Path(os.environ["AIPASS_SPOOL"]) if is_agent() else layout.human_spool()
+    try:
+        if not is_agent():
+            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = request.write(spool, verb, **fields)
+    except OSError as exc:
+        raise ConfigError(
+            f"{spool}: the request cannot be left there ({exc.strerror}); is the disk full, or the folder another user's?"
+        ) from exc
+    if not running:
+        click.echo(name)
+        click.echo("no engine runs here; the request waits for `aipass up`", err=True)
+        return None
+    return reply(layout, name)
+
+
+def reply(layout: Layout, name: str) -> Row:
+    """Wait for the engine's reply to a request. Raises ReplyError where it was refused, NoEngineError where the engine went."""
+    from aipass.ledger import Ledger
+
+    ledger: Ledger | None = None
+
+    def look() -> Row | bool | None:
+        nonlocal ledger
+        if ledger is None:
+            if not layout.ledger.exists():
+                return None
+            ledger = Ledger.read(layout.ledger)
+        row = ledger.one("request", {"id": name})
+        if row is not None and row["exit"] is not None:
+            return row
+        return None
+
+    row = poll(look, REPLY_WAIT_S)
+    if ledger is not None:
+        ledger.close()
+    if row is None:
+        if lock.holder(layout) is None:
+            raise NoEngineError(f"the engine went away; the request {name} waits for `aipass up`")
+        raise AipassError(
+            f"the engine has not answered {name} within {REPLY_WAIT_S:.0f} seconds; `aipass status` and .aipass/log.jsonl may say why"
+        )
+    if row["exit"]:
+        raise ReplyError(row["message"], row["exit"])
+    return row  # type: ignore[no-any-return]
+
+
+def known_agents(layout: Layout) -> dict[str, Any]:
+    """The configured agents, without validating all of aipass.toml."""
+    from aipass.config_quick import agents
+
+    return agents(layout)
+
+
+def check_agent(layout: Layout, name: str) -> None:
+    """Raise ConfigError where there is no such agent, naming those that there are."""
+    agents = known_agents(layout)
+    if name not in agents:
+        import difflib
+
+        near = difflib.get_close_matches(name, agents, 1)
+        hint = (
+            f"; did you mean `{near[0]}`?" if near else f"; the agents are: {', '.join(agents) or 'none yet'}"
+        )
+        raise ConfigError(f"there is no agent `{name}`{hint}")

@@ -1,0 +1,145 @@
+"""`aipass demo`: the main job on a real temporary repository, every step a command that a user would type."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from aipass.errors import AipassError
+
+#: The demo's agents: any program is one. The writer writes, the reviewer is started by what was written.
+AGENTS = {
+    "writer.py": """\
+import sys, time
+prompt = sys.stdin.read()
+time.sleep(0.3)
+open("hello.txt", "w").write("Hello from the writer\\n")
+print("I wrote hello.txt, as asked:", prompt.strip())
+""",
+    "reviewer.py": """\
+import sys
+prompt = sys.stdin.read()
+print("Asked:", prompt.strip())
+print("Verdict: it has", len(open("hello.txt").read().split()), "words. Well done.")
+""",
+}
+CONFIG = """\
+[agents.writer]
+driver  = "command"
+command = ["{python}", "writer.py"]
+
+[agents.reviewer]
+driver  = "command"
+command = ["{python}", "reviewer.py"]
+
+[[on]]                      # what the writer writes starts the reviewer
+name     = "review"
+event    = "file.closed"
+paths    = ["/hello.txt"]
+dispatch = "reviewer"
+task     = "Review {{path}}"
+debounce = "200ms"
+"""
+WAIT_S = 60.0
+
+
+@click.command("demo")
+@click.option("--keep", is_flag=True, help="Leave the repository there to look at.")
+def command(keep: bool) -> None:
+    """Show the whole thing on a temporary repository: a dropped file, a rule, answers, and why."""
+    folder = Path(tempfile.mkdtemp(prefix="aipass-demo-")).resolve()
+    tour = Tour(folder)
+    try:
+        tour.walk()
+    finally:
+        tour.run("down", "--kill", quiet=True)
+        if keep:
+            click.echo(f"\nit is all there to look at: cd {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class Tour:
+    """One walk through a repository of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AIPASS_", "GIT_"))
+        }
+
+    def walk(self) -> None:
+        """Every step, shown as typed and with what it prints."""
+        self._say("A repository, and two agents. Any program is an agent; so are claude, codex and gemini.")
+        subprocess.run(["git", "init", "-q", str(self._root)], check=False, env=self._env)
+        for name, text in AGENTS.items():
+            (self._root / name).write_text(text)
+        (self._root / "aipass.toml").write_text(CONFIG.format(python=sys.executable))
+        self.run("init")
+        self.run("up", "--detach")
+        self._say("Drop a file in an inbox, and the agent works on it.")
+        click.secho("$ echo 'Write hello.txt' > inbox/writer/hello.md", bold=True)
+        (self._root / "inbox/writer/hello.md").write_text("Write hello.txt\n")
+        answer = self._await("outbox/writer/hello.*.md")
+        self._show("cat outbox/writer/hello.*.md", answer)
+        self._say("What it wrote has started the reviewer, by the rule in aipass.toml.")
+        review = self._await("outbox/reviewer/review.*.md")
+        self._show("cat outbox/reviewer/review.*.md", review)
+        self._say("Every start has a reason.")
+        self.run("dispatches")
+        self.run("why", "2")
+        self.run("events", "--kind", "run.*")
+        self._say("Kill the engine; what you ask for meanwhile waits, and is done by the next one.")
+        pid = int(self.run("status", "--json", quiet=True).split('"pid": ')[1].split(",")[0])
+        click.secho(f"$ kill -9 {pid}", bold=True)
+        os.kill(pid, 9)
+        time.sleep(0.2)
+        self.run("send", "reviewer", "Look at hello.txt once more")
+        self.run("up", "--until-idle", "--timeout", "30s")
+        self._show("cat outbox/reviewer/send.*.md", self._await("outbox/reviewer/send.*.md"))
+        self.run("status")
+        self._say("That was it. In your own repository: `aipass init`, then `aipass up --detach`.")
+
+    def run(self, *words: str, quiet: bool = False) -> str:
+        """Run a verb as a user would, and show it."""
+        if not quiet:
+            click.secho(f"$ aipass {' '.join(words)}", bold=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "aipass", *words],
+            cwd=self._root,
+            env=self._env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not quiet:
+            click.echo(done.stdout + done.stderr, nl=False)
+            if done.returncode:
+                raise AipassError(
+                    f"`aipass {' '.join(words)}` ended with exit status {done.returncode}; please file a bug"
+                )
+        return done.stdout
+
+    def _say(self, text: str) -> None:
+        click.secho(f"\n{text}", fg="cyan")
+
+    def _show(self, typed: str, path: Path) -> None:
+        click.secho(f"$ {typed}", bold=True)
+        click.echo(path.read_text(), nl=False)
+
+    def _await(self, pattern: str) -> Path:
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            for path in self._root.glob(pattern):
+                return path
+            time.sleep(0.02)
+        raise AipassError(
+            f"{pattern} did not come within {WAIT_S:.0f} seconds; `aipass demo --keep` leaves the repository to look at"
+        )

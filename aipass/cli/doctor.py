@@ -1,0 +1,237 @@
+"""`aipass doctor`: what is wrong with this machine, each thing tried rather than guessed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aipass import __version__
+from aipass.cli.output import json_option, print_json
+from aipass.errors import EXIT_FAILED, AipassError, ConfigError
+from aipass.layout import Layout, find_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aipass.config import Config
+
+COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
+#: A repository of some size needs this many folders watched.
+ENOUGH_WATCHES = 65_536
+ENOUGH_DISK_BYTES = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `state` is ok, note or wrong; `remedy` says what to do."""
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+@click.command("doctor")
+@json_option
+def command(as_json: bool) -> int:
+    """Look at this machine and this repository; exit status 1 where something is wrong."""
+    findings = list(examine())
+    if as_json:
+        print_json(
+            [{"what": f.what, "state": f.state, "found": f.found, "remedy": f.remedy} for f in findings]
+        )
+    else:
+        for finding in findings:
+            click.echo(
+                f"{click.style(finding.state.ljust(6), fg=COLOURS[finding.state])} {finding.what}: {finding.found}"
+            )
+            if finding.remedy:
+                click.echo(f"       {finding.remedy}")
+    return EXIT_FAILED if any(finding.state == "wrong" for finding in findings) else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Everything that is looked at, in order."""
+    yield Finding("aipass", "ok", f"{__version__}, Python {sys.version.split()[0]} on {sys.platform}")
+    yield _git()
+    yield from _inotify()
+    yield _leases()
+    yield _supervisor()
+    try:
+        layout = find_root()
+    except ConfigError as exc:
+        yield Finding("repository", "note", str(exc))
+        return
+    yield from _repository(layout)
+
+
+def _git() -> Finding:
+    if shutil.which("git") is None:
+        return Finding("git", "note", "not installed", "everything works but the git verbs")
+    return Finding("git", "ok", shutil.which("git") or "")
+
+
+def _inotify() -> Iterator[Finding]:
+    if sys.platform != "linux":
+        yield Finding("watching", "note", "there is no inotify on this system; the tree is polled")
+        return
+    for name, enough in (
+        ("max_user_watches", ENOUGH_WATCHES),
+        ("max_user_instances", 64),
+        ("max_queued_events", 4096),
+    ):
+        try:
+            value = int(Path(f"/proc/sys/fs/inotify/{name}").read_text())
+        except (OSError, ValueError):
+            continue
+        low = value < enough
+        remedy = (
+            f"raise it: `sudo sysctl fs.inotify.{name}={enough}`; what cannot be watched is polled"
+            if low
+            else ""
+        )
+        yield Finding(f"fs.inotify.{name}", "note" if low else "ok", str(value), remedy)
+
+
+def _leases() -> Finding:
+    """Whether the kernel says here that a file is still being written."""
+    from aipass.sources import writers
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "probe")
+        with path.open("w") as file:
+            file.write("x")
+            file.flush()
+            open_for_writing = writers.is_complete(str(path), 0)
+        closed = writers.is_complete(str(path), 0)
+    if closed and not open_for_writing:
+        return Finding("complete files", "ok", "the kernel tells who still writes a file")
+    return Finding(
+        "complete files",
+        "note",
+        "the kernel does not tell who still writes a file",
+        "files found at a start count as complete after a second of rest",
+    )
+
+
+def _supervisor() -> Finding:
+    """A supervisor is started in a scratch folder and runs a program."""
+    import json
+    import time
+
+    from aipass.sources.runs import Supervisors
+    from aipass.supervisor import wire
+
+    with tempfile.TemporaryDirectory() as folder:
+        layout = Layout(Path(folder).resolve())
+        layout.run(1).mkdir(parents=True)
+        (layout.run(1) / wire.PROMPT).write_text("probe")
+        supervisors = Supervisors(layout, "doctor")
+        began = time.perf_counter()
+        try:
+            supervisors.start(lambda _: None)
+            supervisors.start_run(
+                {
+                    "run": 1,
+                    "agent": "probe",
+                    "folder": str(layout.run(1)),
+                    "root": folder,
+                    "argv": ["cat"],
+                    "env": dict(os.environ),
+                }
+                | {"cwd": folder, "stdin": True, "timeout_s": 10, "stall_s": 0, "linger": False}
+            )
+            while (record := wire.read_exit(layout.run(1))) is None and time.perf_counter() - began < 15:
+                time.sleep(0.005)
+            said = (layout.run(1) / wire.STDOUT).read_text() if record else ""
+        except AipassError as exc:
+            return Finding("supervisor", "wrong", str(exc), "file a bug with this output")
+        finally:
+            supervisors.end()
+            supervisors.stop()
+    if record is not None and said == "probe":
+        return Finding(
+            "supervisor",
+            "ok",
+            f"starts and ran a program, {(time.perf_counter() - began) * 1000:.0f} ms in all",
+        )
+    return Finding(
+        "supervisor",
+        "wrong",
+        f"a probe did not come back: {json.dumps(record)}",
+        "file a bug with this output",
+    )
+
+
+def _repository(layout: Layout) -> Iterator[Finding]:
+    from aipass import config, lock, prepare
+    from aipass.engine import check_drivers
+    from aipass.ledger import Ledger
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    settings: list[Config] = []
+
+    def configuration() -> str:
+        settings.append(config.load(layout.config))
+        check_drivers(settings[0], plugins.drivers())
+        return f"valid, {layout.config}"
+
+    def state_folder() -> str:
+        prepare.state_folder(layout)
+        return f"this user's own, on {prepare.filesystem_of(layout.state)}"
+
+    def ledger() -> str:
+        Ledger.read(layout.ledger).close()
+        return f"sound, {layout.ledger.stat().st_size / 1e6:.1f} MB"
+
+    yield _tried("aipass.toml", configuration)
+    for name, reason in plugins.failed.items():
+        yield Finding(f"plugin {name}", "wrong", reason, "repair or uninstall it")
+    yield _tried(".aipass", state_folder)
+    free = shutil.disk_usage(layout.root).free
+    yield Finding(
+        "disk",
+        "ok" if free > ENOUGH_DISK_BYTES else "note",
+        f"{free / 1e9:.1f} GB free",
+        "" if free > ENOUGH_DISK_BYTES else "free some space",
+    )
+    if layout.ledger.exists():
+        yield _tried("ledger", ledger)
+    running = lock.holder(layout)
+    yield Finding("engine", "ok", f"runs as process {running.pid}" if running else "does not run")
+    yield Finding(
+        "layers",
+        "note",
+        "fence none, wall none",
+        "agents can write wherever you can; run only agents that you would run yourself",
+    )
+    for name, agent in settings[0].agents.items() if settings else ():
+        driver = plugins.drivers().get(agent.driver)
+        program = agent.command[0] if agent.command else getattr(driver, "program", None)
+        if program is None:
+            continue
+        found = shutil.which(program) or (
+            str(layout.root / program) if "/" in program and (layout.root / program).exists() else None
+        )
+        yield Finding(
+            f"agent {name}",
+            "ok" if found else "wrong",
+            found or f"`{program}` is not on PATH",
+            "" if found else "install it, or correct the agent's command",
+        )
+
+
+def _tried(what: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, "ok", attempt())
+    except AipassError as exc:
+        return Finding(what, "wrong", str(exc))

@@ -1,0 +1,93 @@
+"""`aipass down`: stop the engine. Runs go on under their supervisor unless they are to be killed as well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from aipass import lock
+from aipass.cli.output import poll
+from aipass.errors import AipassError
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+
+STOP_WAIT_S = 30.0
+# INT, TERM and KILL have their time each; a little more for a busy machine.
+KILL_WAIT_S = 30.0
+
+
+@click.command("down")
+@click.option("--kill", is_flag=True, help="End all runs as well: INT, TERM, KILL.")
+def command(kill: bool) -> None:
+    """Stop the engine of this repository. Runs go on, unless --kill; the next engine finds them again."""
+    layout = find_root()
+    stopped = _stop_engine(layout)
+    killed = _kill_runs(layout) if kill else 0
+    if stopped:
+        click.echo(
+            "the engine is stopped" + ("" if kill else "; runs go on, and the next `aipass up` finds them")
+        )
+    else:
+        click.echo("no engine runs here")
+    if kill:
+        click.echo("all runs are ended" if killed else "no supervisor had runs here")
+
+
+def _stop_engine(layout: Layout) -> bool:
+    running = lock.holder(layout)
+    if running is None:
+        return False
+    if running.pid == 0:
+        time.sleep(0.2)
+        running = lock.holder(layout) or running
+    try:
+        os.kill(running.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError as exc:
+        raise AipassError(
+            f"the engine (process {running.pid}) is another user's; it cannot be stopped from here"
+        ) from exc
+    if poll(lambda: True if lock.holder(layout) is None else None, STOP_WAIT_S) is None:
+        raise AipassError(
+            f"the engine (process {running.pid}) has not ended within {STOP_WAIT_S:.0f} seconds; .aipass/log.jsonl may say why"
+        )
+    return True
+
+
+def _kill_runs(layout: Layout) -> int:
+    from aipass.sources.runs import connect, is_served
+    from aipass.supervisor import wire
+
+    versions = [
+        path.name.removeprefix("supervisor-").removesuffix(".sock")
+        for path in layout.state.glob("supervisor-*.sock")
+    ]
+    told = []
+    for version in versions:
+        try:
+            with connect(layout.state, version) as link:
+                link.sendall(wire.pack({"do": "end"}))
+                link.settimeout(KILL_WAIT_S)
+                while link.recv(65536):
+                    pass  # it hangs up when all are gone
+            told.append(version)
+        except OSError:
+            continue
+    if (
+        poll(
+            lambda: True if not any(is_served(layout.state, version) for version in told) else None,
+            KILL_WAIT_S,
+        )
+        is None
+    ):
+        raise AipassError(
+            f"some runs have not ended within {KILL_WAIT_S:.0f} seconds; .aipass/supervisor.log may say why"
+        )
+    return len(told)

@@ -1,0 +1,76 @@
+"""`aipass events`: the event log."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from aipass.cli.find import open_ledger
+from aipass.cli.output import clock, json_option, table
+from aipass.event import Event, printable
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FOLLOW_EVERY_S = 0.1
+
+
+@click.command("events")
+@json_option
+@click.option("-f", "--follow", is_flag=True, help="Go on as events come, until interrupted.")
+@click.option("--limit", type=click.IntRange(1), help="Only the newest so many.")
+@click.option("--kind", metavar="K", help="Only of this kind; `file.*` for several.")
+def command(as_json: bool, follow: bool, limit: int | None, kind: str | None) -> None:
+    """List events, oldest first; with --json one object a line."""
+    from aipass.ledger.sqlite import event_of
+
+    ledger = open_ledger(find_root())
+    if limit is None:
+        found: Iterable[Event] = map(event_of, ledger.each("events", {"after": 0, "kind": kind}))
+    else:
+        found = reversed([event_of(row) for row in ledger.all("last_events", {"kind": kind, "limit": limit})])
+    last = _print(found, as_json=as_json)
+    while follow:
+        time.sleep(FOLLOW_EVERY_S)
+        last = (
+            _print(
+                map(event_of, ledger.each("events", {"after": last, "kind": kind})),
+                as_json=as_json,
+                headed=False,
+            )
+            or last
+        )
+
+
+def _print(events: Iterable[Event], *, as_json: bool, headed: bool = True) -> int:
+    """Print events; returns the id of the last one, 0 where there was none."""
+    last = 0
+    if as_json:
+        for event in events:
+            click.echo(json.dumps(event.as_json()))
+            last = event.id
+        return last
+    rows = []
+    for event in events:
+        last = event.id
+        rows.append((event.id, clock(event.time), event.kind, event.by, event.cause, told(event)))
+    if rows and headed:
+        table(("ID", "TIME", "KIND", "BY", "CAUSE", "WHAT"), rows)
+    elif rows:
+        for row in rows:
+            click.echo("  ".join(str("-" if cell is None else cell) for cell in row))
+    return last
+
+
+def told(event: Event) -> str:
+    """An event's path or reference, and the most telling part of its detail, in a few words."""
+    words = [text for text in (printable(event.path), event.ref if not event.path else None) if text]
+    for name in ("verb", "agent", "dispatch", "outcome", "state", "reason", "error", "from"):
+        value = event.detail.get(name)
+        if value not in (None, ""):
+            words.append(f"{name}={value}")
+    return " ".join(words)

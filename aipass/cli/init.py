@@ -1,0 +1,90 @@
+"""`aipass init`: make a folder a root. Never overwrites."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from aipass.errors import ConfigError
+from aipass.layout import CONFIG_NAME, Layout
+
+#: Agent programs that init looks for, and the driver that runs each.
+PROGRAMS = {"claude": "claude", "codex": "codex", "gemini": "gemini"}
+
+HEAD = """\
+# aipass: who works here. `aipass schema config` describes every key, docs/configuration.md explains them.
+# Drop a file in inbox/<agent>/ and the agent works on it; the answer comes to outbox/<agent>/.
+
+orchestrator = "human"
+"""
+AGENT = """
+[agents.{name}]
+driver = "{driver}"
+"""
+EXAMPLE = """
+# No agent program was found on PATH. Any program is an agent: it gets the prompt on stdin, and what it prints is the answer.
+[agents.writer]
+driver  = "command"
+command = ["python3", "agent.py"]
+"""
+RULE = """
+# A rule: an event starts an agent.
+# [[on]]
+# name     = "review"
+# event    = "file.closed"
+# paths    = ["src/**/*.py"]
+# dispatch = "{name}"
+# task     = "Review {{path}}"
+# debounce = "2s"
+"""
+
+
+@click.command("init")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=".")
+def command(folder: Path) -> None:
+    """Make FOLDER (default: this one) a root.
+
+    Writes aipass.toml with an agent for each agent program that is installed, makes the folders, and keeps them out
+    of commits through .git/info/exclude. What is there already stays as it is.
+    """
+    from aipass import config, prepare
+    from aipass.engine import make_inboxes
+
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder; make it first")
+    layout = Layout(folder.resolve())
+    found = [name for name, program in PROGRAMS.items() if shutil.which(program)]
+    if layout.config.exists():
+        click.echo(f"{CONFIG_NAME} is there already and stays as it is")
+    else:
+        text = (
+            HEAD
+            + ("".join(AGENT.format(name=name, driver=PROGRAMS[name]) for name in found) or EXAMPLE)
+            + RULE.format(name=found[0] if found else "writer")
+        )
+        try:
+            with layout.config.open("x") as file:
+                file.write(text)
+        except OSError as exc:
+            raise ConfigError(
+                f"{layout.config}: cannot be written ({exc.strerror}); check the folder's permissions"
+            ) from exc
+        click.echo(
+            f"{CONFIG_NAME} is written, with "
+            + (f"an agent for each of: {', '.join(found)}" if found else "an example agent, `writer`")
+        )
+    settings = config.load(layout.config)
+    prepare.state_folder(layout)
+    make_inboxes(layout, settings)
+    excluded = prepare.exclude(layout)
+    click.echo(
+        "git ignores inbox/, outbox/, .aipass/ and .trinity/ here"
+        if excluded
+        else "no git repository here: everything works but the git verbs"
+    )
+    click.echo(
+        "next: `aipass up --detach`, then drop a file in "
+        + ", ".join(f"inbox/{name}/" for name in settings.agents)
+    )

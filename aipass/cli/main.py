@@ -1,0 +1,143 @@
+"""`aipass`: finds the verb's file, and turns what went wrong into words and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from aipass import __version__
+from aipass.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, AipassError
+
+#: Verbs in the order of a first day, with what they do. `aipass.cli.<verb>` has the command itself.
+VERBS: dict[str, str] = {
+    "init": "Make this folder a root: aipass.toml, folders, excludes.",
+    "up": "Run the engine.",
+    "down": "Stop the engine; runs go on unless --kill.",
+    "status": "The engine, its agents, the queue.",
+    "send": "Give an agent work.",
+    "dispatches": "The queue and its history.",
+    "show": "One dispatch, whole.",
+    "logs": "What a dispatch's agent said.",
+    "cancel": "End a dispatch.",
+    "retry": "Queue a finished dispatch again.",
+    "resume": "End the pause of an agent, a rule, a driver or a handler.",
+    "reload": "Take aipass.toml as it is now.",
+    "events": "The event log.",
+    "why": "Why something started, or did not.",
+    "plugins": "What is installed.",
+    "schema": "JSON Schema of what people write and scripts read.",
+    "doctor": "What is wrong with this machine.",
+    "demo": "A tour on a temporary repository.",
+    "completion": "Words for the shell's own completion.",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb's file when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in their order."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One verb."""
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"aipass.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, without loading any."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest the nearest verb for one that is unknown."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, 1)
+            ctx.fail(
+                f"there is no verb `{args[0]}`"
+                + (f"; did you mean `{near[0]}`?" if near else "; `aipass --help` lists them")
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="aipass")
+def cli() -> None:
+    """Runs several coding agents on one repository: files and git start them, and every start has a reason.
+
+    Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by a rule, 4 no engine runs.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb and exit with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code, with everything said on the way."""
+    _allow_any_text()
+    try:
+        result: Any = cli.main(args=arguments, prog_name="aipass", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except click.ClickException as exc:
+        exc.show()
+        return EXIT_USAGE
+    except AipassError as exc:
+        click.echo(f"{click.style('error:', fg='red')} {exc}", err=True)
+        return exc.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as in `aipass events | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as exc:  # noqa: BLE001 - the last boundary: a bug becomes a report
+        return _report_bug(exc)
+    return result if isinstance(result, int) else 0
+
+
+def _report_bug(exc: Exception) -> int:
+    from pathlib import Path
+
+    from aipass.crash import write_report
+    from aipass.layout import find_root
+
+    try:
+        folder = find_root().crashes
+    except (AipassError, OSError):
+        folder = Path.home() / ".cache" / "aipass" if os.environ.get("HOME") else Path("/nonexistent")
+    report = write_report(folder, exc, "aipass " + " ".join(sys.argv[1:]))
+    click.echo(
+        f"{click.style('bug in aipass:', fg='red')} {type(exc).__name__}: {exc}".split("\n", maxsplit=1)[0],
+        err=True,
+    )
+    click.echo(f"a report that you can file is in {report}", err=True)
+    return EXIT_BUG
+
+
+def _allow_any_text() -> None:
+    """File names need not be UTF-8; what cannot be shown is shown escaped, never the reason of a crash."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    main()

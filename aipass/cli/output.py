@@ -1,0 +1,131 @@
+"""What verbs print: JSON for scripts, tables that fit the terminal for people."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.event import iso, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aipass.ledger import Ledger, Row
+
+STATE_COLOURS = {
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "red",
+    "blocked": "magenta",
+    "cancelled": "yellow",
+}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; its fields are a promise.")
+
+
+def print_json(value: object) -> None:
+    """One JSON document, or for a list of events one a line by the caller."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, flexible: int = -1) -> None:
+    """Print aligned columns; the `flexible` one is cut where the terminal is too narrow.
+
+    What is not for a terminal is not cut.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [
+        max(len(header), *(len(row[i]) for row in cells)) if cells else len(header)
+        for i, header in enumerate(headers)
+    ]
+    flexible %= len(headers)
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - sum(widths) + widths[flexible] - 2 * (len(headers) - 1)
+        widths[flexible] = min(widths[flexible], max(8, room))
+    click.secho(_line(headers, widths), bold=True)
+    for row in cells:
+        click.echo(_coloured(_line(row, widths)))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    fitted = [
+        cell if len(cell) <= width else cell[: width - 1] + "…"
+        for cell, width in zip(cells, widths, strict=True)
+    ]
+    return "  ".join(cell.ljust(width) for cell, width in zip(fitted, widths, strict=True)).rstrip()
+
+
+def _coloured(line: str) -> str:
+    for state, colour in STATE_COLOURS.items():
+        if f" {state}" in line:
+            return line.replace(f" {state}", " " + click.style(state, fg=colour), 1)
+    return line
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return " ".join(str(printable(str(value))).split())
+
+
+def clock(seconds: float | None) -> str:
+    """A moment for eyes, in local time; only the time of day for today."""
+    if seconds is None:
+        return "-"
+    moment = datetime.fromtimestamp(seconds).astimezone()
+    today = datetime.fromtimestamp(time.time()).astimezone().date()
+    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
+
+
+def coloured_state(state: str) -> str:
+    """A state's word in its colour."""
+    return click.style(state, fg=STATE_COLOURS.get(state))
+
+
+def dispatch_json(row: Row, senders: list[str]) -> dict[str, Any]:
+    """A dispatch as scripts see it."""
+    return {
+        "id": row["id"],
+        "agent": row["agent"],
+        "state": row["state"],
+        "key": row["key"],
+        "subject": row["subject"],
+        "senders": [printable(sender) for sender in senders],
+        "plan": row["plan"],
+        "phase": row["phase"],
+        "attempts": row["attempts"],
+        "created": iso(row["created"]),
+        "started": iso(row["started"]),
+        "finished": iso(row["finished"]),
+        "reason": row["reason"],
+    }
+
+
+def poll(check: Callable[[], Any], timeout_s: float | None, label: Callable[[], str] | None = None) -> Any:  # noqa: ANN401 - whatever `check` finds
+    """Wait until `check` returns something; None after `timeout_s`. On a terminal `label` shows what is waited for."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    pause, shown = 0.003, ""
+    try:
+        while (found := check()) is None:
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
+            if label is not None and sys.stderr.isatty() and (text := label()) != shown:
+                click.echo(f"\r\033[K{text}", err=True, nl=False)
+                shown = text
+            time.sleep(pause)
+            pause = min(pause * 1.3, 0.2)
+        return found
+    finally:
+        if shown:
+            click.echo("\r\033[K", err=True, nl=False)
+
+
+def senders_of(ledger: Ledger, dispatch: int) -> list[str]:
+    """Names of those who asked for a dispatch."""
+    return [row["sender"] for row in ledger.all("senders", {"dispatch": dispatch})]

@@ -1,0 +1,39 @@
+"""`aipass plugins`: what is installed, what it offers, and what could not be loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aipass.cli.output import json_option, print_json, table
+from aipass.errors import EXIT_FAILED
+
+
+@click.command("plugins")
+@json_option
+def command(as_json: bool) -> int:
+    """List plugins with their hooks; exit status 1 where one could not be loaded."""
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    found: list[dict[str, Any]] = [
+        {"name": name, "origin": plugins.origin[name], "hooks": plugins.uses(name), "error": None}
+        for name in plugins.names()
+    ]
+    found += [
+        {"name": name, "origin": None, "hooks": [], "error": reason}
+        for name, reason in plugins.failed.items()
+    ]
+    if as_json:
+        print_json(found)
+    else:
+        table(
+            ("NAME", "FROM", "HOOKS"),
+            (
+                (one["name"], one["origin"], ", ".join(one["hooks"]) or f"left out: {one['error']}")
+                for one in found
+            ),
+        )
+    return EXIT_FAILED if plugins.failed else 0

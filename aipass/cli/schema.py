@@ -1,0 +1,88 @@
+"""`aipass schema`: JSON Schema of what people write and scripts read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aipass.cli.output import print_json
+
+_TIME = {"type": ["string", "null"], "format": "date-time"}
+_TEXT = {"type": ["string", "null"]}
+_NUMBER = {"type": ["integer", "null"]}
+
+
+@click.command("schema")
+@click.argument("what", type=click.Choice(["config", "event", "dispatch", "request"]))
+def command(what: str) -> None:
+    """Print the JSON Schema of WHAT: config (aipass.toml), event, dispatch, or request (a spool file)."""
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **_SCHEMAS[what]()})
+
+
+def _config() -> dict[str, Any]:
+    from aipass.config import Config
+
+    return {**Config.model_json_schema(), "title": "aipass.toml"}
+
+
+def _event() -> dict[str, Any]:
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    kinds = [{"const": kind, "description": meaning} for kind, meaning in plugins.kinds().items()]
+    fields = {
+        "id": {"type": "integer"},
+        "time": _TIME,
+        "kind": {"oneOf": kinds},
+        "path": _TEXT,
+        "ref": _TEXT,
+        "source": {"type": "string"},
+        "by": {**_NUMBER, "description": "the run that did it; null where nobody known did"},
+        "cause": {**_NUMBER, "description": "the event that led to this one"},
+        "detail": {"type": "object"},
+    }
+    return {"title": "event", "type": "object", "properties": fields, "required": list(fields)}
+
+
+def _dispatch() -> dict[str, Any]:
+    states = ["queued", "running", "succeeded", "failed", "cancelled", "blocked"]
+    fields = {
+        "id": {"type": "integer"},
+        "agent": {"type": "string"},
+        "state": {"enum": states},
+        "key": {"type": "string"},
+        "subject": _TEXT,
+        "senders": {"type": "array", "items": {"type": "string"}},
+        "plan": _TEXT,
+        "phase": _TEXT,
+        "attempts": {"type": "integer"},
+        "created": _TIME,
+        "started": _TIME,
+        "finished": _TIME,
+        "reason": _TEXT,
+    }
+    return {"title": "dispatch", "type": "object", "properties": fields, "required": list(fields)}
+
+
+def _request() -> dict[str, Any]:
+    from aipass.request import FIELDS
+
+    names = {str: "string", int: "integer"}
+    options = [
+        {
+            "type": "object",
+            "properties": {
+                "verb": {"const": verb},
+                **{name: {"type": names[kind]} for name, (kind, _) in fields.items()},
+            },
+            "required": ["verb", *(name for name, (_, required) in fields.items() if required)],
+            "additionalProperties": False,
+        }
+        for verb, fields in FIELDS.items()
+    ]
+    return {"title": "request", "oneOf": options}
+
+
+_SCHEMAS = {"config": _config, "event": _event, "dispatch": _dispatch, "request": _request}

@@ -1,0 +1,125 @@
+"""`aipass send`: give an agent work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aipass.cli.ask import ask, check_agent
+from aipass.cli.output import poll
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError, ConfigError, NoEngineError
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+
+
+@click.command("send")
+@click.argument("agent")
+@click.argument("text", required=False)
+@click.option(
+    "-f", "--file", type=click.Path(path_type=Path), help="Read the text from a file; `-` is stdin."
+)
+@click.option("--subject", help="What it is about; requests with the same subject join.")
+@click.option("--key", help="Join by this instead of the subject or the text.")
+@click.option(
+    "--priority", type=click.IntRange(-100, 100), default=None, help="Larger runs first; default 0."
+)
+@click.option(
+    "--wait", is_flag=True, help="Wait for the answer and print it; exit status 1 unless it succeeded."
+)
+@click.option("--timeout", metavar="T", help="With --wait: wait no longer than this (30s, 10m).")
+def command(
+    agent: str,
+    text: str | None,
+    file: Path | None,
+    subject: str | None,
+    key: str | None,
+    priority: int | None,
+    wait: bool,
+    timeout: str | None,
+) -> int:
+    """Give AGENT the work in TEXT; prints the dispatch's id.
+
+    Without TEXT it is read from --file, or from stdin where that is no terminal.
+    """
+    layout = find_root()
+    check_agent(layout, agent)
+    said = _text(text, file)
+    if wait:
+        from aipass.units import parse_duration
+
+        try:
+            limit = None if timeout is None else parse_duration(timeout)
+        except ValueError as exc:
+            raise ConfigError(f"--timeout: {exc}") from exc
+    row = ask(
+        layout, "send", needs_engine=wait, agent=agent, text=said, subject=subject, key=key, priority=priority
+    )
+    if row is None:
+        return 0
+    click.echo(row["dispatch"], err=wait)
+    return _wait(layout, row["dispatch"], limit) if wait else 0
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    if text is not None and file is not None:
+        raise ConfigError("give either TEXT or --file, not both")
+    if file is not None and str(file) != "-":
+        try:
+            data = file.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"{file}: cannot be read ({exc.strerror})") from exc
+    elif text is not None:
+        data = text.encode("utf-8", "surrogateescape")
+    elif file is not None or not sys.stdin.isatty():
+        data = sys.stdin.buffer.read()
+    else:
+        data = b""
+    try:
+        said = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ConfigError("the text is not UTF-8; put the file into the agent's inbox instead") from exc
+    if not said.strip():
+        raise ConfigError("there is nothing to say; give TEXT, --file, or something on stdin")
+    if "\0" in said:
+        raise ConfigError("the text holds a NUL; put the file into the agent's inbox instead")
+    return said
+
+
+def _wait(layout: Layout, dispatch: int, limit: float | None) -> int:
+    """Print the answer when it is there."""
+    from aipass import lock
+    from aipass.ledger import Ledger
+
+    ledger = Ledger.read(layout.ledger)
+    state = "queued"
+
+    def look() -> object:
+        nonlocal state
+        row = ledger.one("dispatch", {"id": dispatch})
+        assert row is not None
+        state = row["state"]
+        done = state in {"succeeded", "failed", "cancelled"} and row["answer"] is not None
+        if not done and state != "blocked" and lock.holder(layout) is None:
+            raise NoEngineError(
+                f"the engine went away; dispatch {dispatch} is {state} and goes on with the next `aipass up`"
+            )
+        return row if done or state == "blocked" else None
+
+    try:
+        row = poll(look, limit, lambda: f"dispatch {dispatch} is {state} …")
+    finally:
+        ledger.close()
+    if row is None:
+        raise AipassError(f"dispatch {dispatch} is still {state}; `aipass show {dispatch}` tells more")
+    if row["answer"] is None:
+        click.echo(f"dispatch {dispatch} is blocked: {row['reason']}", err=True)
+        return EXIT_REFUSED
+    sys.stdout.flush()
+    sys.stdout.buffer.write((layout.root / row["answer"]).read_bytes())
+    sys.stdout.buffer.flush()
+    return 0 if row["state"] == "succeeded" else EXIT_FAILED

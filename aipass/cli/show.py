@@ -1,0 +1,83 @@
+"""`aipass show`: one dispatch, whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from aipass.cli.find import find_dispatch, open_ledger
+from aipass.cli.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
+from aipass.event import iso, printable
+from aipass.layout import find_root
+
+
+@click.command("show")
+@click.argument("dispatch_id", metavar="ID")
+@json_option
+@click.option("--prompt", is_flag=True, help="Print only the prompt that the agent got, or will get.")
+def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
+    """Show the dispatch ID: who asked, every run, the answer."""
+    layout = find_root()
+    ledger = open_ledger(layout)
+    row = find_dispatch(ledger, dispatch_id)
+    if prompt:
+        from aipass.dispatch.prompt import compose, part_of
+
+        click.echo(
+            compose(part_of(sender) for sender in ledger.all("senders", {"dispatch": row["id"]})), nl=False
+        )
+        return
+    found: dict[str, Any] = dispatch_json(row, senders_of(ledger, row["id"]))
+    found["runs"] = [
+        {
+            "id": run["id"],
+            "pid": run["pid"],
+            "started": iso(run["started"]),
+            "finished": iso(run["finished"]),
+            "exit": run["exit"],
+            "signal": run["signal"],
+            "outcome": run["outcome"],
+        }
+        for run in ledger.all("runs_of", {"dispatch": row["id"]})
+    ]
+    found |= {
+        "answer": printable(row["answer"]),
+        "cause": row["cause"],
+        "priority": row["priority"],
+        "hops": row["hops"],
+    }
+    found |= {
+        "exit": row["exit"],
+        "usage": json.loads(row["usage"]) if row["usage"] else None,
+        "session": row["session"],
+    }
+    if as_json:
+        print_json(found)
+        return
+    click.echo(
+        f"dispatch {found['id']} for {found['agent']}: {coloured_state(found['state'])}"
+        + (f", {found['reason']}" if found["reason"] else "")
+    )
+    for name in ("subject", "key", "priority", "hops"):
+        if found[name]:
+            click.echo(f"  {name:<9} {found[name]}")
+    click.echo(f"  asked by  {', '.join(found['senders'])}")
+    click.echo(
+        f"  created   {clock(row['created'])}   started {clock(row['started'])}   finished {clock(row['finished'])}"
+    )
+    for run in found["runs"]:
+        how = run["outcome"] or "running"
+        ended = (
+            f", exit status {run['exit']}"
+            if run["exit"] is not None
+            else f", signal {run['signal']}"
+            if run["signal"] is not None
+            else ""
+        )
+        click.echo(f"  run {run['id']:<5} {how}{ended}, process {run['pid'] or '-'}")
+    click.echo(f"  answer    {found['answer'] or '-'}")
+    click.echo(
+        f"more: `aipass logs {found['id']}`, `aipass why {found['id']}`, `aipass show {found['id']} --prompt`"
+    )

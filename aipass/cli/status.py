@@ -1,0 +1,128 @@
+"""`aipass status`: the engine, its agents, the queue, and whatever a person should know."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass import lock
+from aipass.cli.output import json_option, print_json, table
+from aipass.config_quick import agents
+from aipass.event import iso
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled", "blocked")
+NOTICES_SHOWN = 3
+
+
+@click.command("status")
+@json_option
+def command(as_json: bool) -> None:
+    """Show the engine, the agents and the queue of this repository."""
+    layout = find_root()
+    found = gather(layout)
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def gather(layout: Layout) -> dict[str, Any]:
+    """The status as `--json` prints it."""
+    from aipass.ledger import Ledger
+
+    running = lock.holder(layout)
+    ledger = Ledger.read(layout.ledger) if layout.ledger.exists() else None
+    per_agent = {(row[0], row[1]): row[2] for row in ledger.all("count_agents")} if ledger else {}
+    counts = {row[0]: row[1] for row in ledger.all("count_states")} if ledger else {}
+    found: dict[str, Any] = {
+        "engine": {
+            "running": running is not None,
+            "pid": running.pid if running else None,
+            "version": running.version if running else None,
+            "started": iso(running.started) if running else None,
+        },
+        # The fence and the wall are not built yet; what is not there is said.
+        "layers": {"fence": "none", "wall": "none"},
+        "agents": [
+            {
+                "name": name,
+                "driver": settings.get("driver"),
+                "running": per_agent.get((name, "running"), 0),
+                "queued": per_agent.get((name, "queued"), 0),
+            }
+            for name, settings in agents(layout).items()
+        ],
+        "counts": {state: counts.get(state, 0) for state in STATES},
+        "plans": [],
+        "leases": [],
+        "pauses": [],
+        "attention": [],
+        "notices": [],
+    }
+    if ledger is not None:
+        _add_ledger(found, ledger)
+        ledger.close()
+    return found
+
+
+def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
+    found["pauses"] = [
+        {"kind": row["kind"], "name": row["name"], "reason": row["reason"], "since": iso(row["since"])}
+        for row in ledger.all("pauses")
+    ]
+    waiting = json.loads(ledger.meta("config.waiting") or "[]")
+    if waiting:
+        found["attention"].append(f"aipass.toml changed; waiting for `aipass reload`: {', '.join(waiting)}")
+    if error := ledger.meta("config.error"):
+        found["attention"].append(f"aipass.toml is not valid, the old one is in force: {error}")
+    if limited := ledger.meta("watch.limited"):
+        about = json.loads(limited)
+        found["attention"].append(
+            f"{about['polled']} folders are polled, not watched ({about['limit']}): {about['remedy']}"
+        )
+    found["notices"] = [
+        {"time": iso(row["time"]), "text": row["text"]}
+        for row in ledger.all("notices", {"limit": NOTICES_SHOWN})
+    ]
+
+
+def _show(found: dict[str, Any]) -> None:
+    engine = found["engine"]
+    if engine["running"]:
+        click.echo(
+            f"engine   {click.style('running', fg='green')}, process {engine['pid']}, version {engine['version']}, since {engine['started']}"
+        )
+    else:
+        click.echo(f"engine   {click.style('not running', fg='yellow')}; `aipass up --detach` starts it")
+    click.echo(
+        f"layers   fence {found['layers']['fence']}, wall {found['layers']['wall']}: agents can write wherever you can"
+    )
+    click.echo(
+        "counts   "
+        + ", ".join(
+            f"{number} {state}"
+            for state, number in found["counts"].items()
+            if number or state in {"queued", "running"}
+        )
+    )
+    for pause in found["pauses"]:
+        click.secho(f"paused   {pause['kind']} {pause['name']}: {pause['reason']}", fg="yellow")
+    for text in found["attention"]:
+        click.secho(f"note     {text}", fg="yellow")
+    click.echo()
+    table(
+        ("AGENT", "DRIVER", "RUNNING", "QUEUED"),
+        ((a["name"], a["driver"], a["running"], a["queued"]) for a in found["agents"]),
+        flexible=0,
+    )
+    if found["notices"]:
+        click.echo("\nlatest notices")
+        for notice in found["notices"]:
+            click.echo(f"  {notice['time']}  {notice['text']}")

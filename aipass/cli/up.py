@@ -1,0 +1,231 @@
+"""`aipass up`: run the engine, here or as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass import lock
+from aipass.errors import EXIT_FAILED, AipassError, ConfigError, RefusedError
+from aipass.layout import Layout, find_root
+
+if TYPE_CHECKING:
+    from aipass.config import Config
+    from aipass.engine import Engine
+    from aipass.ledger import Ledger
+
+# Python, the packages, the ledger's check, the first scan of a large tree on a busy machine.
+DETACH_WAIT_S = 120.0
+
+
+@click.command("up")
+@click.option("--detach", is_flag=True, help="Run as a process of its own; returns when it is ready.")
+@click.option("--until-idle", is_flag=True, help="Stop when nothing is queued, running or due.")
+@click.option(
+    "--timeout", metavar="T", help="Stop after this long (30s, 10m); with --until-idle, exit status 1 then."
+)
+@click.option(
+    "--yes", is_flag=True, help="Do not ask before a tracked aipass.toml starts programs for the first time."
+)
+@click.option("--ready-fd", type=int, hidden=True)
+def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, ready_fd: int | None) -> int:
+    """Run the engine of this repository.
+
+    Runs that an earlier engine left are found again. Ctrl-C stops the engine; runs go on.
+    """
+    from aipass.units import parse_duration
+
+    try:
+        limit = None if timeout is None else parse_duration(timeout)
+    except ValueError as exc:
+        raise ConfigError(f"--timeout: {exc}") from exc
+    layout = find_root()
+    if detach:
+        return _detach(layout, yes=yes)
+    try:
+        return _serve(
+            layout, until_idle=until_idle, limit=limit, yes=yes or ready_fd is not None, ready_fd=ready_fd
+        )
+    except AipassError as exc:
+        if ready_fd is not None:
+            os.write(ready_fd, json.dumps({"error": str(exc), "exit": exc.exit_code}).encode())
+        raise
+
+
+def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, ready_fd: int | None) -> int:
+    from aipass import config, prepare
+    from aipass.engine import make_inboxes
+    from aipass.ledger import Ledger
+    from aipass.log import set_up
+    from aipass.plugins import Plugins
+
+    settings = config.load(layout.config)
+    prepare.state_folder(layout)
+    held = lock.take(layout, time.time())
+    engine: Engine | None = None
+    ledger: Ledger | None = None
+    try:
+        set_up(layout.log, show=ready_fd is None and sys.stderr.isatty())
+        plugins = Plugins()
+        plugins.load_installed()
+        for name, reason in plugins.failed.items():
+            click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
+        ledger = Ledger.open(layout.ledger)
+        _approve(layout, settings, ledger, yes=yes)
+        make_inboxes(layout, settings)
+        prepare.exclude(layout)
+        engine = _build(layout, ledger, plugins, settings)
+        return _run(engine, layout, until_idle=until_idle, limit=limit, ready_fd=ready_fd)
+    finally:
+        if ledger is not None:
+            ledger.close()
+        os.close(held)
+
+
+def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> Engine:  # noqa: ANN401 - Plugins, imported late
+    from aipass.clock import SystemClock
+    from aipass.engine import Engine
+    from aipass.sources.filesystem import Filesystem
+    from aipass.sources.runs import Supervisors
+    from aipass.sources.spool import Spool
+    from aipass.world import World
+
+    supervisors = Supervisors(layout)
+    world = World(layout, ledger, supervisors, os.environ)
+    filesystem = Filesystem(layout.root, settings.watch.ignore, baseline=ledger.meta("baseline") is None)
+    sources = (supervisors, Spool(layout.spool), *plugins.sources(layout.root, settings))
+    return Engine(world, ledger, plugins, settings, SystemClock(), filesystem=filesystem, sources=sources)
+
+
+def _run(
+    engine: Engine, layout: Layout, *, until_idle: bool, limit: float | None, ready_fd: int | None
+) -> int:
+    asked_to_stop = threading.Event()
+
+    def on_signal(*_: object) -> None:
+        asked_to_stop.set()
+        # A thread, because the queue's lock may be held by what this signal interrupted.
+        threading.Thread(target=engine.tell, args=([],), daemon=True).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    deadline = None if limit is None else time.monotonic() + limit
+    if deadline is not None:
+        timer = threading.Timer(limit or 0.0, on_signal)
+        timer.daemon = True
+        timer.start()
+    engine.start()
+    if ready_fd is not None:
+        os.write(ready_fd, json.dumps({"pid": os.getpid()}).encode())
+        os.close(ready_fd)
+    elif not until_idle:
+        click.echo(
+            f"aipass runs in {layout.root} (process {os.getpid()}); Ctrl-C stops it, runs go on", err=True
+        )
+    went_idle = False
+
+    def should_end(engine: Engine) -> bool:
+        nonlocal went_idle
+        if until_idle and engine.is_idle():
+            went_idle = True
+        return went_idle or asked_to_stop.is_set()
+
+    engine.run(should_end)
+    engine.stop()
+    if until_idle and not went_idle:
+        click.echo(
+            f"stopped before everything was done{' (--timeout)' if deadline and time.monotonic() >= deadline else ''}; `aipass status` shows what is left",
+            err=True,
+        )
+        return EXIT_FAILED
+    return 0
+
+
+def _approve(layout: Layout, settings: Config, ledger: Ledger, *, yes: bool) -> None:
+    """Before the first start from an aipass.toml that came with the repository: say what it may start, and ask."""
+    if ledger.meta("approved") is not None:
+        return
+    if not yes and sys.stdin.isatty() and sys.stderr.isatty() and _is_tracked(layout):
+        click.echo("aipass.toml came with this repository. It lets agents start these programs:", err=True)
+        for name, agent in settings.agents.items():
+            click.echo(
+                f"  {name}: {' '.join(agent.command) if agent.command else agent.driver} {' '.join(agent.args)}".rstrip(),
+                err=True,
+            )
+        if not click.confirm("Start the engine?", err=True):
+            raise RefusedError("not started; look at aipass.toml first")
+    with ledger.transaction():
+        ledger.run("set_meta", {"key": "approved", "value": str(time.time())})
+
+
+def _is_tracked(layout: Layout) -> bool:
+    found = subprocess.run(
+        ["git", "-C", str(layout.root), "ls-files", "--error-unmatch", "aipass.toml"],
+        capture_output=True,
+        check=False,
+    )
+    return found.returncode == 0
+
+
+def _detach(layout: Layout, *, yes: bool) -> int:
+    running = lock.holder(layout)
+    if running is not None:
+        click.echo(f"an engine runs here already (process {running.pid})")
+        return 0
+    if not yes and sys.stdin.isatty():
+        _ask_before_detaching(layout)
+    reader, writer = os.pipe()
+    layout.state.mkdir(mode=0o700, exist_ok=True)
+    with open(os.devnull, "rb") as nothing, open(layout.state / "up.log", "ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "aipass", "up", "--ready-fd", str(writer)],
+            pass_fds=(writer,),
+            stdin=nothing,
+            stdout=log,
+            stderr=log,
+            cwd=layout.root,
+            start_new_session=True,
+        )
+    os.close(writer)
+    timer = threading.Timer(DETACH_WAIT_S, child.kill)
+    timer.start()
+    said = b""
+    while chunk := os.read(reader, 65536):
+        said += chunk
+    timer.cancel()
+    os.close(reader)
+    found: dict[str, Any] = (
+        json.loads(said)
+        if said
+        else {"error": f"the engine did not start; {layout.state / 'up.log'} says why", "exit": EXIT_FAILED}
+    )
+    if "error" in found:
+        if lock.holder(layout) is not None:
+            click.echo("an engine runs here already")
+            return 0
+        click.echo(f"{click.style('error:', fg='red')} {found['error']}", err=True)
+        return int(found["exit"])
+    child.returncode = 0  # it goes on without us
+    click.echo(f"aipass runs in {layout.root} (process {found['pid']})")
+    return 0
+
+
+def _ask_before_detaching(layout: Layout) -> None:
+    from aipass import config, prepare
+    from aipass.ledger import Ledger
+
+    settings = config.load(layout.config)
+    prepare.state_folder(layout)
+    ledger = Ledger.open(layout.ledger)
+    try:
+        _approve(layout, settings, ledger, yes=False)
+    finally:
+        ledger.close()

@@ -1,0 +1,241 @@
+"""`aipass why`: the chain of causes behind a dispatch or a file, or what kept one from starting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.cli.events import told
+from aipass.cli.find import open_ledger
+from aipass.cli.output import clock, json_option, print_json
+from aipass.errors import AipassError
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.event import Event
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger, Row
+
+#: Longer chains end with a word that they go on.
+MAX_CHAIN = 50
+
+
+@click.command("why")
+@click.argument("subject", metavar="ID|PATH")
+@json_option
+def command(subject: str, as_json: bool) -> None:
+    """Explain the dispatch ID, the event eN, or what happened to PATH.
+
+    Shows the chain of causes, and each handler and rule that saw the last event with its reason to act or not.
+    """
+    layout = find_root()
+    ledger = open_ledger(layout)
+    found = explain(layout, ledger, subject)
+    if as_json:
+        print_json(found)
+        return
+    for depth, link in enumerate(found["chain"]):
+        click.echo(
+            f"{'  ' * depth}{'└ ' if depth else ''}{click.style(link['type'], bold=True)} {link['id']}: {link['text']}"
+        )
+    if found["decisions"]:
+        click.echo("\nwho saw it, and what they said")
+        for decision in found["decisions"]:
+            click.echo(
+                f"  {decision['handler']}: {decision['outcome']}"
+                + (f" ({decision['reason']})" if decision["reason"] else "")
+            )
+
+
+def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
+    """What `--json` prints: the chain, cause first, and the decisions about its last event."""
+    from aipass.view import resolve
+
+    number = resolve(ledger, subject)
+    if number is not None:
+        row = ledger.one("dispatch", {"id": number})
+        assert row is not None
+        return _explain_dispatch(layout, ledger, subject, row)
+    if subject.startswith("e") and subject[1:].isdecimal():
+        event = _event(ledger, int(subject[1:]))
+        if event is not None:
+            return _explain_event(layout, ledger, subject, event)
+    elif not subject.isdecimal() and not subject.startswith("r-"):
+        return _explain_path(layout, ledger, subject)
+    raise AipassError(
+        f"`{subject}` is no dispatch here, and no event; `aipass dispatches` and `aipass events` list them"
+    )
+
+
+def _explain_dispatch(layout: Layout, ledger: Ledger, subject: str, row: Row) -> dict[str, Any]:
+    chain = _causes(ledger, row["cause"])
+    text = (
+        f"{row['agent']}, {row['state']}"
+        + (f": {row['reason']}" if row["reason"] else "")
+        + f", asked for by {row['handler']}"
+    )
+    chain.append({"type": "dispatch", "id": row["id"], "text": text})
+    for run in ledger.all("runs_of", {"dispatch": row["id"]}):
+        chain.append(
+            {
+                "type": "run",
+                "id": run["id"],
+                "text": f"{run['outcome'] or run['state']}, process {run['pid'] or '-'}, {clock(run['started'])}",
+            }
+        )
+    decisions = _decisions(layout, ledger, _event(ledger, row["cause"]))
+    if row["state"] == "queued":
+        decisions.append({"handler": "dispatcher", "outcome": "waits", "reason": _waits(layout, ledger, row)})
+    return {"subject": subject, "chain": chain, "decisions": decisions}
+
+
+def _explain_event(layout: Layout, ledger: Ledger, subject: str, event: Event) -> dict[str, Any]:
+    chain = _causes(ledger, event.id)
+    for row in ledger.all("dispatches_of_event", {"event": event.id}):
+        chain.append({"type": "dispatch", "id": row["id"], "text": f"{row['agent']}, {row['state']}"})
+    return {"subject": subject, "chain": chain, "decisions": _decisions(layout, ledger, event)}
+
+
+def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
+    """The last thing that happened to a path that somebody decided about, else just the last thing."""
+    from pathlib import Path
+
+    from aipass.ledger.sqlite import event_of, storable
+
+    path = Path(subject)
+    if path.is_absolute() or not (layout.root / subject).exists():
+        absolute = Path.cwd() / path
+    else:
+        absolute = layout.root / subject
+    absolute = Path(*absolute.parts)
+    relative = str(absolute.relative_to(layout.root)) if absolute.is_relative_to(layout.root) else subject
+    answered = ledger.one("dispatch_of_answer", {"path": relative})
+    if answered is not None:
+        row = ledger.one("dispatch", {"id": answered["id"]})
+        assert row is not None
+        return _explain_dispatch(layout, ledger, subject, row)
+    events = [
+        event_of(row) for row in ledger.all("events_of_path", {"path": storable(relative), "limit": 20})
+    ]
+    if not events:
+        raise AipassError(f"nothing is known of `{subject}`: {_unknown_path(layout, relative)}")
+    telling = next((event for event in events if ledger.all("actions_of_event", {"event": event.id})), None)
+    closed = next((event for event in events if event.kind == "file.closed"), None)
+    return _explain_event(layout, ledger, subject, telling or closed or events[0])
+
+
+def _unknown_path(layout: Layout, relative: str) -> str:
+    from aipass import config
+    from aipass.sources.ignore import Ignore
+
+    ignore = Ignore(layout.root, config.load(layout.config).watch.ignore)
+    parts = relative.split("/")
+    for depth in range(1, len(parts)):
+        if ignore.folder("/".join(parts[:depth])):
+            return f"{'/'.join(parts[:depth])}/ is ignored, so nobody watches it"
+    if ignore.file(relative):
+        return "it is ignored, so nobody watches it"
+    if not (layout.root / relative).exists():
+        return "there is no such file, and none was seen"
+    return "it has not changed since the engine began to watch"
+
+
+def _causes(ledger: Ledger, number: int | None) -> list[dict[str, Any]]:
+    """The chain of events that led to an event, that one included, first cause first; runs stand between."""
+    chain: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    while number is not None and number not in seen and len(chain) < MAX_CHAIN:
+        seen.add(number)
+        event = _event(ledger, number)
+        if event is None:
+            chain.append({"type": "event", "id": number, "text": "pruned"})
+            break
+        chain.append(
+            {
+                "type": "event",
+                "id": event.id,
+                "text": f"{event.kind} {told(event)}, {clock(event.time)}".replace("  ", " "),
+            }
+        )
+        number = event.cause
+        if event.by is not None and (number is None or event.kind == "request.received"):
+            run = ledger.one("run", {"id": event.by})
+            if run is not None:
+                chain.append(
+                    {
+                        "type": "run",
+                        "id": run["id"],
+                        "text": f"of {run['agent']}, for dispatch {run['dispatch']}",
+                    }
+                )
+                dispatch = ledger.one("dispatch", {"id": run["dispatch"]})
+                number = dispatch["cause"] if dispatch is not None else None
+    return chain[::-1]
+
+
+def _decisions(layout: Layout, ledger: Ledger, event: Event | None) -> list[dict[str, Any]]:
+    """What every handler said to an event: recorded where it acted, worked out again where it had no reason to."""
+    if event is None:
+        return []
+    said = []
+    for row in ledger.all("actions_of_event", {"event": event.id}):
+        outcome = {"Ignore": "ignored", "Failed": "failed", "Skipped": "skipped"}.get(
+            row["type"], row["type"].lower()
+        )
+        said.append({"handler": row["handler"], "outcome": outcome, "reason": row["outcome"]})
+    spoke = {decision["handler"] for decision in said}
+    for name, reason in _unmatched(layout, event):
+        if name not in spoke:
+            said.append({"handler": name, "outcome": "no match", "reason": reason.removeprefix("no match: ")})
+    return said
+
+
+def _unmatched(layout: Layout, event: Event) -> list[tuple[str, str]]:
+    """Pure handlers can be asked again; with the configuration as it is now."""
+    from aipass import config
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    try:
+        return plugins.router(config.load(layout.config)).explain(event)
+    except AipassError:
+        return []
+
+
+def _waits(layout: Layout, ledger: Ledger, row: Row) -> str:
+    """Why a queued dispatch does not run."""
+    import time
+
+    from aipass import lock
+    from aipass.units import show_duration
+
+    if lock.holder(layout) is None:
+        return "no engine runs"
+    now = time.time()
+    if row["not_before"] > now:
+        return f"another attempt in {show_duration(row['not_before'] - now)}, after: {row['reason']}"
+    for pause in ledger.all("pauses"):
+        if pause["kind"] in {"agent", "driver"} and pause["name"] in {
+            row["agent"],
+            _driver(layout, row["agent"]),
+        }:
+            return f"{pause['kind']} {pause['name']} is paused: {pause['reason']}"
+    running = [run for run in ledger.all("live_runs") if run["agent"] == row["agent"]]
+    if running:
+        return f"{row['agent']} works on dispatch {running[0]['dispatch']}"
+    return f"a limit: {len(ledger.all('live_runs'))} runs live now; see [limits] concurrency, per_driver and runs_per_hour"
+
+
+def _driver(layout: Layout, agent: str) -> str | None:
+    from aipass.config_quick import agents
+
+    return agents(layout).get(agent, {}).get("driver")
+
+
+def _event(ledger: Ledger, number: int | None) -> Event | None:
+    from aipass.ledger.sqlite import event_of
+
+    row = None if number is None else ledger.one("event", {"id": number})
+    return None if row is None else event_of(row)

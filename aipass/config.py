@@ -1,0 +1,415 @@
+"""aipass.toml as a validated, frozen model; every error says file, line, field, what was found and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cronsim import CronSim, CronSimError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from aipass import patterns
+from aipass.errors import ConfigError
+from aipass.layout import CONFIG_NAME
+from aipass.template import check_template
+from aipass.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+#: A configuration larger than this is a mistake (a log, a database) and is not read.
+MAX_CONFIG_BYTES = 4_000_000
+RESERVED_NAMES = ("human", "all")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Pattern = Annotated[str, AfterValidator(patterns.check)]
+Layer = Literal["auto", "require", "off"]
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            "a name is letters, digits, `_`, `-` and `.`, begins with a letter or digit, and has at most 64"
+        )
+    if value.lower() in RESERVED_NAMES:
+        raise ValueError(f"`{value}` is a reserved name; choose another")
+    return value
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a program's arguments and environment cannot hold a NUL")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Word = Annotated[str, AfterValidator(_no_nul)]
+
+
+class Model(BaseModel):
+    """Base of all parts of the configuration: frozen, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class FromEnv(Model):
+    """A value that is read from the engine's environment when a run starts; never stored."""
+
+    from_env: Word
+
+
+class Agent(Model):
+    """`[agents.<name>]`: a configured identity."""
+
+    driver: Annotated[str, Field(min_length=1)] = Field(
+        description="How its CLI is run: command, claude, codex, gemini, or a plugin's"
+    )
+    home: Word | None = Field(None, description="Its own folder; default `.aipass/agents/<name>`")
+    owns: tuple[Pattern, ...] | None = Field(
+        None, description="What it may write outside any plan", strict=False
+    )
+    model: Word | None = Field(None, description="Passed to the driver")
+    args: tuple[Word, ...] = Field((), description="Appended to the CLI's own arguments", strict=False)
+    command: tuple[Word, ...] | None = Field(
+        None, description='The program and its arguments; `driver = "command"` only', strict=False
+    )
+    env: dict[Word, Word | FromEnv] = Field(
+        default_factory=dict, description="Added to the run's environment"
+    )
+    timeout: Duration = Field(3600.0, description="Ends a run that takes longer")
+    stall: Duration = Field(600.0, description="A run silent for this long is told; it ends nothing")
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        2, description="New attempts after lost runs, failed starts and overload"
+    )
+    linger: bool = Field(False, description="Let processes live on that the agent leaves behind")
+
+    @model_validator(mode="after")
+    def _command_fits_driver(self) -> Agent:
+        if self.driver == "command" and not self.command:
+            raise ValueError('`driver = "command"` needs a command; add `command = ["python3", "agent.py"]`')
+        if self.driver != "command" and self.command is not None:
+            raise ValueError(
+                f'`command` is for `driver = "command"` only; driver "{self.driver}" takes `args`'
+            )
+        if self.command and not self.command[0]:
+            raise ValueError("the command's first word is empty; it must be a program")
+        return self
+
+
+class Rule(Model):
+    """`[[on]]`: an event starts an agent, without any Python."""
+
+    name: Name = Field(description="The rule's own name")
+    event: str | None = Field(None, description="Kind of event")
+    cron: str | None = Field(None, description="Five cron fields, in local time, instead of `event`")
+    branch: str | None = Field(None, description="The branch that a git event must be of")
+    paths: tuple[Pattern, ...] = Field(
+        (), description="Patterns of which the event's path must match", strict=False
+    )
+    where: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Fields of the event that must be so"
+    )
+    dispatch: str = Field(description="The agent that is started")
+    task: Annotated[str, Field(min_length=1), AfterValidator(check_template)] = Field(
+        description="Its prompt; a template"
+    )
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="Larger runs first")
+    debounce: Duration = Field(0.0, description="Firings within it collapse into one, of the last event")
+    self: bool = Field(False, description="Fire on what this rule's own agent did as well")
+    git: bool = Field(False, description="Fire on file events that git itself made as well")
+    per_hour: Annotated[int, Field(ge=1)] = Field(30, description="Pauses itself beyond this")
+
+    @model_validator(mode="after")
+    def _event_or_cron(self) -> Rule:
+        if (self.event is None) == (self.cron is None):
+            raise ValueError("a rule has either `event` or `cron`, and exactly one of them")
+        if self.cron is not None:
+            from datetime import datetime
+
+            try:
+                CronSim(self.cron, datetime(2000, 1, 1))
+            except CronSimError as exc:
+                raise ValueError(
+                    f'"{self.cron}" is not a cron expression ({exc}); write "0 9 * * 1-5" or the like'
+                ) from exc
+        return self
+
+
+class Limits(Model):
+    """`[limits]`: how much may happen."""
+
+    concurrency: Annotated[int, Field(ge=1)] = Field(
+        default_factory=lambda: max(4, 2 * (os.cpu_count() or 1)),
+        description="Runs at once on this machine; default max(4, 2 x cores)",
+    )
+    per_driver: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="Runs at once of one driver"
+    )
+    hops: Annotated[int, Field(ge=0)] = Field(
+        5, description="How long a chain of agents waking agents may get"
+    )
+    runs_per_hour: Annotated[int, Field(ge=1)] = Field(60, description="Of each agent")
+    keep: Duration = Field(
+        90 * 86400.0, description="Run folders and events older than this are pruned; dispatches never"
+    )
+    keep_events: Annotated[int, Field(ge=1000)] = Field(
+        2_000_000, description="Events beyond this many are pruned, oldest first"
+    )
+
+
+class Watch(Model):
+    """`[watch]`: what of the tree is watched."""
+
+    ignore: tuple[Pattern, ...] = Field(
+        (), description="Added to .gitignore and the built-in list", strict=False
+    )
+
+
+class Inbox(Model):
+    """`[inbox]`: what may be handed in."""
+
+    max_size: Size = Field(20_000_000, description="Larger files are rejected")
+
+
+class Sandbox(Model):
+    """`[sandbox]`: the fence and the wall around runs."""
+
+    fence: Layer = Field("auto", description="Single files")
+    wall: Layer = Field("auto", description="Landlock")
+    scratch: tuple[Pattern, ...] = Field(
+        ("**/__pycache__/", ".pytest_cache/"),
+        description="Nobody's: every agent may write there",
+        strict=False,
+    )
+    temp: tuple[str, ...] = Field(
+        ("sed??????", "XX??????", "Cu??????"),
+        description="Names of temporary files that tools leave beside a file they save",
+        strict=False,
+    )
+    write: tuple[str, ...] = Field(
+        (), description="Folders outside the repository that agents may write", strict=False
+    )
+    sockets: tuple[str, ...] = Field(
+        (), description="UNIX sockets of other programs that agents may connect to", strict=False
+    )
+    env: tuple[str, ...] | None = Field(
+        None, description="Names that runs inherit; default all", strict=False
+    )
+
+
+class Config(Model):
+    """The whole of aipass.toml."""
+
+    orchestrator: str = Field("human", description="The agent that may merge, or `human`")
+    agents: dict[Name, Agent] = Field(default_factory=dict, description="By name")
+    on: tuple[Rule, ...] = Field((), description="Rules", strict=False)
+    limits: Limits = Limits()
+    watch: Watch = Watch()
+    inbox: Inbox = Inbox()
+    sandbox: Sandbox = Sandbox()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Config:
+        folded: dict[str, str] = {}
+        for name in self.agents:
+            other = folded.setdefault(name.lower(), name)
+            if other != name:
+                raise ValueError(
+                    f"agents `{other}` and `{name}` differ only in case; their folders would be one on some filesystems"
+                )
+        seen: set[str] = set()
+        for rule in self.on:
+            if rule.name in seen:
+                raise ValueError(f"two rules are named `{rule.name}`; names of rules are unique")
+            seen.add(rule.name)
+            if rule.dispatch not in self.agents:
+                raise ValueError(
+                    f"rule `{rule.name}` dispatches `{rule.dispatch}`, which is no agent here{_nearest(rule.dispatch, self.agents)}"
+                )
+        if self.orchestrator != "human" and self.orchestrator not in self.agents:
+            raise ValueError(
+                f"orchestrator `{self.orchestrator}` is no agent here{_nearest(self.orchestrator, self.agents)}"
+            )
+        return self
+
+    def home(self, agent: str) -> str:
+        """The agent's home, relative to the root."""
+        return self.agents[agent].home or f".aipass/agents/{agent}"
+
+
+def load(path: Path) -> Config:
+    """The configuration in `path`.
+
+    Raises ConfigError with one line for each thing that is wrong.
+    """
+    return parse(read_text(path), path.name)
+
+
+def read_text(path: Path) -> str:
+    """The file's text, without a byte order mark.
+
+    Raises ConfigError where it cannot be read or is no UTF-8 text.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(
+                f"{path.name}: larger than {MAX_CONFIG_BYTES // 1_000_000} MB; is this the right file?"
+            )
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(
+            f"{path.name}: cannot be read ({exc.strerror}); check that it is a file and its permissions"
+        ) from exc
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(
+            f"{path.name}:{line}: not UTF-8 (byte 0x{data[exc.start]:02x}); save the file as UTF-8"
+        ) from exc
+
+
+def parse_toml(text: str, name: str = CONFIG_NAME) -> dict[str, Any]:
+    """`text` as TOML; raises ConfigError with the line."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        where = re.search(r"\(at line (\d+), column (\d+)\)", str(exc))
+        line = where[1] if where else str(text.count("\n") + 1)
+        reason = re.sub(r"\s*\(at .*\)$", "", str(exc)) or "nested too deeply"
+        raise ConfigError(f"{name}:{line}: not valid TOML: {reason}") from exc
+
+
+def parse(text: str, name: str = CONFIG_NAME) -> Config:
+    """The configuration in `text`; `name` is how errors call the file."""
+    raw = parse_toml(text, name)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as exc:
+        lines = Lines(text)
+        raise ConfigError("\n".join(_explain(error, lines, name) for error in exc.errors())) from exc
+
+
+def _explain(error: ErrorDetails, lines: Lines, name: str) -> str:
+    loc = tuple(
+        part
+        for part in error["loc"]
+        if part not in {"[key]", "FromEnv"} and not str(part).startswith("function-")
+    )
+    if loc and loc[-1] in {"str", "int", "float", "bool"}:
+        loc = loc[:-1]
+    field = ".".join(str(part) for part in loc)
+    place = f"{name}:{lines.of(loc)}: " + (f"{field}: " if field else "")
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(loc[:-1])
+        return f"{place}unknown key{_nearest(str(loc[-1]), known)}; known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{place}missing; it is required"
+    message = error["msg"].removeprefix("Value error, ")
+    found = error["input"]
+    shown = "" if isinstance(found, dict) or error["type"] == "value_error" else f", found {_show(found)}"
+    return f"{place}{message[0].lower()}{message[1:]}{shown}"
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    """Keys that may stand in the table at `loc`."""
+    tables: dict[str, type[BaseModel]] = {
+        "on": Rule,
+        "limits": Limits,
+        "watch": Watch,
+        "inbox": Inbox,
+        "sandbox": Sandbox,
+    }
+    model = tables.get(str(loc[0]), Config) if loc else Config
+    if loc[:1] == ("agents",):
+        model = Agent if len(loc) <= 2 else FromEnv
+    return sorted(model.model_fields)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """A suggestion to append to a message, or nothing."""
+    match = difflib.get_close_matches(word, list(known), 1, 0.6)
+    return f"; did you mean `{match[0]}`?" if match else ""
+
+
+class Lines:
+    """Which line of a TOML text holds a key: tables, arrays of tables and plain keys, no more than errors need."""
+
+    _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
+    _KEY = re.compile(
+        r"""\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+))*)\s*="""
+    )
+
+    def __init__(self, text: str) -> None:
+        self._line: dict[tuple[Any, ...], int] = {}
+        table: tuple[Any, ...] = ()
+        count: dict[tuple[Any, ...], int] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := self._HEADER.match(line):
+                table = self._split(header[2])
+                if header[1] == "[[":
+                    index = count[table] = count.get(table, -1) + 1
+                    table = (*table, index)
+                self._line.setdefault(table, number)
+            elif key := self._KEY.match(line):
+                self._line.setdefault((*table, *self._split(key[1])), number)
+
+    @staticmethod
+    def _split(dotted: str) -> tuple[Any, ...]:
+        return tuple(part.strip().strip("\"'") for part in re.findall(r""""[^"]*"|'[^']*'|[^.]+""", dotted))
+
+    def of(self, loc: tuple[Any, ...]) -> int:
+        """The line of the longest known part of `loc`; 1 where none is known."""
+        while loc:
+            if loc in self._line:
+                return self._line[loc]
+            loc = loc[:-1]
+        return 1
+
+
+#: What may have come with a `git pull` and could start other programs or open other doors: it waits for a person.
+GUARDED_AGENT_FIELDS = ("command", "args", "env", "driver")
+
+
+def hold_back(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """`new` without the changes that wait for `aipass reload`, and the names of those that wait."""
+    waiting: list[str] = []
+    agents: dict[str, Agent] = {}
+    for name, agent in new.agents.items():
+        before = old.agents.get(name)
+        if before is None:
+            waiting.append(f"agents.{name}")
+            continue
+        changed = [field for field in GUARDED_AGENT_FIELDS if getattr(before, field) != getattr(agent, field)]
+        waiting += [f"agents.{name}.{field}" for field in changed]
+        agents[name] = agent.model_copy(update={field: getattr(before, field) for field in changed})
+    update: dict[str, Any] = {"agents": agents}
+    for field in ("sandbox", "orchestrator"):
+        if getattr(old, field) != getattr(new, field):
+            waiting.append(field)
+            update[field] = getattr(old, field)
+    if update.get("orchestrator", new.orchestrator) not in {"human", *agents}:
+        update["orchestrator"] = "human"
+    update["on"] = tuple(rule for rule in new.on if rule.dispatch in agents)
+    return new.model_copy(update=update), waiting

@@ -1,0 +1,29 @@
+"""The agents' tables of aipass.toml, parsed but not validated: for verbs that must answer at once.
+
+The model in `config` costs the import of pydantic; whoever only needs to know which agents there are reads this.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from aipass.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+
+
+def agents(layout: Layout) -> dict[str, dict[str, Any]]:
+    """Tables by agent name; raises ConfigError where the file cannot be read or is no TOML."""
+    try:
+        found = tomllib.loads(layout.config.read_bytes().decode("utf-8-sig")).get("agents", {})
+    except OSError as exc:
+        raise ConfigError(f"{layout.config.name}: cannot be read ({exc.strerror})") from exc
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
+        raise ConfigError(f"{layout.config.name}: not valid TOML: {exc}") from exc
+    return (
+        {name: table for name, table in found.items() if isinstance(table, dict)}
+        if isinstance(found, dict)
+        else {}
+    )

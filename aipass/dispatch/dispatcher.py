@@ -1,0 +1,378 @@
+"""The dispatcher: turns wishes into queued work, joins what belongs together, and decides what starts when.
+
+Everything here happens inside the engine's transaction; nothing is started. After a transaction that failed, `load`
+brings the memory back to what the ledger says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aipass.dispatch import retry
+from aipass.dispatch.queue import Capacity, Queue
+from aipass.dispatch.rate import HOUR_S, Hourly
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
+from aipass.units import show_duration
+
+if TYPE_CHECKING:
+    from aipass.action import Dispatch
+    from aipass.clock import Instant
+    from aipass.config import Config
+    from aipass.event import Event
+    from aipass.ledger import Ledger, Row
+    from aipass.sources.clock import Timers
+
+#: A text that is short and one line is its own key, for people's eyes; any other is known by its hash.
+LONGEST_KEY_CHARS = 120
+RETRY, RATE = "retry:", "rate:"
+FINAL = frozenset(("succeeded", "failed", "cancelled"))
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a wish: the dispatch it is part of, or why it is refused (then with an exit code)."""
+
+    text: str
+    dispatch: int | None = None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended, and what its dispatch is now."""
+
+    outcome: str
+    state: str
+    reason: str | None
+    retry_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A run that is recorded and now to be started."""
+
+    run: int
+    dispatch: int
+    agent: str
+
+
+class Dispatcher:
+    """The queue's rules over the ledger."""
+
+    def __init__(self, ledger: Ledger, timers: Timers, config: Config) -> None:
+        self._ledger, self._timers = ledger, timers
+        self.config = config
+        self._queue = Queue()
+        self._runs = Hourly()
+        self._paused: dict[tuple[str, str], str] = {}
+
+    def load(self, now: Instant) -> None:
+        """Remember what the ledger knows."""
+        self._queue = Queue()
+        self._runs.clear()
+        for row in self._ledger.all("runs_since", {"since": now.wall - HOUR_S}):
+            # A clock that was set back must not make an hour longer.
+            self._runs.add(row["agent"], now.mono - max(0.0, now.wall - row["created"]))
+        self._paused = {(row["kind"], row["name"]): row["reason"] for row in self._ledger.all("pauses")}
+        for row in self._ledger.all("live_runs"):
+            self._queue.begin(row["agent"], self._driver_of(row["agent"]))
+        for row in self._ledger.all("queued"):
+            wait = min(row["not_before"] - now.wall, retry.LONGEST_S * (1 + retry.JITTER))
+            if row["not_before"] and wait > 0:
+                self._timers.set(f"{RETRY}{row['id']}", now.mono + wait)
+            else:
+                self._queue.add(row["agent"], row["id"], row["priority"])
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def submit(self, event: Event, handler: str, wish: Dispatch, now: Instant) -> Submitted:
+        """Queue a wish, or let it join what is open under its key."""
+        if wish.agent not in self.config.agents:
+            return Submitted(f"refused: there is no agent `{wish.agent}`", exit_code=EXIT_USAGE)
+        hops = self._hops(event)
+        if hops > self.config.limits.hops:
+            return Submitted(
+                f"refused: a chain of {hops} agents waking agents, and limits.hops is {self.config.limits.hops}",
+                exit_code=EXIT_REFUSED,
+            )
+        key = key_of(wish)
+        same = queued = None
+        for row in self._ledger.all("open_of_key", {"agent": wish.agent, "key": key}):
+            if row["state"] == "queued":
+                queued = queued or row
+            elif same is None and self._has_text(row["id"], wish, event):
+                same = row
+        known = same or queued
+        if known is not None:
+            self._add_sender(known["id"], event, wish)
+            if known["state"] == "queued" and wish.priority:
+                self._ledger.run("raise_priority", {"id": known["id"], "priority": wish.priority})
+                row = self._row(known["id"])
+                if self._queue.is_waiting(row["id"]):
+                    self._queue.add(wish.agent, row["id"], row["priority"])
+            return Submitted(
+                f"joined {known['id']}, which is {known['state']} under the same key", known["id"]
+            )
+        dispatch = self._ledger.run(
+            "insert_dispatch",
+            {
+                "agent": wish.agent,
+                "key": key,
+                "subject": wish.subject,
+                "priority": wish.priority,
+                "hops": hops,
+            }
+            | {"created": now.wall, "cause": event.id, "handler": handler},
+        )
+        self._add_sender(dispatch, event, wish)
+        self._queue.add(wish.agent, dispatch, wish.priority)
+        return Submitted(f"dispatch {dispatch}", dispatch)
+
+    def _hops(self, event: Event) -> int:
+        if event.by is None:
+            return 0
+        row = self._ledger.one("run_hops", {"run": event.by})
+        return 0 if row is None else int(row["hops"]) + 1
+
+    def _has_text(self, dispatch: int, wish: Dispatch, event: Event) -> bool:
+        for row in self._ledger.all("senders", {"dispatch": dispatch}):
+            content = json.loads(row["file"]).get("sha256") if row["file"] else None
+            if row["text"] == wish.text and (wish.file is None or content == event.detail.get("sha256")):
+                return True
+        return False
+
+    def _add_sender(self, dispatch: int, event: Event, wish: Dispatch) -> None:
+        file = None
+        if wish.file is not None:
+            name = wish.file.rpartition("/")[2]
+            taken = {
+                json.loads(row["file"])["path"].rpartition("/")[2]
+                for row in self._ledger.all("senders", {"dispatch": dispatch})
+                if row["file"]
+            }
+            kept, number = name, 1
+            while kept in taken:
+                number += 1
+                kept = f"{number}-{name}"
+            about = {
+                "path": f".aipass/dispatches/{dispatch}/{kept}",
+                "type": event.detail.get("mime", "unknown"),
+                "size": event.detail.get("size", 0),
+            }
+            file = json.dumps(
+                {**about, "prompt": "text" in event.detail, "sha256": event.detail.get("sha256")}
+            )
+        self._ledger.run(
+            "insert_sender",
+            {
+                "dispatch": dispatch,
+                "sender": wish.sender,
+                "stem": wish.stem,
+                "text": wish.text,
+                "file": file,
+                "event": event.id,
+            },
+        )
+
+    def cancel(self, dispatch: int, reason: str, now: Instant) -> tuple[Submitted, int | None]:
+        """End a dispatch; also the run that must be stopped for it."""
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        if row is None:
+            return Submitted(f"there is no dispatch {dispatch}", exit_code=EXIT_FAILED), None
+        if row["state"] == "running":
+            run = self._ledger.one("live_run_of", {"dispatch": dispatch})
+            if run is not None:
+                self._ledger.run("run_stopping", {"id": run["id"], "reason": reason})
+                return Submitted(f"dispatch {dispatch} is being stopped", dispatch), int(run["id"])
+        if row["state"] in FINAL:
+            return Submitted(f"dispatch {dispatch} is {row['state']} already", exit_code=EXIT_FAILED), None
+        self._queue.remove(dispatch)
+        self._timers.drop(f"{RETRY}{dispatch}")
+        self._finish(dispatch, "cancelled", reason, now)
+        return Submitted(f"dispatch {dispatch} is cancelled", dispatch), None
+
+    def retry(self, dispatch: int) -> Submitted:
+        """Queue a dispatch again, with all its senders."""
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        if row is None:
+            return Submitted(f"there is no dispatch {dispatch}", exit_code=EXIT_FAILED)
+        if row["state"] == "running":
+            return Submitted(f"dispatch {dispatch} is running; cancel it first", exit_code=EXIT_FAILED)
+        if row["agent"] not in self.config.agents:
+            return Submitted(f"its agent `{row['agent']}` is no longer configured", exit_code=EXIT_USAGE)
+        if row["attempts"] == 0 and row["state"] != "queued" and self._queued_twin(row):
+            return Submitted(
+                f"dispatch {self._queued_twin(row)} waits under the same key already", exit_code=EXIT_REFUSED
+            )
+        self._timers.drop(f"{RETRY}{dispatch}")
+        self._ledger.run("dispatch_reopened", {"id": dispatch})
+        self._queue.add(row["agent"], dispatch, row["priority"])
+        return Submitted(f"dispatch {dispatch} is queued again", dispatch)
+
+    def _queued_twin(self, row: Row) -> int | None:
+        for other in self._ledger.all("open_of_key", {"agent": row["agent"], "key": row["key"]}):
+            if other["state"] == "queued" and other["attempts"] == 0:
+                return int(other["id"])
+        return None
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    def choose(self, now: Instant) -> list[Start]:
+        """What starts now: each with its run recorded, before anything is done in the world."""
+        limits = self.config.limits
+        chosen = self._queue.choose(
+            Capacity(limits.concurrency, dict(limits.per_driver)),
+            self._driver_of,
+            lambda agent: self.obstacle(agent, now, remember=True),
+        )
+        starts = []
+        for agent, dispatch in chosen:
+            self._ledger.run("dispatch_running", {"id": dispatch, "now": now.wall})
+            run = self._ledger.run("insert_run", {"dispatch": dispatch, "agent": agent, "now": now.wall})
+            self._runs.add(agent, now.mono)
+            starts.append(Start(run, dispatch, agent))
+        return starts
+
+    def obstacle(self, agent: str, now: Instant, *, remember: bool = False) -> str | None:
+        """Why an agent may not start anything now; `remember`: look again when a limit allows."""
+        if agent not in self.config.agents:
+            return f"agent `{agent}` is not configured any more"
+        for kind, name in (("agent", agent), ("driver", self._driver_of(agent))):
+            if (kind, name) in self._paused:
+                return (
+                    f"{kind} `{name}` is paused: {self._paused[kind, name]}; `aipass resume {name}` ends that"
+                )
+        limit = self.config.limits.runs_per_hour
+        free_at = self._runs.free_at(agent, limit, now.mono)
+        if free_at is not None:
+            if remember:
+                self._timers.set(RATE + agent, free_at)
+            return f"{limit} runs within the last hour (limits.runs_per_hour); the next in {show_duration(free_at - now.mono)}"
+        return None
+
+    def due(self, key: str) -> bool:
+        """A timer of the dispatcher came due; whether it was one of its own."""
+        if key.startswith(RETRY):
+            row = self._ledger.one("dispatch", {"id": int(key.removeprefix(RETRY))})
+            if row is not None and row["state"] == "queued":
+                self._queue.add(row["agent"], row["id"], row["priority"])
+            return True
+        return key.startswith(RATE)
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def end(self, run: Row, outcome: str, reason: str | None, now: Instant, **facts: object) -> Ended:
+        """A run's whole tree is gone: its dispatch is finished, or waits for another attempt."""
+        dispatch = self._row(run["dispatch"])
+        self._queue.end(run["agent"])
+        if run["stop"] is not None and outcome in retry.RETRIED | {"killed"}:
+            outcome, reason = "cancelled", run["stop"]
+        self._ledger.run(
+            "run_ended",
+            {
+                "id": run["id"],
+                "finished": now.wall,
+                "exit": facts.get("exit"),
+                "signal": facts.get("signal"),
+                "outcome": outcome,
+            },
+        )
+        settings = self.config.agents.get(run["agent"])
+        if settings is not None and retry.is_retried(outcome, dispatch["tries"], settings.retries):
+            wait = retry.delay_s(dispatch["id"], dispatch["tries"])
+            self._ledger.run(
+                "dispatch_again", {"id": dispatch["id"], "not_before": now.wall + wait, "reason": reason}
+            )
+            self._timers.set(f"{RETRY}{dispatch['id']}", now.mono + wait)
+            return Ended(outcome, "queued", reason, wait)
+        state = {"succeeded": "succeeded", "cancelled": "cancelled", "killed": "cancelled"}.get(
+            outcome, "failed"
+        )
+        if outcome in retry.RETRIED and dispatch["tries"] > 1:
+            reason = f"{reason or outcome} (after {dispatch['tries']} attempts)"
+        self._finish(dispatch["id"], state, reason, now, **facts)
+        return Ended(outcome, state, reason)
+
+    def _finish(self, dispatch: int, state: str, reason: str | None, now: Instant, **facts: object) -> None:
+        usage = facts.get("usage")
+        self._ledger.run(
+            "dispatch_final",
+            {
+                "id": dispatch,
+                "state": state,
+                "now": now.wall,
+                "reason": reason,
+                "exit": facts.get("exit"),
+                "session": facts.get("session"),
+            }
+            | {"usage": json.dumps(usage) if usage else None},
+        )
+
+    # -- pauses and configuration ----------------------------------------------------------------------------------
+
+    def pause(self, kind: str, name: str, reason: str, now: Instant) -> bool:
+        """Start nothing under this name; whether that is new."""
+        if (kind, name) in self._paused:
+            return False
+        self._paused[kind, name] = reason
+        self._ledger.run("set_pause", {"name": name, "kind": kind, "reason": reason, "since": now.wall})
+        return True
+
+    def resume(self, name: str) -> bool:
+        """Start under this name again; whether it was paused."""
+        self._paused = {key: reason for key, reason in self._paused.items() if key[1] != name}
+        return self._ledger.run("drop_pause", {"name": name}) > 0
+
+    def paused(self, kind: str, name: str) -> str | None:
+        """Why an agent, a rule, a driver or a handler is paused."""
+        return self._paused.get((kind, name))
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over a configuration: dispatches of agents that are gone are blocked, of those that are back go on."""
+        self.config = config
+        for row in self._ledger.all("queued"):
+            if row["agent"] not in config.agents:
+                self._queue.remove(row["id"])
+                self._timers.drop(f"{RETRY}{row['id']}")
+                self._ledger.run(
+                    "dispatch_blocked",
+                    {"id": row["id"], "reason": f"{_GONE}; configure it again, or cancel this"},
+                )
+        for row in self._ledger.all("find_dispatches", {"agent": None, "state": "blocked", "key": None}):
+            whole = self._row(row["id"])
+            if row["agent"] in config.agents and str(whole["reason"]).startswith(_GONE):
+                self._ledger.run("dispatch_again", {"id": row["id"], "not_before": 0, "reason": None})
+                self._queue.add(row["agent"], row["id"], whole["priority"])
+
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, running or due."""
+        return (
+            not len(self._queue)
+            and not self._queue.busy()
+            and not any(key.startswith(RETRY) for key in self._timers)
+        )
+
+    def _driver_of(self, agent: str) -> str:
+        settings = self.config.agents.get(agent)
+        return settings.driver if settings else "?"
+
+    def _row(self, dispatch: int) -> Row:
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        assert row is not None
+        return row
+
+
+_GONE = "its agent is not configured any more"
+
+
+def key_of(wish: Dispatch) -> str:
+    """The explicit key, else the subject, else the text (a long one by its hash)."""
+    key = wish.key or wish.subject
+    if key:
+        return key
+    if len(wish.text) <= LONGEST_KEY_CHARS and "\n" not in wish.text.strip():
+        return wish.text.strip()
+    return "sha256:" + hashlib.sha256(wish.text.encode("utf-8", "surrogateescape")).hexdigest()

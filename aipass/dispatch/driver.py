@@ -1,0 +1,108 @@
+"""The driver protocol: how one command-line agent is started, and what its output means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from aipass.errors import PluginError
+from aipass.router import check_signature
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aipass.config import Agent
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a driver is told about the run that it shall start."""
+
+    run: int
+    dispatch: int
+    agent: str
+    settings: Agent
+    root: Path
+    folder: Path
+    prompt: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start the agent. `env` is added to the run's environment; `stdin`: it reads the prompt there."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    stdin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a run's first process ended, and where its output lies."""
+
+    code: int | None
+    signal: int | None
+    stdout: Path
+    stderr: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run used, where the CLI tells. Tokens are counts, cost is in US dollars."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A driver's verdict: `succeeded`, `failed`, or `overload` where another attempt makes sense.
+
+    `answer` is Markdown, or a file that holds it.
+    """
+
+    state: str
+    answer: str | Path = ""
+    reason: str | None = None
+    usage: Usage | None = None
+    session: str | None = None
+
+
+#: What an Outcome's state may be.
+OUTCOME_STATES = ("succeeded", "failed", "overload")
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """How one CLI is run. Both methods are called in the engine's thread and must not wait for anything."""
+
+    name: str
+
+    def command(self, job: Job) -> Command:
+        """How to start the CLI for this job. What it raises is a failed start, with the message as its reason."""
+        ...
+
+    def outcome(self, job: Job, end: Exit) -> Outcome:
+        """What the ended run means. Only called for a run that ended by itself."""
+        ...
+
+
+def check_driver(driver: object) -> None:
+    """Raise PluginError, showing the plugin's own signature, unless `driver` has what a Driver has."""
+    if not isinstance(driver, Driver) or not isinstance(driver.name, str):
+        raise PluginError(f"{driver!r} is no driver: it needs `name`, `command(job)` and `outcome(job, end)`")
+    check_signature(driver.command, ("job",), f"driver `{driver.name}`, command")
+    check_signature(driver.outcome, ("job", "end"), f"driver `{driver.name}`, outcome")
+
+
+def tail(path: Path, lines: int = 3, chars: int = 400) -> str:
+    """The last words of an output file in one line, for a reason; empty where there are none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])[-chars:]

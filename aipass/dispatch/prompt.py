@@ -1,0 +1,58 @@
+"""A dispatch's prompt, composed of what its senders said. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aipass.event import printable
+from aipass.units import show_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aipass.ledger import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one sender said, and the file that came with it: path relative to the root, type, size."""
+
+    sender: str
+    text: str
+    file: tuple[str, str, int] | None = None
+
+
+def compose(parts: Iterable[Part]) -> str:
+    """The first text as it is; each different one after it under its sender's name."""
+    said: list[str] = []
+    prompt = ""
+    for part in parts:
+        text = _with_file(part)
+        if text in said:
+            continue
+        said.append(text)
+        prompt += text if not prompt else f"{_closed(prompt)}\n---\n\n{part.sender} also asks:\n\n{text}"
+    return prompt
+
+
+def part_of(row: Row) -> Part:
+    """A sender's row as a part of the prompt."""
+    file = None
+    if row["file"]:
+        found = json.loads(row["file"])
+        if not found["prompt"]:
+            file = (found["path"], found["type"], found["size"])
+    return Part(row["sender"], row["text"], file)
+
+
+def _with_file(part: Part) -> str:
+    if part.file is None:
+        return part.text
+    path, kind, size = part.file
+    return f"{part.text}\n\nThe file: {printable(path)}\nType: {kind}\nSize: {show_size(size)}\n".lstrip("\n")
+
+
+def _closed(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"

@@ -1,0 +1,493 @@
+"""The engine: one loop, one queue, one heap of timers. `step` is deterministic; all else only waits for it.
+
+A step takes whatever waits, records each fact with all that handlers want of it in one transaction, decides what
+starts, commits, and only then lets the world be touched. What that led to comes back through the same queue.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+import traceback
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from aipass import action as act
+from aipass import config as configuration
+from aipass.alarms import Alarms
+from aipass.carry import WAKE, Carrier
+from aipass.crash import write_report
+from aipass.dispatch.dispatcher import RETRY, Dispatcher
+from aipass.dispatch.rate import HOUR_S, Hourly
+from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
+from aipass.event import Fact
+from aipass.layout import CONFIG_NAME
+from aipass.liveruns import ADOPT, START, LiveRuns
+from aipass.sources import intake
+from aipass.sources.clock import Timers
+from aipass.sources.known import Known
+from aipass.sources.observation import ScanEnd
+from aipass.sources.runs import Report
+from aipass.step import Done, Reloaded, Step
+from aipass.view import LedgerView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aipass.clock import Clock, Instant
+    from aipass.config import Config
+    from aipass.event import Event
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger
+    from aipass.plugins import Plugins
+    from aipass.router import Handler
+    from aipass.sources import Source
+    from aipass.sources.filesystem import Filesystem
+    from aipass.world import World
+
+logger = structlog.get_logger("aipass")
+
+# Items of one transaction: enough to make FULL cheap in a storm, few enough that nothing waits long for its commit.
+MAX_BATCH = 2000
+# Batches that wait for the engine. Sources stand still beyond that; the kernel's queue may overflow, and a scan finds
+# what it dropped.
+MAX_WAITING = 64
+DISABLE_AFTER_FAILURES = 5
+HANDLER_SLOW_S = 1.0
+LEDGER_PAUSE_S = 1.0
+PRUNE_EVERY_S = 86400.0
+PRUNE, HELD = "prune", "held"
+
+
+class Engine:
+    """Everything of one root that runs in one thread."""
+
+    def __init__(
+        self,
+        world: World,
+        ledger: Ledger,
+        plugins: Plugins,
+        config: Config,
+        clock: Clock,
+        *,
+        filesystem: Filesystem | None = None,
+        sources: Sequence[Source] = (),
+    ) -> None:
+        self.layout, self.ledger, self.config = world.layout, ledger, config
+        self._world, self._plugins, self._clock = world, plugins, clock
+        self._filesystem, self._sources = filesystem, tuple(sources)
+        self._inbox: queue.Queue[list[Any]] = queue.Queue(MAX_WAITING)
+        self._own: deque[Any] = deque()
+        self._held: list[Any] = []
+        self._failures: dict[str, int] = {}
+        self._timers, self._fired = Timers(), Hourly()
+        drivers = plugins.drivers()
+        check_drivers(config, drivers)
+        self._router = plugins.router(config)
+        self._known = Known(ledger)
+        self._dispatcher = Dispatcher(ledger, self._timers, config)
+        self._view = LedgerView(ledger, self._dispatcher, self._fired)
+        self._alarms = Alarms(ledger, self._timers)
+        self._carrier = Carrier(
+            ledger, self._dispatcher, world, self._timers, self._fired, self._own.append, self._read_config
+        )
+        self._runs = LiveRuns(
+            ledger, self._dispatcher, world, self._timers, clock, drivers, self._carrier, self._own.append
+        )
+
+    # -- from outside ----------------------------------------------------------------------------------------------
+
+    def tell(self, items: Iterable[Any]) -> None:
+        """Hand over facts, observations or reports. From any thread; waits where the engine is far behind."""
+        self._inbox.put(list(items))
+
+    def start(self) -> None:
+        """Take up where the last engine ended, then begin to observe."""
+        now = self._clock.now()
+        with self.ledger.transaction():
+            for row in self.ledger.all("pauses"):
+                if row["kind"] == "handler":  # a new engine may have new code
+                    self.ledger.run("drop_pause", {"name": row["name"]})
+            for key, value in (("config.waiting", "[]"), ("config.error", ""), ("watch.limited", "")):
+                self.ledger.run("set_meta", {"key": key, "value": value})
+            self._load(now)
+            self._dispatcher.reconfigure(self.config)
+        self._alarms.set_crons(self.config, now)
+        self._timers.set(PRUNE, now.mono)
+        self._own.append(Fact("engine.started", "engine", detail={"agents": len(self.config.agents)}))
+        again = Step(now)
+        again.effects = [
+            effect for row in self.ledger.all("pending_actions") if (effect := self._carrier.redo(row))
+        ]
+        self._act(again)
+        for source in self._sources:
+            self._start_source(source)
+        self._runs.adopt_all()
+        if self._filesystem is not None:
+            self._filesystem.start(self.tell)
+
+    def stop(self) -> None:
+        """End in good order. Runs go on under their supervisor; the next engine finds them."""
+        for source in (self._filesystem, *self._sources):
+            if source is not None:
+                self._stop_source(source.stop)
+        self.step()
+        with self.ledger.transaction():
+            self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
+
+    def run(self, should_end: Callable[[Engine], bool]) -> None:
+        """Step whenever something waits or comes due, until `should_end`."""
+        while not should_end(self):
+            if not self._own and not self._held:
+                due = self._timers.next()
+                try:
+                    wait = None if due is None else max(0.0, due - self._clock.now().mono)
+                    self._own.extend(self._inbox.get(timeout=wait))
+                except queue.Empty:
+                    pass
+            self.step()
+            if self._held:
+                time.sleep(LEDGER_PAUSE_S / 10)  # the disk is full; what waits is taken again by a timer
+
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, running or due, and all that was there has been looked at."""
+        looking: list[Any] = [s for s in (self._filesystem, *self._sources) if hasattr(s, "is_settled")]
+        if (
+            not all(source.is_settled() for source in looking)
+            or self._own
+            or self._held
+            or not self._inbox.empty()
+        ):
+            return False
+        return (
+            not any(key.startswith((WAKE, START, ADOPT)) for key in self._timers)
+            and self._dispatcher.is_idle()
+        )
+
+    def next_due(self) -> float | None:
+        """When the next timer is due, on the monotonic clock."""
+        return self._timers.next()
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Record whatever waits and is due, decide, commit, act; whether there was anything. Does not wait."""
+        step = Step(self._clock.now())
+        due = self._timers.take(step.now.mono)
+        items = self._take_items()
+        if not items and not due:
+            return False
+        try:
+            self._commit(step, items, due)
+        except LedgerError as exc:
+            # Nothing is lost: the items wait until the disk takes them.
+            logger.error("the ledger refuses", error=str(exc))
+            self._held = items
+            self._load(step.now)
+            for key in (*due, HELD):
+                self._timers.set(key, step.now.mono + LEDGER_PAUSE_S)
+        except Exception as exc:
+            self._load(step.now)
+            if not items:
+                raise
+            self._one_by_one(items, exc)
+        else:
+            self._act(step)
+        return True
+
+    def _take_items(self) -> list[Any]:
+        if self._held:
+            if HELD in self._timers:
+                return []
+            items, self._held = self._held, []
+            return items
+        items = []
+        while self._own and len(items) < MAX_BATCH:
+            items.append(self._own.popleft())
+        while len(items) < MAX_BATCH:
+            try:
+                items += self._inbox.get_nowait()
+            except queue.Empty:
+                break
+        return items
+
+    def _one_by_one(self, items: list[Any], first: Exception) -> None:
+        """A bug of ours in one item must not end the engine, nor take the others with it."""
+        logger.error("a step failed; its items are taken one by one", error=repr(first))
+        for position, item in enumerate(items):
+            step = Step(self._clock.now())
+            try:
+                self._commit(step, [item], [])
+            except LedgerError:
+                self._held = items[position:]
+                self._load(step.now)
+                self._timers.set(HELD, step.now.mono + LEDGER_PAUSE_S)
+                return
+            except Exception as exc:  # noqa: BLE001 - the engine's own boundary: a bug becomes a report
+                report = write_report(self.layout.crashes, exc, f"engine step, item {item!r:.500}")
+                logger.error("a bug in aipass; one item was left out", report=str(report), error=str(exc))
+                self._load(step.now)
+            else:
+                self._act(step)
+
+    def _commit(self, step: Step, items: list[Any], due: list[str]) -> None:
+        self._view.at(step.now)
+        with self.ledger.transaction():
+            for key in due:
+                self._on_due(step, key)
+                self._settle(step)
+            for item in items:
+                self._on_item(step, item)
+                self._settle(step)
+            for start in self._dispatcher.choose(step.now):
+                step.effects.append(partial(self._runs.begin, start.run))
+
+    def _on_due(self, step: Step, key: str) -> None:
+        if key == PRUNE:
+            self._timers.set(PRUNE, step.now.mono + PRUNE_EVERY_S)
+            step.effects.append(partial(self._prune, step.now))
+        elif not self._dispatcher.due(key) and not self._alarms.due(step, key):
+            self._runs.due(step, key)
+
+    def _on_item(self, step: Step, item: Any) -> None:  # noqa: ANN401 - a fact, an observation, or what the engine told itself
+        if isinstance(item, Fact):
+            step.facts.append(item)
+        elif isinstance(item, Report):
+            self._runs.take(step, item.message)
+        elif isinstance(item, Done):
+            self._carrier.settle(step, item)
+        elif isinstance(item, Reloaded):
+            self._on_reloaded(step, item)
+        else:
+            if isinstance(item, ScanEnd) and item.reason == "start" and not item.top:
+                self.ledger.run("set_meta", {"key": "baseline", "value": "1"})
+            for fact in self._known.settle(item):
+                step.facts.append(self._look_into(step, fact))
+
+    def _look_into(self, step: Step, fact: Fact) -> Fact:
+        """A fact of the filesystem with what must be known of it now: an inbox file's text, a limit's notice."""
+        if intake.is_inbox(fact.path):
+            return intake.look_into(self.layout.root, fact, self.config.inbox.max_size)
+        if fact.kind == "watch.limited":
+            self.ledger.run("set_meta", {"key": "watch.limited", "value": json.dumps(fact.detail)})
+            about = fact.detail
+            text = f"{about['limit']} is reached: {about['polled']} folders are polled, not watched; {about['remedy']}"
+            step.notify(self.ledger, text)
+        return fact
+
+    def _settle(self, step: Step) -> None:
+        """Record the facts that wait, with what handlers want of them, until none is left."""
+        while step.facts:
+            fact = step.facts.popleft()
+            if fact.kind == "request.received" and not self._is_new_request(step, fact):
+                continue
+            event = self.ledger.record(fact, step.now)
+            step.told.append(event)
+            if event.kind == "request.received":
+                self.ledger.run("insert_request", {"id": event.ref, "event": event.id})
+            elif event.kind == "request.rejected":
+                path, reason = event.detail["spool"], event.detail["reason"]
+                step.effects.append(partial(self._world.set_aside, path, reason, event.id))
+            for handler in self._router.match(event):
+                self._ask(step, handler, event)
+
+    def _is_new_request(self, step: Step, fact: Fact) -> bool:
+        """Whether a request is new; its file is removed in any case, once this is committed."""
+        if "spool" in fact.detail:
+            step.effects.append(partial(self._world.consume, fact.detail["spool"], fact.by))
+        return self.ledger.one("is_request", {"id": fact.ref}) is None
+
+    # -- handlers --------------------------------------------------------------------------------------------------
+
+    def _ask(self, step: Step, handler: Handler, event: Event) -> None:
+        name = handler.name
+        if self._dispatcher.paused("handler", name) is not None:
+            self.ledger.add_outcome(event.id, name, "Skipped", "{}", "failed", "the handler is disabled")
+            return
+        began = time.perf_counter()
+        try:
+            actions = list(handler.handle(event, self._view) or ())
+            for action in actions:
+                if not isinstance(action, act.Action):
+                    raise PluginError(f"it returned {action!r}, which is no action")
+                action.payload()
+        except Exception as exc:  # noqa: BLE001 - a third party's code; told, and the rest goes on
+            self._on_failure(step, name, event, exc)
+            return
+        took = time.perf_counter() - began
+        if took > HANDLER_SLOW_S:
+            error = f"it was slow: {took:.1f} s, and everything waited for it"
+            detail = {"error": error, "kind": event.kind}
+            step.facts.append(Fact("handler.failed", "engine", ref=name, cause=event.id, detail=detail))
+        self._failures.pop(name, None)
+        for action in actions:
+            self._carrier.carry(step, name, event, action)
+
+    def _on_failure(self, step: Step, name: str, event: Event, exc: Exception) -> None:
+        error = f"{type(exc).__name__}: {exc}"
+        where = traceback.extract_tb(exc.__traceback__)[-1] if exc.__traceback__ else None
+        self.ledger.add_outcome(event.id, name, "Failed", "{}", "failed", error)
+        if event.kind.startswith("handler."):
+            return  # a handler that fails on failures would never end
+        count = self._failures[name] = self._failures.get(name, 0) + 1
+        detail = {"error": error, "kind": event.kind, "in_a_row": count}
+        detail["at"] = f"{where.filename}:{where.lineno}" if where else None
+        step.facts.append(
+            Fact("handler.failed", "engine", path=event.path, ref=name, cause=event.id, detail=detail)
+        )
+        if count >= DISABLE_AFTER_FAILURES and self._dispatcher.pause("handler", name, error, step.now):
+            detail = {"error": error, "after": count}
+            step.facts.append(Fact("handler.disabled", "engine", ref=name, cause=event.id, detail=detail))
+            text = f"handler `{name}` failed {count} times in a row and is disabled: {error}; `aipass resume '{name}'` enables it"
+            step.notify(self.ledger, text, event.id)
+
+    # -- the world, after the commit -------------------------------------------------------------------------------
+
+    def _act(self, step: Step) -> None:
+        """Do what was recorded, then let observers know."""
+        for effect in step.effects:
+            try:
+                effect()
+            except (OSError, AipassError) as exc:
+                logger.error("could not be done", error=str(exc))
+        for event in step.told:
+            _log(event)
+            self._observe("after_event", event=event)
+        for text in step.notices:
+            logger.warning("notice", text=text)
+            self._observe("after_notice", text=text)
+
+    def _observe(self, hook: str, **arguments: object) -> None:
+        for implementation in getattr(self._plugins.hook, hook).get_hookimpls():
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception:
+                logger.exception("an observer failed", hook=hook, plugin=implementation.plugin_name)
+
+    def _prune(self, now: Instant) -> None:
+        limits = self.config.limits
+        before = now.wall - limits.keep
+        dropped = self.ledger.prune(before, limits.keep_events)
+        folders = self._world.prune(before)
+        if dropped or folders:
+            logger.info("pruned", events=dropped, run_folders=folders)
+
+    def _start_source(self, source: Source) -> None:
+        try:
+            source.start(self.tell)
+        except AipassError:
+            raise  # without a supervisor or a spool there is no engine
+        except Exception as exc:
+            logger.exception("a source was left out", source=source.name)
+            detail = {"error": f"{type(exc).__name__}: {exc}", "kind": "start"}
+            self._own.append(Fact("handler.failed", "engine", ref=source.name, detail=detail))
+
+    def _stop_source(self, stop: Callable[[], None]) -> None:
+        """A source may wait to hand something over; it is taken while the source ends."""
+        ending = threading.Thread(target=stop, name="stopping", daemon=True)
+        ending.start()
+        while ending.is_alive():
+            ending.join(0.02)
+            self.step()
+
+    # -- configuration ---------------------------------------------------------------------------------------------
+
+    def _read_config(self, number: int, action: act.Reload) -> None:
+        """Read aipass.toml; whether it is taken over is recorded in the next step."""
+        try:
+            new = configuration.load(self.layout.config)
+            check_drivers(new, self._plugins.drivers())
+            waiting: list[str] = []
+            if not action.trusted:
+                new, waiting = configuration.hold_back(self.config, new)
+            router = self._plugins.router(new)
+        except (ConfigError, PluginError) as exc:
+            self._own.append(Reloaded(number, action.request, error=str(exc)))
+            return
+        self._own.append(Reloaded(number, action.request, new, router, tuple(waiting)))
+
+    def _on_reloaded(self, step: Step, read: Reloaded) -> None:
+        self.ledger.run("set_meta", {"key": "config.error", "value": read.error or ""})
+        if read.config is None or read.router is None:
+            error = str(read.error)
+            self._carrier.settle(
+                step,
+                Done(
+                    read.action,
+                    f"aipass.toml is not valid and the old one stays in force: {error}",
+                    failed=True,
+                ),
+            )
+            self._carrier.answer(read.request, 2, error)
+            step.facts.append(Fact("config.rejected", "engine", path=CONFIG_NAME, detail={"error": error}))
+            return
+        waiting = list(read.waiting)
+        outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
+        self.ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
+        self._carrier.settle(step, Done(read.action, outcome))
+        self._carrier.answer(read.request, 0, f"aipass.toml is {outcome}")
+        step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
+        if read.config != self.config:
+            self.config, self._router = read.config, read.router
+            self._dispatcher.reconfigure(self.config)
+            self._alarms.set_crons(self.config, step.now)
+            self._known.forget("inbox")
+            step.effects.append(self._after_reconfigured)
+
+    def _after_reconfigured(self) -> None:
+        make_inboxes(self.layout, self.config)
+        if self._filesystem is not None:
+            self._filesystem.reconfigure(self.config.watch.ignore)
+            # What was rejected for want of an agent, or for its size, may be welcome now.
+            self._filesystem.scan("inbox", "asked")
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def _load(self, now: Instant) -> None:
+        """Bring all memory to what the ledger says: at the start, and after a transaction that failed."""
+        kept = [(key, due) for key, due in self._timers.items() if not key.startswith((WAKE, RETRY))]
+        self._timers.clear()
+        for key, due in kept:
+            self._timers.set(key, due)
+        self._dispatcher.load(now)
+        self._alarms.load(now)
+        self._fired.clear()
+        for row in self.ledger.all("firings_since", {"since": now.wall - HOUR_S}):
+            self._fired.add(row["handler"], now.mono - max(0.0, now.wall - row["time"]))
+
+
+def check_drivers(config: Config, drivers: Iterable[str]) -> None:
+    """Raise ConfigError where an agent's driver is not installed, or a layer is required that there is none of."""
+    for layer in ("fence", "wall"):
+        if getattr(config.sandbox, layer) == "require":
+            raise ConfigError(
+                f'{CONFIG_NAME}: sandbox.{layer} = "require", and this version of aipass has no {layer}; write "auto" to run without it'
+            )
+    names = sorted(drivers)
+    for name, agent in config.agents.items():
+        if agent.driver not in names:
+            raise ConfigError(
+                f'{CONFIG_NAME}: agents.{name}.driver: there is no driver "{agent.driver}"; installed are: {", ".join(names)}'
+            )
+
+
+def make_inboxes(layout: Layout, config: Config) -> None:
+    """`inbox/<agent>/` for every agent; raises ConfigError where one cannot be made."""
+    try:
+        for name in config.agents:
+            (layout.inbox / name).mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"{exc.filename}: the inbox cannot be made ({exc.strerror}); move away what is in its place"
+        ) from exc
+
+
+def _log(event: Event) -> None:
+    shown: dict[str, Any] = {"id": event.id, "path": event.path, "ref": event.ref, "by": event.by}
+    shown |= {name: event.detail.get(name) for name in ("agent", "dispatch", "state", "reason", "error")}
+    logger.info(event.kind, **{name: value for name, value in shown.items() if value is not None})

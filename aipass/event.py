@@ -1,0 +1,95 @@
+"""An observed fact: what happened, when, where, who did it and what caused it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+#: Every kind of event that aipass itself tells, and what it means. Plugins add theirs through `register_kinds`.
+KINDS: dict[str, str] = {
+    "file.created": "a new file appeared; it may not be complete yet",
+    "file.changed": "a file that was known before has new content",
+    "file.closed": "a file is complete: closed after writing, or renamed into place",
+    "file.moved": "a file has a new name; `detail.from` is the old one",
+    "file.deleted": "a file is gone",
+    "request.received": "somebody asked for something through the spool: `detail.verb` says what",
+    "request.rejected": "a spool file could not be used and was set aside; `detail.reason` says why",
+    "run.started": "an attempt at a dispatch began; `by` is the run",
+    "run.finished": "a run's whole process tree is gone; `detail.outcome` and `detail.state` say how it ended",
+    "run.stalled": "a run has neither written nor said anything for as long as `stall` allows",
+    "run.lost": "a run's end was never seen, because its supervisor died; it is retried as a new run",
+    "run.lingering": "an agent ended and left processes behind; `detail.processes` names them",
+    "dispatch.finished": "a dispatch reached its final state, told once",
+    "rule.paused": "a rule fired more often than its `per_hour` and stays paused until `aipass resume`",
+    "handler.failed": "a handler raised, returned something that is no action, or was slow",
+    "handler.disabled": "a handler failed 5 times in a row and is skipped from now on",
+    "clock.tick": "a timer that a handler asked for with `Wake` came due; `ref` is its key",
+    "clock.cron": "the time of a rule's `cron` has come; `ref` is the rule's name",
+    "config.changed": "aipass.toml changed and was taken over; `detail.waiting` names what waits for `reload`",
+    "config.rejected": "aipass.toml changed and is not valid; the old one stays in force",
+    "watch.limited": "the kernel's limit on watches was reached; the rest of the tree is polled",
+    "watch.overflow": "the kernel's event queue overflowed; the tree was scanned and compared instead",
+    "engine.started": "the engine runs",
+    "engine.stopped": "the engine was stopped in good order",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something observed that the ledger does not know yet; recorded, it is an `Event`."""
+
+    kind: str
+    source: str
+    path: str | None = None
+    ref: str | None = None
+    by: int | None = None
+    cause: int | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A recorded fact. Immutable, and known by `id` for good.
+
+    `time` is seconds since the epoch; `path` is relative to the root; `by` is a run's id, or None where nobody
+    known did it; `cause` is the id of the event that led to this one.
+    """
+
+    id: int
+    time: float
+    kind: str
+    source: str
+    path: str | None = None
+    ref: str | None = None
+    by: int | None = None
+    cause: int | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The event as `aipass events --json` prints it."""
+        return {
+            "id": self.id,
+            "time": iso(self.time),
+            "kind": self.kind,
+            "path": printable(self.path),
+            "ref": self.ref,
+            "source": self.source,
+            "by": self.by,
+            "cause": self.cause,
+            "detail": self.detail,
+        }
+
+
+def iso(seconds: float | None) -> str | None:
+    """ISO 8601 in UTC with milliseconds and a `Z`; None stays None."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def printable(path: str | None) -> str | None:
+    r"""A path for eyes and JSON: bytes that are not UTF-8 become `\xff`."""
+    if path is None or path.isascii():
+        return path
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,52 @@
+"""Every place where a plugin can join in, in the order of an engine's life. The only file of its kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aipass.config import Config
+    from aipass.dispatch.driver import Driver
+    from aipass.event import Event
+    from aipass.router import Handler
+    from aipass.sources import Source
+
+hookspec = pluggy.HookspecMarker("aipass")
+hookimpl = pluggy.HookimplMarker("aipass")
+
+
+@hookspec
+def register_kinds() -> dict[str, str]:  # type: ignore[empty-body]
+    """Event kinds that this plugin's source or handlers tell: name and one line of meaning.
+
+    Called once, before anything else. A kind that exists already is an error.
+    """
+
+
+@hookspec
+def register_drivers() -> Iterable[Driver]:  # type: ignore[empty-body]
+    """Drivers: how one CLI is run. Called once at start; two of one name are an error."""
+
+
+@hookspec
+def register_sources(root: str, config: Config) -> Iterable[Source]:  # type: ignore[empty-body]
+    """Sources of events. Called at start with the root's path; a source that raises in `start` is told and left out."""
+
+
+@hookspec
+def register_handlers(config: Config) -> Iterable[Handler]:  # type: ignore[empty-body]
+    """Handlers: pure functions from event to actions. Called at start and after each change of aipass.toml."""
+
+
+@hookspec
+def after_event(event: Event) -> None:
+    """Observes an event after it was committed, in the engine's thread: be quick. What it raises is logged."""
+
+
+@hookspec
+def after_notice(text: str) -> None:
+    """Delivers a notice to a person (desktop, phone, chat). Called after it was committed. What it raises is logged."""

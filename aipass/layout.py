@@ -1,0 +1,120 @@
+"""Where everything lies in a repository: one place that knows the names of folders and files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from aipass.errors import ConfigError
+
+CONFIG_NAME = "aipass.toml"
+STATE_NAME = ".aipass"
+#: Spool folder of people and of their shells; every run has one of its own beside it.
+HUMAN_SPOOL = "human"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one root. `root` is absolute and resolved."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """What people write and the engine only reads."""
+        return self.root / CONFIG_NAME
+
+    @property
+    def inbox(self) -> Path:
+        """Drop a file in `inbox/<agent>/` and the agent works on it."""
+        return self.root / "inbox"
+
+    @property
+    def outbox(self) -> Path:
+        """Answers, a folder for each agent."""
+        return self.root / "outbox"
+
+    @property
+    def state(self) -> Path:
+        """The engine's own folder, mode 0700."""
+        return self.root / STATE_NAME
+
+    @property
+    def ledger(self) -> Path:
+        """The durable record."""
+        return self.state / "ledger.db"
+
+    @property
+    def spool(self) -> Path:
+        """Requests as files: a folder for people, one for each live run."""
+        return self.state / "spool"
+
+    @property
+    def runs(self) -> Path:
+        """One folder for each run."""
+        return self.state / "runs"
+
+    @property
+    def dispatches(self) -> Path:
+        """The files that were handed in, a folder for each dispatch."""
+        return self.state / "dispatches"
+
+    @property
+    def quarantine(self) -> Path:
+        """What could not be used and is kept."""
+        return self.state / "quarantine"
+
+    @property
+    def log(self) -> Path:
+        """For people; what matters is in the ledger."""
+        return self.state / "log.jsonl"
+
+    @property
+    def engine_lock(self) -> Path:
+        """Locked by the engine that runs; says which one."""
+        return self.state / "engine.lock"
+
+    @property
+    def crashes(self) -> Path:
+        """Reports of bugs in aipass."""
+        return self.state / "crashes"
+
+    def run(self, run: int) -> Path:
+        """The folder of one run."""
+        return self.runs / str(run)
+
+    def run_spool(self, run: int) -> Path:
+        """The only spool folder that this run can write: who asks follows from it."""
+        return self.spool / f"run-{run}"
+
+    def human_spool(self) -> Path:
+        """Where people's requests go."""
+        return self.spool / HUMAN_SPOOL
+
+    def dispatch(self, dispatch: int) -> Path:
+        """The files handed in with one dispatch."""
+        return self.dispatches / str(dispatch)
+
+
+def find_root(start: Path | None = None) -> Layout:
+    """The nearest folder upward from `start` that has an aipass.toml.
+
+    `AIPASS_ROOT` wins where it is set, as it is for every run. Raises ConfigError where there is none.
+    """
+    named = os.environ.get("AIPASS_ROOT") if start is None else None
+    if named:
+        layout = Layout(Path(named).resolve())
+        if not layout.config.is_file():
+            raise ConfigError(
+                f"AIPASS_ROOT={named}: there is no {CONFIG_NAME} in that folder; unset it or run `aipass init` there"
+            )
+        return layout
+    try:
+        here = (start or Path.cwd()).resolve()
+    except FileNotFoundError:
+        raise ConfigError("the current folder no longer exists; go to the repository and try again") from None
+    for folder in (here, *here.parents):
+        if (folder / CONFIG_NAME).is_file():
+            return Layout(folder)
+    raise ConfigError(f"no {CONFIG_NAME} in {here} or in any folder above it; `aipass init` makes one")

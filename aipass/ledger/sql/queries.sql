@@ -1,0 +1,299 @@
+-- Every statement of the ledger by its name. A line `-- name: what_it_is` begins one; the next line says why.
+
+-- name: insert_event
+-- Facts of one batch, written together.
+INSERT INTO events (id, time, kind, source, path, ref, run, cause, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_action
+-- What a handler asked for, with its event.
+INSERT INTO actions (id, event, handler, type, payload, state, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: settle_action
+-- The world part of an action was done, or cannot be.
+UPDATE actions SET state = :state, outcome = :outcome WHERE id = :id
+
+-- name: pending_actions
+-- What was recorded and perhaps not done when the engine ended.
+SELECT id, event, type, payload, outcome FROM actions WHERE state = 'pending' ORDER BY id
+
+-- name: last_ids
+-- Ids go on from here.
+SELECT (SELECT ifnull(max(id), 0) FROM events), (SELECT ifnull(max(id), 0) FROM actions)
+
+-- name: insert_dispatch
+-- New work.
+INSERT INTO dispatches (agent, key, state, subject, priority, hops, created, cause, handler)
+VALUES (:agent, :key, 'queued', :subject, :priority, :hops, :created, :cause, :handler)
+
+-- name: insert_sender
+-- Somebody who wants the answer.
+INSERT INTO senders (dispatch, sender, stem, text, file, event) VALUES (:dispatch, :sender, :stem, :text, :file, :event)
+
+-- name: senders
+-- Who wants the answer, in the order of asking.
+SELECT id, dispatch, sender, stem, text, file, event FROM senders WHERE dispatch = :dispatch ORDER BY id
+
+-- name: all_senders
+-- Names only, for lists.
+SELECT dispatch, sender FROM senders ORDER BY id
+
+-- name: open_of_key
+-- What a new request with this key may join: the queued one first.
+SELECT id, state, attempts FROM dispatches
+WHERE agent = :agent AND key = :key AND state IN ('queued', 'running', 'blocked')
+ORDER BY (state = 'queued' AND attempts = 0) DESC, (state = 'queued') DESC, id DESC
+
+-- name: dispatch
+-- One dispatch.
+SELECT * FROM dispatches WHERE id = :id
+
+-- name: queued
+-- What waits, for the queue in memory.
+SELECT id, agent, priority, not_before FROM dispatches WHERE state = 'queued' ORDER BY id
+
+-- name: find_dispatches
+-- For views: all that is asked for.
+SELECT id, agent, key, state, subject, attempts FROM dispatches
+WHERE (:agent IS NULL OR agent = :agent) AND (:state IS NULL OR state = :state) AND (:key IS NULL OR key = :key)
+ORDER BY id
+
+-- name: raise_priority
+-- A sender in more of a hurry joined.
+UPDATE dispatches SET priority = max(priority, :priority) WHERE id = :id
+
+-- name: dispatch_running
+-- Its run is about to be started.
+UPDATE dispatches SET state = 'running', attempts = attempts + 1, tries = tries + 1,
+    started = ifnull(started, :now), reason = NULL WHERE id = :id
+
+-- name: dispatch_again
+-- It waits for another attempt.
+UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason WHERE id = :id
+
+-- name: dispatch_reopened
+-- Somebody asked for it again.
+UPDATE dispatches SET state = 'queued', tries = 0, not_before = 0, finished = NULL, reason = NULL, answer = NULL, exit = NULL
+WHERE id = :id
+
+-- name: dispatch_final
+-- It has reached a state that it leaves only by `retry`.
+UPDATE dispatches SET state = :state, finished = :now, reason = :reason, exit = :exit, usage = :usage, session = :session
+WHERE id = :id
+
+-- name: dispatch_blocked
+-- It cannot go on without a person.
+UPDATE dispatches SET state = 'blocked', reason = :reason WHERE id = :id
+
+-- name: dispatch_answer
+-- Where its answer lies.
+UPDATE dispatches SET answer = :answer WHERE id = :id
+
+-- name: insert_run
+-- An attempt, recorded before it is started.
+INSERT INTO runs (dispatch, agent, state, created) VALUES (:dispatch, :agent, 'starting', :now)
+
+-- name: run_started
+-- Its first process lives.
+UPDATE runs SET state = 'running', pid = :pid, started = :started WHERE id = :id AND state = 'starting'
+
+-- name: run_stopping
+-- It was told to stop; kept so that a restarted engine tells it again.
+UPDATE runs SET stop = :reason WHERE id = :id AND stop IS NULL
+
+-- name: run_ended
+-- Its whole process tree is gone.
+UPDATE runs SET state = 'ended', finished = :finished, exit = :exit, signal = :signal, outcome = :outcome WHERE id = :id
+
+-- name: run
+-- One run.
+SELECT * FROM runs WHERE id = :id
+
+-- name: live_runs
+-- Runs that the ledger believes to live.
+SELECT * FROM runs WHERE state <> 'ended' ORDER BY id
+
+-- name: live_run_of
+-- The attempt of a dispatch that lives.
+SELECT * FROM runs WHERE dispatch = :dispatch AND state <> 'ended'
+
+-- name: runs_of
+-- All attempts of a dispatch.
+SELECT * FROM runs WHERE dispatch = :dispatch ORDER BY id
+
+-- name: run_hops
+-- How long the chain is that a run stands in.
+SELECT d.hops, d.agent FROM runs r JOIN dispatches d ON d.id = r.dispatch WHERE r.id = :run
+
+-- name: runs_since
+-- Start times of an hour, for limits that survive a restart.
+SELECT agent, created FROM runs WHERE created > :since ORDER BY created
+
+-- name: firings_since
+-- What handlers asked for within an hour, for limits that survive a restart.
+SELECT a.handler, e.time FROM actions a JOIN events e ON e.id = a.event
+WHERE e.id > (SELECT ifnull(max(id), 0) FROM events WHERE time <= :since) AND a.type = 'Dispatch' AND a.state <> 'failed'
+ORDER BY e.id
+
+-- name: insert_request
+-- A spool request, once.
+INSERT OR IGNORE INTO requests (id, event) VALUES (:id, :event)
+
+-- name: answer_request
+-- What became of it.
+UPDATE requests SET exit = :exit, message = :message, dispatch = :dispatch WHERE id = :id AND exit IS NULL
+
+-- name: request
+-- For whoever waits for it.
+SELECT * FROM requests WHERE id = :id
+
+-- name: is_request
+-- Whether a spool file was consumed already.
+SELECT 1 FROM requests WHERE id = :id
+
+-- name: timer
+-- One timer.
+SELECT * FROM timers WHERE key = :key
+
+-- name: set_timer
+-- Asked for, or asked for again: the wait begins anew and the count grows.
+INSERT INTO timers (key, asked, after, event, count, detail) VALUES (:key, :asked, :after, :event, 1, :detail)
+ON CONFLICT (key) DO UPDATE SET asked = :asked, after = :after, event = :event, count = count + 1, detail = :detail
+
+-- name: drop_timer
+-- It came due.
+DELETE FROM timers WHERE key = :key
+
+-- name: timers
+-- All that wait.
+SELECT * FROM timers
+
+-- name: set_pause
+-- Nothing starts under this name until it is resumed.
+INSERT OR IGNORE INTO pauses (kind, name, reason, since) VALUES (:kind, :name, :reason, :since)
+
+-- name: drop_pause
+-- It may start again.
+DELETE FROM pauses WHERE name = :name
+
+-- name: pauses
+-- All of them.
+SELECT * FROM pauses ORDER BY kind, name
+
+-- name: file
+-- What is known of one file.
+SELECT ino, size, mtime FROM files WHERE dir = ? AND name = ?
+
+-- name: put_file
+-- What is known now.
+INSERT INTO files (dir, name, ino, size, mtime) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (dir, name) DO UPDATE SET ino = excluded.ino, size = excluded.size, mtime = excluded.mtime
+
+-- name: drop_file
+-- It is gone.
+DELETE FROM files WHERE dir = ? AND name = ?
+
+-- name: files_in
+-- What is known of one folder.
+SELECT name, ino, size, mtime FROM files WHERE dir = ?
+
+-- name: files_below
+-- What is known of a folder and all below it. The end is the folder's name with `0`, which follows `/`.
+SELECT dir, name, ino, size, mtime FROM files WHERE dir = :dir OR (dir >= :low AND dir < :high)
+
+-- name: known_dirs
+-- Folders that hold a known file.
+SELECT DISTINCT dir FROM files
+
+-- name: insert_notice
+-- Something a person must see.
+INSERT INTO notices (time, event, text) VALUES (:time, :event, :text)
+
+-- name: notices
+-- The newest of them.
+SELECT * FROM notices ORDER BY id DESC LIMIT :limit
+
+-- name: get_meta
+-- A fact about the ledger itself.
+SELECT value FROM meta WHERE key = :key
+
+-- name: set_meta
+-- The same, written.
+INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = :value
+
+-- name: event
+-- One event.
+SELECT * FROM events WHERE id = :id
+
+-- name: events
+-- The log, oldest first, from an id on.
+SELECT * FROM events WHERE id > :after AND (:kind IS NULL OR kind GLOB :kind) ORDER BY id
+
+-- name: last_events
+-- The newest of the log, newest first.
+SELECT * FROM events WHERE (:kind IS NULL OR kind GLOB :kind) ORDER BY id DESC LIMIT :limit
+
+-- name: events_of_path
+-- What happened to a path, newest first.
+SELECT * FROM events WHERE path = :path ORDER BY id DESC LIMIT :limit
+
+-- name: events_of_run
+-- What is told of a run.
+SELECT * FROM events WHERE run = :run OR (kind GLOB 'run.*' AND ref = :ref) ORDER BY id
+
+-- name: actions_of_event
+-- What handlers said to an event.
+SELECT * FROM actions WHERE event = :event ORDER BY id
+
+-- name: dispatches_of_event
+-- What an event started or joined.
+SELECT d.id, d.agent, d.state FROM dispatches d WHERE d.id IN (SELECT dispatch FROM senders WHERE event = :event) ORDER BY d.id
+
+-- name: list_dispatches
+-- All dispatches.
+SELECT * FROM dispatches ORDER BY id
+
+-- name: last_dispatches
+-- The newest, newest first.
+SELECT * FROM dispatches ORDER BY id DESC LIMIT :limit
+
+-- name: count_states
+-- How many there are of each state.
+SELECT state, count(*) FROM dispatches GROUP BY state
+
+-- name: count_agents
+-- How many run and wait for each agent.
+SELECT agent, state, count(*) FROM dispatches WHERE state IN ('queued', 'running') GROUP BY agent, state
+
+-- name: dispatch_of_answer
+-- Which dispatch an answer belongs to.
+SELECT id FROM dispatches WHERE answer = :path
+
+-- name: old_events
+-- The newest id that is older than a moment.
+SELECT max(id) FROM events WHERE time < :time
+
+-- name: protected_events
+-- Causes of dispatches and of what waits, with all that led to them: never pruned.
+WITH RECURSIVE chain (id) AS (
+    SELECT cause FROM dispatches WHERE cause IS NOT NULL
+    UNION SELECT event FROM senders UNION SELECT event FROM timers WHERE event IS NOT NULL
+    UNION SELECT e.cause FROM events e JOIN chain c ON e.id = c.id WHERE e.cause IS NOT NULL
+)
+SELECT id FROM chain
+
+-- name: prune_actions
+-- Actions of pruned events go with them; none that is still to be done.
+DELETE FROM actions WHERE event > :low AND event <= :high AND state <> 'pending' AND event NOT IN (SELECT id FROM temp.protected)
+
+-- name: prune_events
+-- A slice of the oldest events.
+DELETE FROM events WHERE id > :low AND id <= :high AND id NOT IN (SELECT id FROM temp.protected)
+    AND id NOT IN (SELECT event FROM actions WHERE state = 'pending')
+
+-- name: prune_requests
+-- Answers to requests that nobody can wait for any more.
+DELETE FROM requests WHERE exit IS NOT NULL AND event <= :high
+
+-- name: old_runs
+-- Runs whose folders may go.
+SELECT id FROM runs WHERE state = 'ended' AND finished < :time AND id > :after ORDER BY id LIMIT :limit

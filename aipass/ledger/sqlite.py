@@ -1,0 +1,316 @@
+"""One SQLite file: opened with care, written by one engine, read by everybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from aipass.errors import LedgerError
+from aipass.event import Event, Fact
+from aipass.ledger.statements import migrations, schema, statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from aipass.action import Action
+    from aipass.clock import Instant
+
+Row = sqlite3.Row
+
+#: In the file's header: "aips". Tells a ledger from any other SQLite file.
+APPLICATION_ID = 0x61697073
+# A reader (status, a long `events`) may hold a checkpoint back, never a commit; this only bounds a second writer.
+BUSY_TIMEOUT_S = 10.0
+# The WAL is folded back at this many pages (4 MB); larger is faster in a storm and slower to open after a crash.
+CHECKPOINT_PAGES = 1000
+PRUNE_SLICE = 5000
+
+
+class Ledger:
+    """The record. Ids of events and actions are given here, so that a batch is written with one statement each."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._db = connection
+        self.path = path
+        self._sql = statements()
+        self._events: list[tuple[Any, ...]] = []
+        self._actions: list[tuple[Any, ...]] = []
+        row = connection.execute(self._sql["last_ids"]).fetchone()
+        self._last_event, self._last_action = int(row[0]), int(row[1])
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: Path) -> Ledger:
+        """Open the ledger for writing, making or migrating it.
+
+        Raises LedgerError for a file that is damaged, from a newer aipass, or not a ledger; such a file is not touched.
+        """
+        version = _inspect(path) if path.exists() and path.stat().st_size else 0
+        try:
+            db = _connect(path, "rwc")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            _migrate(db, version)
+            os.chmod(path, 0o600)
+            return cls(db, str(path))
+        except (sqlite3.Error, OSError) as exc:
+            raise LedgerError(
+                f"{path}: cannot be opened ({exc}); check free space and permissions of its folder"
+            ) from exc
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """Open the ledger for reading only.
+
+        Raises LedgerError as `open` does, and where there is none yet.
+        """
+        if not path.exists():
+            raise LedgerError(f"{path}: there is no ledger yet; `aipass up` makes one")
+        _inspect(path, quick=True)
+        try:
+            return cls(_connect(path, "ro"), str(path))
+        except sqlite3.Error as exc:
+            raise LedgerError(f"{path}: cannot be read ({exc})") from exc
+
+    @classmethod
+    def in_memory(cls) -> Ledger:
+        """A ledger that lives as long as the object, for tests and rehearsals."""
+        db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        db.row_factory = sqlite3.Row
+        _migrate(db, 0)
+        return cls(db, ":memory:")
+
+    def close(self) -> None:
+        """Close the file; what was not committed is gone."""
+        self._db.close()
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is written inside. Raises LedgerError where the disk refuses, with nothing written."""
+        last = self._last_event, self._last_action
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self.flush()
+            self._db.execute("COMMIT")
+        except BaseException as exc:
+            self._events.clear()
+            self._actions.clear()
+            self._last_event, self._last_action = last
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(exc, sqlite3.OperationalError):
+                raise LedgerError(
+                    f"{self.path}: cannot be written ({exc}); free some space, or see to the disk"
+                ) from exc
+            raise
+
+    def record(self, fact: Fact, now: Instant) -> Event:
+        """Give a fact its id and time. Written with the transaction."""
+        self._last_event += 1
+        event = Event(
+            self._last_event,
+            now.wall,
+            fact.kind,
+            fact.source,
+            fact.path,
+            fact.ref,
+            fact.by,
+            fact.cause,
+            fact.detail,
+        )
+        detail = json.dumps(fact.detail, separators=(",", ":")) if fact.detail else "{}"
+        self._events.append(
+            (
+                event.id,
+                now.wall,
+                fact.kind,
+                fact.source,
+                storable(fact.path),
+                fact.ref,
+                fact.by,
+                fact.cause,
+                detail,
+            )
+        )
+        return event
+
+    def add_action(self, event: int, handler: str, action: Action, state: str, outcome: str) -> int:
+        """Record what a handler asked for; returns the action's id. Raises TypeError for one that is no data."""
+        return self.add_outcome(event, handler, type(action).__name__, action.payload(), state, outcome)
+
+    def add_outcome(self, event: int, handler: str, kind: str, payload: str, state: str, outcome: str) -> int:
+        """Record what became of an event at a handler; returns its id."""
+        self._last_action += 1
+        self._actions.append((self._last_action, event, handler, kind, payload, state, outcome))
+        return self._last_action
+
+    def flush(self) -> None:
+        """Write what is buffered into the open transaction."""
+        if self._events:
+            self._db.executemany(self._sql["insert_event"], self._events)
+            self._events.clear()
+        if self._actions:
+            self._db.executemany(self._sql["insert_action"], self._actions)
+            self._actions.clear()
+
+    def run(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> int:
+        """Execute a statement by name; returns the id of an inserted row, else the number of changed rows."""
+        cursor = self._db.execute(self._sql[name], params)
+        return int(cursor.lastrowid or 0) if name.startswith("insert_") else cursor.rowcount
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def all(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
+        """All rows of a query by name."""
+        return self._db.execute(self._sql[name], params).fetchall()
+
+    def each(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[Row]:
+        """Rows of a query by name, one at a time."""
+        return iter(self._db.execute(self._sql[name], params))
+
+    def one(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
+        """The first row of a query by name."""
+        row: Row | None = self._db.execute(self._sql[name], params).fetchone()
+        return row
+
+    @property
+    def last_event(self) -> int:
+        """The newest event's id."""
+        return self._last_event
+
+    def meta(self, key: str) -> str | None:
+        """A fact about the ledger itself."""
+        row = self.one("get_meta", {"key": key})
+        return None if row is None else str(row[0])
+
+    # -- keeping it small ------------------------------------------------------------------------------------------
+
+    def prune(self, before: float, keep_events: int) -> int:
+        """Drop events older than `before` and those beyond the newest `keep_events`; returns how many.
+
+        Never a dispatch, nor an event that led to one, nor what is still to be done. In slices of its own
+        transactions, so that nothing else waits for long.
+        """
+        oldest = self.one("old_events", {"time": before})
+        high = max(int(oldest[0] or 0) if oldest else 0, self._last_event - keep_events)
+        low = int(self.meta("pruned_to") or 0)
+        if high <= low:
+            return 0
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS protected (id INTEGER PRIMARY KEY)")
+        dropped = 0
+        with self.transaction():
+            self._db.execute("DELETE FROM temp.protected")
+            self._db.execute("INSERT OR IGNORE INTO temp.protected " + self._sql["protected_events"])
+        while low < high:
+            part = {"low": low, "high": min(low + PRUNE_SLICE, high)}
+            with self.transaction():
+                self.run("prune_actions", part)
+                dropped += self.run("prune_events", part)
+                self.run("set_meta", {"key": "pruned_to", "value": str(part["high"])})
+            low = part["high"]
+        with self.transaction():
+            self.run("prune_requests", {"high": high})
+        return dropped
+
+
+def event_of(row: Row) -> Event:
+    """An event as it was recorded."""
+    return Event(
+        row["id"],
+        row["time"],
+        row["kind"],
+        row["source"],
+        path_of(row["path"]),
+        row["ref"],
+        row["run"],
+        row["cause"],
+        json.loads(row["detail"]),
+    )
+
+
+def path_of(stored: str | bytes | None) -> str | None:
+    """A path as Python has it, from what `storable` made of it."""
+    return os.fsdecode(stored) if isinstance(stored, bytes) else stored
+
+
+def storable(path: str | None) -> str | bytes | None:
+    """SQLite's text is UTF-8; a name that is not goes in as bytes."""
+    if path is None or path.isascii():
+        return path
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _inspect(path: Path, *, quick: bool = False) -> int:
+    """The ledger's version, found without changing the file. Raises LedgerError where it cannot be used."""
+    newest = len(migrations())
+    try:
+        with path.open("rb") as file:
+            header = file.read(16)
+        if header and header != b"SQLite format 3\0":
+            raise LedgerError(
+                f"{path}: not a ledger (it does not begin as an SQLite file); move it away, then `aipass up` makes a new one"
+            )
+        db = _connect(path, "ro")
+        try:
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+            application = int(db.execute("PRAGMA application_id").fetchone()[0])
+            if version > newest:
+                raise LedgerError(
+                    f"{path}: written by a newer aipass (ledger version {version}, this one knows {newest}); upgrade aipass"
+                )
+            if version and application != APPLICATION_ID:
+                raise LedgerError(
+                    f"{path}: an SQLite file of another program; move it away, then `aipass up` makes a new one"
+                )
+            if version and not quick:
+                problem = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+                if problem != "ok":
+                    raise LedgerError(f"{path}: damaged ({problem}); {_RESCUE}")
+        finally:
+            db.close()
+    except sqlite3.DatabaseError as exc:
+        raise LedgerError(f"{path}: damaged ({exc}); {_RESCUE}") from exc
+    except OSError as exc:
+        raise LedgerError(f"{path}: cannot be read ({exc.strerror}); check its permissions") from exc
+    return version
+
+
+_RESCUE = "keep a copy, try `sqlite3 ledger.db .recover`, or move it away to begin anew; the files in .aipass/runs stay as they are"
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring the schema to the newest version, in one transaction."""
+    scripts = migrations()
+    if version == len(scripts):
+        return
+    steps = [schema()] if version == 0 else scripts[version:]
+    script = "\n".join(steps)
+    db.executescript(
+        f"BEGIN IMMEDIATE;\n{script}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {len(scripts)};\nCOMMIT;"
+    )

@@ -1,0 +1,157 @@
+"""The engine's side of runs: begins them, asks after them, and turns what supervisors report into facts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from aipass.errors import AipassError
+from aipass.event import Fact
+from aipass.sources.runs import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aipass.carry import Carrier
+    from aipass.clock import Clock
+    from aipass.dispatch.dispatcher import Dispatcher
+    from aipass.dispatch.driver import Driver
+    from aipass.ledger import Ledger, Row
+    from aipass.sources.clock import Timers
+    from aipass.step import Step
+    from aipass.world import World
+
+logger = structlog.get_logger("aipass")
+
+# A supervisor that cannot be reached, or an agent's lock that is not free yet, is tried again after this.
+TRY_AGAIN_S = 0.5
+START, ADOPT = "start:", "adopt"
+SOURCE = "runs"
+
+
+class LiveRuns:
+    """Runs that the ledger believes to live."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        world: World,
+        timers: Timers,
+        clock: Clock,
+        drivers: Mapping[str, Driver],
+        carrier: Carrier,
+        back: Callable[[Report], None],
+    ) -> None:
+        self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
+        self._clock, self._drivers, self._carrier, self._back = clock, drivers, carrier, back
+
+    # -- in the world, after the commit ----------------------------------------------------------------------------
+
+    def begin(self, run: int) -> None:
+        """Have a recorded run started; once, however often this is called."""
+        try:
+            ended = self._world.start(run, self._dispatcher.config, self._drivers)
+        except (OSError, AipassError) as exc:
+            # It is recorded, and begun when a supervisor can be reached.
+            logger.error("a run cannot be started yet", run=run, error=str(exc))
+            self._timers.set(f"{START}{run}", self._clock.now().mono + TRY_AGAIN_S)
+            return
+        if ended is not None:
+            self._back(Report(ended))
+
+    def adopt_all(self) -> None:
+        """Have the supervisors say what became of every run that the ledger believes to live."""
+        try:
+            for row in self._ledger.all("live_runs"):
+                self._world.adopt(row["id"], row["agent"])
+                if row["stop"] is not None:
+                    self._world.stop(row["id"], "cancelled", row["stop"])
+        except (OSError, AipassError) as exc:
+            logger.error("the supervisor cannot be asked yet", error=str(exc))
+            self._timers.set(ADOPT, self._clock.now().mono + TRY_AGAIN_S)
+
+    # -- inside the transaction ------------------------------------------------------------------------------------
+
+    def due(self, step: Step, key: str) -> bool:
+        """A timer came due; whether it was one of ours."""
+        if key == ADOPT:
+            step.effects.append(self.adopt_all)
+        elif key.startswith(START):
+            row = self._ledger.one("run", {"id": int(key.removeprefix(START))})
+            if row is not None and row["state"] == "starting":
+                step.effects.append(partial(self.begin, row["id"]))
+        else:
+            return False
+        return True
+
+    def take(self, step: Step, message: dict[str, Any]) -> None:
+        """What a supervisor said, as facts. What is said of a run that ended is old news."""
+        told = message.get("tell")
+        if told == "gone":
+            step.effects.append(self.adopt_all)
+            return
+        row = self._ledger.one("run", {"id": message.get("run", 0)})
+        if row is None or row["state"] == "ended":
+            return
+        if message.get("pid") and told in {"started", "ended"}:
+            # Its end may be the first that a new engine hears of a run.
+            self._started(step, row, message)
+        match told:
+            case "stalled":
+                step.facts.append(self._fact("run.stalled", row, quiet_s=message["quiet_s"]))
+            case "lingering":
+                step.facts.append(
+                    self._fact(
+                        "run.lingering", row, processes=message["processes"], allowed=message["allowed"]
+                    )
+                )
+            case "unknown" if row["state"] == "starting":
+                step.effects.append(partial(self.begin, row["id"]))
+            case "unknown":
+                self._ended(step, row, {"run": row["id"], "outcome": "lost", "reason": "its folder is gone"})
+            case "busy":
+                logger.warning(
+                    "a run cannot start yet", run=row["id"], agent=row["agent"], reason=message.get("reason")
+                )
+                self._timers.set(f"{START}{row['id']}", step.now.mono + TRY_AGAIN_S)
+            case "ended":
+                self._ended(step, row, message)
+
+    def _started(self, step: Step, row: Row, message: dict[str, Any]) -> None:
+        params = {"id": row["id"], "pid": message["pid"], "started": message["started"]}
+        if self._ledger.run("run_started", params):
+            step.facts.append(self._fact("run.started", row, pid=message["pid"]))
+
+    def _ended(self, step: Step, row: Row, message: dict[str, Any]) -> None:
+        verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
+        how = {"exit": message.get("exit"), "signal": message.get("signal")}
+        usage = asdict(verdict.usage) if verdict.usage else None
+        ended = self._dispatcher.end(
+            row, verdict.state, verdict.reason, step.now, usage=usage, session=verdict.session, **how
+        )
+        detail: dict[str, Any] = {
+            "outcome": ended.outcome,
+            "state": ended.state,
+            **how,
+            "reason": ended.reason,
+        }
+        detail |= {name: message[name] for name in ("left", "steps") if message.get(name)}
+        if ended.retry_in is not None:
+            detail["retry_in_s"] = round(ended.retry_in, 3)
+        if ended.outcome == "lost":
+            step.facts.append(self._fact("run.lost", row, left=message.get("left", [])))
+        finished = self._fact("run.finished", row, **detail)
+        step.facts.append(finished)
+        if ended.state != "queued":
+            step.facts.append(self._carrier.finished(row["dispatch"], run=row["id"], cause=finished.cause))
+        step.effects.append(partial(self._world.close_spool, row["id"]))
+
+    def _fact(self, kind: str, row: Row, **detail: object) -> Fact:
+        dispatch = self._ledger.one("dispatch", {"id": row["dispatch"]})
+        cause = None if dispatch is None else dispatch["cause"]
+        about = {"agent": row["agent"], "dispatch": row["dispatch"], **detail}
+        return Fact(kind, SOURCE, ref=str(row["id"]), by=row["id"], cause=cause, detail=about)

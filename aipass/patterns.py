@@ -1,0 +1,38 @@
+"""gitignore patterns with one difference: the last pattern that matches decides, also below an excluded folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pathspec import PathSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Patterns:
+    """A compiled list of patterns. Paths are relative to the root, with `/`; folders end in `/`."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        self._spec = PathSpec.from_lines("gitignore", self.lines)
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+    def match(self, path: str) -> bool:
+        """Whether `path` is in the set that these patterns describe."""
+        return self._spec.match_file(path)
+
+
+def check(pattern: str) -> str:
+    """`pattern`, if it is one.
+
+    Raises ValueError that says what is wrong with it.
+    """
+    if not pattern.strip():
+        raise ValueError("an empty pattern matches nothing; write a path like `src/` or `**/*.py`")
+    if "\0" in pattern or "\n" in pattern:
+        raise ValueError("a pattern is one line without NUL")
+    Patterns([pattern])
+    return pattern

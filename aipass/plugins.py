@@ -1,0 +1,172 @@
+"""Plugins found, registered and checked: whatever does not fit its hook is refused with its own signature shown."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from aipass import hookspecs
+from aipass.dispatch.driver import check_driver
+from aipass.errors import PluginError
+from aipass.event import KINDS
+from aipass.router import Handler, Router, check_signature
+from aipass.sources import check_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from aipass.config import Config
+    from aipass.dispatch.driver import Driver
+    from aipass.sources import Source
+
+ENTRY_POINT_GROUP = "aipass"
+
+
+class Plugins:
+    """The registered plugins and what they offer. `failed` names those that could not be loaded, with the reason."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager("aipass")
+        self._manager.add_hookspecs(hookspecs)
+        self.failed: dict[str, str] = {}
+        self.origin: dict[str, str] = {}
+        self._drivers: dict[str, Driver] | None = None
+
+    @property
+    def hook(self) -> Any:  # noqa: ANN401 - pluggy builds the relay's attributes from the specs
+        """Calls a hook of every plugin."""
+        return self._manager.hook
+
+    def load_installed(self) -> None:
+        """Register whatever is installed under the entry point group; one that cannot be loaded is named in `failed`."""
+        for point in sorted(
+            importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name
+        ):
+            try:
+                self.register(point.load(), point.name, origin=point.dist.name if point.dist else "?")
+            except PluginError as exc:
+                self.failed[point.name] = str(exc)
+            except Exception as exc:  # noqa: BLE001 - a third party's module may raise anything; it is shown, the rest works
+                self.failed[point.name] = f"{point.value} cannot be imported: {type(exc).__name__}: {exc}"
+
+    def register(self, plugin: object, name: str, origin: str = "here") -> None:
+        """Add one plugin.
+
+        Raises PluginError for an unknown hook, a wrong argument or a name that is taken.
+        """
+        implementations = self._implementations(plugin, name)
+        if not implementations:
+            raise PluginError(
+                f"plugin `{name}`: {_where(plugin)} has no function marked with @hookimpl; hooks are: {', '.join(self.hooks())}"
+            )
+        try:
+            self._manager.register(plugin, name)
+            self._manager.check_pending()
+        except (ValueError, pluggy.PluginValidationError) as exc:
+            if self._manager.get_plugin(name) is plugin:
+                self._manager.unregister(plugin)
+            raise PluginError(f"plugin `{name}`: {exc}") from exc
+        self.origin[name] = origin
+        self._drivers = None
+
+    def hooks(self) -> list[str]:
+        """Names of all hooks."""
+        return [name for name, value in vars(hookspecs).items() if hasattr(value, "aipass_spec")]
+
+    def names(self) -> list[str]:
+        """Names of the registered plugins."""
+        return [name for name, plugin in self._manager.list_name_plugin() if plugin is not None]
+
+    def uses(self, name: str) -> list[str]:
+        """Names of the hooks that a plugin implements."""
+        return [caller.name for caller in self._manager.get_hookcallers(self._manager.get_plugin(name)) or []]
+
+    def kinds(self) -> dict[str, str]:
+        """All kinds of events, the engine's and the plugins'."""
+        kinds = dict(KINDS)
+        for offered in self.hook.register_kinds():
+            if not isinstance(offered, dict):
+                raise PluginError(
+                    f"register_kinds returned {offered!r}; it returns a dict of name and meaning"
+                )
+            for kind, meaning in offered.items():
+                if kind in kinds:
+                    raise PluginError(
+                        f"the event kind `{kind}` exists already ({kinds[kind]}); choose another name"
+                    )
+                kinds[kind] = meaning
+        return kinds
+
+    def drivers(self) -> dict[str, Driver]:
+        """All drivers by name."""
+        if self._drivers is None:
+            drivers: dict[str, Driver] = {}
+            for driver in _flat(self.hook.register_drivers(), "register_drivers"):
+                check_driver(driver)
+                if driver.name in drivers:
+                    raise PluginError(
+                        f"two drivers are named `{driver.name}`: {_where(drivers[driver.name])} and {_where(driver)}"
+                    )
+                drivers[driver.name] = driver
+            self._drivers = drivers
+        return self._drivers
+
+    def router(self, config: Config) -> Router:
+        """A router of all handlers as they are with this configuration."""
+        handlers = list(_flat(self.hook.register_handlers(config=config), "register_handlers"))
+        for handler in handlers:
+            if not isinstance(handler, Handler):
+                raise PluginError(
+                    f"register_handlers returned {handler!r}; it returns aipass.Handler objects"
+                )
+        return Router(handlers, self.kinds())
+
+    def sources(self, root: Path, config: Config) -> list[Source]:
+        """The plugins' own sources."""
+        sources: list[Source] = []
+        for source in _flat(self.hook.register_sources(root=str(root), config=config), "register_sources"):
+            check_source(source)
+            sources.append(source)
+        return sources
+
+    def _implementations(self, plugin: object, name: str) -> list[str]:
+        found = []
+        for attribute in dir(plugin):
+            method = getattr(plugin, attribute, None)
+            if not inspect.isroutine(method) or not hasattr(method, "aipass_impl"):
+                continue
+            spec = getattr(hookspecs, attribute, None)
+            shown = f"{_where(method)}{inspect.signature(method)}"
+            if spec is None or not hasattr(spec, "aipass_spec"):
+                raise PluginError(
+                    f"plugin `{name}`: {shown} names no hook; hooks are: {', '.join(self.hooks())}"
+                )
+            wanted = list(inspect.signature(spec).parameters)
+            unknown = [arg for arg in inspect.signature(method).parameters if arg not in wanted]
+            if unknown:
+                raise PluginError(
+                    f"plugin `{name}`: {shown} takes `{unknown[0]}`, which {attribute}({', '.join(wanted)}) does not give"
+                )
+            found.append(attribute)
+        return found
+
+
+def _flat(results: Iterable[Any], hook: str) -> Iterable[Any]:
+    for result in results:
+        if isinstance(result, (str, bytes, dict)) or not hasattr(result, "__iter__"):
+            raise PluginError(f"{hook} returned {result!r}; it returns a list")
+        yield from result
+
+
+def _where(thing: object) -> str:
+    named = thing if hasattr(thing, "__qualname__") or inspect.ismodule(thing) else type(thing)
+    module = getattr(named, "__module__", None)
+    name = getattr(named, "__qualname__", getattr(named, "__name__", repr(named)))
+    return f"{module}.{name}" if module else name
+
+
+__all__ = ["ENTRY_POINT_GROUP", "Plugins", "check_signature"]

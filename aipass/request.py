@@ -1,0 +1,99 @@
+"""What can be asked for through the spool: one JSON object a file, put in place by rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: A request carries its text; larger things are handed over as files in the inbox.
+MAX_REQUEST_BYTES = 10_000_000
+REQUEST_ID = re.compile(r"r-[0-9a-z][0-9a-z-]{3,63}")
+
+#: Verbs and their fields with type and whether they are required. Plain data, so that a verb of the command line that
+#: only leaves a request pays for no model.
+FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
+    "send": {
+        "agent": (str, True),
+        "text": (str, True),
+        "subject": (str, False),
+        "key": (str, False),
+        "priority": (int, False),
+        "sender": (str, False),
+    },
+    "cancel": {"id": (str, True)},
+    "retry": {"id": (str, True)},
+    "resume": {"name": (str, True)},
+    "reload": {},
+}
+#: Who asks follows from the folder; only a person, or the orchestrator, may ask for these.
+ORCHESTRATOR_VERBS = frozenset(("cancel", "retry", "resume"))
+PERSON_VERBS = frozenset(("reload",))
+
+
+def new_id() -> str:
+    """A fresh request id; ids sort by the time of asking."""
+    return f"r-{time.time_ns() // 1_000_000:011x}-{secrets.token_hex(4)}"
+
+
+def write(folder: Path, verb: str, **fields: object) -> str:
+    """Leave a request in a spool folder; returns its id. Durable when this returns.
+
+    Raises OSError where the folder cannot be written.
+    """
+    request = new_id()
+    temporary, final = folder / f".{request}.tmp", folder / f"{request}.json"
+    data = json.dumps(
+        {"verb": verb, **{name: value for name, value in fields.items() if value is not None}}
+    ).encode()
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return request
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """The request in `data`, checked; raises ValueError that says what is wrong and what would be right."""
+    try:
+        found = json.loads(data.decode())
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8; write the request as UTF-8 JSON") from None
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"not JSON: {exc}") from None
+    if not isinstance(found, dict):
+        raise ValueError('not a JSON object; write {"verb": "send", "agent": "…", "text": "…"}')
+    verb = found.get("verb")
+    if not isinstance(verb, str) or verb not in FIELDS:
+        raise ValueError(f"`verb` is {_show(verb)}; it is one of {', '.join(FIELDS)}")
+    known = FIELDS[verb]
+    for name, value in found.items():
+        if name != "verb" and name not in known:
+            raise ValueError(f"`{name}` is no field of {verb}; its fields are {', '.join(known) or 'none'}")
+        if name != "verb" and (not isinstance(value, known[name][0]) or isinstance(value, bool)):
+            raise ValueError(
+                f"`{name}` is {_show(value)}; it must be {'a number' if known[name][0] is int else 'text'}"
+            )
+    missing = [name for name, (_, required) in known.items() if required and name not in found]
+    if missing:
+        raise ValueError(f"`{missing[0]}` is missing; {verb} needs it")
+    if verb == "send" and not -100 <= found.get("priority", 0) <= 100:
+        raise ValueError("`priority` is from -100 to 100")
+    return found
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:60] + "…"

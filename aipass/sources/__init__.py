@@ -1,0 +1,36 @@
+"""Where facts come from. A source observes and tells; it never decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from aipass.errors import PluginError
+from aipass.event import Fact
+from aipass.router import check_signature
+
+#: Hands a batch of facts to the engine. May be called from any thread; waits where the engine is far behind.
+Tell = Callable[[list[Fact]], None]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """One origin of events, with a name that the events carry."""
+
+    name: str
+
+    def start(self, tell: Tell) -> None:
+        """Begin to observe; return at once. Called in the engine's thread."""
+        ...
+
+    def stop(self) -> None:
+        """End all that `start` began."""
+        ...
+
+
+def check_source(source: object) -> None:
+    """Raise PluginError unless `source` has what a Source has."""
+    if not isinstance(source, Source):
+        raise PluginError(f"{source!r} is no source: it needs `name`, `start(tell)` and `stop()`")
+    check_signature(source.start, ("tell",), f"source `{source.name}`, start")
+    check_signature(source.stop, (), f"source `{source.name}`, stop")

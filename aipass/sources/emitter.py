@@ -1,0 +1,417 @@
+"""A watchdog emitter that leaves ignored trees unwatched and tells when a file is complete.
+
+watchdog's own inotify emitter watches every folder below a root and holds events back for half a second to pair
+renames; this one asks `Ignore` first, pairs renames as they come, and hands over whole batches.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from watchdog.observers.api import EventEmitter
+
+from aipass.sources import inotify, writers
+from aipass.sources.observation import Gone, Limited, Listing, Moved, ScanEnd, Seen, identity_of, type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from watchdog.observers.api import EventQueue, ObservedWatch
+
+    from aipass.sources.ignore import Ignore
+    from aipass.sources.observation import Observation
+
+# Folders without a watch are looked at this often: rarely enough to cost nothing, often enough to be noticed.
+POLL_S = 2.0
+# The second half of a rename follows the first at once; only an event queue cut in two makes it wait.
+PAIR_WAIT_MS = 5
+BATCH = 500
+# A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
+FRESH_S = 60.0
+
+
+@dataclass(slots=True)
+class Ground:
+    """What one emitter watches, and whom it tells."""
+
+    root: str
+    tell: Callable[[list[Observation]], None]
+    ignore: Ignore | None = None
+    #: Folders watched before all others, should watches run out.
+    first: tuple[str, ...] = ()
+    #: Take note of what is there at the start without telling it, but for `loud`.
+    baseline: bool = False
+    loud: str = "inbox"
+
+
+class TreeEmitter(EventEmitter):
+    """Watches one ground. Everything but `ask_scan` and the counters happens in its own thread."""
+
+    def __init__(
+        self, event_queue: EventQueue, watch: ObservedWatch, *, grounds: dict[str, Ground], **options: object
+    ) -> None:
+        super().__init__(event_queue, watch, **options)  # type: ignore[arg-type]
+        self._ground = grounds[str(watch.path)]
+        self._root = os.fsencode(self._ground.root)
+        self._inotify: inotify.Inotify | None = None
+        self._folder_of: dict[int, str] = {}
+        self._watch_of: dict[str, int] = {}
+        self._polled: set[str] = set()
+        self._told_limit = False
+        self._asked: deque[tuple[str, str]] = deque()
+        self._wake_in, self._wake_out = os.pipe()
+        self._batch: list[Observation] = []
+        self._later: dict[str, float] = {}
+        #: Set once what was there at the start has been told.
+        self.settled = threading.Event()
+
+    # -- asked from other threads ----------------------------------------------------------------------------------
+
+    def ask_scan(self, top: str, reason: str) -> None:
+        """Have `top` and all below it scanned soon, and compared."""
+        self._asked.append((top, reason))
+        self._wake()
+
+    def counts(self) -> tuple[int, int]:
+        """How many folders are watched, and how many polled."""
+        return len(self._watch_of), len(self._polled)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_out, b"w")
+        except OSError:
+            pass  # it is stopping, or is awake already
+
+    # -- watchdog's life cycle -------------------------------------------------------------------------------------
+
+    def on_thread_start(self) -> None:
+        """Begin to watch; called by watchdog before its thread runs."""
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        if sys.platform == "linux":
+            try:
+                self._inotify = inotify.Inotify()
+            except OSError:
+                self._inotify = None
+        self._asked.append(("", "start"))
+
+    def on_thread_stop(self) -> None:
+        """Wake the thread, so that it sees that it shall end."""
+        self._wake()
+
+    def run(self) -> None:
+        """Look, tell, wait; until stopped."""
+        try:
+            super().run()
+        finally:
+            if self._inotify is not None:
+                self._inotify.close()
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+
+    def queue_events(self, timeout: float) -> None:
+        """One round: whatever was asked for, whatever the kernel says; then wait."""
+        del timeout
+        while self._asked:
+            top, reason = self._asked.popleft()
+            self._scan(top, reason)
+            if reason == "start":
+                self._flush()
+                self.settled.set()
+        self._flush()
+        self._wait()
+        if self._inotify is not None:
+            self._take(self._inotify.read())
+        self._look_again()
+        self._flush()
+
+    def _wait(self) -> None:
+        due = [*self._later.values()]
+        if self._polled:
+            due.append(self._next_poll)
+        poll = select.poll()
+        poll.register(self._wake_in, select.POLLIN)
+        if self._inotify is not None:
+            poll.register(self._inotify.descriptor, select.POLLIN)
+        poll.poll(None if not due else max(0.0, min(due) - time.monotonic()) * 1000)
+        try:
+            os.read(self._wake_in, 4096)
+        except BlockingIOError:
+            pass
+        if self._polled and time.monotonic() >= self._next_poll:
+            self._next_poll = time.monotonic() + POLL_S
+            for folder in sorted(self._polled):
+                self._visit(folder, quiet=False, polled=True)
+
+    _next_poll = 0.0
+
+    def _tell(self, seen: Observation) -> None:
+        self._batch.append(seen)
+        if len(self._batch) >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._ground.tell(batch)
+
+    # -- scanning --------------------------------------------------------------------------------------------------
+
+    def _scan(self, top: str, reason: str) -> None:
+        """Watch and list `top` and all below it; at the end of a whole scan say which folders there are."""
+        if reason == "ignore" and self._ground.ignore is not None:
+            self._ground.ignore.forget()
+        before = set(self._watch_of) | self._polled
+        folders: set[str] = set()
+        waiting = [top] if top else ["", *reversed(self._ground.first)]
+        while waiting:
+            folder = waiting.pop()
+            if folder in folders or (folder and self._is_ignored(folder)):
+                continue
+            loud = folder.partition("/")[0] == self._ground.loud
+            quiet = (reason == "start" and self._ground.baseline and not loud) or (
+                reason == "ignore" and folder not in before and not loud
+            )
+            below = self._visit(folder, quiet=quiet)
+            if below is not None:
+                folders.add(folder)
+                waiting += below
+        if reason != "new":
+            self._tell(ScanEnd(top, frozenset(folders), reason))
+            if not top:
+                self._unwatch(before - folders)
+        self._tell_limit()
+
+    def _visit(self, folder: str, *, quiet: bool, polled: bool = False) -> list[str] | None:
+        """Watch one folder, then list it; returns its folders, None where it is gone."""
+        if not polled and not self._add_watch(folder):
+            return None
+        entries: list[Seen] = []
+        below: list[str] = []
+        special = folder.partition("/")[0] == self._ground.loud or self._ground.ignore is None
+        try:
+            with os.scandir(self._absolute(folder)) as found:
+                for entry in found:
+                    path = self._join(folder, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(path)
+                    elif (special or entry.is_file(follow_symlinks=False)) and not self._is_ignored_file(
+                        path
+                    ):
+                        seen = self._look(path, found=not quiet)
+                        if seen is not None:
+                            entries.append(seen)
+        except OSError:
+            return None
+        self._tell(Listing(folder, tuple(entries), quiet))
+        if polled:
+            for path in below:
+                if path not in self._watch_of and path not in self._polled and not self._is_ignored(path):
+                    self._scan(path, "new")
+        return below
+
+    def _add_watch(self, folder: str) -> bool:
+        if folder in self._polled:
+            return True
+        if self._inotify is None:
+            self._poll(folder)
+            return True
+        try:
+            watch = self._inotify.add(os.fsencode(self._absolute(folder)))
+        except inotify.WatchLimitError:
+            self._poll(folder)
+            return True
+        except OSError:
+            return False
+        old = self._folder_of.get(watch)
+        if old is not None and old != folder:
+            self._watch_of.pop(old, None)
+        self._folder_of[watch] = folder
+        self._watch_of[folder] = watch
+        return True
+
+    def _poll(self, folder: str) -> None:
+        if not self._polled:
+            self._next_poll = time.monotonic() + POLL_S
+        self._polled.add(folder)
+
+    def _tell_limit(self) -> None:
+        if not self._polled or self._told_limit:
+            return
+        self._told_limit = True
+        if self._inotify is not None:
+            limit = "fs.inotify.max_user_watches"
+            remedy = f"raise it: `sudo sysctl {limit}=1048576`, and put it in /etc/sysctl.d/ to keep it; or ignore more with [watch] ignore"
+        elif sys.platform == "linux":
+            limit = "fs.inotify.max_user_instances"
+            remedy = f"raise it: `sudo sysctl {limit}=1024`, then restart the engine"
+        else:
+            limit, remedy = "no inotify on this system", "nothing to do: the tree is polled"
+        self._tell(Limited(limit, len(self._polled), remedy))
+
+    def _unwatch(self, folders: set[str]) -> None:
+        for folder in folders:
+            self._polled.discard(folder)
+            watch = self._watch_of.pop(folder, None)
+            if watch is not None and self._inotify is not None:
+                self._folder_of.pop(watch, None)
+                self._inotify.remove(watch)
+
+    # -- the kernel's events ---------------------------------------------------------------------------------------
+
+    def _take(self, events: list[inotify.Raw]) -> None:
+        """Turn a batch of the kernel's events into observations, pairing renames."""
+        pending: dict[int, tuple[str, bool]] = {}
+        patience = 3
+        while events:
+            for raw in events:
+                if raw.mask & inotify.IN_Q_OVERFLOW:
+                    self._asked.append(("", "overflow"))
+                    continue
+                self._take_one(raw, pending)
+            events = []
+            if pending and patience and self._inotify is not None:
+                patience -= 1
+                poll = select.poll()
+                poll.register(self._inotify.descriptor, select.POLLIN)
+                poll.poll(PAIR_WAIT_MS)
+                events = self._inotify.read()
+        for path, folder in pending.values():
+            self._left(path, folder)
+
+    def _take_one(self, raw: inotify.Raw, pending: dict[int, tuple[str, bool]]) -> None:
+        folder = self._folder_of.get(raw.watch)
+        if folder is None:
+            return
+        if raw.mask & (inotify.IN_IGNORED | inotify.IN_DELETE_SELF):
+            if raw.mask & inotify.IN_IGNORED:
+                self._folder_of.pop(raw.watch, None)
+                if self._watch_of.get(folder) == raw.watch:
+                    del self._watch_of[folder]
+            return
+        path = self._join(folder, os.fsdecode(raw.name))
+        if raw.mask & inotify.IN_MOVED_FROM:
+            pending[raw.cookie] = path, bool(raw.mask & inotify.IN_ISDIR)
+        elif raw.mask & inotify.IN_ISDIR:
+            self._take_folder(raw, path, pending)
+        else:
+            self._take_file(raw, path, pending)
+
+    def _take_folder(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
+        if raw.mask & inotify.IN_MOVED_TO and raw.cookie in pending:
+            old, _ = pending.pop(raw.cookie)
+            was_ignored = self._is_ignored(old)
+            if self._is_ignored(path):
+                self._left(old, folder=True)
+                return
+            if not was_ignored:
+                self._rename_watches(old, path)
+                self._tell(Moved(old, path, folder=True))
+            self._scan(path, "new")
+        elif raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
+            if not self._is_ignored(path):
+                self._scan(path, "new")
+        elif raw.mask & inotify.IN_DELETE:
+            self._left(path, folder=True)
+
+    def _take_file(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
+        if (
+            path.endswith(".gitignore")
+            and path.rpartition("/")[2] == ".gitignore"
+            and not raw.mask & inotify.IN_CREATE
+        ):
+            self._asked.append(("", "ignore"))
+        old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
+        if self._is_ignored_file(path):
+            if old is not None:
+                self._left(*old)
+            return
+        if raw.mask & inotify.IN_DELETE:
+            self._left(path, folder=False)
+            return
+        seen = self._look(path, found=bool(raw.mask & inotify.IN_CREATE))
+        if seen is None:
+            if old is not None:
+                self._left(*old)
+        elif old is not None and seen.type == "file":
+            self._tell(Moved(old[0], path, folder=False, identity=seen.identity))
+        else:
+            self._tell(seen)
+
+    def _left(self, path: str, folder: bool) -> None:
+        """Something is no longer at `path`, unless something is there again: then that is told instead."""
+        if os.path.lexists(self._absolute(path)):
+            return
+        if folder:
+            self._unwatch(
+                {
+                    name
+                    for name in (*self._watch_of, *self._polled)
+                    if name == path or name.startswith(path + "/")
+                }
+            )
+        if folder or not self._is_ignored_file(path):
+            self._tell(Gone(path, folder))
+
+    def _rename_watches(self, old: str, new: str) -> None:
+        for name in [name for name in self._watch_of if name == old or name.startswith(old + "/")]:
+            watch = self._watch_of.pop(name)
+            self._watch_of[new + name[len(old) :]] = watch
+            self._folder_of[watch] = new + name[len(old) :]
+        for name in [name for name in self._polled if name == old or name.startswith(old + "/")]:
+            self._polled.discard(name)
+            self._polled.add(new + name[len(old) :])
+
+    def _look(self, path: str, *, found: bool) -> Seen | None:
+        """A file as it is now. `found`: nobody saw it being closed, so the kernel is asked whether it is complete."""
+        absolute = self._absolute(path)
+        try:
+            status = os.lstat(absolute)
+        except OSError:
+            return None
+        kind = type_of(status)
+        if kind == "folder":
+            return None
+        if kind != "file":
+            inbox = self._ground.ignore is None or path.partition("/")[0] == self._ground.loud
+            return Seen(path, identity_of(status), complete=True, type=kind) if inbox else None
+        complete = True
+        if found:
+            loud = path.partition("/")[0] == self._ground.loud or self._ground.ignore is None
+            fresh = loud or time.time_ns() - status.st_mtime_ns < FRESH_S * 1e9
+            complete = not fresh or writers.is_complete(absolute, status.st_mtime_ns)
+            if not complete:
+                self._later[path] = time.monotonic() + writers.SETTLED_S
+        return Seen(path, identity_of(status), complete)
+
+    def _look_again(self) -> None:
+        """Files that were being written when they were found, in case their close was not seen."""
+        now = time.monotonic()
+        for path in [path for path, due in self._later.items() if due <= now]:
+            del self._later[path]
+            seen = self._look(path, found=True)
+            if seen is not None:
+                self._tell(seen)
+
+    def _is_ignored(self, folder: str) -> bool:
+        if self._ground.ignore is None:
+            return False
+        parts = folder.split("/")
+        return any(self._ground.ignore.folder("/".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+
+    def _is_ignored_file(self, path: str) -> bool:
+        return self._ground.ignore is not None and self._ground.ignore.file(path)
+
+    def _absolute(self, path: str) -> str:
+        return f"{self._ground.root}/{path}" if path else self._ground.root
+
+    @staticmethod
+    def _join(folder: str, name: str) -> str:
+        return f"{folder}/{name}" if folder else name

@@ -1,0 +1,84 @@
+"""The filesystem source: a watchdog observer over the working tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from watchdog.events import FileSystemEventHandler
+from watchdog.observers.api import BaseObserver
+
+from aipass.sources.emitter import Ground, TreeEmitter
+from aipass.sources.ignore import Ignore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from aipass.sources.observation import Observation
+
+
+class Watched:
+    """One ground under a watchdog observer. `tell` gets batches of observations, in the emitter's thread."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._observer = BaseObserver(TreeEmitter, grounds={ground.root: ground})
+        self._observer.schedule(FileSystemEventHandler(), ground.root, recursive=True)
+        (self.emitter,) = (emitter for emitter in self._observer.emitters if isinstance(emitter, TreeEmitter))
+
+    def start(self) -> None:
+        """Begin to watch, and to scan what is there."""
+        self._observer.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._observer.stop()
+        if self._observer.is_alive():
+            self._observer.join()
+
+
+class Filesystem:
+    """Watches a root, but for what `Ignore` leaves out. `baseline`: what is there already is no news."""
+
+    name = "filesystem"
+
+    def __init__(self, root: Path, patterns: tuple[str, ...] = (), *, baseline: bool = False) -> None:
+        self._root, self._patterns, self._baseline = root, patterns, baseline
+        self._watched: Watched | None = None
+        self._ground: Ground | None = None
+
+    def start(self, tell: Callable[[list[Observation]], None]) -> None:
+        """Begin to observe."""
+        self._ground = Ground(
+            root=str(self._root),
+            tell=tell,
+            ignore=Ignore(self._root, self._patterns),
+            first=("inbox",),
+            baseline=self._baseline,
+        )
+        self._watched = Watched(self._ground)
+        self._watched.start()
+
+    def stop(self) -> None:
+        """End all that `start` began."""
+        if self._watched is not None:
+            self._watched.stop()
+
+    def scan(self, top: str = "", reason: str = "asked") -> None:
+        """Have a folder and all below it compared with what is known."""
+        if self._watched is not None:
+            self._watched.emitter.ask_scan(top, reason)
+
+    def reconfigure(self, patterns: tuple[str, ...]) -> None:
+        """Take over other patterns to ignore."""
+        if patterns != self._patterns and self._ground is not None:
+            self._patterns = patterns
+            self._ground.ignore = Ignore(self._root, patterns)
+            self.scan("", "ignore")
+
+    def is_settled(self) -> bool:
+        """Whether what was there at the start has been told."""
+        return self._watched is not None and self._watched.emitter.settled.is_set()
+
+    def counts(self) -> tuple[int, int]:
+        """Folders watched, folders polled."""
+        return self._watched.emitter.counts() if self._watched is not None else (0, 0)

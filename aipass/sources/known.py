@@ -1,0 +1,174 @@
+"""What the ledger knows of the watched files: turns what was seen into what happened, each thing once.
+
+Live watching and scanning both end here, so it does not matter which of them saw a change first, or whether both did.
+Called inside the transaction that records the facts.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from aipass.event import Fact
+from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen
+
+if TYPE_CHECKING:
+    from aipass.ledger import Ledger
+    from aipass.sources.observation import Observation
+
+SOURCE = "filesystem"
+
+
+class Known:
+    """The `files` table, and the rules by which an observation becomes facts."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def settle(self, seen: Observation) -> list[Fact]:
+        """The facts that an observation amounts to: none where the ledger knew it already."""
+        match seen:
+            case Seen():
+                return self._seen(seen)
+            case Gone():
+                return self._gone(seen)
+            case Moved():
+                return self._moved(seen)
+            case Listing():
+                return self._listing(seen)
+            case ScanEnd():
+                return self._scan_end(seen)
+            case Limited():
+                return [
+                    Fact(
+                        "watch.limited",
+                        SOURCE,
+                        detail={"limit": seen.limit, "polled": seen.polled, "remedy": seen.remedy},
+                    )
+                ]
+
+    def forget(self, top: str) -> None:
+        """Know nothing below a folder any more, so that the next scan tells all that is there."""
+        for folder, name, *_ in self._below(top):
+            self._ledger.run("drop_file", (folder, name))
+
+    def _seen(self, seen: Seen) -> list[Fact]:
+        key = _key(seen.path)
+        row = self._ledger.one("file", key)
+        return self._compare(seen, key, None if row is None else tuple(row))
+
+    def _compare(self, seen: Seen, key: tuple[bytes, bytes], known: tuple[Any, ...] | None) -> list[Fact]:
+        if seen.type != "file":
+            if known is not None and known[0] is not None:
+                return []
+            self._ledger.run("put_file", (*key, *seen.identity))
+            return [_fact("file.created", seen, type=seen.type)]
+        if not seen.complete:
+            if known is not None:
+                return []
+            self._ledger.run("put_file", (*key, None, None, None))
+            return [_fact("file.created", seen)]
+        if known == seen.identity:
+            return []
+        self._ledger.run("put_file", (*key, *seen.identity))
+        facts = (
+            [_fact("file.created", seen)]
+            if known is None
+            else [_fact("file.changed", seen)]
+            if known[0] is not None
+            else []
+        )
+        return [*facts, _fact("file.closed", seen, identity=str(seen.identity))]
+
+    def _gone(self, seen: Gone) -> list[Fact]:
+        if seen.folder:
+            return [fact for folder, name, *_ in self._below(seen.path) for fact in self._drop(folder, name)]
+        return self._drop(*_key(seen.path))
+
+    def _drop(self, folder: bytes, name: bytes) -> list[Fact]:
+        if not self._ledger.run("drop_file", (folder, name)):
+            return []
+        return [Fact("file.deleted", SOURCE, path=_path(folder, name))]
+
+    def _moved(self, seen: Moved) -> list[Fact]:
+        if seen.folder:
+            return self._moved_folder(seen)
+        assert seen.identity is not None
+        target = Seen(seen.new, seen.identity, complete=True)
+        key = _key(seen.new)
+        there = self._ledger.one("file", key)
+        known = None if there is None else tuple(there)
+        if not self._ledger.run("drop_file", _key(seen.old)):
+            # Nobody told of the old name: a file that was ignored, or left alone until now.
+            return self._compare(target, key, known)
+        self._ledger.run("put_file", (*key, *seen.identity))
+        moved = Fact(
+            "file.moved", SOURCE, path=seen.new, detail={"from": seen.old, "size": seen.identity.size}
+        )
+        changed = [_fact("file.changed", target)] if known is not None and known[0] is not None else []
+        return [moved, *changed, _fact("file.closed", target, identity=str(seen.identity))]
+
+    def _moved_folder(self, seen: Moved) -> list[Fact]:
+        facts = []
+        old = os.fsencode(seen.old)
+        new = os.fsencode(seen.new)
+        for folder, name, ino, size, mtime in self._below(seen.old):
+            target = new + folder[len(old) :]
+            self._ledger.run("drop_file", (folder, name))
+            self._ledger.run("put_file", (target, name, ino, size, mtime))
+            facts.append(
+                Fact("file.moved", SOURCE, path=_path(target, name), detail={"from": _path(folder, name)})
+            )
+        return facts
+
+    def _listing(self, seen: Listing) -> list[Fact]:
+        folder = os.fsencode(seen.folder)
+        known = {
+            row["name"]: (row["ino"], row["size"], row["mtime"])
+            for row in self._ledger.all("files_in", (folder,))
+        }
+        facts: list[Fact] = []
+        for entry in seen.entries:
+            key = _key(entry.path)
+            told = self._compare(entry, key, known.pop(key[1], None))
+            facts += told
+        for name in known:
+            facts += self._drop(folder, name)
+        return [] if seen.quiet else facts
+
+    def _scan_end(self, seen: ScanEnd) -> list[Fact]:
+        facts: list[Fact] = []
+        top = os.fsencode(seen.top)
+        here = {os.fsencode(folder) for folder in seen.folders}
+        for (folder,) in self._ledger.all("known_dirs"):
+            below = not top or folder == top or folder.startswith(top + b"/")
+            if below and folder not in here:
+                for row in self._ledger.all("files_in", (folder,)):
+                    facts += self._drop(folder, row["name"])
+        if seen.reason == "ignore":
+            return []  # nothing is gone; it is only watched no longer
+        if seen.reason == "overflow":
+            facts.append(Fact("watch.overflow", SOURCE, detail={"folders": len(here)}))
+        return facts
+
+    def _below(self, top: str) -> list[Any]:
+        folder = os.fsencode(top)
+        if not folder:
+            return self._ledger.all("files_below", {"dir": b"", "low": b"", "high": b"\xff"})
+        return self._ledger.all("files_below", {"dir": folder, "low": folder + b"/", "high": folder + b"0"})
+
+
+def _fact(kind: str, seen: Seen, **more: str) -> Fact:
+    return Fact(kind, SOURCE, path=seen.path, detail={"size": seen.identity.size, **more})
+
+
+def _key(path: str) -> tuple[bytes, bytes]:
+    folder, _, name = os.fsencode(path).rpartition(b"/")
+    return folder, name
+
+
+def _path(folder: bytes, name: bytes) -> str:
+    return os.fsdecode(folder + b"/" + name if folder else name)
+
+
+__all__ = ["Identity", "Known"]

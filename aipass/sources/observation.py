@@ -1,0 +1,99 @@
+"""What the filesystem source saw, before it is compared with what the ledger knows."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import os
+
+
+class Identity(NamedTuple):
+    """What tells one version of a file from another: inode, size in bytes, modification time in nanoseconds."""
+
+    ino: int
+    size: int
+    mtime: int
+
+    def __str__(self) -> str:
+        return f"{self.ino}:{self.size}:{self.mtime}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file is there. `complete`: nobody is writing it any more. `type` is `file`, `symlink` or another kind of node."""
+
+    path: str
+    identity: Identity
+    complete: bool
+    type: str = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A file or folder has a new name."""
+
+    old: str
+    new: str
+    folder: bool
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A file or folder is no longer there."""
+
+    path: str
+    folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that is in one folder now. `quiet`: take note of it without telling (what was there before anybody watched)."""
+
+    folder: str
+    entries: tuple[Seen, ...]
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScanEnd:
+    """A scan of `top` and all below it is over; `folders` were there. `reason` says why it was made."""
+
+    top: str
+    folders: frozenset[str]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """The kernel gives no more watches; `polled` folders are looked at from time to time instead."""
+
+    limit: str
+    polled: int
+    remedy: str
+
+
+Observation = Seen | Moved | Gone | Listing | ScanEnd | Limited
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """The identity in a stat result."""
+    return Identity(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def type_of(found: os.stat_result) -> str:
+    """The kind of node in a stat result, in words."""
+    return _TYPES.get(stat.S_IFMT(found.st_mode), "other")

@@ -1,0 +1,229 @@
+"""The runs source: connections to the supervisors of this root, one for each version that still has runs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aipass
+from aipass.errors import AipassError
+from aipass.supervisor import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.layout import Layout
+
+# A Python without site-packages is ready in a tenth of this, on a busy machine too.
+READY_WAIT_S = 20.0
+CONNECT_ATTEMPTS, CONNECT_PAUSE_S = 20, 0.1
+_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from aipass.supervisor.server import main; sys.exit(main(sys.argv[1:]))"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a supervisor said, as it said it."""
+
+    message: dict[str, Any]
+
+
+class Supervisors:
+    """Starts a supervisor where there is none, sends it requests, and tells the engine what it reports."""
+
+    name = "runs"
+
+    def __init__(self, layout: Layout, version: str = aipass.__version__) -> None:
+        self._layout, self._version = layout, version
+        self._links: dict[str, socket.socket] = {}
+        self._tell: Callable[[list[Report]], None] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+
+    def start(self, tell: Callable[[list[Report]], None]) -> None:
+        """Connect to whatever supervisors live here, and to one of this version, started if need be."""
+        self._tell = tell
+        for path in self._layout.state.glob("supervisor-*.sock"):
+            version = path.name.removeprefix("supervisor-").removesuffix(".sock")
+            if version != self._version and is_served(self._layout.state, version):
+                with contextlib.suppress(OSError):
+                    self._connect(version)  # else it has just ended, and its runs are in their folders
+        self._ensure()
+
+    def stop(self) -> None:
+        """Let go of the supervisors; runs go on."""
+        self._stopping = True
+        for link in self._links.values():
+            try:
+                link.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it went first
+            link.close()
+        self._links.clear()
+
+    def start_run(self, message: dict[str, Any]) -> None:
+        """Have a run started; the same run again is started once."""
+        self._ensure()
+        self._send(self._version, {"do": "start", **message})
+
+    def stop_run(self, run: int, why: str, reason: str) -> None:
+        """Have a run's whole tree stopped: INT, TERM, KILL."""
+        for version in list(self._links):
+            self._send(version, {"do": "stop", "run": run, "why": why, "reason": reason})
+
+    def adopt(self, run: int, agent: str) -> None:
+        """Ask what became of a run that the ledger believes to live."""
+        self._ensure()
+        message = {
+            "do": "adopt",
+            "run": run,
+            "agent": agent,
+            "folder": str(self._layout.run(run)),
+            "root": str(self._layout.root),
+        }
+        # Ours last: a run of an older one is claimed by its owner before ours looks for a lost one.
+        for version in sorted(self._links, key=lambda version: version == self._version):
+            self._send(version, message)
+
+    def end(self) -> None:
+        """Have every run stopped, and the supervisors with them."""
+        for version in list(self._links):
+            self._send(version, {"do": "end"})
+
+    def _ensure(self) -> None:
+        if self._version not in self._links and not self._stopping:
+            for attempt in range(CONNECT_ATTEMPTS):
+                if self._process is not None:
+                    self._process.poll()
+                if not is_served(self._layout.state, self._version):
+                    self._process = launch(self._layout, self._version)
+                try:
+                    self._connect(self._version)
+                    return
+                except OSError as exc:
+                    # One that is just ending, or just beginning.
+                    if attempt + 1 == CONNECT_ATTEMPTS:
+                        raise AipassError(
+                            f"the supervisor cannot be reached ({exc}); {self._layout.state / 'supervisor.log'} may say why"
+                        ) from exc
+                    time.sleep(CONNECT_PAUSE_S)
+
+    def _connect(self, version: str) -> None:
+        link = connect(self._layout.state, version)
+        self._links[version] = link
+        threading.Thread(
+            target=self._listen, args=(version, link), name=f"supervisor-{version}", daemon=True
+        ).start()
+
+    def _send(self, version: str, message: dict[str, Any]) -> None:
+        link = self._links.get(version)
+        if link is None:
+            return
+        try:
+            link.sendall(wire.pack(message))
+        except OSError:
+            pass  # the listening thread sees the end and tells it
+
+    def _listen(self, version: str, link: socket.socket) -> None:
+        lines = wire.Lines()
+        assert self._tell is not None
+        while True:
+            try:
+                data = link.recv(1 << 16)
+                messages = lines.feed(data)
+            except (OSError, ValueError):
+                data, messages = b"", []
+            if messages:
+                self._tell([Report(message) for message in messages])
+            if not data:
+                break
+        if not self._stopping:
+            if self._links.get(version) is link:
+                del self._links[version]
+            link.close()
+            self._tell([Report({"tell": "gone", "version": version})])
+
+
+def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
+    """Start a supervisor as a process of its own session; returns when it listens.
+
+    Raises AipassError where it does not come up.
+    """
+    package_parent = str(Path(aipass.__file__).resolve().parent.parent)
+    reader, writer = os.pipe()
+    try:
+        with open(layout.state / "supervisor.log", "ab") as log, open(os.devnull, "rb") as nothing:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    _BOOT,
+                    package_parent,
+                    str(layout.state),
+                    version,
+                    str(writer),
+                ],
+                pass_fds=(writer,),
+                stdin=nothing,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                env={
+                    name: os.environ[name]
+                    for name in ("PATH", "LANG", "LC_ALL", "HOME")
+                    if name in os.environ
+                },
+            )
+        os.close(writer)
+        writer = -1
+        timer = threading.Timer(READY_WAIT_S, process.kill)
+        timer.start()
+        ready = os.read(reader, 1)
+        timer.cancel()
+        if not ready and process.wait() != 3:
+            raise AipassError(f"the supervisor did not start; {layout.state / 'supervisor.log'} says why")
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+    return process
+
+
+def is_served(state: Path, version: str) -> bool:
+    """Whether a supervisor of this version lives."""
+    try:
+        handle = os.open(state / wire.names(version)[1], os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def connect(state: Path, version: str) -> socket.socket:
+    """A connection to the supervisor of this version; raises OSError where there is none."""
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        link.connect(wire.address(state / wire.names(version)[0]))
+    except OSError:
+        link.close()
+        raise
+    if not wire.is_own_user(link):
+        link.close()
+        raise PermissionError(f"the socket in {state} is another user's")
+    return link

@@ -1,0 +1,91 @@
+"""The spool source: requests as files. Who asks follows from the folder that a file lies in, never from its words."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from aipass import request
+from aipass.event import Fact
+from aipass.sources.emitter import Ground
+from aipass.sources.filesystem import Watched
+from aipass.sources.observation import Listing, Moved, Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from aipass.sources.observation import Observation
+
+_RUN_FOLDER = re.compile(r"run-(\d+)")
+
+
+class Spool:
+    """Watches the spool; a restart lists it again, and the ledger knows which requests it has seen."""
+
+    name = "spool"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tell: Callable[[list[Fact]], None] | None = None
+        self._watched: Watched | None = None
+
+    def start(self, tell: Callable[[list[Fact]], None]) -> None:
+        """Begin to observe."""
+        self._tell = tell
+        self._watched = Watched(Ground(root=str(self._folder), tell=self._take))
+        self._watched.start()
+
+    def stop(self) -> None:
+        """End all that `start` began."""
+        if self._watched is not None:
+            self._watched.stop()
+
+    def is_settled(self) -> bool:
+        """Whether what was there at the start has been told."""
+        return self._watched is not None and self._watched.emitter.settled.is_set()
+
+    def _take(self, seen: list[Observation]) -> None:
+        facts: list[Fact] = []
+        for one in seen:
+            if isinstance(one, Listing):
+                facts += [
+                    fact for entry in one.entries if entry.complete and (fact := self._read(entry.path))
+                ]
+            elif isinstance(one, Moved) and not one.folder:
+                facts += [fact for fact in [self._read(one.new)] if fact]
+            elif isinstance(one, Seen) and one.complete:
+                facts += [fact for fact in [self._read(one.path)] if fact]
+        if facts:
+            assert self._tell is not None
+            self._tell(facts)
+
+    def _read(self, path: str) -> Fact | None:
+        """The request in a file; None for what is not one yet (a name with a dot), or is gone."""
+        folder, _, name = path.rpartition("/")
+        if name.startswith(".") or name.endswith(".tmp"):
+            return None
+        run = _RUN_FOLDER.fullmatch(folder)
+        by = int(run[1]) if run else None
+        stem = name.removesuffix(".json")
+        try:
+            if not name.endswith(".json") or not request.REQUEST_ID.fullmatch(stem):
+                raise ValueError("a request's file is named `r-<letters and digits>.json`")
+            handle = os.open(self._folder / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(handle, "rb") as file:
+                data = file.read(request.MAX_REQUEST_BYTES + 1)
+            if len(data) > request.MAX_REQUEST_BYTES:
+                raise ValueError(
+                    f"larger than {request.MAX_REQUEST_BYTES // 1_000_000} MB; hand large things over as files in the inbox"
+                )
+            return Fact(
+                "request.received", self.name, ref=stem, by=by, detail={**request.parse(data), "spool": path}
+            )
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as exc:
+            reason = str(exc) if isinstance(exc, ValueError) else f"cannot be read: {exc.strerror}"
+            return Fact(
+                "request.rejected", self.name, ref=stem, by=by, detail={"spool": path, "reason": reason}
+            )

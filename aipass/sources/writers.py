@@ -1,0 +1,43 @@
+"""Whether somebody still writes a file: asked of the kernel, for files that were found rather than seen to be closed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import time
+
+# Where the kernel cannot tell, a file that nobody has touched for this long counts as complete.
+SETTLED_S = 1.0
+
+
+def is_complete(path: str | bytes, mtime_ns: int) -> bool:
+    """True where nobody has the file open for writing.
+
+    A read lease is refused as long as anybody has the file open for writing, shared mappings included; it is given
+    back at once. Where leases do not exist (macOS, network filesystems, another user's file) the file's age decides.
+    """
+    verdict = _has_writer(path)
+    if verdict is not None:
+        return not verdict
+    return time.time_ns() - mtime_ns > SETTLED_S * 1e9
+
+
+def _has_writer(path: str | bytes) -> bool | None:
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        # Whoever opens the file in these microseconds makes the kernel signal us: with one that is ignored by default.
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as exc:
+        return True if exc.errno == errno.EAGAIN else None
+    finally:
+        os.close(handle)
+    return False

@@ -1,0 +1,57 @@
+"""One step of the engine: the moment, the facts that wait to be recorded, and what is to be done after the commit."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aipass.clock import Instant
+    from aipass.config import Config
+    from aipass.event import Event, Fact
+    from aipass.ledger import Ledger
+    from aipass.router import Router
+
+#: Something done in the world; it may be done a second time after a crash.
+Effect = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of an action in the world: goes back through the engine's queue and is recorded in a later step."""
+
+    action: int
+    outcome: str
+    failed: bool = False
+    dispatch: int | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """aipass.toml was read again: a configuration to take over, or why not."""
+
+    action: int
+    request: str | None
+    config: Config | None = None
+    router: Router | None = None
+    waiting: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """What gathers while a step's transaction is open. Thrown away with it where that fails."""
+
+    now: Instant
+    facts: deque[Fact] = field(default_factory=deque)
+    effects: list[Effect] = field(default_factory=list)
+    told: list[Event] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def notify(self, ledger: Ledger, text: str, event: int | None = None) -> None:
+        """Record something that a person must see, and tell it after the commit."""
+        ledger.run("insert_notice", {"time": self.now.wall, "event": event, "text": text})
+        self.notices.append(text)

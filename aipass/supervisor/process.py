@@ -1,0 +1,142 @@
+"""The machine's processes as a table, a run's tree in it, and signals that cannot hit a stranger."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LINUX = sys.platform == "linux"
+
+
+class Process(NamedTuple):
+    """One row of the table. `start` tells two processes of one id apart (clock ticks since boot)."""
+
+    pid: int
+    ppid: int
+    session: int
+    start: int
+    state: str
+
+
+def table() -> dict[int, Process]:
+    """Every process of this machine by its id."""
+    if not LINUX:
+        return _table_by_ps()
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (process := look(int(name))):
+            found[process.pid] = process
+    return found
+
+
+def look(pid: int) -> Process | None:
+    """One process, or None where there is none. A zombie counts as one."""
+    if not LINUX:
+        return _table_by_ps().get(pid)
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything, spaces and parentheses included.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode())
+
+
+def tree(processes: Mapping[int, Process], roots: Iterable[int]) -> set[int]:
+    """Ids of `roots` and of all that descend from them, zombies left out."""
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.ppid, []).append(process.pid)
+    found: set[int] = set()
+    waiting = [pid for pid in roots if pid in processes]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            found.add(pid)
+            waiting += children.get(pid, ())
+    return {pid for pid in found if processes[pid].state not in "ZX"}
+
+
+def own_children() -> set[int]:
+    """Ids of this process's children, adopted orphans included."""
+    if not LINUX:
+        return {process.pid for process in table().values() if process.ppid == os.getpid()}
+    found: set[int] = set()
+    try:
+        for task in os.listdir("/proc/self/task"):
+            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+    except FileNotFoundError:
+        # A thread that ended meanwhile, or a kernel without that file.
+        return {process.pid for process in table().values() if process.ppid == os.getpid()}
+    return found
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment a process was started with; empty where it cannot be read."""
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (entry.partition(b"=") for entry in data.split(b"\0"))
+    return {os.fsdecode(name): os.fsdecode(value) for name, mark, value in pairs if mark}
+
+
+def command_line(pid: int) -> str:
+    """What a process was started as, for people."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return "?"
+    return " ".join(os.fsdecode(b" ".join(words)).split())[:200] or "?"
+
+
+def send(process: Process, number: int) -> bool:
+    """Signal exactly this process, never another that got its id since; whether it was there."""
+    try:
+        handle = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
+    except OSError:
+        return False
+    try:
+        now = look(process.pid)
+        if now is None or now.start != process.start:
+            return False
+        if handle is not None:
+            signal.pidfd_send_signal(handle, number)
+        else:
+            os.kill(process.pid, number)
+    except OSError:
+        return False
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return True
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of every descendant whose own parent dies; whether the system can do that."""
+    if not LINUX:
+        return False
+    import ctypes
+
+    set_child_subreaper = 36
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0) == 0)
+
+
+def _table_by_ps() -> dict[int, Process]:
+    """The same without /proc. `ps` gives a start time by the second, which is enough to tell ids apart."""
+    listing = subprocess.run(
+        ["ps", "-axo", "pid=,ppid=,sess=,state=,lstart="], capture_output=True, text=True, check=False
+    )
+    found = {}
+    for line in listing.stdout.splitlines():
+        pid, ppid, session, state, started = line.split(None, 4)
+        session_id = int(session) if session.isdigit() else 0
+        found[int(pid)] = Process(int(pid), int(ppid), session_id, hash(started), state[0])
+    return found

@@ -1,0 +1,75 @@
+"""One run as its supervisor knows it, and the file that says how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aipass.supervisor import wire
+
+if TYPE_CHECKING:
+    from aipass.supervisor.process import Process
+    from aipass.supervisor.spawn import Spec
+
+
+@dataclass(slots=True)
+class Run:
+    """A run from its start to the moment when its whole process tree is gone."""
+
+    spec: Spec
+    #: The descriptor that holds the agent's flock.
+    lock: int
+    leader: Process | None = None
+    started: float | None = None
+    #: Wait status of the first process, once it ended.
+    status: int | None = None
+    #: Children of the supervisor that this run left behind.
+    orphans: set[int] = field(default_factory=set)
+    told_orphans: bool = False
+    #: Index into the stop sequence; None while nobody asked for the end.
+    stage: int | None = None
+    why: str | None = None
+    reason: str | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    #: Sizes of the output files and the monotonic moment when they were last seen to grow.
+    output: tuple[int, int] = (0, 0)
+    heard: float = 0.0
+
+    @property
+    def id(self) -> int:
+        """The run's id."""
+        return self.spec.run
+
+    def roots(self) -> set[int]:
+        """Where this run's process trees begin."""
+        return self.orphans | ({self.leader.pid} if self.leader and self.status is None else set())
+
+    def record(self) -> dict[str, Any]:
+        """How it ended, as `exit` holds it and the engine is told."""
+        code = None if self.status is None else self.status_code()
+        return {
+            "run": self.id,
+            "outcome": self.why or "exited",
+            "exit": code if code is not None and code >= 0 else None,
+            "signal": -code if code is not None and code < 0 else None,
+            "pid": self.leader.pid if self.leader else None,
+            "started": self.started,
+            "finished": time.time(),
+            "reason": self.reason,
+            "left": self.left,
+            "steps": self.steps,
+        }
+
+    def status_code(self) -> int:
+        """Exit status of the first process; the negative number of the signal that ended it."""
+        return os.waitstatus_to_exitcode(self.status or 0)
+
+    def write_exit(self) -> dict[str, Any]:
+        """Put the record in place, whole or not at all."""
+        record = self.record()
+        wire.write_atomic(self.spec.folder / wire.EXIT, json.dumps(record))
+        return record

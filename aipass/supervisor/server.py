@@ -1,0 +1,528 @@
+"""The supervisor's one loop: starts runs, reaps them, stops them, and tells the engine, if there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aipass.supervisor import process, wire
+from aipass.supervisor.run import Run
+from aipass.supervisor.spawn import Spec, confine_nothing, spawn
+from aipass.supervisor.strays import Strays
+from aipass.supervisor.timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Starts at once: more threads would only wait for each other.
+MAX_SPAWNING = 4
+# What an agent leaves behind may finish by itself for this long before it is told to.
+LINGER_GRACE_S = 2.0
+# Without an engine and without a run the supervisor has nothing to wait for.
+IDLE_EXIT_S = 10.0
+STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+# Past this many KILLs a process hangs in the kernel; the run is told as it is and the rest is left to the system.
+MAX_KILLS = 20
+
+
+class Supervisor:
+    """Runs by id, the engine's connection, and what is due."""
+
+    def __init__(self, state: Path, version: str, confine: Callable[[Spec], None] = confine_nothing) -> None:
+        self.state, self.version = state, version
+        self._confine = confine
+        self._runs: dict[int, Run] = {}
+        self._leaders: dict[int, Run] = {}
+        self._owner: dict[int, Run] = {}
+        self._early: dict[int, int] = {}
+        self._waiting: deque[Spec] = deque()
+        self._spawning = 0
+        self._spawned: deque[tuple[Spec, int, str | None]] = deque()
+        self._strays: dict[int, Strays] = {}
+        self._timers = Timers()
+        self._selector = selectors.DefaultSelector()
+        self._engines: dict[socket.socket, wire.Lines] = {}
+        self._idle_since: float | None = time.monotonic()
+        self._ending = False
+        self._wake_in, self._wake_out = os.pipe()
+        self._files_limit = _raise_files_limit()
+        self._own_command_line = process.command_line(os.getpid())
+        self._told_to_end = False
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def serve(self, listener: socket.socket) -> None:
+        """Serve until there is nothing left to do."""
+        self._catch_signals()
+        process.adopt_orphans()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._woken)
+        while not self._is_done():
+            due = self._timers.next()
+            idle = None if self._idle_since is None else self._idle_since + IDLE_EXIT_S
+            when = min((t for t in (due, idle) if t is not None), default=None)
+            for key, _ in self._selector.select(None if when is None else max(0.0, when - time.monotonic())):
+                key.data(key.fileobj)
+            self._timers.fire(time.monotonic())
+        for engine in list(self._engines):
+            self._drop(engine)
+
+    def _is_done(self) -> bool:
+        busy = bool(self._runs or self._strays or self._waiting or self._spawning)
+        if busy or (self._engines and not self._ending):
+            self._idle_since = None
+            return False
+        if self._ending:
+            return True
+        if self._idle_since is None:
+            self._idle_since = time.monotonic()
+        return time.monotonic() - self._idle_since >= IDLE_EXIT_S
+
+    def _catch_signals(self) -> None:
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
+        # Handlers of our own, not "ignore", which agents would inherit.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGHUP, lambda *_: None)
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._told_to_end = True
+
+    def _woken(self, pipe: int) -> None:
+        try:
+            while os.read(pipe, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        while self._spawned:
+            self._on_spawned(*self._spawned.popleft())
+        self._reap()
+        if self._told_to_end and not self._ending:
+            self._end()
+
+    # -- the engine ------------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        if not wire.is_own_user(connection):
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._engines[connection] = wire.Lines()
+        self._selector.register(connection, selectors.EVENT_READ, self._receive)
+        self._tell({"tell": "hello", "pid": os.getpid(), "version": self.version})
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(connection)
+            return
+        try:
+            messages = self._engines[connection].feed(data)
+        except ValueError as exc:
+            _say(f"dropped a connection that does not speak our language: {exc}")
+            self._drop(connection)
+            return
+        for message in messages:
+            try:
+                self._obey(message)
+            except (KeyError, TypeError, ValueError) as exc:
+                _say(f"cannot use {str(message)[:300]}: {exc!r}")
+
+    def _drop(self, connection: socket.socket) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(connection)
+        self._engines.pop(connection, None)
+        connection.close()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """To whoever is connected. What nobody hears stands in the run's folder."""
+        data = wire.pack(message)
+        for connection in list(self._engines):
+            try:
+                connection.setblocking(True)
+                connection.settimeout(5.0)
+                connection.sendall(data)
+                connection.setblocking(False)
+            except OSError:
+                self._drop(connection)
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        match message["do"]:
+            case "start":
+                self._start(Spec.of(message))
+            case "stop":
+                if (run := self._runs.get(int(message["run"]))) is not None:
+                    self._stop(run, str(message["why"]), str(message["reason"]))
+            case "adopt":
+                self._adopt(
+                    int(message["run"]), str(message["agent"]), Path(message["folder"]), str(message["root"])
+                )
+            case "end":
+                self._end()
+            case other:
+                raise ValueError(f"unknown word {other!r}")
+
+    def _end(self) -> None:
+        """Stop all runs, then go."""
+        self._ending = True
+        self._waiting.clear()
+        for run in list(self._runs.values()):
+            self._stop(run, "killed", "the supervisor was told to end")
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    def _start(self, spec: Spec) -> None:
+        if self._tell_known(spec.run, spec.folder) or any(
+            spec.run == waiting.run for waiting in self._waiting
+        ):
+            return
+        self._waiting.append(spec)
+        self._spawn_next()
+
+    def _tell_known(self, run: int, folder: Path) -> bool:
+        """Tell what became of a run that was begun before, if it was."""
+        known = self._runs.get(run)
+        if known is not None:
+            if known.leader is not None:
+                self._tell(_started(known))
+            return True
+        if (record := wire.read_exit(folder)) is not None:
+            self._tell({"tell": "ended", **record})
+            return True
+        return False
+
+    def _spawn_next(self) -> None:
+        while self._waiting and self._spawning < MAX_SPAWNING and not self._ending:
+            spec = self._waiting.popleft()
+            try:
+                lock = self._lock_agent(spec.agent)
+                if lock is None:
+                    self._tell(
+                        {
+                            "tell": "busy",
+                            "run": spec.run,
+                            "reason": f"another run of {spec.agent} still holds its lock",
+                        }
+                    )
+                    continue
+                # From here on a new supervisor takes the run for begun, whatever happens to this one.
+                wire.write_atomic(
+                    spec.folder / wire.CLAIM, json.dumps({"pid": os.getpid(), "version": self.version})
+                )
+            except OSError as exc:
+                self._tell(
+                    {
+                        "tell": "busy",
+                        "run": spec.run,
+                        "reason": f"{exc.filename or spec.folder}: {exc.strerror}",
+                    }
+                )
+                continue
+            self._runs[spec.run] = Run(spec, lock)
+            self._spawning += 1
+            spawn(spec, self._confine, self._files_limit, self._report_spawned)
+
+    def _report_spawned(self, spec: Spec, pid: int, error: str | None) -> None:
+        """Called by the starting thread."""
+        self._spawned.append((spec, pid, error))
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_out, b"s")
+
+    def _on_spawned(self, spec: Spec, pid: int, error: str | None) -> None:
+        self._spawning -= 1
+        run = self._runs[spec.run]
+        if error is not None:
+            run.why, run.reason = "start-failed", error
+            self._finish(run)
+        else:
+            now = time.monotonic()
+            run.leader = process.look(pid) or process.Process(pid, os.getpid(), pid, 0, "?")
+            run.started, run.heard = time.time(), now
+            self._leaders[pid] = run
+            with contextlib.suppress(OSError):
+                # Only a help for a later supervisor; the marks in the environment do without it.
+                wire.write_atomic(
+                    spec.folder / wire.STARTED, json.dumps({"pid": pid, "start": run.leader.start})
+                )
+            self._tell(_started(run))
+            if spec.timeout_s:
+                self._timers.at(
+                    now + spec.timeout_s,
+                    lambda _: self._stop(run, "timeout", "it took longer than its timeout"),
+                )
+            if spec.stall_s:
+                self._timers.at(now + spec.stall_s, lambda now: self._look_for_stall(run, now))
+            if pid in self._early:
+                self._on_exit(pid, self._early.pop(pid))
+            if run.stage is not None:
+                self._signal(run, time.monotonic())
+        if not self._spawning:
+            self._early.clear()
+        self._spawn_next()
+
+    def _lock_agent(self, agent: str) -> int | None:
+        """The agent's flock: at most one run of an agent, whatever engines and supervisors there are."""
+        folder = self.state / "locks"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(folder / f"{agent}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        return handle
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._on_exit(pid, status)
+
+    def _on_exit(self, pid: int, status: int) -> None:
+        run = self._leaders.pop(pid, None)
+        if run is not None:
+            run.status = status
+            self._settle(run)
+            return
+        owner = self._owner.pop(pid, None)
+        if owner is not None:
+            owner.orphans.discard(pid)
+        elif self._spawning:
+            # Perhaps the first process of a run whose thread has not reported yet.
+            self._early[pid] = status
+        for other in [run for run in self._runs.values() if run.leader and run.status is not None]:
+            self._settle(other)
+
+    def _settle(self, run: Run) -> None:
+        """Finish a run whose first process is gone, or deal with what that left behind."""
+        if run.id not in self._runs:
+            return
+        self._claim_orphans(run)
+        if not run.orphans:
+            self._finish(run)
+        elif not run.told_orphans:
+            run.told_orphans = True
+            run.left = [f"{pid} {process.command_line(pid)}" for pid in sorted(run.orphans)]
+            self._tell(
+                {"tell": "lingering", "run": run.id, "processes": run.left, "allowed": run.spec.linger}
+            )
+            if not run.spec.linger and run.stage is None:
+                self._timers.at(time.monotonic() + LINGER_GRACE_S, lambda _: self._stop(run, "exited", None))
+
+    def _claim_orphans(self, ended: Run) -> None:
+        """Find out whose the processes are that became our children because their parents ended."""
+        for pid in process.own_children() - self._leaders.keys() - self._owner.keys() - self._early.keys():
+            found = process.look(pid)
+            if found is None or found.state in "ZX":
+                continue
+            if self._spawning and process.command_line(pid) == self._own_command_line:
+                continue  # between vfork and exec of a run that is being started
+            owner = self._owner_of(pid, found.session) or ended
+            if owner.leader is None:
+                continue
+            owner.orphans.add(pid)
+            self._owner[pid] = owner
+
+    def _owner_of(self, pid: int, session: int) -> Run | None:
+        environment = process.environment(pid)
+        mark = environment.get(wire.MARK_RUN, "")
+        run = self._runs.get(int(mark)) if mark.isdigit() else None
+        if run is not None and environment.get(wire.MARK_ROOT) == run.spec.root:
+            return run
+        return next((run for run in self._runs.values() if run.leader and run.leader.pid == session), None)
+
+    def _finish(self, run: Run) -> None:
+        try:
+            record = run.write_exit()
+        except OSError as exc:
+            # A full disk: the engine is told, and a restarted one asks again for a run that is not there any more.
+            _say(f"run {run.id}: its end cannot be written: {exc}")
+            record = run.record()
+        del self._runs[run.id]
+        os.close(run.lock)
+        self._tell({"tell": "ended", **record})
+
+    def _stop(self, run: Run, why: str, reason: str | None) -> None:
+        """Begin INT, TERM, KILL for the whole tree; once, whoever asks again."""
+        if run.id not in self._runs or run.stage is not None:
+            return
+        run.stage = 0
+        if why != "exited":
+            run.why, run.reason = why, reason
+        if run.leader is not None:
+            self._signal(run, time.monotonic())
+
+    def _signal(self, run: Run, now: float) -> None:
+        if run.id not in self._runs or run.stage is None:
+            return
+        number = STEPS[min(run.stage, 2)]
+        reached = self._signal_tree(run, number)
+        run.steps.append({"signal": number.name, "time": time.time(), "pids": reached[:50]})
+        wait = run.spec.waits[min(run.stage, 2)]
+        run.stage += 1
+        if run.stage > MAX_KILLS:
+            run.reason = f"{run.reason or 'it was stopped'}; processes {reached} cannot be killed"
+            run.orphans.clear()
+            run.status = 9 if run.status is None else run.status
+            self._leaders.pop(run.leader.pid if run.leader else 0, None)
+            self._finish(run)
+            return
+        self._timers.at(now + wait, lambda now: self._signal(run, now))
+        self._settle_if_gone(run)
+
+    def _settle_if_gone(self, run: Run) -> None:
+        if run.status is not None:
+            self._settle(run)
+
+    def _signal_tree(self, run: Run, number: signal.Signals) -> list[int]:
+        if number == signal.SIGKILL:
+            # Freeze first: what is stopped cannot fork away from the next look.
+            seen: set[int] = set()
+            while (members := self._members(run)) - seen:
+                for pid in members - seen:
+                    if (found := process.look(pid)) is not None:
+                        process.send(found, signal.SIGSTOP)
+                seen |= members
+        table = process.table()
+        return [pid for pid in sorted(self._members(run, table)) if process.send(table[pid], number)]
+
+    def _members(self, run: Run, table: dict[int, process.Process] | None = None) -> set[int]:
+        return process.tree(table if table is not None else process.table(), run.roots())
+
+    def _look_for_stall(self, run: Run, now: float) -> None:
+        if run.id not in self._runs or run.status is not None:
+            return
+        try:
+            size = tuple(os.stat(run.spec.folder / name).st_size for name in (wire.STDOUT, wire.STDERR))
+        except OSError:
+            size = run.output
+        if size != run.output:
+            run.output, run.heard = (size[0], size[1]), now
+        elif now - run.heard >= run.spec.stall_s:
+            self._tell({"tell": "stalled", "run": run.id, "quiet_s": round(now - run.heard, 3)})
+            run.heard = now
+        self._timers.at(run.heard + run.spec.stall_s, lambda now: self._look_for_stall(run, now))
+
+    # -- what an earlier supervisor left ---------------------------------------------------------------------------
+
+    def _adopt(self, run: int, agent: str, folder: Path, root: str) -> None:
+        """Tell what became of a run that the ledger believes to live."""
+        if self._tell_known(run, folder) or run in self._strays:
+            return
+        lock = self._lock_agent(agent)
+        if lock is None:
+            return  # a living supervisor of another version has it
+        if not (folder / wire.CLAIM).exists():
+            os.close(lock)
+            self._tell({"tell": "unknown", "run": run})
+            return
+        strays = Strays(run, folder, root, lock)
+        self._strays[run] = strays
+        self._end_strays(strays, time.monotonic())
+
+    def _end_strays(self, strays: Strays, now: float) -> None:
+        wait = strays.step()
+        if wait is not None:
+            self._timers.at(now + wait, lambda now: self._end_strays(strays, now))
+            return
+        del self._strays[strays.run]
+        record = strays.write_exit()
+        os.close(strays.lock)
+        self._tell({"tell": "ended", **record})
+
+
+def _started(run: Run) -> dict[str, Any]:
+    return {
+        "tell": "started",
+        "run": run.id,
+        "pid": run.leader.pid if run.leader else 0,
+        "started": run.started,
+    }
+
+
+def _raise_files_limit() -> int:
+    """Allow as many open files as the system lets us (a run needs one); returns the limit that agents shall have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def _say(text: str) -> None:
+    print(
+        f"{time.strftime('%Y-%m-%dT%H:%M:%S')} supervisor {os.getpid()}: {text}", file=sys.stderr, flush=True
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the state folder `arguments[0]` as version `arguments[1]`; writes one byte to descriptor `arguments[2]` when ready.
+
+    Exit status 3 where another one of this version serves it already.
+    """
+    state, version, ready = Path(arguments[0]), arguments[1], int(arguments[2])
+    socket_name, lock_name = wire.names(version)
+    lock = os.open(state / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not _try_lock(lock):
+        return 3
+    os.ftruncate(lock, 0)
+    os.write(lock, json.dumps({"pid": os.getpid()}).encode())
+    path = state / socket_name
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        listener.bind(wire.address(path))
+    finally:
+        os.umask(old)
+    listener.listen(8)
+    supervisor = Supervisor(state, version)
+    os.write(ready, b"r")
+    os.close(ready)
+    try:
+        supervisor.serve(listener)
+    finally:
+        path.unlink(missing_ok=True)
+        listener.close()
+    return 0
+
+
+def _try_lock(handle: int) -> bool:
+    """Take the lock; whoever only looks whether it is taken lets go within a moment."""
+    for _ in range(10):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False

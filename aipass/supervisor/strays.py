@@ -1,0 +1,81 @@
+"""Processes of a run whose supervisor was killed: found by their marks and ended by the next supervisor."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from aipass.supervisor import process, wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# They are not our children, so their end is looked for; only while a lost run is cleaned up.
+LOOK_EVERY_S = 0.05
+TERM_WAIT_S = 2.0
+
+
+class Strays:
+    """What lives of one lost run. `lock` is the descriptor of the agent's flock, held until they are gone."""
+
+    def __init__(self, run: int, folder: Path, root: str, lock: int) -> None:
+        self.run, self.folder, self.root, self.lock = run, folder, root, lock
+        self._since = time.monotonic()
+        self._told: set[int] = set()
+        self.ended: list[str] = []
+
+    def step(self) -> float | None:
+        """Signal what is left; seconds until the next look, None when nothing is."""
+        table = process.table()
+        members = self._members(table)
+        if not members:
+            return None
+        late = time.monotonic() - self._since >= TERM_WAIT_S
+        for pid in members:
+            if late:
+                process.send(table[pid], signal.SIGKILL)
+            elif pid not in self._told:
+                self._told.add(pid)
+                self.ended.append(f"{pid} {process.command_line(pid)}")
+                process.send(table[pid], signal.SIGTERM)
+        return LOOK_EVERY_S
+
+    def write_exit(self) -> dict[str, Any]:
+        """Record the run as lost."""
+        record = {
+            "run": self.run,
+            "outcome": "lost",
+            "exit": None,
+            "signal": None,
+            "pid": None,
+            "started": None,
+            "finished": time.time(),
+            "reason": "its supervisor died, so nobody saw it end",
+            "left": self.ended,
+            "steps": [],
+        }
+        wire.write_atomic(self.folder / wire.EXIT, json.dumps(record))
+        return record
+
+    def _members(self, table: dict[int, process.Process]) -> set[int]:
+        roots = {pid for pid in table if self._is_marked(pid)}
+        leader = self._leader()
+        if leader is not None and leader[0] in table and table[leader[0]].start == leader[1]:
+            # While the first process lives, its id is its session's; afterwards the id may be a stranger's.
+            roots |= {found.pid for found in table.values() if found.session == leader[0]}
+        return process.tree(table, roots)
+
+    def _is_marked(self, pid: int) -> bool:
+        environment = process.environment(pid)
+        return (
+            environment.get(wire.MARK_RUN) == str(self.run) and environment.get(wire.MARK_ROOT) == self.root
+        )
+
+    def _leader(self) -> tuple[int, int] | None:
+        try:
+            found = json.loads((self.folder / wire.STARTED).read_text())
+            return int(found["pid"]), int(found["start"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None

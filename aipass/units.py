@@ -1,0 +1,78 @@
+"""Durations and sizes as people write them: `90s`, `30m`, `1h30m`, `20MB`."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+# Longer than any agent may run and than anything is kept; also what a timer can hold on every platform.
+MAX_DURATION_S = 100 * 365 * 86400.0
+
+
+def parse_duration(value: object) -> float:
+    """Seconds that `value` stands for; 0 needs no unit.
+
+    Raises ValueError that shows how to write one.
+    """
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f'a duration needs a unit; write "{value}s", "{value}m" or the like')
+    if not isinstance(value, str):
+        raise ValueError('a duration is text such as "30s", "15m", "1h30m" or "90d"')
+    text = value.strip()
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
+        if text == "0":
+            return 0.0
+        raise ValueError(f'"{_short(value)}" is not a duration; write "30s", "15m", "1h30m" or "90d"')
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > MAX_DURATION_S:
+        raise ValueError(f'"{_short(value)}" is longer than a hundred years')
+    return seconds
+
+
+def parse_size(value: object) -> int:
+    """Bytes that `value` stands for: a whole number, or text with a unit.
+
+    Raises ValueError that shows how to write one.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = (
+        re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?i?B)", value.strip(), re.IGNORECASE)
+        if isinstance(value, str)
+        else None
+    )
+    if match is None:
+        raise ValueError('a size is a number of bytes or text such as "500KB", "20MB" or "1GiB"')
+    return int(float(match[1]) * _BYTES[match[2].upper()])
+
+
+def show_duration(seconds: float) -> str:
+    """`seconds` for eyes, in its two largest units: `1h 30m`, `2.5s`."""
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    for unit, lower in (("d", "h"), ("h", "m"), ("m", "s")):
+        size, smaller = _SECONDS[unit], _SECONDS[lower]
+        if seconds >= size:
+            whole, rest = divmod(seconds, size)
+            more = int(rest // smaller)
+            return f"{int(whole)}{unit}" + (f" {more}{lower}" if more else "")
+    raise AssertionError(seconds)
+
+
+def show_size(size: int) -> str:
+    """`size` bytes for eyes: `1.5 MB`."""
+    value = float(size)
+    for unit in ("bytes", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}" if unit != "bytes" else f"{size} bytes"
+        value /= 1000
+    return f"{value:.3g} GB"
+
+
+def _short(value: str, limit: int = 40) -> str:
+    return value if len(value) <= limit else value[:limit] + "…"

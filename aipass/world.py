@@ -1,0 +1,403 @@
+"""Carries out in the world what the ledger has recorded. Everything here may be done a second time after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aipass.dispatch import environment, prompt
+from aipass.dispatch.driver import OUTCOME_STATES, Exit, Job, Outcome, Usage
+from aipass.errors import AipassError
+from aipass.event import iso, printable
+from aipass.supervisor import wire
+from aipass.supervisor.spawn import STOP_WAITS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aipass.config import Config
+    from aipass.dispatch.driver import Driver
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger, Row
+
+RESULT = "result.json"
+
+
+class Runner(Protocol):
+    """Who starts and stops processes: the supervisors, or a script in tests."""
+
+    def start_run(self, message: dict[str, Any]) -> None:
+        """Have a run started."""
+        ...
+
+    def stop_run(self, run: int, why: str, reason: str) -> None:
+        """Have a run stopped."""
+        ...
+
+    def adopt(self, run: int, agent: str) -> None:
+        """Ask what became of a run."""
+        ...
+
+
+class World:
+    """Files and processes of one root."""
+
+    def __init__(self, layout: Layout, ledger: Ledger, runner: Runner, environ: Mapping[str, str]) -> None:
+        self.layout, self._ledger, self._runner = layout, ledger, runner
+        self._environ = dict(environ)
+        self.stop_waits_s = STOP_WAITS_S
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def start(self, run: int, config: Config, drivers: Mapping[str, Driver]) -> dict[str, Any] | None:
+        """Prepare a run's folder and have it started; for a start that fails here, its end as a supervisor would tell it."""
+        row = self._row("run", run)
+        folder = self.layout.run(run)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
+            job = self.job(row, config)
+            wire.write_atomic(
+                folder / wire.PROMPT, job.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            )
+            (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
+            command = drivers[job.settings.driver].command(job)
+            hops = self._row("dispatch", job.dispatch)["hops"]
+            own = {
+                "AIPASS_ROOT": str(self.layout.root),
+                "AIPASS_AGENT": job.agent,
+                "AIPASS_DISPATCH": str(job.dispatch),
+                "AIPASS_RUN": str(run),
+                "AIPASS_SPOOL": str(self.layout.run_spool(run)),
+                "AIPASS_HOPS": str(hops),
+                "AIPASS_PROMPT_FILE": str(folder / wire.PROMPT),
+            }
+            env = environment.compose(
+                self._environ,
+                config.sandbox.env,
+                job.settings,
+                command.env,
+                own,
+                str(Path(sys.executable).parent),
+            )
+            message = {
+                "run": run,
+                "agent": job.agent,
+                "folder": str(folder),
+                "root": str(self.layout.root),
+                "argv": [str(word) for word in command.argv],
+                "env": env,
+                "cwd": str(self.layout.root),
+                "stdin": bool(command.stdin),
+                "timeout_s": job.settings.timeout,
+                "stall_s": job.settings.stall,
+                "linger": job.settings.linger,
+                "waits": self.stop_waits_s,
+            }
+            wire.pack(message)
+        except Exception as exc:  # noqa: BLE001 - a driver may raise anything; a failed start is an outcome
+            reason = (
+                str(exc)
+                if isinstance(exc, (AipassError, OSError))
+                else f"the driver raised {type(exc).__name__}: {exc}"
+            )
+            return {"tell": "ended", "run": run, "outcome": "start-failed", "reason": reason}
+        self._runner.start_run(message)
+        return None
+
+    def job(self, run: Row, config: Config) -> Job:
+        """What a driver is told about a run."""
+        senders = self._ledger.all("senders", {"dispatch": run["dispatch"]})
+        text = prompt.compose(prompt.part_of(row) for row in senders)
+        attempt = self._row("dispatch", run["dispatch"])["attempts"]
+        settings = config.agents[run["agent"]]
+        return Job(
+            run["id"],
+            run["dispatch"],
+            run["agent"],
+            settings,
+            self.layout.root,
+            self.layout.run(run["id"]),
+            text,
+            attempt,
+        )
+
+    def stop(self, run: int, why: str, reason: str) -> None:
+        """Have a run's whole tree stopped."""
+        self._runner.stop_run(run, why, reason)
+
+    def adopt(self, run: int, agent: str) -> None:
+        """Have the supervisors say what became of a run."""
+        self._runner.adopt(run, agent)
+
+    def verdict(
+        self, run: Row, message: Mapping[str, Any], config: Config, drivers: Mapping[str, Driver]
+    ) -> Outcome:
+        """What an ended run means, written to its folder as `result.json`."""
+        outcome = self._judge(run, message, config, drivers)
+        answer: object = {"file": str(outcome.answer)} if isinstance(outcome.answer, Path) else outcome.answer
+        record = {
+            "state": outcome.state,
+            "answer": answer,
+            "reason": outcome.reason,
+            "session": outcome.session,
+        }
+        record["usage"] = asdict(outcome.usage) if outcome.usage else None
+        folder = self.layout.run(run["id"])
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        wire.write_atomic(folder / RESULT, json.dumps(record))
+        return outcome
+
+    def _judge(
+        self, run: Row, message: Mapping[str, Any], config: Config, drivers: Mapping[str, Driver]
+    ) -> Outcome:
+        ended = str(message["outcome"])
+        if ended != "exited":
+            return Outcome(ended, reason=message.get("reason"))
+        folder = self.layout.run(run["id"])
+        settings = config.agents.get(run["agent"])
+        if settings is None or settings.driver not in drivers:
+            return Outcome(
+                "failed",
+                folder / wire.STDOUT,
+                reason="its agent or driver is not configured any more, so nobody can say what its output means",
+            )
+        end = Exit(message.get("exit"), message.get("signal"), folder / wire.STDOUT, folder / wire.STDERR)
+        try:
+            outcome = drivers[settings.driver].outcome(self.job(run, config), end)
+            if not isinstance(outcome, Outcome) or outcome.state not in OUTCOME_STATES:
+                raise TypeError(
+                    f"it returned {outcome!r}; an Outcome with one of the states {', '.join(OUTCOME_STATES)} is wanted"
+                )
+            json.dumps(
+                [
+                    str(outcome.answer),
+                    outcome.reason,
+                    asdict(outcome.usage) if isinstance(outcome.usage, Usage) else None,
+                    outcome.session,
+                ]
+            )
+        except Exception as exc:  # noqa: BLE001 - a driver may raise anything; its run has failed then
+            return Outcome(
+                "failed",
+                folder / wire.STDOUT,
+                reason=f"driver `{settings.driver}` could not judge the run: {type(exc).__name__}: {exc}",
+            )
+        return outcome
+
+    def close_spool(self, run: int) -> None:
+        """Remove an ended run's spool folder, if all in it was consumed; otherwise the last consumed request does."""
+        folder = self.layout.run_spool(run)
+        try:
+            for entry in os.scandir(folder):
+                if entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)  # half a request, of which the other half will never come
+            folder.rmdir()
+        except OSError:
+            pass  # not empty yet, or gone
+
+    # -- the inbox -------------------------------------------------------------------------------------------------
+
+    def take(self, event: int, dispatch: int, path: str, identity: str | None) -> str:
+        """Move a handed-in file into its dispatch's folder, where it is kept; returns what became of it.
+
+        A file that changed since it was seen stays: its new version is a request of its own.
+        """
+        source = self.layout.root / path
+        about = next(
+            (
+                row["file"]
+                for row in self._ledger.all("senders", {"dispatch": dispatch})
+                if row["event"] == event and row["file"]
+            ),
+            None,
+        )
+        if about is None:
+            return "it was handed in twice"
+        target = self.layout.root / json.loads(about)["path"]
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            found = source.lstat()
+        except FileNotFoundError:
+            return "kept" if target.exists() else "the file was taken away before it could be kept"
+        if identity is not None and identity != f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}":
+            return "it changed meanwhile; its new version is a request of its own"
+        if not target.exists():
+            shutil.move(source, target)
+        rejection_beside(source).unlink(missing_ok=True)
+        return "kept"
+
+    def reject(self, path: str, reason: str, remedy: str) -> str:
+        """Say beside a file why it was not used."""
+        note = rejection_beside(self.layout.root / path)
+        if not note.parent.is_dir():
+            return "its folder is gone"
+        text = json.dumps(
+            {"file": printable(path), "reason": reason, "remedy": remedy}, indent=2, ensure_ascii=False
+        )
+        wire.write_atomic(note, text + "\n")
+        return f"rejected: {reason}"
+
+    # -- the spool -------------------------------------------------------------------------------------------------
+
+    def consume(self, path: str, run: int | None) -> None:
+        """Remove a request that is recorded."""
+        (self.layout.spool / path).unlink(missing_ok=True)
+        if (
+            run is not None
+            and (row := self._ledger.one("run", {"id": run})) is not None
+            and row["state"] == "ended"
+        ):
+            self.close_spool(run)
+
+    def set_aside(self, path: str, reason: str, event: int) -> None:
+        """Keep a spool file that cannot be used, with the reason beside it."""
+        source = self.layout.spool / path
+        folder = self.layout.quarantine / "spool"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target = folder / f"{event}-{source.name}"
+        if os.path.lexists(source):
+            os.rename(source, target)
+        wire.write_atomic(
+            rejection_beside(target), json.dumps({"file": printable(path), "reason": reason}, indent=2) + "\n"
+        )
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def deliver(self, dispatch: int) -> str | None:
+        """Write the answer for everybody who asked; returns the first one's path, relative to the root."""
+        row = self._row("dispatch", dispatch)
+        senders = self._ledger.all("senders", {"dispatch": dispatch})
+        runs = self._ledger.all("runs_of", {"dispatch": dispatch})
+        result = self._result(runs[-1]["id"]) if runs else {}
+        folder = self.layout.outbox / row["agent"]
+        folder.mkdir(parents=True, exist_ok=True)
+        first = None
+        for stem in dict.fromkeys(sender["stem"] for sender in senders):
+            answer = folder / fitting(stem, f".{dispatch}.md")
+            relative = str(answer.relative_to(self.layout.root))
+            record = {
+                "dispatch": dispatch,
+                "agent": row["agent"],
+                "state": row["state"],
+                "subject": row["subject"],
+                "senders": [sender["sender"] for sender in senders],
+                "started": iso(row["started"]),
+                "finished": iso(row["finished"]),
+                "exit": row["exit"],
+                "answer": printable(relative),
+                "reason": row["reason"],
+                "usage": json.loads(row["usage"]) if row["usage"] else None,
+            }
+            # The record first: whoever waits for the answer finds it there.
+            _put(
+                answer.with_name(answer.name.removesuffix(".md") + ".json"),
+                (json.dumps(record, indent=2) + "\n").encode(),
+            )
+            self._put_answer(answer, row, result)
+            first = first or relative
+        return first
+
+    def _put_answer(self, path: Path, row: Row, result: Mapping[str, Any]) -> None:
+        answer = result.get("answer") or ""
+        if row["state"] != "succeeded":
+            said = (
+                _read_end(Path(answer["file"]))
+                if isinstance(answer, dict)
+                else answer.encode("utf-8", "replace")
+            )
+            _put(
+                path,
+                f"# {row['state'].capitalize()}\n\n{row['reason'] or 'No reason is known.'}\n".encode(
+                    "utf-8", "replace"
+                )
+                + (b"\n---\n\n" + said if said.strip() else b""),
+            )
+        elif isinstance(answer, dict):
+            _put_copy(path, Path(answer["file"]))
+        else:
+            _put(path, answer.encode("utf-8", "replace"))
+
+    def _result(self, run: int) -> dict[str, Any]:
+        try:
+            found = json.loads((self.layout.run(run) / RESULT).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def prune(self, before: float) -> int:
+        """Remove the folders of runs that ended before a moment (seconds since the epoch); returns how many."""
+        removed, after = 0, 0
+        while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
+            for row in rows:
+                after = row["id"]
+                folder = self.layout.run(row["id"])
+                if folder.is_dir():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += 1
+        return removed
+
+    def _row(self, name: str, number: int) -> Row:
+        row = self._ledger.one(name, {"id": number})
+        assert row is not None, f"no {name} {number}"
+        return row
+
+
+# The longest name on common filesystems is 255 bytes; a temporary name beside it needs some of them.
+MAX_NAME_BYTES = 230
+
+
+def fitting(stem: str, suffix: str) -> str:
+    """`stem` + `suffix` as a file's name; a stem that is too long is cut and keeps a hash of the whole."""
+    data = os.fsencode(stem)
+    room = MAX_NAME_BYTES - len(os.fsencode(suffix))
+    if len(data) > room:
+        stem = os.fsdecode(data[: room - 9]) + "-" + hashlib.sha256(data).hexdigest()[:8]
+    return stem + suffix
+
+
+def rejection_beside(path: Path) -> Path:
+    """Where the note lies that says why a file was not used."""
+    return path.with_name(fitting(path.name, ".rejected.json"))
+
+
+# A failed agent's output goes into its answer as far as a person reads.
+SHOWN_BYTES = 20_000
+
+
+def _read_end(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - SHOWN_BYTES))
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file whole, durably and by rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _put_copy(path: Path, source: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        try:
+            with source.open("rb") as content:
+                shutil.copyfileobj(content, file)
+        except FileNotFoundError:
+            pass  # a run folder that somebody removed: the answer is empty, its record says how it ended
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

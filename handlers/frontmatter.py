@@ -1,0 +1,72 @@
+"""Front matter of a handed-in Markdown file: TOML between `+++` or YAML between `---`, or none. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+#: What front matter may say to aipass. Other words belong to other tools and are left alone.
+KNOWN = ("subject", "key", "priority")
+MAX_FRONT_MATTER_CHARS = 65_536
+_FENCED = re.compile(r"(\+\+\+|---)[ \t]*\r?\n(.*?)(?<=\n)\1[ \t]*(?:\r?\n|$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file's text without its front matter, and what that said."""
+
+    text: str
+    subject: str | None = None
+    key: str | None = None
+    priority: int = 0
+
+
+def read(text: str) -> Wanted:
+    """Split `text`; raises ValueError that says what is wrong with its front matter."""
+    match = _FENCED.match(text)
+    if match is None or len(match[2]) > MAX_FRONT_MATTER_CHARS:
+        return Wanted(text)
+    found = _parse_toml(match[2]) if match[1] == "+++" else _parse_yaml(match[2])
+    if not isinstance(found, dict):
+        # A rule in Markdown is written `---` too; what stands between two of them need not be ours.
+        return Wanted(text)
+    for name in found:
+        near = difflib.get_close_matches(str(name).lower(), KNOWN, 1, 0.8)
+        if name not in KNOWN and near:
+            raise ValueError(f"front matter: `{name}` is not known; did you mean `{near[0]}`?")
+    return Wanted(text[match.end() :], _words(found, "subject"), _words(found, "key"), _priority(found))
+
+
+def _parse_toml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ValueError(f"front matter is not valid TOML: {exc}") from exc
+
+
+def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise ValueError("front matter is not valid YAML: " + " ".join(str(exc).split())) from exc
+
+
+def _words(found: dict[Any, Any], name: str) -> str | None:
+    value = found.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (dict, list)) or not str(value).strip():
+        raise ValueError(f"front matter: `{name}` must be text")
+    return str(value).strip()
+
+
+def _priority(found: dict[Any, Any]) -> int:
+    value = found.get("priority", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not -100 <= value <= 100:
+        raise ValueError("front matter: `priority` is a whole number from -100 to 100; larger runs first")
+    return value

@@ -1,0 +1,115 @@
+"""A file in `inbox/<agent>/` becomes a dispatch; what cannot be used is told beside it, and never touched."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from aipass_handlers import frontmatter
+
+from aipass import Dispatch, Handler, Reject, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aipass import Action, Event, View
+    from aipass.config import Config
+
+#: Names that programs give to files which are not finished; left alone until renamed.
+UNFINISHED = re.compile(
+    r"\..*|.*~|.*\.(tmp|temp|part|partial|swp|swx|crdownload|download|filepart)", re.IGNORECASE
+)
+REJECTED_SUFFIX = ".rejected.json"
+
+
+@hookimpl
+def register_handlers(config: Config) -> list[Handler]:
+    """The inbox, for every configuration."""
+    del config
+    return [
+        Handler("inbox", ("file.created", "file.closed"), on_file, paths=("/inbox/",), unless=is_not_meant)
+    ]
+
+
+def is_not_meant(event: Event) -> str | None:
+    """Why a file in the inbox is no request (yet)."""
+    name = (event.path or "").rpartition("/")[2]
+    if name.endswith(REJECTED_SUFFIX):
+        return "it is our own note about a rejected file"
+    if UNFINISHED.fullmatch(name):
+        return "its name is that of a hidden or unfinished file; rename it when it is complete"
+    if event.kind == "file.created" and "type" not in event.detail:
+        return "it is not complete yet"
+    return None
+
+
+def on_file(event: Event, view: View) -> Iterable[Action]:
+    """Dispatch the file to the folder's agent, or say why not."""
+    assert event.path is not None
+    problem = _misplaced(event, view) or _unusable(event, view)
+    if problem is not None:
+        return [Reject(event.path, *problem)]
+    agent, name = event.path.split("/")[1:]
+    stem = name.rpartition(".")[0] or name
+    common = {
+        "agent": agent,
+        "sender": event.path,
+        "stem": stem,
+        "file": event.path,
+        "identity": event.detail["identity"],
+    }
+    if "text" not in event.detail:
+        return [Dispatch(text="A file was handed to you.", key=f"sha256:{event.detail['sha256']}", **common)]
+    try:
+        wanted = frontmatter.read(event.detail["text"])
+    except ValueError as exc:
+        return [Reject(event.path, str(exc), "correct it and save the file again")]
+    if not wanted.text.strip():
+        return [
+            Reject(
+                event.path,
+                "there is nothing but front matter",
+                "say below it what the agent shall do, and save the file again",
+            )
+        ]
+    return [
+        Dispatch(text=wanted.text, subject=wanted.subject, key=wanted.key, priority=wanted.priority, **common)
+    ]
+
+
+def _misplaced(event: Event, view: View) -> tuple[str, str] | None:
+    parts = (event.path or "").split("/")
+    names = ", ".join(view.agents()) or "none yet"
+    if len(parts) == 2:
+        return "a file here is for nobody", f"move it into inbox/<agent>/; the agents are: {names}"
+    if view.agent(parts[1]) is None:
+        return (
+            f"there is no agent `{parts[1]}`",
+            f"move it into another folder, or add [agents.{parts[1]}] to aipass.toml; the agents are: {names}",
+        )
+    if len(parts) > 3:
+        return (
+            "it lies in a folder inside the inbox",
+            f"put it into inbox/{parts[1]}/ itself; pack a folder as one file, or name its path in a request",
+        )
+    return None
+
+
+def _unusable(event: Event, view: View) -> tuple[str, str] | None:
+    kind = event.detail.get("type", "file")
+    if kind != "file":
+        return f"it is a {kind}, not a regular file", "put a copy of the content here"
+    if "problem" in event.detail:
+        return (
+            f"it cannot be read: {event.detail['problem']}",
+            "give the user who runs aipass the right to read it, and save it again",
+        )
+    if event.detail["size"] == 0:
+        return "it is empty", "write into it what the agent shall do"
+    limit = view.setting("inbox.max_size")
+    if event.detail["size"] > limit:
+        return (
+            f"it has {event.detail['size']} bytes, and inbox.max_size is {limit}",
+            "raise that limit in aipass.toml, or name the file's path in a request",
+        )
+    return None

@@ -1,0 +1,89 @@
+"""What people and agents ask for through the spool, and who may ask for what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aipass import Cancel, Dispatch, Handler, Notify, Refuse, Reload, Resume, Retry, hookimpl
+from aipass.request import ORCHESTRATOR_VERBS, PERSON_VERBS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aipass import Action, Event, View
+    from aipass.config import Config
+
+
+@hookimpl
+def register_handlers(config: Config) -> list[Handler]:
+    """Requests, for every configuration."""
+    del config
+    return [
+        Handler("requests", ("request.received",), on_request),
+        Handler("rejected requests", ("request.rejected",), on_rejected),
+    ]
+
+
+def on_request(event: Event, view: View) -> Iterable[Action]:
+    """Do what was asked for, if whoever asks may ask for it."""
+    verb, request = event.detail["verb"], str(event.ref)
+    agent = view.agent_of_run(event.by)
+    if event.by is not None:
+        if agent is None:
+            return [Refuse(request, f"run {event.by} is not known here", 3)]
+        if verb in PERSON_VERBS:
+            return [Refuse(request, f"`{verb}` is for people, and `{agent}` is an agent", 3)]
+        if verb in ORCHESTRATOR_VERBS and view.setting("orchestrator") != agent:
+            return [
+                Refuse(request, f"`{verb}` is for people and the orchestrator, and `{agent}` is neither", 3)
+            ]
+    match verb:
+        case "send":
+            return [_send(event, view, request, agent)]
+        case "cancel" | "retry":
+            return [_change(event, view, request, verb)]
+        case "resume":
+            return [Resume(event.detail["name"], request)]
+        case _:
+            return [Reload(trusted=True, request=request)]
+
+
+def on_rejected(event: Event, view: View) -> Iterable[Action]:
+    """Tell of a spool file that could not be used."""
+    del view
+    return [
+        Notify(f"a request in .aipass/spool/{event.detail['spool']} was set aside: {event.detail['reason']}")
+    ]
+
+
+def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
+    target, text = event.detail["agent"], event.detail["text"]
+    if view.agent(target) is None:
+        return Refuse(
+            request,
+            f"there is no agent `{target}`; the agents are: {', '.join(view.agents()) or 'none yet'}",
+            2,
+        )
+    if not text.strip():
+        return Refuse(request, "there is nothing to say; give a text", 2)
+    return Dispatch(
+        agent=target,
+        text=text,
+        subject=event.detail.get("subject"),
+        key=event.detail.get("key"),
+        priority=event.detail.get("priority", 0),
+        sender=agent or event.detail.get("sender") or "human",
+        request=request,
+    )
+
+
+def _change(event: Event, view: View, request: str, verb: str) -> Action:
+    dispatch = view.resolve(event.detail["id"])
+    if dispatch is None:
+        return Refuse(
+            request, f"there is no dispatch `{event.detail['id']}`; `aipass dispatches` lists them", 1
+        )
+    if verb == "retry":
+        return Retry(dispatch, request)
+    who = view.agent_of_run(event.by) or "a person"
+    return Cancel(dispatch, f"cancelled by {who}", request)

@@ -1,0 +1,1 @@
+"""The built-in drivers and optional parts. They are plugins like any other."""

@@ -1,0 +1,31 @@
+"""The `command` driver: any program is an agent. Prompt on stdin, answer on stdout, exit status 0 is success."""
+
+from __future__ import annotations
+
+from aipass import Command, Job, Outcome, hookimpl
+from aipass.dispatch.driver import Driver, Exit, tail
+
+
+class CommandDriver:
+    """Runs the agent's `command` with its `args` appended."""
+
+    name = "command"
+
+    def command(self, job: Job) -> Command:
+        """The configured words; the prompt is on stdin and in `$AIPASS_PROMPT_FILE`."""
+        return Command(argv=(*(job.settings.command or ()), *job.settings.args))
+
+    def outcome(self, job: Job, end: Exit) -> Outcome:
+        """Whatever the program said is the answer."""
+        del job
+        if end.code == 0:
+            return Outcome("succeeded", end.stdout)
+        how = f"signal {end.signal}" if end.signal else f"exit status {end.code}"
+        last = tail(end.stderr)
+        return Outcome("failed", end.stdout, reason=f"it ended with {how}" + (f": {last}" if last else ""))
+
+
+@hookimpl
+def register_drivers() -> list[Driver]:
+    """The driver for any program."""
+    return [CommandDriver()]
