@@ -41,11 +41,14 @@ class Plugins:
         """Calls a hook of every plugin."""
         return self._manager.hook
 
-    def load_installed(self) -> None:
-        """Register whatever is installed under the entry point group; one that cannot be loaded is named in `failed`."""
-        for point in sorted(
-            importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name
-        ):
+    def load_installed(self, only: str | None = None) -> None:
+        """Register whatever is installed under the entry point group, or `only` one distribution's part of it.
+
+        A plugin that cannot be loaded is named in `failed`, with the reason; the others work.
+        """
+        for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+            if only is not None and (point.dist is None or point.dist.name != only):
+                continue
             try:
                 self.register(point.load(), point.name, origin=point.dist.name if point.dist else "?")
             except PluginError as exc:

@@ -33,7 +33,7 @@ def compose(parts: Iterable[Part]) -> str:
         if text in said:
             continue
         said.append(text)
-        prompt += text if not prompt else f"{_closed(prompt)}\n---\n\n{part.sender} also asks:\n\n{text}"
+        prompt = text if not prompt else f"{_closed(prompt)}\n---\n\n{part.sender} also asks:\n\n{text}"
     return prompt
 
 

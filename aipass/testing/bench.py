@@ -1,0 +1,159 @@
+"""A whole engine on a test's bench: real ledger, real handlers, a virtual clock, scripted runs and scripted events."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from aipass import config, prepare, request
+from aipass.engine import Engine, make_inboxes
+from aipass.event import Event, Fact
+from aipass.layout import Layout
+from aipass.ledger import Ledger
+from aipass.ledger.sqlite import event_of
+from aipass.plugins import Plugins
+from aipass.sources.observation import Gone, Seen, identity_of, type_of
+from aipass.testing.clock import VirtualClock
+from aipass.testing.runner import ScriptedRunner
+from aipass.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from aipass.ledger import Row
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+
+class Bench:
+    """An engine that does nothing by itself. `root` is an empty folder, `toml` the text of aipass.toml.
+
+    Events come in by `drop`, `tell` and `ask`; runs end by `finish`; time passes by `advance`.
+    """
+
+    def __init__(self, root: Path, toml: str, *plugins: object, environ: Mapping[str, str] | None = None, installed: bool = True) -> None:
+        self.layout = Layout(root.resolve())
+        self.layout.config.write_text(toml)
+        self._given, self._installed = plugins, installed
+        self._environ = dict(ENVIRONMENT if environ is None else environ)
+        self.clock = VirtualClock()
+        self.runner = ScriptedRunner()
+        prepare.state_folder(self.layout)
+        self.ledger = Ledger.open(self.layout.ledger)
+        self.engine = self._make()
+
+    def _make(self) -> Engine:
+        settings = config.load(self.layout.config)
+        loaded = Plugins()
+        if self._installed:
+            loaded.load_installed(only="aipass")
+        for number, plugin in enumerate(self._given, 1):
+            loaded.register(plugin, getattr(plugin, "__name__", f"plugin-{number}"))
+        make_inboxes(self.layout, settings)
+        world = World(self.layout, self.ledger, self.runner, self._environ)
+        engine = Engine(world, self.ledger, loaded, settings, self.clock, sources=(self.runner, *loaded.sources(self.layout.root, settings)))
+        engine.start()
+        self.engine = engine
+        self.settle()
+        return engine
+
+    # -- what happens ----------------------------------------------------------------------------------------------
+
+    def drop(self, path: str, content: str | bytes = "Do it\n") -> Path:
+        """Write a file, and let the engine see that it was closed."""
+        target = self.layout.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+        self.see(path)
+        return target
+
+    def see(self, path: str) -> None:
+        """Let the engine see a file as it is now, or that it is gone."""
+        target = self.layout.root / path
+        try:
+            found = target.lstat()
+        except FileNotFoundError:
+            self.engine.tell([Gone(path, folder=False)])
+        else:
+            self.engine.tell([Seen(path, identity_of(found), complete=True, type=type_of(found))])
+        self.settle()
+
+    def tell(self, kind: str, **fields: Any) -> Event:  # noqa: ANN401 - fields of a Fact
+        """Let an event happen; returns it as recorded."""
+        after = self.ledger.last_event
+        self.engine.tell([Fact(kind, fields.pop("source", "test"), **fields)])
+        self.settle()
+        return next(event for event in self.events() if event.id > after and event.kind == kind)
+
+    def ask(self, verb: str, *, by: int | None = None, **fields: Any) -> Row:  # noqa: ANN401 - a request's fields
+        """Ask through the spool, as a person or as a run; returns the reply's row (exit, message, dispatch)."""
+        name = request.new_id()
+        self.engine.tell([Fact("request.received", "spool", ref=name, by=by, detail={"verb": verb, **fields})])
+        self.settle()
+        reply = self.ledger.one("request", {"id": name})
+        assert reply is not None
+        return reply
+
+    def finish(self, run: int, stdout: str = "", **how: Any) -> None:  # noqa: ANN401 - see ScriptedRunner.finish
+        """End a run."""
+        self.runner.finish(run, stdout, **how)
+        self.settle()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; every timer on the way comes due at its own moment."""
+        end = self.clock.now().mono + seconds
+        while (due := self.engine.next_due()) is not None and due <= end:
+            self.clock.advance(max(0.0, due - self.clock.now().mono))
+            self.settle()
+        self.clock.advance(end - self.clock.now().mono)
+        self.settle()
+
+    def settle(self) -> None:
+        """Step until nothing waits."""
+        while self.engine.step():
+            pass
+
+    def restart(self) -> None:
+        """Forget the engine as if it had been killed, and start another one on the same ledger and the same runs."""
+        self.ledger.close()
+        self.ledger = Ledger.open(self.layout.ledger)
+        self._make()
+
+    def close(self) -> None:
+        """Stop the engine and close the ledger."""
+        self.engine.stop()
+        self.ledger.close()
+
+    # -- what came of it -------------------------------------------------------------------------------------------
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """Recorded events, oldest first."""
+        return [event_of(row) for row in self.ledger.all("events", {"after": 0, "kind": kind})]
+
+    def dispatches(self) -> list[Row]:
+        """All dispatches, oldest first."""
+        return self.ledger.all("list_dispatches")
+
+    def dispatch(self, number: int) -> Row:
+        """One dispatch."""
+        row = self.ledger.one("dispatch", {"id": number})
+        assert row is not None, f"there is no dispatch {number}"
+        return row
+
+    def actions(self, event: int) -> list[tuple[str, str, str]]:
+        """What handlers said to an event: handler, type of action, outcome."""
+        return [(row["handler"], row["type"], row["outcome"]) for row in self.ledger.all("actions_of_event", {"event": event})]
+
+    def answer(self, agent: str, name: str) -> tuple[str, dict[str, Any]]:
+        """An answer's text and its record; `name` without suffix, as in `hello.1`."""
+        folder = self.layout.outbox / agent
+        return (folder / f"{name}.md").read_text(), json.loads((folder / f"{name}.json").read_text())
+
+    def running(self) -> list[int]:
+        """Live runs that were started, oldest first."""
+        return sorted(self.runner.started)
+
+    def notices(self) -> list[str]:
+        """What a person was told, oldest first."""
+        return [row["text"] for row in self.ledger.all("notices", {"limit": 1000})][::-1]
