@@ -124,6 +124,7 @@ class Engine:
         again.effects = [
             effect for row in self.ledger.all("pending_actions") if (effect := self._carrier.redo(row))
         ]
+        again.effects.append(self._world.tidy)
         self._act(again)
         for source in self._sources:
             self._start_source(source)

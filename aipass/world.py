@@ -202,6 +202,14 @@ class World:
         except OSError:
             pass  # not empty yet, or gone
 
+    def tidy(self) -> None:
+        """Remove the spool folders of runs that ended while nobody looked."""
+        for folder in self.layout.spool.glob("run-*"):
+            number = folder.name.removeprefix("run-")
+            row = self._ledger.one("run", {"id": int(number)}) if number.isdecimal() else None
+            if row is not None and row["state"] == "ended":
+                self.close_spool(row["id"])
+
     # -- the inbox -------------------------------------------------------------------------------------------------
 
     def take(self, event: int, dispatch: int, path: str, identity: str | None) -> str:

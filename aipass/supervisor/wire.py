@@ -74,8 +74,11 @@ class Lines:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Put `text` at `path` by rename, so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Put `text` at `path` by rename, so that it is there whole or not at all.
+
+    The temporary name is always the same: what a killed writer left is overwritten by the next. One writer at a time.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
 
