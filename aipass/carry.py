@@ -52,7 +52,9 @@ class Carrier:
         state = "pending" if later else "failed" if failed else "done"
         number = self._ledger.add_action(event.id, handler, action, state, outcome)
         if later is not None:
-            step.effects.append(partial(later, number))
+            # A run that starts now reads a handed-over file by its path; a prompt stands in the ledger already.
+            by_path = isinstance(action, act.Dispatch) and "text" not in event.detail
+            (step.before if by_path else step.effects).append(partial(later, number))
 
     def redo(self, row: Row) -> Effect | None:
         """What a recorded action still wants of the world, after a crash."""

@@ -246,7 +246,7 @@ class Engine:
                 self._on_item(step, item)
                 self._settle(step)
             for start in self._dispatcher.choose(step.now):
-                step.effects.append(partial(self._runs.begin, start.run))
+                step.starts.append(partial(self._runs.begin, start.run))
 
     def _on_due(self, step: Step, key: str) -> None:
         if key == PRUNE:
@@ -351,7 +351,7 @@ class Engine:
 
     def _act(self, step: Step) -> None:
         """Do what was recorded, then let observers know."""
-        for effect in step.effects:
+        for effect in (*step.before, *step.starts, *step.effects):
             try:
                 effect()
             except (OSError, AipassError) as exc:

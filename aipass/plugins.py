@@ -46,7 +46,9 @@ class Plugins:
 
         A plugin that cannot be loaded is named in `failed`, with the reason; the others work.
         """
-        for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        for point in sorted(
+            importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name
+        ):
             if only is not None and (point.dist is None or point.dist.name != only):
                 continue
             try:

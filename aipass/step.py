@@ -47,6 +47,10 @@ class Step:
 
     now: Instant
     facts: deque[Fact] = field(default_factory=deque)
+    #: Done first: what a run that starts now cannot do without.
+    before: list[Effect] = field(default_factory=list)
+    starts: list[Effect] = field(default_factory=list)
+    #: All else; nobody waits for it.
     effects: list[Effect] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +50,7 @@ class World:
     def __init__(self, layout: Layout, ledger: Ledger, runner: Runner, environ: Mapping[str, str]) -> None:
         self.layout, self._ledger, self._runner = layout, ledger, runner
         self._environ = dict(environ)
+        self._base: tuple[tuple[str, ...] | None, dict[str, str]] | None = None
         self.stop_waits_s = STOP_WAITS_S
 
     # -- runs ------------------------------------------------------------------------------------------------------
@@ -60,12 +60,10 @@ class World:
         row = self._row("run", run)
         folder = self.layout.run(run)
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(exist_ok=True, mode=0o700)
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
             job = self.job(row, config)
-            wire.write_atomic(
-                folder / wire.PROMPT, job.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            )
+            (folder / wire.PROMPT).write_text(job.prompt, "utf-8", "replace")
             (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
             command = drivers[job.settings.driver].command(job)
             hops = self._row("dispatch", job.dispatch)["hops"]
@@ -78,14 +76,8 @@ class World:
                 "AIPASS_HOPS": str(hops),
                 "AIPASS_PROMPT_FILE": str(folder / wire.PROMPT),
             }
-            env = environment.compose(
-                self._environ,
-                config.sandbox.env,
-                job.settings,
-                command.env,
-                own,
-                str(Path(sys.executable).parent),
-            )
+            base = self._inherited(config.sandbox.env)
+            env = environment.compose(base, self._environ, job.settings, command.env, own)
             message = {
                 "run": run,
                 "agent": job.agent,
@@ -110,6 +102,12 @@ class World:
             return {"tell": "ended", "run": run, "outcome": "start-failed", "reason": reason}
         self._runner.start_run(message)
         return None
+
+    def _inherited(self, allowed: tuple[str, ...] | None) -> dict[str, str]:
+        """The part of every run's environment that is the same for all; worked out once."""
+        if self._base is None or self._base[0] != allowed:
+            self._base = allowed, environment.inherited(self._environ, allowed)
+        return self._base[1]
 
     def job(self, run: Row, config: Config) -> Job:
         """What a driver is told about a run."""

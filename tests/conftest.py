@@ -40,7 +40,11 @@ def nothing_left_behind(own_home):
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         left = [t for t in threading.enumerate() if t not in threads and t.is_alive() and not t.daemon]
-        ours = [pid for pid in process.own_children() - children if (found := process.look(pid)) and found.state not in "ZX"]
+        ours = [
+            pid
+            for pid in process.own_children() - children
+            if (found := process.look(pid)) and found.state not in "ZX"
+        ]
         if not left and not ours:
             return
         time.sleep(0.02)
@@ -60,7 +64,14 @@ class Repository:
         target.write_text(text)
         return target
 
-    def aipass(self, *words: str, check: int | None = 0, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 60):
+    def aipass(
+        self,
+        *words: str,
+        check: int | None = 0,
+        stdin: str | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 60,
+    ):
         done = subprocess.run(
             [sys.executable, "-m", "aipass", *words],
             cwd=self.root,
@@ -72,7 +83,9 @@ class Repository:
             **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
         )
         if check is not None:
-            assert done.returncode == check, f"aipass {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == check, (
+                f"aipass {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def wait_for(self, condition, what: str = "it", timeout: float = 30):
@@ -86,7 +99,11 @@ class Repository:
         raise AssertionError(f"{what} did not happen within {timeout} s\n{self.trace()}")
 
     def answer(self, pattern: str, timeout: float = 30) -> Path:
-        return self.wait_for(lambda: next(iter(sorted(self.root.glob(f"outbox/{pattern}"))), None), f"outbox/{pattern}", timeout)
+        return self.wait_for(
+            lambda: next(iter(sorted(self.root.glob(f"outbox/{pattern}"))), None),
+            f"outbox/{pattern}",
+            timeout,
+        )
 
     def trace(self) -> str:
         log = self.root / ".aipass/log.jsonl"
@@ -97,7 +114,9 @@ class Repository:
         found = []
         for pid in process.table():
             environment, words = process.environment(pid), process.command_line(pid)
-            if pid != os.getpid() and (environment.get("AIPASS_ROOT") == str(self.root) or str(self.root / ".aipass") in words):
+            if pid != os.getpid() and (
+                environment.get("AIPASS_ROOT") == str(self.root) or str(self.root / ".aipass") in words
+            ):
                 found.append(pid)
         return found
 

@@ -41,7 +41,11 @@ class Victims:
     def start(self, *words):
         with open(self._repository.root / "engine.out", "ab") as log:
             self.engine = subprocess.Popen(
-                [sys.executable, *(words or ("-m", "aipass")), "up"], cwd=self._repository.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [sys.executable, *(words or ("-m", "aipass")), "up"],
+                cwd=self._repository.root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def is_up(self):
@@ -70,12 +74,19 @@ def everything_is_in_order(repository, expected: int):
     root = repository.root
     db = sqlite3.connect(f"file:{root}/.aipass/ledger.db?mode=ro", uri=True)
     states = dict(db.execute("SELECT state, count(*) FROM dispatches GROUP BY state"))
-    assert states == {"succeeded": expected}, (states, db.execute("SELECT id, state, reason FROM dispatches WHERE state <> 'succeeded'").fetchall()[:5])
-    doubled = db.execute("SELECT dispatch, count(*) FROM runs WHERE outcome = 'succeeded' GROUP BY dispatch HAVING count(*) > 1").fetchall()
+    assert states == {"succeeded": expected}, (
+        states,
+        db.execute("SELECT id, state, reason FROM dispatches WHERE state <> 'succeeded'").fetchall()[:5],
+    )
+    doubled = db.execute(
+        "SELECT dispatch, count(*) FROM runs WHERE outcome = 'succeeded' GROUP BY dispatch HAVING count(*) > 1"
+    ).fetchall()
     assert doubled == []
     assert db.execute("SELECT count(*) FROM runs WHERE state <> 'ended'").fetchone() == (0,)
     assert db.execute("SELECT count(*) FROM actions WHERE state = 'pending'").fetchone() == (0,)
-    finished = db.execute("SELECT ref, count(*) FROM events WHERE kind = 'dispatch.finished' GROUP BY ref HAVING count(*) > 1").fetchall()
+    finished = db.execute(
+        "SELECT ref, count(*) FROM events WHERE kind = 'dispatch.finished' GROUP BY ref HAVING count(*) > 1"
+    ).fetchall()
     assert finished == []
     assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
@@ -103,7 +114,11 @@ def drop(repository, number):
 
 def make(repository):
     repository.write("agent.py", AGENT)
-    repository.write("aipass.toml", "".join(agent(f"a{n}", "agent.py", "retries = 100") for n in range(AGENTS)) + "[limits]\nruns_per_hour = 100000\n")
+    repository.write(
+        "aipass.toml",
+        "".join(agent(f"a{n}", "agent.py", "retries = 100") for n in range(AGENTS))
+        + "[limits]\nruns_per_hour = 100000\n",
+    )
     repository.aipass("init")
 
 
@@ -164,7 +179,9 @@ def test_kills_at_fault_points_lose_nothing_and_repeat_nothing(repository):
             files += 1
             time.sleep(0.02)
         assert not victims.is_up(), "the fault point was never reached"
-        assert victims.engine.returncode == -signal.SIGKILL, (repository.root / "engine.out").read_text()[-2000:]
+        assert victims.engine.returncode == -signal.SIGKILL, (repository.root / "engine.out").read_text()[
+            -2000:
+        ]
         victims.kills += 1
         if chance.random() < 0.2:
             victims.kill_supervisor()

@@ -47,7 +47,9 @@ def test_the_same_file_seen_twice_starts_one_run(aipass_bench):
 
 def test_a_request_is_consumed_once_however_often_its_file_is_read(aipass_bench):
     bench = aipass_bench()
-    fact = Fact("request.received", "spool", ref="r-0001", detail={"verb": "send", "agent": "writer", "text": "hi"})
+    fact = Fact(
+        "request.received", "spool", ref="r-0001", detail={"verb": "send", "agent": "writer", "text": "hi"}
+    )
     bench.engine.tell([fact])
     bench.settle()
     bench.engine.tell([fact, fact])
@@ -60,7 +62,9 @@ def test_five_senders_of_one_subject_share_one_run_and_all_are_answered(aipass_b
     bench = aipass_bench()
     for number in range(5):
         bench.drop(f"inbox/writer/{number}.md", f"---\nsubject: same\n---\ntext {number}\n")
-    assert len(bench.dispatches()) == 2  # one that runs, and one follow-up for the four that said something else
+    assert (
+        len(bench.dispatches()) == 2
+    )  # one that runs, and one follow-up for the four that said something else
     bench.finish(1, "a")
     assert bench.runner.prompt(2).count("text ") == 4
     bench.finish(2, "b")
@@ -217,7 +221,9 @@ def test_a_run_that_ended_while_no_engine_ran_is_answered_by_the_next_one(aipass
 
 
 def test_a_dispatch_chain_ends_at_the_hop_limit(aipass_bench):
-    toml = TWO + """
+    toml = (
+        TWO
+        + """
 [limits]
 hops = 3
 [[on]]
@@ -233,6 +239,7 @@ where = { agent = "reviewer" }
 dispatch = "writer"
 task = "write {dispatch}"
 """
+    )
     bench = aipass_bench(toml)
     bench.ask("send", agent="writer", text="go")
     for _ in range(20):
@@ -244,7 +251,9 @@ task = "write {dispatch}"
 
 
 def test_runs_per_hour_holds_a_dispatch_back_until_the_hour_allows(aipass_bench):
-    bench = aipass_bench('[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n[limits]\nruns_per_hour = 2\n')
+    bench = aipass_bench(
+        '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n[limits]\nruns_per_hour = 2\n'
+    )
     for number in range(3):
         bench.ask("send", agent="writer", text=f"t{number}")
     bench.finish(1)
@@ -257,7 +266,9 @@ def test_runs_per_hour_holds_a_dispatch_back_until_the_hour_allows(aipass_bench)
 
 
 def test_a_clock_set_back_lengthens_nothing(aipass_bench):
-    bench = aipass_bench('[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n[limits]\nruns_per_hour = 1\n')
+    bench = aipass_bench(
+        '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n[limits]\nruns_per_hour = 1\n'
+    )
     bench.ask("send", agent="writer", text="a")
     bench.finish(1)
     bench.ask("send", agent="writer", text="b")
@@ -385,9 +396,18 @@ def test_a_stalled_run_is_told_and_goes_on(aipass_bench):
 
 
 def test_environment_of_a_run_is_the_shells_less_what_leads_outside(aipass_bench):
-    environ = {"PATH": "/bin", "TMUX": "x", "SSH_AUTH_SOCK": "x", "DBUS_SESSION_BUS_ADDRESS": "x", "DOCKER_HOST": "x", "MY": "1", "AIPASS_RUN": "7"}
+    environ = {
+        "PATH": "/bin",
+        "TMUX": "x",
+        "SSH_AUTH_SOCK": "x",
+        "DBUS_SESSION_BUS_ADDRESS": "x",
+        "DOCKER_HOST": "x",
+        "MY": "1",
+        "AIPASS_RUN": "7",
+    }
     bench = aipass_bench(
-        '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\nenv = { A = "b", C = { from_env = "MY" } }\n', environ=environ
+        '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\nenv = { A = "b", C = { from_env = "MY" } }\n',
+        environ=environ,
     )
     bench.ask("send", agent="writer", text="a")
     env = bench.runner.started[1]["env"]
@@ -398,7 +418,9 @@ def test_environment_of_a_run_is_the_shells_less_what_leads_outside(aipass_bench
 
 
 def test_a_variable_that_the_shell_lacks_is_a_failed_start_that_says_so(aipass_bench):
-    bench = aipass_bench('[agents.writer]\ndriver = "command"\ncommand = ["cat"]\nretries = 0\nenv = { C = { from_env = "NOPE" } }\n')
+    bench = aipass_bench(
+        '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\nretries = 0\nenv = { C = { from_env = "NOPE" } }\n'
+    )
     bench.ask("send", agent="writer", text="a")
     assert "`NOPE`" in bench.dispatch(1)["reason"]
 

@@ -16,7 +16,11 @@ def rule(**fields):
     lines = ["[[on]]"]
     values = {"name": "review", "dispatch": "reviewer", "task": "Review {path}", **fields}
     for name, value in values.items():
-        shown = json.dumps(value) if not isinstance(value, dict) else "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
+        shown = (
+            json.dumps(value)
+            if not isinstance(value, dict)
+            else "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
+        )
         lines.append(f"{name} = {shown}")
     return WRITER + REVIEWER + "\n".join(lines) + "\n"
 
@@ -24,7 +28,9 @@ def rule(**fields):
 # -- the inbox ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".hidden.md", "x.tmp", "x.part", "x.md~", ".x.md.swp", "x.crdownload", "x.TMP"])
+@pytest.mark.parametrize(
+    "name", [".hidden.md", "x.tmp", "x.part", "x.md~", ".x.md.swp", "x.crdownload", "x.TMP"]
+)
 def test_unfinished_names_are_left_alone_until_renamed(aipass_bench, name):
     bench = aipass_bench()
     file = bench.drop(f"inbox/writer/{name}", "hi")
@@ -182,7 +188,13 @@ def test_two_files_of_one_name_are_both_kept(aipass_bench):
 
 
 def test_a_rule_fires_on_its_kind_and_paths_and_fills_its_task(aipass_bench):
-    bench = aipass_bench(rule(event="file.closed", paths=["src/**/*.py", "!src/gen/"], task="Review {name} at {path} ({kind}), {{x}} {sha}"))
+    bench = aipass_bench(
+        rule(
+            event="file.closed",
+            paths=["src/**/*.py", "!src/gen/"],
+            task="Review {name} at {path} ({kind}), {{x}} {sha}",
+        )
+    )
     bench.drop("src/a/b.py", "x")
     bench.drop("src/gen/c.py", "x")
     bench.drop("docs/d.py", "x")

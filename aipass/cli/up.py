@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Python, the packages, the ledger's check, the first scan of a large tree on a busy machine.
 DETACH_WAIT_S = 120.0
+# The engine's thread must not wait the default 5 ms for a source's thread to let go of the interpreter.
+SWITCH_INTERVAL_S = 0.0005
 
 
 @click.command("up")
@@ -122,6 +124,7 @@ def _run(
         timer = threading.Timer(limit or 0.0, on_signal)
         timer.daemon = True
         timer.start()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine.start()
     if ready_fd is not None:
         os.write(ready_fd, json.dumps({"pid": os.getpid()}).encode())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.config import FromEnv
@@ -15,27 +17,33 @@ if TYPE_CHECKING:
 
 #: Doors to programs that would do anything for the agent, and what belongs to another run.
 REMOVED = ("TMUX", "TMUX_PANE", "SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST", "AIPASS_*")
+#: Where the `aipass` that runs now has its command.
+SCRIPTS = str(Path(sys.executable).parent)
 
 
-def compose(
-    shell: Mapping[str, str],
-    allowed: Iterable[str] | None,
-    settings: Agent,
-    driver: Mapping[str, str],
-    own: Mapping[str, str],
-    scripts: str,
-) -> dict[str, str]:
-    """What a run gets: later ones win. `scripts` is aipass's own folder, first in PATH.
-
-    Raises AipassError where the agent's `env` names a variable that the shell does not have.
-    """
+def inherited(shell: Mapping[str, str], allowed: Iterable[str] | None) -> dict[str, str]:
+    """What of the shell's environment every run gets; `allowed` are names or patterns, None all."""
     names = None if allowed is None else tuple(allowed)
-    env = {
+    return {
         name: value
         for name, value in shell.items()
         if not _is_any(name, REMOVED) and (names is None or _is_any(name, names))
     }
-    env.update(driver)
+
+
+def compose(
+    base: Mapping[str, str],
+    shell: Mapping[str, str],
+    settings: Agent,
+    driver: Mapping[str, str],
+    own: Mapping[str, str],
+) -> dict[str, str]:
+    """What one run gets: `base`, then the driver's, the agent's, aipass's own; later ones win.
+
+    aipass's own folder comes first in PATH. Raises AipassError where the agent's `env` names a variable that the shell
+    does not have.
+    """
+    env = {**base, **driver}
     for name, value in settings.env.items():
         if isinstance(value, FromEnv):
             if value.from_env not in shell:
@@ -47,7 +55,7 @@ def compose(
             env[name] = value
     env.update(own)
     env["GIT_OPTIONAL_LOCKS"] = "0"
-    env["PATH"] = scripts + ":" + env.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    env["PATH"] = SCRIPTS + ":" + env.get("PATH", "/usr/local/bin:/usr/bin:/bin")
     return env
 
 

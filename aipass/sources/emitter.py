@@ -33,6 +33,8 @@ POLL_S = 2.0
 # The second half of a rename follows the first at once; only an event queue cut in two makes it wait.
 PAIR_WAIT_MS = 5
 BATCH = 500
+# A file that was just created is mostly closed at once; its creation waits so long for company, and one commit does.
+CREATED_WAIT_MS = 10
 # A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
 FRESH_S = 60.0
 
@@ -129,6 +131,9 @@ class TreeEmitter(EventEmitter):
         self._wait()
         if self._inotify is not None:
             self._take(self._inotify.read())
+            if self._batch and all(isinstance(seen, Seen) and not seen.complete for seen in self._batch):
+                self._wait_for_more(CREATED_WAIT_MS)
+                self._take(self._inotify.read())
         self._look_again()
         self._flush()
 
@@ -279,12 +284,16 @@ class TreeEmitter(EventEmitter):
             events = []
             if pending and patience and self._inotify is not None:
                 patience -= 1
-                poll = select.poll()
-                poll.register(self._inotify.descriptor, select.POLLIN)
-                poll.poll(PAIR_WAIT_MS)
+                self._wait_for_more(PAIR_WAIT_MS)
                 events = self._inotify.read()
         for path, folder in pending.values():
             self._left(path, folder)
+
+    def _wait_for_more(self, milliseconds: int) -> None:
+        assert self._inotify is not None
+        poll = select.poll()
+        poll.register(self._inotify.descriptor, select.POLLIN)
+        poll.poll(milliseconds)
 
     def _take_one(self, raw: inotify.Raw, pending: dict[int, tuple[str, bool]]) -> None:
         folder = self._folder_of.get(raw.watch)

@@ -59,6 +59,7 @@ class Supervisor:
         self._files_limit = _raise_files_limit()
         self._own_command_line = process.command_line(os.getpid())
         self._told_to_end = False
+        (state / "locks").mkdir(mode=0o700, exist_ok=True)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -286,9 +287,7 @@ class Supervisor:
 
     def _lock_agent(self, agent: str) -> int | None:
         """The agent's flock: at most one run of an agent, whatever engines and supervisors there are."""
-        folder = self.state / "locks"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(folder / f"{agent}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(self.state / "locks" / f"{agent}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -32,7 +32,14 @@ class Bench:
     Events come in by `drop`, `tell` and `ask`; runs end by `finish`; time passes by `advance`.
     """
 
-    def __init__(self, root: Path, toml: str, *plugins: object, environ: Mapping[str, str] | None = None, installed: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        toml: str,
+        *plugins: object,
+        environ: Mapping[str, str] | None = None,
+        installed: bool = True,
+    ) -> None:
         self.layout = Layout(root.resolve())
         self.layout.config.write_text(toml)
         self._given, self._installed = plugins, installed
@@ -52,7 +59,14 @@ class Bench:
             loaded.register(plugin, getattr(plugin, "__name__", f"plugin-{number}"))
         make_inboxes(self.layout, settings)
         world = World(self.layout, self.ledger, self.runner, self._environ)
-        engine = Engine(world, self.ledger, loaded, settings, self.clock, sources=(self.runner, *loaded.sources(self.layout.root, settings)))
+        engine = Engine(
+            world,
+            self.ledger,
+            loaded,
+            settings,
+            self.clock,
+            sources=(self.runner, *loaded.sources(self.layout.root, settings)),
+        )
         engine.start()
         self.engine = engine
         self.settle()
@@ -89,7 +103,9 @@ class Bench:
     def ask(self, verb: str, *, by: int | None = None, **fields: Any) -> Row:  # noqa: ANN401 - a request's fields
         """Ask through the spool, as a person or as a run; returns the reply's row (exit, message, dispatch)."""
         name = request.new_id()
-        self.engine.tell([Fact("request.received", "spool", ref=name, by=by, detail={"verb": verb, **fields})])
+        self.engine.tell(
+            [Fact("request.received", "spool", ref=name, by=by, detail={"verb": verb, **fields})]
+        )
         self.settle()
         reply = self.ledger.one("request", {"id": name})
         assert reply is not None
@@ -143,7 +159,10 @@ class Bench:
 
     def actions(self, event: int) -> list[tuple[str, str, str]]:
         """What handlers said to an event: handler, type of action, outcome."""
-        return [(row["handler"], row["type"], row["outcome"]) for row in self.ledger.all("actions_of_event", {"event": event})]
+        return [
+            (row["handler"], row["type"], row["outcome"])
+            for row in self.ledger.all("actions_of_event", {"event": event})
+        ]
 
     def answer(self, agent: str, name: str) -> tuple[str, dict[str, Any]]:
         """An answer's text and its record; `name` without suffix, as in `hello.1`."""

@@ -61,12 +61,27 @@ class ScriptedRunner:
         """The prompt that a run was given."""
         return Path(self.started[run]["folder"], wire.PROMPT).read_text()
 
-    def finish(self, run: int, stdout: str = "", *, exit_code: int = 0, stderr: str = "", outcome: str = "exited", **more: Any) -> None:  # noqa: ANN401 - fields of the report
+    def finish(
+        self,
+        run: int,
+        stdout: str = "",
+        *,
+        exit_code: int = 0,
+        stderr: str = "",
+        outcome: str = "exited",
+        **more: Any,  # noqa: ANN401 - fields of the report
+    ) -> None:
         """End a run, as if its program had said this and left with that status."""
         folder = Path(self.started.pop(run)["folder"])
         (folder / wire.STDOUT).write_text(stdout)
         (folder / wire.STDERR).write_text(stderr)
-        report = {"tell": "ended", "run": run, "outcome": outcome, "exit": exit_code if outcome == "exited" else None, "signal": None}
+        report = {
+            "tell": "ended",
+            "run": run,
+            "outcome": outcome,
+            "exit": exit_code if outcome == "exited" else None,
+            "signal": None,
+        }
         self.ended[run] = {**report, "pid": FIRST_PID + run, "started": 0.0, "reason": None, **more}
         (folder / wire.EXIT).write_text(json.dumps(self.ended[run]))
         self._report(self.ended[run])
