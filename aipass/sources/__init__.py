@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from aipass.errors import PluginError
-from aipass.event import Fact
 from aipass.router import check_signature
 
-#: Hands a batch of facts to the engine. May be called from any thread; waits where the engine is far behind.
-Tell = Callable[[list[Fact]], None]
+#: Hands a batch of facts (`aipass.Fact`) to the engine. May be called from any thread; waits where the engine is far behind.
+Tell = Callable[[list[Any]], None]
 
 
 @runtime_checkable

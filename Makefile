@@ -1,0 +1,47 @@
+# Everything a person or CI runs. Each target makes its own virtual environment and installs what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+SHELL  := /bin/sh
+
+.PHONY: demo test fast check bench fix clean
+
+demo: $(READY)            ## the main job on a real temporary repository, in under a minute
+	$(RUN) -m aipass demo
+
+test: check               ## everything that CI runs
+	$(RUN) -m pytest -n auto --dist loadgroup
+
+fast: $(READY)            ## the inner loop: all but the slow tests
+	$(RUN) -m pytest -n auto -m "not slow and not bench" -q
+
+check: $(READY) build/typing
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+	$(RUN) -m pytest -q -p no:randomly tests/test_docs.py
+
+bench: $(READY)           ## one table: ours, a peer measured in the same run, the ratio
+	$(RUN) -m pytest -q tests/benchmarks -m bench -p no:randomly
+
+fix: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) docs/generate.py
+	$(RUN) -m ruff format .
+
+# The packages under their import names, for the type checker.
+build/typing:
+	mkdir -p $@
+	ln -sfn ../../aipass $@/aipass
+	ln -sfn ../../handlers $@/aipass_handlers
+	ln -sfn ../../plugins $@/aipass_plugins
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info

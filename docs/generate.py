@@ -1,0 +1,143 @@
+"""Writes the reference pages of docs/ from the code itself; `make fix` runs it, a test says when it was forgotten."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from dataclasses import MISSING, fields
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from aipass import action, config, errors, event, hookspecs
+from aipass.cli.main import VERBS
+
+HERE = Path(__file__).parent
+
+
+def commands() -> str:
+    """One heading for each verb, with its usage line and its help."""
+    parts = ["# The command line\n", "Every read verb takes `--json`, and needs no engine.\n"]
+    for verb in VERBS:
+        command: click.Command = import_module(f"aipass.cli.{verb}").command
+        context = click.Context(command, info_name=f"aipass {verb}", max_content_width=90, terminal_width=90)
+        usage = command.get_usage(context).removeprefix("Usage: ").strip()
+        parts.append(f"## `{' '.join(usage.split())}`\n\n```text\n{command.get_help(context).split(chr(10), 2)[2].rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def events() -> str:
+    """One heading for each kind of event."""
+    parts = ["# Events\n", "An observed fact, recorded once and never changed. `aipass schema event` has all fields.\n"]
+    parts += [f"## `{kind}`\n\n{meaning[0].upper()}{meaning[1:]}.\n" for kind, meaning in event.KINDS.items()]
+    return "\n".join(parts)
+
+
+def actions() -> str:
+    """One heading for each action, with its exact signature."""
+    parts = ["# Actions\n", "What a handler returns: data, recorded with the event and carried out after the commit.\n"]
+    for thing in vars(action).values():
+        if inspect.isclass(thing) and issubclass(thing, action.Action) and thing is not action.Action:
+            parts.append(f"## `{signature(thing)}`\n\n{inspect.getdoc(thing)}\n")
+    return "\n".join(parts)
+
+
+def signature(thing: type) -> str:
+    """A dataclass's constructor as a person would write it."""
+    shown = []
+    for field in fields(thing):
+        default = "" if field.default is MISSING and field.default_factory is MISSING else f" = {field.default!r}"
+        if field.default_factory is not MISSING:
+            default = " = {}"
+        shown.append(f"{field.name}: {field.type}{default}")
+    return f"{thing.__name__}({', '.join(shown)})"
+
+
+def hooks() -> str:
+    """One heading for each hook, with its exact signature."""
+    parts = ["# Hooks\n", "Every place where a plugin can join in, in the order of an engine's life.\n"]
+    for name, spec in vars(hookspecs).items():
+        if hasattr(spec, "aipass_spec"):
+            parts.append(f"## `{name}{inspect.signature(spec)}`\n\n{inspect.getdoc(spec)}\n".replace("'", ""))
+    return "\n".join(parts)
+
+
+def settings() -> str:
+    """One heading for each setting, by its dotted name."""
+    parts = ["# Settings\n", "All keys of aipass.toml. `aipass schema config` prints the same as JSON Schema.\n"]
+    tables = [("", config.Config), ("agents.<name>.", config.Agent), ("on[].", config.Rule), ("limits.", config.Limits)]
+    tables += [("watch.", config.Watch), ("inbox.", config.Inbox), ("sandbox.", config.Sandbox)]
+    for prefix, model in tables:
+        for name, field in model.model_fields.items():
+            if prefix or name == "orchestrator":
+                parts.append(f"## `{prefix}{name}{_default(name, field)}`\n\n{field.description}.\n")
+    return "\n".join(parts)
+
+
+_TIMES = {"timeout", "stall", "debounce", "keep"}
+
+
+def _default(name: str, field: object) -> str:
+    from aipass.units import show_duration
+
+    if field.is_required():
+        return " (required)"
+    if name == "concurrency":
+        return ""
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return ""
+    if name in _TIMES:
+        return f' = "{show_duration(value).replace(" ", "")}"' if value else " = 0"
+    if isinstance(value, tuple):
+        return " = [" + ", ".join(f'"{one}"' for one in value) + "]"
+    if isinstance(value, bool):
+        return f" = {str(value).lower()}"
+    return f' = "{value}"' if isinstance(value, str) else f" = {value}"
+
+
+def exit_codes() -> str:
+    """One heading for each exit code."""
+    text = Path(errors.__file__).read_text()
+    meanings = {
+        "DONE": "Done.",
+        "FAILED": "The thing asked for failed: an unknown id, a dispatch that did not succeed, a damaged ledger.",
+        "USAGE": "Wrong usage or configuration; also an unknown agent, and nothing to say.",
+        "REFUSED": "Refused by a rule: role, limit, or an engine that runs already.",
+        "NO_ENGINE": "No engine is running and one is needed.",
+        "BUG": "A bug in aipass: two lines on stderr, and the path of a report that can be filed as it is.",
+        "INTERRUPTED": "Interrupted by Ctrl-C.",
+    }
+    parts = ["# Exit codes\n"]
+    for name, code in re.findall(r"^EXIT_(\w+) = (\d+)$", text, re.MULTILINE):
+        parts.append(f"## `{code}`\n\n{meanings[name]}\n")
+    return "\n".join(parts)
+
+
+PAGES = {
+    "commands.md": commands,
+    "events.md": events,
+    "actions.md": actions,
+    "hooks.md": hooks,
+    "settings.md": settings,
+    "exit-codes.md": exit_codes,
+}
+
+
+def main() -> int:
+    """Write every page; exit status 1 where `--check` finds one that is not as it must be."""
+    stale = 0
+    for name, make in PAGES.items():
+        text = "<!-- written by docs/generate.py -->\n\n" + make()
+        path = HERE / name
+        if "--check" in sys.argv:
+            stale += not path.exists() or path.read_text() != text
+        else:
+            path.write_text(text)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The docs are true: reference pages are the code's own, every example runs, every link leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aipass import config, hookspecs
+from aipass.plugins import Plugins
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = [page for page in PAGES if "written by docs/generate.py" not in page.read_text()]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def examples(language: str):
+    return [pytest.param(text, id=f"{page.stem}-{n}") for page in GUIDES for n, text in enumerate(blocks(page, language))]
+
+
+def test_reference_pages_are_as_the_code_says():
+    done = subprocess.run([sys.executable, ROOT / "docs/generate.py", "--check"], check=False)
+    assert done.returncode == 0, "run `make fix`"
+
+
+def test_every_hook_has_a_test_named_after_it():
+    hooks = [name for name, value in vars(hookspecs).items() if hasattr(value, "aipass_spec")]
+    assert hooks
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for hook in hooks:
+        assert re.search(rf"def test_{hook}\b|def test_{hook}_", tests), f"no test is named after {hook}"
+
+
+@pytest.mark.parametrize("text", examples("toml"))
+def test_toml_examples_are_valid(text):
+    config.parse(text)
+
+
+@pytest.mark.parametrize("text", examples("python"))
+def test_python_examples_run(text, pytester):
+    if "def test_" in text:
+        pytester.makepyfile(text)
+        pytester.runpytest("-p", "no:randomly").assert_outcomes(passed=1)
+        return
+    module = type(sys)("example")
+    exec(compile(text, "example", "exec"), module.__dict__)  # noqa: S102
+    plugins = Plugins()
+    plugins.register(module, "example")
+    plugins.kinds()
+    plugins.drivers()
+    plugins.router(config.parse(""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_shell_examples_run(page, repository):
+    scripts = blocks(page, "sh")
+    if not scripts:
+        pytest.skip("no shell examples on this page")
+    repository.write("agent.py", "import sys; print('I was asked:', sys.stdin.read())")
+    writer = f'[agents.writer]\ndriver = "command"\ncommand = ["{sys.executable}", "agent.py"]\n'
+    if page.name == "rules.md":
+        writer = blocks(page, "toml")[0]
+    if page.name != "README.md":
+        repository.write("aipass.toml", writer)
+        repository.aipass("init")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for script in scripts:
+        done = subprocess.run(["bash", "-ec", script], cwd=repository.root, env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_no_page_is_unknown_to_the_readme():
+    text = (ROOT / "README.md").read_text()
+    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
