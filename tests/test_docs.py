@@ -23,7 +23,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def examples(language: str):
-    return [pytest.param(text, id=f"{page.stem}-{n}") for page in GUIDES for n, text in enumerate(blocks(page, language))]
+    return [
+        pytest.param(text, id=f"{page.stem}-{n}")
+        for page in GUIDES
+        for n, text in enumerate(blocks(page, language))
+    ]
 
 
 def test_reference_pages_are_as_the_code_says():
@@ -51,7 +55,7 @@ def test_python_examples_run(text, pytester):
         pytester.runpytest("-p", "no:randomly").assert_outcomes(passed=1)
         return
     module = type(sys)("example")
-    exec(compile(text, "example", "exec"), module.__dict__)  # noqa: S102
+    exec(compile(text, "example", "exec"), module.__dict__)
     plugins = Plugins()
     plugins.register(module, "example")
     plugins.kinds()
@@ -74,7 +78,15 @@ def test_shell_examples_run(page, repository):
         repository.aipass("init")
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for script in scripts:
-        done = subprocess.run(["bash", "-ec", script], cwd=repository.root, env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["bash", "-ec", script],
+            cwd=repository.root,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
 
 

@@ -91,7 +91,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code, with everything said on the way."""
     _allow_any_text()
     try:
-        result: Any = cli.main(args=arguments, prog_name="aipass", standalone_mode=False)
+        colour = False if os.environ.get("NO_COLOR") else None  # https://no-color.org
+        result: Any = cli.main(args=arguments, prog_name="aipass", standalone_mode=False, color=colour)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED

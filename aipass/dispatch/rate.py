@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 HOUR_S = 3600.0
+# Past the hour by more than a float rounds, so that what is free at a moment is free when that moment is there.
+MARGIN_S = 0.001
 
 
 class Hourly:
@@ -31,7 +33,7 @@ class Hourly:
         if self.count(name, now) < limit:
             return None
         moments = self._moments[name]
-        return moments[len(moments) - limit] + HOUR_S
+        return moments[len(moments) - limit] + HOUR_S + MARGIN_S
 
     def clear(self) -> None:
         """Forget all."""

@@ -398,6 +398,12 @@ class TreeEmitter(EventEmitter):
             complete = not fresh or writers.is_complete(absolute, status.st_mtime_ns)
             if not complete:
                 self._later[path] = time.monotonic() + writers.SETTLED_S
+            elif fresh:
+                # It may have been written and closed between the first look and the kernel's word.
+                try:
+                    status = os.lstat(absolute)
+                except OSError:
+                    return None
         return Seen(path, identity_of(status), complete)
 
     def _look_again(self) -> None:

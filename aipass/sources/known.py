@@ -154,7 +154,7 @@ class Known:
     def _below(self, top: str) -> list[Any]:
         folder = os.fsencode(top)
         if not folder:
-            return self._ledger.all("files_below", {"dir": b"", "low": b"", "high": b"\xff"})
+            return self._ledger.all("all_files")
         return self._ledger.all("files_below", {"dir": folder, "low": folder + b"/", "high": folder + b"0"})
 
 

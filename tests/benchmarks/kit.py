@@ -202,8 +202,8 @@ class Root:
 
     def supervisor(self) -> int:
         """The supervisor's process."""
-        state, engine = str(self.layout.state), self.engine()
-        found = [pid for pid in process.table() if pid != engine and state in process.command_line(pid)]
+        mark = b"\0" + os.fsencode(self.layout.state) + b"\0"
+        found = [pid for pid in process.table() if mark in command_line(pid)]
         assert len(found) == 1, found
         return found[0]
 
@@ -245,6 +245,14 @@ def pss_mb(pid: int) -> float:
 def peak_mb(pid: int) -> float:
     """Largest resident set ever."""
     return field_kb(f"/proc/{pid}/status", "VmHWM") / 1024
+
+
+def command_line(pid: int) -> bytes:
+    """All of it; empty for a process that is gone. (`process.command_line` is for eyes, and cut off.)"""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def kill_session(started: subprocess.Popen) -> None:

@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from benchmarks import kit
 
 from aipass import request
+from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 

@@ -7,6 +7,7 @@ import statistics
 import time
 
 import pytest
+
 from benchmarks import kit
 
 pytestmark = pytest.mark.bench

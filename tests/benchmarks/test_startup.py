@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from benchmarks import kit
 
 from aipass.ledger import Ledger
+from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 

@@ -6,11 +6,11 @@ import contextlib
 import logging
 import os
 import sqlite3
+import sys
 import time
 
 import pytest
 import structlog
-from benchmarks import kit
 
 import aipass
 from aipass import log
@@ -40,6 +40,7 @@ def real_log(tmp_path):
     @contextlib.contextmanager
     def logging_to_file():
         before = structlog.get_config()
+        structlog.reset_defaults()  # the tests' own configuration says nothing at all
         root = logging.getLogger("aipass")
         handlers, propagate = root.handlers[:], root.propagate
         log.set_up(tmp_path / "log.jsonl", show=False)
@@ -49,7 +50,12 @@ def real_log(tmp_path):
             for handler in root.handlers:
                 handler.close()
             root.handlers[:], root.propagate = handlers, propagate
-            structlog.configure(**{**before, "cache_logger_on_first_use": False})
+            structlog.configure(**before)
+            for module in list(sys.modules.values()):
+                if module.__name__.startswith("aipass") and isinstance(
+                    getattr(module, "logger", None), type(structlog.get_logger())
+                ):
+                    vars(module.logger).pop("bind", None)  # what `cache_logger_on_first_use` keeps
 
     return logging_to_file
 
@@ -134,6 +140,8 @@ def test_facts_recorded_and_routed(aipass_bench, row, tmp_path, one_core, real_l
             ours = FACTS / feed(bench, items, BATCH)
         assert len(bench.events("file.closed")) == FACTS
         assert plugin.calls == FACTS // 100
+        if title != "log off":
+            assert (tmp_path / "log.jsonl").stat().st_size > 0
         row(
             f"facts recorded and routed through 50 handlers, one core, {title}; peer: sqlite3 executemany",
             f"{ours:,.0f}/s",

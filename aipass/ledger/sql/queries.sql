@@ -200,6 +200,10 @@ SELECT name, ino, size, mtime FROM files WHERE dir = ?
 -- What is known of a folder and all below it. The end is the folder's name with `0`, which follows `/`.
 SELECT dir, name, ino, size, mtime FROM files WHERE dir = :dir OR (dir >= :low AND dir < :high)
 
+-- name: all_files
+-- What is known of the whole tree.
+SELECT dir, name, ino, size, mtime FROM files
+
 -- name: known_dirs
 -- Folders that hold a known file.
 SELECT DISTINCT dir FROM files
@@ -236,10 +240,6 @@ SELECT * FROM events WHERE (:kind IS NULL OR kind GLOB :kind) ORDER BY id DESC L
 -- What happened to a path, newest first.
 SELECT * FROM events WHERE path = :path ORDER BY id DESC LIMIT :limit
 
--- name: events_of_run
--- What is told of a run.
-SELECT * FROM events WHERE run = :run OR (kind GLOB 'run.*' AND ref = :ref) ORDER BY id
-
 -- name: actions_of_event
 -- What handlers said to an event.
 SELECT * FROM actions WHERE event = :event ORDER BY id
@@ -251,10 +251,6 @@ SELECT d.id, d.agent, d.state FROM dispatches d WHERE d.id IN (SELECT dispatch F
 -- name: list_dispatches
 -- All dispatches.
 SELECT * FROM dispatches ORDER BY id
-
--- name: last_dispatches
--- The newest, newest first.
-SELECT * FROM dispatches ORDER BY id DESC LIMIT :limit
 
 -- name: count_states
 -- How many there are of each state.

@@ -1,0 +1,388 @@
+"""The filesystem source on a real tree: what is told, once, whoever saw it first."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aipass.ledger import Ledger
+from aipass.sources import emitter, inotify, writers
+from aipass.sources.filesystem import Filesystem
+from aipass.sources.ignore import Ignore
+from aipass.sources.known import Known
+from aipass.sources.observation import Gone, Identity, Listing, Moved, ScanEnd, Seen
+
+
+class Tree:
+    """A watched folder, and the facts that came of it."""
+
+    def __init__(self, root: Path, ledger: Ledger | None = None, *, baseline: bool = False, patterns=()):
+        self.root, self.ledger = root, ledger or Ledger.in_memory()
+        self.facts, self._lock = [], threading.Lock()
+        self.known = Known(self.ledger)
+        self.paused = threading.Event()
+        self.filesystem = Filesystem(root, patterns, baseline=baseline)
+
+    def tell(self, batch):
+        while self.paused.is_set():
+            time.sleep(0.005)
+        with self._lock, self.ledger.transaction():
+            for seen in batch:
+                self.facts += [(fact.kind, fact.path) for fact in self.known.settle(seen)]
+
+    def __enter__(self):
+        self.filesystem.start(self.tell)
+        self.wait(self.filesystem.is_settled)
+        return self
+
+    def __exit__(self, *error):
+        self.paused.clear()
+        self.filesystem.stop()
+
+    def wait(self, condition, timeout=20.0):
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, self.facts[-30:]
+            time.sleep(0.003)
+
+    def wait_for(self, *expected):
+        self.wait(lambda: all(fact in self.facts for fact in expected))
+        time.sleep(0.05)
+
+    def known_files(self):
+        return {
+            os.fsdecode(row[0] + b"/" + row[1] if row[0] else row[1]) for row in self.ledger.all("all_files")
+        }
+
+
+@pytest.fixture
+def tree(tmp_path):
+    with Tree(tmp_path.resolve()) as made:
+        yield made
+
+
+def test_a_file_is_closed_when_its_writer_closes_it(tree):
+    with (tree.root / "a").open("w") as file:
+        file.write("1")
+        file.flush()
+        tree.wait_for(("file.created", "a"))
+        assert ("file.closed", "a") not in tree.facts
+    tree.wait_for(("file.closed", "a"))
+    assert tree.facts == [("file.created", "a"), ("file.closed", "a")]
+
+
+def test_a_file_renamed_into_place_is_complete_and_its_rename_known(tree):
+    (tree.root / ".tmp1").write_text("new")
+    (tree.root / "target").write_text("old")
+    tree.wait_for(("file.closed", "target"))
+    tree.facts.clear()
+    (tree.root / ".tmp1").rename(tree.root / "target")
+    tree.wait_for(("file.closed", "target"))
+    assert tree.facts == [("file.moved", "target"), ("file.changed", "target"), ("file.closed", "target")]
+
+
+def test_a_file_from_outside_is_created_and_complete(tree, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "x"
+    outside.write_text("1")
+    outside.rename(tree.root / "x")
+    tree.wait_for(("file.created", "x"), ("file.closed", "x"))
+    (tree.root / "x").rename(outside)
+    tree.wait_for(("file.deleted", "x"))
+
+
+def test_a_linked_file_is_complete_though_nobody_closes_it(tree):
+    handle = os.open(tree.root, os.O_TMPFILE | os.O_WRONLY)
+    os.write(handle, b"whole")
+    folder = os.open(tree.root, os.O_PATH)
+    os.link(f"/proc/self/fd/{handle}", "linked", dst_dir_fd=folder, follow_symlinks=True)
+    os.close(folder)
+    os.close(handle)
+    tree.wait_for(("file.closed", "linked"))
+
+
+def test_new_folders_are_seen_with_what_is_already_in_them(tree):
+    for number in range(20):
+        folder = tree.root / f"n{number}/deep/er"
+        folder.mkdir(parents=True)
+        (folder / "f").write_text("x")
+    tree.wait_for(*(("file.closed", f"n{number}/deep/er/f") for number in range(20)))
+    assert len(tree.facts) == len(set(tree.facts))
+
+
+def test_a_renamed_folder_takes_its_files_and_its_watches_along(tree):
+    (tree.root / "a/b").mkdir(parents=True)
+    (tree.root / "a/b/f").write_text("1")
+    tree.wait_for(("file.closed", "a/b/f"))
+    (tree.root / "a").rename(tree.root / "z")
+    tree.wait_for(("file.moved", "z/b/f"))
+    (tree.root / "z/b/g").write_text("2")
+    tree.wait_for(("file.closed", "z/b/g"))
+    assert tree.known_files() == {"z/b/f", "z/b/g"}
+
+
+def test_ignored_trees_get_no_watch(tmp_path):
+    root = tmp_path.resolve()
+    for folder in (
+        ".git/objects",
+        ".aipass/runs",
+        "node_modules/x",
+        "own",
+        "kept/build",
+        "nested",
+        "gen/a",
+        "sub/made",
+    ):
+        (root / folder).mkdir(parents=True)
+    (root / ".gitignore").write_text("gen/\n*.log\n")
+    (root / "sub/.gitignore").write_text("made/\n")
+    (root / "nested/aipass.toml").write_text("")
+    with Tree(root, patterns=("own/", "!kept/build/")) as tree:
+        watched, _ = tree.filesystem.counts()
+        assert watched == 4  # the root, sub, kept, kept/build
+        for path in ("gen/a/x", "own/x", "nested/x", "x.log", "sub/made/x", "node_modules/x/y"):
+            (root / path).write_text("1")
+        (root / "seen").write_text("1")
+        (root / "kept/build/x").write_text("1")
+        tree.wait_for(("file.closed", "seen"), ("file.closed", "kept/build/x"))
+        assert {path for _, path in tree.facts} == {".gitignore", "sub/.gitignore", "seen", "kept/build/x"}
+
+
+def test_a_changed_gitignore_is_obeyed_and_tells_no_deletions(tree):
+    (tree.root / "gen").mkdir()
+    (tree.root / "gen/a").write_text("1")
+    tree.wait_for(("file.closed", "gen/a"))
+    (tree.root / ".gitignore").write_text("gen/\n")
+    tree.wait(lambda: tree.filesystem.counts()[0] == 1)
+    (tree.root / "gen/b").write_text("1")
+    (tree.root / "c").write_text("1")
+    tree.wait_for(("file.closed", "c"))
+    assert ("file.deleted", "gen/a") not in tree.facts
+    assert ("file.created", "gen/b") not in tree.facts
+
+
+def test_what_happened_while_nobody_watched_is_found_and_told_once(tmp_path):
+    root, ledger = tmp_path.resolve(), Ledger.in_memory()
+    (root / "inbox/w").mkdir(parents=True)
+    for name in ("kept", "changed", "gone"):
+        (root / name).write_text("1")
+    (root / "inbox/w/waiting.md").write_text("1")
+    with Tree(root, ledger, baseline=True) as tree:
+        assert {path for _, path in tree.facts} == {"inbox/w/waiting.md"}
+    (root / "changed").write_text("22")
+    (root / "gone").unlink()
+    (root / "new").write_text("1")
+    with Tree(root, ledger) as tree:
+        assert sorted(tree.facts) == [
+            ("file.changed", "changed"),
+            ("file.closed", "changed"),
+            ("file.closed", "new"),
+            ("file.created", "new"),
+            ("file.deleted", "gone"),
+        ]
+    with Tree(root, ledger) as tree:
+        assert tree.facts == []
+
+
+def test_a_file_that_is_being_written_at_the_start_is_not_complete(tmp_path):
+    root = tmp_path.resolve()
+    (root / "inbox/w").mkdir(parents=True)
+    with (root / "inbox/w/slow.md").open("w") as file:
+        file.write("half")
+        file.flush()
+        with Tree(root) as tree:
+            assert tree.facts == [("file.created", "inbox/w/slow.md")]
+            file.write(" whole")
+            file.close()
+            tree.wait_for(("file.closed", "inbox/w/slow.md"))
+
+
+def test_the_kernel_is_asked_who_still_writes(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("1")
+    mtime = path.stat().st_mtime_ns
+    assert writers.is_complete(str(path), mtime)
+    with path.open("a"):
+        assert not writers.is_complete(str(path), mtime)
+    assert writers.is_complete(str(path), mtime)
+
+
+def test_without_leases_the_files_age_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "_has_writer", lambda path: None)
+    assert not writers.is_complete("x", time.time_ns())
+    assert writers.is_complete("x", time.time_ns() - 2_000_000_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overflow", [False, True])
+def test_a_storm_leaves_every_final_state_known(tmp_path, overflow):
+    """100,000 files, with and without the kernel's queue overflowing because nobody reads it."""
+    root, count = tmp_path.resolve(), 100_000
+    for number in range(100):
+        (root / f"d{number}").mkdir()
+    with Tree(root) as tree:
+        if overflow:
+            tree.paused.set()
+            threading.Timer(6.0, tree.paused.clear).start()
+        for number in range(count):
+            handle = os.open(root / f"d{number % 100}/f{number}", os.O_WRONLY | os.O_CREAT)
+            os.write(handle, b"x")
+            os.close(handle)
+        for number in range(0, count, 100):
+            (root / f"d{number % 100}/f{number}").write_text("changed")
+            (root / f"d{number % 100}/f{number}").rename(root / f"d{number % 100}/moved{number}")
+        tree.wait(lambda: tree.ledger.one("file", (b"d0", b"moved99900")) is not None, 100)
+        expected = {f"d{n % 100}/f{n}" for n in range(count) if n % 100} | {
+            f"d{n % 100}/moved{n}" for n in range(0, count, 100)
+        }
+        tree.wait(
+            lambda: (
+                tree.ledger._db.execute("SELECT count(*) FROM files WHERE ino IS NOT NULL").fetchone()[0]
+                == count
+            ),
+            100,
+        )
+        assert tree.known_files() == expected
+        assert (("watch.overflow", None) in tree.facts) == overflow
+        closed = [
+            path
+            for kind, path in tree.facts
+            if kind == "file.closed" and "/f" in path and not int(path.split("/f")[1]) % 100 == 0
+        ]
+        assert len(closed) == len(set(closed))
+
+
+def test_where_no_watch_is_left_the_rest_is_polled_visibly(tmp_path, monkeypatch):
+    monkeypatch.setattr(emitter, "POLL_S", 0.05)
+    root = tmp_path.resolve()
+    (root / "inbox/w").mkdir(parents=True)
+    for number in range(10):
+        (root / f"d{number}").mkdir()
+    add = inotify.Inotify.add
+
+    add_state = {"n": 0}
+
+    def limited_add(self, path):
+        if add_state["n"] >= 4:
+            raise inotify.WatchLimitError(28, "No space left on device")
+        add_state["n"] += 1
+        return add(self, path)
+
+    monkeypatch.setattr(inotify.Inotify, "add", limited_add)
+    with Tree(root) as tree:
+        assert ("watch.limited", None) in tree.facts
+        assert tree.filesystem.counts() == (4, 9)
+        for number in range(10):
+            (root / f"d{number}/f").write_text("1")
+        (root / "inbox/w/x.md").write_text("1")
+        tree.wait_for(("file.closed", "inbox/w/x.md"), *(("file.closed", f"d{n}/f") for n in range(10)))
+        (root / "d5/sub").mkdir()
+        (root / "d5/sub/g").write_text("1")
+        tree.wait_for(("file.closed", "d5/sub/g"))
+
+
+def test_without_inotify_everything_is_polled(tmp_path, monkeypatch):
+    monkeypatch.setattr(emitter, "POLL_S", 0.05)
+
+    def none(self):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(inotify.Inotify, "__init__", none)
+    with Tree(tmp_path.resolve()) as tree:
+        (tree.root / "a").write_text("1")
+        tree.wait_for(("file.closed", "a"))
+        (tree.root / "a").unlink()
+        tree.wait_for(("file.deleted", "a"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "with space",
+        "quo'te\"",
+        "new\nline",
+        "tab\t",
+        "-dash",
+        "ümläut",
+        b"\xff\xfe".decode("utf-8", "surrogateescape"),
+        "*?[x]",
+    ],
+)
+def test_any_name_that_a_file_may_have(tree, name):
+    folder = tree.root / name
+    folder.mkdir()
+    (folder / name).write_text("1")
+    tree.wait_for(("file.closed", f"{name}/{name}"))
+    assert tree.known_files() == {f"{name}/{name}"}
+
+
+NAMES = st.sampled_from(["a", "b", "d/a", "d/b", "d/e/c"])
+WORLD = st.dictionaries(NAMES, st.integers(1, 3))
+
+
+def listing(world, folder):
+    entries = [
+        Seen(path, Identity(value, value, value), complete=True)
+        for path, value in world.items()
+        if path.rpartition("/")[0] == folder
+    ]
+    return Listing(folder, tuple(entries))
+
+
+def scan(world):
+    folders = frozenset({"", *(path.rpartition("/")[0] for path in world)})
+    return [*(listing(world, folder) for folder in folders), ScanEnd("", folders, "overflow")]
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["write", "delete", "move", "scan", "list"]), NAMES, NAMES, st.integers(1, 3)
+        ),
+        max_size=25,
+    )
+)
+def test_whatever_was_seen_and_missed_a_scan_makes_the_ledger_know_the_truth(steps):
+    """Events may be lost or told twice at will; after a scan the ledger knows exactly what is there, and says nothing more."""
+    ledger = Ledger.in_memory()
+    known, world = Known(ledger), {}
+    told = []
+    for what, name, other, value in steps:
+        if what == "write":
+            world[name] = value
+            seen = [Seen(name, Identity(value, value, value), complete=True)] * (
+                value - 1
+            )  # missed, seen, seen twice
+        elif what == "delete":
+            world.pop(name, None)
+            seen = [Gone(name, folder=False)] * (value - 1)
+        elif what == "move" and name in world and name != other:
+            world[other] = world.pop(name)
+            seen = [Moved(name, other, folder=False, identity=Identity(*[world[other]] * 3))] * (value - 1)
+        elif what == "list":
+            seen = [listing(world, name.rpartition("/")[0])]
+        else:
+            seen = scan(world)
+        for one in seen:
+            told += known.settle(one)
+    for one in scan(world):
+        known.settle(one)
+    rows = ledger.all("all_files")
+    assert {os.fsdecode(r[0] + b"/" + r[1] if r[0] else r[1]): r[2] for r in rows} == world
+    assert [fact for one in scan(world) for fact in known.settle(one) if fact.kind != "watch.overflow"] == []
+
+
+def test_nested_ignore_rules_and_what_is_always_watched(tmp_path):
+    (tmp_path / ".gitignore").write_text("inbox/\n*.md\n!keep.md\n")
+    ignore = Ignore(tmp_path)
+    assert not ignore.folder("inbox")
+    assert not ignore.file("inbox/writer/x.md")
+    assert ignore.file("x.md")
+    assert not ignore.file("keep.md")
+    assert ignore.folder(".git")
