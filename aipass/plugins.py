@@ -12,7 +12,7 @@ from aipass import hookspecs
 from aipass.dispatch.driver import check_driver
 from aipass.errors import PluginError
 from aipass.event import KINDS
-from aipass.router import Handler, Router, check_signature
+from aipass.router import Handler, Router
 from aipass.sources import check_source
 
 if TYPE_CHECKING:
@@ -172,6 +172,3 @@ def _where(thing: object) -> str:
     module = getattr(named, "__module__", None)
     name = getattr(named, "__qualname__", getattr(named, "__name__", repr(named)))
     return f"{module}.{name}" if module else name
-
-
-__all__ = ["ENTRY_POINT_GROUP", "Plugins", "check_signature"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aipass.errors import PluginError
 from aipass.patterns import Patterns
+from aipass.signature import check_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -101,24 +101,6 @@ class Handler:
         object.__setattr__(self, "kinds", (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds))
         object.__setattr__(self, "paths", tuple(self.paths))
         check_signature(self.handle, ("event", "view"), f"handler `{self.name}`")
-
-
-def check_signature(function: Callable[..., Any], wanted: tuple[str, ...], what: str) -> None:
-    """Raise PluginError, showing the plugin's own signature, unless `function` takes exactly `wanted` arguments."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        raise PluginError(
-            f"{what}: {function!r} cannot be called; give a function ({', '.join(wanted)})"
-        ) from None
-    try:
-        signature.bind(*wanted)
-    except TypeError:
-        name = getattr(function, "__qualname__", repr(function))
-        module = getattr(function, "__module__", "?")
-        raise PluginError(
-            f"{what}: {module}.{name}{signature} does not fit; it is called with ({', '.join(wanted)})"
-        ) from None
 
 
 class _Route:

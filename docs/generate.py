@@ -24,20 +24,28 @@ def commands() -> str:
         command: click.Command = import_module(f"aipass.cli.{verb}").command
         context = click.Context(command, info_name=f"aipass {verb}", max_content_width=90, terminal_width=90)
         usage = command.get_usage(context).removeprefix("Usage: ").strip()
-        parts.append(f"## `{' '.join(usage.split())}`\n\n```text\n{command.get_help(context).split(chr(10), 2)[2].rstrip()}\n```\n")
+        parts.append(
+            f"## `{' '.join(usage.split())}`\n\n```text\n{command.get_help(context).split(chr(10), 2)[2].rstrip()}\n```\n"
+        )
     return "\n".join(parts)
 
 
 def events() -> str:
     """One heading for each kind of event."""
-    parts = ["# Events\n", "An observed fact, recorded once and never changed. `aipass schema event` has all fields.\n"]
+    parts = [
+        "# Events\n",
+        "An observed fact, recorded once and never changed. `aipass schema event` has all fields.\n",
+    ]
     parts += [f"## `{kind}`\n\n{meaning[0].upper()}{meaning[1:]}.\n" for kind, meaning in event.KINDS.items()]
     return "\n".join(parts)
 
 
 def actions() -> str:
     """One heading for each action, with its exact signature."""
-    parts = ["# Actions\n", "What a handler returns: data, recorded with the event and carried out after the commit.\n"]
+    parts = [
+        "# Actions\n",
+        "What a handler returns: data, recorded with the event and carried out after the commit.\n",
+    ]
     for thing in vars(action).values():
         if inspect.isclass(thing) and issubclass(thing, action.Action) and thing is not action.Action:
             parts.append(f"## `{signature(thing)}`\n\n{inspect.getdoc(thing)}\n")
@@ -48,7 +56,9 @@ def signature(thing: type) -> str:
     """A dataclass's constructor as a person would write it."""
     shown = []
     for field in fields(thing):
-        default = "" if field.default is MISSING and field.default_factory is MISSING else f" = {field.default!r}"
+        default = (
+            "" if field.default is MISSING and field.default_factory is MISSING else f" = {field.default!r}"
+        )
         if field.default_factory is not MISSING:
             default = " = {}"
         shown.append(f"{field.name}: {field.type}{default}")
@@ -66,8 +76,16 @@ def hooks() -> str:
 
 def settings() -> str:
     """One heading for each setting, by its dotted name."""
-    parts = ["# Settings\n", "All keys of aipass.toml. `aipass schema config` prints the same as JSON Schema.\n"]
-    tables = [("", config.Config), ("agents.<name>.", config.Agent), ("on[].", config.Rule), ("limits.", config.Limits)]
+    parts = [
+        "# Settings\n",
+        "All keys of aipass.toml. `aipass schema config` prints the same as JSON Schema.\n",
+    ]
+    tables = [
+        ("", config.Config),
+        ("agents.<name>.", config.Agent),
+        ("on[].", config.Rule),
+        ("limits.", config.Limits),
+    ]
     tables += [("watch.", config.Watch), ("inbox.", config.Inbox), ("sandbox.", config.Sandbox)]
     for prefix, model in tables:
         for name, field in model.model_fields.items():

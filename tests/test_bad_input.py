@@ -29,6 +29,12 @@ def defect(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, reason=reason)
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path_factory, monkeypatch):
+    """Reports of bugs that find no other place go there."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("t")))
+
+
 def run(
     repository, *words: str | bytes, env: dict[str, str | None] | None = None, cwd: Path | None = None, **more
 ):
@@ -78,7 +84,12 @@ def is_still_well(repository, pid: int) -> None:
 P = pytest.param
 WRONG = [
     # what, text, line, told
-    P(A + "timeout = 30\n", 4, ["agents.writer.timeout", "needs a unit", '"30s"'], id="duration without unit"),
+    P(
+        A + "timeout = 30\n",
+        4,
+        ["agents.writer.timeout", "needs a unit", '"30s"'],
+        id="duration without unit",
+    ),
     P(A + 'timeout = "-5s"\n', 4, ['"-5s" is not a duration'], id="duration negative"),
     P(A + "timeout = -5\n", 4, ["a duration"], id="duration negative number"),
     P(A + 'timeout = "soon"\n', 4, ['"soon" is not a duration', '"1h30m"'], id="duration text"),
@@ -88,7 +99,12 @@ WRONG = [
     P(A + "timeout = [1]\n", 4, ["a duration is text"], id="duration list"),
     P(A + "timeout = nan\n", 4, ["a duration"], id="duration nan"),
     P(A + 'timeout = "999999d"\n', 4, ["longer than a hundred years"], id="duration huge"),
-    P(A + 'stall = "' + "9" * 5000 + 'd"\n', 4, ["agents.writer.stall", "hundred years"], id="duration absurd"),
+    P(
+        A + 'stall = "' + "9" * 5000 + 'd"\n',
+        4,
+        ["agents.writer.stall", "hundred years"],
+        id="duration absurd",
+    ),
     P(A + 'retries = "2"\n', 4, ["agents.writer.retries", "integer", "found '2'"], id="wrong type number"),
     P(A + "retries = -1\n", 4, ["greater than or equal to 0", "found -1"], id="number out of range"),
     P(A + "linger = 1\n", 4, ["agents.writer.linger", "boolean"], id="wrong type bool"),
@@ -130,7 +146,12 @@ WRONG = [
         id="size absurd",
         marks=defect("parse_size: OverflowError, float infinity to integer"),
     ),
-    P(A + R.replace('event = "file.closed"\n', ""), 4, ["either `event` or `cron`"], id="rule without either"),
+    P(
+        A + R.replace('event = "file.closed"\n', ""),
+        4,
+        ["either `event` or `cron`"],
+        id="rule without either",
+    ),
     P(A + R + 'cron = "0 9 * * *"\n', 4, ["exactly one of them"], id="rule with both"),
     P(A + CRON.format("61 9 * * *"), 4, ["61 9 * * *", "not a cron", "0 9 * * 1-5"], id="cron minute"),
     P(A + CRON.format("daily"), 4, ['"daily" is not a cron'], id="cron word"),
@@ -219,7 +240,9 @@ def test_every_mistake_is_told_at_once():
     assert sorted(line.split(":")[1] for line in str(caught.value).splitlines()) == ["4", "5", "7"]
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n# nothing\n", b"\xef\xbb\xbf" + A.encode(), A.encode() + b"\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n# nothing\n", b"\xef\xbb\xbf" + A.encode(), A.encode() + b"\r\n"]
+)
 def test_what_only_looks_wrong_is_right(tmp_path, data):
     path = tmp_path / "aipass.toml"
     path.write_bytes(data)
@@ -269,7 +292,11 @@ def test_a_fifo_in_place_of_the_configuration_does_not_hang(tmp_path):
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        P((A + 'timout = "1s"\n').encode(), "aipass.toml:4: agents.writer.timout: unknown key; did you mean", id="key"),
+        P(
+            (A + 'timout = "1s"\n').encode(),
+            "aipass.toml:4: agents.writer.timout: unknown key; did you mean",
+            id="key",
+        ),
         P((A + A).encode(), "aipass.toml:4: not valid TOML", id="agent twice"),
         P(A.encode("utf-16"), "not UTF-8", id="UTF-16"),
         P(b"# " + b"x" * 10_000_000, "larger than 4 MB", id="10 MB"),
@@ -506,7 +533,6 @@ INBOX = [
 ODD = [
     b"with spaces and 'single' and \"double\" quotes.md",
     b"line\nbreak\ttab.md",
-    b"\xff\xfe not UTF-8 \xe9.md",
     "ünïcödé 日本語 🙂🙂.md".encode(),
     b"-rf --help.md",
     b"$(touch pwned) `id` ; & | * ?.md",
@@ -514,7 +540,7 @@ ODD = [
     b"\x1b[31mred\x07.md",
     b"back\\slash.md",
     b"x" * 247 + b".md",
-    "é".encode() * 120 + b".markdown",
+    ("é" * 100).encode() + b".markdown",
     b"no suffix",
     b"many.dots...md",
     b"x.md.json",
@@ -561,9 +587,19 @@ def test_what_cannot_be_used_in_the_inbox_is_told_beside_it_and_stays(repository
     is_still_well(repository, pid)
 
 
-def test_files_of_odd_names_are_answered(repository):
+@pytest.mark.parametrize(
+    "names",
+    [
+        P(ODD, id="all that is UTF-8"),
+        P([b"\xff\xfe not UTF-8 \xe9.md"], id="not UTF-8", marks=defect("the sender's name cannot be recorded (UnicodeEncodeError): the file is never answered nor rejected")),
+        P([b"\xe9.bin"], id="not UTF-8, by path", marks=defect("the sender's name cannot be recorded (UnicodeEncodeError): the file is never answered nor rejected")),
+        P(["é".encode() * 120 + b".markdown"], id="cut within a letter", marks=defect("world.fitting cuts within a UTF-8 letter: what became of the answer cannot be recorded (UnicodeEncodeError)")),
+        P([("日" * 82).encode() + b".md"], id="cut within a letter of three bytes", marks=defect("as above")),
+    ],
+)  # fmt: skip
+def test_files_of_odd_names_are_answered(repository, names):
     pid = engine(repository)
-    wanted = {name: f"file number {number}" for number, name in enumerate(ODD)}
+    wanted = {name: f"file number {number}" for number, name in enumerate(names)}
     for name, text in wanted.items():
         # Text only where the name says so; others are handed over by their path.
         drop(repository, b"inbox/writer/" + name, text.encode())
@@ -571,9 +607,9 @@ def test_files_of_odd_names_are_answered(repository):
 
     def answers() -> list[bytes] | None:
         found = [n for n in (os.listdir(outbox) if os.path.isdir(outbox) else []) if not n.startswith(b".")]
-        return found if sum(n.endswith(b".md") for n in found) >= len(ODD) else None
+        return found if sum(n.endswith(b".md") for n in found) >= len(names) else None
 
-    found = repository.wait_for(answers, "an answer to every file")
+    found = repository.wait_for(answers, "an answer to every file", timeout=30 if len(names) > 1 else 4)
     said = [Path(os.fsdecode(os.path.join(outbox, n))).read_text() for n in found if n.endswith(b".md")]
     kept = {}
     for folder, _, files in os.walk(os.fsencode(repository.root / ".aipass/dispatches")):
@@ -592,15 +628,17 @@ def test_files_of_odd_names_are_answered(repository):
     assert not (repository.root / "pwned").exists()
     for words in (["dispatches"], ["dispatches", "--json"], ["events"], ["events", "--json"], ["status"]):
         fails(run(repository, *words), 0)
-    for number in range(1, len(ODD) + 1):
+    for number in range(1, len(names) + 1):
         fails(run(repository, "show", str(number)), 0, "succeeded")
+        fails(run(repository, "why", str(number)), 0, "file.closed")
+        fails(run(repository, "show", str(number)), 0, "answer    outbox/writer/")
     is_still_well(repository, pid)
 
 
 @pytest.mark.parametrize(
     ("path", "data"),
     [
-        P("inbox/writer/blank.md", b"  \n \n", id="blank", marks=[]),
+        P("inbox/writer/blank.md", b"  \n \n", id="blank"),
         P("inbox/writer/x.md", b'---\nsubject: "\\ud800"\n---\nx', id="surrogate", marks=defect("a lone surrogate in YAML: UnicodeEncodeError in the engine, the file is neither rejected nor answered")),
         P("inbox/writer/x.md", b"---\nsubject: !!bool maybe\n---\nx", id="bool", marks=defect("safe_load raises KeyError: the inbox handler fails")),
         P("inbox/writer/x.md", b"---\nsubject: !!timestamp maybe\n---\nx", id="timestamp", marks=defect("safe_load raises AttributeError: the inbox handler fails")),
@@ -766,7 +804,12 @@ def test_a_root_that_is_named_and_is_none(repository, make):
         named.write_text("x")
     elif make == "empty folder":
         named.mkdir()
-    fails(run(repository, "status", env={"AIPASS_ROOT": str(named)}), 2, f"AIPASS_ROOT={named}", "no aipass.toml")
+    fails(
+        run(repository, "status", env={"AIPASS_ROOT": str(named)}),
+        2,
+        f"AIPASS_ROOT={named}",
+        "no aipass.toml",
+    )
 
 
 @defect("exit 70 or silence: resolve() of a symlink that leads to itself")
@@ -776,7 +819,9 @@ def test_a_root_that_is_a_symlink_to_itself(repository):
     fails(run(repository, "status", env={"AIPASS_ROOT": str(loop)}), 2, "AIPASS_ROOT=")
 
 
-@pytest.mark.parametrize("words", [["status"], ["send", "writer", "x"], ["up"], ["down"], ["reload"], ["why", "1"]])
+@pytest.mark.parametrize(
+    "words", [["status"], ["send", "writer", "x"], ["up"], ["down"], ["reload"], ["why", "1"]]
+)
 def test_outside_of_any_root(repository, words):
     fails(run(repository, *words), 2, "no aipass.toml", "aipass init")
     assert sorted(path.name for path in repository.root.iterdir()) == [".git"]
@@ -803,7 +848,15 @@ def gone(repository, *words: str, env: dict[str, str] | None = None):
     )
 
 
-@pytest.mark.parametrize("words", [["status"], ["send", "writer", "x"], ["up"], P(["init"], marks=defect("exit 70: FileNotFoundError of Path.cwd() in init"))])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["send", "writer", "x"],
+        ["up"],
+        P(["init"], marks=defect("exit 70: FileNotFoundError of Path.cwd() in init")),
+    ],
+)
 def test_in_a_folder_that_is_gone(repository, words):
     fails(gone(repository, *words), 2, "folder no longer exists")
 
@@ -882,7 +935,9 @@ def test_a_state_folder_that_is_none(repository, make, words, told):
         state.unlink()
 
 
-@pytest.mark.parametrize("name", ["inbox", "inbox/writer", ".aipass/spool", ".aipass/runs", ".aipass/quarantine"])
+@pytest.mark.parametrize(
+    "name", ["inbox", "inbox/writer", ".aipass/spool", ".aipass/runs", ".aipass/quarantine"]
+)
 def test_a_file_where_a_folder_must_be(repository, name):
     repository.write("aipass.toml", A)
     repository.write(name, "mine")
@@ -956,7 +1011,9 @@ def test_a_ledger_that_cannot_be_used_is_not_touched(repository, change, told):
     assert (repository.root / "inbox/writer/y.md").read_bytes() == b"waits"
 
 
-@defect("run ids begin at 1 again, and .aipass/runs/1 of the old ledger answers the new request with the old text")
+@defect(
+    "run ids begin at 1 again, and .aipass/runs/1 of the old ledger answers the new request with the old text"
+)
 def test_after_the_ledger_was_moved_away_as_advised_work_begins_anew(repository):
     ledger = make_ledger(repository)
     ledger.write_bytes(b"these are my notes")
@@ -967,7 +1024,9 @@ def test_after_the_ledger_was_moved_away_as_advised_work_begins_anew(repository)
     assert repository.answer("writer/y.*.md").read_text() == "waits"
 
 
-@pytest.mark.parametrize("words", [["status"], ["events"], ["dispatches"], ["show", "1"], ["why", "1"], ["logs", "1"]])
+@pytest.mark.parametrize(
+    "words", [["status"], ["events"], ["dispatches"], ["show", "1"], ["why", "1"], ["logs", "1"]]
+)
 @pytest.mark.parametrize("kind", ["text", "newer", "half", "pages", "foreign"])
 def test_readers_of_a_ledger_that_cannot_be_used(repository, words, kind, request):
     repository.write("aipass.toml", A)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from conftest import agent
@@ -201,7 +202,7 @@ def test_five_different_subjects_are_five_runs_in_order_never_two_at_once(up):
         for run in read(up, "show", str(row["id"]))["runs"]
     )
     assert len(spans) == 5
-    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
 
 
 def test_cancel_stops_a_run_and_retry_runs_it_again(up):

@@ -33,7 +33,11 @@ def test_register_handlers_gives_the_configuration_and_takes_handlers(aipass_ben
 
     def register_handlers(config):
         seen.append(config)
-        return [aipass.Handler("mine", "file.*", lambda event, view: [aipass.Dispatch("writer", event.path)], paths=["src/"])]
+        return [
+            aipass.Handler(
+                "mine", "file.*", lambda event, view: [aipass.Dispatch("writer", event.path)], paths=["src/"]
+            )
+        ]
 
     bench = aipass_bench(WRITER, plugin(register_handlers=register_handlers))
     bench.drop("src/x", "1")
@@ -42,7 +46,10 @@ def test_register_handlers_gives_the_configuration_and_takes_handlers(aipass_ben
 
 
 def test_register_kinds_makes_a_kind_that_rules_and_handlers_may_name(aipass_bench):
-    toml = WRITER + '[[on]]\nname = "r"\nevent = "my.kind"\ndispatch = "writer"\ntask = "{detail.what} {subject}"\n'
+    toml = (
+        WRITER
+        + '[[on]]\nname = "r"\nevent = "my.kind"\ndispatch = "writer"\ntask = "{detail.what} {subject}"\n'
+    )
     bench = aipass_bench(toml, plugin(register_kinds=lambda: {"my.kind": "mine"}))
     bench.tell("my.kind", detail={"what": "it", "subject": "s"})
     assert bench.runner.prompt(1) == "it s"
@@ -96,7 +103,9 @@ def test_a_driver_that_fails_is_a_run_that_failed(aipass_bench, command, outcome
                 raise RuntimeError("boom")
             return aipass.Outcome("wonderful") if outcome == "state" else 7
 
-    bench = aipass_bench('[agents.a]\ndriver = "bad"\nretries = 0\n', plugin(register_drivers=lambda: [Bad()]))
+    bench = aipass_bench(
+        '[agents.a]\ndriver = "bad"\nretries = 0\n', plugin(register_drivers=lambda: [Bad()])
+    )
     bench.ask("send", agent="a", text="hi")
     if bench.running():
         bench.finish(1, "x")
@@ -120,7 +129,9 @@ def test_register_sources_starts_a_source_and_leaves_out_one_that_raises(aipass_
         def start(self, tell):
             raise OSError("no such device")
 
-    mine = plugin(register_kinds=lambda: {"my.kind": "mine"}, register_sources=lambda root, config: [Bad(), Good()])
+    mine = plugin(
+        register_kinds=lambda: {"my.kind": "mine"}, register_sources=lambda root, config: [Bad(), Good()]
+    )
     bench = aipass_bench(WRITER, mine)
     assert bench.events("my.kind")
     (failed,) = bench.events("handler.failed")
@@ -150,8 +161,11 @@ def test_after_notice_is_told_what_a_person_must_see(aipass_bench):
 @pytest.mark.parametrize(
     ("functions", "message"),
     [
-        ({"register_handler": lambda: []}, "names no hook"),
-        ({"register_handlers": lambda configuration: []}, "`configuration`, which register_handlers(config) does not give"),
+        ({"register_handler": lambda: None}, "names no hook"),
+        (
+            {"register_handlers": lambda configuration: []},
+            "`configuration`, which register_handlers(config) does not give",
+        ),
         ({}, "no function marked with @hookimpl"),
     ],
 )
@@ -198,7 +212,10 @@ def test_rubbish_from_register_handlers_is_refused(returned, message):
 @pytest.mark.parametrize("returned", [7, ["x"], [object()], {"a": 1}])
 def test_a_handler_that_returns_rubbish_is_told(aipass_bench, returned):
     bench = aipass_bench(
-        WRITER, plugin(register_handlers=lambda: [aipass.Handler("mine", ["file.closed"], lambda event, view: returned)])
+        WRITER,
+        plugin(
+            register_handlers=lambda: [aipass.Handler("mine", ["file.closed"], lambda event, view: returned)]
+        ),
     )
     bench.drop("src/x")
     (failed,) = bench.events("handler.failed")
@@ -207,7 +224,12 @@ def test_a_handler_that_returns_rubbish_is_told(aipass_bench, returned):
 
 def test_an_action_that_is_no_data_is_told(aipass_bench):
     wake = aipass.Wake("k", 1.0, {"x": object()})
-    bench = aipass_bench(WRITER, plugin(register_handlers=lambda: [aipass.Handler("mine", ["file.closed"], lambda event, view: [wake])]))
+    bench = aipass_bench(
+        WRITER,
+        plugin(
+            register_handlers=lambda: [aipass.Handler("mine", ["file.closed"], lambda event, view: [wake])]
+        ),
+    )
     bench.drop("src/x")
     assert "not JSON serializable" in bench.events("handler.failed")[0].detail["error"]
 
@@ -219,14 +241,18 @@ def test_a_slow_handler_is_told_and_its_actions_count(aipass_bench, monkeypatch)
         time.sleep(0.02)
         return [aipass.Dispatch("writer", "x")]
 
-    bench = aipass_bench(WRITER, plugin(register_handlers=lambda: [aipass.Handler("mine", ["file.closed"], handle)]))
+    bench = aipass_bench(
+        WRITER, plugin(register_handlers=lambda: [aipass.Handler("mine", ["file.closed"], handle)])
+    )
     bench.drop("src/x")
     assert "it was slow" in bench.events("handler.failed")[0].detail["error"]
     assert len(bench.dispatches()) == 1
 
 
 def test_a_driver_that_is_not_installed_is_an_error_of_the_configuration(aipass_bench):
-    with pytest.raises(ConfigError, match='there is no driver "nope"; installed are: claude, codex, command, gemini'):
+    with pytest.raises(
+        ConfigError, match='there is no driver "nope"; installed are: claude, codex, command, gemini'
+    ):
         aipass_bench('[agents.a]\ndriver = "nope"\n')
 
 
@@ -236,7 +262,19 @@ def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp
     source = tmp_path / "source"
     subprocess.run(["cp", "-r", str(EXAMPLE), str(source)], check=True)
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site), str(source)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--target",
+            str(site),
+            str(source),
+        ],
         check=True,
         capture_output=True,
     )

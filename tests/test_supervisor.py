@@ -35,8 +35,22 @@ class House:
         folder.mkdir(exist_ok=True)
         (folder / wire.PROMPT).write_text("the prompt")
         env = {"PATH": os.environ["PATH"], "AIPASS_RUN": str(run), "AIPASS_ROOT": str(self.layout.root)}
-        message = {"run": run, "agent": agent or f"a{run}", "folder": str(folder), "root": str(self.layout.root), "argv": list(argv), "env": env}
-        message |= {"cwd": str(self.layout.root), "stdin": True, "timeout_s": 0, "stall_s": 0, "linger": False, "waits": WAITS}
+        message = {
+            "run": run,
+            "agent": agent or f"a{run}",
+            "folder": str(folder),
+            "root": str(self.layout.root),
+            "argv": list(argv),
+            "env": env,
+        }
+        message |= {
+            "cwd": str(self.layout.root),
+            "stdin": True,
+            "timeout_s": 0,
+            "stall_s": 0,
+            "linger": False,
+            "waits": WAITS,
+        }
         self.supervisors.start_run({**message, **more})
 
     def python(self, run, code, **more):
@@ -58,7 +72,12 @@ class House:
         return json.loads((self.layout.state / "supervisor-test.lock").read_text())["pid"]
 
     def marked(self, run):
-        return [pid for pid in process.table() if process.environment(pid).get("AIPASS_RUN") == str(run) and process.environment(pid).get("AIPASS_ROOT") == str(self.layout.root)]
+        return [
+            pid
+            for pid in process.table()
+            if process.environment(pid).get("AIPASS_RUN") == str(run)
+            and process.environment(pid).get("AIPASS_ROOT") == str(self.layout.root)
+        ]
 
 
 @pytest.fixture
@@ -134,7 +153,10 @@ time.sleep(600)
 
 
 def test_an_agent_that_ends_on_int_is_not_killed(house):
-    house.python(1, "import time\nprint('up', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('saved')")
+    house.python(
+        1,
+        "import time\nprint('up', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('saved')",
+    )
     while not (house.layout.run(1) / wire.STDOUT).exists() or "up" not in house.output(1):
         time.sleep(0.01)
     house.supervisors.stop_run(1, "cancelled", "enough")
@@ -278,7 +300,10 @@ def test_a_signal_never_hits_a_process_that_got_the_id_since():
         child.wait()
 
 
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), max_size=40), st.sets(st.integers(1, 30), max_size=5))
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), max_size=40),
+    st.sets(st.integers(1, 30), max_size=5),
+)
 def test_a_tree_is_its_roots_and_all_that_descends_from_them(pairs, roots):
     table = {pid: process.Process(pid, ppid, 0, 0, "S") for pid, ppid in pairs}
     found = process.tree(table, roots)
@@ -288,7 +313,10 @@ def test_a_tree_is_its_roots_and_all_that_descends_from_them(pairs, roots):
     assert all(pid in roots or table[pid].ppid in found for pid in found)
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=6), st.integers(1, 7))
+@given(
+    st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=6),
+    st.integers(1, 7),
+)
 def test_messages_arrive_whole_however_the_bytes_are_cut(messages, size):
     data = b"".join(map(wire.pack, messages))
     lines, got = wire.Lines(), []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from aipass.errors import PluginError
-from aipass.router import check_signature
+from aipass.signature import check_signature
 
 if TYPE_CHECKING:
     from pathlib import Path

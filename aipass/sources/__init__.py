@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from aipass.errors import PluginError
-from aipass.router import check_signature
+from aipass.signature import check_signature
 
 #: Hands a batch of facts (`aipass.Fact`) to the engine. May be called from any thread; waits where the engine is far behind.
 Tell = Callable[[list[Any]], None]

@@ -1,4 +1,4 @@
--- Every statement of the ledger by its name. A line `-- name: what_it_is` begins one; the next line says why.
+-- Every statement of the ledger by its name. A line with `name:` begins one; the next line says why.
 
 -- name: insert_event
 -- Facts of one batch, written together.
