@@ -231,9 +231,7 @@ class Supervisor:
                     )
                     continue
                 # From here on a new supervisor takes the run for begun, whatever happens to this one.
-                wire.write_atomic(
-                    spec.folder / wire.CLAIM, json.dumps({"pid": os.getpid(), "version": self.version})
-                )
+                (spec.folder / wire.CLAIM).touch()
             except OSError as exc:
                 self._tell(
                     {
