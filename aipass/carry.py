@@ -7,6 +7,7 @@ what is pending.
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,11 @@ class Carrier:
         fired: Hourly,
         back: Callable[[Done], None],
         reload: Callable[[int, act.Reload], None],
+        look_again: Callable[[Step], None],
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
+        self._look_again = look_again
 
     def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
         """Record an action with its event; what is to be done in the world waits for the commit."""
@@ -79,8 +82,17 @@ class Carrier:
         self._ledger.run("settle_action", {"id": done.action, "state": state, "outcome": done.outcome})
         if done.answer is not None:
             self._ledger.run("dispatch_answer", {"id": done.dispatch, "answer": done.answer})
+        if done.taken is not None:
+            # It is not there any more: whatever comes under its name is news, the same file once more included.
+            self._known_gone(*done.taken)
         if done.failed:
             step.notify(self._ledger, done.outcome)
+
+    def _known_gone(self, path: str, identity: str | None) -> None:
+        folder, _, name = os.fsencode(path).rpartition(b"/")
+        row = self._ledger.one("file", (folder, name))
+        if row is not None and f"{row['ino']}:{row['size']}:{row['mtime']}" == identity:
+            self._ledger.run("drop_file", (folder, name))
 
     def answer(self, request: str | None, exit_code: int, message: str, dispatch: int | None = None) -> None:
         """Reply to a spool request, where there is one."""
@@ -115,7 +127,7 @@ class Carrier:
             case act.Pause():
                 return self._pause(step, event, action), False, None
             case act.Resume():
-                return (*self._resume(action), None)
+                return (*self._resume(step, action), None)
             case act.Wake():
                 return self._wake(step, event, action), False, None
             case act.Notify():
@@ -158,7 +170,9 @@ class Carrier:
             step.facts.append(Fact("rule.paused", "engine", ref=action.name, cause=event.id, detail=detail))
         return f"paused: {action.reason}"
 
-    def _resume(self, action: act.Resume) -> tuple[str, bool]:
+    def _resume(self, step: Step, action: act.Resume) -> tuple[str, bool]:
+        if self._dispatcher.paused("handler", action.name) is not None:
+            self._look_again(step)
         found = self._dispatcher.resume(action.name)
         text = (
             f"{action.name} is resumed"
@@ -217,4 +231,5 @@ class Carrier:
         except OSError as exc:
             self._back(Done(number, f"{outcome}; {action.file} stays where it is: {exc}", failed=True))
             return
-        self._back(Done(number, outcome if kept == "kept" else f"{outcome}; {kept}"))
+        taken = (action.file, action.identity) if kept == "kept" else None
+        self._back(Done(number, outcome if kept == "kept" else f"{outcome}; {kept}", taken=taken))

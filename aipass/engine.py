@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from aipass.layout import Layout
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
-    from aipass.router import Handler
+    from aipass.router import Handler, Router
     from aipass.sources import Source
     from aipass.sources.filesystem import Filesystem
     from aipass.world import World
@@ -60,6 +60,8 @@ MAX_WAITING = 64
 DISABLE_AFTER_FAILURES = 5
 HANDLER_SLOW_S = 1.0
 LEDGER_PAUSE_S = 1.0
+# A timer whose step failed for a bug of ours is tried again, not often.
+BUG_PAUSE_S = 60.0
 PRUNE_EVERY_S = 86400.0
 PRUNE, HELD = "prune", "held"
 
@@ -94,7 +96,14 @@ class Engine:
         self._view = LedgerView(ledger, self._dispatcher, self._fired)
         self._alarms = Alarms(ledger, self._timers)
         self._carrier = Carrier(
-            ledger, self._dispatcher, world, self._timers, self._fired, self._own.append, self._read_config
+            ledger,
+            self._dispatcher,
+            world,
+            self._timers,
+            self._fired,
+            self._own.append,
+            self._read_config,
+            self._look_again,
         )
         self._runs = LiveRuns(
             ledger, self._dispatcher, world, self._timers, clock, drivers, self._carrier, self._own.append
@@ -113,6 +122,7 @@ class Engine:
             for row in self.ledger.all("pauses"):
                 if row["kind"] == "handler":  # a new engine may have new code
                     self.ledger.run("drop_pause", {"name": row["name"]})
+                    self._known.forget("inbox")
             for key, value in (("config.waiting", "[]"), ("config.error", ""), ("watch.limited", "")):
                 self.ledger.run("set_meta", {"key": key, "value": value})
             self._load(now)
@@ -179,6 +189,8 @@ class Engine:
     def step(self) -> bool:
         """Record whatever waits and is due, decide, commit, act; whether there was anything. Does not wait."""
         step = Step(self._clock.now())
+        if self._held and not self._timers.is_due(HELD, step.now.mono):
+            return False  # the disk was full a moment ago; what waits keeps its order
         due = self._timers.take(step.now.mono)
         items = self._take_items()
         if not items and not due:
@@ -192,10 +204,10 @@ class Engine:
             self._load(step.now)
             for key in (*due, HELD):
                 self._timers.set(key, step.now.mono + LEDGER_PAUSE_S)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - a bug becomes a report; see _one_by_one
             self._load(step.now)
-            if not items:
-                raise
+            for key in due:
+                self._timers.set(key, step.now.mono + BUG_PAUSE_S)
             self._one_by_one(items, exc)
         else:
             self._act(step)
@@ -203,8 +215,6 @@ class Engine:
 
     def _take_items(self) -> list[Any]:
         if self._held:
-            if HELD in self._timers:
-                return []
             items, self._held = self._held, []
             return items
         items = []
@@ -219,7 +229,8 @@ class Engine:
 
     def _one_by_one(self, items: list[Any], first: Exception) -> None:
         """A bug of ours in one item must not end the engine, nor take the others with it."""
-        logger.error("a step failed; its items are taken one by one", error=repr(first))
+        report = write_report(self.layout.crashes, first, "engine step")
+        logger.error("a step failed; its items are taken one by one", error=repr(first), report=str(report))
         for position, item in enumerate(items):
             step = Step(self._clock.now())
             try:
@@ -356,6 +367,9 @@ class Engine:
                 effect()
             except (OSError, AipassError) as exc:
                 logger.error("could not be done", error=str(exc))
+            except Exception as exc:  # noqa: BLE001 - the engine's own boundary: a bug becomes a report
+                report = write_report(self.layout.crashes, exc, f"effect {effect!r:.300}")
+                logger.error("a bug in aipass", report=str(report), error=str(exc))
         for event in step.told:
             _log(event)
             self._observe("after_event", event=event)
@@ -434,18 +448,23 @@ class Engine:
         self._carrier.answer(read.request, 0, f"aipass.toml is {outcome}")
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
         if read.config != self.config:
-            self.config, self._router = read.config, read.router
-            self._dispatcher.reconfigure(self.config)
-            self._alarms.set_crons(self.config, step.now)
-            self._known.forget("inbox")
-            step.effects.append(self._after_reconfigured)
+            self._dispatcher.reconfigure(read.config)
+            # The rest only once this is committed: a commit that fails must leave the old one in force.
+            step.before.append(partial(self._take_over, read.config, read.router, step.now))
+            self._look_again(step)
 
-    def _after_reconfigured(self) -> None:
-        make_inboxes(self.layout, self.config)
+    def _take_over(self, config: Config, router: Router, now: Instant) -> None:
+        self.config, self._router = config, router
+        self._alarms.set_crons(config, now)
+        make_inboxes(self.layout, config)
         if self._filesystem is not None:
-            self._filesystem.reconfigure(self.config.watch.ignore)
-            # What was rejected for want of an agent, or for its size, may be welcome now.
-            self._filesystem.scan("inbox", "asked")
+            self._filesystem.reconfigure(config.watch.ignore)
+
+    def _look_again(self, step: Step) -> None:
+        """Have the inbox seen anew: what was rejected, or met a handler that was disabled, may be welcome now."""
+        self._known.forget("inbox")
+        if self._filesystem is not None:
+            step.effects.append(partial(self._filesystem.scan, "inbox", "asked"))
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
@@ -455,6 +474,7 @@ class Engine:
         self._timers.clear()
         for key, due in kept:
             self._timers.set(key, due)
+        self._dispatcher.config = self.config
         self._dispatcher.load(now)
         self._alarms.load(now)
         self._fired.clear()
@@ -480,8 +500,12 @@ def check_drivers(config: Config, drivers: Iterable[str]) -> None:
 def make_inboxes(layout: Layout, config: Config) -> None:
     """`inbox/<agent>/` for every agent; raises ConfigError where one cannot be made."""
     try:
-        for name in config.agents:
-            (layout.inbox / name).mkdir(parents=True, exist_ok=True)
+        for folder in (layout.inbox, *(layout.inbox / name for name in config.agents)):
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder.is_symlink():
+                raise ConfigError(
+                    f"{folder}: is a symbolic link, and nobody watches what lies behind one; make it a folder"
+                )
     except OSError as exc:
         raise ConfigError(
             f"{exc.filename}: the inbox cannot be made ({exc.strerror}); move away what is in its place"

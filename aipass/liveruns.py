@@ -52,7 +52,11 @@ class LiveRuns:
     # -- in the world, after the commit ----------------------------------------------------------------------------
 
     def begin(self, run: int) -> None:
-        """Have a recorded run started; once, however often this is called."""
+        """Have a recorded run started; once, however often this is called. One that was told to stop is not begun."""
+        row = self._ledger.one("run", {"id": run})
+        if row is not None and row["stop"] is not None:
+            self._back(Report({"tell": "ended", "run": run, "outcome": "cancelled", "reason": row["stop"]}))
+            return
         try:
             ended = self._world.start(run, self._dispatcher.config, self._drivers)
         except (OSError, AipassError) as exc:
@@ -125,6 +129,8 @@ class LiveRuns:
         params = {"id": row["id"], "pid": message["pid"], "started": message["started"]}
         if self._ledger.run("run_started", params):
             step.facts.append(self._fact("run.started", row, pid=message["pid"]))
+        if row["stop"] is not None and message["tell"] == "started":
+            step.effects.append(partial(self._world.stop, row["id"], "cancelled", row["stop"]))
 
     def _ended(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -74,6 +75,20 @@ def state_folder(layout: Layout) -> None:
         raise ConfigError(
             f"{exc.filename or state}: {exc.strerror}; aipass must be able to write there"
         ) from exc
+
+
+def last_ids(layout: Layout) -> tuple[int, int]:
+    """The highest dispatch and run whose folders or answers lie here, for a ledger that begins anew beside them."""
+    dispatches = [path.name for path in layout.dispatches.glob("*")]
+    dispatches += [
+        path.name.removesuffix(".json").rpartition(".")[2] for path in layout.outbox.glob("*/*.json")
+    ]
+    runs = [path.name for path in layout.runs.glob("*")]
+    highest = [
+        max((int(n) for n in names if re.fullmatch(r"[1-9][0-9]{0,17}", n)), default=0)
+        for names in (dispatches, runs)
+    ]
+    return highest[0], highest[1]
 
 
 def filesystem_of(path: Path) -> str:

@@ -27,6 +27,8 @@ class Done:
     failed: bool = False
     dispatch: int | None = None
     answer: str | None = None
+    #: A file that was taken out of the inbox: its path and the identity it had.
+    taken: tuple[str, str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

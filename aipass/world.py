@@ -10,10 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import structlog
+
 from aipass.dispatch import environment, prompt
 from aipass.dispatch.driver import OUTCOME_STATES, Exit, Job, Outcome, Usage
 from aipass.errors import AipassError
 from aipass.event import iso, printable
+from aipass.layout import RUN_FOLDER
 from aipass.supervisor import wire
 from aipass.supervisor.spawn import STOP_WAITS_S
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from aipass.dispatch.driver import Driver
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+
+logger = structlog.get_logger("aipass")
 
 RESULT = "result.json"
 
@@ -148,8 +153,12 @@ class World:
         }
         record["usage"] = asdict(outcome.usage) if outcome.usage else None
         folder = self.layout.run(run["id"])
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wire.write_atomic(folder / RESULT, json.dumps(record))
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            wire.write_atomic(folder / RESULT, json.dumps(record))
+        except OSError as exc:
+            # That it ended is worth more than what it said.
+            logger.error("a run's result cannot be written", run=run["id"], error=str(exc))
         return outcome
 
     def _judge(
@@ -193,18 +202,31 @@ class World:
         """Remove an ended run's spool folder, if all in it was consumed; otherwise the last consumed request does."""
         folder = self.layout.run_spool(run)
         try:
-            for entry in os.scandir(folder):
-                if entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
-                    os.unlink(entry.path)  # half a request, of which the other half will never come
+            # Through a descriptor that is no link's: the agent may have put anything in the folder's place.
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except NotADirectoryError:
+            folder.unlink(missing_ok=True)
+            return
+        except OSError:
+            return  # it is gone
+        try:
+            with os.scandir(handle) as entries:
+                halves = [
+                    e.name for e in entries if e.name.startswith(".") and not e.is_dir(follow_symlinks=False)
+                ]
+            for name in halves:
+                os.unlink(name, dir_fd=handle)  # half a request, of which the other half will never come
             folder.rmdir()
         except OSError:
-            pass  # not empty yet, or gone
+            pass  # not empty yet: the last request that is consumed closes it
+        finally:
+            os.close(handle)
 
     def tidy(self) -> None:
         """Remove the spool folders of runs that ended while nobody looked."""
         for folder in self.layout.spool.glob("run-*"):
-            number = folder.name.removeprefix("run-")
-            row = self._ledger.one("run", {"id": int(number)}) if number.isdecimal() else None
+            match = RUN_FOLDER.fullmatch(folder.name)
+            row = self._ledger.one("run", {"id": int(match[1])}) if match else None
             if row is not None and row["state"] == "ended":
                 self.close_spool(row["id"])
 
@@ -236,14 +258,23 @@ class World:
             return "it changed meanwhile; its new version is a request of its own"
         if not target.exists():
             shutil.move(source, target)
+            found = target.lstat()
+            if identity is not None and identity != f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}":
+                # Saved anew between the look and the move: back it goes, unless a still newer one is there.
+                try:
+                    os.link(target, source, follow_symlinks=False)
+                    target.unlink()
+                except FileExistsError:
+                    pass
+                return "it changed meanwhile; its new version is a request of its own"
         rejection_beside(source).unlink(missing_ok=True)
         return "kept"
 
     def reject(self, path: str, reason: str, remedy: str) -> str:
         """Say beside a file why it was not used."""
         note = rejection_beside(self.layout.root / path)
-        if not note.parent.is_dir():
-            return "its folder is gone"
+        if not os.path.lexists(self.layout.root / path):
+            return "it is gone already"
         text = json.dumps(
             {"file": printable(path), "reason": reason, "remedy": remedy}, indent=2, ensure_ascii=False
         )
@@ -267,7 +298,7 @@ class World:
         source = self.layout.spool / path
         folder = self.layout.quarantine / "spool"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        target = folder / f"{event}-{source.name}"
+        target = folder / fitting(f"{event}-{source.name}", "")
         if os.path.lexists(source):
             os.rename(source, target)
         wire.write_atomic(
@@ -332,7 +363,8 @@ class World:
 
     def _result(self, run: int) -> dict[str, Any]:
         try:
-            found = json.loads((self.layout.run(run) / RESULT).read_text())
+            with wire.open_regular(self.layout.run(run) / RESULT) as file:
+                found = json.loads(file.read())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -364,7 +396,11 @@ def fitting(stem: str, suffix: str) -> str:
     data = os.fsencode(stem)
     room = MAX_NAME_BYTES - len(os.fsencode(suffix))
     if len(data) > room:
-        stem = os.fsdecode(data[: room - 9]) + "-" + hashlib.sha256(data).hexdigest()[:8]
+        stem = (
+            os.fsdecode(data[: room - 9]).encode("utf-8", "ignore").decode()
+            + "-"
+            + hashlib.sha256(data).hexdigest()[:8]
+        )
     return stem + suffix
 
 
@@ -379,7 +415,7 @@ SHOWN_BYTES = 20_000
 
 def _read_end(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with wire.open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - SHOWN_BYTES))
             return file.read()
     except OSError:
@@ -400,10 +436,10 @@ def _put_copy(path: Path, source: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         try:
-            with source.open("rb") as content:
+            with wire.open_regular(source) as content:
                 shutil.copyfileobj(content, file)
-        except FileNotFoundError:
-            pass  # a run folder that somebody removed: the answer is empty, its record says how it ended
+        except OSError:
+            pass  # somebody removed or replaced it: the answer is empty, its record says how it ended
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

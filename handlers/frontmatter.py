@@ -45,20 +45,21 @@ def read(text: str) -> Wanted:
 def _parse_toml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ValueError(f"front matter is not valid TOML: {exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"front matter is not valid TOML: {str(exc)[:200]}") from exc
 
 
 def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     try:
-        return yaml.safe_load(text)
+        # Words only: a date, a `no`, or a tag stays what was written.
+        return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - BaseLoader makes nothing but text, lists and dicts
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ValueError("front matter is not valid YAML: " + " ".join(str(exc).split())) from exc
+        raise ValueError("front matter is not valid YAML: " + " ".join(str(exc).split())[:300]) from exc
 
 
 def _words(found: dict[Any, Any], name: str) -> str | None:
     value = found.get(name)
-    if value is None:
+    if value is None or value == "":
         return None
     if isinstance(value, (dict, list)) or not str(value).strip():
         raise ValueError(f"front matter: `{name}` must be text")
@@ -67,6 +68,8 @@ def _words(found: dict[Any, Any], name: str) -> str | None:
 
 def _priority(found: dict[Any, Any]) -> int:
     value = found.get("priority", 0)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,4}", value.strip()):
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not -100 <= value <= 100:
         raise ValueError("front matter: `priority` is a whole number from -100 to 100; larger runs first")
     return value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aipass_handlers import frontmatter
 
-from aipass import Dispatch, Handler, Reject, hookimpl
+from aipass import Dispatch, Handler, Ignore, Reject, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +46,8 @@ def is_not_meant(event: Event) -> str | None:
 def on_file(event: Event, view: View) -> Iterable[Action]:
     """Dispatch the file to the folder's agent, or say why not."""
     assert event.path is not None
+    if event.detail.get("gone"):
+        return [Ignore("it is gone already")]
     problem = _misplaced(event, view) or _unusable(event, view)
     if problem is not None:
         return [Reject(event.path, *problem)]

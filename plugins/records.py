@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from aipass.supervisor.wire import open_regular
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Every line that is a JSON object; what else a CLI prints is passed over."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for line in file:
                 if not line.lstrip().startswith(b"{"):
                     continue

@@ -80,7 +80,10 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         plugins.load_installed()
         for name, reason in plugins.failed.items():
             click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
+        is_new = not layout.ledger.exists()
         ledger = Ledger.open(layout.ledger)
+        if is_new:
+            ledger.begin_after(*prepare.last_ids(layout))
         _approve(layout, settings, ledger, yes=yes)
         make_inboxes(layout, settings)
         prepare.exclude(layout)
@@ -179,14 +182,16 @@ def _is_tracked(layout: Layout) -> bool:
 
 
 def _detach(layout: Layout, *, yes: bool) -> int:
+    from aipass import prepare
+
     running = lock.holder(layout)
     if running is not None:
         click.echo(f"an engine runs here already (process {running.pid})")
         return 0
     if not yes and sys.stdin.isatty():
         _ask_before_detaching(layout)
+    prepare.state_folder(layout)
     reader, writer = os.pipe()
-    layout.state.mkdir(mode=0o700, exist_ok=True)
     with open(os.devnull, "rb") as nothing, open(layout.state / "up.log", "ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "aipass", "up", "--ready-fd", str(writer)],

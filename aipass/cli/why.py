@@ -101,7 +101,7 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
     """The last thing that happened to a path that somebody decided about, else just the last thing."""
     from pathlib import Path
 
-    from aipass.ledger.sqlite import event_of, storable
+    from aipass.ledger.sqlite import event_of
 
     path = Path(subject)
     if path.is_absolute() or not (layout.root / subject).exists():
@@ -115,9 +115,7 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
         row = ledger.one("dispatch", {"id": answered["id"]})
         assert row is not None
         return _explain_dispatch(layout, ledger, subject, row)
-    events = [
-        event_of(row) for row in ledger.all("events_of_path", {"path": storable(relative), "limit": 20})
-    ]
+    events = [event_of(row) for row in ledger.all("events_of_path", {"path": relative, "limit": 20})]
     if not events:
         raise AipassError(f"nothing is known of `{subject}`: {_unknown_path(layout, relative)}")
     telling = next((event for event in events if ledger.all("actions_of_event", {"event": event.id})), None)

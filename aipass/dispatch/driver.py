@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from aipass.errors import PluginError
 from aipass.signature import check_signature
+from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +101,7 @@ def check_driver(driver: object) -> None:
 def tail(path: Path, lines: int = 3, chars: int = 400) -> str:
     """The last words of an output file in one line, for a reason; empty where there are none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - 4096))
             text = file.read().decode("utf-8", "replace")
     except OSError:

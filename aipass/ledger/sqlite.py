@@ -84,6 +84,7 @@ class Ledger:
         """A ledger that lives as long as the object, for tests and rehearsals."""
         db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         db.row_factory = sqlite3.Row
+        db.text_factory = _text
         _migrate(db, 0)
         return cls(db, ":memory:")
 
@@ -136,7 +137,7 @@ class Ledger:
                 fact.kind,
                 fact.source,
                 storable(fact.path),
-                fact.ref,
+                storable(fact.ref),
                 fact.by,
                 fact.cause,
                 detail,
@@ -151,7 +152,7 @@ class Ledger:
     def add_outcome(self, event: int, handler: str, kind: str, payload: str, state: str, outcome: str) -> int:
         """Record what became of an event at a handler; returns its id."""
         self._last_action += 1
-        self._actions.append((self._last_action, event, handler, kind, payload, state, outcome))
+        self._actions.append((self._last_action, event, handler, kind, payload, state, storable(outcome)))
         return self._last_action
 
     def flush(self) -> None:
@@ -165,28 +166,34 @@ class Ledger:
 
     def run(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> int:
         """Execute a statement by name; returns the id of an inserted row, else the number of changed rows."""
-        cursor = self._db.execute(self._sql[name], params)
+        cursor = self._db.execute(self._sql[name], _bound(params))
         return int(cursor.lastrowid or 0) if name.startswith("insert_") else cursor.rowcount
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def all(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
         """All rows of a query by name."""
-        return self._db.execute(self._sql[name], params).fetchall()
+        return self._db.execute(self._sql[name], _bound(params)).fetchall()
 
     def each(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[Row]:
         """Rows of a query by name, one at a time."""
-        return iter(self._db.execute(self._sql[name], params))
+        return iter(self._db.execute(self._sql[name], _bound(params)))
 
     def one(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
         """The first row of a query by name."""
-        row: Row | None = self._db.execute(self._sql[name], params).fetchone()
+        row: Row | None = self._db.execute(self._sql[name], _bound(params)).fetchone()
         return row
 
     @property
     def last_event(self) -> int:
         """The newest event's id."""
         return self._last_event
+
+    def begin_after(self, dispatch: int, run: int) -> None:
+        """Give no dispatch and no run an id up to these: folders and answers of an earlier ledger have them."""
+        with self.transaction():
+            for name, number in (("dispatches", dispatch), ("runs", run)):
+                self.run("insert_sequence", {"name": name, "number": number})
 
     def meta(self, key: str) -> str | None:
         """A fact about the ledger itself."""
@@ -230,7 +237,7 @@ def event_of(row: Row) -> Event:
         row["time"],
         row["kind"],
         row["source"],
-        path_of(row["path"]),
+        row["path"],
         row["ref"],
         row["run"],
         row["cause"],
@@ -238,23 +245,39 @@ def event_of(row: Row) -> Event:
     )
 
 
-def path_of(stored: str | bytes | None) -> str | None:
-    """A path as Python has it, from what `storable` made of it."""
-    return os.fsdecode(stored) if isinstance(stored, bytes) else stored
+#: Lone surrogates (bytes of a file name that are not UTF-8, or half a pair in somebody's JSON) have no place in SQLite's
+#: text. They are kept as the last private characters of Unicode, and come back as they were.
+_AWAY = {code: 0x10F800 + code - 0xD800 for code in range(0xD800, 0xE000)}
+_BACK = {place: code for code, place in _AWAY.items()}
 
 
-def storable(path: str | None) -> str | bytes | None:
-    """SQLite's text is UTF-8; a name that is not goes in as bytes."""
-    if path is None or path.isascii():
-        return path
+def storable(value: object) -> object:
+    """`value` as SQLite can hold it: text with lone surrogates changed reversibly, all else as it is."""
+    if not isinstance(value, str) or value.isascii():
+        return value
     try:
-        path.encode()
+        value.encode()
     except UnicodeEncodeError:
-        return os.fsencode(path)
-    return path
+        return value.translate(_AWAY)
+    return value
+
+
+def _text(data: bytes) -> str:
+    """Text as it was before `storable`."""
+    text = data.decode("utf-8", "replace")
+    return text if text.isascii() or max(text) < "\U0010f800" else text.translate(_BACK)
+
+
+def _bound(params: Mapping[str, Any] | tuple[Any, ...]) -> Any:  # noqa: ANN401 - what sqlite3 binds
+    if isinstance(params, tuple):
+        return params
+    return {name: storable(value) for name, value in params.items()}
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    wal = path.with_name(path.name + "-wal")
+    if mode == "ro" and not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size):
+        mode = "ro&immutable=1"  # SQLite could not make the files beside it that readers share
     db = sqlite3.connect(
         f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}",
         uri=True,
@@ -263,6 +286,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         check_same_thread=False,
     )
     db.row_factory = sqlite3.Row
+    db.text_factory = _text
     return db
 
 
@@ -280,20 +304,24 @@ def _inspect(path: Path, *, quick: bool = False) -> int:
         try:
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
             application = int(db.execute("PRAGMA application_id").fetchone()[0])
+            if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+                return 0  # an empty file, or one whose first transaction never came to its end
             if version > newest:
                 raise LedgerError(
                     f"{path}: written by a newer aipass (ledger version {version}, this one knows {newest}); upgrade aipass"
                 )
-            if version and application != APPLICATION_ID:
+            if version < 1 or application != APPLICATION_ID:
                 raise LedgerError(
                     f"{path}: an SQLite file of another program; move it away, then `aipass up` makes a new one"
                 )
-            if version and not quick:
+            if not quick:
                 problem = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
                 if problem != "ok":
                     raise LedgerError(f"{path}: damaged ({problem}); {_RESCUE}")
         finally:
             db.close()
+    except sqlite3.OperationalError as exc:
+        raise LedgerError(f"{path}: cannot be opened ({exc}); check the permissions of its folder") from exc
     except sqlite3.DatabaseError as exc:
         raise LedgerError(f"{path}: damaged ({exc}); {_RESCUE}") from exc
     except OSError as exc:

@@ -29,6 +29,10 @@ class Timers:
         self._due[key] = due
         heapq.heappush(self._heap, (due, next(self._order), key))
 
+    def is_due(self, key: str, now: float) -> bool:
+        """Whether `key` has come due; one that does not wait has."""
+        return self._due.get(key, now) <= now
+
     def drop(self, key: str) -> None:
         """Forget `key`."""
         self._due.pop(key, None)

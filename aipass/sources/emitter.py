@@ -236,8 +236,8 @@ class TreeEmitter(EventEmitter):
         except OSError:
             return False
         old = self._folder_of.get(watch)
-        if old is not None and old != folder:
-            self._watch_of.pop(old, None)
+        if old is not None and old != folder and self._watch_of.get(old) == watch:
+            del self._watch_of[old]
         self._folder_of[watch] = folder
         self._watch_of[folder] = watch
         return True
@@ -370,6 +370,10 @@ class TreeEmitter(EventEmitter):
             self._tell(Gone(path, folder))
 
     def _rename_watches(self, old: str, new: str) -> None:
+        if new in self._watch_of:
+            # Two folders were exchanged: which watch is whose is found out by looking.
+            self._asked.append(("", "asked"))
+            return
         for name in [name for name in self._watch_of if name == old or name.startswith(old + "/")]:
             watch = self._watch_of.pop(name)
             self._watch_of[new + name[len(old) :]] = watch

@@ -43,7 +43,7 @@ def look_into(root: Path, fact: Fact, limit: int) -> Fact:
                 is_prompt = fact.path.lower().endswith(PROMPT_SUFFIXES) and found.st_size <= MAX_PROMPT_BYTES
                 _read(file, detail, is_prompt=is_prompt)
     except FileNotFoundError:
-        detail["problem"] = "it is gone already"
+        detail["gone"] = True
     except OSError as exc:
         detail["problem"] = str(exc.strerror)
     return dataclasses.replace(fact, detail=detail)

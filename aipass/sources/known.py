@@ -110,15 +110,17 @@ class Known:
 
     def _moved_folder(self, seen: Moved) -> list[Fact]:
         facts = []
-        old = os.fsencode(seen.old)
-        new = os.fsencode(seen.new)
+        old, new = os.fsencode(seen.old), os.fsencode(seen.new)
         for folder, name, ino, size, mtime in self._below(seen.old):
             target = new + folder[len(old) :]
+            path = _path(target, name)
             self._ledger.run("drop_file", (folder, name))
             self._ledger.run("put_file", (target, name, ino, size, mtime))
-            facts.append(
-                Fact("file.moved", SOURCE, path=_path(target, name), detail={"from": _path(folder, name)})
-            )
+            facts.append(Fact("file.moved", SOURCE, path=path, detail={"from": _path(folder, name)}))
+            if ino is not None:
+                # Renamed into place is complete, with its folder as well as alone.
+                there = Seen(path, Identity(ino, size, mtime), complete=True)
+                facts.append(_fact("file.closed", there, identity=str(there.identity)))
         return facts
 
     def _listing(self, seen: Listing) -> list[Fact]:

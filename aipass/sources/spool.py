@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 from aipass import request
 from aipass.event import Fact
+from aipass.layout import RUN_FOLDER
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
 from aipass.sources.observation import Listing, Moved, Seen
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aipass.sources.observation import Observation
-
-_RUN_FOLDER = re.compile(r"run-(\d+)")
 
 
 class Spool:
@@ -66,7 +64,7 @@ class Spool:
         folder, _, name = path.rpartition("/")
         if name.startswith(".") or name.endswith(".tmp"):
             return None
-        run = _RUN_FOLDER.fullmatch(folder)
+        run = RUN_FOLDER.fullmatch(folder)
         by = int(run[1]) if run else None
         stem = name.removesuffix(".json")
         try:

@@ -71,5 +71,7 @@ class Run:
     def write_exit(self) -> dict[str, Any]:
         """Put the record in place, whole or not at all."""
         record = self.record()
+        # An agent may have removed its own folder; how it ended is worth keeping all the same.
+        self.spec.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         wire.write_atomic(self.spec.folder / wire.EXIT, json.dumps(record))
         return record

@@ -34,6 +34,8 @@ IDLE_EXIT_S = 10.0
 STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 # Past this many KILLs a process hangs in the kernel; the run is told as it is and the rest is left to the system.
 MAX_KILLS = 20
+# A disk that was full is tried again after this.
+WRITE_AGAIN_S = 1.0
 
 
 class Supervisor:
@@ -75,10 +77,17 @@ class Supervisor:
             idle = None if self._idle_since is None else self._idle_since + IDLE_EXIT_S
             when = min((t for t in (due, idle) if t is not None), default=None)
             for key, _ in self._selector.select(None if when is None else max(0.0, when - time.monotonic())):
-                key.data(key.fileobj)
-            self._timers.fire(time.monotonic())
+                self._guarded(key.data, key.fileobj)
+            self._guarded(self._timers.fire, time.monotonic())
         for engine in list(self._engines):
             self._drop(engine)
+
+    def _guarded(self, call: Callable[[Any], None], argument: Any) -> None:  # noqa: ANN401 - a socket, or a moment
+        """Whatever goes wrong with one run must not end the others: it is said, and the loop goes on."""
+        try:
+            call(argument)
+        except Exception as exc:  # noqa: BLE001 - the loop's boundary
+            _say(f"a bug, or a broken disk: {exc!r} in {call!r}")
 
     def _is_done(self) -> bool:
         busy = bool(self._runs or self._strays or self._waiting or self._spawning)
@@ -176,8 +185,7 @@ class Supervisor:
             case "start":
                 self._start(Spec.of(message))
             case "stop":
-                if (run := self._runs.get(int(message["run"]))) is not None:
-                    self._stop(run, str(message["why"]), str(message["reason"]))
+                self._stop_known(int(message["run"]), str(message["why"]), str(message["reason"]))
             case "adopt":
                 self._adopt(
                     int(message["run"]), str(message["agent"]), Path(message["folder"]), str(message["root"])
@@ -186,6 +194,14 @@ class Supervisor:
                 self._end()
             case other:
                 raise ValueError(f"unknown word {other!r}")
+
+    def _stop_known(self, number: int, why: str, reason: str) -> None:
+        """Stop a run, or do not begin it."""
+        if (run := self._runs.get(number)) is not None:
+            self._stop(run, why, reason)
+        elif any(spec.run == number for spec in self._waiting):
+            self._waiting = deque(spec for spec in self._waiting if spec.run != number)
+            self._tell({"tell": "ended", "run": number, "outcome": why, "reason": reason})
 
     def _end(self) -> None:
         """Stop all runs, then go."""
@@ -200,6 +216,9 @@ class Supervisor:
         if self._tell_known(spec.run, spec.folder) or any(
             spec.run == waiting.run for waiting in self._waiting
         ):
+            return
+        if self._ending:
+            self._tell({"tell": "busy", "run": spec.run, "reason": "the supervisor is ending"})
             return
         self._waiting.append(spec)
         self._spawn_next()
@@ -219,6 +238,7 @@ class Supervisor:
     def _spawn_next(self) -> None:
         while self._waiting and self._spawning < MAX_SPAWNING and not self._ending:
             spec = self._waiting.popleft()
+            lock = None
             try:
                 lock = self._lock_agent(spec.agent)
                 if lock is None:
@@ -233,6 +253,8 @@ class Supervisor:
                 # From here on a new supervisor takes the run for begun, whatever happens to this one.
                 (spec.folder / wire.CLAIM).touch()
             except OSError as exc:
+                if lock is not None:
+                    os.close(lock)
                 self._tell(
                     {
                         "tell": "busy",
@@ -344,11 +366,21 @@ class Supervisor:
                 continue
             if self._spawning and process.command_line(pid) == self._own_command_line:
                 continue  # between vfork and exec of a run that is being started
-            owner = self._owner_of(pid, found.session) or ended
-            if owner.leader is None:
+            owner = self._owner_of(pid, found.session) or self._only_possible(found, ended)
+            if owner is None or owner.leader is None:
                 continue
             owner.orphans.add(pid)
             self._owner[pid] = owner
+
+    def _only_possible(self, orphan: process.Process, ended: Run) -> Run | None:
+        """The run that just ended, for an orphan without any mark, unless it may be another living run's.
+
+        Then it stays undecided until those have ended.
+        """
+        others = (
+            run for run in self._runs.values() if run is not ended and run.leader and run.status is None
+        )
+        return None if any(run.leader.start <= orphan.start for run in others if run.leader) else ended
 
     def _owner_of(self, pid: int, session: int) -> Run | None:
         environment = process.environment(pid)
@@ -359,12 +391,14 @@ class Supervisor:
         return next((run for run in self._runs.values() if run.leader and run.leader.pid == session), None)
 
     def _finish(self, run: Run) -> None:
+        """A run's tree is gone: record it, let go of its agent, tell. Without its record it stays known, and is tried again."""
         try:
             record = run.write_exit()
         except OSError as exc:
-            # A full disk: the engine is told, and a restarted one asks again for a run that is not there any more.
-            _say(f"run {run.id}: its end cannot be written: {exc}")
-            record = run.record()
+            # A full disk. An engine that asks meanwhile must not hear that the run was lost.
+            _say(f"run {run.id}: its end cannot be written yet: {exc}")
+            self._timers.at(time.monotonic() + WRITE_AGAIN_S, lambda _: self._finish(run))
+            return
         del self._runs[run.id]
         os.close(run.lock)
         self._tell({"tell": "ended", **record})
@@ -452,8 +486,13 @@ class Supervisor:
         if wait is not None:
             self._timers.at(now + wait, lambda now: self._end_strays(strays, now))
             return
+        try:
+            record = strays.write_exit()
+        except OSError as exc:
+            _say(f"run {strays.run}: that it was lost cannot be written yet: {exc}")
+            self._timers.at(now + WRITE_AGAIN_S, lambda now: self._end_strays(strays, now))
+            return
         del self._strays[strays.run]
-        record = strays.write_exit()
         os.close(strays.lock)
         self._tell({"tell": "ended", **record})
 
@@ -476,9 +515,12 @@ def _raise_files_limit() -> int:
 
 
 def _say(text: str) -> None:
-    print(
-        f"{time.strftime('%Y-%m-%dT%H:%M:%S')} supervisor {os.getpid()}: {text}", file=sys.stderr, flush=True
-    )
+    with contextlib.suppress(OSError, ValueError):  # the log's disk may be the full one
+        print(
+            f"{time.strftime('%Y-%m-%dT%H:%M:%S')} supervisor {os.getpid()}: {text}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def main(arguments: list[str]) -> int:

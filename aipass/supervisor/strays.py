@@ -56,6 +56,7 @@ class Strays:
             "left": self.ended,
             "steps": [],
         }
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         wire.write_atomic(self.folder / wire.EXIT, json.dumps(record))
         return record
 

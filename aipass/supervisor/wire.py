@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import socket
+import stat
 import struct
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,14 +82,40 @@ def write_atomic(path: Path, text: str) -> None:
     The temporary name is always the same: what a killed writer left is overwritten by the next. One writer at a time.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    # An agent may have put anything in the way; nothing is written through a link, and a folder is not waited for.
+    with open(_fresh(temporary), "w", encoding="utf-8") as file:
+        file.write(text)
     temporary.replace(path)
+
+
+def _fresh(path: Path) -> int:
+    """A new file at `path`, whatever was there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    for _ in range(3):
+        try:
+            return os.open(path, flags, 0o600)
+        except FileExistsError:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    return os.open(path, flags, 0o600)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that an agent may have replaced; raises OSError unless it is a regular file, and never waits."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(handle, "rb")
 
 
 def read_exit(folder: Path) -> dict[str, Any] | None:
     """What `exit` in a run's folder says; None where the run has not ended, or the file did not survive a power cut."""
     try:
-        found = json.loads((folder / EXIT).read_text())
+        with open_regular(folder / EXIT) as file:
+            found = json.loads(file.read())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -216,6 +216,10 @@ INSERT INTO notices (time, event, text) VALUES (:time, :event, :text)
 -- The newest of them.
 SELECT * FROM notices ORDER BY id DESC LIMIT :limit
 
+-- name: insert_sequence
+-- Ids begin after this one.
+INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :number)
+
 -- name: get_meta
 -- A fact about the ledger itself.
 SELECT value FROM meta WHERE key = :key

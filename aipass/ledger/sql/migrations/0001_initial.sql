@@ -27,7 +27,7 @@ CREATE INDEX actions_event ON actions (event);
 CREATE INDEX actions_pending ON actions (id) WHERE state = 'pending';
 
 CREATE TABLE dispatches (
-    id         INTEGER PRIMARY KEY,
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
     agent      TEXT NOT NULL,
     key        TEXT NOT NULL,
     state      TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'blocked')),
@@ -70,7 +70,7 @@ CREATE TABLE senders (
 CREATE INDEX senders_dispatch ON senders (dispatch);
 
 CREATE TABLE runs (
-    id       INTEGER PRIMARY KEY,
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
     dispatch INTEGER NOT NULL REFERENCES dispatches (id),
     agent    TEXT NOT NULL,
     state    TEXT NOT NULL CHECK (state IN ('starting', 'running', 'ended')),
