@@ -18,9 +18,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from aipass import patterns
 from aipass.errors import ConfigError
+from aipass.event import plain
 from aipass.layout import CONFIG_NAME
 from aipass.template import check_template
 from aipass.units import parse_duration, parse_size
@@ -213,6 +215,11 @@ class Sandbox(Model):
     )
 
 
+def _misfit(text: str, *place: str | int) -> PydanticCustomError:
+    """An error about how parts fit together, and the key that it is about."""
+    return PydanticCustomError("misfit", "{text}", {"text": text, "place": place})
+
+
 class Config(Model):
     """The whole of aipass.toml."""
 
@@ -230,22 +237,21 @@ class Config(Model):
         for name in self.agents:
             other = folded.setdefault(name.lower(), name)
             if other != name:
-                raise ValueError(
-                    f"agents `{other}` and `{name}` differ only in case; their folders would be one on some filesystems"
-                )
+                text = f"agents `{other}` and `{name}` differ only in case; their folders would be one on some filesystems"
+                raise _misfit(text, "agents", name)
         seen: set[str] = set()
-        for rule in self.on:
+        for number, rule in enumerate(self.on):
             if rule.name in seen:
-                raise ValueError(f"two rules are named `{rule.name}`; names of rules are unique")
+                raise _misfit(
+                    f"two rules are named `{rule.name}`; names of rules are unique", "on", number, "name"
+                )
             seen.add(rule.name)
             if rule.dispatch not in self.agents:
-                raise ValueError(
-                    f"rule `{rule.name}` dispatches `{rule.dispatch}`, which is no agent here{_nearest(rule.dispatch, self.agents)}"
-                )
+                text = f"rule `{rule.name}` dispatches `{rule.dispatch}`, which is no agent here{_nearest(rule.dispatch, self.agents)}"
+                raise _misfit(text, "on", number, "dispatch")
         if self.orchestrator != "human" and self.orchestrator not in self.agents:
-            raise ValueError(
-                f"orchestrator `{self.orchestrator}` is no agent here{_nearest(self.orchestrator, self.agents)}"
-            )
+            text = f"orchestrator `{self.orchestrator}` is no agent here{_nearest(self.orchestrator, self.agents)}"
+            raise _misfit(text, "orchestrator")
         return self
 
     def home(self, agent: str) -> str:
@@ -267,6 +273,8 @@ def read_text(path: Path) -> str:
     Raises ConfigError where it cannot be read or is no UTF-8 text.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path.name}: is not a file; move away what is in its place")
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(
                 f"{path.name}: larger than {MAX_CONFIG_BYTES // 1_000_000} MB; is this the right file?"
@@ -289,9 +297,12 @@ def parse_toml(text: str, name: str = CONFIG_NAME) -> dict[str, Any]:
     """`text` as TOML; raises ConfigError with the line."""
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # a number of thousands of digits is a plain ValueError
         where = re.search(r"\(at line (\d+), column (\d+)\)", str(exc))
         line = where[1] if where else str(text.count("\n") + 1)
+        if digits := re.search(r"[0-9_]{4300,}", text):
+            line = str(text.count("\n", 0, digits.start()) + 1)
+            raise ConfigError(f"{name}:{line}: not valid TOML: a number of {len(digits[0])} digits") from exc
         reason = re.sub(r"\s*\(at .*\)$", "", str(exc)) or "nested too deeply"
         raise ConfigError(f"{name}:{line}: not valid TOML: {reason}") from exc
 
@@ -303,7 +314,9 @@ def parse(text: str, name: str = CONFIG_NAME) -> Config:
         return Config.model_validate(raw)
     except ValidationError as exc:
         lines = Lines(text)
-        raise ConfigError("\n".join(_explain(error, lines, name) for error in exc.errors())) from exc
+        # A value that fits none of several types is told once for each; once is enough.
+        told = dict.fromkeys(_explain(error, lines, name) for error in exc.errors())
+        raise ConfigError("\n".join(told)) from exc
 
 
 def _explain(error: ErrorDetails, lines: Lines, name: str) -> str:
@@ -312,18 +325,30 @@ def _explain(error: ErrorDetails, lines: Lines, name: str) -> str:
         for part in error["loc"]
         if part not in {"[key]", "FromEnv"} and not str(part).startswith("function-")
     )
+    if error["type"] == "misfit":
+        loc = tuple(error["ctx"]["place"])
     if loc and loc[-1] in {"str", "int", "float", "bool"}:
         loc = loc[:-1]
-    field = ".".join(str(part) for part in loc)
+    field = plain(".".join(str(part) for part in loc))
     place = f"{name}:{lines.of(loc)}: " + (f"{field}: " if field else "")
     if error["type"] == "extra_forbidden":
         known = _known_keys(loc[:-1])
-        return f"{place}unknown key{_nearest(str(loc[-1]), known)}; known here: {', '.join(known)}"
+        near = _nearest(str(loc[-1]), known)
+        return f"{place}unknown key{near}{' Known' if near else '; known'} here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{place}missing; it is required"
-    message = error["msg"].removeprefix("Value error, ")
+    message = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("valid tuple", "list")
+        .replace("valid dictionary", "table")
+    )
     found = error["input"]
-    shown = "" if isinstance(found, dict) or error["type"] == "value_error" else f", found {_show(found)}"
+    shown = (
+        ""
+        if isinstance(found, dict) or error["type"] in {"value_error", "misfit"}
+        else f", found {_show(found)}"
+    )
     return f"{place}{message[0].lower()}{message[1:]}{shown}"
 
 

@@ -20,7 +20,7 @@ def agents(layout: Layout) -> dict[str, dict[str, Any]]:
         found = tomllib.loads(layout.config.read_bytes().decode("utf-8-sig")).get("agents", {})
     except OSError as exc:
         raise ConfigError(f"{layout.config.name}: cannot be read ({exc.strerror})") from exc
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{layout.config.name}: not valid TOML: {exc}") from exc
     return (
         {name: table for name, table in found.items() if isinstance(table, dict)}

@@ -229,7 +229,7 @@ class Engine:
 
     def _one_by_one(self, items: list[Any], first: Exception) -> None:
         """A bug of ours in one item must not end the engine, nor take the others with it."""
-        report = write_report(self.layout.crashes, first, "engine step")
+        report = None if items else write_report(self.layout.crashes, first, "engine step, timers")
         logger.error("a step failed; its items are taken one by one", error=repr(first), report=str(report))
         for position, item in enumerate(items):
             step = Step(self._clock.now())

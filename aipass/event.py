@@ -93,3 +93,8 @@ def printable(path: str | None) -> str | None:
     if path is None or path.isascii():
         return path
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def plain(text: str) -> str:
+    """`text` without control characters, which would speak to the terminal instead of to its reader."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -107,7 +107,10 @@ def find_root(start: Path | None = None) -> Layout:
     """
     named = os.environ.get("AIPASS_ROOT") if start is None else None
     if named:
-        layout = Layout(Path(named).resolve())
+        try:
+            layout = Layout(Path(named).resolve())
+        except (OSError, RuntimeError) as exc:
+            raise ConfigError(f"AIPASS_ROOT={named}: leads nowhere ({exc}); unset it") from exc
         if not layout.config.is_file():
             raise ConfigError(
                 f"AIPASS_ROOT={named}: there is no {CONFIG_NAME} in that folder; unset it or run `aipass init` there"

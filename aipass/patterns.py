@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pathspec import PathSpec
@@ -34,5 +35,8 @@ def check(pattern: str) -> str:
         raise ValueError("an empty pattern matches nothing; write a path like `src/` or `**/*.py`")
     if "\0" in pattern or "\n" in pattern:
         raise ValueError("a pattern is one line without NUL")
-    Patterns([pattern])
+    try:
+        Patterns([pattern])
+    except (ValueError, re.error) as exc:
+        raise ValueError(f"not a pattern: {exc}") from exc
     return pattern

@@ -8,6 +8,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 60
 _BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 # Longer than any agent may run and than anything is kept; also what a timer can hold on every platform.
+MAX_SIZE = 2**62
 MAX_DURATION_S = 100 * 365 * 86400.0
 
 
@@ -48,7 +49,10 @@ def parse_size(value: object) -> int:
     )
     if match is None:
         raise ValueError('a size is a number of bytes or text such as "500KB", "20MB" or "1GiB"')
-    return int(float(match[1]) * _BYTES[match[2].upper()])
+    size = float(match[1]) * _BYTES[match[2].upper()]
+    if size > MAX_SIZE:
+        raise ValueError(f'"{_short(str(value))}" is larger than any disk')
+    return int(size)
 
 
 def show_duration(seconds: float) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("aipass")
 
 RESULT = "result.json"
+REJECTED = ".rejected.json"
 
 
 class Runner(Protocol):
@@ -275,9 +276,7 @@ class World:
         note = rejection_beside(self.layout.root / path)
         if not os.path.lexists(self.layout.root / path):
             return "it is gone already"
-        text = json.dumps(
-            {"file": printable(path), "reason": reason, "remedy": remedy}, indent=2, ensure_ascii=False
-        )
+        text = json.dumps({"file": printable(path), "reason": reason, "remedy": remedy}, indent=2)
         wire.write_atomic(note, text + "\n")
         return f"rejected: {reason}"
 
@@ -298,7 +297,7 @@ class World:
         source = self.layout.spool / path
         folder = self.layout.quarantine / "spool"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        target = folder / fitting(f"{event}-{source.name}", "")
+        target = folder / fitting(f"{event}-{source.name}", REJECTED).removesuffix(REJECTED)
         if os.path.lexists(source):
             os.rename(source, target)
         wire.write_atomic(
@@ -406,7 +405,7 @@ def fitting(stem: str, suffix: str) -> str:
 
 def rejection_beside(path: Path) -> Path:
     """Where the note lies that says why a file was not used."""
-    return path.with_name(fitting(path.name, ".rejected.json"))
+    return path.with_name(fitting(path.name, REJECTED))
 
 
 # A failed agent's output goes into its answer as far as a person reads.

@@ -24,11 +24,6 @@ R = '[[on]]\nname = "review"\nevent = "file.closed"\ndispatch = "writer"\ntask =
 CRON = R.replace('event = "file.closed"', 'cron = "{}"')
 
 
-def defect(reason: str) -> pytest.MarkDecorator:
-    """What aipass does wrong today; the test says what would be right."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @pytest.fixture(autouse=True)
 def own_temporary_folder(tmp_path_factory, monkeypatch):
     """Reports of bugs that find no other place go there."""
@@ -117,7 +112,7 @@ WRONG = [
     P(A.replace('"command"', '"claude"'), 1, ['driver "claude" takes `args`'], id="command of other driver"),
     P('[agents.w]\ncommand = ["x"]\n', 1, ["agents.w.driver", "missing"], id="driver missing"),
     P('[agents.w]\ndriver = ""\n', 2, ["agents.w.driver", "at least 1"], id="driver empty"),
-    P(A + 'timout = "1s"\n', 4, ["unknown key", "did you mean `timeout`", "known here"], id="unknown key"),
+    P(A + 'timout = "1s"\n', 4, ["unknown key", "did you mean `timeout`", "nown here"], id="unknown key"),
     P("\r\n" + (A + "timout = 1\n").replace("\n", "\r\n"), 5, ["`timeout`"], id="unknown key CRLF"),
     P("[limit]\nhops = 1\n", 1, ["did you mean `limits`"], id="unknown table"),
     P("xyzzy = 1\n", 1, ["xyzzy", "unknown key", "agents, inbox"], id="unknown key, nothing near"),
@@ -144,7 +139,6 @@ WRONG = [
         2,
         ["inbox.max_size"],
         id="size absurd",
-        marks=defect("parse_size: OverflowError, float infinity to integer"),
     ),
     P(
         A + R.replace('event = "file.closed"\n', ""),
@@ -163,15 +157,13 @@ WRONG = [
         7,
         ["`wrter`"],
         id="rule's agent, line",
-        marks=defect("errors of the whole Config are told as of line 1, not of the rule's line"),
     ),
     P(A + R + R, None, ["two rules are named `review`"], id="rule twice"),
     P(
         A + R + R,
-        9,
+        10,
         ["two rules are named `review`"],
         id="rule twice, line",
-        marks=defect("errors of the whole Config are told as of line 1, not of the second rule's line"),
     ),
     P(A + R.replace('"x"', '"Do {foo}"'), 8, ["{foo} is not known", "{path}"], id="template field"),
     P(A + R.replace('"x"', '""'), 8, ["on.0.task", "at least 1"], id="task empty"),
@@ -179,14 +171,13 @@ WRONG = [
     P(A + R.replace('"review"', '"human"'), 5, ["reserved"], id="rule's name"),
     P(A + R + 'paths = [""]\n', 9, ["on.0.paths.0", "an empty pattern"], id="pattern empty"),
     P(A + R + 'paths = ["ok/", "a\\nb"]\n', 9, ["on.0.paths.1", "one line"], id="pattern newline"),
-    P(A + R + 'paths = ["!"]\n', 9, ["invalid git pattern"], id="pattern bad"),
+    P(A + R + 'paths = ["!"]\n', 9, ["Invalid git pattern"], id="pattern bad"),
     P(A + 'owns = ["\\u0000"]\n', 4, ["agents.writer.owns.0", "NUL"], id="pattern NUL"),
     P(
         A + R + 'paths = ["[z-a]"]\n',
         9,
         ["on.0.paths.0"],
         id="pattern range",
-        marks=defect("patterns.check lets re.error through: bad character range z-a"),
     ),
     P(A + R + "priority = 101\n", 9, ["on.0.priority", "found 101"], id="rule's priority"),
     P(A + R + "per_hour = 0\n", 9, ["on.0.per_hour", "found 0"], id="per_hour"),
@@ -208,14 +199,12 @@ WRONG = [
         2,
         ["aipass.toml"],
         id="number of 5000 digits",
-        marks=defect("parse_toml lets int()'s ValueError through: Exceeds the limit (4300 digits)"),
     ),
     P(
         '"\\u001b[31m" = 1\n',
         1,
         ["unknown key", "x1b"],
         id="terminal codes",
-        marks=defect("a key's control characters go to the terminal as they are"),
     ),
 ]
 
@@ -256,7 +245,7 @@ def _write(data: bytes):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        P(lambda path: path.mkdir(), "cannot be read (Is a directory)", id="folder"),
+        P(lambda path: path.mkdir(), "is not a file", id="folder"),
         P(lambda path: None, "cannot be read (No such file", id="missing"),
         P(lambda path: path.symlink_to(path), "cannot be read (Too many levels", id="symlink loop"),
         P(lambda path: path.symlink_to("nowhere"), "cannot be read (No such file", id="dangling"),
@@ -278,7 +267,6 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, make, told, request):
     assert told in str(caught.value)
 
 
-@defect("a fifo in place of aipass.toml is opened for reading, which waits for ever")
 def test_a_fifo_in_place_of_the_configuration_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "aipass.toml")
     # In a process of its own, as it cannot be interrupted otherwise.
@@ -307,19 +295,16 @@ def test_a_fifo_in_place_of_the_configuration_does_not_hang(tmp_path):
             b'[inbox]\nmax_size = "' + b"9" * 400 + b'GB"\n',
             "inbox.max_size",
             id="size absurd",
-            marks=defect("exit 70: OverflowError in parse_size"),
         ),
         P(
             (A + R + 'paths = ["[z-a]"]\n').encode(),
             "on.0.paths.0",
             id="pattern range",
-            marks=defect("exit 70: re.error in patterns.check"),
         ),
         P(
             b"[limits]\nhops = " + b"9" * 5000 + b"\n",
             "not valid TOML",
             id="digits",
-            marks=defect("exit 70: ValueError of int() in parse_toml"),
         ),
     ],
 )
@@ -483,14 +468,14 @@ def test_requests_left_without_an_engine_are_looked_at_by_the_next_one(repositor
 @pytest.mark.parametrize(
     ("name", "data", "folder"),
     [
-        P(b"r-\xff\xfe.json", b"{}", "human", id="name not UTF-8", marks=defect("ref with surrogates cannot be recorded: UnicodeEncodeError, the file stays in the spool")),
-        P(b"r-" + b"a" * 248 + b".json", b"{}", "human", id="name of 255 bytes", marks=defect("<event>-<name> is too long for a file: the file stays in the spool")),
-        P(b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "\\ud800"}', "human", id="lone surrogate in text", marks=defect("UnicodeEncodeError in the engine: neither answered nor set aside")),
-        P(b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "x", "key": "\\ud800"}', "human", id="lone surrogate in key", marks=defect("UnicodeEncodeError in the engine: neither answered nor set aside")),
-        P(b"r-aaaa.json", b'{"verb": "cancel", "id": "r-\\ud800"}', "human", id="lone surrogate in id", marks=defect("UnicodeEncodeError in the engine: neither answered nor set aside")),
-        P(b"r-aaaa.json", b'{"verb": "resume", "name": "\\ud800"}', "human", id="lone surrogate in name", marks=defect("UnicodeEncodeError in the engine: neither answered nor set aside")),
-        P(b"r-aaaa.json", request(agent="\ud800"), "human", id="lone surrogate in agent", marks=defect("UnicodeEncodeError in the engine: neither answered nor set aside")),
-        P(b"r-aaaa.json", request(), "run-" + "9" * 20, id="folder of no run", marks=defect("OverflowError in the engine: neither answered nor set aside")),
+        P(b"r-\xff\xfe.json", b"{}", "human", id="name not UTF-8"),
+        P(b"r-" + b"a" * 248 + b".json", b"{}", "human", id="name of 255 bytes"),
+        P(b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "\\ud800"}', "human", id="lone surrogate in text"),
+        P(b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "x", "key": "\\ud800"}', "human", id="lone surrogate in key"),
+        P(b"r-aaaa.json", b'{"verb": "cancel", "id": "r-\\ud800"}', "human", id="lone surrogate in id"),
+        P(b"r-aaaa.json", b'{"verb": "resume", "name": "\\ud800"}', "human", id="lone surrogate in name"),
+        P(b"r-aaaa.json", request(agent="\ud800"), "human", id="lone surrogate in agent"),
+        P(b"r-aaaa.json", request(), "run-" + "9" * 20, id="folder of no run"),
     ],
 )  # fmt: skip
 def test_odd_requests_are_settled_one_way_or_the_other(repository, name, data, folder):
@@ -591,10 +576,10 @@ def test_what_cannot_be_used_in_the_inbox_is_told_beside_it_and_stays(repository
     "names",
     [
         P(ODD, id="all that is UTF-8"),
-        P([b"\xff\xfe not UTF-8 \xe9.md"], id="not UTF-8", marks=defect("the sender's name cannot be recorded (UnicodeEncodeError): the file is never answered nor rejected")),
-        P([b"\xe9.bin"], id="not UTF-8, by path", marks=defect("the sender's name cannot be recorded (UnicodeEncodeError): the file is never answered nor rejected")),
-        P([b"x" + "é".encode() * 118 + b".markdown"], id="cut within a letter", marks=defect("world.fitting cuts within a UTF-8 letter: what became of the answer cannot be recorded (UnicodeEncodeError)")),
-        P([("x" + "日" * 81).encode() + b".md"], id="cut within a letter of three bytes", marks=defect("as above")),
+        P([b"\xff\xfe not UTF-8 \xe9.md"], id="not UTF-8"),
+        P([b"\xe9.bin"], id="not UTF-8, by path"),
+        P([b"x" + "é".encode() * 118 + b".markdown"], id="cut within a letter"),
+        P([("x" + "日" * 81).encode() + b".md"], id="cut within a letter of three bytes"),
     ],
 )  # fmt: skip
 def test_files_of_odd_names_are_answered(repository, names):
@@ -639,14 +624,14 @@ def test_files_of_odd_names_are_answered(repository, names):
     ("path", "data"),
     [
         P("inbox/writer/blank.md", b"  \n \n", id="blank"),
-        P("inbox/writer/x.md", b'---\nsubject: "\\ud800"\n---\nx', id="surrogate", marks=defect("a lone surrogate in YAML: UnicodeEncodeError in the engine, the file is neither rejected nor answered")),
-        P("inbox/writer/x.md", b"---\nsubject: !!bool maybe\n---\nx", id="bool", marks=defect("safe_load raises KeyError: the inbox handler fails")),
-        P("inbox/writer/x.md", b"---\nsubject: !!timestamp maybe\n---\nx", id="timestamp", marks=defect("safe_load raises AttributeError: the inbox handler fails")),
-        P("inbox/writer/x.md", b'---\npriority: !!int ""\n---\nx', id="int", marks=defect("safe_load raises IndexError: the inbox handler fails")),
-        P("inbox/writer/x.md", b"+++\nx = " + b"[" * 50_000 + b"\n+++\nx", id="deep TOML", marks=defect("RecursionError is not caught: the inbox handler fails")),
+        P("inbox/writer/x.md", b'---\nsubject: "\\ud800"\n---\nx', id="surrogate"),
+        P("inbox/writer/x.md", b"---\nsubject: !!bool maybe\n---\nx", id="bool"),
+        P("inbox/writer/x.md", b"---\nsubject: !!timestamp maybe\n---\nx", id="timestamp"),
+        P("inbox/writer/x.md", b'---\npriority: !!int ""\n---\nx', id="int"),
+        P("inbox/writer/x.md", b"+++\nx = " + b"[" * 50_000 + b"\n+++\nx", id="deep TOML"),
         P("inbox/writer/x.md", b"---\nx: " + b"[" * 50_000 + b"\n---\nx", id="deep YAML"),
         P("inbox/writer/x.md", b"---\nkey: 0x" + b"f" * 20_000 + b"\n---\nx", id="long number"),
-        P(b"inbox/\xff/x.md", b"x", id="folder not UTF-8", marks=defect("the reason names the folder: UnicodeEncodeError")),
+        P(b"inbox/\xff/x.md", b"x", id="folder not UTF-8"),
         P(b"inbox/" + b"y" * 250 + b"/x.md", b"x", id="folder long"),
         P("inbox/writer/x.md.rejected.json.md", b"", id="named like a note"),
     ],
@@ -663,7 +648,6 @@ def test_odd_files_are_rejected_or_answered(repository, path, data):
     is_still_well(repository, pid)
 
 
-@defect("a file that makes PyYAML raise KeyError counts as the handler's own failure: five disable the inbox")
 def test_five_bad_files_do_not_disable_the_inbox(repository):
     engine(repository)
     for number in range(5):
@@ -759,14 +743,14 @@ def test_ids_that_do_not_exist(repository):
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        P(["why", "e" + "9" * 30], 1, id="why e999…", marks=defect("exit 70: OverflowError, int too large for SQLite")),
-        P(["why", b"\xff.md"], 1, id="why not UTF-8", marks=defect("exit 70: UnicodeEncodeError")),
-        P(["show", b"r-\xff"], 1, id="show not UTF-8", marks=defect("exit 70: UnicodeEncodeError")),
-        P(["cancel", b"r-\xff"], 1, id="cancel not UTF-8", marks=defect("the engine fails on it and never answers")),
-        P(["events", "--kind", b"\xff"], 0, id="kind not UTF-8", marks=defect("exit 70: UnicodeEncodeError")),
-        P(["events", "--limit", "9" * 30], 0, id="limit huge", marks=defect("exit 70: OverflowError")),
-        P(["send", "writer", "hi", "--subject", b"\xff"], 2, id="subject not UTF-8", marks=defect("the engine fails on it and never answers")),
-        P(["send", "writer", "hi", "--timeout", "soon"], 2, id="timeout without wait", marks=defect("a --timeout that is none is accepted, exit 0, where there is no --wait")),
+        P(["why", "e" + "9" * 30], 1, id="why e999…"),
+        P(["why", b"\xff.md"], 1, id="why not UTF-8"),
+        P(["show", b"r-\xff"], 1, id="show not UTF-8"),
+        P(["cancel", b"r-\xff"], 1, id="cancel not UTF-8"),
+        P(["events", "--kind", b"\xff"], 0, id="kind not UTF-8"),
+        P(["events", "--limit", "9" * 30], 0, id="limit huge"),
+        P(["send", "writer", "hi", "--subject", b"\xff"], 0, id="subject not UTF-8"),
+        P(["send", "writer", "hi", "--timeout", "soon"], 2, id="timeout without wait"),
     ],
 )  # fmt: skip
 def test_odd_arguments_with_an_engine(repository, words, code):
@@ -780,7 +764,6 @@ def test_odd_arguments_with_an_engine(repository, words, code):
 
 
 @pytest.mark.parametrize("running", [True, False])
-@defect("a text of more than 10 MB is left in the spool, set aside there, and `send` says nothing of it")
 def test_a_text_that_is_too_large_is_refused_at_once(repository, running):
     if running:
         engine(repository)
@@ -814,7 +797,6 @@ def test_a_root_that_is_named_and_is_none(repository, make):
     )
 
 
-@defect("exit 70 or silence: resolve() of a symlink that leads to itself")
 def test_a_root_that_is_a_symlink_to_itself(repository):
     loop = repository.root.parent / "loop"
     loop.symlink_to(loop)
@@ -856,7 +838,7 @@ def gone(repository, *words: str, env: dict[str, str] | None = None):
         ["status"],
         ["send", "writer", "x"],
         ["up"],
-        P(["init"], marks=defect("exit 70: FileNotFoundError of Path.cwd() in init")),
+        P(["init"]),
     ],
 )
 def test_in_a_folder_that_is_gone(repository, words):
@@ -868,7 +850,7 @@ def test_in_a_folder_that_is_gone(repository, words):
     [
         ["status"],
         ["send", "writer", "x"],
-        P(["why", "x.md"], marks=defect("exit 70: Path.cwd() raises FileNotFoundError")),
+        P(["why", "x.md"]),
     ],
 )
 def test_in_a_folder_that_is_gone_with_a_root_that_is_named(repository, words):
@@ -878,7 +860,6 @@ def test_in_a_folder_that_is_gone_with_a_root_that_is_named(repository, words):
     fails(done, 1 if words[0] == "why" else 0)
 
 
-@defect("exit 70: KeyError 'AIPASS_SPOOL'")
 def test_half_of_a_run_s_environment_is_told(repository):
     engine(repository)
     fails(run(repository, "send", "writer", "x", env={"AIPASS_RUN": "1"}), 2, "AIPASS_SPOOL")
@@ -916,12 +897,12 @@ def _as_dangling(state: Path) -> None:
     ("make", "words", "told"),
     [
         P(_as_file, ["up", "--until-idle"], "a file", id="file, up"),
-        P(_as_file, ["up", "--detach"], "a file", id="file, up --detach", marks=defect("exit 70: FileExistsError")),
+        P(_as_file, ["up", "--detach"], "a file", id="file, up --detach"),
         P(_as_file, ["send", "writer", "x"], "cannot be left there", id="file, send"),
         P(_as_link, ["up", "--until-idle"], "symbolic link", id="symlink, up"),
-        P(_as_link, ["up", "--detach"], "symbolic link", id="symlink, up --detach", marks=defect("up.log is written through the symlink before it is looked at")),
+        P(_as_link, ["up", "--detach"], "symbolic link", id="symlink, up --detach"),
         P(_as_dangling, ["up", "--until-idle"], "move it away", id="dangling, up"),
-        P(_as_dangling, ["up", "--detach"], "move it away", id="dangling, up --detach", marks=defect("exit 70: FileExistsError")),
+        P(_as_dangling, ["up", "--detach"], "move it away", id="dangling, up --detach"),
     ],
 )  # fmt: skip
 def test_a_state_folder_that_is_none(repository, make, words, told):
@@ -997,9 +978,9 @@ def _foreign(version: int):
         P(lambda path: os.truncate(path, 100), "damaged", id="header only"),
         P(lambda path: os.truncate(path, 5000), "damaged", id="a page and a bit"),
         P(_pragma("PRAGMA user_version = 999"), "written by a newer aipass (ledger version 999", id="newer"),
-        P(_pragma("PRAGMA user_version = -1"), "ledger", id="negative version", marks=defect("version -1 is neither refused nor left alone: exit 0 and the file is written")),
+        P(_pragma("PRAGMA user_version = -1"), "ledger", id="negative version"),
         P(_foreign(1), "another program", id="another program's"),
-        P(_foreign(0), "another program", id="another program's, version 0", marks=defect("with user_version 0, SQLite's default, it is taken for an empty ledger and our tables are made in it")),
+        P(_foreign(0), "another program", id="another program's, version 0"),
     ],
 )  # fmt: skip
 def test_a_ledger_that_cannot_be_used_is_not_touched(repository, change, told):
@@ -1013,9 +994,6 @@ def test_a_ledger_that_cannot_be_used_is_not_touched(repository, change, told):
     assert (repository.root / "inbox/writer/y.md").read_bytes() == b"waits"
 
 
-@defect(
-    "run ids begin at 1 again, and .aipass/runs/1 of the old ledger answers the new request with the old text"
-)
 def test_after_the_ledger_was_moved_away_as_advised_work_begins_anew(repository):
     ledger = make_ledger(repository)
     ledger.write_bytes(b"these are my notes")
@@ -1070,9 +1048,9 @@ def has_mounts() -> bool:
     [
         P(["up", "--until-idle"], 2, "cannot be written", id="up"),
         P(["send", "writer", "x"], 2, "Read-only file system", id="send"),
-        P(["events"], 0, "run.finished", id="events", marks=defect("a sound ledger in a read-only folder is called damaged")),
-        P(["status"], 0, "1 succeeded", id="status", marks=defect("a sound ledger in a read-only folder is called damaged")),
-        P(["up", "--detach"], 2, "Read-only file system", id="up --detach", marks=defect("exit 70: OSError, up.log cannot be opened")),
+        P(["events"], 0, "run.finished", id="events"),
+        P(["status"], 0, "1 succeeded", id="status"),
+        P(["up", "--detach"], 2, "cannot be written", id="up --detach"),
     ],
 )  # fmt: skip
 @pytest.mark.skipif(not has_mounts(), reason="needs root and unshare -m, for a read-only mount")
@@ -1158,7 +1136,6 @@ def test_a_full_disk_ends_nothing_and_loses_nothing(small_disk, repository):
     is_still_well(repository, pid)
 
 
-@defect("exit 70 with a crash report: OSError No space left on device, not caught in `up`")
 def test_an_engine_does_not_start_on_a_full_disk_and_says_why(small_disk, repository):
     repository.write("aipass.toml", A)
     repository.write("inbox/writer/x.md", "later")

@@ -41,6 +41,10 @@ def ask(layout: Layout, verb: str, *, needs_engine: bool = False, **fields: Any)
     running = lock.holder(layout) is not None
     if not running and (needs_engine or is_agent()):
         raise NoEngineError("no engine runs here; start one with `aipass up`")
+    if is_agent() and not os.environ.get("AIPASS_SPOOL"):
+        raise ConfigError(
+            "AIPASS_RUN is set and AIPASS_SPOOL is not; unset AIPASS_RUN, or leave both as aipass set them"
+        )
     spool = Path(os.environ["AIPASS_SPOOL"]) if is_agent() else layout.human_spool()
     try:
         if not is_agent():

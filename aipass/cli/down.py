@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -43,9 +42,14 @@ def _stop_engine(layout: Layout) -> bool:
     running = lock.holder(layout)
     if running is None:
         return False
-    if running.pid == 0:
-        time.sleep(0.2)
-        running = lock.holder(layout) or running
+    if running.pid <= 0:  # it has taken the lock and not yet said who it is
+        running = poll(
+            lambda: found if (found := lock.holder(layout)) is None or found.pid > 0 else None, 5.0
+        )
+        if running is None:
+            raise AipassError(
+                "something holds the engine's lock and does not say who it is; see .aipass/engine.lock"
+            )
     try:
         os.kill(running.pid, signal.SIGTERM)
     except ProcessLookupError:

@@ -32,7 +32,9 @@ def command(as_json: bool, follow: bool, limit: int | None, kind: str | None) ->
     if limit is None:
         found: Iterable[Event] = map(event_of, ledger.each("events", {"after": 0, "kind": kind}))
     else:
-        found = reversed([event_of(row) for row in ledger.all("last_events", {"kind": kind, "limit": limit})])
+        found = reversed(
+            [event_of(row) for row in ledger.all("last_events", {"kind": kind, "limit": min(limit, 2**62)})]
+        )
     last = _print(found, as_json=as_json)
     while follow:
         time.sleep(FOLLOW_EVERY_S)

@@ -52,9 +52,12 @@ def command(folder: Path) -> None:
     from aipass import config, prepare
     from aipass.engine import make_inboxes
 
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no such folder; make it first")
-    layout = Layout(folder.resolve())
+    try:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder; make it first")
+        layout = Layout(folder.resolve(strict=True))
+    except FileNotFoundError:
+        raise ConfigError("the current folder no longer exists; go to the repository and try again") from None
     found = [name for name, program in PROGRAMS.items() if shutil.which(program)]
     if layout.config.exists():
         click.echo(f"{CONFIG_NAME} is there already and stays as it is")

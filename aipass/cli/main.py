@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from aipass import __version__
-from aipass.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, AipassError
+from aipass.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AipassError
 
 #: Verbs in the order of a first day, with what they do. `aipass.cli.<verb>` has the command itself.
 VERBS: dict[str, str] = {
@@ -33,6 +34,20 @@ VERBS: dict[str, str] = {
     "doctor": "What is wrong with this machine.",
     "demo": "A tour on a temporary repository.",
     "completion": "Words for the shell's own completion.",
+}
+
+
+#: What a disk, a quota or a permission says; none of them is a bug of ours.
+SURROUNDINGS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EPIPE,
 }
 
 
@@ -105,10 +120,17 @@ def run(arguments: list[str] | None = None) -> int:
     except AipassError as exc:
         click.echo(f"{click.style('error:', fg='red')} {exc}", err=True)
         return exc.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has seen enough, as in `aipass events | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as exc:
+        if exc.errno not in SURROUNDINGS:
+            return _report_bug(exc)
+        if isinstance(exc, BrokenPipeError):
+            # Whoever read our output has seen enough, as in `aipass events | head`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        click.echo(
+            f"{click.style('error:', fg='red')} {exc.filename or 'this machine'}: {exc.strerror}", err=True
+        )
+        return EXIT_FAILED
     except Exception as exc:  # noqa: BLE001 - the last boundary: a bug becomes a report
         return _report_bug(exc)
     return result if isinstance(result, int) else 0
@@ -122,7 +144,7 @@ def _report_bug(exc: Exception) -> int:
 
     try:
         folder = find_root().crashes
-    except (AipassError, OSError):
+    except Exception:  # noqa: BLE001 - nothing may stop the report of a bug
         folder = Path.home() / ".cache" / "aipass" if os.environ.get("HOME") else Path("/nonexistent")
     report = write_report(folder, exc, "aipass " + " ".join(sys.argv[1:]))
     click.echo(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.event import iso, printable
+from aipass.event import iso, plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +71,7 @@ def _coloured(line: str) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return " ".join(str(printable(str(value))).split())
+    return plain(" ".join(str(printable(str(value))).split()))
 
 
 def clock(seconds: float | None) -> str:

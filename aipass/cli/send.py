@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from aipass.cli.ask import ask, check_agent
 from aipass.cli.output import poll
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError, ConfigError, NoEngineError
 from aipass.layout import find_root
+from aipass.request import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
@@ -49,11 +51,12 @@ def command(
     layout = find_root()
     check_agent(layout, agent)
     said = _text(text, file)
-    if wait:
+    limit = None
+    if timeout is not None:
         from aipass.units import parse_duration
 
         try:
-            limit = None if timeout is None else parse_duration(timeout)
+            limit = parse_duration(timeout)
         except ValueError as exc:
             raise ConfigError(f"--timeout: {exc}") from exc
     row = ask(
@@ -83,6 +86,10 @@ def _text(text: str | None, file: Path | None) -> str:
         said = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ConfigError("the text is not UTF-8; put the file into the agent's inbox instead") from exc
+    if len(json.dumps(said)) > MAX_REQUEST_BYTES - 10_000:
+        raise ConfigError(
+            f"the text is larger than {MAX_REQUEST_BYTES // 1_000_000} MB; put the file into the agent's inbox instead"
+        )
     if not said.strip():
         raise ConfigError("there is nothing to say; give TEXT, --file, or something on stdin")
     if "\0" in said:

@@ -9,7 +9,7 @@ import click
 
 from aipass.cli.find import find_dispatch, open_ledger
 from aipass.cli.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
-from aipass.event import iso, printable
+from aipass.event import iso, plain, printable
 from aipass.layout import find_root
 
 
@@ -58,12 +58,12 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
         return
     click.echo(
         f"dispatch {found['id']} for {found['agent']}: {coloured_state(found['state'])}"
-        + (f", {found['reason']}" if found["reason"] else "")
+        + (f", {plain(found['reason'])}" if found["reason"] else "")
     )
     for name in ("subject", "key", "priority", "hops"):
         if found[name]:
-            click.echo(f"  {name:<9} {found[name]}")
-    click.echo(f"  asked by  {', '.join(found['senders'])}")
+            click.echo(f"  {name:<9} {plain(str(found[name]))}")
+    click.echo(f"  asked by  {plain(', '.join(found['senders']))}")
     click.echo(
         f"  created   {clock(row['created'])}   started {clock(row['started'])}   finished {clock(row['finished'])}"
     )

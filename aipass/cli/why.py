@@ -10,6 +10,7 @@ from aipass.cli.events import told
 from aipass.cli.find import open_ledger
 from aipass.cli.output import clock, json_option, print_json
 from aipass.errors import AipassError
+from aipass.event import plain
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def command(subject: str, as_json: bool) -> None:
         return
     for depth, link in enumerate(found["chain"]):
         click.echo(
-            f"{'  ' * depth}{'└ ' if depth else ''}{click.style(link['type'], bold=True)} {link['id']}: {link['text']}"
+            f"{'  ' * depth}{'└ ' if depth else ''}{click.style(link['type'], bold=True)} {link['id']}: {plain(link['text'])}"
         )
     if found["decisions"]:
         click.echo("\nwho saw it, and what they said")
@@ -57,7 +58,7 @@ def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
         row = ledger.one("dispatch", {"id": number})
         assert row is not None
         return _explain_dispatch(layout, ledger, subject, row)
-    if subject.startswith("e") and subject[1:].isdecimal():
+    if subject.startswith("e") and subject[1:].isdecimal() and len(subject) < 19:
         event = _event(ledger, int(subject[1:]))
         if event is not None:
             return _explain_event(layout, ledger, subject, event)
@@ -104,11 +105,12 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
     from aipass.ledger.sqlite import event_of
 
     path = Path(subject)
-    if path.is_absolute() or not (layout.root / subject).exists():
-        absolute = Path.cwd() / path
-    else:
-        absolute = layout.root / subject
-    absolute = Path(*absolute.parts)
+    absolute = layout.root / path
+    if not path.is_absolute() and not absolute.exists():
+        try:
+            absolute = Path.cwd() / path
+        except FileNotFoundError:
+            pass  # whoever asks stands in a folder that is gone
     relative = str(absolute.relative_to(layout.root)) if absolute.is_relative_to(layout.root) else subject
     answered = ledger.one("dispatch_of_answer", {"path": relative})
     if answered is not None:

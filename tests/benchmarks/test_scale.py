@@ -58,6 +58,8 @@ def test_a_thousand_agents(root, stub, row, tmp_path):
     assert repo.ask("SELECT count(*) FROM dispatches") == AGENTS + EXTRA
     stopping = time.perf_counter()
     repo.aipass("down", "--kill")
+    said = time.perf_counter() - stopping
+    kit.wait_for(lambda: not any(map(kit.command_line, pids)), "the end of all", timeout=100, pause=0.1)
     stopped = time.perf_counter() - stopping
     row(f"{AGENTS:,} agents: first file -> all run", f"{took:.1f} s ({AGENTS / took:.0f}/s)")
     total = engine + supervisor
@@ -77,4 +79,4 @@ def test_a_thousand_agents(root, stub, row, tmp_path):
         f"{AGENTS:,} agents: file closed -> one more, p50 of {EXTRA}",
         f"{kit.ms(statistics.median(drops))} (max {kit.ms(max(drops))})",
     )
-    row(f"{AGENTS:,} agents: down --kill", f"{stopped:.1f} s")
+    row(f"{AGENTS:,} agents: down --kill -> all gone", f"{stopped:.1f} s (it returned after {said:.1f} s)")
