@@ -57,6 +57,7 @@ MAX_BATCH = 2000
 # Batches that wait for the engine. Sources stand still beyond that; the kernel's queue may overflow, and a scan finds
 # what it dropped.
 MAX_WAITING = 64
+ROOM_PAUSE_S = 0.005
 DISABLE_AFTER_FAILURES = 5
 HANDLER_SLOW_S = 1.0
 LEDGER_PAUSE_S = 1.0
@@ -83,10 +84,11 @@ class Engine:
         self.layout, self.ledger, self.config = world.layout, ledger, config
         self._world, self._plugins, self._clock = world, plugins, clock
         self._filesystem, self._sources = filesystem, tuple(sources)
-        self._inbox: queue.Queue[list[Any]] = queue.Queue(MAX_WAITING)
+        self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._own: deque[Any] = deque()
         self._held: list[Any] = []
         self._failures: dict[str, int] = {}
+        self._ending = False
         self._timers, self._fired = Timers(), Hourly()
         drivers = plugins.drivers()
         check_drivers(config, drivers)
@@ -112,7 +114,13 @@ class Engine:
     # -- from outside ----------------------------------------------------------------------------------------------
 
     def tell(self, items: Iterable[Any]) -> None:
-        """Hand over facts, observations or reports. From any thread; waits where the engine is far behind."""
+        """Hand over facts, observations or reports, from any thread; waits where the engine is far behind."""
+        while self._inbox.qsize() >= MAX_WAITING and not self._ending:
+            time.sleep(ROOM_PAUSE_S)
+        self.tell_now(items)
+
+    def tell_now(self, items: Iterable[Any]) -> None:
+        """The same, without ever waiting: for what is few, and whose teller somebody waits for, such as a supervisor."""
         self._inbox.put(list(items))
 
     def start(self) -> None:
@@ -144,6 +152,7 @@ class Engine:
 
     def stop(self) -> None:
         """End in good order. Runs go on under their supervisor; the next engine finds them."""
+        self._ending = True
         for source in (self._filesystem, *self._sources):
             if source is not None:
                 self._stop_source(source.stop)
@@ -394,7 +403,7 @@ class Engine:
 
     def _start_source(self, source: Source) -> None:
         try:
-            source.start(self.tell)
+            source.start(self.tell_now if source.name == "runs" else self.tell)
         except AipassError:
             raise  # without a supervisor or a spool there is no engine
         except Exception as exc:
@@ -513,6 +522,9 @@ def make_inboxes(layout: Layout, config: Config) -> None:
 
 
 def _log(event: Event) -> None:
+    """Say it to people. Not each file: a storm would drown the rest, and `aipass events` has them all."""
+    if event.kind.startswith("file."):
+        return
     shown: dict[str, Any] = {"id": event.id, "path": event.path, "ref": event.ref, "by": event.by}
     shown |= {name: event.detail.get(name) for name in ("agent", "dispatch", "state", "reason", "error")}
     logger.info(event.kind, **{name: value for name, value in shown.items() if value is not None})

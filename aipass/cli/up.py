@@ -118,7 +118,7 @@ def _run(
     def on_signal(*_: object) -> None:
         asked_to_stop.set()
         # A thread, because the queue's lock may be held by what this signal interrupted.
-        threading.Thread(target=engine.tell, args=([],), daemon=True).start()
+        threading.Thread(target=engine.tell_now, args=([],), daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,6 +30,8 @@ BUSY_TIMEOUT_S = 10.0
 # The WAL is folded back at this many pages (4 MB); larger is faster in a storm and slower to open after a crash.
 CHECKPOINT_PAGES = 1000
 PRUNE_SLICE = 5000
+# An engine that starts for the first time has the file before its tables.
+MAKING_LOOKS, MAKING_PAUSE_S = 50, 0.02
 
 
 class Ledger:
@@ -73,7 +76,12 @@ class Ledger:
         """
         if not path.exists():
             raise LedgerError(f"{path}: there is no ledger yet; `aipass up` makes one")
-        _inspect(path, quick=True)
+        for _ in range(MAKING_LOOKS):
+            if _inspect(path, quick=True):
+                break
+            time.sleep(MAKING_PAUSE_S)
+        else:
+            raise LedgerError(f"{path}: is empty; `aipass up` makes a new one in its place")
         try:
             return cls(_connect(path, "ro"), str(path))
         except sqlite3.Error as exc:

@@ -36,6 +36,8 @@ STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 MAX_KILLS = 20
 # A disk that was full is tried again after this.
 WRITE_AGAIN_S = 1.0
+# What forked since is found by the next signal's look.
+TABLE_AGE_S = 0.05
 
 
 class Supervisor:
@@ -61,6 +63,7 @@ class Supervisor:
         self._files_limit = _raise_files_limit()
         self._own_command_line = process.command_line(os.getpid())
         self._told_to_end = False
+        self._table: tuple[float, dict[int, process.Process]] | None = None
         (state / "locks").mkdir(mode=0o700, exist_ok=True)
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -444,8 +447,16 @@ class Supervisor:
                     if (found := process.look(pid)) is not None:
                         process.send(found, signal.SIGSTOP)
                 seen |= members
-        table = process.table()
+            self._table = None
+        table = self._recent_table()
         return [pid for pid in sorted(self._members(run, table)) if process.send(table[pid], number)]
+
+    def _recent_table(self) -> dict[int, process.Process]:
+        """The machine's processes, as of a moment ago at most: hundreds of runs that are stopped together share one look."""
+        now = time.monotonic()
+        if self._table is None or now - self._table[0] > TABLE_AGE_S:
+            self._table = now, process.table()
+        return self._table[1]
 
     def _members(self, run: Run, table: dict[int, process.Process] | None = None) -> set[int]:
         return process.tree(table if table is not None else process.table(), run.roots())

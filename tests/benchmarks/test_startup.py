@@ -23,7 +23,14 @@ def timed(command: list[str], cwd) -> float:
     return time.perf_counter() - began
 
 
-def test_commands_over_a_bare_interpreter(root, row, tmp_path, stub):
+@pytest.fixture
+def bytecode(tmp_path, monkeypatch):
+    """Compiled once, as where it is installed, whatever the shell says of bytecode; in a folder of the test's."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+
+
+def test_commands_over_a_bare_interpreter(root, row, tmp_path, stub, bytecode):
     repo = root(kit.agent("w", stub.command(tmp_path / "out", stay=True)) + kit.MANY_RUNS)
     repo.up()
     repo.aipass("send", "w", "the one that runs; all others wait for it")
@@ -108,7 +115,7 @@ def fill(layout, *, files: bool) -> None:
             (layout.outbox / "w" / f"send.{n}.json").write_text("{}\n")
 
 
-def test_restart_with_a_long_history(root, row):
+def test_restart_with_a_long_history(root, row, bytecode):
     toml = kit.agent("w", ["true"])
     repos = {"empty": root(toml), "ledger": root(toml), "files": root(toml)}
     for repo in repos.values():
