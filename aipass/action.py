@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 # Priorities are small integers; larger runs first. 0 is what everything has that says nothing.
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
+
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,14 @@ class Action:
     def payload(self) -> str:
         """The action's fields as JSON text.
 
-        Raises TypeError where a field cannot be written as JSON.
+        Raises TypeError where a field has another type than it says, or cannot be written as JSON.
         """
+        for field_ in fields(self):
+            value, wanted = getattr(self, field_.name), str(field_.type)
+            kind = _TYPES[wanted.partition("[")[0].partition(" | ")[0]]
+            is_right = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+            if not is_right and not (value is None and wanted.endswith("| None")):
+                raise TypeError(f"{type(self).__name__}.{field_.name} is {value!r}; it must be {wanted}")
         return json.dumps(asdict(self), separators=(",", ":"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cronsim import CronSim
@@ -79,4 +80,5 @@ class Alarms:
         expression, due = self._crons[name]
         if step.now.wall >= due - 0.001:
             step.facts.append(Fact("clock.cron", SOURCE, ref=name, detail={"cron": expression}))
-        self._set_cron(name, expression, step.now)
+        # Only once this is committed: a commit that fails is tried again, at the same time of the rule.
+        step.before.append(partial(self._set_cron, name, expression, step.now))

@@ -11,7 +11,10 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from aipass import action as act
+from aipass.errors import AipassError
 from aipass.event import Fact
 from aipass.step import Done
 from aipass.units import show_duration
@@ -19,6 +22,7 @@ from aipass.units import show_duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aipass.clock import Clock
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.dispatch.rate import Hourly
     from aipass.event import Event
@@ -27,8 +31,11 @@ if TYPE_CHECKING:
     from aipass.step import Effect, Step
     from aipass.world import World
 
-#: Timers that handlers asked for, in the engine's heap.
-WAKE = "wake:"
+logger = structlog.get_logger("aipass")
+
+#: Timers in the engine's heap: those that handlers asked for, and answers that could not be written.
+WAKE, DELIVER = "wake:", "deliver:"
+DELIVER_AGAIN_S = 5.0
 
 
 class Carrier:
@@ -44,10 +51,11 @@ class Carrier:
         back: Callable[[Done], None],
         reload: Callable[[int, act.Reload], None],
         look_again: Callable[[Step], None],
+        clock: Clock,
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
-        self._look_again = look_again
+        self._look_again, self._clock = look_again, clock
 
     def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
         """Record an action with its event; what is to be done in the world waits for the commit."""
@@ -75,6 +83,14 @@ class Carrier:
                     self._take, row["event"], dispatch, act.Dispatch(**payload), row["outcome"], number
                 )
         return None
+
+    def due(self, step: Step, key: str) -> bool:
+        """A timer came due; whether it was one of ours."""
+        if not key.startswith(DELIVER):
+            return False
+        number, dispatch = map(int, key.removeprefix(DELIVER).split(":"))
+        step.effects.append(partial(self._deliver, dispatch, number))
+        return True
 
     def settle(self, step: Step, done: Done) -> None:
         """Record what came of an action in the world."""
@@ -211,9 +227,13 @@ class Carrier:
     def _deliver(self, dispatch: int, number: int) -> None:
         try:
             answer = self._world.deliver(dispatch)
+        except AipassError as exc:
+            self._back(Done(number, str(exc), failed=True))
+            return
         except OSError as exc:
-            outcome = f"the answer to dispatch {dispatch} cannot be written ({exc}); `aipass logs {dispatch}` has it"
-            self._back(Done(number, outcome, failed=True))
+            # It stays pending: an outbox that is full or read-only may not stay so.
+            logger.error("an answer cannot be written yet", dispatch=dispatch, error=str(exc))
+            self._timers.set(f"{DELIVER}{number}:{dispatch}", self._clock.now().mono + DELIVER_AGAIN_S)
             return
         self._back(Done(number, f"answered in {answer}", dispatch=dispatch, answer=answer))
 

@@ -84,7 +84,7 @@ class Agent(Model):
     )
     home: Word | None = Field(None, description="Its own folder; default `.aipass/agents/<name>`")
     owns: tuple[Pattern, ...] | None = Field(
-        None, description="What it may write outside any plan", strict=False
+        None, description="What it may write outside any plan; not enforced yet", strict=False
     )
     model: Word | None = Field(None, description="Passed to the driver")
     args: tuple[Word, ...] = Field((), description="Appended to the CLI's own arguments", strict=False)
@@ -120,7 +120,7 @@ class Rule(Model):
     name: Name = Field(description="The rule's own name")
     event: str | None = Field(None, description="Kind of event")
     cron: str | None = Field(None, description="Five cron fields, in local time, instead of `event`")
-    branch: str | None = Field(None, description="The branch that a git event must be of")
+    branch: str | None = Field(None, description="The branch that the event must be of")
     paths: tuple[Pattern, ...] = Field(
         (), description="Patterns of which the event's path must match", strict=False
     )
@@ -158,7 +158,7 @@ class Limits(Model):
 
     concurrency: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda: max(4, 2 * (os.cpu_count() or 1)),
-        description="Runs at once on this machine; default max(4, 2 x cores)",
+        description="Runs at once in this repository; default max(4, 2 x cores)",
     )
     per_driver: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="Runs at once of one driver"
@@ -192,23 +192,25 @@ class Inbox(Model):
 class Sandbox(Model):
     """`[sandbox]`: the fence and the wall around runs."""
 
-    fence: Layer = Field("auto", description="Single files")
-    wall: Layer = Field("auto", description="Landlock")
+    fence: Layer = Field("auto", description="Single files; not there yet: `require` refuses to run")
+    wall: Layer = Field("auto", description="Landlock; not there yet: `require` refuses to run")
     scratch: tuple[Pattern, ...] = Field(
         ("**/__pycache__/", ".pytest_cache/"),
-        description="Nobody's: every agent may write there",
+        description="Nobody's: every agent may write there; not in force yet",
         strict=False,
     )
     temp: tuple[str, ...] = Field(
         ("sed??????", "XX??????", "Cu??????"),
-        description="Names of temporary files that tools leave beside a file they save",
+        description="Names of temporary files that tools leave beside a file they save; not in force yet",
         strict=False,
     )
     write: tuple[str, ...] = Field(
-        (), description="Folders outside the repository that agents may write", strict=False
+        (), description="Folders outside the repository that agents may write; not in force yet", strict=False
     )
     sockets: tuple[str, ...] = Field(
-        (), description="UNIX sockets of other programs that agents may connect to", strict=False
+        (),
+        description="UNIX sockets of other programs that agents may connect to; not in force yet",
+        strict=False,
     )
     env: tuple[str, ...] | None = Field(
         None, description="Names that runs inherit; default all", strict=False
@@ -223,7 +225,9 @@ def _misfit(text: str, *place: str | int) -> PydanticCustomError:
 class Config(Model):
     """The whole of aipass.toml."""
 
-    orchestrator: str = Field("human", description="The agent that may merge, or `human`")
+    orchestrator: str = Field(
+        "human", description="The agent that may cancel, retry and resume as a person may, or `human`"
+    )
     agents: dict[Name, Agent] = Field(default_factory=dict, description="By name")
     on: tuple[Rule, ...] = Field((), description="Rules", strict=False)
     limits: Limits = Limits()

@@ -5,6 +5,7 @@ The model in `config` costs the import of pydantic; whoever only needs to know w
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ def agents(layout: Layout) -> dict[str, dict[str, Any]]:
     except OSError as exc:
         raise ConfigError(f"{layout.config.name}: cannot be read ({exc.strerror})") from exc
     except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{layout.config.name}: not valid TOML: {exc}") from exc
+        where = re.search(r"\(at line (\d+), column \d+\)", str(exc))
+        place = f"{layout.config.name}:{where[1]}" if where else layout.config.name
+        raise ConfigError(f"{place}: not valid TOML: {exc}") from exc
     return (
         {name: table for name, table in found.items() if isinstance(table, dict)}
         if isinstance(found, dict)

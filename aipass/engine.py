@@ -20,7 +20,7 @@ import structlog
 from aipass import action as act
 from aipass import config as configuration
 from aipass.alarms import Alarms
-from aipass.carry import WAKE, Carrier
+from aipass.carry import DELIVER, WAKE, Carrier
 from aipass.crash import write_report
 from aipass.dispatch.dispatcher import RETRY, Dispatcher
 from aipass.dispatch.rate import HOUR_S, Hourly
@@ -106,6 +106,7 @@ class Engine:
             self._own.append,
             self._read_config,
             self._look_again,
+            clock,
         )
         self._runs = LiveRuns(
             ledger, self._dispatcher, world, self._timers, clock, drivers, self._carrier, self._own.append
@@ -129,7 +130,7 @@ class Engine:
         with self.ledger.transaction():
             for row in self.ledger.all("pauses"):
                 if row["kind"] == "handler":  # a new engine may have new code
-                    self.ledger.run("drop_pause", {"name": row["name"]})
+                    self.ledger.run("drop_pause", {"name": row["name"], "kind": "handler"})
                     self._known.forget("inbox")
             for key, value in (("config.waiting", "[]"), ("config.error", ""), ("watch.limited", "")):
                 self.ledger.run("set_meta", {"key": key, "value": value})
@@ -185,7 +186,7 @@ class Engine:
         ):
             return False
         return (
-            not any(key.startswith((WAKE, START, ADOPT)) for key in self._timers)
+            not any(key.startswith((WAKE, DELIVER, START, ADOPT)) for key in self._timers)
             and self._dispatcher.is_idle()
         )
 
@@ -272,7 +273,7 @@ class Engine:
         if key == PRUNE:
             self._timers.set(PRUNE, step.now.mono + PRUNE_EVERY_S)
             step.effects.append(partial(self._prune, step.now))
-        elif not self._dispatcher.due(key) and not self._alarms.due(step, key):
+        elif not any((self._dispatcher.due(key), self._alarms.due(step, key), self._carrier.due(step, key))):
             self._runs.due(step, key)
 
     def _on_item(self, step: Step, item: Any) -> None:  # noqa: ANN401 - a fact, an observation, or what the engine told itself

@@ -69,7 +69,10 @@ class World:
             folder.mkdir(exist_ok=True, mode=0o700)
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
             job = self.job(row, config)
-            (folder / wire.PROMPT).write_text(job.prompt, "utf-8", "replace")
+            with open(
+                wire.fresh(folder / wire.PROMPT), "w", encoding="utf-8", errors="replace", newline=""
+            ) as file:
+                file.write(job.prompt)
             (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
             command = drivers[job.settings.driver].command(job)
             hops = self._row("dispatch", job.dispatch)["hops"]
@@ -308,10 +311,13 @@ class World:
 
     def deliver(self, dispatch: int) -> str | None:
         """Write the answer for everybody who asked; returns the first one's path, relative to the root."""
-        row = self._row("dispatch", dispatch)
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        if row is None:
+            raise AipassError(f"there is no dispatch {dispatch} to answer")
         senders = self._ledger.all("senders", {"dispatch": dispatch})
         runs = self._ledger.all("runs_of", {"dispatch": dispatch})
-        result = self._result(runs[-1]["id"]) if runs else {}
+        # What an earlier try said is not the answer to this one.
+        result = self._result(runs[-1]["id"]) if runs and row["tries"] else {}
         folder = self.layout.outbox / row["agent"]
         folder.mkdir(parents=True, exist_ok=True)
         first = None
@@ -424,7 +430,7 @@ def _read_end(path: Path) -> bytes:
 def _put(path: Path, data: bytes) -> None:
     """Write a file whole, durably and by rename."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with open(wire.fresh(temporary), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -433,7 +439,7 @@ def _put(path: Path, data: bytes) -> None:
 
 def _put_copy(path: Path, source: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with open(wire.fresh(temporary), "wb") as file:
         try:
             with wire.open_regular(source) as content:
                 shutil.copyfileobj(content, file)

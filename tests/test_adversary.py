@@ -101,7 +101,7 @@ def test_a_supervisor_that_is_ending_leaves_new_starts_to_the_next(house):
     time.sleep(0.1)
     house.start(2, "true")
     assert "ending" in house.wait("busy", 2)["reason"]
-    assert house.wait("ended", 1)["outcome"] == "killed"
+    assert house.wait("ended", 1)["outcome"] == "lost"
     house.supervisors._process.wait(10)
 
 

@@ -57,6 +57,19 @@ def test_init_writes_what_is_missing_and_overwrites_nothing(repository):
     assert (repository.root / ".aipass/spool").is_dir()
 
 
+def test_status_says_that_the_configuration_is_broken_and_all_else(ready):
+    ready.write("aipass.toml", "[agents.writer\n")
+    found = read(ready, "status")
+    assert "aipass.toml:1" in found["attention"][0]
+    assert found["engine"]["running"] is False
+
+
+def test_the_example_agent_of_init_answers(repository):
+    repository.aipass("init", env={"PATH": "/usr/bin:/bin"})
+    repository.aipass("up", "--detach")
+    assert repository.aipass("send", "writer", "hello", "--wait").stdout == "I was asked: hello\n"
+
+
 def test_init_finds_installed_agents(repository, tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()

@@ -77,10 +77,13 @@ def _kill_runs(layout: Layout) -> int:
     for version in versions:
         try:
             with connect(layout.state, version) as link:
+                told.append(version)
                 link.sendall(wire.pack({"do": "end"}))
-            told.append(version)
+                link.settimeout(KILL_WAIT_S)
+                while link.recv(65536):
+                    pass  # it hangs up when all are gone
         except OSError:
-            continue  # it ended just now
+            continue  # it ended just now, or takes its time: looked at below
     if (
         poll(
             lambda: True if not any(is_served(layout.state, version) for version in told) else None,

@@ -14,7 +14,7 @@ from aipass.layout import CONFIG_NAME, Layout
 PROGRAMS = {"claude": "claude", "codex": "codex", "gemini": "gemini"}
 
 HEAD = """\
-# aipass: who works here. `aipass schema config` describes every key, docs/configuration.md explains them.
+# aipass: who works here. `aipass schema config` describes every key, docs/settings.md lists them.
 # Drop a file in inbox/<agent>/ and the agent works on it; the answer comes to outbox/<agent>/.
 
 orchestrator = "human"
@@ -24,10 +24,16 @@ AGENT = """
 driver = "{driver}"
 """
 EXAMPLE = """
-# No agent program was found on PATH. Any program is an agent: it gets the prompt on stdin, and what it prints is the answer.
+# No agent program was found on PATH. Any program is an agent: it gets the prompt on stdin, and what it prints is the
+# answer. agent.py is an example that only says what it was asked.
 [agents.writer]
 driver  = "command"
 command = ["python3", "agent.py"]
+"""
+EXAMPLE_AGENT = """\
+import sys
+
+print("I was asked:", sys.stdin.read().strip())
 """
 RULE = """
 # A rule: an event starts an agent.
@@ -76,7 +82,11 @@ def command(folder: Path) -> None:
             ) from exc
         click.echo(
             f"{CONFIG_NAME} is written, with "
-            + (f"an agent for each of: {', '.join(found)}" if found else "an example agent, `writer`")
+            + (
+                f"an agent for each of: {', '.join(found)}"
+                if found
+                else "an example agent, `writer` (agent.py)"
+            )
         )
     settings = config.load(layout.config)
     prepare.state_folder(layout)

@@ -10,6 +10,7 @@ import click
 from aipass import lock
 from aipass.cli.output import json_option, print_json, table
 from aipass.config_quick import agents
+from aipass.errors import ConfigError
 from aipass.event import iso
 from aipass.layout import find_root
 
@@ -38,6 +39,11 @@ def gather(layout: Layout) -> dict[str, Any]:
     from aipass.ledger import Ledger
 
     running = lock.holder(layout)
+    broken = None
+    try:
+        configured = agents(layout)
+    except ConfigError as exc:
+        configured, broken = {}, str(exc)
     ledger = Ledger.read(layout.ledger) if layout.ledger.exists() else None
     per_agent = {(row[0], row[1]): row[2] for row in ledger.all("count_agents")} if ledger else {}
     counts = {row[0]: row[1] for row in ledger.all("count_states")} if ledger else {}
@@ -57,7 +63,7 @@ def gather(layout: Layout) -> dict[str, Any]:
                 "running": per_agent.get((name, "running"), 0),
                 "queued": per_agent.get((name, "queued"), 0),
             }
-            for name, settings in agents(layout).items()
+            for name, settings in configured.items()
         ],
         "counts": {state: counts.get(state, 0) for state in STATES},
         "plans": [],
@@ -69,6 +75,8 @@ def gather(layout: Layout) -> dict[str, Any]:
     if ledger is not None:
         _add_ledger(found, ledger)
         ledger.close()
+    if broken is not None and not found["attention"]:
+        found["attention"].append(f"aipass.toml cannot be used: {broken}")
     return found
 
 

@@ -80,9 +80,8 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         plugins.load_installed()
         for name, reason in plugins.failed.items():
             click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
-        is_new = not layout.ledger.exists()
         ledger = Ledger.open(layout.ledger)
-        if is_new:
+        if ledger.meta("begun") is None:
             ledger.begin_after(*prepare.last_ids(layout))
         _approve(layout, settings, ledger, yes=yes)
         make_inboxes(layout, settings)
@@ -146,6 +145,8 @@ def _run(
 
     engine.run(should_end)
     engine.stop()
+    if asked_to_stop.is_set() and ready_fd is None and not until_idle:
+        click.echo("the engine is stopped; runs go on, and the next `aipass up` finds them", err=True)
     if until_idle and not went_idle:
         click.echo(
             f"stopped before everything was done{' (--timeout)' if deadline and time.monotonic() >= deadline else ''}; `aipass status` shows what is left",

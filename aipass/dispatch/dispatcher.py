@@ -108,7 +108,7 @@ class Dispatcher:
         known = same or queued
         if known is not None:
             self._add_sender(known["id"], event, wish)
-            if known["state"] == "queued" and wish.priority:
+            if known["state"] == "queued":
                 self._ledger.run("raise_priority", {"id": known["id"], "priority": wish.priority})
                 row = self._row(known["id"])
                 if self._queue.is_waiting(row["id"]):
@@ -324,7 +324,7 @@ class Dispatcher:
     def resume(self, name: str) -> bool:
         """Start under this name again; whether it was paused."""
         self._paused = {key: reason for key, reason in self._paused.items() if key[1] != name}
-        return self._ledger.run("drop_pause", {"name": name}) > 0
+        return self._ledger.run("drop_pause", {"name": name, "kind": None}) > 0
 
     def paused(self, kind: str, name: str) -> str | None:
         """Why an agent, a rule, a driver or a handler is paused."""

@@ -202,6 +202,7 @@ class Ledger:
         with self.transaction():
             for name, number in (("dispatches", dispatch), ("runs", run)):
                 self.run("insert_sequence", {"name": name, "number": number})
+            self.run("set_meta", {"key": "begun", "value": "1"})
 
     def meta(self, key: str) -> str | None:
         """A fact about the ledger itself."""

@@ -153,7 +153,8 @@ class TreeEmitter(EventEmitter):
         if self._polled and time.monotonic() >= self._next_poll:
             self._next_poll = time.monotonic() + POLL_S
             for folder in sorted(self._polled):
-                self._visit(folder, quiet=False, polled=True)
+                if self._visit(folder, quiet=False, polled=True) is None:
+                    self._left(folder, folder=True)
 
     _next_poll = 0.0
 
@@ -184,7 +185,7 @@ class TreeEmitter(EventEmitter):
             quiet = (reason == "start" and self._ground.baseline and not loud) or (
                 reason == "ignore" and folder not in before and not loud
             )
-            below = self._visit(folder, quiet=quiet)
+            below = self._visit(folder, quiet=quiet, ignoring=reason == "ignore" and not loud)
             if below is not None:
                 folders.add(folder)
                 waiting += below
@@ -194,7 +195,9 @@ class TreeEmitter(EventEmitter):
                 self._unwatch(before - folders)
         self._tell_limit()
 
-    def _visit(self, folder: str, *, quiet: bool, polled: bool = False) -> list[str] | None:
+    def _visit(
+        self, folder: str, *, quiet: bool, polled: bool = False, ignoring: bool = False
+    ) -> list[str] | None:
         """Watch one folder, then list it; returns its folders, None where it is gone."""
         if not polled and not self._add_watch(folder):
             return None
@@ -215,7 +218,7 @@ class TreeEmitter(EventEmitter):
                             entries.append(seen)
         except OSError:
             return None
-        self._tell(Listing(folder, tuple(entries), quiet))
+        self._tell(Listing(folder, tuple(entries), quiet, ignoring))
         if polled:
             for path in below:
                 if path not in self._watch_of and path not in self._polled and not self._is_ignored(path):

@@ -132,10 +132,12 @@ class Known:
         facts: list[Fact] = []
         for entry in seen.entries:
             key = _key(entry.path)
-            told = self._compare(entry, key, known.pop(key[1], None))
-            facts += told
+            before = known.pop(key[1], None)
+            told = self._compare(entry, key, before)
+            facts += [] if seen.ignoring and before is None else told
         for name in known:
-            facts += self._drop(folder, name)
+            told = self._drop(folder, name)
+            facts += [] if seen.ignoring else told
         return [] if seen.quiet else facts
 
     def _scan_end(self, seen: ScanEnd) -> list[Fact]:

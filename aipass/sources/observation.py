@@ -51,11 +51,15 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All that is in one folder now. `quiet`: take note of it without telling (what was there before anybody watched)."""
+    """All that is in one folder now. `quiet`: take note of it without telling (what was there before anybody watched).
+
+    `ignoring`: other rules of what is ignored brought this about, so nothing has come or gone; it may have changed.
+    """
 
     folder: str
     entries: tuple[Seen, ...]
     quiet: bool = False
+    ignoring: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aipass import request
 from aipass.event import Fact
-from aipass.layout import RUN_FOLDER
+from aipass.layout import HUMAN_SPOOL, RUN_FOLDER
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
 from aipass.sources.observation import Listing, Moved, Seen
@@ -68,6 +68,8 @@ class Spool:
         by = int(run[1]) if run else None
         stem = name.removesuffix(".json")
         try:
+            if run is None and folder != HUMAN_SPOOL:
+                raise ValueError("requests lie in `human/` itself, or in the folder of a run")
             if not name.endswith(".json") or not request.REQUEST_ID.fullmatch(stem):
                 raise ValueError("a request's file is named `r-<letters and digits>.json`")
             handle = os.open(self._folder / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -126,7 +126,8 @@ class Supervisor:
             self._on_spawned(*self._spawned.popleft())
         self._reap()
         if self._told_to_end and not self._ending:
-            self._end()
+            # A machine that shuts down, or a person: nobody asked for the work to be given up, so it is tried again.
+            self._end("lost")
 
     # -- the engine ------------------------------------------------------------------------------------------------
 
@@ -206,12 +207,16 @@ class Supervisor:
             self._waiting = deque(spec for spec in self._waiting if spec.run != number)
             self._tell({"tell": "ended", "run": number, "outcome": why, "reason": reason})
 
-    def _end(self) -> None:
+    def _end(self, why: str = "killed") -> None:
         """Stop all runs, then go."""
         self._ending = True
-        self._waiting.clear()
+        reason = "ended by `aipass down --kill`" if why == "killed" else "its supervisor was told to end"
+        while self._waiting:
+            self._tell(
+                {"tell": "ended", "run": self._waiting.popleft().run, "outcome": why, "reason": reason}
+            )
         for run in list(self._runs.values()):
-            self._stop(run, "killed", "the supervisor was told to end")
+            self._stop(run, why, reason)
 
     # -- starting --------------------------------------------------------------------------------------------------
 
@@ -420,7 +425,11 @@ class Supervisor:
         if run.id not in self._runs or run.stage is None:
             return
         number = STEPS[min(run.stage, 2)]
-        reached = self._signal_tree(run, number)
+        try:
+            reached = self._signal_tree(run, number)
+        except OSError as exc:
+            _say(f"run {run.id}: {number.name} could not be sent: {exc}")  # the next step is due all the same
+            reached = []
         run.steps.append({"signal": number.name, "time": time.time(), "pids": reached[:50]})
         wait = run.spec.waits[min(run.stage, 2)]
         run.stage += 1

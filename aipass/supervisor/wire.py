@@ -82,14 +82,13 @@ def write_atomic(path: Path, text: str) -> None:
     The temporary name is always the same: what a killed writer left is overwritten by the next. One writer at a time.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    # An agent may have put anything in the way; nothing is written through a link, and a folder is not waited for.
-    with open(_fresh(temporary), "w", encoding="utf-8") as file:
+    with open(fresh(temporary), "w", encoding="utf-8") as file:
         file.write(text)
     temporary.replace(path)
 
 
-def _fresh(path: Path) -> int:
-    """A new file at `path`, whatever was there."""
+def fresh(path: Path) -> int:
+    """A descriptor of a new file at `path`, whatever was there: an agent may have put a link, a pipe or a folder."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     for _ in range(3):
         try:

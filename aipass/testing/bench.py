@@ -88,15 +88,15 @@ class Bench:
         try:
             found = target.lstat()
         except FileNotFoundError:
-            self.engine.tell([Gone(path, folder=False)])
+            self.engine.tell_now([Gone(path, folder=False)])
         else:
-            self.engine.tell([Seen(path, identity_of(found), complete=True, type=type_of(found))])
+            self.engine.tell_now([Seen(path, identity_of(found), complete=True, type=type_of(found))])
         self.settle()
 
     def tell(self, kind: str, **fields: Any) -> Event:  # noqa: ANN401 - fields of a Fact
         """Let an event happen; returns it as recorded."""
         after = self.ledger.last_event
-        self.engine.tell([Fact(kind, fields.pop("source", "test"), **fields)])
+        self.engine.tell_now([Fact(kind, fields.pop("source", "test"), **fields)])
         self.settle()
         return next(event for event in self.events() if event.id > after and event.kind == kind)
 

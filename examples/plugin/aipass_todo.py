@@ -6,7 +6,7 @@ import threading
 
 from aipass import Command, Dispatch, Fact, Handler, Ignore, Outcome, hookimpl
 
-# -- a handler: a saved file that holds "TODO(agent):" starts that agent ----------------------------------------------
+# -- a handler: a file saved as todo/<anything>.<agent> starts that agent ----------------------------------------------
 
 
 def on_saved(event, view):

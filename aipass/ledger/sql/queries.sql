@@ -72,7 +72,8 @@ UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reas
 
 -- name: dispatch_reopened
 -- Somebody asked for it again.
-UPDATE dispatches SET state = 'queued', tries = 0, not_before = 0, finished = NULL, reason = NULL, answer = NULL, exit = NULL
+UPDATE dispatches SET state = 'queued', tries = 0, not_before = 0, started = NULL, finished = NULL, reason = NULL,
+    answer = NULL, exit = NULL, usage = NULL, session = NULL
 WHERE id = :id
 
 -- name: dispatch_final
@@ -173,7 +174,7 @@ INSERT OR IGNORE INTO pauses (kind, name, reason, since) VALUES (:kind, :name, :
 
 -- name: drop_pause
 -- It may start again.
-DELETE FROM pauses WHERE name = :name
+DELETE FROM pauses WHERE name = :name AND (:kind IS NULL OR kind = :kind)
 
 -- name: pauses
 -- All of them.
