@@ -52,7 +52,7 @@ def test_init_writes_what_is_missing_and_overwrites_nothing(repository):
     status = subprocess.run(
         ["git", "status", "--porcelain"], cwd=repository.root, capture_output=True, text=True, check=True
     ).stdout
-    assert status == "?? aipass.toml\n"
+    assert status == "?? agent.py\n?? aipass.toml\n"
     subprocess.run(["git", "clean", "-fdxq"], cwd=repository.root, check=True)
     assert (repository.root / ".aipass/spool").is_dir()
 

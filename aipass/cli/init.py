@@ -76,6 +76,8 @@ def command(folder: Path) -> None:
         try:
             with layout.config.open("x") as file:
                 file.write(text)
+            if not found and not (layout.root / "agent.py").exists():
+                (layout.root / "agent.py").write_text(EXAMPLE_AGENT)
         except OSError as exc:
             raise ConfigError(
                 f"{layout.config}: cannot be written ({exc.strerror}); check the folder's permissions"
