@@ -61,6 +61,9 @@ ROOM_PAUSE_S = 0.005
 DISABLE_AFTER_FAILURES = 5
 HANDLER_SLOW_S = 1.0
 LEDGER_PAUSE_S = 1.0
+# That something was done in the world is recorded with whatever comes next, or after this: nobody waits for it, and a
+# commit of its own would compete with the start that has just been asked for.
+DONE_WAIT_S = 0.02
 # A timer whose step failed for a bug of ours is tried again, not often.
 BUG_PAUSE_S = 60.0
 PRUNE_EVERY_S = 86400.0
@@ -164,10 +167,12 @@ class Engine:
     def run(self, should_end: Callable[[Engine], bool]) -> None:
         """Step whenever something waits or comes due, until `should_end`."""
         while not should_end(self):
-            if not self._own and not self._held:
+            if not self._held and all(isinstance(item, Done) for item in self._own):
                 due = self._timers.next()
                 try:
                     wait = None if due is None else max(0.0, due - self._clock.now().mono)
+                    if self._own:
+                        wait = DONE_WAIT_S if wait is None else min(wait, DONE_WAIT_S)
                     self._own.extend(self._inbox.get(timeout=wait))
                 except queue.Empty:
                     pass

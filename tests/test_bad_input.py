@@ -330,8 +330,8 @@ def test_what_is_not_installed_is_told_at_the_start(repository, toml, told):
 
 def test_status_with_a_broken_configuration_says_so(repository):
     repository.write("aipass.toml", "[agents.writer\n")
-    for words in (["status"], ["send", "writer", "hi"]):
-        fails(run(repository, *words), 2, "aipass.toml", "not valid TOML")
+    fails(run(repository, "send", "writer", "hi"), 2, "aipass.toml", "not valid TOML")
+    fails(run(repository, "status"), 0, "aipass.toml:1", "not valid TOML", "engine")
 
 
 def test_a_running_engine_keeps_the_old_configuration_when_the_new_one_is_wrong(repository):

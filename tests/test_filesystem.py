@@ -248,7 +248,8 @@ def test_a_storm_leaves_every_final_state_known(tmp_path, overflow):
             100,
         )
         assert tree.known_files() == expected
-        assert (("watch.overflow", None) in tree.facts) == overflow
+        if overflow:  # a slow machine may overflow without being forced to
+            assert ("watch.overflow", None) in tree.facts
         closed = [
             path
             for kind, path in tree.facts
