@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,7 @@ class Tour:
     def run(self, *words: str, quiet: bool = False) -> str:
         """Run a verb as a user would, and show it."""
         if not quiet:
-            click.secho(f"$ aipass {' '.join(words)}", bold=True)
+            click.secho(f"$ aipass {shlex.join(words)}", bold=True)
         done = subprocess.run(
             [sys.executable, "-m", "aipass", *words],
             cwd=self._root,
