@@ -165,7 +165,9 @@ def test_a_full_disk_ends_no_run_and_repeats_none(tmp_path, repository):
         small.wait_for(lambda: not small.pids())
     finally:
         (disk / "filler").unlink(missing_ok=True)
-        subprocess.run([sys.executable, "-m", "aipass", "down", "--kill"], cwd=disk, check=False, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "aipass", "down", "--kill"], cwd=disk, check=False, capture_output=True
+        )
         subprocess.run(["umount", "-l", disk], check=True)
 
 
