@@ -368,6 +368,7 @@ class Engine:
             Fact("handler.failed", "engine", path=event.path, ref=name, cause=event.id, detail=detail)
         )
         if count >= DISABLE_AFTER_FAILURES and self._dispatcher.pause("handler", name, error, step.now):
+            del self._failures[name]  # resumed, it has as many tries again
             detail = {"error": error, "after": count}
             step.facts.append(Fact("handler.disabled", "engine", ref=name, cause=event.id, detail=detail))
             text = f"handler `{name}` failed {count} times in a row and is disabled: {error}; `aipass resume '{name}'` enables it"

@@ -208,6 +208,19 @@ for _ in range(3):
     assert [pid for pid in process.table() if process.command_line(pid) == "sleep 301"] == []
 
 
+def test_a_mark_that_is_no_number_confuses_nobody(house):
+    code = """
+import os
+for mark in ("\\u00b2", "9" * 5000, "-1", "x"):
+    if os.fork() == 0:
+        os.setsid()
+        os.execve("/bin/sleep", ["sleep", "304"], {"AIPASS_RUN": mark})
+"""
+    house.python(1, code)
+    assert house.wait("ended", 1)["exit"] == 0
+    assert [pid for pid in process.table() if process.command_line(pid) == "sleep 304"] == []
+
+
 def test_orphans_of_a_living_run_are_not_taken_for_anothers(house):
     house.start(1, "sh", "-c", "(setsid sleep 1.5 &) ; sleep 1.2; echo done")
     time.sleep(0.2)

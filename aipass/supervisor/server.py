@@ -393,13 +393,16 @@ class Supervisor:
     def _owner_of(self, pid: int, session: int) -> Run | None:
         environment = process.environment(pid)
         mark = environment.get(wire.MARK_RUN, "")
-        run = self._runs.get(int(mark)) if mark.isdigit() else None
+        # The agent may have written anything there, digits that are none included.
+        run = self._runs.get(int(mark)) if mark.isascii() and mark.isdigit() and len(mark) < 19 else None
         if run is not None and environment.get(wire.MARK_ROOT) == run.spec.root:
             return run
         return next((run for run in self._runs.values() if run.leader and run.leader.pid == session), None)
 
     def _finish(self, run: Run) -> None:
         """A run's tree is gone: record it, let go of its agent, tell. Without its record it stays known, and is tried again."""
+        if run.id not in self._runs:
+            return  # while the disk was full, more than one look found that it is over
         try:
             record = run.write_exit()
         except OSError as exc:
