@@ -84,7 +84,9 @@ class Agent(Model):
     )
     home: Word | None = Field(None, description="Its own folder; default `.aipass/agents/<name>`")
     owns: tuple[Pattern, ...] | None = Field(
-        None, description="What it may write outside any plan; not enforced yet", strict=False
+        None,
+        description="What it may write outside any plan; left out: all that nobody else owns; empty: nothing",
+        strict=False,
     )
     model: Word | None = Field(None, description="Passed to the driver")
     args: tuple[Word, ...] = Field((), description="Appended to the CLI's own arguments", strict=False)
@@ -192,24 +194,30 @@ class Inbox(Model):
 class Sandbox(Model):
     """`[sandbox]`: the fence and the wall around runs."""
 
-    fence: Layer = Field("auto", description="Single files; not there yet: `require` refuses to run")
-    wall: Layer = Field("auto", description="Landlock; not there yet: `require` refuses to run")
+    fence: Layer = Field(
+        "auto",
+        description="Single files: every write of a run is asked about; `require` refuses to run without it",
+    )
+    wall: Layer = Field(
+        "auto",
+        description="Landlock: folders of the run's own, other processes; `require` refuses to run without it",
+    )
     scratch: tuple[Pattern, ...] = Field(
         ("**/__pycache__/", ".pytest_cache/"),
-        description="Nobody's: every agent may write there; not in force yet",
+        description="Nobody's: every agent may write there, one at a time per file",
         strict=False,
     )
     temp: tuple[str, ...] = Field(
         ("sed??????", "XX??????", "Cu??????"),
-        description="Names of temporary files that tools leave beside a file they save; not in force yet",
+        description="Names of temporary files that tools leave beside a file they save",
         strict=False,
     )
     write: tuple[str, ...] = Field(
-        (), description="Folders outside the repository that agents may write; not in force yet", strict=False
+        (), description="Folders outside the repository that agents may write", strict=False
     )
     sockets: tuple[str, ...] = Field(
         (),
-        description="UNIX sockets of other programs that agents may connect to; not in force yet",
+        description="UNIX sockets of other programs that agents may connect to; name services always",
         strict=False,
     )
     env: tuple[str, ...] | None = Field(

@@ -7,6 +7,7 @@ starts, commits, and only then lets the world be touched. What that led to comes
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 import time
@@ -19,6 +20,7 @@ import structlog
 
 from aipass import action as act
 from aipass import config as configuration
+from aipass import ground
 from aipass.alarms import Alarms
 from aipass.carry import DELIVER, WAKE, Carrier
 from aipass.crash import write_report
@@ -94,6 +96,7 @@ class Engine:
         self._ending = False
         self._timers, self._fired = Timers(), Hourly()
         drivers = plugins.drivers()
+        ground.check_outside(world.layout, config)
         check_drivers(config, drivers)
         self._router = plugins.router(config)
         self._known = Known(ledger)
@@ -150,6 +153,7 @@ class Engine:
         self._act(again)
         for source in self._sources:
             self._start_source(source)
+        self._tell_territory(self.config)
         self._runs.adopt_all()
         if self._filesystem is not None:
             self._filesystem.start(self.tell)
@@ -432,6 +436,7 @@ class Engine:
         """Read aipass.toml; whether it is taken over is recorded in the next step."""
         try:
             new = configuration.load(self.layout.config)
+            ground.check_outside(self.layout, new)
             check_drivers(new, self._plugins.drivers())
             waiting: list[str] = []
             if not action.trusted:
@@ -471,10 +476,16 @@ class Engine:
 
     def _take_over(self, config: Config, router: Router, now: Instant) -> None:
         self.config, self._router = config, router
+        self._tell_territory(config)
         self._alarms.set_crons(config, now)
         make_inboxes(self.layout, config)
         if self._filesystem is not None:
             self._filesystem.reconfigure(config.watch.ignore)
+
+    def _tell_territory(self, config: Config) -> None:
+        """Let the supervisors know who owns what from now on."""
+        nested = [os.fsdecode(row["dir"]) for row in self.ledger.all("nested_roots")]
+        self._world.set_territory(ground.table(config, (), nested))
 
     def _look_again(self, step: Step) -> None:
         """Have the inbox seen anew: what was rejected, or met a handler that was disabled, may be welcome now."""
@@ -500,11 +511,7 @@ class Engine:
 
 def check_drivers(config: Config, drivers: Iterable[str]) -> None:
     """Raise ConfigError where an agent's driver is not installed, or a layer is required that there is none of."""
-    for layer in ("fence", "wall"):
-        if getattr(config.sandbox, layer) == "require":
-            raise ConfigError(
-                f'{CONFIG_NAME}: sandbox.{layer} = "require", and this version of aipass has no {layer}; write "auto" to run without it'
-            )
+    ground.check_layers(config)
     names = sorted(drivers)
     for name, agent in config.agents.items():
         if agent.driver not in names:

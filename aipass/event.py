@@ -19,6 +19,8 @@ KINDS: dict[str, str] = {
     "run.finished": "a run's whole process tree is gone; `detail.outcome` and `detail.state` say how it ended",
     "run.stalled": "a run has neither written nor said anything for as long as `stall` allows",
     "run.lost": "a run's end was never seen, because its supervisor died; it is retried as a new run",
+    "write.denied": "the fence refused a run's write: `detail.owner` and `detail.reason` say why, `detail.count` how often in a row",
+    "write.foreign": "a run wrote what it does not own, where no fence could stop it; `detail.kept` says where its version lies",
     "run.lingering": "an agent ended and left processes behind; `detail.processes` names them",
     "dispatch.finished": "a dispatch reached its final state, told once",
     "rule.paused": "a rule fired more often than its `per_hour` and stays paused until `aipass resume`",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from aipass.errors import AipassError
-from aipass.event import Fact
+from aipass.event import Fact, printable
 from aipass.sources.runs import Report
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ logger = structlog.get_logger("aipass")
 # A supervisor that cannot be reached, or an agent's lock that is not free yet, is tried again after this.
 TRY_AGAIN_S = 0.5
 START, ADOPT = "start:", "adopt"
+# An agent that is refused so often in a row does not understand what it may do.
+MANY_REFUSALS = 10
 SOURCE = "runs"
 
 
@@ -48,6 +50,7 @@ class LiveRuns:
     ) -> None:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
         self._clock, self._drivers, self._carrier, self._back = clock, drivers, carrier, back
+        self._refused: dict[int, int] = {}
 
     # -- in the world, after the commit ----------------------------------------------------------------------------
 
@@ -98,6 +101,8 @@ class LiveRuns:
         if told == "gone":
             step.effects.append(self.adopt_all)
             return
+        if told == "territory":
+            return
         row = self._ledger.one("run", {"id": message.get("run", 0)})
         if row is None or row["state"] == "ended":
             return
@@ -113,6 +118,8 @@ class LiveRuns:
                         "run.lingering", row, processes=message["processes"], allowed=message["allowed"]
                     )
                 )
+            case "denied":
+                self._denied(step, row, message)
             case "unknown" if row["state"] == "starting":
                 step.effects.append(partial(self.begin, row["id"]))
             case "unknown":
@@ -125,6 +132,19 @@ class LiveRuns:
             case "ended":
                 self._ended(step, row, message)
 
+    def _denied(self, step: Step, row: Row, message: dict[str, Any]) -> None:
+        """A write that the fence refused, or several of one path in a row."""
+        about = {name: message[name] for name in ("operation", "reason", "owner", "count", "pid")}
+        fact = self._fact("write.denied", row, **about)
+        step.facts.append(replace(fact, path=message["path"]))
+        count = self._refused[row["id"]] = self._refused.get(row["id"], 0) + message["count"]
+        if count - message["count"] < MANY_REFUSALS <= count:
+            text = (
+                f"run {row['id']} of {row['agent']} was refused {count} writes in a row, "
+                f"the last at {printable(message['path'])}: {message['reason']}"
+            )
+            step.notify(self._ledger, text)
+
     def _started(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         params = {"id": row["id"], "pid": message["pid"], "started": message["started"]}
         if self._ledger.run("run_started", params):
@@ -133,6 +153,7 @@ class LiveRuns:
             step.effects.append(partial(self._world.stop, row["id"], "cancelled", row["stop"]))
 
     def _ended(self, step: Step, row: Row, message: dict[str, Any]) -> None:
+        self._refused.pop(row["id"], None)
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         usage = asdict(verdict.usage) if verdict.usage else None
@@ -145,7 +166,7 @@ class LiveRuns:
             **how,
             "reason": ended.reason,
         }
-        detail |= {name: message[name] for name in ("left", "steps") if message.get(name)}
+        detail |= {name: message[name] for name in ("left", "steps", "quarantined") if message.get(name)}
         if ended.retry_in is not None:
             detail["retry_in_s"] = round(ended.retry_in, 3)
         if ended.outcome == "lost":

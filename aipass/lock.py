@@ -58,7 +58,8 @@ def take(layout: Layout, started: float) -> int:
 def holder(layout: Layout) -> Holder | None:
     """The engine that runs here; None where none does. The kernel frees the lock of one that died."""
     try:
-        handle = os.open(layout.engine_lock, os.O_RDWR | os.O_CLOEXEC)
+        # Read-only: an agent asks as well, and may not write here.
+        handle = os.open(layout.engine_lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

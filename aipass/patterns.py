@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pathspec import PathSpec
+from pathspec import GitIgnoreSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,9 +20,9 @@ class Patterns:
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines = tuple(lines)
-        spec = PathSpec.from_lines("gitignore", self.lines)
+        spec = GitIgnoreSpec.from_lines(self.lines)
         self._rules = [
-            (p.regex.match, bool(p.include)) for p in reversed(spec.patterns) if p.regex is not None
+            (p.regex.search, bool(p.include)) for p in reversed(spec.patterns) if p.regex is not None
         ]
 
     def __bool__(self) -> bool:
@@ -30,8 +30,8 @@ class Patterns:
 
     def match(self, path: str) -> bool:
         """Whether `path` is in the set that these patterns describe."""
-        for matches, included in self._rules:
-            if matches(path):
+        for finds, included in self._rules:
+            if finds(path):
                 return included
         return False
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from aipass import ground
 from aipass.dispatch import environment, prompt
 from aipass.dispatch.driver import OUTCOME_STATES, Exit, Job, Outcome, Usage
 from aipass.errors import AipassError
@@ -49,6 +50,10 @@ class Runner(Protocol):
         """Ask what became of a run."""
         ...
 
+    def set_territory(self, message: dict[str, Any]) -> None:
+        """Say who owns what from now on."""
+        ...
+
 
 class World:
     """Files and processes of one root."""
@@ -58,6 +63,7 @@ class World:
         self._environ = dict(environ)
         self._base: tuple[tuple[str, ...] | None, dict[str, str]] | None = None
         self.stop_waits_s = STOP_WAITS_S
+        self._serial = 0
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
@@ -85,6 +91,10 @@ class World:
                 "AIPASS_HOPS": str(hops),
                 "AIPASS_PROMPT_FILE": str(folder / wire.PROMPT),
             }
+            layers = ground.active(config)
+            stands = ground.of_run(self.layout, config, job, command, layers) if any(layers) else None
+            if stands is not None:
+                own |= ground.environment(self.layout, job)
             base = self._inherited(config.sandbox.env)
             env = environment.compose(base, self._environ, job.settings, command.env, own)
             message = {
@@ -100,6 +110,7 @@ class World:
                 "stall_s": job.settings.stall,
                 "linger": job.settings.linger,
                 "waits": self.stop_waits_s,
+                "ground": stands,
             }
             wire.pack(message)
         except Exception as exc:  # noqa: BLE001 - a driver may raise anything; a failed start is an outcome
@@ -134,6 +145,11 @@ class World:
             text,
             attempt,
         )
+
+    def set_territory(self, table: dict[str, Any]) -> None:
+        """Let the supervisors know who owns what from now on."""
+        self._serial += 1
+        self._runner.set_territory({"serial": self._serial, "table": table})
 
     def stop(self, run: int, why: str, reason: str) -> None:
         """Have a run's whole tree stopped."""

@@ -36,6 +36,8 @@ class ClaudeDriver:
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
                 "CLAUDE_CODE_MAX_RETRIES": "3",
             },
+            state=("~/.claude",),
+            writes=("~/.claude.json*",),
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:

@@ -31,6 +31,7 @@ class CodexDriver:
                 *job.settings.args,
                 "-",
             ),
+            state=("~/.codex",),
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:

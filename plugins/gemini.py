@@ -31,6 +31,7 @@ class GeminiDriver:
             ),
             # Otherwise it starts itself again as a child, and passes no signal on.
             env={"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_TELEMETRY_ENABLED": "false"},
+            state=("~/.gemini",),
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:

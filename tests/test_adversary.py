@@ -23,10 +23,13 @@ __all__ = ["House", "house"]
 pytestmark = pytest.mark.slow
 
 
-def script(repository, text: str, more: str = "retries = 1") -> None:
+BARE = '[sandbox]\nfence = "off"\nwall = "off"\n'
+
+
+def script(repository, text: str, more: str = "retries = 1", sandbox: str = "") -> None:
     repository.write("agent.py", text)
     repository.write("other.py", "import sys; print('other', sys.stdin.read())")
-    repository.write("aipass.toml", agent("a", "agent.py", more) + agent("b", "other.py"))
+    repository.write("aipass.toml", agent("a", "agent.py", more) + agent("b", "other.py") + sandbox)
     repository.aipass("init")
     repository.aipass("up", "--detach")
 
@@ -50,6 +53,7 @@ def test_an_agent_that_spoils_its_own_run_folder_stops_nobody(repository, trick)
     script(
         repository,
         f"import os, shutil\nroot = os.environ['AIPASS_ROOT']\nrun = root + '/.aipass/runs/' + os.environ['AIPASS_RUN']\n{trick}\n",
+        sandbox=BARE,
     )
     repository.write("inbox/a/x.md", "go")
     repository.answer("a/x.1.md")

@@ -320,7 +320,12 @@ def test_verbs_refuse_a_wrong_configuration_with_2(repository, data, told):
     ("toml", "told"),
     [
         P('[agents.w]\ndriver = "clod"\n', 'there is no driver "clod"', id="driver"),
-        P(A + '[sandbox]\nwall = "require"\n', "no wall", id="layer"),
+        P(A + '[sandbox]\nwrite = ["/"]\n', "holds this repository", id="write"),
+        P(A + '[sandbox]\nwrite = ["~/x/.git/"]\n', "git's or another aipass's own", id="write-git"),
+        P(A + '[sandbox]\nwrite = ["~"]\n', "far more than", id="write-home"),
+        P(A + '[sandbox]\nwrite = ["tree/"]\n', "not an absolute path", id="write-relative"),
+        P(A + '[sandbox]\nsockets = ["x/.aipass/*"]\n', "not an absolute path", id="socket-relative"),
+        P(A + '[sandbox]\nsockets = ["/x/.aipass/*"]\n', "runs of their own", id="socket-own"),
     ],
 )
 def test_what_is_not_installed_is_told_at_the_start(repository, toml, told):

@@ -23,7 +23,7 @@ AGENT = """\
 import os, sys, time, random
 text = sys.stdin.read()
 time.sleep(random.random() * 0.05)
-with open(os.path.join(os.environ["AIPASS_ROOT"], "runs.log"), "a") as log:
+with open(os.path.join(os.environ["AIPASS_ROOT"], os.environ["AIPASS_AGENT"] + ".log"), "a") as log:
     log.write(os.environ["AIPASS_DISPATCH"] + "\\n")
 print("answer to", text.strip())
 """

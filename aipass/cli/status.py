@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import lock
+from aipass import ground, lock
 from aipass.cli.output import json_option, print_json, table
 from aipass.config_quick import agents
 from aipass.errors import ConfigError
@@ -15,6 +15,7 @@ from aipass.event import iso
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
+    from aipass.config import Config
     from aipass.layout import Layout
     from aipass.ledger import Ledger
 
@@ -54,8 +55,7 @@ def gather(layout: Layout) -> dict[str, Any]:
             "version": running.version if running else None,
             "started": iso(running.started) if running else None,
         },
-        # The fence and the wall are not built yet; what is not there is said.
-        "layers": {"fence": "none", "wall": "none"},
+        "layers": ground.described(_sandbox(layout)),
         "agents": [
             {
                 "name": name,
@@ -78,6 +78,16 @@ def gather(layout: Layout) -> dict[str, Any]:
     if broken is not None and not found["attention"]:
         found["attention"].append(f"aipass.toml cannot be used: {broken}")
     return found
+
+
+def _sandbox(layout: Layout) -> Config | None:
+    """The configuration, where it is valid; what is wrong with it is said elsewhere."""
+    from aipass import config
+
+    try:
+        return config.load(layout.config)
+    except ConfigError:
+        return None
 
 
 def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
@@ -109,8 +119,12 @@ def _show(found: dict[str, Any]) -> None:
         )
     else:
         click.echo(f"engine   {click.style('not running', fg='yellow')}; `aipass up --detach` starts it")
-    click.echo(
-        f"layers   fence {found['layers']['fence']}, wall {found['layers']['wall']}: agents can write wherever you can"
+    layers = found["layers"]
+    bare = all(text.startswith(("none", "off")) for text in layers.values())
+    click.secho(
+        f"layers   fence {layers['fence']}, wall {layers['wall']}"
+        + (": agents can write wherever you can" if bare else ""),
+        fg="yellow" if bare else None,
     )
     click.echo(
         "counts   "

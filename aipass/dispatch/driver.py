@@ -31,11 +31,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start the agent. `env` is added to the run's environment; `stdin`: it reads the prompt there."""
+    """How to start the agent. `env` is added to the run's environment; `stdin`: it reads the prompt there.
+
+    `state`: folders outside the repository that are wholly this CLI's, such as `~/.claude`; they are made where they
+    are missing. `writes`: other paths that it must write; `…*` is all that begins so.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     stdin: bool = True
+    state: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Supervisors:
         self._tell: Callable[[list[Report]], None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._territory: dict[str, Any] | None = None
 
     def start(self, tell: Callable[[list[Report]], None]) -> None:
         """Connect to whatever supervisors live here, and to one of this version, started if need be."""
@@ -73,6 +74,13 @@ class Supervisors:
         """Have a run started; the same run again is started once."""
         self._ensure()
         self._send(self._version, {"do": "start", **message})
+
+    def set_territory(self, message: dict[str, Any]) -> None:
+        """Say who owns what from now on, to every supervisor, and to each that comes."""
+        self._territory = {"do": "territory", **message}
+        self._ensure()
+        for version in list(self._links):
+            self._send(version, self._territory)
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
         """Have a run's whole tree stopped: INT, TERM, KILL."""
@@ -119,6 +127,8 @@ class Supervisors:
     def _connect(self, version: str) -> None:
         link = connect(self._layout.state, version)
         self._links[version] = link
+        if self._territory is not None:
+            self._send(version, self._territory)
         threading.Thread(
             target=self._listen, args=(version, link), name=f"supervisor-{version}", daemon=True
         ).start()

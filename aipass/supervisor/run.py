@@ -38,6 +38,12 @@ class Run:
     #: Sizes of the output files and the monotonic moment when they were last seen to grow.
     output: tuple[int, int] = (0, 0)
     heard: float = 0.0
+    #: Nobody is left behind the fence; without one, only the process table tells.
+    quiet: bool = True
+    #: What it left half done is being, or has been, taken out of the tree.
+    tidying: bool = False
+    tidied: bool = False
+    quarantined: list[str] = field(default_factory=list)
 
     @property
     def id(self) -> int:
@@ -62,6 +68,7 @@ class Run:
             "reason": self.reason,
             "left": self.left,
             "steps": self.steps,
+            "quarantined": self.quarantined,
         }
 
     def status_code(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aipass.supervisor import process, wire
+from aipass.supervisor.fence import kernel
+from aipass.supervisor.fence.keeper import Keeper
+from aipass.supervisor.refusals import Refusals
 from aipass.supervisor.run import Run
-from aipass.supervisor.spawn import Spec, confine_nothing, spawn
+from aipass.supervisor.spawn import Spec, explain, spawn
 from aipass.supervisor.strays import Strays
 from aipass.supervisor.timers import Timers
 
@@ -38,14 +42,24 @@ MAX_KILLS = 20
 WRITE_AGAIN_S = 1.0
 # What forked since is found by the next signal's look.
 TABLE_AGE_S = 0.05
+# A fenced run whose first process is gone and whose fence still has somebody: looked for again after this.
+LOOK_AGAIN_S = 0.05
+# With a fence, garbage is collected in this thread only.
+COLLECT_EVERY_S = 30.0
+TIDY_S = 30.0
+# What no engine hears is kept, and told to the next one; of more than this the oldest is dropped.
+MAX_UNHEARD = 10_000
 
 
 class Supervisor:
     """Runs by id, the engine's connection, and what is due."""
 
-    def __init__(self, state: Path, version: str, confine: Callable[[Spec], None] = confine_nothing) -> None:
+    def __init__(self, state: Path, version: str) -> None:
         self.state, self.version = state, version
-        self._confine = confine
+        self._keeper: Keeper | None = None
+        self._territory: dict[str, Any] | None = None
+        self._fence_said: deque[dict[str, Any]] = deque()
+        self._unheard: deque[dict[str, Any]] = deque(maxlen=MAX_UNHEARD)
         self._runs: dict[int, Run] = {}
         self._leaders: dict[int, Run] = {}
         self._owner: dict[int, Run] = {}
@@ -55,6 +69,7 @@ class Supervisor:
         self._spawned: deque[tuple[Spec, int, str | None]] = deque()
         self._strays: dict[int, Strays] = {}
         self._timers = Timers()
+        self._refusals = Refusals(self._timers, self._tell_event)
         self._selector = selectors.DefaultSelector()
         self._engines: dict[socket.socket, wire.Lines] = {}
         self._idle_since: float | None = time.monotonic()
@@ -75,6 +90,7 @@ class Supervisor:
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._wake_in, selectors.EVENT_READ, self._woken)
+        collected = time.monotonic()
         while not self._is_done():
             due = self._timers.next()
             idle = None if self._idle_since is None else self._idle_since + IDLE_EXIT_S
@@ -82,6 +98,9 @@ class Supervisor:
             for key, _ in self._selector.select(None if when is None else max(0.0, when - time.monotonic())):
                 self._guarded(key.data, key.fileobj)
             self._guarded(self._timers.fire, time.monotonic())
+            if not gc.isenabled() and time.monotonic() - collected > COLLECT_EVERY_S:
+                collected = time.monotonic()
+                gc.collect()
         for engine in list(self._engines):
             self._drop(engine)
 
@@ -124,6 +143,8 @@ class Supervisor:
             pass
         while self._spawned:
             self._on_spawned(*self._spawned.popleft())
+        while self._fence_said:
+            self._on_fence(self._fence_said.popleft())
         self._reap()
         if self._told_to_end and not self._ending:
             # A machine that shuts down, or a person: nobody asked for the work to be given up, so it is tried again.
@@ -143,6 +164,8 @@ class Supervisor:
         self._engines[connection] = wire.Lines()
         self._selector.register(connection, selectors.EVENT_READ, self._receive)
         self._tell({"tell": "hello", "pid": os.getpid(), "version": self.version})
+        while self._unheard and self._engines:
+            self._tell(self._unheard.popleft())
 
     def _receive(self, connection: socket.socket) -> None:
         try:
@@ -184,8 +207,21 @@ class Supervisor:
             except OSError:
                 self._drop(connection)
 
+    def _tell_event(self, message: dict[str, Any]) -> None:
+        """What stands in no file is kept until an engine hears it."""
+        if self._engines:
+            self._tell(message)
+        else:
+            self._unheard.append(message)
+
     def _obey(self, message: dict[str, Any]) -> None:
         match message["do"]:
+            case "territory":
+                self._territory = message
+                if self._keeper is None:
+                    self._tell({"tell": "territory", "serial": message["serial"], "replaced": []})
+                else:
+                    self._keeper.set_territory(message)
             case "start":
                 self._start(Spec.of(message))
             case "stop":
@@ -271,13 +307,17 @@ class Supervisor:
                     }
                 )
                 continue
-            self._runs[spec.run] = Run(spec, lock)
+            fenced = spec.ground is not None and bool(spec.ground["fence"])
+            self._runs[spec.run] = Run(spec, lock, quiet=not fenced)
             self._spawning += 1
-            spawn(spec, self._confine, self._files_limit, self._report_spawned)
+            if spec.ground is None:
+                spawn(spec, self._files_limit, self._report_spawned)
+            else:
+                self._fence().start(spec, self._files_limit, self._report_spawned)
 
-    def _report_spawned(self, spec: Spec, pid: int, error: str | None) -> None:
+    def _report_spawned(self, spec: Spec, pid: int, error: Exception | None) -> None:
         """Called by the starting thread."""
-        self._spawned.append((spec, pid, error))
+        self._spawned.append((spec, pid, None if error is None else explain(spec, error)))
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_out, b"s")
 
@@ -292,6 +332,9 @@ class Supervisor:
             run.leader = process.look(pid) or process.Process(pid, os.getpid(), pid, 0, "?")
             run.started, run.heard = time.time(), now
             self._leaders[pid] = run
+            # It may have been taken for an orphan while its start was being told.
+            run.orphans.discard(pid)
+            self._owner.pop(pid, None)
             with contextlib.suppress(OSError):
                 # Only a help for a later supervisor; the marks in the environment do without it.
                 wire.write_atomic(
@@ -312,6 +355,41 @@ class Supervisor:
         if not self._spawning:
             self._early.clear()
         self._spawn_next()
+
+    def _fence(self) -> Keeper:
+        """The fence, begun when the first run needs it."""
+        if self._keeper is None:
+            # From here on descriptors have one number in two threads: nothing may close one but who opened it.
+            gc.disable()
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+            self._keeper = Keeper(str(self.state.parent), self._say_from_fence, (self._wake_out,))
+            if self._territory is not None:
+                self._keeper.set_territory(self._territory)
+        return self._keeper
+
+    def _say_from_fence(self, message: dict[str, Any]) -> None:
+        """Called by the fence's thread."""
+        self._fence_said.append(message)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_out, b"f")
+
+    def _on_fence(self, message: dict[str, Any]) -> None:
+        match message["tell"]:
+            case "fence-error":
+                _say(f"a bug in the fence, which refused: {message['text']}")
+            case "denied":
+                self._refusals.add(message)
+            case "territory":
+                self._tell(message)
+            case "quiet":
+                if (run := self._runs.get(message["run"])) is not None:
+                    run.quiet = True
+                    self._settle_if_gone(run)
+            case "tidied":
+                if (run := self._runs.get(message["run"])) is not None:
+                    run.quarantined = message["left"]
+                    run.tidied = True
+                    self._finish(run)
 
     def _lock_agent(self, agent: str) -> int | None:
         """The agent's flock: at most one run of an agent, whatever engines and supervisors there are."""
@@ -355,8 +433,11 @@ class Supervisor:
         if run.id not in self._runs:
             return
         self._claim_orphans(run)
-        if not run.orphans:
+        if not run.orphans and run.quiet:
             self._finish(run)
+        elif not run.orphans:
+            # Somebody is behind the fence still whom nothing else marks as this run's.
+            self._timers.at(time.monotonic() + LOOK_AGAIN_S, lambda _: self._settle(run))
         elif not run.told_orphans:
             run.told_orphans = True
             run.left = [f"{pid} {process.command_line(pid)}" for pid in sorted(run.orphans)]
@@ -403,6 +484,14 @@ class Supervisor:
         """A run's tree is gone: record it, let go of its agent, tell. Without its record it stays known, and is tried again."""
         if run.id not in self._runs:
             return  # while the disk was full, more than one look found that it is over
+        self._refusals.flush(run.id)
+        if not run.tidied and self._keeper is not None:
+            if not run.tidying:
+                run.tidying = True
+                self._keeper.finish(run.spec, lambda left: self._say_from_fence(_tidied(run, left)))
+                # What cannot be tidied, on a disk that hangs, must not keep a run from being over.
+                self._timers.at(time.monotonic() + TIDY_S, lambda _: self._on_fence(_tidied(run, [])))
+            return
         try:
             record = run.write_exit()
         except OSError as exc:
@@ -480,8 +569,11 @@ class Supervisor:
             size = tuple(os.stat(run.spec.folder / name).st_size for name in (wire.STDOUT, wire.STDERR))
         except OSError:
             size = run.output
+        wrote = self._keeper.last_write(run.id) if self._keeper is not None else 0.0
         if size != run.output:
             run.output, run.heard = (size[0], size[1]), now
+        elif wrote > run.heard:
+            run.heard = wrote
         elif now - run.heard >= run.spec.stall_s:
             self._tell({"tell": "stalled", "run": run.id, "quiet_s": round(now - run.heard, 3)})
             run.heard = now
@@ -518,6 +610,10 @@ class Supervisor:
         del self._strays[strays.run]
         os.close(strays.lock)
         self._tell({"tell": "ended", **record})
+
+
+def _tidied(run: Run, left: list[str]) -> dict[str, Any]:
+    return {"tell": "tidied", "run": run.id, "left": left}
 
 
 def _started(run: Run) -> dict[str, Any]:

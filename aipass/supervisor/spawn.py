@@ -1,8 +1,4 @@
-"""Starting one agent: a fresh thread confines itself, then starts the program, which inherits the confinement.
-
-Landlock domains, no_new_privs and seccomp filters belong to the thread that takes them on, and a child inherits those
-of the thread that started it. So each start has a thread of its own, and the supervisor itself stays free.
-"""
+"""One run's specification, and its start without fence and wall, from a thread of its own: it may take a moment."""
 
 from __future__ import annotations
 
@@ -41,6 +37,8 @@ class Spec:
     linger: bool
     #: How long INT, TERM and each KILL may take.
     waits: tuple[float, float, float]
+    #: What fence and wall need to know; None: neither is there.
+    ground: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, message: dict[str, Any]) -> Spec:
@@ -58,41 +56,35 @@ class Spec:
             stall_s=float(message["stall_s"]),
             linger=bool(message["linger"]),
             waits=tuple(map(float, message.get("waits", STOP_WAITS_S)))[:3],  # type: ignore[arg-type]
+            ground=message.get("ground"),
         )
-
-
-def confine_nothing(spec: Spec) -> None:
-    """What a run's thread does to itself before it starts the program: here, no fence and no wall."""
-    del spec
 
 
 def spawn(
     spec: Spec,
-    confine: Callable[[Spec], None],
     files_limit: int,
-    done: Callable[[Spec, int, str | None], None],
+    done: Callable[[Spec, int, Exception | None], None],
 ) -> None:
     """Start the program of `spec` from a new thread; `done(spec, pid, error)` is called from that thread."""
 
     def work() -> None:
         try:
-            pid, error = _start(spec, confine, files_limit), None
+            pid = _start(spec, files_limit)
         except Exception as exc:  # noqa: BLE001 - whatever stops a start is the run's outcome, never the supervisor's end
-            pid, error = 0, _explain(spec, exc)
-        done(spec, pid, error)
+            done(spec, 0, exc)
+        else:
+            done(spec, pid, None)
 
     threading.Thread(target=work, name=f"spawn-{spec.run}", daemon=True).start()
 
 
-def _start(spec: Spec, confine: Callable[[Spec], None], files_limit: int) -> int:
-    # Everything that the child needs is opened before the thread confines itself.
+def _start(spec: Spec, files_limit: int) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     with (
         open(spec.folder / wire.PROMPT if spec.stdin else os.devnull, "rb") as stdin,
         open(os.open(spec.folder / wire.STDOUT, flags, 0o600), "wb") as stdout,
         open(os.open(spec.folder / wire.STDERR, flags, 0o600), "wb") as stderr,
     ):
-        confine(spec)
         process = subprocess.Popen(
             spec.argv,
             stdin=stdin,
@@ -114,7 +106,8 @@ def _start(spec: Spec, confine: Callable[[Spec], None], files_limit: int) -> int
     return process.pid
 
 
-def _explain(spec: Spec, exc: Exception) -> str:
+def explain(spec: Spec, exc: Exception) -> str:
+    """Why a start failed, for people."""
     program = spec.argv[0] if spec.argv else "(no program)"
     if isinstance(exc, FileNotFoundError) and exc.filename == spec.cwd:
         return f"the folder {spec.cwd} is gone"

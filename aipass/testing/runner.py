@@ -24,6 +24,7 @@ class ScriptedRunner:
         self.started: dict[int, dict[str, Any]] = {}
         self.stopped: dict[int, tuple[str, str]] = {}
         self.adopted: list[int] = []
+        self.territory: dict[str, Any] = {}
         self.ended: dict[int, dict[str, Any]] = {}
         self._tell: Callable[[list[Report]], None] | None = None
 
@@ -41,6 +42,11 @@ class ScriptedRunner:
             return
         self.started[run] = message
         self._report({"tell": "started", "run": run, "pid": FIRST_PID + run, "started": 0.0})
+
+    def set_territory(self, message: dict[str, Any]) -> None:
+        """Remember who owns what; old descriptors are no matter here."""
+        self.territory = message
+        self._report({"tell": "territory", "serial": message["serial"], "replaced": []})
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
         """Remember that a run was told to stop."""

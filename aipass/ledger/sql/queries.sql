@@ -298,3 +298,7 @@ DELETE FROM requests WHERE exit IS NOT NULL AND event <= :high
 -- name: old_runs
 -- Runs whose folders may go.
 SELECT id FROM runs WHERE state = 'ended' AND finished < :time AND id > :after ORDER BY id LIMIT :limit
+
+-- name: nested_roots
+-- Folders below the root that are roots of their own.
+SELECT dir FROM files WHERE name = CAST('aipass.toml' AS BLOB) AND dir <> x''

@@ -1,0 +1,340 @@
+"""The table: which system call gets which treatment, and why. Data; `program.py` makes the filter of it.
+
+A call that can create, write, replace, move, link, remove or truncate a path, or change its mode, owner, times,
+attributes or flags, by name or by descriptor, is either carried out by the supervisor, or refused with an error that
+makes programs fall back, or needs a descriptor that only such a call can give. A call that is in no row here is one
+that the kernel got later: it does not exist for an agent. Numbers are those of linux/unistd.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Treatment(Enum):
+    """What becomes of a call."""
+
+    #: The supervisor decides, and does it in the caller's place.
+    CARRIED = "carried out"
+    #: The filter answers an error by itself.
+    REFUSED = "refused"
+    #: The call goes on: it touches no file, or needs a descriptor that only a carried out call gives.
+    THROUGH = "let through"
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Whether any of `bits` is set in the low half of an argument: the kernel ignores the rest of an int."""
+
+    argument: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Whether the low half of an argument, masked and shifted, is one of `values`."""
+
+    argument: int
+    values: tuple[int, ...]
+    mask: int = 0xFFFFFFFF
+    shift: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NotZero:
+    """Whether an argument is not zero: both halves, for pointers."""
+
+    argument: int
+
+
+Test = Bits | Among | NotZero
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of a call when all `tests` hold. `error` is the error number of a refusal; 0 says "done"."""
+
+    treatment: Treatment
+    tests: tuple[Test, ...] = ()
+    error: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A system call: its numbers (None where an architecture has none), its rules in order, and why.
+
+    Where no rule holds it goes on.
+    """
+
+    name: str
+    x86_64: int | None
+    aarch64: int | None
+    rules: tuple[Rule, ...]
+    why: str
+
+    def number(self, machine: str) -> int | None:
+        """Its number on this architecture."""
+        return self.x86_64 if machine == "x86_64" else self.aarch64
+
+
+O_PATH, WRITING = os.O_PATH, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_CARRIED = (Rule(Treatment.CARRIED),)
+
+
+def _open(flags: int) -> tuple[Rule, ...]:
+    # An O_PATH descriptor reads and writes nothing, whatever else its flags say.
+    return (
+        Rule(Treatment.THROUGH, (Bits(flags, O_PATH),)),
+        Rule(Treatment.CARRIED, (Bits(flags, WRITING),)),
+    )
+
+
+def _refused(error: int, *tests: Test) -> tuple[Rule, ...]:
+    return (Rule(Treatment.REFUSED, tests, error),)
+
+
+def _node(mode: int) -> tuple[Rule, ...]:
+    return (Rule(Treatment.REFUSED, (Among(mode, (0x2000, 0x6000), 0xF000),), errno.EPERM), *_CARRIED)
+
+
+NAMESPACES = 0x7E020000
+_FILE_CONTROLS = tuple(b"fvX\x94\xf5ro")
+#: Requests of those types that only read, or clone into a descriptor that is open for writing.
+_HARMLESS_CONTROLS = (0x80086601, 0x80087601, 0x801C581F, 0xC020660B, 0x40049409, 0x4020940D)
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+F_SETLEASE, AF_UNIX, SOCK_DGRAM, SOCK_RAW = 1024, 1, 2, 3
+RLIMIT_CORE, PR_SET_MM = 4, 35
+
+_NAMED = "changes what a name means, or what stands there"
+_MARKS = "modes, owners, times and attributes; by descriptor too, of which a copy is held"
+_LATER = "a newer form; programs fall back to the older one, which is carried out"
+_MOUNTS = "paths keep meaning one thing"
+_OTHERS = "reaches into another process"
+_MACHINE = "changes the machine; only root could"
+_DATAGRAM = (
+    "a datagram can be addressed to another program's socket with each message; programs use streams instead"
+)
+
+CALLS: tuple[Call, ...] = (
+    Call("open", 2, None, _open(1), "opens for writing, creates, truncates"),
+    Call("openat", 257, 56, _open(2), "opens for writing, creates, truncates"),
+    Call("creat", 85, None, _CARRIED, "creates or truncates"),
+    Call("truncate", 76, 45, _CARRIED, "truncates"),
+    Call("rename", 82, None, _CARRIED, _NAMED),
+    Call("renameat", 264, 38, _CARRIED, _NAMED),
+    # A whiteout is a device node, which an ordinary user can make.
+    Call("renameat2", 316, 276, (*_refused(errno.EINVAL, Bits(4, 4)), *_CARRIED), _NAMED),
+    Call("link", 86, None, _CARRIED, _NAMED),
+    Call("linkat", 265, 37, _CARRIED, _NAMED),
+    Call("symlink", 88, None, _CARRIED, _NAMED),
+    Call("symlinkat", 266, 36, _CARRIED, _NAMED),
+    Call("mkdir", 83, None, _CARRIED, _NAMED),
+    Call("mkdirat", 258, 34, _CARRIED, _NAMED),
+    Call("mknod", 133, None, _node(1), "pipes and plain files are made, devices are not"),
+    Call("mknodat", 259, 33, _node(2), "pipes and plain files are made, devices are not"),
+    Call("unlink", 87, None, _CARRIED, _NAMED),
+    Call("unlinkat", 263, 35, _CARRIED, _NAMED),
+    Call("rmdir", 84, None, _CARRIED, _NAMED),
+    Call("chmod", 90, None, _CARRIED, _MARKS),
+    Call("fchmod", 91, 52, _CARRIED, _MARKS),
+    Call("fchmodat", 268, 53, _CARRIED, _MARKS),
+    Call("chown", 92, None, _CARRIED, _MARKS),
+    Call("lchown", 94, None, _CARRIED, _MARKS),
+    Call("fchown", 93, 55, _CARRIED, _MARKS),
+    Call("fchownat", 260, 54, _CARRIED, _MARKS),
+    Call("utime", 132, None, _CARRIED, _MARKS),
+    Call("utimes", 235, None, _CARRIED, _MARKS),
+    Call("futimesat", 261, None, _CARRIED, _MARKS),
+    Call("utimensat", 280, 88, _CARRIED, _MARKS),
+    Call("setxattr", 188, 5, _CARRIED, _MARKS),
+    Call("lsetxattr", 189, 6, _CARRIED, _MARKS),
+    Call("fsetxattr", 190, 7, _CARRIED, _MARKS),
+    Call("removexattr", 197, 14, _CARRIED, _MARKS),
+    Call("lremovexattr", 198, 15, _CARRIED, _MARKS),
+    Call("fremovexattr", 199, 16, _CARRIED, _MARKS),
+    Call("connect", 42, 203, _CARRIED, "another program's socket would write for whoever asks"),
+    Call("bind", 49, 200, _CARRIED, "a UNIX socket's name is a file"),
+    # -- refused -------------------------------------------------------------------------------------------------------
+    Call("openat2", 437, 437, _refused(errno.ENOSYS), _LATER),
+    Call("clone3", 435, 435, _refused(errno.ENOSYS), "its flags lie in memory; programs fall back to clone"),
+    Call("io_uring_setup", 425, 425, _refused(errno.ENOSYS), "its calls pass no filter; programs fall back"),
+    Call("io_uring_enter", 426, 426, _refused(errno.ENOSYS), "its calls pass no filter; programs fall back"),
+    Call("io_uring_register", 427, 427, _refused(errno.ENOSYS), "its calls pass no filter"),
+    Call("fchmodat2", 452, 452, _refused(errno.ENOSYS), _LATER),
+    Call("setxattrat", 463, 463, _refused(errno.ENOSYS), _LATER),
+    Call("removexattrat", 466, 466, _refused(errno.ENOSYS), _LATER),
+    Call("file_setattr", 469, 469, _refused(errno.ENOSYS), _LATER),
+    Call("clone", 56, 220, _refused(errno.EPERM, Bits(0, NAMESPACES)), _MOUNTS),
+    Call("unshare", 272, 97, _refused(errno.EPERM, Bits(0, NAMESPACES | 0x80)), _MOUNTS),
+    Call("setns", 308, 268, _refused(errno.EPERM), _MOUNTS),
+    Call("chroot", 161, 51, _refused(errno.EPERM), _MOUNTS),
+    Call("pivot_root", 155, 41, _refused(errno.EPERM), _MOUNTS),
+    Call("mount", 165, 40, _refused(errno.EPERM), _MOUNTS),
+    Call("umount2", 166, 39, _refused(errno.EPERM), _MOUNTS),
+    Call("open_tree", 428, 428, _refused(errno.EPERM), _MOUNTS),
+    Call("move_mount", 429, 429, _refused(errno.EPERM), _MOUNTS),
+    Call("fsopen", 430, 430, _refused(errno.EPERM), _MOUNTS),
+    Call("fsconfig", 431, 431, _refused(errno.EPERM), _MOUNTS),
+    Call("fsmount", 432, 432, _refused(errno.EPERM), _MOUNTS),
+    Call("fspick", 433, 433, _refused(errno.EPERM), _MOUNTS),
+    Call("mount_setattr", 442, 442, _refused(errno.EPERM), _MOUNTS),
+    Call("open_tree_attr", 467, 467, _refused(errno.EPERM), _MOUNTS),
+    Call("open_by_handle_at", 304, 265, _refused(errno.EPERM), "opens without a path; root could"),
+    Call(
+        "ioctl",
+        16,
+        29,
+        (
+            Rule(Treatment.THROUGH, (Among(1, _HARMLESS_CONTROLS),)),
+            *_refused(errno.ENOTTY, Among(1, _FILE_CONTROLS, 0xFF00, 8)),
+            *_refused(errno.EPERM, Among(1, (TIOCSTI, TIOCLINUX))),
+        ),
+        "flags and attributes of files by read-only descriptors; typing into other programs' terminals",
+    ),
+    Call(
+        "fcntl",
+        72,
+        25,
+        _refused(errno.EINVAL, Among(1, (F_SETLEASE,))),
+        "a lease would make people's own programs wait",
+    ),
+    Call(
+        "socket",
+        41,
+        198,
+        _refused(errno.EACCES, Among(0, (AF_UNIX,)), Among(1, (SOCK_DGRAM, SOCK_RAW), 15)),
+        _DATAGRAM,
+    ),
+    Call(
+        "socketpair",
+        53,
+        199,
+        _refused(errno.EACCES, Among(0, (AF_UNIX,)), Among(1, (SOCK_DGRAM, SOCK_RAW), 15)),
+        _DATAGRAM,
+    ),
+    Call(
+        "prlimit64",
+        302,
+        261,
+        (
+            *_refused(errno.EPERM, NotZero(2), NotZero(0)),
+            *_refused(errno.EPERM, NotZero(2), Among(1, (RLIMIT_CORE,))),
+        ),
+        "other processes' limits; core files, which the kernel writes",
+    ),
+    Call("setrlimit", 160, 164, _refused(errno.EPERM, Among(0, (RLIMIT_CORE,))), "core files"),
+    Call(
+        "prctl",
+        157,
+        167,
+        (*_refused(0, Among(0, (4,))), *_refused(errno.EPERM, Among(0, (PR_SET_MM,)))),
+        "a process whose memory cannot be read could not be asked which path it means",
+    ),
+    Call("process_vm_writev", 311, 271, _refused(errno.EPERM), _OTHERS),
+    Call("pidfd_getfd", 438, 438, _refused(errno.EPERM), _OTHERS),
+    Call("userfaultfd", 323, 282, _refused(errno.EPERM), "would stop the supervisor in the middle of a read"),
+    Call("bpf", 321, 280, _refused(errno.EPERM), _MACHINE),
+    Call("fanotify_init", 300, 262, _refused(errno.EPERM), "could stop other programs' opens"),
+    Call("mq_unlink", 241, 181, _refused(errno.EACCES), "removes another program's queue"),
+    Call("swapon", 167, 224, _refused(errno.EPERM), _MACHINE),
+    Call("swapoff", 168, 225, _refused(errno.EPERM), _MACHINE),
+    Call("acct", 163, 89, _refused(errno.EPERM), "makes the kernel write a file"),
+    Call("quotactl", 179, 60, _refused(errno.EPERM), _MACHINE),
+    Call("quotactl_fd", 443, 443, _refused(errno.EPERM), _MACHINE),
+    Call("kexec_load", 246, 104, _refused(errno.EPERM), _MACHINE),
+    Call("kexec_file_load", 320, 294, _refused(errno.EPERM), _MACHINE),
+    Call("init_module", 175, 105, _refused(errno.EPERM), _MACHINE),
+    Call("finit_module", 313, 273, _refused(errno.EPERM), _MACHINE),
+    Call("delete_module", 176, 106, _refused(errno.EPERM), _MACHINE),
+    Call("reboot", 169, 142, _refused(errno.EPERM), _MACHINE),
+    Call("iopl", 172, None, _refused(errno.EPERM), _MACHINE),
+    Call("ioperm", 173, None, _refused(errno.EPERM), _MACHINE),
+)
+
+#: Where there is no wall: what it would have held, as far as a filter can.
+WITHOUT_WALL: tuple[Call, ...] = (
+    Call("ptrace", 101, 117, _refused(errno.EPERM, Among(0, (16, 0x4206))), _OTHERS),
+    Call("mq_open", 240, 180, _refused(errno.EACCES, Bits(1, WRITING)), "another program's queue"),
+)
+
+#: Calls that go on, by the reason why they may.
+LET_THROUGH: dict[str, str] = {
+    "need a descriptor that was opened for writing, which only a carried out call gives": """
+        write pwrite64 writev pwritev pwritev2 sendfile splice tee vmsplice copy_file_range io_setup io_destroy
+        io_getevents io_pgetevents io_submit io_cancel ftruncate fallocate mmap mprotect pkey_mprotect mremap munmap
+        remap_file_pages msync sync_file_range sync_file_range2 fsync fdatasync sync syncfs""",
+    "read, or tell": """
+        read pread64 readv preadv preadv2 readahead stat fstat lstat newfstatat fstatat statx statfs fstatfs ustat sysfs
+        access faccessat faccessat2 readlink readlinkat getdents getdents64 getcwd getxattr lgetxattr fgetxattr
+        getxattrat listxattr llistxattr flistxattr listxattrat file_getattr lookup_dcookie lseek cachestat fadvise64
+        name_to_handle_at open_tree_attr_get statmount listmount poll ppoll select pselect6 epoll_create epoll_create1
+        epoll_ctl epoll_wait epoll_pwait epoll_pwait2 epoll_ctl_old epoll_wait_old inotify_init inotify_init1
+        inotify_add_watch inotify_rm_watch fanotify_mark mincore process_vm_readv kcmp perf_event_open syslog""",
+    "descriptors, pipes and sockets of the run itself": """
+        close close_range dup dup2 dup3 pipe pipe2 eventfd eventfd2 signalfd signalfd4 memfd_create memfd_secret
+        timerfd_create timerfd_settime timerfd_gettime accept accept4 listen shutdown getsockname getpeername getsockopt
+        setsockopt sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg flock""",
+    "the program that is started inherits filter, wall and no_new_privs": """
+        fork vfork execve execveat exit exit_group wait4 waitid pidfd_open""",
+    "the wall keeps them from reaching out": """
+        kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal ptrace move_pages migrate_pages mq_open
+        mq_timedsend mq_timedreceive mq_notify mq_getsetattr process_madvise process_mrelease""",
+    "only ever take rights away": "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+    "read anew with each call that is carried out": """
+        chdir fchdir umask setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset""",
+    "shared memory that belongs to no path; docs/fence.md names it among what is not covered": """
+        shmget shmat shmdt shmctl semget semop semctl semtimedop msgget msgsnd msgrcv msgctl""",
+    "this process's own memory, threads, time, limits and identity": """
+        brk madvise mlock mlock2 munlock mlockall munlockall mseal map_shadow_stack pkey_alloc pkey_free membarrier mbind
+        set_mempolicy get_mempolicy set_mempolicy_home_node rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending
+        rt_sigtimedwait rt_sigsuspend sigaltstack pause nanosleep clock_nanosleep clock_gettime clock_getres clock_settime
+        clock_adjtime adjtimex gettimeofday settimeofday time times getitimer setitimer alarm timer_create timer_settime
+        timer_gettime timer_getoverrun timer_delete sched_yield sched_setparam sched_getparam sched_setscheduler
+        sched_getscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_setaffinity
+        sched_getaffinity sched_setattr sched_getattr getpriority setpriority ioprio_set ioprio_get futex futex_waitv
+        futex_wake futex_wait futex_requeue set_robust_list get_robust_list set_tid_address rseq restart_syscall getpid
+        getppid gettid getuid geteuid getgid getegid getgroups getresuid getresgid setpgid getpgid getpgrp setsid getsid
+        capget getrlimit getrusage sysinfo uname getcpu getrandom arch_prctl modify_ldt set_thread_area get_thread_area
+        personality vhangup sethostname setdomainname add_key request_key keyctl lsm_get_self_attr lsm_set_self_attr
+        lsm_list_modules""",
+    "the kernel has only the number left": """
+        uselib _sysctl create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall security
+        vserver arch_specific_syscall""",
+}
+
+#: The highest number in any of these rows; a call beyond it came with a later kernel.
+LAST_KNOWN = 469
+
+
+def explain(call: Call) -> str:
+    """A call's treatment in a few words, for the docs."""
+    parts = []
+    for rule in call.rules:
+        what = rule.treatment.value
+        if rule.treatment is Treatment.REFUSED:
+            what = f"answered {errno.errorcode[rule.error]}" if rule.error else "answered as if done"
+        parts.append(what + (" when " + " and ".join(map(_words, rule.tests)) if rule.tests else ""))
+    if call.rules[-1].tests:
+        parts.append("else let through")
+    return "; ".join(parts)
+
+
+def _words(test: Test) -> str:
+    match test:
+        case Bits():
+            return f"argument {test.argument} has {test.bits:#x}"
+        case NotZero():
+            return f"argument {test.argument} is not 0"
+        case Among():
+            of = f" (>> {test.shift} & {test.mask >> test.shift:#x})" if test.mask != 0xFFFFFFFF else ""
+            return f"argument {test.argument}{of} is {', '.join(map(hex, test.values))}"
+
+
+def data(number: int, arch: int, arguments: tuple[int, ...] = ()) -> bytes:
+    """struct seccomp_data of a call: what a filter sees. For tests, and for the docs."""
+    padded = [value & 0xFFFFFFFFFFFFFFFF for value in (*arguments, 0, 0, 0, 0, 0, 0)[:6]]
+    return struct.pack("=iIQ6Q", number, arch, 0, *padded)

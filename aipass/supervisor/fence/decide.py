@@ -1,0 +1,211 @@
+"""May this run do this to these paths? One pure function, and the grant that it reads. Nothing here looks at a disk.
+
+What it finds comes back as data: which paths the run holds from now on, which become its temporary files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from aipass.supervisor.fence.territory import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aipass.supervisor.fence.glob import Globs
+    from aipass.supervisor.fence.territory import Owner, Territory
+
+
+class Operation(Enum):
+    """What is done to a path."""
+
+    #: The content, or mode, owner, times, attributes, of something that is there.
+    WRITE = "write"
+    #: Something new, no folder.
+    CREATE = "create"
+    #: Something that is there goes away, no folder.
+    REMOVE = "remove"
+    #: A new folder.
+    MAKE_FOLDER = "make a folder"
+    #: An empty folder goes away.
+    REMOVE_FOLDER = "remove a folder"
+    #: Mode, owner, times, attributes of a folder.
+    MARK_FOLDER = "change a folder"
+
+
+class Hold(NamedTuple):
+    """A run that wrote a path first. `since` in seconds of the wall clock."""
+
+    run: int
+    agent: str
+    since: float
+
+
+@dataclass(slots=True)
+class Grant:
+    """What one run may write: who it is, and what is known of the ground it stands on.
+
+    `holds` is shared by all runs; `temps` and `made` are this run's temporary files and the folders it made;
+    `withdrawn` are patterns of phases that were handed over.
+    """
+
+    run: int
+    agent: str
+    territory: Territory
+    holds: Mapping[str, Hold]
+    plan: str | None = None
+    phase: str | None = None
+    withdrawn: list[Globs] = field(default_factory=list)
+    temps: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """It may. `hold` and `temps`: paths that are the run's from now on; `folders` it then made."""
+
+    hold: tuple[str, ...] = ()
+    temps: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It may not: which path, why, and whose it is."""
+
+    path: str
+    reason: str
+    owner: str | None = None
+    since: float | None = None
+
+
+Verdict = Allowed | Refused
+_YES = Allowed()
+#: What editors and tools put before and behind the name of a file that they save.
+PREFIXES, SUFFIXES = ("", ".", "#", ".#"), ".~#_"
+
+
+def decide(grant: Grant, operation: Operation, paths: Sequence[str]) -> Verdict:
+    """The verdict on one operation on paths relative to the root: all of them must be allowed. Never raises."""
+    hold: list[str] = []
+    temps: list[str] = []
+    folders: list[str] = []
+    for path in paths:
+        verdict = _one(grant, operation, path)
+        if isinstance(verdict, Refused):
+            return verdict
+        hold += verdict.hold
+        temps += verdict.temps
+        folders += verdict.folders
+    return Allowed(tuple(hold), tuple(temps), tuple(folders))
+
+
+def _one(grant: Grant, operation: Operation, path: str) -> Verdict:
+    folder = operation in {Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER, Operation.MARK_FOLDER}
+    if path in ("", "."):
+        return Refused(".", "the root itself is nobody's")
+    owner = grant.territory.owner(path, folder)
+    spelled = path + "/" if folder else path
+    back = owner.kind is Kind.PHASE and owner.run == grant.run
+    if not back and any(globs.match(spelled) for globs in grant.withdrawn):
+        return Refused(path, "it was handed over when your phase was delivered", _told(owner))
+    if path in grant.temps and owner.kind in _LOOSE:
+        return _YES
+    verdict = _by_owner(grant, owner, path, folder)
+    if isinstance(verdict, Allowed):
+        return verdict
+    if folder:
+        return _on_the_way(grant, operation, owner, path) or verdict
+    if operation is Operation.CREATE and owner.kind in _LOOSE and is_temporary(grant, path):
+        return Allowed(temps=(path,))
+    return verdict
+
+
+#: Ground on which a temporary file, or a folder on the way to an owned file, may stand: no one else's.
+_LOOSE = frozenset((Kind.FREE, Kind.RESERVED, Kind.SCRATCH))
+
+
+def _by_owner(grant: Grant, owner: Owner, path: str, folder: bool) -> Verdict:
+    match owner.kind:
+        case Kind.NEVER:
+            return Refused(path, owner.why)
+        case Kind.OWN:
+            return _YES if grant.agent in owner.agents else Refused(path, owner.why, owner.agents[0])
+        case Kind.PHASE:
+            return _YES if owner.run == grant.run else Refused(path, owner.why, owner.agents[0])
+        case Kind.RESERVED:
+            return Refused(path, owner.why)
+        case Kind.SCRATCH:
+            return _held(grant, path, folder)
+        case Kind.AGENTS:
+            if grant.agent not in owner.agents:
+                return Refused(path, owner.why, " and ".join(owner.agents))
+            return _held(grant, path, folder) if len(owner.agents) > 1 else _YES
+        case Kind.FREE:
+            ground = grant.territory.agents.get(grant.agent)
+            if grant.phase is not None:
+                return Refused(
+                    path, f"it belongs to no phase; phase {grant.phase} of plan {grant.plan} is yours"
+                )
+            if ground is None or ground.owns is not None:
+                return Refused(path, f"the `owns` of {grant.agent} does not name it")
+            return _held(grant, path, folder)
+
+
+def _held(grant: Grant, path: str, folder: bool) -> Verdict:
+    if folder:
+        return _YES
+    hold = grant.holds.get(path)
+    if hold is None:
+        return Allowed(hold=(path,))
+    if hold.run == grant.run:
+        return _YES
+    return Refused(
+        path, f"run {hold.run} of {hold.agent} holds it, having written it first", hold.agent, hold.since
+    )
+
+
+def _on_the_way(grant: Grant, operation: Operation, owner: Owner, path: str) -> Verdict | None:
+    """A folder that is not owned itself, but leads to something that is."""
+    if owner.kind not in _LOOSE:
+        return None
+    if operation is Operation.MAKE_FOLDER:
+        leads = grant.territory.may_own_below(grant.agent, grant.plan, grant.phase, path)
+        return Allowed(folders=(path,)) if leads else None
+    return _YES if path in grant.made else None
+
+
+def is_temporary(grant: Grant, path: str) -> bool:
+    """Whether `path` is named as a temporary file beside a file that this run owns."""
+    folder, _, name = path.rpartition("/")
+    beside = folder + "/" if folder else ""
+    if grant.territory.temp.match(name) and grant.territory.may_own_below(
+        grant.agent, grant.plan, grant.phase, folder
+    ):
+        return True
+    return any(_owns(grant, beside + base) for base in _bases(name))
+
+
+def _bases(name: str) -> set[str]:
+    """The names that `name` may be a temporary file of."""
+    found = set()
+    for prefix in PREFIXES:
+        if name.startswith(prefix):
+            rest = name[len(prefix) :]
+            found |= {rest[:at] for at, character in enumerate(rest) if at and character in SUFFIXES}
+            if prefix:
+                found.add(rest)
+    return found - {"", name, ".", ".."}
+
+
+def _owns(grant: Grant, path: str) -> bool:
+    owner = grant.territory.owner(path)
+    return (owner.kind is Kind.PHASE and owner.run == grant.run) or (
+        owner.kind is Kind.AGENTS and grant.agent in owner.agents
+    )
+
+
+def _told(owner: Owner) -> str | None:
+    return owner.agents[0] if owner.agents else None

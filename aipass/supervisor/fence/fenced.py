@@ -1,0 +1,121 @@
+"""One run as the fence knows it: its grant, its own ground outside the repository, what it made, and its journal."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aipass.supervisor.fence.decide import Grant, Refused
+    from aipass.supervisor.fence.kernel import Status
+
+#: In a run's folder: what it wrote in the repository, and what it was refused. One JSON object a line.
+JOURNAL, DENIED = "writes.jsonl", "denied.md"
+
+
+class Identity(NamedTuple):
+    """What tells an object from every other, also from one that gets its number later."""
+
+    dev: int
+    ino: int
+    born: int
+
+    @classmethod
+    def of(cls, status: Status) -> Identity:
+        """From its status."""
+        return cls(status.dev, status.ino, status.born)
+
+
+@dataclass(slots=True)
+class Fenced:
+    """A run behind the fence."""
+
+    grant: Grant
+    folder: Path
+    root: str
+    #: Folders that are wholly the run's own, as the wall holds them.
+    own: tuple[str, ...]
+    #: Folders outside that it may write as well, by `[sandbox] write`.
+    outside: tuple[str, ...] = ()
+    #: Patterns of other programs' sockets that it may connect to.
+    sockets: tuple[str, ...] = ()
+    #: Whether a call inside `own` may simply go on, because the wall holds whatever it turns out to mean.
+    walled: bool = False
+    listener: int = -1
+    leader: int = 0
+    #: Names that this run gave to a file of several names.
+    links: dict[tuple[int, int], set[str]] = field(default_factory=dict)
+    #: Sockets that it bound: (dev, ino) held by a descriptor, or an abstract name.
+    bound: dict[tuple[int, int] | bytes, int] = field(default_factory=dict)
+    #: Terminals that it opened, by their number.
+    terminals: set[int] = field(default_factory=set)
+    #: Files that it has opened for writing, by path: what a withdrawal must look at.
+    opened: set[str] = field(default_factory=set)
+    #: Its stdout and stderr, which it may open by name.
+    outputs: frozenset[str] = frozenset()
+    #: When it last wrote, on the monotonic clock.
+    moved: float = 0.0
+    _journal: int = -1
+
+    def relative(self, path: str) -> str | None:
+        """The path below the root, "" for the root itself; None where it lies outside."""
+        if path == self.root:
+            return ""
+        return path[len(self.root) + 1 :] if path.startswith(self.root + "/") else None
+
+    def is_own(self, path: str) -> bool:
+        """Whether the path lies in a folder that is wholly the run's."""
+        return any(path == own or path.startswith(own + "/") for own in self.own)
+
+    def is_granted_outside(self, path: str) -> bool:
+        """Whether the path lies in a folder of `[sandbox] write`."""
+        return any(
+            path.startswith(entry[:-1])
+            if entry.endswith("*")
+            else path == entry or path.startswith(entry + "/")
+            for entry in self.outside
+        )
+
+    def wrote(self, pid: int, what: str, path: str) -> None:
+        """Note a write before it happens: whoever sees the file change finds here who did it."""
+        self.moved = time.monotonic()
+        if self._journal < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._journal = os.open(self.folder / JOURNAL, flags, 0o600)
+        os.write(self._journal, json.dumps([what, pid, path]).encode() + b"\n")
+
+    def explain(self, refused: Refused, operation: str) -> None:
+        """Say in `$AIPASS_DENIED` what was refused, for the agent to read."""
+        text = f"- {time.strftime('%H:%M:%S')} `{_printable(refused.path)}` ({operation}): {refused.reason}"
+        text += (
+            f'. It belongs to {refused.owner}; ask: aipass send {refused.owner} "…"\n'
+            if refused.owner
+            else "\n"
+        )
+        handle = os.open(
+            self.folder / DENIED, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            os.write(handle, text.encode("utf-8", "backslashreplace"))
+        finally:
+            os.close(handle)
+
+    def close(self) -> None:
+        """Let go of all that is held for the run."""
+        for handle in (self.listener, self._journal, *self.bound.values()):
+            if handle >= 0:
+                os.close(handle)
+        self.listener = self._journal = -1
+        self.bound.clear()
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("`", "'")
+
+
+__all__ = ["DENIED", "JOURNAL", "Fenced", "Identity"]

@@ -1,0 +1,289 @@
+"""gitignore patterns, compiled to plain comparisons: the fence asks them at every new path, so no regular expressions.
+
+The same reading as `aipass.patterns`, which a property test holds it to: the last pattern that matches decides, also
+below an excluded folder. Paths are relative to the root, with `/`; folders end in `/`. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+#: Where a `**` stands among segments.
+ANY_DEPTH = None
+
+Segment = "Callable[[str], bool] | None"
+
+
+class Rule:
+    """One pattern. `segments` are tests of one path component each, ANY_DEPTH for `**`."""
+
+    __slots__ = ("include", "only_folders", "segments", "text")
+
+    def __init__(
+        self, text: str, include: bool, segments: Sequence[Callable[[str], bool] | None], only_folders: bool
+    ) -> None:
+        self.text, self.include, self.segments, self.only_folders = (
+            text,
+            include,
+            tuple(segments),
+            only_folders,
+        )
+
+    def covers(self, parts: Sequence[str], folder: bool) -> bool:
+        """Whether the path, or a folder that it lies in, matches."""
+        return _covers(self.segments, 0, parts, 0, folder, self.only_folders)
+
+    def may_cover_below(self, parts: Sequence[str]) -> bool:
+        """Whether something inside the folder `parts` can match, or the folder itself lies inside a match."""
+        return _reaches(self.segments, 0, parts, 0)
+
+
+class Globs:
+    """A list of patterns."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        self._rules = [rule for line in reversed(self.lines) if (rule := compile_line(line)) is not None]
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    def match(self, path: str) -> bool:
+        """Whether `path` is in the set that these patterns describe."""
+        rule = self.decisive(path)
+        return rule is not None and rule.include
+
+    def decisive(self, path: str) -> Rule | None:
+        """The pattern that decides about `path`: the last one that matches."""
+        folder = path.endswith("/")
+        parts = path.strip("/").split("/")
+        for rule in self._rules:
+            if rule.covers(parts, folder):
+                return rule
+        return None
+
+    def may_match_below(self, path: str) -> bool:
+        """Whether something inside the folder `path` may be in the set. Never wrongly false."""
+        parts = path.strip("/").split("/") if path.strip("/") else []
+        return any(rule.include and rule.may_cover_below(parts) for rule in self._rules)
+
+    def is_whole(self, path: str) -> bool:
+        """Whether the folder `path` and everything that can ever be inside is in the set. Never wrongly true."""
+        parts = path.strip("/").split("/")
+        for rule in self._rules:
+            if rule.include and rule.covers(parts, True):
+                return True
+            if not rule.include and rule.may_cover_below(parts):
+                return False
+        return False
+
+
+def compile_line(line: str) -> Rule | None:
+    """One line of a gitignore file; None for a comment or an empty line."""
+    text = line
+    if text.startswith("#"):
+        return None
+    text = _strip_trailing(text)
+    include = True
+    if text.startswith("!"):
+        include, text = False, text[1:]
+    if not text or text == "/":
+        return None
+    only_folders = text.endswith("/")
+    body = text.rstrip("/") if only_folders else text
+    anchored = "/" in body
+    parts = [part for part in body.split("/") if part]
+    if set(parts) == {"**"}:
+        parts = ["*"]
+        anchored = False
+    elif parts[-1] == "**":
+        # `a/**` is everything inside `a`: what a match of the folder covers.
+        only_folders = True
+    while parts[-1] == "**":
+        del parts[-1]
+    segments: list[Callable[[str], bool] | None] = [] if anchored else [ANY_DEPTH]
+    for part in parts:
+        if part != "**":
+            segments.append(compile_segment(part))
+        elif not segments or segments[-1] is not ANY_DEPTH:
+            segments.append(ANY_DEPTH)
+    return Rule(line, include, segments, only_folders)
+
+
+def _anything(name: str) -> bool:
+    del name
+    return True
+
+
+def _strip_trailing(text: str) -> str:
+    """Without trailing spaces, unless the last one is escaped."""
+    stripped = text.rstrip(" ")
+    if (
+        stripped.endswith("\\")
+        and (len(stripped) - len(stripped.rstrip("\\"))) % 2
+        and len(stripped) < len(text)
+    ):
+        stripped += " "
+    return stripped
+
+
+#: One element of a segment: a text, or a class of characters; `*` is None.
+Element = "str | tuple[bool, frozenset[str], tuple[tuple[str, str], ...]] | None"
+
+
+class OneOf:
+    """One character: any (`?`), or one of a bracketed class."""
+
+    __slots__ = ("characters", "negated", "ranges")
+
+    def __init__(
+        self, negated: bool, characters: frozenset[str], ranges: tuple[tuple[str, str], ...]
+    ) -> None:
+        self.negated, self.characters, self.ranges = negated, characters, ranges
+
+    def __call__(self, character: str) -> bool:
+        """Whether this character fits."""
+        found = character in self.characters or any(low <= character <= high for low, high in self.ranges)
+        return found is not self.negated
+
+
+ANY_CHARACTER = OneOf(True, frozenset("/"), ())
+
+
+def elements(segment: str) -> list[str | OneOf | None]:
+    """A segment taken apart: texts, single characters, and None for `*`."""
+    found: list[str | OneOf | None] = []
+    text, at = "", 0
+    while at < len(segment):
+        character = segment[at]
+        at += 1
+        special: OneOf | None
+        if character == "\\" and at < len(segment):
+            text += segment[at]
+            at += 1
+            continue
+        if character == "*":
+            special = None
+        elif character == "?":
+            special = ANY_CHARACTER
+        elif character == "[" and (bracket := _bracket(segment, at)) is not None:
+            special, at = bracket
+        else:
+            text += character
+            continue
+        if text:
+            found.append(text)
+            text = ""
+        if special is not None or not found or found[-1] is not None:
+            found.append(special)
+    if text:
+        found.append(text)
+    return found
+
+
+def _bracket(segment: str, at: int) -> tuple[OneOf, int] | None:
+    """The class that begins behind `[`, and where it ends; None where there is no end."""
+    start = at
+    if segment[at : at + 1] in {"!", "^"}:
+        at += 1
+    first = at
+    characters: set[str] = set()
+    ranges: list[tuple[str, str]] = []
+    while at < len(segment) and (segment[at] != "]" or at == first):
+        low, at = _class_character(segment, at)
+        if segment[at : at + 1] == "-" and at + 1 < len(segment) and segment[at + 1] != "]":
+            high, at = _class_character(segment, at + 1)
+            ranges.append((low, high))
+        else:
+            characters.add(low)
+    if at >= len(segment):
+        return None
+    negated = first > start
+    return OneOf(negated, frozenset(characters | ({"/"} if negated else set())), tuple(ranges)), at + 1
+
+
+def _class_character(segment: str, at: int) -> tuple[str, int]:
+    if segment[at] == "\\" and at + 1 < len(segment):
+        return segment[at + 1], at + 2
+    return segment[at], at + 1
+
+
+def compile_segment(segment: str) -> Callable[[str], bool]:
+    """A test of one path component."""
+    parts = elements(segment)
+    if not parts:
+        return "".__eq__
+    if parts == [None]:
+        return _anything
+    match parts:
+        case [str(text)]:
+            return text.__eq__
+        case [None, str(end)]:
+            return lambda name: name.endswith(end)
+        case [str(start), None]:
+            return lambda name: name.startswith(start)
+        case [str(start), None, str(end)]:
+            shortest = len(start) + len(end)
+            return lambda name: len(name) >= shortest and name.startswith(start) and name.endswith(end)
+    pieces = tuple(parts)
+    return lambda name: _matches(pieces, name)
+
+
+def _matches(pieces: tuple[str | OneOf | None, ...], name: str) -> bool:
+    """Wildcards without backtracking over more than the last `*`: linear for texts, never exponential."""
+    piece = at = 0
+    star, resume = -1, 0
+    while True:
+        if piece < len(pieces):
+            wanted = pieces[piece]
+            if wanted is None:
+                star, resume = piece, at
+                piece += 1
+                continue
+            if isinstance(wanted, str):
+                if name.startswith(wanted, at):
+                    at += len(wanted)
+                    piece += 1
+                    continue
+            elif at < len(name) and wanted(name[at]):
+                at += 1
+                piece += 1
+                continue
+        elif at == len(name):
+            return True
+        if star < 0 or resume >= len(name):
+            return False
+        resume += 1
+        piece, at = star + 1, resume
+
+
+def _covers(
+    segments: Sequence[Callable[[str], bool] | None],
+    s: int,
+    parts: Sequence[str],
+    p: int,
+    folder: bool,
+    only_folders: bool,
+) -> bool:
+    """Whether `segments[s:]` match a beginning of `parts[p:]`: the path itself, or a folder around it."""
+    if s == len(segments):
+        # What is behind the match lies inside it; the last component itself must be a folder where that is asked for.
+        return p < len(parts) or folder or not only_folders
+    segment = segments[s]
+    if segment is ANY_DEPTH:
+        return any(_covers(segments, s + 1, parts, at, folder, only_folders) for at in range(p, len(parts)))
+    return (
+        p < len(parts) and segment(parts[p]) and _covers(segments, s + 1, parts, p + 1, folder, only_folders)
+    )
+
+
+def _reaches(segments: Sequence[Callable[[str], bool] | None], s: int, parts: Sequence[str], p: int) -> bool:
+    if p == len(parts) or s == len(segments):
+        return True
+    segment = segments[s]
+    if segment is ANY_DEPTH:
+        return True
+    return segment(parts[p]) and _reaches(segments, s + 1, parts, p + 1)

@@ -1,0 +1,208 @@
+"""What the supervisor has of the fence: starts runs behind it, changes who may write what, and tidies up after a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aipass.supervisor import wire
+from aipass.supervisor.fence import kernel, program, wall, withdraw
+from aipass.supervisor.fence.decide import Grant, Operation, Refused, decide
+from aipass.supervisor.fence.fenced import Fenced
+from aipass.supervisor.fence.glob import Globs
+from aipass.supervisor.fence.serve import Fence
+from aipass.supervisor.fence.start import Start
+from aipass.supervisor.fence.territory import Territory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.supervisor.spawn import Spec
+
+
+class Keeper:
+    """The fence of one root. Its methods may be called from any thread; `told` is called from the serving thread.
+
+    `keep`: descriptors that `told` needs there.
+    """
+
+    def __init__(self, root: str, told: Callable[[dict[str, Any]], None], keep: tuple[int, ...] = ()) -> None:
+        self.root = root
+        self._told = told
+        self._fence = Fence(root, told, keep)
+        self._runs: dict[int, Fenced] = {}
+        self._territory = Territory()
+        self._programs: dict[bool, bytes] = {}
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self._folds = _folds_case(root)
+        self._fence.start()
+
+    # -- who may write what -------------------------------------------------------------------------------------------
+
+    def set_territory(self, message: dict[str, Any]) -> None:
+        """From now on this is who owns what. Told as `territory` when old descriptors reach nothing foreign any more."""
+        self._fence.call(partial(self._set_territory, message))
+
+    def _set_territory(self, message: dict[str, Any]) -> None:
+        self._territory = Territory.of({**message["table"], "folds_case": self._folds})
+        for handed in message.get("handed", ()):
+            if (run := self._runs.get(handed["run"])) is not None:
+                run.grant.withdrawn.append(Globs(handed["owns"]))
+        replaced: list[str] = []
+        for run in self._runs.values():
+            run.grant.territory = self._territory
+            replaced += self._withdraw(run)
+        self._told({"tell": "territory", "serial": message["serial"], "replaced": replaced})
+
+    def _withdraw(self, run: Fenced) -> list[str]:
+        """Take away what the run has open and may not write any more."""
+        replaced = []
+        holds = self._fence.common.holds
+        for path in sorted(run.opened):
+            if not isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused):
+                continue
+            run.opened.discard(path)
+            if (hold := holds.get(path)) is not None and hold.run == run.grant.run:
+                del holds[path]
+            if withdraw.cut_off(self.root, path):
+                replaced.append(path)
+        return replaced
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def start(
+        self, spec: Spec, files_limit: int, done: Callable[[Spec, int, Exception | None], None]
+    ) -> None:
+        """Start a run; `done(spec, pid, error)` is called from the serving thread."""
+        self._fence.call(partial(self._start, spec, files_limit, done))
+
+    def _start(
+        self, spec: Spec, files_limit: int, done: Callable[[Spec, int, Exception | None], None]
+    ) -> None:
+        assert spec.ground is not None
+        try:
+            own = _prepare(spec)
+        except OSError as exc:
+            done(spec, 0, exc)
+            return
+        fenced, walled = bool(spec.ground["fence"]), bool(spec.ground["wall"])
+        if fenced:
+            writable = [*own, *wall.DEVICES] if walled else []
+        else:
+            writable = [
+                *own,
+                *map(str, spec.ground["tree"]),
+                *map(str, spec.ground["outside"]),
+                *wall.DEVICES,
+            ]
+            writable += ["/dev/pts", "/dev/shm", "/tmp", "/var/tmp"]
+        start = Start(spec, self._program(walled) if fenced else None, writable, self._umask, files_limit)
+        start.begin(lambda: self._fence.call(partial(self._started, start, own, done)))
+
+    def _started(
+        self, start: Start, own: tuple[str, ...], done: Callable[[Spec, int, Exception | None], None]
+    ) -> None:
+        spec = start.spec
+        assert spec.ground is not None
+        if start.error is None and start.listener >= 0:
+            grant = Grant(
+                spec.run,
+                spec.agent,
+                self._territory,
+                self._fence.common.holds,
+                spec.ground.get("plan"),
+                spec.ground.get("phase"),
+            )
+            run = Fenced(
+                grant,
+                spec.folder,
+                spec.root,
+                own,
+                tuple(map(str, spec.ground["outside"])),
+                tuple(map(str, spec.ground["sockets"])),
+                bool(spec.ground["wall"]),
+                start.listener,
+                start.pid,
+                outputs=frozenset(str(spec.folder / name) for name in (wire.STDOUT, wire.STDERR)),
+            )
+            self._runs[spec.run] = run
+            self._fence.add(run)
+        try:
+            start.finish()
+        except Exception as exc:  # noqa: BLE001 - whatever stops a start is the run's outcome
+            if (failed := self._runs.pop(spec.run, None)) is not None:
+                failed.listener = -1  # closed with the start
+                self._fence.drop(failed)
+            done(spec, 0, exc)
+            return
+        done(spec, start.pid, None)
+
+    def last_write(self, run: int) -> float:
+        """When a run last wrote in the repository, on the monotonic clock; 0 where it has not."""
+        found = self._runs.get(run)
+        return 0.0 if found is None else found.moved
+
+    def _program(self, walled: bool) -> bytes:
+        if walled not in self._programs:
+            self._programs[walled] = program.build(kernel.MACHINE, walled)
+        return self._programs[walled]
+
+    def finish(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
+        """A run is over: what it left half done goes to quarantine, its temporary folder goes. `done(quarantined)`."""
+        self._fence.call(partial(self._finish, spec, done))
+
+    def _finish(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
+        left: list[str] = []
+        try:
+            run = self._runs.pop(spec.run, None)
+            if run is not None:
+                self._fence.drop(run)
+                left = [path for path in sorted(run.grant.temps) if self._set_aside(spec, path)]
+            if spec.ground is not None:
+                shutil.rmtree(spec.ground["tmp"], ignore_errors=True)
+        finally:
+            done(left)
+
+    def _set_aside(self, spec: Spec, path: str) -> bool:
+        """Move a temporary file that never became what it was for out of the tree."""
+        source = Path(self.root, path)
+        if not os.path.lexists(source):
+            return False
+        target = Path(self.root, ".aipass", "quarantine", f"run-{spec.run}", path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.rename(source, target)
+        except OSError:
+            return False
+        return True
+
+
+def _prepare(spec: Spec) -> tuple[str, ...]:
+    """Make the folders that are wholly the run's; their paths without links."""
+    assert spec.ground is not None
+    base = Path(spec.ground["tmp"]).parent
+    base.mkdir(mode=0o700, exist_ok=True)
+    found = base.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(13, "it belongs to somebody else; remove it", str(base))
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        base.chmod(0o700)
+    shutil.rmtree(spec.ground["tmp"], ignore_errors=True)
+    own = [spec.ground["tmp"], *spec.ground["own"]]
+    for folder in own:
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return tuple(os.path.realpath(folder) for folder in own)
+
+
+def _folds_case(root: str) -> bool:
+    """Whether two spellings of a name are one file here, as on some disks and all of most Macs'."""
+    state = os.path.join(root, ".aipass")
+    try:
+        return os.path.samefile(state, os.path.join(root, ".AIPASS"))
+    except OSError:
+        return False

@@ -1,0 +1,295 @@
+"""System calls that Python has no function for, with the kernel's own structures and numbers.
+
+Everything here acts on the calling thread or on descriptors; nothing decides. Errors are OSError with the kernel's number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+import sys
+import threading
+from typing import NamedTuple
+
+LINUX = sys.platform == "linux"
+MACHINE = platform.machine()
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+# -- system call numbers that are the same everywhere, and those that are not -------------------------------------------
+_SECCOMP = {"x86_64": 317, "aarch64": 277}.get(MACHINE, 0)
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_OPENAT2, _PIDFD_OPEN, _PIDFD_GETFD = 437, 434, 438
+_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}.get(MACHINE, 0)
+_SETFSUID = {"x86_64": (122, 123, 116), "aarch64": (151, 152, 159)}.get(MACHINE, (0, 0, 0))
+
+# -- linux/seccomp.h ----------------------------------------------------------------------------------------------------
+SECCOMP_SET_MODE_FILTER = 1
+FILTER_NEW_LISTENER, FILTER_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+NOTIF_RECV, NOTIF_SEND, NOTIF_ID_VALID, NOTIF_ADDFD, NOTIF_SET_FLAGS = (
+    0xC0502100,
+    0xC0182101,
+    0x40082102,
+    0x40182103,
+    0x40082104,
+)
+USER_NOTIF_CONTINUE = 1
+ADDFD_SEND = 2
+SYNC_WAKE_UP = 1
+#: struct seccomp_notif: id, pid, flags, nr, arch, instruction pointer, six arguments.
+NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+#: struct seccomp_notif_resp: id, value, error, flags.
+RESPONSE = struct.Struct("=QqiI")
+#: struct seccomp_notif_addfd: id, flags, descriptor here, descriptor there, its flags.
+ADDFD = struct.Struct("=QIIII")
+
+# -- linux/prctl.h, linux/sched.h, linux/fcntl.h, linux/openat2.h --------------------------------------------------------
+PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+CLONE_FS, CLONE_FILES = 0x200, 0x400
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
+    -100,
+    0x100,
+    0x200,
+    0x400,
+    0x1000,
+)
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+PIDFD_THREAD = os.O_EXCL
+STATX_BASIC, STATX_BTIME, STATX_MNT_ID = 0x7FF, 0x800, 0x1000
+# An unsigned int to the kernel; a signed one to ctypes would overflow.
+_STATX_MASK = STATX_BASIC | STATX_BTIME | STATX_MNT_ID
+PROC_SUPER_MAGIC, SYSFS_MAGIC = 0x9FA0, 0x62656572
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_long = ctypes.c_long
+
+
+def raw(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char]) -> int:
+    """One system call; its result, or OSError. Integers are passed as long, bytes and buffers as pointers."""
+    result = _syscall(_long(number), *(_long(a) if isinstance(a, int) else a for a in arguments))
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl with one argument."""
+    if _libc.prctl(option, _long(value), _long(0), _long(0), _long(0)) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def unshare(flags: int) -> None:
+    """Stop sharing with the process's other threads what `flags` name."""
+    if _libc.unshare(flags) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+# -- seccomp ------------------------------------------------------------------------------------------------------------
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def install_filter(program: bytes) -> int:
+    """Install a seccomp filter on this thread, for ever; returns the descriptor on which its questions arrive."""
+    holder = _Program(len(program) // 8, program)
+    for flags in (FILTER_NEW_LISTENER | FILTER_WAIT_KILLABLE_RECV, FILTER_NEW_LISTENER):
+        result = _syscall(_long(_SECCOMP), _long(SECCOMP_SET_MODE_FILTER), _long(flags), ctypes.byref(holder))
+        if result >= 0:
+            return int(result)
+        if ctypes.get_errno() != errno.EINVAL:
+            break
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
+
+
+# -- Landlock -----------------------------------------------------------------------------------------------------------
+
+
+def landlock_version() -> int:
+    """The ABI version of this kernel's Landlock; 0 where there is none."""
+    try:
+        return raw(_LANDLOCK_CREATE, 0, 0, 1)
+    except OSError:
+        return 0
+
+
+def landlock_ruleset(rights: int, scopes: int, version: int) -> int:
+    """A new ruleset that handles `rights` and `scopes`; its descriptor."""
+    fields = struct.pack("=QQQ", rights, 0, scopes)
+    size = 8 if version < 4 else 16 if version < 6 else 24
+    return raw(_LANDLOCK_CREATE, fields[:size], size, 0)
+
+
+def landlock_allow(ruleset: int, rights: int, folder: int) -> None:
+    """Allow `rights` beneath the folder, or on the file, whose O_PATH descriptor this is."""
+    raw(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", rights, folder), 0)
+
+
+def landlock_restrict(ruleset: int) -> None:
+    """Confine this thread, and what it starts, for ever."""
+    raw(_LANDLOCK_RESTRICT, ruleset, 0)
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+class Status(NamedTuple):
+    """What statx tells of an object. Times in nanoseconds; `born` is 0 where the filesystem does not know."""
+
+    mode: int
+    ino: int
+    dev: int
+    links: int
+    uid: int
+    mount: int
+    born: int
+    rdev: int
+
+
+_STATX = struct.Struct("=IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIIIQ")
+_statx_buffers: dict[int, ctypes.Array[ctypes.c_char]] = {}
+_statx = getattr(_libc, "statx", None)
+
+
+def status(handle: int) -> Status:
+    """statx of an open descriptor, O_PATH ones included."""
+    buffer = ctypes.create_string_buffer(256)
+    if _statx is None or _statx(handle, b"", AT_EMPTY_PATH, _STATX_MASK, buffer) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    f = _STATX.unpack_from(buffer)
+    # mask blksize attributes nlink uid gid mode ino size blocks attributes_mask atime btime ctime mtime rdev dev mnt_id
+    born = f[13] * 1_000_000_000 + f[14] if f[0] & STATX_BTIME else 0
+    mount = f[23] if f[0] & STATX_MNT_ID else 0
+    return Status(f[6], f[7], os.makedev(f[21], f[22]), f[3], f[4], mount, born, os.makedev(f[19], f[20]))
+
+
+_HOW = struct.Struct("=QQQ")
+
+
+def open_path(path: bytes, folder: int, flags: int, resolve: int = RESOLVE_NO_MAGICLINKS) -> int:
+    """openat2 for O_PATH. By default links in /proc that lead out of paths are ELOOP."""
+    how = _HOW.pack(flags | os.O_PATH | os.O_CLOEXEC, 0, resolve)
+    result = _syscall(_long(_OPENAT2), _long(folder), path, how, _long(24))
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)
+
+
+def filesystem(handle: int) -> int:
+    """The magic number of the filesystem that holds an open file."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(handle, buffer) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(struct.unpack_from("=q", buffer)[0])
+
+
+def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> None:
+    """renameat2."""
+    raw(_RENAMEAT2, source, old, target, new, flags)
+
+
+def chown(handle: int, uid: int, gid: int) -> None:
+    """fchownat on an O_PATH descriptor, of symbolic links too. Ids as the caller gave them, 0xffffffff for -1."""
+    if _libc.fchownat(handle, b"", ctypes.c_uint(uid), ctypes.c_uint(gid), AT_EMPTY_PATH) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def set_times(handle: int, times: bytes | None) -> None:
+    """utimensat on an O_PATH descriptor; `times` is two struct timespec, UTIME_OMIT and UTIME_NOW included."""
+    if _libc.utimensat(handle, b"", times, AT_EMPTY_PATH) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_size_t), ("length", ctypes.c_size_t))
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if LINUX else 4096
+
+
+class _Reader(threading.local):
+    """Buffers for read_memory, one set for each thread: making them anew takes longer than the call."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(4096)
+        self.local = _Vector(ctypes.addressof(self.buffer), 0)
+        self.remote = (_Vector * 2)()
+
+
+_reader = _Reader()
+_process_vm_readv = getattr(_libc, "process_vm_readv", None)
+if _process_vm_readv is not None:
+    _process_vm_readv.restype = ctypes.c_ssize_t
+    _process_vm_readv.argtypes = (
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    )
+
+
+def read_memory(tid: int, address: int, length: int) -> bytes:
+    """Up to `length` (at most 4,096) bytes of another thread's memory: fewer where its mapping ends; EFAULT for none.
+
+    By process_vm_readv and not by a held /proc/<tid>/mem, which goes on reading a vfork parent's memory after an exec.
+    """
+    reader = _reader
+    first = min(length, _PAGE - address % _PAGE)
+    one, two = reader.remote
+    one.base, one.length = address, first
+    two.base, two.length = address + first, length - first
+    reader.local.length = length
+    got = -1
+    if _process_vm_readv is not None and 0 < address < 1 << 63:
+        parts = 2 if length > first else 1
+        got = _process_vm_readv(
+            tid, ctypes.addressof(reader.local), 1, ctypes.addressof(reader.remote), parts, 0
+        )
+    if got <= 0:
+        number = ctypes.get_errno() if got < 0 and address else errno.EFAULT
+        raise OSError(number or errno.EFAULT, os.strerror(number or errno.EFAULT))
+    return ctypes.string_at(reader.local.base, got)
+
+
+def copy_descriptor(tid: int, handle: int) -> int:
+    """A descriptor of ours for the same open file as `handle` of the thread `tid`, whose table may be its own."""
+    try:
+        pidfd = raw(_PIDFD_OPEN, tid, PIDFD_THREAD)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        pidfd = raw(_PIDFD_OPEN, _group_of(tid), 0)  # before 6.9: threads share one table, or the call fails
+    try:
+        return raw(_PIDFD_GETFD, pidfd, handle, 0)
+    finally:
+        os.close(pidfd)
+
+
+def _group_of(tid: int) -> int:
+    with open(f"/proc/{tid}/status", "rb") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
+
+
+def act_as(uid: int, gid: int, groups: tuple[int, ...]) -> None:
+    """Let this thread's file accesses be those of another user. Only root may; the thread alone is changed."""
+    set_uid, set_gid, set_groups = _SETFSUID
+    raw(set_groups, len(groups), struct.pack(f"={len(groups)}I", *groups))
+    _syscall(_long(set_gid), _long(gid))
+    _syscall(_long(set_uid), _long(uid))

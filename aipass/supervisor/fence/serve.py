@@ -1,0 +1,405 @@
+"""The thread that answers fenced runs: one loop for all of them, within a wall of its own.
+
+It shares neither descriptors nor current folder nor umask with the rest of the supervisor, and no Python object of its
+that would close a descriptor by itself: numbers mean something else in other threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import threading
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aipass.supervisor.fence import kernel, wall
+from aipass.supervisor.fence.calls import CALLS, Treatment
+from aipass.supervisor.fence.decide import Refused
+from aipass.supervisor.fence.perform import ERESTARTSYS, Common, Later, Opened, Plain, Work
+from aipass.supervisor.fence.resolve import Caller, InDoubtError
+from aipass.supervisor.fence.sockets import bind, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.supervisor.fence.fenced import Fenced
+    from aipass.supervisor.fence.perform import Answer
+
+#: How often a call that waits for something is asked again.
+AGAIN_S, AGAIN_AT_MOST_S = 0.002, 0.05
+#: Calls of one run that may wait at once; what comes then is told to try again.
+MAX_WAITING = 200
+
+_AT = kernel.AT_FDCWD
+Arguments = tuple[int, int, int, int, int, int]
+
+
+def _signed(value: int) -> int:
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value & 0x80000000 else value
+
+
+def _long(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _u32(value: int) -> int:
+    return value & 0xFFFFFFFF
+
+
+_CREAT = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+_NOFOLLOW = kernel.AT_SYMLINK_NOFOLLOW
+
+
+def _futimesat(w: Work, a: Arguments) -> Answer:
+    place = w.at(_signed(a[0]), a[1]) if a[1] else w.by_descriptor(_signed(a[0]))
+    return w.times(place, w.timevals(a[2]))
+
+
+def _utimensat(w: Work, a: Arguments) -> Answer:
+    if _u32(a[3]) & ~(_NOFOLLOW | kernel.AT_EMPTY_PATH):
+        raise OSError(errno.EINVAL, "flags")
+    place = w.at(_signed(a[0]), a[1], _u32(a[3])) if a[1] else w.by_descriptor(_signed(a[0]))
+    return w.times(place, w.timespecs(a[2]))
+
+
+def _fchownat(w: Work, a: Arguments) -> Answer:
+    if _u32(a[4]) & ~(_NOFOLLOW | kernel.AT_EMPTY_PATH):
+        raise OSError(errno.EINVAL, "flags")
+    return w.chown(w.at(_signed(a[0]), a[1], _u32(a[4])), a[2], a[3])
+
+
+#: Each call that is carried out, from its arguments to its answer.
+CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
+    "open": lambda w, a: w.open(_AT, a[0], _u32(a[1]), _u32(a[2])),
+    "openat": lambda w, a: w.open(_signed(a[0]), a[1], _u32(a[2]), _u32(a[3])),
+    "creat": lambda w, a: w.open(_AT, a[0], _CREAT, _u32(a[1])),
+    "truncate": lambda w, a: w.truncate(a[0], _long(a[1])),
+    "rename": lambda w, a: w.rename(_AT, a[0], _AT, a[1], 0),
+    "renameat": lambda w, a: w.rename(_signed(a[0]), a[1], _signed(a[2]), a[3], 0),
+    "renameat2": lambda w, a: w.rename(_signed(a[0]), a[1], _signed(a[2]), a[3], _u32(a[4])),
+    "link": lambda w, a: w.link(_AT, a[0], _AT, a[1], 0),
+    "linkat": lambda w, a: w.link(_signed(a[0]), a[1], _signed(a[2]), a[3], _u32(a[4])),
+    "symlink": lambda w, a: w.symlink(a[0], _AT, a[1]),
+    "symlinkat": lambda w, a: w.symlink(a[0], _signed(a[1]), a[2]),
+    "mkdir": lambda w, a: w.mkdir(_AT, a[0], _u32(a[1])),
+    "mkdirat": lambda w, a: w.mkdir(_signed(a[0]), a[1], _u32(a[2])),
+    "mknod": lambda w, a: w.mknod(_AT, a[0], _u32(a[1])),
+    "mknodat": lambda w, a: w.mknod(_signed(a[0]), a[1], _u32(a[2])),
+    "unlink": lambda w, a: w.unlink(_AT, a[0], 0),
+    "unlinkat": lambda w, a: w.unlink(_signed(a[0]), a[1], _u32(a[2])),
+    "rmdir": lambda w, a: w.unlink(_AT, a[0], kernel.AT_REMOVEDIR),
+    "chmod": lambda w, a: w.chmod(w.by_path(a[0], True), a[1]),
+    "fchmod": lambda w, a: w.chmod(w.by_descriptor(_signed(a[0])), a[1]),
+    "fchmodat": lambda w, a: w.chmod(w.at(_signed(a[0]), a[1]), a[2]),
+    "chown": lambda w, a: w.chown(w.by_path(a[0], True), a[1], a[2]),
+    "lchown": lambda w, a: w.chown(w.by_path(a[0], False), a[1], a[2]),
+    "fchown": lambda w, a: w.chown(w.by_descriptor(_signed(a[0])), a[1], a[2]),
+    "fchownat": _fchownat,
+    "utime": lambda w, a: w.times(w.by_path(a[0], True), w.utimbuf(a[1])),
+    "utimes": lambda w, a: w.times(w.by_path(a[0], True), w.timevals(a[1])),
+    "futimesat": _futimesat,
+    "utimensat": _utimensat,
+    "setxattr": lambda w, a: w.setxattr(w.by_path(a[0], True), a[1], a[2], a[3], _u32(a[4])),
+    "lsetxattr": lambda w, a: w.setxattr(w.by_path(a[0], False), a[1], a[2], a[3], _u32(a[4])),
+    "fsetxattr": lambda w, a: w.setxattr(w.by_descriptor(_signed(a[0])), a[1], a[2], a[3], _u32(a[4])),
+    "removexattr": lambda w, a: w.removexattr(w.by_path(a[0], True), a[1]),
+    "lremovexattr": lambda w, a: w.removexattr(w.by_path(a[0], False), a[1]),
+    "fremovexattr": lambda w, a: w.removexattr(w.by_descriptor(_signed(a[0])), a[1]),
+    "connect": lambda w, a: connect(w, _signed(a[0]), a[1], _u32(a[2])),
+    "bind": lambda w, a: bind(w, _signed(a[0]), a[1], _u32(a[2])),
+}
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call that waits: asked again at `due`."""
+
+    run: Fenced
+    tid: int
+    id: int
+    again: Callable[[], Answer | None]
+    #: What the call holds open until it is answered.
+    held: list[int]
+    due: float
+    pause: float = AGAIN_S
+
+    def close(self) -> None:
+        """Let go of what was held."""
+        for handle in self.held:
+            os.close(handle)
+        self.held.clear()
+
+
+class Fence:
+    """Answers the calls of fenced runs. All but `call` is the serving thread's own."""
+
+    def __init__(self, root: str, told: Callable[[dict[str, Any]], None], keep: tuple[int, ...]) -> None:
+        self._told, self._kept = told, keep
+        self.common = Common(root, self._report, {}, set())
+        self._runs: dict[int, Fenced] = {}
+        self._own: dict[int, dict[str, int]] = {}
+        self._names = {
+            call.number(kernel.MACHINE): call.name
+            for call in CALLS
+            if any(rule.treatment is Treatment.CARRIED for rule in call.rules)
+        }
+        self._waiting: list[_Waiting] = []
+        self._asked: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Not epoll: with SYNC_WAKE_UP a caller wakes a poller on its own processor, which halves the wait.
+        self._poll = select.poll()
+        self._question = bytearray(kernel.NOTIFICATION.size)
+        self._identity = (os.geteuid(), os.getegid(), tuple(os.getgroups()))
+        self._thread = threading.Thread(target=self._run, name="fence", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Have the serving thread call `work`; from any thread."""
+        self._asked.append(work)
+        try:
+            os.eventfd_write(self._wake, 1)
+        except BlockingIOError:
+            pass  # it is awake
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._seclude()
+        self._poll.register(self._wake, select.POLLIN)
+        while True:
+            try:
+                self._round()
+            except Exception:  # noqa: BLE001 - whoever asks must get an answer from the next round
+                self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-6)})
+
+    def _round(self) -> None:
+        pause = None
+        if self._waiting:
+            pause = max(0.0, min(w.due for w in self._waiting) - time.monotonic()) * 1000
+        for handle, events in self._poll.poll(pause):
+            if handle == self._wake:
+                self._obey()
+            elif handle in self._runs:
+                self._guarded(handle, events)
+        if self._waiting:
+            self._ask_again()
+
+    def _seclude(self) -> None:
+        """Descriptors, folder and umask of our own; then the outer wall, inside which each run gets its own."""
+        kernel.unshare(kernel.CLONE_FS | kernel.CLONE_FILES)
+        keep = {0, 1, 2, self._wake, *self._kept}
+        for name in os.listdir("/proc/thread-self/fd"):
+            if int(name) not in keep:
+                try:
+                    os.close(int(name))
+                except OSError:
+                    pass  # the listing's own
+        os.chdir("/")
+        version = kernel.landlock_version()
+        if version:
+            wall.enclose(wall.keeper_ground(), version)
+        self.common.look()
+
+    def _obey(self) -> None:
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            pass
+        while self._asked:
+            work = self._asked.popleft()
+            try:
+                work()
+            except Exception:  # noqa: BLE001 - one request's failure must not end the others
+                self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-4)})
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    def add(self, run: Fenced) -> None:
+        """Serve a run from now on."""
+        try:
+            fcntl.ioctl(run.listener, kernel.NOTIF_SET_FLAGS, kernel.SYNC_WAKE_UP)
+        except OSError:
+            pass  # before 6.6
+        self._runs[run.listener] = run
+        self._own[run.listener] = {
+            own: os.open(own, os.O_PATH | os.O_CLOEXEC) for own in run.own if os.path.isdir(own)
+        }
+        self._poll.register(run.listener, select.POLLIN | select.POLLHUP)
+
+    def drop(self, run: Fenced) -> None:
+        """A run is over: nobody is left to ask."""
+        if self._runs.pop(run.listener, None) is not None:
+            self._poll.unregister(run.listener)
+            for handle in self._own.pop(run.listener).values():
+                os.close(handle)
+        for waiting in [waiting for waiting in self._waiting if waiting.run is run]:
+            self._waiting.remove(waiting)
+            waiting.close()
+        for path in [path for path, hold in self.common.holds.items() if hold.run == run.grant.run]:
+            del self.common.holds[path]
+        run.close()
+
+    # -- one call ---------------------------------------------------------------------------------------------------
+
+    def _guarded(self, listener: int, events: int) -> None:
+        run = self._runs[listener]
+        if not events & select.POLLIN:
+            # The last process of the run has gone.
+            self._poll.unregister(listener)
+            self._runs.pop(listener)
+            for handle in self._own.pop(listener).values():
+                os.close(handle)
+            self._told({"tell": "quiet", "run": run.grant.run})
+            return
+        question = self._question
+        question[:] = bytes(len(question))
+        try:
+            fcntl.ioctl(listener, kernel.NOTIF_RECV, question)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                raise
+            return  # the caller died between asking and being heard
+        number, tid, _, call, _, _, *arguments = kernel.NOTIFICATION.unpack(question)
+        caller = Caller(tid)
+        self._settle(run, caller, number, lambda: self._decide(run, caller, call, tuple(arguments)))
+        caller.close()
+
+    def _decide(self, run: Fenced, caller: Caller, call: int, arguments: Arguments) -> Answer:
+        work = Work(self.common, run, caller, self._own[run.listener])
+        name = self._names[call]
+        if self._identity[0] != 0:
+            return CARRIED[name](work, arguments)
+        identity = _identity_of(caller)
+        if identity == self._identity:
+            return CARRIED[name](work, arguments)
+        # A process of root's that became somebody else must not write as root.
+        kernel.act_as(*identity)
+        try:
+            return CARRIED[name](work, arguments)
+        finally:
+            kernel.act_as(*self._identity)
+
+    def _settle(self, run: Fenced, caller: Caller, number: int, attempt: Callable[[], Answer | None]) -> bool:
+        """Answer a call by what `attempt` returns or raises; whether it was answered."""
+        try:
+            answer = attempt()
+            if answer is None:
+                return False
+        except Later as later:
+            if sum(waiting.run is run for waiting in self._waiting) >= MAX_WAITING:
+                return self._reply(run, number, 0, errno.EAGAIN)
+            held, caller.handles = caller.handles, []
+            due = time.monotonic() + AGAIN_S
+            self._waiting.append(_Waiting(run, caller.tid, number, later.again, held, due))
+            return False
+        except InDoubtError as exc:
+            self._report(run, Refused("?", str(exc)), "resolve", caller.tid)
+            return self._reply(run, number, 0, errno.EACCES)
+        except OSError as exc:
+            return self._reply(run, number, 0, exc.errno or errno.EIO)
+        except Exception:  # noqa: BLE001 - a bug here refuses, is told, and ends nothing
+            self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-6)})
+            return self._reply(run, number, 0, errno.EACCES)
+        if answer is Plain.CONTINUE:
+            return self._reply(run, number, 0, 0, kernel.USER_NOTIF_CONTINUE)
+        if isinstance(answer, Opened):
+            return self._hand_over(run, number, answer)
+        assert isinstance(answer, int)
+        return self._reply(run, number, answer, 0)
+
+    def _reply(self, run: Fenced, number: int, value: int, error: int, flags: int = 0) -> bool:
+        try:
+            fcntl.ioctl(run.listener, kernel.NOTIF_SEND, kernel.RESPONSE.pack(number, value, -error, flags))
+        except OSError:
+            pass  # the caller died meanwhile
+        return True
+
+    def _hand_over(self, run: Fenced, number: int, opened: Opened) -> bool:
+        """Put the descriptor into the caller's table; its number there is the call's result."""
+        flags = os.O_CLOEXEC if opened.cloexec else 0
+        try:
+            fcntl.ioctl(
+                run.listener,
+                kernel.NOTIF_ADDFD,
+                kernel.ADDFD.pack(number, kernel.ADDFD_SEND, opened.handle, 0, flags),
+            )
+        except OSError as exc:
+            if exc.errno == errno.EMFILE:
+                self._reply(run, number, 0, errno.EMFILE)
+        finally:
+            os.close(opened.handle)
+        return True
+
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        for waiting in [w for w in self._waiting if w.due <= now]:
+            if not self._is_waiting(waiting):
+                answered = True
+            elif _is_interrupted(waiting.tid):
+                answered = self._reply(waiting.run, waiting.id, 0, ERESTARTSYS)
+            else:
+                answered = self._settle(waiting.run, Caller(waiting.tid), waiting.id, waiting.again)
+            if answered:
+                self._waiting.remove(waiting)
+                waiting.close()
+            else:
+                waiting.pause = min(waiting.pause * 1.5, AGAIN_AT_MOST_S)
+                waiting.due = now + waiting.pause
+
+    def _is_waiting(self, waiting: _Waiting) -> bool:
+        try:
+            fcntl.ioctl(waiting.run.listener, kernel.NOTIF_ID_VALID, waiting.id.to_bytes(8, "little"))
+        except OSError:
+            return False
+        return True
+
+    def _report(self, run: Fenced, refused: Refused, operation: str, tid: int) -> None:
+        relative = run.relative(refused.path)
+        path = relative if relative else refused.path
+        told = Refused(path, refused.reason, refused.owner, refused.since)
+        try:
+            run.explain(told, operation)
+        except OSError:
+            pass  # a full disk: the event says it as well
+        self._told(
+            {
+                "tell": "denied",
+                "run": run.grant.run,
+                "path": path,
+                "operation": operation,
+                "reason": refused.reason,
+                "owner": refused.owner,
+                "since": refused.since,
+                "pid": tid,
+            }
+        )
+
+
+def _identity_of(caller: Caller) -> tuple[int, int, tuple[int, ...]]:
+    """Whose file accesses the caller's are: user, group, further groups."""
+    return (
+        int(caller.status(b"Uid").split()[3]),
+        int(caller.status(b"Gid").split()[3]),
+        tuple(map(int, caller.status(b"Groups").split())),
+    )
+
+
+def _is_interrupted(tid: int) -> bool:
+    """Whether a signal that the caller has a handler for waits to be seen: the call then begins anew, or ends with EINTR."""
+    try:
+        caller = Caller(tid)
+        own, shared, blocked, caught = (
+            int(caller.status(name), 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigCgt")
+        )
+    except (OSError, ValueError):
+        return False
+    return bool((own | shared) & ~blocked & caught)

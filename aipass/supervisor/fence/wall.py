@@ -1,0 +1,86 @@
+"""The wall: a Landlock domain that holds a run to folders of its own, by rights that this kernel knows."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from aipass.supervisor.fence import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# linux/landlock.h
+WRITE_FILE, REMOVE_DIR, REMOVE_FILE = 1 << 1, 1 << 4, 1 << 5
+MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = (1 << n for n in range(6, 13))
+REFER, TRUNCATE = 1 << 13, 1 << 14
+SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
+ON_FOLDERS = (
+    WRITE_FILE
+    | REMOVE_DIR
+    | REMOVE_FILE
+    | MAKE_CHAR
+    | MAKE_DIR
+    | MAKE_REG
+    | MAKE_SOCK
+    | MAKE_FIFO
+    | MAKE_BLOCK
+    | MAKE_SYM
+)
+#: Devices that hold nothing: every run may write to them.
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx")
+
+
+def rights(version: int) -> int:
+    """Every right that writing needs and this ABI version knows."""
+    return ON_FOLDERS | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
+
+
+def scopes(version: int) -> int:
+    """What a domain keeps its processes from reaching outside, as far as this ABI version can."""
+    return SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS if version >= 6 else 0
+
+
+def build(writable: Iterable[str], version: int) -> int:
+    """A ruleset that allows writing beneath these folders, and to these files and devices; its descriptor.
+
+    What does not exist is left out. Raises OSError where the kernel refuses.
+    """
+    handled = rights(version)
+    ruleset = kernel.landlock_ruleset(handled, scopes(version), version)
+    try:
+        for path in writable:
+            try:
+                handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+                kernel.landlock_allow(
+                    ruleset, handled if folder else handled & (WRITE_FILE | TRUNCATE), handle
+                )
+            finally:
+                os.close(handle)
+    except BaseException:
+        os.close(ruleset)
+        raise
+    return ruleset
+
+
+def enclose(writable: Iterable[str], version: int) -> None:
+    """Take the wall on, for this thread and what it starts, for ever. no_new_privs comes with it."""
+    ruleset = build(writable, version)
+    try:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.landlock_restrict(ruleset)
+    finally:
+        os.close(ruleset)
+
+
+def keeper_ground() -> list[str]:
+    """What the supervisor's own serving thread may write: everything but the kernel's own filesystems.
+
+    A path that is resolved wrongly must not lead it into its own memory.
+    """
+    return ["/" + name for name in os.listdir("/") if name not in {"proc", "sys"}]
