@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from aipass import action as act
 from aipass import config as configuration
 from aipass import ground
 from aipass.alarms import Alarms
+from aipass.authors import SWEEP_S, Authors
 from aipass.carry import DELIVER, WAKE, Carrier
 from aipass.crash import write_report
 from aipass.dispatch.dispatcher import RETRY, Dispatcher
@@ -69,7 +71,7 @@ DONE_WAIT_S = 0.02
 # A timer whose step failed for a bug of ours is tried again, not often.
 BUG_PAUSE_S = 60.0
 PRUNE_EVERY_S = 86400.0
-PRUNE, HELD = "prune", "held"
+PRUNE, HELD, SWEEP = "prune", "held", "sweep"
 
 
 class Engine:
@@ -114,8 +116,17 @@ class Engine:
             self._look_again,
             clock,
         )
+        self._authors = Authors(world.layout)
         self._runs = LiveRuns(
-            ledger, self._dispatcher, world, self._timers, clock, drivers, self._carrier, self._own.append
+            ledger,
+            self._dispatcher,
+            world,
+            self._timers,
+            clock,
+            drivers,
+            self._carrier,
+            self._own.append,
+            self._authors,
         )
 
     # -- from outside ----------------------------------------------------------------------------------------------
@@ -279,7 +290,12 @@ class Engine:
                 step.starts.append(partial(self._runs.begin, start.run))
 
     def _on_due(self, step: Step, key: str) -> None:
-        if key == PRUNE:
+        if key == SWEEP:
+            self._authors.refresh()
+            self._authors.sweep()
+            if self._authors.has_open():
+                self._timers.set(SWEEP, step.now.mono + SWEEP_S)
+        elif key == PRUNE:
             self._timers.set(PRUNE, step.now.mono + PRUNE_EVERY_S)
             step.effects.append(partial(self._prune, step.now))
         elif not any((self._dispatcher.due(key), self._alarms.due(step, key), self._carrier.due(step, key))):
@@ -298,7 +314,19 @@ class Engine:
             if isinstance(item, ScanEnd) and item.reason == "start" and not item.top:
                 self.ledger.run("set_meta", {"key": "baseline", "value": "1"})
             for fact in self._known.settle(item):
-                step.facts.append(self._look_into(step, fact))
+                step.facts.append(self._look_into(step, self._with_author(step, fact)))
+
+    def _with_author(self, step: Step, fact: Fact) -> Fact:
+        """A fact of the filesystem with the run that did it, where one did."""
+        if fact.path is None:
+            return fact
+        if not step.journals_read:
+            step.journals_read = True
+            self._authors.refresh()
+            if self._authors.has_open():
+                self._timers.set(SWEEP, step.now.mono + SWEEP_S)
+        run = self._authors.by(fact.path)
+        return fact if run is None else replace(fact, by=run)
 
     def _look_into(self, step: Step, fact: Fact) -> Fact:
         """A fact of the filesystem with what must be known of it now: an inbox file's text, a limit's notice."""

@@ -15,6 +15,7 @@ from aipass.sources.runs import Report
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from aipass.authors import Authors
     from aipass.carry import Carrier
     from aipass.clock import Clock
     from aipass.dispatch.dispatcher import Dispatcher
@@ -47,9 +48,11 @@ class LiveRuns:
         drivers: Mapping[str, Driver],
         carrier: Carrier,
         back: Callable[[Report], None],
+        authors: Authors,
     ) -> None:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
         self._clock, self._drivers, self._carrier, self._back = clock, drivers, carrier, back
+        self._authors = authors
         self._refused: dict[int, int] = {}
 
     # -- in the world, after the commit ----------------------------------------------------------------------------
@@ -60,6 +63,7 @@ class LiveRuns:
         if row is not None and row["stop"] is not None:
             self._back(Report({"tell": "ended", "run": run, "outcome": "cancelled", "reason": row["stop"]}))
             return
+        self._authors.follow(run)
         try:
             ended = self._world.start(run, self._dispatcher.config, self._drivers)
         except (OSError, AipassError) as exc:
@@ -74,6 +78,7 @@ class LiveRuns:
         """Have the supervisors say what became of every run that the ledger believes to live."""
         try:
             for row in self._ledger.all("live_runs"):
+                self._authors.follow(row["id"])
                 self._world.adopt(row["id"], row["agent"])
                 if row["stop"] is not None:
                     self._world.stop(row["id"], "cancelled", row["stop"])
@@ -154,6 +159,7 @@ class LiveRuns:
 
     def _ended(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         self._refused.pop(row["id"], None)
+        self._authors.ended(row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         usage = asdict(verdict.usage) if verdict.usage else None

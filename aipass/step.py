@@ -56,6 +56,8 @@ class Step:
     effects: list[Effect] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    #: Whether the journals of who wrote what have been read in this step.
+    journals_read: bool = False
 
     def notify(self, ledger: Ledger, text: str, event: int | None = None) -> None:
         """Record something that a person must see, and tell it after the commit."""

@@ -12,7 +12,7 @@ import time
 SETTLED_S = 1.0
 
 
-def is_complete(path: str | bytes, mtime_ns: int) -> bool:
+def is_complete(path: str | bytes | os.PathLike[str], mtime_ns: int) -> bool:
     """True where nobody has the file open for writing.
 
     A read lease is refused as long as anybody has the file open for writing, shared mappings included; it is given
@@ -24,7 +24,7 @@ def is_complete(path: str | bytes, mtime_ns: int) -> bool:
     return time.time_ns() - mtime_ns > SETTLED_S * 1e9
 
 
-def _has_writer(path: str | bytes) -> bool | None:
+def _has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:

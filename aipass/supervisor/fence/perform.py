@@ -227,13 +227,16 @@ class Work:
 
     def open(self, dirfd: int, address: int, flags: int, mode: int) -> Answer:
         """open, openat, creat."""
-        path = self.caller.text(address)
         if flags & os.O_CREAT and flags & os.O_DIRECTORY:
             raise OSError(errno.EINVAL, "flags")
+        path = self.caller.text(address)
         if self.goes_on_unseen(path):
             return Plain.CONTINUE
         if flags & O_TMPFILE == O_TMPFILE:
             return self._open_temporary(dirfd, path, flags, mode)
+        if flags & os.O_CREAT and path.endswith(b"/"):
+            resolve(self.caller, dirfd, path, False)  # what is wrong on the way comes first
+            raise OSError(errno.EISDIR, "a file cannot be made as a folder")
         exclusive = flags & os.O_CREAT and flags & os.O_EXCL
         follow = path.endswith(b"/") or not (flags & os.O_NOFOLLOW or exclusive)
         for _ in range(10):
@@ -244,8 +247,6 @@ class Work:
                 return self._open_existing(place, flags)
             if not flags & os.O_CREAT:
                 raise OSError(errno.ENOENT, "nothing there")
-            if place.slash:
-                raise OSError(errno.EISDIR, "a new file cannot be a folder")
             if self.goes_on(place):
                 return Plain.CONTINUE
             try:
@@ -428,8 +429,10 @@ class Work:
             raise OSError(dots.get(last, errno.EBUSY) if folder else errno.EISDIR, "no name")
         if place.handle is None:
             raise OSError(errno.ENOENT, "nothing there")
-        if folder is not place.is_folder():
-            raise OSError(errno.ENOTDIR if folder or place.slash else errno.EISDIR, "of the other kind")
+        if not place.is_folder() and (folder or place.slash):
+            raise OSError(errno.ENOTDIR, "no folder")
+        if place.is_folder() and not folder:
+            raise OSError(errno.EISDIR, "a folder")
         if self.goes_on(place):
             return Plain.CONTINUE
         self.permit((Operation.REMOVE_FOLDER if folder else Operation.REMOVE, place))
@@ -460,7 +463,7 @@ class Work:
         kernel.rename(source.folder, source.spelled, target.folder, target.spelled, flags)
         if exchange:
             return 0
-        self._gone(target)
+        self._unnamed(target)
         self._renamed(source, target)
         self.made(target)
         return 0
@@ -525,9 +528,15 @@ class Work:
         if relative is not None:
             self.run.grant.temps.discard(relative)
             self.run.grant.made.discard(relative)
-        if place.status is not None and place.status.links > 1:
+        self._unnamed(place)
+
+    def _unnamed(self, place: Place) -> None:
+        """An object has lost a name, perhaps its last one."""
+        if place.status is None:
+            return
+        if place.status.links > 1:
             self.run.links.get((place.status.dev, place.status.ino), set()).discard(place.path)
-        if place.status is not None and place.status.links == 1:
+        else:
             self.common.made_outside.discard(Identity.of(place.status))
 
     def _renamed(self, source: Place, target: Place) -> None:
@@ -581,6 +590,13 @@ class Work:
         return 0
 
     # -- modes, owners, times, attributes -----------------------------------------------------------------------------
+
+    def by_open_descriptor(self, number: int) -> Place:
+        """The object behind a descriptor that is more than a path: an O_PATH one is EBADF to the f… calls."""
+        place = self.by_descriptor(number)
+        if self.caller.is_path_only(number):
+            raise OSError(errno.EBADF, "an O_PATH descriptor")
+        return place
 
     def by_descriptor(self, number: int) -> Place:
         """The object behind a descriptor."""
@@ -646,9 +662,9 @@ class Work:
         """setxattr, lsetxattr, fsetxattr."""
         if flags & ~3:
             raise OSError(errno.EINVAL, "flags")
+        attribute = self._attribute(name)
         if size > MAX_XATTR:
             raise OSError(errno.E2BIG, "size")
-        attribute = self._attribute(name)
         data = bytearray()
         while len(data) < size:
             part = kernel.read_memory(self.caller.tid, value + len(data), min(4096, size - len(data)))

@@ -24,7 +24,9 @@ _PROC_FOLDER = re.compile(r"/proc/([0-9]+)(/task/[0-9]+)?(/fd)?")
 
 
 class InDoubtError(Exception):
-    """A path that cannot be resolved with certainty: refused, with this reason."""
+    """A path that cannot be resolved with certainty: refused, with this reason. `path` as the caller wrote it."""
+
+    path = "?"
 
 
 class Caller:
@@ -72,6 +74,15 @@ class Caller:
             return self.keep(os.open(f"/proc/{self.tid}/fd/{number}", os.O_PATH | flags | os.O_CLOEXEC))
         except FileNotFoundError:
             raise OSError(errno.EBADF, "descriptor") from None
+
+    def is_path_only(self, number: int) -> bool:
+        """Whether one of the caller's descriptors was opened with O_PATH."""
+        handle = os.open(f"/proc/{self.tid}/fdinfo/{number}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            flags = os.read(handle, 512).split(b"flags:", 1)[1].split(b"\n", 1)[0]
+        finally:
+            os.close(handle)
+        return bool(int(flags, 8) & os.O_PATH)
 
     def status(self, name: bytes) -> bytes:
         """A line of /proc/<tid>/status: umask, identity, signals."""
@@ -152,6 +163,14 @@ def resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
     Raises OSError as the kernel would (ENOENT for a folder on the way that is not there, ENOTDIR, ELOOP, EBADF …), and
     InDoubtError. A path whose last name does not exist is a Place without a handle.
     """
+    try:
+        return _resolve(caller, dirfd, path, follow)
+    except InDoubtError as exc:
+        exc.path = os.fsdecode(path)
+        raise
+
+
+def _resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
     if not path:
         raise OSError(errno.ENOENT, "empty path")
     start = -1 if path.startswith(b"/") else caller.folder(dirfd)
@@ -168,7 +187,9 @@ def resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
         folder = _open_folder(caller, start, head or b".")
         at = where(folder)
         if at.startswith("/proc/") or at == "/proc":
-            return _in_proc(caller, folder, at, name, slash, follow)
+            # What `self` meant to us was us: look again as the caller.
+            folder = _walk(caller, start, head or b".")
+            return _in_proc(caller, folder, where(folder), name, slash, follow)
         try:
             handle = caller.keep(kernel.open_path(name, folder, os.O_NOFOLLOW))
         except FileNotFoundError:
@@ -185,11 +206,9 @@ def resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
 def _open_folder(caller: Caller, start: int, path: bytes) -> int:
     try:
         return caller.keep(kernel.open_path(path, start, _FOLDER))
-    except OSError as exc:
-        if exc.errno != errno.ELOOP:
-            raise
-    # A link in /proc on the way, perhaps; or a real circle, which shows again.
-    return _walk(caller, start, path)
+    except OSError:
+        # /proc/self on the way, perhaps, which to us was us; a real error shows again.
+        return _walk(caller, start, path)
 
 
 def _walk(caller: Caller, start: int, path: bytes) -> int:
@@ -235,12 +254,7 @@ def _through(caller: Caller, folder: int, at: str, name: bytes) -> int:
 
 
 def _in_proc(caller: Caller, folder: int, at: str, name: bytes, slash: bool, follow: bool) -> Place:
-    """A path that ends in /proc. What `self` there means was us: look again as the caller."""
-    match = _PROC_FOLDER.fullmatch(at)
-    if match is not None and int(match[1]) == os.getpid():
-        own = f"/proc/{caller.group()}" + (f"/task/{caller.tid}" if match[2] else "") + (match[3] or "")
-        folder = caller.keep(kernel.open_path(own.encode(), -1, _FOLDER))
-        at = own
+    """A path that ends in /proc."""
     try:
         handle = caller.keep(kernel.open_path(name, folder, os.O_NOFOLLOW))
     except FileNotFoundError:

@@ -57,14 +57,14 @@ _NOFOLLOW = kernel.AT_SYMLINK_NOFOLLOW
 
 
 def _futimesat(w: Work, a: Arguments) -> Answer:
-    place = w.at(_signed(a[0]), a[1]) if a[1] else w.by_descriptor(_signed(a[0]))
+    place = w.at(_signed(a[0]), a[1]) if a[1] else w.by_open_descriptor(_signed(a[0]))
     return w.times(place, w.timevals(a[2]))
 
 
 def _utimensat(w: Work, a: Arguments) -> Answer:
     if _u32(a[3]) & ~(_NOFOLLOW | kernel.AT_EMPTY_PATH):
         raise OSError(errno.EINVAL, "flags")
-    place = w.at(_signed(a[0]), a[1], _u32(a[3])) if a[1] else w.by_descriptor(_signed(a[0]))
+    place = w.at(_signed(a[0]), a[1], _u32(a[3])) if a[1] else w.by_open_descriptor(_signed(a[0]))
     return w.times(place, w.timespecs(a[2]))
 
 
@@ -95,11 +95,11 @@ CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
     "unlinkat": lambda w, a: w.unlink(_signed(a[0]), a[1], _u32(a[2])),
     "rmdir": lambda w, a: w.unlink(_AT, a[0], kernel.AT_REMOVEDIR),
     "chmod": lambda w, a: w.chmod(w.by_path(a[0], True), a[1]),
-    "fchmod": lambda w, a: w.chmod(w.by_descriptor(_signed(a[0])), a[1]),
+    "fchmod": lambda w, a: w.chmod(w.by_open_descriptor(_signed(a[0])), a[1]),
     "fchmodat": lambda w, a: w.chmod(w.at(_signed(a[0]), a[1]), a[2]),
     "chown": lambda w, a: w.chown(w.by_path(a[0], True), a[1], a[2]),
     "lchown": lambda w, a: w.chown(w.by_path(a[0], False), a[1], a[2]),
-    "fchown": lambda w, a: w.chown(w.by_descriptor(_signed(a[0])), a[1], a[2]),
+    "fchown": lambda w, a: w.chown(w.by_open_descriptor(_signed(a[0])), a[1], a[2]),
     "fchownat": _fchownat,
     "utime": lambda w, a: w.times(w.by_path(a[0], True), w.utimbuf(a[1])),
     "utimes": lambda w, a: w.times(w.by_path(a[0], True), w.timevals(a[1])),
@@ -107,10 +107,10 @@ CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
     "utimensat": _utimensat,
     "setxattr": lambda w, a: w.setxattr(w.by_path(a[0], True), a[1], a[2], a[3], _u32(a[4])),
     "lsetxattr": lambda w, a: w.setxattr(w.by_path(a[0], False), a[1], a[2], a[3], _u32(a[4])),
-    "fsetxattr": lambda w, a: w.setxattr(w.by_descriptor(_signed(a[0])), a[1], a[2], a[3], _u32(a[4])),
+    "fsetxattr": lambda w, a: w.setxattr(w.by_open_descriptor(_signed(a[0])), a[1], a[2], a[3], _u32(a[4])),
     "removexattr": lambda w, a: w.removexattr(w.by_path(a[0], True), a[1]),
     "lremovexattr": lambda w, a: w.removexattr(w.by_path(a[0], False), a[1]),
-    "fremovexattr": lambda w, a: w.removexattr(w.by_descriptor(_signed(a[0])), a[1]),
+    "fremovexattr": lambda w, a: w.removexattr(w.by_open_descriptor(_signed(a[0])), a[1]),
     "connect": lambda w, a: connect(w, _signed(a[0]), a[1], _u32(a[2])),
     "bind": lambda w, a: bind(w, _signed(a[0]), a[1], _u32(a[2])),
 }
@@ -302,7 +302,7 @@ class Fence:
             self._waiting.append(_Waiting(run, caller.tid, number, later.again, held, due))
             return False
         except InDoubtError as exc:
-            self._report(run, Refused("?", str(exc)), "resolve", caller.tid)
+            self._report(run, Refused(exc.path, str(exc)), "resolve", caller.tid)
             return self._reply(run, number, 0, errno.EACCES)
         except OSError as exc:
             return self._reply(run, number, 0, exc.errno or errno.EIO)

@@ -102,7 +102,7 @@ def _unix_target(work: Work, raw: bytes) -> bytes:
     ):
         reason = "it is another program's socket, which would act for whoever asks; `[sandbox] sockets` may name it"
         raise work.refuse(Refused(place.path, reason), "connect")
-    return raw[:2] + f"/proc/self/fd/{place.handle}".encode() + b"\0"
+    return raw[:2] + f"/proc/thread-self/fd/{place.handle}".encode() + b"\0"
 
 
 def bind(work: Work, number: int, address: int, length: int) -> Answer:

@@ -1,0 +1,127 @@
+"""Who wrote a file last: the journals that the fence keeps of each run's writes, read along with what the tree tells.
+
+A journal has its line before the write happens, so whoever sees the file change finds the line there. What it cannot
+tell is when a descriptor was closed; the kernel says that nobody writes the file any more, and what changes it later
+was somebody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aipass.sources import writers
+from aipass.supervisor.fence.fenced import JOURNAL
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+
+#: How often files that a run opened are looked at: whether it still writes them.
+SWEEP_S = 0.5
+#: Files that a run of long ago wrote are forgotten, oldest first, beyond this many.
+MAX_KNOWN = 100_000
+_WAIT_FOR_AGE = 1 << 62
+
+
+@dataclass(slots=True)
+class _Write:
+    run: int
+    what: str
+    #: When it was first certain that the run does not write it any more, in seconds; None while it may.
+    closed: float | None = None
+
+
+class Authors:
+    """The last write of each path by a run. Used by the engine's thread only."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._last: dict[str, _Write] = {}
+        self._read: dict[int, int] = {}
+        self._open: set[str] = set()
+
+    def follow(self, run: int) -> None:
+        """Read this run's journal from now on."""
+        self._read.setdefault(run, 0)
+
+    def ended(self, run: int) -> None:
+        """A run is over: what it left in its journal is read, and nothing of it is open."""
+        if run not in self._read:
+            return
+        self._tail(run)
+        del self._read[run]
+        now = time.time()
+        for path in [path for path in self._open if self._last[path].run == run]:
+            self._close(path, now)
+
+    def refresh(self) -> None:
+        """Read what the journals have gained."""
+        for run in self._read:
+            self._tail(run)
+
+    def by(self, path: str) -> int | None:
+        """The run that made `path` what it is now, or took it away; None where nobody known did."""
+        last = self._last.get(path)
+        if last is None:
+            return None
+        try:
+            changed = os.lstat(self._layout.root / path).st_ctime
+        except OSError:
+            return last.run if last.what == "remove" else None
+        if last.what == "remove":
+            return None
+        if last.closed is None:
+            self._look(path)
+        return last.run if last.closed is None or changed <= last.closed else None
+
+    def has_open(self) -> bool:
+        """Whether there is anything to sweep."""
+        return bool(self._open)
+
+    def sweep(self) -> None:
+        """Find out which files are not written any more."""
+        for path in list(self._open):
+            self._look(path)
+
+    def _look(self, path: str) -> None:
+        now = time.time()
+        # An age that nothing has: where the kernel cannot tell, it counts as open until the run ends.
+        if writers.is_complete(self._layout.root / path, _WAIT_FOR_AGE):
+            self._close(path, max(now, time.time()))
+
+    def _close(self, path: str, now: float) -> None:
+        self._open.discard(path)
+        self._last[path].closed = now
+
+    def _tail(self, run: int) -> None:
+        try:
+            handle = os.open(self._layout.run(run) / JOURNAL, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            while data := os.pread(handle, 1 << 20, self._read[run]):
+                whole = data.rfind(b"\n") + 1
+                if not whole:
+                    return
+                self._read[run] += whole
+                for line in data[:whole].splitlines():
+                    what, _, path = json.loads(line)
+                    self._note(run, what, path)
+        finally:
+            os.close(handle)
+
+    def _note(self, run: int, what: str, path: str) -> None:
+        # Again at the end: the first are those that were written longest ago.
+        self._last.pop(path, None)
+        self._last[path] = _Write(run, what)
+        if what == "remove":
+            self._open.discard(path)
+        else:
+            self._open.add(path)
+        if len(self._last) > MAX_KNOWN:
+            oldest = next(iter(self._last))
+            del self._last[oldest]
+            self._open.discard(oldest)

@@ -1,0 +1,431 @@
+"""Run behind the fence: tries to write what is not its own, in every way there is, and says what came of each.
+
+Standard library only, x86_64 numbers where a call has no wrapper. Prints one JSON object: name -> [errno or "done",
+paths that $AIPASS_DENIED named meanwhile].
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import mmap
+import os
+import platform
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+
+ROOT = os.environ["AIPASS_ROOT"]
+OUTSIDE, SHARED, SUPERVISOR = sys.argv[1], sys.argv[2], int(sys.argv[3])
+L = ctypes.CDLL(None, use_errno=True)
+L.syscall.restype = ctypes.c_long
+X86 = platform.machine() == "x86_64"
+AT = -100
+TRIES: dict[str, object] = {}
+
+
+def call(number, *arguments):
+    result = L.syscall(
+        *[
+            a if isinstance(a, bytes | ctypes.Array | ctypes.Structure) or a is None else ctypes.c_long(a)
+            for a in (number, *arguments)
+        ]
+    )
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def attempt(name):
+    def add(function):
+        assert name not in TRIES, name
+        TRIES[name] = function
+        return function
+
+    return add
+
+
+def reading(path="b.txt"):
+    return os.open(path, os.O_RDONLY)
+
+
+def opened(path, flags):
+    handle = os.open(path, flags, 0o666)
+    try:
+        os.write(handle, b"broken into")
+    finally:
+        os.close(handle)
+
+
+# -- spellings of one foreign file, opened in each way -------------------------------------------------------------------
+SPELLINGS = {
+    "relative": "b.txt",
+    "dotted": "./dir/./../b.txt",
+    "absolute": f"{ROOT}/b.txt",
+    "slashes": f"//{ROOT}//b.txt",
+    "link": "dir/link",
+    "link to link": "dir/link2",
+    "hard link": "dir/hard",
+    "folder link": "dir/out/../b.txt",
+    "proc cwd": "/proc/self/cwd/b.txt",
+    "proc thread": "/proc/thread-self/cwd/b.txt",
+    "proc pid": f"/proc/{os.getpid()}/cwd/b.txt",
+    "proc root": f"/proc/self/root{ROOT}/b.txt",
+    "proc task": f"/proc/self/task/{os.getpid()}/cwd/b.txt",
+}
+for spelling, path in SPELLINGS.items():
+    attempt(f"open {spelling}")(lambda path=path: opened(path, os.O_WRONLY))
+    attempt(f"truncate {spelling}")(lambda path=path: os.truncate(path, 0))
+    attempt(f"chmod {spelling}")(lambda path=path: os.chmod(path, 0o777))
+FLAGS = {
+    "rdwr": os.O_RDWR,
+    "append": os.O_WRONLY | os.O_APPEND,
+    "creat": os.O_WRONLY | os.O_CREAT,
+    "trunc": os.O_WRONLY | os.O_TRUNC,
+    "read trunc": os.O_RDONLY | os.O_TRUNC,
+    "sync": os.O_WRONLY | os.O_SYNC,
+    "nofollow": os.O_WRONLY | os.O_NOFOLLOW,
+    "noatime": os.O_RDWR | os.O_NONBLOCK,
+}
+for flag, value in FLAGS.items():
+    attempt(f"open with {flag}")(lambda value=value: opened("b.txt", value))
+
+
+# -- other foreign places -------------------------------------------------------------------------------------------------
+PLACES = [
+    ".git/config", ".git/hooks/post-commit", "aipass.toml", "plans/p.json", "inbox/a/x.md", "outbox/x.md", ".aipass/ledger.db",
+    ".aipass/spool/human/r.json", "new.txt", "bdir/new", "bdir/x", ".envrc", "dir/.vscode/settings.json", "dir/.git/config",
+    "dir/deep/.git", ".aipass/agents/b/notes", "c/.trinity/local.json", "b.txt.tmp", ".b.txt.swp", "sedabcdef", "nested/aipass.toml",
+    "nested/file", ".aipass/runs/1/exit", ".aipass/locks/b.lock", OUTSIDE, OUTSIDE + ".new", SHARED, "/etc/passwd", "/proc/self/mem",
+    f"/proc/{SUPERVISOR}/mem", "/proc/sys/kernel/core_pattern", "/dev/sda", "/dev/mem",
+]  # fmt: skip
+for place in PLACES:
+    attempt(f"create {place}")(lambda place=place: opened(place, os.O_WRONLY | os.O_CREAT))
+
+
+@attempt("openat a folder")
+def _():
+    folder = os.open("bdir", os.O_RDONLY)
+    handle = os.open("x", os.O_WRONLY, dir_fd=folder)
+    os.write(handle, b"!")
+
+
+@attempt("openat an O_PATH folder")
+def _():
+    folder = os.open("bdir", os.O_PATH)
+    os.close(os.open("x", os.O_WRONLY, dir_fd=folder))
+
+
+@attempt("a dangling link")
+def _():
+    os.symlink("../bdir/made", "dir/dangling")
+    opened("dir/dangling", os.O_WRONLY | os.O_CREAT)
+
+
+@attempt("reopen a read descriptor")
+def _():
+    opened(f"/proc/self/fd/{reading()}", os.O_WRONLY)
+
+
+@attempt("reopen by /dev/fd")
+def _():
+    opened(f"/dev/fd/{reading()}", os.O_RDWR)
+
+
+@attempt("reopen an O_PATH descriptor")
+def _():
+    opened(f"/proc/self/fd/{os.open('b.txt', os.O_PATH)}", os.O_WRONLY)
+
+
+@attempt("O_PATH with writing flags")
+def _():
+    os.write(os.open("b.txt", os.O_PATH | os.O_RDWR | os.O_TRUNC), b"!")
+
+
+@attempt("chmod an O_PATH descriptor")
+def _():
+    os.chmod(f"/proc/self/fd/{os.open('b.txt', os.O_PATH)}", 0o777)
+
+
+# -- names -----------------------------------------------------------------------------------------------------------------
+attempt("rename away")(lambda: os.rename("b.txt", "dir/taken"))
+attempt("rename over")(lambda: os.rename("dir/mine", "b.txt"))
+attempt("rename to a new foreign name")(lambda: os.rename("dir/mine", "bdir/new"))
+attempt("rename a foreign folder")(lambda: os.rename("bdir", "dir/bdir"))
+attempt("rename own folder away")(lambda: os.rename("dir/sub", "bdir/sub"))
+attempt("rename own folder over")(lambda: os.rename("dir/sub", "bempty"))
+attempt("rename the parent of own")(lambda: os.rename("dir", "dir2"))
+attempt("exchange")(lambda: call(316, AT, b"dir/mine", AT, b"b.txt", 2))
+attempt("exchange folders")(lambda: call(316, AT, b"dir/sub", AT, b"bdir", 2))
+attempt("whiteout")(lambda: call(316, AT, b"dir/mine", AT, b"dir/white", 4))
+attempt("rename temp over")(lambda: (open("a.txt.tmp", "w").close(), os.rename("a.txt.tmp", "b.txt")))
+attempt("link over")(lambda: os.link("dir/mine", "bdir/l"))
+attempt("link from")(lambda: (os.link("b.txt", "dir/l"), opened("dir/l", os.O_WRONLY)))
+attempt("link from by descriptor")(
+    lambda: os.link(f"/proc/self/fd/{reading()}", "l2", dst_dir_fd=os.open("dir", 0), follow_symlinks=True)
+)
+attempt("link from empty path")(lambda: call(265, reading(), b"", AT, b"dir/l3", 0x1000))
+attempt("symlink")(lambda: os.symlink("x", "bdir/s"))
+attempt("unlink")(lambda: os.unlink("b.txt"))
+attempt("unlink hard link of a person")(lambda: os.unlink("bdir/x"))
+attempt("rmdir")(lambda: os.rmdir("bempty"))
+attempt("mkdir")(lambda: os.mkdir("bdir/new"))
+attempt("mkdir at the root")(lambda: os.mkdir("elsewhere"))
+attempt("mkfifo")(lambda: os.mkfifo("bdir/fifo"))
+attempt("mknod file")(lambda: os.mknod("bdir/node", 0o100644))
+attempt("mknod device")(lambda: os.mknod("dir/device", 0o020666, os.makedev(1, 1)))
+attempt("mknod block device")(lambda: os.mknod("dir/block", 0o060666, os.makedev(254, 0)))
+attempt("bind a socket")(lambda: socket.socket(socket.AF_UNIX).bind("bdir/sock"))
+attempt("O_TMPFILE and linkat")(
+    lambda: os.link(
+        f"/proc/self/fd/{os.open('dir', os.O_TMPFILE | os.O_RDWR)}",
+        "tmp",
+        dst_dir_fd=os.open("bdir", 0),
+        follow_symlinks=True,
+    )
+)
+attempt("remove own folder's parent's file")(lambda: os.unlink("dir/../b.txt"))
+
+# -- marks -----------------------------------------------------------------------------------------------------------------
+attempt("fchmod")(lambda: os.fchmod(reading(), 0o777))
+attempt("fchmodat2")(lambda: call(452, AT, b"b.txt", 0o777, 0))
+attempt("chown")(lambda: os.chown("b.txt", os.getuid(), os.getgid()))
+attempt("lchown")(lambda: os.lchown("b.txt", os.getuid(), os.getgid()))
+attempt("fchown")(lambda: os.fchown(reading(), os.getuid(), os.getgid()))
+attempt("fchownat empty path")(
+    lambda: call(260, os.open("b.txt", os.O_PATH), b"", os.getuid(), os.getgid(), 0x1000)
+)
+attempt("utime")(lambda: os.utime("b.txt"))
+attempt("utime by descriptor")(lambda: os.utime(reading(), (1, 1)))
+attempt("lutime")(lambda: os.utime("b.txt", (1, 1), follow_symlinks=False))
+attempt("futimesat")(lambda: call(261, AT, b"b.txt", None))
+attempt("utimes")(lambda: call(235, b"b.txt", None))
+attempt("utime old")(lambda: call(132, b"b.txt", None))
+attempt("utimensat empty path")(lambda: call(280, os.open("b.txt", os.O_PATH), b"", None, 0x1000))
+attempt("setxattr")(lambda: os.setxattr("b.txt", "user.a", b"1"))
+attempt("lsetxattr")(lambda: os.setxattr("b.txt", "user.a", b"1", follow_symlinks=False))
+attempt("fsetxattr")(lambda: os.setxattr(reading(), "user.a", b"1"))
+attempt("removexattr")(lambda: os.removexattr("b.txt", "user.keep"))
+attempt("fremovexattr")(lambda: os.removexattr(reading(), "user.keep"))
+attempt("setxattrat")(lambda: call(463, AT, b"b.txt", 0, b"user.a", b"\0" * 16, 16))
+attempt("mark a foreign folder")(lambda: os.chmod("bdir", 0o777))
+attempt("mark the root")(lambda: os.chmod(".", 0o777))
+attempt("SETFLAGS")(lambda: fcntl.ioctl(reading(), 0x40086602, struct.pack("l", 0x10)))
+attempt("SETFLAGS in a wide int")(lambda: call(16, reading(), 0x1234567840086602, struct.pack("l", 0x10)))
+attempt("FSSETXATTR")(lambda: fcntl.ioctl(reading(), 0x401C5820, b"\0" * 28))
+attempt("SETVERSION")(lambda: fcntl.ioctl(reading(), 0x40087602, struct.pack("l", 7)))
+
+# -- descriptors that only read ---------------------------------------------------------------------------------------------
+attempt("write to a read descriptor")(lambda: os.write(reading(), b"!"))
+attempt("ftruncate")(lambda: os.ftruncate(reading(), 0))
+attempt("fallocate")(lambda: os.posix_fallocate(reading(), 0, 10))
+attempt("shared mapping")(lambda: mmap.mmap(reading(), 5, mmap.MAP_SHARED, mmap.PROT_WRITE))
+attempt("copy_file_range")(lambda: os.copy_file_range(reading("dir/mine"), reading(), 5))
+attempt("sendfile")(lambda: os.sendfile(reading(), reading("dir/mine"), 0, 5))
+attempt("F_SETFL")(
+    lambda: (lambda f: (fcntl.fcntl(f, fcntl.F_SETFL, os.O_RDWR), os.write(f, b"!")))(reading())
+)
+attempt("F_SETLEASE")(lambda: fcntl.fcntl(reading(), 1024, 0))
+
+# -- other ways in ---------------------------------------------------------------------------------------------------------
+attempt("openat2")(lambda: call(437, AT, b"b.txt", struct.pack("QQQ", os.O_WRONLY, 0, 0), 24))
+attempt("io_uring")(lambda: call(425, 8, bytes(120)))
+attempt("open_by_handle_at")(lambda: call(304, AT, bytes(32), os.O_WRONLY))
+attempt("clone3")(lambda: call(435, bytes(88), 88))
+attempt("unshare")(lambda: call(272 if X86 else 97, 0x10000000))
+attempt("clone with a namespace")(lambda: call(56, 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0) or os._exit(0))
+attempt("setns")(lambda: call(308, reading("/proc/self/ns/mnt"), 0))
+attempt("chroot")(lambda: os.chroot("dir"))
+attempt("mount")(lambda: call(165, b"bdir", b"dir/sub", b"", 4096, 0))
+attempt("umount")(lambda: call(166, b"/tmp", 0))
+attempt("open_tree")(lambda: call(428, AT, b"bdir", 1))
+attempt("fsopen")(lambda: call(430, b"tmpfs", 0))
+attempt("pivot_root")(lambda: call(155, b"dir", b"dir"))
+attempt("acct")(lambda: call(163, b"dir/acct"))
+attempt("swapon")(lambda: call(167, b"dir/mine", 0))
+attempt("bpf")(lambda: call(321, 0, bytes(64), 64))
+attempt("userfaultfd")(lambda: call(323, 1))
+attempt("fanotify")(lambda: call(300, 0, 0))
+attempt("a call of the future")(lambda: call(900, 1))
+attempt("x32")(lambda: call(0x40000000 + 2, b"b.txt", os.O_WRONLY | os.O_TRUNC, 0))
+attempt("ptrace the supervisor")(lambda: call(101, 0x4206, SUPERVISOR, 0, 0))
+attempt("write the supervisor's memory")(lambda: call(311, SUPERVISOR, bytes(16), 1, bytes(16), 1, 0))
+attempt("take the supervisor's descriptor")(lambda: call(438, os.pidfd_open(SUPERVISOR), 5, 0))
+attempt("kill the supervisor")(lambda: os.kill(SUPERVISOR, signal.SIGKILL))
+attempt("signal by pidfd")(lambda: signal.pidfd_send_signal(os.pidfd_open(SUPERVISOR), signal.SIGKILL))
+attempt("limit the supervisor")(lambda: call(302, SUPERVISOR, 7, struct.pack("QQ", 0, 0), None))
+attempt("the supervisor's folder in /proc")(
+    lambda: opened(f"/proc/{SUPERVISOR}/cwd{ROOT}/b.txt", os.O_WRONLY)
+)
+attempt("the supervisor's descriptors")(lambda: opened(f"/proc/{SUPERVISOR}/fd/1", os.O_WRONLY))
+attempt("core file limit")(lambda: call(160, 4, struct.pack("QQ", 1 << 30, 1 << 30)))
+attempt("datagram socket")(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+attempt("raw unix socket")(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_RAW))
+attempt("another program's socket")(lambda: socket.socket(socket.AF_UNIX).connect(OUTSIDE + ".sock"))
+attempt("another program's abstract socket")(lambda: socket.socket(socket.AF_UNIX).connect("\0" + OUTSIDE))
+attempt("the supervisor's socket")(
+    lambda: socket.socket(socket.AF_UNIX).connect(f"{ROOT}/.aipass/supervisor-test.sock")
+)
+attempt("a link to a socket")(
+    lambda: (os.symlink(OUTSIDE + ".sock", "dir/sock"), socket.socket(socket.AF_UNIX).connect("dir/sock"))
+)
+attempt("SET_DUMPABLE hides nothing")(lambda: (L.prctl(4, 0, 0, 0, 0), opened("b.txt", os.O_WRONLY)))
+attempt("a link to /proc/self/mem")(
+    lambda: (os.symlink("/proc/self", "dir/self"), opened("dir/self/mem", os.O_RDWR))
+)
+attempt("own memory")(lambda: opened("/proc/self/mem", os.O_RDWR))
+
+
+@attempt("a thread")
+def _():
+    found = []
+
+    def work():
+        try:
+            opened("b.txt", os.O_WRONLY)
+        except OSError as exc:
+            found.append(exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if found:
+        raise found[0]
+
+
+@attempt("a thread with its own descriptors")
+def _():
+    mine, foreign = os.open("dir/mine", os.O_RDONLY), reading()
+    found = []
+
+    def work():
+        call(272 if X86 else 97, 0x400)
+        os.dup2(foreign, mine)
+        try:
+            os.fchmod(mine, 0o777)
+        except OSError as exc:
+            found.append(exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if found:
+        raise found[0]
+
+
+def child(*words):
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    if done.returncode:
+        raise OSError(errno.ECHILD, done.stderr[-200:])
+
+
+@attempt("a fork")
+def _():
+    pid = os.fork()
+    if not pid:
+        try:
+            opened("b.txt", os.O_WRONLY)
+        except OSError as exc:
+            os._exit(exc.errno)
+        os._exit(0)
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        raise OSError(code, "in a child")
+
+
+@attempt("a daemon")
+def _():
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            try:
+                opened("b.txt", os.O_WRONLY)
+                os.write(writer, b"0")
+            except OSError as exc:
+                os.write(writer, str(exc.errno).encode())
+        os._exit(0)
+    os.wait()
+    if code := int(os.read(reader, 10)):
+        raise OSError(code, "in a daemon")
+
+
+@attempt("a core file")
+def _():
+    os.chdir("core")
+    try:
+        pid = os.fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        raise OSError(errno.EACCES, "no core")
+    finally:
+        os.chdir("..")
+
+
+@attempt("a passed descriptor")
+def _():
+    one, other = socket.socketpair()
+    socket.send_fds(one, [b"x"], [reading()])
+    _, handles, *_ = socket.recv_fds(other, 1, 1)
+    opened(f"/proc/self/fd/{handles[0]}", os.O_WRONLY)
+
+
+@attempt("an anonymous file becomes foreign")
+def _():
+    handle = os.memfd_create("x")
+    os.link(f"/proc/self/fd/{handle}", "mem", dst_dir_fd=os.open("bdir", 0), follow_symlinks=True)
+
+
+@attempt("set-uid program")
+def _():
+    child("su", "-c", f"echo x > {ROOT}/b.txt")
+
+
+TOOLS = {
+    "sh >": "echo x > b.txt", "sh >>": "echo x >> b.txt", "tee": "echo x | tee b.txt", "cp": "cp dir/mine b.txt", "cp -f": "cp -f dir/mine b.txt",
+    "mv": "mv dir/mine b.txt", "install": "install dir/mine b.txt", "ln -f": "ln -f dir/mine b.txt", "ln -sf": "ln -sf dir/mine b.txt",
+    "rm": "rm b.txt", "rm -rf": "rm -rf bdir", "sed -i": "sed -i s/foreign/x/ b.txt", "dd": "dd if=dir/mine of=b.txt conv=notrunc status=none",
+    "touch": "touch b.txt", "truncate": "truncate -s 0 b.txt", "chmod": "chmod 777 b.txt", "tar": "tar cf - -C dir mine | tar xf - -C bdir",
+    "perl -i": "perl -pi -e s/foreign/x/ b.txt", "patch": "printf '1c\\nx\\n.\\n' | patch -e b.txt", "git config": "git config --file .git/config a.b c",
+    "shred": "shred -n1 b.txt", "mkfifo": "mkfifo bdir/pipe", "find -delete": "find bdir -type f -delete | grep -q . || test ! -e bdir/x",
+    "vim": "vim -e -s -c '%s/foreign/x/' -c wq! b.txt", "ed": "printf '1c\\nx\\n.\\nw\\nq\\n' | ed -s b.txt", "rsync": "rsync dir/mine b.txt",
+    "static": "busybox sh -c 'echo x > b.txt'", "gdb": "gdb -batch -ex 'shell echo x > b.txt' -ex 'python open(\"b.txt\",\"w\").write(\"x\")'",
+    "node": "node -e \"require('fs').writeFileSync('b.txt','x')\"", "node stream": "node -e \"require('fs').createWriteStream('b.txt').on('error',()=>process.exit(1)).end('x')\"",
+}  # fmt: skip
+for tool, script in TOOLS.items():
+    attempt(f"tool: {tool}")(lambda script=script: child("sh", "-c", script))
+
+
+def told():
+    try:
+        with open(os.environ["AIPASS_DENIED"]) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def main():
+    results = {}
+    for name, function in TRIES.items():
+        before = len(told())
+        try:
+            function()
+            outcome = "done"
+        except OSError as exc:
+            outcome = errno.errorcode.get(exc.errno, str(exc.errno))
+        except (ValueError, subprocess.TimeoutExpired) as exc:
+            outcome = repr(exc)
+        results[name] = [
+            outcome,
+            [line.split("`")[1] for line in told()[before:].splitlines() if "`" in line],
+        ]
+    print(json.dumps(results))
+
+
+main()
