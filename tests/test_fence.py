@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from fence_kit import NO_FENCE, OTHER_USER, FenceHouse, no_other_user, snapshot
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytestmark = [
     pytest.mark.slow,
@@ -510,3 +512,123 @@ def test_every_call_returns_what_the_kernel_would_return(house):
     pairs = list(zip(behind.out.splitlines(), bare.stdout.splitlines(), strict=True))
     assert len(pairs) > 1500
     assert [(fenced, free) for fenced, free in pairs if fenced != free] == []
+
+
+FUZZED = r"""
+import ctypes, json, os, socket, sys
+L = ctypes.CDLL(None)
+link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+lines = link.makefile("rw")
+FLAGS = [os.O_WRONLY, os.O_RDWR | os.O_TRUNC, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.O_RDONLY | os.O_TRUNC, os.O_RDWR | os.O_NOFOLLOW]
+
+def put(path, flags):
+    handle = os.open(path, FLAGS[flags] | os.O_NONBLOCK, 0o666)
+    try: os.write(handle, b"fuzz")
+    finally: os.close(handle)
+
+def through(path, flags):
+    held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try: put(f"/proc/self/fd/{held}", flags)
+    finally: os.close(held)
+
+def at(folder, name):
+    held = os.open(folder, os.O_PATH)
+    try: os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o666, dir_fd=held))
+    finally: os.close(held)
+
+OPS = {"put": put, "through": through, "at": at, "rename": os.rename, "link": os.link, "symlink": os.symlink, "unlink": os.unlink,
+       "rmdir": os.rmdir, "mkdir": os.mkdir, "chmod": lambda p: os.chmod(p, 0o777), "utime": os.utime, "truncate": lambda p: os.truncate(p, 1),
+       "exchange": lambda a, b: L.renameat2(-100, a.encode(), -100, b.encode(), 2), "chdir": os.chdir,
+       "xattr": lambda p: os.setxattr(p, "user.f", b"1")}
+
+def work(steps):
+    for name, *arguments in steps:
+        try: OPS[name](*arguments)
+        except (OSError, ValueError): pass
+
+for line in lines:
+    children = []
+    for steps in json.loads(line):
+        pid = os.fork()
+        if not pid:
+            work(steps)
+            os._exit(0)
+        children.append(pid)
+    for pid in children: os.waitpid(pid, 0)
+    for top, folders, files in os.walk("dir"):
+        for folder in folders:
+            if not os.path.islink(top + "/" + folder): os.chmod(top + "/" + folder, 0o755)
+    print("done", file=lines, flush=True)
+"""
+
+_SPOTS = st.sampled_from(
+    [
+        "b.txt",
+        "bdir",
+        "bdir/x",
+        "bdir/new",
+        "bempty",
+        "aipass.toml",
+        ".git/config",
+        "new.txt",
+        "dir",
+        "dir/one",
+        "dir/two",
+        "dir/sub",
+        "dir/sub/one",
+        "dir/l",
+        "dir/l/x",
+        "dir/m",
+        "../b.txt",
+        "dir/../b.txt",
+        ".",
+        "..",
+        "dir/l/../b.txt",
+        "a.txt",
+        "a.txt~",
+        ".a.txt.swp",
+        "sub",
+        "one",
+        "../dir/one",
+        "/proc/self/cwd/b.txt",
+        "dir/sub/../../bdir/x",
+    ]
+)
+_STEPS = st.one_of(
+    st.tuples(st.sampled_from(["put", "through"]), _SPOTS, st.integers(0, 5)),
+    st.tuples(st.sampled_from(["rename", "link", "symlink", "exchange", "at"]), _SPOTS, _SPOTS),
+    st.tuples(
+        st.sampled_from(["unlink", "rmdir", "mkdir", "chmod", "utime", "truncate", "chdir", "xattr"]), _SPOTS
+    ),
+)
+_PROGRAMS = st.lists(st.lists(_STEPS, min_size=1, max_size=12), min_size=1, max_size=3)
+
+
+@pytest.mark.timeout(300)
+def test_random_programs_never_change_what_is_not_granted(house):
+    watched = [path for path in foreign(house) if path.name != "core"]
+    listener = socket.create_server(("127.0.0.1", 0))
+    run = house.start("a", house.python, "-c", FUZZED, str(listener.getsockname()[1]))
+    link = listener.accept()[0]
+    lines = link.makefile("rw")
+    before, tried = snapshot(*watched), 0
+
+    @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(_PROGRAMS)
+    def check(program):
+        nonlocal tried
+        tried += 1
+        print(json.dumps(program), file=lines, flush=True)
+        assert lines.readline() == "done\n"
+        assert snapshot(*watched) == before
+        assert {p.name for p in house.root.iterdir()} <= known
+
+    known = {p.name for p in house.root.iterdir()} | {"a.txt", "a.txt~", ".a.txt.swp"}
+    try:
+        check()
+    finally:
+        lines.close()
+        link.close()
+        listener.close()
+    assert house.end(run).exit == 0
+    assert tried >= 1500
