@@ -17,6 +17,8 @@ from aipass.sources import writers
 from aipass.supervisor.fence.fenced import JOURNAL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aipass.layout import Layout
 
 #: How often files that a run opened are looked at: whether it still writes them.
@@ -125,3 +127,19 @@ class Authors:
             oldest = next(iter(self._last))
             del self._last[oldest]
             self._open.discard(oldest)
+
+
+def holders(layout: Layout, live: Iterable[tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Which paths live runs have written: path to run and agent. `live`: runs with their agents."""
+    found = {}
+    for run, agent in live:
+        try:
+            lines = (layout.run(run) / JOURNAL).read_bytes().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            try:
+                found[str(json.loads(line)[2])] = run, agent
+            except ValueError:
+                continue  # the last one is being written
+    return found

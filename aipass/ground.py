@@ -186,16 +186,21 @@ def tree(root: Path, config: Config, agent: str) -> list[str]:
     owns = config.agents[agent].owns
     if owns is None:
         return [str(root)]
-    found = set()
-    for pattern in (*owns, *config.sandbox.scratch):
-        if pattern.startswith("!"):
-            continue
-        body = pattern.rstrip("/")
-        literal: list[str] = []
-        if "/" in body:
-            for part in body.strip("/").split("/"):
-                if any(character in part for character in "*?[\\"):
-                    break
-                literal.append(part)
-        found.add(str(root.joinpath(*literal)))
+    found = {str(root.joinpath(*_literal(pattern))) for pattern in owns if not pattern.startswith("!")}
+    # A scratch pattern for anywhere would open everything: without the fence those are done without.
+    found |= {
+        str(root.joinpath(*parts)) for pattern in config.sandbox.scratch if (parts := _literal(pattern))
+    }
     return sorted(found)
+
+
+def _literal(pattern: str) -> list[str]:
+    """The folders that a pattern begins with by name."""
+    body = pattern.rstrip("/")
+    found: list[str] = []
+    if "/" in body:
+        for part in body.strip("/").split("/"):
+            if any(character in part for character in "*?[\\"):
+                break
+            found.append(part)
+    return found

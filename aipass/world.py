@@ -19,6 +19,7 @@ from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
 from aipass.supervisor import wire
+from aipass.supervisor.fence.fenced import DENIED
 from aipass.supervisor.spawn import STOP_WAITS_S
 
 if TYPE_CHECKING:
@@ -133,6 +134,11 @@ class World:
         """What a driver is told about a run."""
         senders = self._ledger.all("senders", {"dispatch": run["dispatch"]})
         text = prompt.compose(prompt.part_of(row) for row in senders)
+        before = self._ledger.one("run_before", {"agent": run["agent"], "id": run["id"]})
+        if before is not None:
+            text = prompt.with_refusals(
+                text, before["id"], _read_text(self.layout.run(before["id"]) / DENIED)
+            )
         attempt = self._row("dispatch", run["dispatch"])["attempts"]
         settings = config.agents[run["agent"]]
         return Job(
@@ -464,3 +470,12 @@ def _put_copy(path: Path, source: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _read_text(path: Path) -> str:
+    """A file's text; empty where there is none."""
+    try:
+        with wire.open_regular(path) as file:
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,16 +19,20 @@ from aipass import __version__
 from aipass.cli.output import json_option, print_json
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.layout import Layout, find_root
+from aipass.supervisor import wire
+from aipass.supervisor.fence import selftest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aipass.config import Config
+    from aipass.sources.runs import Supervisors
 
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 #: A repository of some size needs this many folders watched.
 ENOUGH_WATCHES = 65_536
 ENOUGH_DISK_BYTES = 500_000_000
+PROBE_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ def examine() -> Iterator[Finding]:
     yield _git()
     yield from _inotify()
     yield _leases()
-    yield _supervisor()
+    yield from _supervisor()
     try:
         layout = find_root()
     except ConfigError as exc:
@@ -121,53 +128,115 @@ def _leases() -> Finding:
     )
 
 
-def _supervisor() -> Finding:
-    """A supervisor is started in a scratch folder and runs a program."""
-    import json
-    import time
-
+def _supervisor() -> Iterator[Finding]:
+    """A supervisor is started in a scratch folder and runs a program: a plain one, then one that tries to break out."""
+    from aipass import ground
     from aipass.sources.runs import Supervisors
-    from aipass.supervisor import wire
 
     with tempfile.TemporaryDirectory() as folder:
         layout = Layout(Path(folder).resolve())
-        layout.run(1).mkdir(parents=True)
-        (layout.run(1) / wire.PROMPT).write_text("probe")
+        layout.runs.mkdir(parents=True)
         supervisors = Supervisors(layout, "doctor")
-        began = time.perf_counter()
         try:
             supervisors.start(lambda _: None)
-            supervisors.start_run(
-                {
-                    "run": 1,
-                    "agent": "probe",
-                    "folder": str(layout.run(1)),
-                    "root": folder,
-                    "argv": ["cat"],
-                    "env": dict(os.environ),
-                }
-                | {"cwd": folder, "stdin": True, "timeout_s": 10, "stall_s": 0, "linger": False}
-            )
-            while (record := wire.read_exit(layout.run(1))) is None and time.perf_counter() - began < 15:
-                time.sleep(0.005)
-            said = (layout.run(1) / wire.STDOUT).read_text() if record else ""
+            began = time.perf_counter()
+            said, record = _run(supervisors, layout, 1, ["cat"], None)
+            took = (time.perf_counter() - began) * 1000
+            if said == "probe":
+                yield Finding("supervisor", "ok", f"starts and ran a program, {took:.0f} ms")
+            else:
+                told = json.dumps(record)
+                yield Finding(
+                    "supervisor", "wrong", f"a probe did not come back: {told}", "file a bug with this output"
+                )
+            yield from _layers(supervisors, layout, ground.described(None))
         except AipassError as exc:
-            return Finding("supervisor", "wrong", str(exc), "file a bug with this output")
+            yield Finding("supervisor", "wrong", str(exc), "file a bug with this output")
         finally:
             supervisors.end()
             supervisors.stop()
-    if record is not None and said == "probe":
-        return Finding(
-            "supervisor",
-            "ok",
-            f"starts and ran a program, {(time.perf_counter() - began) * 1000:.0f} ms in all",
+
+
+def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str]) -> Iterator[Finding]:
+    """Each layer that this machine has is tried by a program that wants out."""
+    there = [layer for layer, text in described.items() if not text.startswith("none")]
+    for layer in ("fence", "wall"):
+        if layer not in there:
+            yield Finding(layer, "note", described[layer], _WITHOUT[layer])
+    if not there:
+        return
+    (layout.root / "foreign").write_text("another's")
+    (layout.root / ".git").mkdir()
+    table = {"agents": {"probe": {"home": ".aipass/agents/probe", "owns": ["/own/"]}}}
+    supervisors.set_territory({"serial": 1, "table": table})
+    own = [str(layout.run_spool(2))]
+    ground = {"fence": "fence" in there, "wall": "wall" in there, "own": own, "outside": [], "sockets": []}
+    ground |= {"tmp": f"{layout.root}/.aipass/tmp/2", "tree": [str(layout.root / "own")]}
+    (layout.root / "own").mkdir()
+    with socket.socket(socket.AF_UNIX) as other:
+        abstract = f"aipass-doctor-{os.getpid()}"
+        if sys.platform == "linux":
+            other.bind("\0" + abstract)
+            other.listen()
+        pid = json.loads((layout.state / wire.names("doctor")[1]).read_text())["pid"]
+        argv = [sys.executable, "-I", selftest.__file__, str(pid), abstract, ",".join(there)]
+        said, record = _run(supervisors, layout, 2, argv, ground)
+    try:
+        found = json.loads(said)
+    except ValueError:
+        yield Finding(
+            "fence",
+            "wrong",
+            f"a probe did not come back: {json.dumps(record)} {said}",
+            "file a bug with this output",
         )
-    return Finding(
-        "supervisor",
-        "wrong",
-        f"a probe did not come back: {json.dumps(record)}",
-        "file a bug with this output",
-    )
+        return
+    for layer in there:
+        if found[layer]:
+            remedy = "do not rely on it here; file a bug with this output"
+            yield Finding(
+                layer,
+                "wrong",
+                f"{described[layer]}, and these got through: {', '.join(found[layer])}",
+                remedy,
+            )
+        else:
+            cost = f", races included; {found['write_us']:.0f} us a write" if layer == "fence" else ""
+            yield Finding(
+                layer, "ok", f"{described[layer]}: a program that tried to get out was stopped{cost}"
+            )
+
+
+#: What the lack of a layer means.
+_WITHOUT = {
+    "fence": "agents are held to folders at best, not to files; what they own is not enforced",
+    "wall": "agents can signal and trace other programs of yours",
+}
+
+
+def _run(
+    supervisors: Supervisors, layout: Layout, run: int, argv: list[str], ground: dict[str, Any] | None
+) -> tuple[str, dict[str, Any] | None]:
+    """What a program prints that the supervisor runs, and how it ended."""
+    folder = layout.run(run)
+    folder.mkdir()
+    (folder / wire.PROMPT).write_text("probe")
+    message = {"run": run, "agent": "probe", "folder": str(folder), "root": str(layout.root), "argv": argv}
+    message |= {
+        "env": dict(os.environ),
+        "cwd": str(layout.root),
+        "stdin": True,
+        "timeout_s": 60,
+        "stall_s": 0,
+    }
+    supervisors.start_run({**message, "linger": False, "ground": ground})
+    began = time.perf_counter()
+    while (record := wire.read_exit(folder)) is None and time.perf_counter() - began < PROBE_WAIT_S:
+        time.sleep(0.005)
+    try:
+        return (folder / wire.STDOUT).read_text() if record else "", record
+    except OSError:
+        return "", record
 
 
 def _repository(layout: Layout) -> Iterator[Finding]:
@@ -208,12 +277,9 @@ def _repository(layout: Layout) -> Iterator[Finding]:
         yield _tried("ledger", ledger)
     running = lock.holder(layout)
     yield Finding("engine", "ok", f"runs as process {running.pid}" if running else "does not run")
-    yield Finding(
-        "layers",
-        "note",
-        "fence none, wall none",
-        "agents can write wherever you can; run only agents that you would run yourself",
-    )
+    for layer in ("fence", "wall") if settings else ():
+        if getattr(settings[0].sandbox, layer) == "off":
+            yield Finding(layer, "note", f'sandbox.{layer} = "off" here', _WITHOUT[layer])
     for name, agent in settings[0].agents.items() if settings else ():
         driver = plugins.drivers().get(agent.driver)
         program = agent.command[0] if agent.command else getattr(driver, "program", None)

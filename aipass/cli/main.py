@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "reload": "Take aipass.toml as it is now.",
     "events": "The event log.",
     "why": "Why something started, or did not.",
+    "owns": "Who may write a path now.",
     "plugins": "What is installed.",
     "schema": "JSON Schema of what people write and scripts read.",
     "doctor": "What is wrong with this machine.",

@@ -159,7 +159,7 @@ def _causes(ledger: Ledger, number: int | None) -> list[dict[str, Any]]:
             }
         )
         number = event.cause
-        if event.by is not None and (number is None or event.kind == "request.received"):
+        if event.by is not None and (number is None or event.kind in {"request.received", "write.denied"}):
             run = ledger.one("run", {"id": event.by})
             if run is not None:
                 chain.append(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from aipass.ledger import Row
 
 
+#: The newest are told; the rest is in the run's folder.
+REFUSALS_SHOWN = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one sender said, and the file that came with it: path relative to the root, type, size."""
@@ -35,6 +39,15 @@ def compose(parts: Iterable[Part]) -> str:
         said.append(text)
         prompt = text if not prompt else f"{_closed(prompt)}\n---\n\n{part.sender} also asks:\n\n{text}"
     return prompt
+
+
+def with_refusals(prompt: str, run: int, refused: str) -> str:
+    """The prompt, and what the fence refused the agent in its last run; `refused` as `$AIPASS_DENIED` had it."""
+    lines = refused.splitlines()[-REFUSALS_SHOWN:]
+    if not lines:
+        return prompt
+    told = "\n".join(lines)
+    return f"{_closed(prompt)}\n---\n\nIn your last run ({run}) these writes were refused, because the paths are not yours:\n\n{told}\n"
 
 
 def part_of(row: Row) -> Part:

@@ -117,6 +117,10 @@ SELECT * FROM runs WHERE state <> 'ended' ORDER BY id
 -- The attempt of a dispatch that lives.
 SELECT * FROM runs WHERE dispatch = :dispatch AND state <> 'ended'
 
+-- name: run_before
+-- An agent's attempt before this one.
+SELECT * FROM runs WHERE agent = :agent AND id < :id ORDER BY id DESC LIMIT 1
+
 -- name: runs_of
 -- All attempts of a dispatch.
 SELECT * FROM runs WHERE dispatch = :dispatch ORDER BY id

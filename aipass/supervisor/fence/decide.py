@@ -104,8 +104,6 @@ def decide(grant: Grant, operation: Operation, paths: Sequence[str]) -> Verdict:
 
 def _one(grant: Grant, operation: Operation, path: str) -> Verdict:
     folder = operation in {Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER, Operation.MARK_FOLDER}
-    if path in ("", "."):
-        return Refused(".", "the root itself is nobody's")
     owner = grant.territory.owner(path, folder)
     spelled = path + "/" if folder else path
     back = owner.kind is Kind.PHASE and owner.run == grant.run

@@ -14,6 +14,7 @@ from aipass.supervisor.fence import kernel, program, wall, withdraw
 from aipass.supervisor.fence.decide import Grant, Operation, Refused, decide
 from aipass.supervisor.fence.fenced import Fenced
 from aipass.supervisor.fence.glob import Globs
+from aipass.supervisor.fence.perform import SHARED_TEMPORARY
 from aipass.supervisor.fence.serve import Fence
 from aipass.supervisor.fence.start import Start
 from aipass.supervisor.fence.territory import Territory
@@ -100,7 +101,7 @@ class Keeper:
                 *map(str, spec.ground["outside"]),
                 *wall.DEVICES,
             ]
-            writable += ["/dev/pts", "/dev/shm", "/tmp", "/var/tmp"]
+            writable += ["/dev/pts", *(f for f in SHARED_TEMPORARY if not self.root.startswith(f + "/"))]
         start = Start(spec, self._program(walled) if fenced else None, writable, self._umask, files_limit)
         start.begin(lambda: self._fence.call(partial(self._started, start, own, done)))
 

@@ -364,7 +364,7 @@ class Fence:
 
     def _report(self, run: Fenced, refused: Refused, operation: str, tid: int) -> None:
         relative = run.relative(refused.path)
-        path = relative if relative else refused.path
+        path = refused.path if relative is None else relative or "."
         told = Refused(path, refused.reason, refused.owner, refused.since)
         try:
             run.explain(told, operation)

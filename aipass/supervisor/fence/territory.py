@@ -150,6 +150,8 @@ class Territory:
         return found
 
     def _find(self, path: str, folder: bool) -> Owner:
+        if path in ("", "."):
+            return Owner(Kind.NEVER, "the root itself is nobody's")
         parts = path.split("/")
         if (own := self._own_state(parts)) is not None:
             return own

@@ -1,0 +1,97 @@
+"""`aipass owns`: who may write a path now, and why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass import ground
+from aipass.authors import holders
+from aipass.cli.output import json_option, print_json, table
+from aipass.errors import AipassError
+from aipass.event import plain, printable
+from aipass.layout import find_root
+from aipass.supervisor.fence.territory import Kind, Owner, Territory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aipass.config import Config
+    from aipass.layout import Layout
+
+
+@click.command("owns")
+@click.argument("paths", metavar="[PATH...]", nargs=-1)
+@json_option
+def command(paths: tuple[str, ...], as_json: bool) -> None:
+    """Say who may write PATH now, and why; without PATH, list what agents own and runs hold.
+
+    A path that ends in `/` is asked about as a folder.
+    """
+    from aipass import config
+
+    layout = find_root()
+    settings = config.load(layout.config)
+    territory, held = _ground(layout, settings)
+    if paths:
+        found = [explain(territory, held, *_relative(layout, path)) for path in paths]
+    else:
+        found = _all(settings, territory, held)
+    if as_json:
+        print_json(found)
+        return
+    rows = ((plain(str(f["path"])), f["owner"] or "-", f["why"]) for f in found)
+    table(("PATH", "OWNER", "WHY"), rows, flexible=2)
+
+
+def explain(
+    territory: Territory, held: Mapping[str, tuple[int, str]], path: str, folder: bool
+) -> dict[str, Any]:
+    """What `--json` prints of one path."""
+    owner = territory.owner(path, folder)
+    name, why = _now(owner, held.get(path))
+    return {"path": printable(path), "owner": name, "why": why, "plan": owner.plan, "phase": owner.phase}
+
+
+def _now(owner: Owner, hold: tuple[int, str] | None) -> tuple[str | None, str]:
+    if owner.kind in {Kind.FREE, Kind.SCRATCH, Kind.AGENTS} and hold is not None and len(owner.agents) != 1:
+        return hold[1], f"run {hold[0]} of {hold[1]} holds it, having written it first"
+    return (owner.agents[0] if len(owner.agents) == 1 else None), owner.why
+
+
+def _all(settings: Config, territory: Territory, held: Mapping[str, tuple[int, str]]) -> list[dict[str, Any]]:
+    found = []
+    for name, agent in settings.agents.items():
+        for pattern in agent.owns or ():
+            why = f"`owns` of {name} names it"
+            found.append({"path": pattern, "owner": name, "why": why, "plan": None, "phase": None})
+    return found + [explain(territory, held, path, folder=False) for path in sorted(held)]
+
+
+def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tuple[int, str]]]:
+    from aipass.ledger import Ledger
+
+    if not layout.ledger.exists():
+        return Territory.of(ground.table(settings)), {}
+    ledger = Ledger.read(layout.ledger)
+    try:
+        nested = [os.fsdecode(row["dir"]) for row in ledger.all("nested_roots")]
+        live = [(row["id"], row["agent"]) for row in ledger.all("live_runs")]
+    finally:
+        ledger.close()
+    return Territory.of(ground.table(settings, (), nested)), holders(layout, live)
+
+
+def _relative(layout: Layout, path: str) -> tuple[str, bool]:
+    """The path as the rules read it, and whether it is a folder. Links on the way are followed, as a write would."""
+    absolute = Path(path) if os.path.isabs(path) else Path.cwd() / path
+    real = os.path.realpath(absolute)
+    if real != str(layout.root) and not real.startswith(f"{layout.root}/"):
+        raise AipassError(
+            f"`{path}` lies outside the repository {layout.root}; `[sandbox] write` says what agents may write there"
+        )
+    relative = os.path.relpath(real, layout.root)
+    return relative, path.endswith("/") or os.path.isdir(real)
