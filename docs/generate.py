@@ -13,6 +13,7 @@ import click
 
 from aipass import action, config, errors, event, hookspecs
 from aipass.cli.main import VERBS
+from aipass.supervisor.fence.calls import CALLS, LET_THROUGH, WITHOUT_WALL, explain
 
 HERE = Path(__file__).parent
 
@@ -134,6 +135,28 @@ def exit_codes() -> str:
     return "\n".join(parts)
 
 
+def calls() -> str:
+    """The table of system calls: which is treated how, and why."""
+    parts = [
+        "# System calls behind the fence\n",
+        "What becomes of each call that a fenced run makes ([how the fence works](fence.md)). A call that is in no row came"
+        " with a later kernel and does not exist for an agent.\n",
+        "| call | x86_64 | aarch64 | treatment | why |\n|---|---|---|---|---|",
+    ]
+    for call in CALLS:
+        numbers = " | ".join("-" if n is None else str(n) for n in (call.x86_64, call.aarch64))
+        parts.append(f"| `{call.name}` | {numbers} | {explain(call)} | {call.why} |")
+    parts.append(
+        "\nWithout a wall also:\n\n| call | x86_64 | aarch64 | treatment | why |\n|---|---|---|---|---|"
+    )
+    for call in WITHOUT_WALL:
+        parts.append(f"| `{call.name}` | {call.x86_64} | {call.aarch64} | {explain(call)} | {call.why} |")
+    parts.append("\n## Let through\n")
+    for why, names in LET_THROUGH.items():
+        parts.append(f"{why[0].upper()}{why[1:]}: {', '.join(f'`{name}`' for name in names.split())}.\n")
+    return "\n".join(parts)
+
+
 PAGES = {
     "commands.md": commands,
     "events.md": events,
@@ -141,6 +164,7 @@ PAGES = {
     "hooks.md": hooks,
     "settings.md": settings,
     "exit-codes.md": exit_codes,
+    "calls.md": calls,
 }
 
 
