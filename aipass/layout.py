@@ -39,6 +39,11 @@ class Layout:
         return self.root / "outbox"
 
     @property
+    def plans(self) -> Path:
+        """Plans, a file for each."""
+        return self.root / "plans"
+
+    @property
     def state(self) -> Path:
         """The engine's own folder, mode 0700."""
         return self.root / STATE_NAME

@@ -139,8 +139,10 @@ def calls() -> str:
     """The table of system calls: which is treated how, and why."""
     parts = [
         "# System calls behind the fence\n",
-        "What becomes of each call that a fenced run makes ([how the fence works](fence.md)). A call that is in no row came"
-        " with a later kernel and does not exist for an agent.\n",
+        (
+            "What becomes of each call that a fenced run makes ([how the fence works](fence.md)). A call that is in no"
+            " row came with a later kernel and does not exist for an agent.\n"
+        ),
         "| call | x86_64 | aarch64 | treatment | why |\n|---|---|---|---|---|",
     ]
     for call in CALLS:

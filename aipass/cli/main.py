@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "reload": "Take aipass.toml as it is now.",
     "events": "The event log.",
     "why": "Why something started, or did not.",
+    "plan": "Phases that own parts of the tree: made, checked, drawn.",
     "owns": "Who may write a path now.",
     "plugins": "What is installed.",
     "schema": "JSON Schema of what people write and scripts read.",

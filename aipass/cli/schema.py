@@ -14,9 +14,9 @@ _NUMBER = {"type": ["integer", "null"]}
 
 
 @click.command("schema")
-@click.argument("what", type=click.Choice(["config", "event", "dispatch", "request"]))
+@click.argument("what", type=click.Choice(["config", "plan", "event", "dispatch", "request"]))
 def command(what: str) -> None:
-    """Print the JSON Schema of WHAT: config (aipass.toml), event, dispatch, or request (a spool file)."""
+    """Print the JSON Schema of WHAT: config (aipass.toml), plan (plans/*.json), event, dispatch, or request (a spool file)."""
     print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **_SCHEMAS[what]()})
 
 
@@ -24,6 +24,12 @@ def _config() -> dict[str, Any]:
     from aipass.config import Config
 
     return {**Config.model_json_schema(), "title": "aipass.toml"}
+
+
+def _plan() -> dict[str, Any]:
+    from aipass.plan.model import Plan
+
+    return {**Plan.model_json_schema(), "title": "plan"}
 
 
 def _event() -> dict[str, Any]:
@@ -85,4 +91,4 @@ def _request() -> dict[str, Any]:
     return {"title": "request", "oneOf": options}
 
 
-_SCHEMAS = {"config": _config, "event": _event, "dispatch": _dispatch, "request": _request}
+_SCHEMAS = {"config": _config, "plan": _plan, "event": _event, "dispatch": _dispatch, "request": _request}

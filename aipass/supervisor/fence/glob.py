@@ -6,15 +6,13 @@ below an excluded folder. Paths are relative to the root, with `/`; folders end 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 #: Where a `**` stands among segments.
 ANY_DEPTH = None
-
-Segment = "Callable[[str], bool] | None"
 
 
 class Rule:
@@ -81,41 +79,48 @@ class Globs:
         return False
 
 
+class Parts(NamedTuple):
+    """A pattern taken apart: its components as written, ANY_DEPTH for `**`."""
+
+    parts: tuple[str | None, ...]
+    include: bool
+    only_folders: bool
+
+
 def compile_line(line: str) -> Rule | None:
     """One line of a gitignore file; None for a comment or an empty line."""
-    text = line
-    if text.startswith("#"):
+    found = segments_of(line)
+    if not found.parts:
         return None
-    text = _strip_trailing(text)
-    include = True
-    if text.startswith("!"):
-        include, text = False, text[1:]
-    if not text or text == "/":
-        return None
+    segments = [ANY_DEPTH if part is ANY_DEPTH else compile_segment(part) for part in found.parts]
+    return Rule(line, found.include, segments, found.only_folders)
+
+
+def segments_of(line: str) -> Parts:
+    """One line of a gitignore file, taken apart; a comment or an empty line has no parts."""
+    text = "" if line.startswith("#") else _strip_trailing(line)
+    include = not text.startswith("!")
+    text = text if include else text[1:]
+    if not text.strip("/"):
+        return Parts((), include, only_folders=False)
     only_folders = text.endswith("/")
     body = text.rstrip("/") if only_folders else text
     anchored = "/" in body
     parts = [part for part in body.split("/") if part]
     if set(parts) == {"**"}:
-        parts = ["*"]
-        anchored = False
+        parts, anchored = ["*"], False
     elif parts[-1] == "**":
         # `a/**` is everything inside `a`: what a match of the folder covers.
         only_folders = True
     while parts[-1] == "**":
         del parts[-1]
-    segments: list[Callable[[str], bool] | None] = [] if anchored else [ANY_DEPTH]
+    found: list[str | None] = [] if anchored else [ANY_DEPTH]
     for part in parts:
         if part != "**":
-            segments.append(compile_segment(part))
-        elif not segments or segments[-1] is not ANY_DEPTH:
-            segments.append(ANY_DEPTH)
-    return Rule(line, include, segments, only_folders)
-
-
-def _anything(name: str) -> bool:
-    del name
-    return True
+            found.append(part)
+        elif not found or found[-1] is not ANY_DEPTH:
+            found.append(ANY_DEPTH)
+    return Parts(tuple(found), include, only_folders)
 
 
 def _strip_trailing(text: str) -> str:
@@ -128,10 +133,6 @@ def _strip_trailing(text: str) -> str:
     ):
         stripped += " "
     return stripped
-
-
-#: One element of a segment: a text, or a class of characters; `*` is None.
-Element = "str | tuple[bool, frozenset[str], tuple[tuple[str, str], ...]] | None"
 
 
 class OneOf:
@@ -230,6 +231,11 @@ def compile_segment(segment: str) -> Callable[[str], bool]:
             return lambda name: len(name) >= shortest and name.startswith(start) and name.endswith(end)
     pieces = tuple(parts)
     return lambda name: _matches(pieces, name)
+
+
+def _anything(name: str) -> bool:
+    del name
+    return True
 
 
 def _matches(pieces: tuple[str | OneOf | None, ...], name: str) -> bool:

@@ -1,0 +1,197 @@
+"""A plan as people write it: `plans/<id>-<slug>.json`. The engine writes the file only on `plan new`; its state is in the ledger."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+
+from aipass.config import Duration, Model, Name, Pattern, Word
+from aipass.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+#: Larger plan files are something else.
+MAX_PLAN_BYTES = 5_000_000
+ID = re.compile(r"[0-9]{1,9}")
+
+PhaseState = Literal["waiting", "ready", "running", "delivered", "done", "failed", "stopped"]
+PlanState = Literal["draft", "running", "paused", "done", "failed", "stopped"]
+
+
+def _plan_id(value: str) -> str:
+    if not ID.fullmatch(value):
+        raise ValueError('an id is a number in quotes, such as "0007"')
+    return value
+
+
+class Deliverable(Model):
+    """What a phase delivers: a path or a pattern, and how many files it takes at least."""
+
+    path: Pattern = Field(description="A path, or a pattern")
+    least: Annotated[int, Field(ge=1)] = Field(1, description="So many files at least")
+
+
+def _deliverable(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Phase(Model):
+    """One agent, a task, what it owns meanwhile, what it delivers."""
+
+    id: Name = Field(description="Its own name within the plan")
+    agent: str = Field(description="Who does it")
+    task: Annotated[str, Field(min_length=1)] = Field(description="The prompt")
+    owns: tuple[Pattern, ...] = Field((), description="What only it may write while it runs", strict=False)
+    delivers: tuple[Annotated[Deliverable, BeforeValidator(_deliverable)], ...] = Field(
+        (), description="Paths that must be written; none: done when the run succeeds", strict=False
+    )
+    checks: tuple[Word, ...] = Field((), description="Commands that must succeed then", strict=False)
+    after: tuple[str, ...] = Field((), description="Phases that must be done before", strict=False)
+    handoff: Literal["write", "exit"] | None = Field(
+        None, description="Hand over when all is written, or at the run's end; the default is the driver's"
+    )
+    settle: Duration = Field(0.5, description="So long after the last write all is taken for written")
+    pr: bool = Field(False, description="Open a pull request of what it owns at its end")
+
+
+class Plan(Model):
+    """Phases in an order, each with the part of the tree that is its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: Annotated[str, AfterValidator(_plan_id)] = Field(description="A number, such as 0007")
+    title: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="In a few words")
+    template: str | None = Field(None, description="What it was made from")
+    status: PlanState = Field(
+        "draft", description="Kept in the ledger; what the file says is only its beginning"
+    )
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)] = Field(
+        description="In any order"
+    )
+
+    def phase(self, name: str) -> Phase:
+        """One phase; raises KeyError."""
+        return next(phase for phase in self.phases if phase.id == name)
+
+
+def load(path: Path) -> Plan:
+    """The plan in a file; raises ConfigError with one line for each thing that is wrong."""
+    name = f"plans/{path.name}"
+    try:
+        if path.stat().st_size > MAX_PLAN_BYTES:
+            raise ConfigError(f"{name}: larger than {MAX_PLAN_BYTES // 1_000_000} MB; is this a plan?")
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(
+            f"{name}: cannot be read ({exc.strerror}); `aipass plan status` lists the plans"
+        ) from exc
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(
+            f"{name}:{line}: not UTF-8 (byte 0x{data[exc.start]:02x}); save the file as UTF-8"
+        ) from exc
+    return parse(text, name)
+
+
+def parse(text: str, name: str = "plan") -> Plan:
+    """The plan in a text; `name` is how errors call it."""
+    try:
+        raw = json.loads(text, object_pairs_hook=_no_twice)
+    except json.JSONDecodeError as exc:
+        raise ConfigError(f"{name}:{exc.lineno}: not valid JSON: {exc.msg.lower()}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{name}:1: not valid JSON: {exc or 'nested too deeply'}") from exc
+    try:
+        return Plan.model_validate(raw)
+    except ValidationError as exc:
+        lines = _lines(text)
+        raise ConfigError(
+            "\n".join(dict.fromkeys(_explain(error, lines, name) for error in exc.errors()))
+        ) from exc
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'the key "{twice}" stands twice in one object')
+    return found
+
+
+def _explain(error: ErrorDetails, lines: dict[tuple[str | int, ...], int], name: str) -> str:
+    loc = tuple(part for part in error["loc"] if not str(part).startswith("function-"))
+    place = loc
+    while place not in lines and place:
+        place = place[:-1]
+    field = ".".join(map(str, loc))
+    where = f"{name}:{lines.get(place, 1)}: " + (f"{field}: " if field else "")
+    if error["type"] == "extra_forbidden":
+        model = Plan if len(loc) == 1 else Deliverable if "delivers" in loc else Phase
+        known = sorted(model.model_fields)
+        near = difflib.get_close_matches(str(loc[-1]), known, 1, 0.6)
+        return f"{where}unknown key{f'; did you mean `{near[0]}`?' if near else ''} Known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{where}missing; it is required"
+    text = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("valid tuple", "list")
+        .replace("valid dictionary", "object")
+    )
+    shown = (
+        ""
+        if isinstance(error["input"], dict) or error["type"] == "value_error"
+        else f", found {error['input']!r:.60}"
+    )
+    return f"{where}{text[0].lower()}{text[1:]}{shown}"
+
+
+_TOKEN = re.compile(r'\s*(?:([{}\[\],:])|"((?:[^"\\]|\\.)*)"|([^\s{}\[\],:"]+))')
+
+
+def _lines(text: str) -> dict[tuple[str | int, ...], int]:
+    """The line of every value of a valid JSON text, by its keys and indices."""
+    found: dict[tuple[str | int, ...], int] = {}
+    at = 0
+    path: list[str | int] = []
+    kinds: list[str] = []
+    is_key = False
+
+    def here() -> None:
+        found.setdefault(tuple(path), text.count("\n", 0, at) + 1)
+
+    while match := _TOKEN.match(text, at):
+        at = match.start(1) if match[1] else match.start(2) - 1 if match[2] is not None else match.start(3)
+        sign, word = match[1], match[2]
+        if sign == "{" or sign == "[":
+            here()
+            kinds.append(sign)
+            path.append("" if sign == "{" else 0)
+            is_key = sign == "{"
+        elif sign == "}" or sign == "]":
+            kinds.pop()
+            path.pop()
+            is_key = False
+        elif sign == ",":
+            if kinds[-1] == "[":
+                path[-1] = int(path[-1]) + 1
+            is_key = kinds[-1] == "{"
+        elif sign == ":":
+            is_key = False
+        elif is_key and word is not None:
+            path[-1] = json.loads(f'"{word}"')
+            here()
+        else:
+            here()
+        at = match.end()
+    return found

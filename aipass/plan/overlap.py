@@ -1,0 +1,333 @@
+"""Whether two lists of patterns share a path, decided exactly, with a path that both name. Pure.
+
+Two single patterns are compared component by component (`pair`): quick, and nearly always all that is asked for. Where a
+`!` takes something back, the lists are compared as regular languages: both are run side by side as deterministic automata,
+made as far as they are needed, over the characters that tell anything apart in either. A path that both accept is found by
+breadth first, so it is one of the shortest; where there is none, there is no common path at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from aipass.supervisor.fence.glob import (
+    ANY_CHARACTER,
+    ANY_DEPTH,
+    Globs,
+    OneOf,
+    compile_segment,
+    elements,
+    segments_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+#: Characters for a place where any will do, nicest first.
+_NICE = "xyzabcdefghijklmnopqrstuvwuvw0123456789_-+=@%,~^XYZABCDEFGHIJKLMNOPQRSTUVW"
+#: A component's beginning: nothing, `.`, `..`, or anything else. `.` and `..` are no names.
+_EMPTY, _DOT, _DOTS, _NAME = range(4)
+
+#: Where a pattern stands: (segment, element), (segment, -1) inside a skipped component of a `**`, or _INSIDE.
+Spot = tuple[int, int]
+_INSIDE: Spot = (-1, -1)
+
+
+class _Pattern:
+    """One pattern as an automaton over characters."""
+
+    def __init__(self, line: str) -> None:
+        rule = segments_of(line)
+        self.include, self.only_folders = rule.include, rule.only_folders
+        self.segments = [None if part is ANY_DEPTH else _single(elements(part)) for part in rule.parts]
+
+    def start(self, segment: int = 0) -> frozenset[Spot]:
+        if segment == len(self.segments):
+            return frozenset()
+        if self.segments[segment] is None:
+            return self.start(segment + 1) | {(segment, -1)}
+        return self._closed(segment, 0)
+
+    def _closed(self, segment: int, at: int) -> frozenset[Spot]:
+        """A spot, and where a `*` that matches nothing leads from it."""
+        parts = self.segments[segment]
+        assert parts is not None
+        found = {(segment, at)}
+        while at < len(parts) and parts[at] is None:
+            at += 1
+            found.add((segment, at))
+        return frozenset(found)
+
+    def step(self, spots: frozenset[Spot], character: str) -> frozenset[Spot]:
+        found: set[Spot] = set()
+        for spot in spots:
+            if spot == _INSIDE:
+                found.add(spot)
+                continue
+            segment, at = spot
+            parts = self.segments[segment]
+            if parts is None:
+                found |= self.start(segment) if character == "/" else {spot}
+            elif character == "/":
+                if at == len(parts):
+                    found |= {_INSIDE} if segment + 1 == len(self.segments) else self.start(segment + 1)
+            elif at < len(parts):
+                wanted = parts[at]
+                if wanted is None:
+                    found |= self._closed(segment, at)
+                elif wanted == character or (isinstance(wanted, OneOf) and wanted(character)):
+                    found |= self._closed(segment, at + 1)
+        return frozenset(found)
+
+    def accepts(self, spots: frozenset[Spot]) -> bool:
+        """Whether a file's path that ends here is matched: itself, or by a folder around it."""
+        if _INSIDE in spots:
+            return True
+        last = len(self.segments) - 1
+        parts = self.segments[last]
+        assert parts is not None
+        return not self.only_folders and (last, len(parts)) in spots
+
+
+def _single(parts: Sequence[str | OneOf | None]) -> list[str | OneOf | None]:
+    """Texts as their characters."""
+    found: list[str | OneOf | None] = []
+    for part in parts:
+        found += list(part) if isinstance(part, str) else [part]
+    return found
+
+
+State = tuple[frozenset[Spot], ...]
+
+
+class Language:
+    """The file paths that a list of patterns describes."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        self._patterns = [_Pattern(line) for line in reversed(self.lines) if Globs((line,))]
+
+    def start(self) -> State:
+        """The state before the first character."""
+        return tuple(pattern.start() for pattern in self._patterns)
+
+    def step(self, state: State, character: str) -> State:
+        """The state behind one more character."""
+        return tuple(
+            pattern.step(spots, character) for pattern, spots in zip(self._patterns, state, strict=True)
+        )
+
+    def accepts(self, state: State) -> bool:
+        """Whether a path that ends here is in the set: the last pattern that matches decides."""
+        for pattern, spots in zip(self._patterns, state, strict=True):
+            if pattern.accepts(spots):
+                return pattern.include
+        return False
+
+    def may_accept(self, state: State) -> bool:
+        """Whether any continuation can be in the set. Never wrongly false."""
+        return any(pattern.include and spots for pattern, spots in zip(self._patterns, state, strict=True))
+
+    def characters(self) -> tuple[set[str], list[OneOf]]:
+        """The characters, and the classes of characters, that these patterns tell apart."""
+        singles: set[str] = set()
+        classes: list[OneOf] = []
+        for pattern in self._patterns:
+            for parts in pattern.segments:
+                for part in parts or ():
+                    if isinstance(part, str):
+                        singles.add(part)
+                    elif part is not None and part is not ANY_CHARACTER:
+                        classes.append(part)
+        return singles, classes
+
+
+def pair(one: str, other: str) -> str | None:
+    """A file path that two single patterns both name, whatever others say of it; None where there is none."""
+    first, second = segments_of(one), segments_of(other)
+    if not (first.parts and second.parts and first.include and second.include):
+        return None
+    # What lies inside a folder has one more component, of any name.
+    mine = (*first.parts, "*") if first.only_folders else first.parts
+    theirs = (*second.parts, "*") if second.only_folders else second.parts
+    start = (0, 0)
+    came: dict[tuple[int, int], tuple[tuple[int, int], str] | None] = {start: None}
+    waiting = deque([start])
+    while waiting:
+        here = waiting.popleft()
+        if here == (len(mine), len(theirs)):
+            return "/".join(_names(came, here))
+        for there, name in _next(mine, theirs, here):
+            if there not in came:
+                came[there] = here, name
+                # What takes no component comes first, so that the path is a shortest one.
+                waiting.append(there) if name else waiting.appendleft(there)
+    return None
+
+
+def _next(
+    mine: Sequence[str | None], theirs: Sequence[str | None], here: tuple[int, int]
+) -> Iterator[tuple[tuple[int, int], str]]:
+    i, j = here
+    skips_i, skips_j = i < len(mine) and mine[i] is None, j < len(theirs) and theirs[j] is None
+    if skips_i:
+        yield (i + 1, j), ""
+    if skips_j:
+        yield (i, j + 1), ""
+    # Behind its end a pattern takes any component: what lies inside what it matches. A `**` takes any, and stays.
+    one = "*" if skips_i or i == len(mine) else mine[i]
+    other = "*" if skips_j or j == len(theirs) else theirs[j]
+    assert one is not None
+    assert other is not None
+    if (i, j) != (len(mine), len(theirs)) and (name := component(one, other)) is not None:
+        yield (i if skips_i or i == len(mine) else i + 1, j if skips_j or j == len(theirs) else j + 1), name
+
+
+def _names(
+    came: dict[tuple[int, int], tuple[tuple[int, int], str] | None], here: tuple[int, int]
+) -> list[str]:
+    names = []
+    while (step := came[here]) is not None:
+        here, name = step
+        if name:
+            names.append(name)
+    return names[::-1]
+
+
+@lru_cache(maxsize=100_000)
+def component(one: str, other: str) -> str | None:
+    """A name that two globs both match; None where there is none."""
+    first, second = elements(one), elements(other)
+    if not _ends_agree(first, second):
+        return None
+    tests = compile_segment(one), compile_segment(other)
+    for guess in _guesses(first, second):
+        if guess not in ("", ".", "..") and all(test(guess) for test in tests):
+            return guess
+    a, b = Language((f"/{one}",)), Language((f"/{other}",))
+    return _search(
+        a,
+        b,
+        lambda x, y: a.accepts(x) and b.accepts(y),
+        lambda x, y: a.may_accept(x) and b.may_accept(y),
+        slashes=False,
+    )
+
+
+def _ends_agree(first: Sequence[str | OneOf | None], second: Sequence[str | OneOf | None]) -> bool:
+    """Whether what they begin and end with by name can be the same."""
+    for place, agree in ((0, str.startswith), (-1, str.endswith)):
+        a, b = (parts[place] if parts else "" for parts in (first, second))
+        if isinstance(a, str) and isinstance(b, str) and not (agree(a, b) or agree(b, a)):
+            return False
+    return True
+
+
+def _guesses(first: Sequence[str | OneOf | None], second: Sequence[str | OneOf | None]) -> Iterator[str]:
+    """Names that are often right: one's texts with something simple for its wildcards, and both ends joined."""
+    for parts in (first, second):
+        yield "".join(part if isinstance(part, str) else "x" for part in parts)
+        yield "".join(part if isinstance(part, str) else "" if part is None else "x" for part in parts)
+    heads = [parts[0] for parts in (first, second) if parts and isinstance(parts[0], str)]
+    tails = [parts[-1] for parts in (first, second) if parts and isinstance(parts[-1], str)]
+    yield max(heads, key=len, default="") + "x" + max(tails, key=len, default="")
+    yield max(heads, key=len, default="") + max(tails, key=len, default="")
+
+
+def common_path(one: Iterable[str], other: Iterable[str]) -> str | None:
+    """A file path, existing or not, that both lists of patterns name; None where there is none."""
+    one, other = tuple(one), tuple(other)
+    found = next((path for a in one for b in other if (path := pair(a, b)) is not None), None)
+    if found is None or not any(line.startswith("!") for line in (*one, *other)):
+        return found
+    if Globs(one).match(found) and Globs(other).match(found):
+        return found
+    first, second = Language(one), Language(other)
+    return _search(
+        first,
+        second,
+        lambda a, b: first.accepts(a) and second.accepts(b),
+        lambda a, b: first.may_accept(a) and second.may_accept(b),
+    )
+
+
+def path_outside(one: Iterable[str], other: Iterable[str]) -> str | None:
+    """A file path that the first list names and the second does not; None where the second holds all of the first."""
+    first, second = Language(one), Language(other)
+    return _search(
+        first,
+        second,
+        lambda a, b: first.accepts(a) and not second.accepts(b),
+        lambda a, _: first.may_accept(a),
+    )
+
+
+def _search(
+    first: Language,
+    second: Language,
+    found: Callable[[State, State], bool],
+    worth: Callable[[State, State], bool],
+    slashes: bool = True,
+) -> str | None:
+    """A shortest path for which `found`; without `slashes`, of one component."""
+    alphabet = [c for c in _alphabet(first, second) if slashes or c != "/"]
+    start = (first.start(), second.start(), _EMPTY)
+    came: dict[tuple[State, State, int], tuple[tuple[State, State, int], str] | None] = {start: None}
+    waiting = deque([start])
+    while waiting:
+        here = waiting.popleft()
+        a, b, begun = here
+        if begun == _NAME and found(a, b):
+            return _spell(came, here)
+        for character in alphabet:
+            next_begun = _begun(begun, character)
+            if next_begun is None:
+                continue
+            there = (first.step(a, character), second.step(b, character), next_begun)
+            if there not in came and worth(there[0], there[1]):
+                came[there] = here, character
+                waiting.append(there)
+    return None
+
+
+def _begun(begun: int, character: str) -> int | None:
+    """What a component is after one more character; None where no path has it."""
+    if character == "/":
+        return _EMPTY if begun == _NAME else None
+    if character == "." and begun in (_EMPTY, _DOT):
+        return begun + 1
+    return _NAME
+
+
+def _spell(
+    came: dict[tuple[State, State, int], tuple[tuple[State, State, int], str] | None],
+    here: tuple[State, State, int],
+) -> str:
+    text = ""
+    while (step := came[here]) is not None:
+        here, character = step
+        text = character + text
+    return text
+
+
+def _alphabet(first: Language, second: Language) -> list[str]:
+    """One character for each way in which characters differ here, and `/`."""
+    (singles, classes), (more_singles, more_classes) = first.characters(), second.characters()
+    singles, classes = singles | more_singles, classes + more_classes
+    candidates = set(_NICE) | singles
+    for one in classes:
+        candidates |= one.characters
+        for low, high in one.ranges:
+            candidates |= {low, high, chr(ord(low) + 1), chr(max(0, ord(low) - 1)), chr(ord(high) + 1)}
+    candidates -= {"/", "\0", "\n"}
+    order = {character: place for place, character in enumerate(_NICE)}
+    kinds: dict[tuple[object, ...], str] = {}
+    for character in sorted(candidates, key=lambda c: (order.get(c, len(order)), c)):
+        kind = (
+            character if character in singles or character == "." else None,
+            *(one(character) for one in classes),
+        )
+        kinds.setdefault(kind, character)
+    return ["/", *kinds.values()]

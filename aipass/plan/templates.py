@@ -1,0 +1,126 @@
+"""What `plan new` begins with: phases of the usual kinds of work, and a user's own in `plans/templates/`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from aipass.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+#: Phases as (id, role, task, owns, delivers, after). Roles are given to the configured agents in their order.
+_Phase = tuple[str, str, str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+BUILT_IN: dict[str, tuple[_Phase, ...]] = {
+    "feature": (
+        (
+            "design",
+            "lead",
+            "Write down how {title} shall work, in docs/design.md.",
+            ("docs/design.md",),
+            ("docs/design.md",),
+            (),
+        ),
+        ("build", "builder", "Build {title} as docs/design.md says.", ("/src/",), ("/src/**",), ("design",)),
+        ("test", "tester", "Write tests for {title}.", ("/tests/",), ("/tests/**",), ("design",)),
+        (
+            "review",
+            "lead",
+            "Review what was built for {title}; say what is wrong.",
+            (),
+            (),
+            ("build", "test"),
+        ),
+    ),
+    "bugfix": (
+        (
+            "reproduce",
+            "tester",
+            "Write a test that fails because of: {title}.",
+            ("/tests/",),
+            ("/tests/**",),
+            (),
+        ),
+        (
+            "fix",
+            "builder",
+            "Mend: {title}. The new test must pass.",
+            ("/src/",),
+            ("/src/**",),
+            ("reproduce",),
+        ),
+    ),
+    "refactor": (
+        ("cover", "tester", "Make sure that tests cover what will change in: {title}.", ("/tests/",), (), ()),
+        ("change", "builder", "{title}. Behaviour stays as it is.", ("/src/",), ("/src/**",), ("cover",)),
+    ),
+    "review": (
+        ("read", "lead", "Review: {title}. Say what is wrong, and where.", (), (), ()),
+        ("mend", "builder", "Mend what the review of {title} found.", ("/src/",), (), ("read",)),
+    ),
+    "migrate": (
+        (
+            "map",
+            "lead",
+            "List in docs/migration.md all that {title} touches.",
+            ("docs/migration.md",),
+            ("docs/migration.md",),
+            (),
+        ),
+        ("move", "builder", "{title}, as docs/migration.md says.", ("/src/",), ("/src/**",), ("map",)),
+        ("verify", "tester", "Check that {title} is complete.", ("/tests/",), (), ("move",)),
+    ),
+    "docs": (
+        ("write", "builder", "Write docs: {title}.", ("/docs/",), ("/docs/**",), ()),
+        ("proof", "lead", "Read the docs of {title} as a newcomer; say what is unclear.", (), (), ("write",)),
+    ),
+}
+ROLES = ("builder", "tester", "lead")
+
+
+def names(folder: Path) -> list[str]:
+    """Every template there is: built in, and `<name>.json` in the user's folder."""
+    own = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+    return [*BUILT_IN, *(name for name in own if name not in BUILT_IN)]
+
+
+def make(name: str, title: str, agents: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """The phases of a new plan. Raises ConfigError where there is no such template, or it cannot be used."""
+    path = folder / f"{name}.json"
+    if path.is_file():
+        return _own(path, title)
+    if name not in BUILT_IN:
+        raise ConfigError(f"there is no template `{name}`; there are: {', '.join(names(folder))}")
+    if not agents:
+        raise ConfigError("there are no agents to give the phases to; add some to aipass.toml first")
+    given = {role: agents[min(place, len(agents) - 1)] for place, role in enumerate(ROLES)}
+    return [
+        _phase(id_, given[role], task.format(title=title), owns, delivers, after)
+        for id_, role, task, owns, delivers, after in BUILT_IN[name]
+    ]
+
+
+def _phase(
+    id_: str, agent: str, task: str, owns: Sequence[str], delivers: Sequence[str], after: Sequence[str]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": id_, "agent": agent}
+    if after:
+        found["after"] = list(after)
+    found["task"] = task
+    found["owns"] = list(owns)
+    if delivers:
+        found["delivers"] = list(delivers)
+    return found
+
+
+def _own(path: Path, title: str) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        phases: list[Mapping[str, Any]] = found["phases"] if isinstance(found, dict) else found
+        return [{**phase, "task": str(phase.get("task", "")).replace("{title}", title)} for phase in phases]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ConfigError(
+            f"plans/templates/{path.name}: cannot be used ({exc!r}); it is a plan, or a list of phases, as JSON"
+        ) from exc
