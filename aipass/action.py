@@ -53,6 +53,9 @@ class Dispatch(Action):
     identity: str | None = None
     #: The spool request that waits for the dispatch's id.
     request: str | None = None
+    #: The phase whose work this is.
+    plan: str | None = None
+    phase: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,14 @@ class Refuse(Action):
     request: str
     reason: str
     exit_code: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Action):
+    """Answer a spool request: the asking command ends with 0 and says `text`."""
+
+    request: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,37 @@ class Reload(Action):
     """Read aipass.toml again. `trusted`: a person said so, and everything in it is taken over."""
 
     trusted: bool = False
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Advance(Action):
+    """Take a phase of a plan, or with `phase` None the plan itself, to another state.
+
+    With `path`, and no state: note that the phase's run has written this path of what it delivers.
+    """
+
+    plan: str
+    phase: str | None
+    state: str
+    reason: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Action):
+    """Run the checks of a phase; what came of it is told as `check.finished`."""
+
+    plan: str
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steer(Action):
+    """Start, pause, resume or stop a plan. `verb` is one of those; starting reads the plan's file."""
+
+    verb: str
+    plan: str
     request: str | None = None
 
 

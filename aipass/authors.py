@@ -79,14 +79,20 @@ class Authors:
             self._look(path)
         return last.run if last.closed is None or changed <= last.closed else None
 
+    def held(self) -> list[tuple[str, int]]:
+        """Paths that live runs have written, with the run."""
+        return [(path, last.run) for path, last in self._last.items() if last.run in self._read]
+
     def has_open(self) -> bool:
         """Whether there is anything to sweep."""
         return bool(self._open)
 
-    def sweep(self) -> None:
-        """Find out which files are not written any more."""
-        for path in list(self._open):
+    def sweep(self) -> list[tuple[int, str]]:
+        """Find out which files are not written any more; those, each with the run that wrote it."""
+        before = list(self._open)
+        for path in before:
             self._look(path)
+        return [(self._last[path].run, path) for path in before if path not in self._open]
 
     def _look(self, path: str) -> None:
         now = time.time()

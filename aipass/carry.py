@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aipass.dispatch.rate import Hourly
     from aipass.event import Event
     from aipass.ledger import Ledger, Row
+    from aipass.plans import Plans
     from aipass.sources.clock import Timers
     from aipass.step import Effect, Step
     from aipass.world import World
@@ -52,16 +53,19 @@ class Carrier:
         reload: Callable[[int, act.Reload], None],
         look_again: Callable[[Step], None],
         clock: Clock,
+        plans: Plans,
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
-        self._look_again, self._clock = look_again, clock
+        self._look_again, self._clock, self._plans = look_again, clock, plans
 
     def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
         """Record an action with its event; what is to be done in the world waits for the commit."""
         outcome, failed, later = self._carry(step, handler, event, action)
         state = "pending" if later else "failed" if failed else "done"
         number = self._ledger.add_action(event.id, handler, action, state, outcome)
+        if isinstance(action, act.Check):
+            self._plans.start_check(step, action, number)
         if later is not None:
             # A run that starts now reads a handed-over file by its path; a prompt stands in the ledger already.
             by_path = isinstance(action, act.Dispatch) and "text" not in event.detail
@@ -75,6 +79,8 @@ class Carrier:
                 return partial(self._deliver, payload["dispatch"], number)
             case "Reject":
                 return partial(self._reject, act.Reject(**payload), number)
+            case "Steer":
+                return partial(self._plans.read, number, act.Steer(**payload))
             case "Reload":
                 return partial(self._reload, number, act.Reload(**payload))
             case "Dispatch":
@@ -134,6 +140,9 @@ class Carrier:
             case act.Refuse():
                 self.answer(action.request, action.exit_code, action.reason)
                 return f"refused: {action.reason}", False, None
+            case act.Reply():
+                self.answer(action.request, 0, action.text)
+                return action.text, False, None
             case act.Cancel():
                 return (*self._cancel(step, event, action), None)
             case act.Retry():
@@ -146,9 +155,15 @@ class Carrier:
                 return (*self._resume(step, action), None)
             case act.Wake():
                 return self._wake(step, event, action), False, None
+            case act.Check():
+                return f"the checks of {action.phase} run", False, None
             case act.Notify():
                 step.notify(self._ledger, action.text, event.id)
                 return "a person is told", False, None
+            case act.Advance():
+                return (*self._plans.advance(step, event, action), None)
+            case act.Steer():
+                return self._plans.steer(step, event, action)
             case act.Reload():
                 return "to be read", False, lambda number: self._reload(number, action)
         return f"{type(action).__name__} is no action that the engine knows", True, None
@@ -164,6 +179,8 @@ class Carrier:
                 self.carry(step, handler, event, reject)
             return done.text, True, None
         self._fired.add(handler, step.now.mono)
+        if action.plan is not None:
+            self._plans.dispatched(action, done.dispatch)
         if action.file is None:
             return done.text, False, None
         return done.text, False, partial(self._take, event.id, done.dispatch, action, done.text)

@@ -32,12 +32,13 @@ from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
 from aipass.event import Fact
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
+from aipass.plans import Plans
 from aipass.sources import intake
 from aipass.sources.clock import Timers
 from aipass.sources.known import Known
 from aipass.sources.observation import ScanEnd
 from aipass.sources.runs import Report
-from aipass.step import Done, Reloaded, Step
+from aipass.step import Done, PlanRead, Reloaded, Step
 from aipass.view import LedgerView
 
 if TYPE_CHECKING:
@@ -103,7 +104,17 @@ class Engine:
         self._router = plugins.router(config)
         self._known = Known(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
-        self._view = LedgerView(ledger, self._dispatcher, self._fired)
+        self._authors = Authors(world.layout)
+        self._plans = Plans(
+            ledger,
+            self._dispatcher,
+            world,
+            drivers,
+            self._authors,
+            self._own.append,
+            lambda *reply: self._carrier.answer(*reply),
+        )
+        self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)
         self._alarms = Alarms(ledger, self._timers)
         self._carrier = Carrier(
             ledger,
@@ -115,8 +126,8 @@ class Engine:
             self._read_config,
             self._look_again,
             clock,
+            self._plans,
         )
-        self._authors = Authors(world.layout)
         self._runs = LiveRuns(
             ledger,
             self._dispatcher,
@@ -127,6 +138,7 @@ class Engine:
             self._carrier,
             self._own.append,
             self._authors,
+            self._plans,
         )
 
     # -- from outside ----------------------------------------------------------------------------------------------
@@ -287,12 +299,16 @@ class Engine:
                 self._on_item(step, item)
                 self._settle(step)
             for start in self._dispatcher.choose(step.now):
+                if self.ledger.one("phase_of_dispatch", {"dispatch": start.dispatch}) is not None:
+                    step.changes_territory = True
                 step.starts.append(partial(self._runs.begin, start.run))
 
     def _on_due(self, step: Step, key: str) -> None:
         if key == SWEEP:
             self._authors.refresh()
-            self._authors.sweep()
+            for run, path in self._authors.sweep():
+                if self._plans.wants(run, path):
+                    step.facts.append(Fact("phase.written", "runs", path=path, by=run))
             if self._authors.has_open():
                 self._timers.set(SWEEP, step.now.mono + SWEEP_S)
         elif key == PRUNE:
@@ -308,6 +324,8 @@ class Engine:
             self._runs.take(step, item.message)
         elif isinstance(item, Done):
             self._carrier.settle(step, item)
+        elif isinstance(item, PlanRead):
+            self._plans.begin(step, item, self._carrier.settle)
         elif isinstance(item, Reloaded):
             self._on_reloaded(step, item)
         else:
@@ -410,6 +428,8 @@ class Engine:
 
     def _act(self, step: Step) -> None:
         """Do what was recorded, then let observers know."""
+        if step.changes_territory:
+            step.before.append(partial(self._tell_territory, self.config))
         for effect in (*step.before, *step.starts, *step.effects):
             try:
                 effect()
@@ -513,7 +533,8 @@ class Engine:
     def _tell_territory(self, config: Config) -> None:
         """Let the supervisors know who owns what from now on."""
         nested = [os.fsdecode(row["dir"]) for row in self.ledger.all("nested_roots")]
-        self._world.set_territory(ground.table(config, (), nested))
+        phases, handed = self._plans.territory()
+        self._world.set_territory(ground.table(config, phases, nested), handed)
 
     def _look_again(self, step: Step) -> None:
         """Have the inbox seen anew: what was rejected, or met a handler that was disabled, may be welcome now."""

@@ -165,11 +165,34 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
     }
 
 
-def environment(layout: Layout, job: Job) -> dict[str, str]:
-    """What makes programs keep their temporary files, caches and bytecode in the run's own folders."""
-    caches = cache(layout, job.agent)
+def of_check(layout: Layout, config: Config, name: str, number: int, layers: Active) -> dict[str, Any]:
+    """The ground of a phase's checks: what is nobody's, what git ignores, and nothing else of the tree."""
     return {
-        "TMPDIR": temporary(layout, job.run),
+        "fence": layers.fence,
+        "wall": layers.wall,
+        "own": [str(cache(layout, name))],
+        "tmp": temporary(layout, number) + "-check",
+        "outside": [*map(expand, config.sandbox.write)],
+        "sockets": [expand(entry) for entry in config.sandbox.sockets],
+        "tree": [],
+        "extra": ignored(layout.root),
+    }
+
+
+def ignored(root: Path) -> list[str]:
+    """The patterns of the root's .gitignore: build output and the like."""
+    try:
+        lines = (root / ".gitignore").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def environment(layout: Layout, agent: str, tmp: str, folder: Path) -> dict[str, str]:
+    """What makes programs keep their temporary files, caches and bytecode in the run's own folders."""
+    caches = cache(layout, agent)
+    return {
+        "TMPDIR": tmp,
         "XDG_CACHE_HOME": str(caches),
         "PIP_CACHE_DIR": str(caches / "pip"),
         "UV_CACHE_DIR": str(caches / "uv"),
@@ -177,7 +200,7 @@ def environment(layout: Layout, job: Job) -> dict[str, str]:
         "YARN_CACHE_FOLDER": str(caches / "yarn"),
         "PYTHONPYCACHEPREFIX": str(caches / "pycache"),
         "GOCACHE": str(caches / "go-build"),
-        "AIPASS_DENIED": str(layout.run(job.run) / DENIED),
+        "AIPASS_DENIED": str(folder / DENIED),
     }
 
 

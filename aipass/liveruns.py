@@ -10,6 +10,7 @@ import structlog
 
 from aipass.errors import AipassError
 from aipass.event import Fact, printable
+from aipass.plans import CHECKS
 from aipass.sources.runs import Report
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.dispatch.driver import Driver
     from aipass.ledger import Ledger, Row
+    from aipass.plans import Plans
     from aipass.sources.clock import Timers
     from aipass.step import Step
     from aipass.world import World
@@ -49,10 +51,11 @@ class LiveRuns:
         carrier: Carrier,
         back: Callable[[Report], None],
         authors: Authors,
+        plans: Plans,
     ) -> None:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
         self._clock, self._drivers, self._carrier, self._back = clock, drivers, carrier, back
-        self._authors = authors
+        self._authors, self._plans = authors, plans
         self._refused: dict[int, int] = {}
 
     # -- in the world, after the commit ----------------------------------------------------------------------------
@@ -107,6 +110,10 @@ class LiveRuns:
             step.effects.append(self.adopt_all)
             return
         if told == "territory":
+            return
+        if message.get("run", 0) >= CHECKS:
+            if told == "ended":
+                self._plans.check_ended(step, message)
             return
         row = self._ledger.one("run", {"id": message.get("run", 0)})
         if row is None or row["state"] == "ended":
@@ -164,7 +171,14 @@ class LiveRuns:
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         usage = asdict(verdict.usage) if verdict.usage else None
         ended = self._dispatcher.end(
-            row, verdict.state, verdict.reason, step.now, usage=usage, session=verdict.session, **how
+            row,
+            verdict.state,
+            verdict.reason,
+            step.now,
+            again=not self._plans.is_done(row["dispatch"]),
+            usage=usage,
+            session=verdict.session,
+            **how,
         )
         detail: dict[str, Any] = {
             "outcome": ended.outcome,

@@ -30,9 +30,11 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
     "retry": {"id": (str, True)},
     "resume": {"name": (str, True)},
     "reload": {},
+    "plan": {"do": (str, True), "id": (str, True)},
+    "deliver": {},
 }
 #: Who asks follows from the folder; only a person, or the orchestrator, may ask for these.
-ORCHESTRATOR_VERBS = frozenset(("cancel", "retry", "resume"))
+ORCHESTRATOR_VERBS = frozenset(("cancel", "retry", "resume", "plan"))
 PERSON_VERBS = frozenset(("reload",))
 
 

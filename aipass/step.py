@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aipass.config import Config
     from aipass.event import Event, Fact
     from aipass.ledger import Ledger
+    from aipass.plan.model import Plan
     from aipass.router import Router
 
 #: Something done in the world; it may be done a second time after a crash.
@@ -43,6 +44,19 @@ class Reloaded:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PlanRead:
+    """A plan's file was read: what it says, or why it cannot start."""
+
+    action: int
+    request: str | None
+    id: str
+    file: str = ""
+    text: str = ""
+    plan: Plan | None = None
+    error: str | None = None
+
+
 @dataclass(slots=True)
 class Step:
     """What gathers while a step's transaction is open. Thrown away with it where that fails."""
@@ -58,6 +72,8 @@ class Step:
     notices: list[str] = field(default_factory=list)
     #: Whether the journals of who wrote what have been read in this step.
     journals_read: bool = False
+    #: Who owns what has changed; the supervisors hear of it before anything starts.
+    changes_territory: bool = False
 
     def notify(self, ledger: Ledger, text: str, event: int | None = None) -> None:
         """Record something that a person must see, and tell it after the commit."""

@@ -8,20 +8,24 @@ from aipass.patterns import Patterns
 from aipass.router import DispatchView
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aipass.clock import Instant
     from aipass.config import Agent, Config
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.dispatch.rate import Hourly
     from aipass.ledger import Ledger
+    from aipass.plan.progress import PlanView
 
 
 class LedgerView:
     """Implements `router.View` over the open transaction."""
 
-    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, fired: Hourly) -> None:
+    def __init__(
+        self, ledger: Ledger, dispatcher: Dispatcher, fired: Hourly, plans: Callable[[], Sequence[PlanView]]
+    ) -> None:
         self._ledger, self._dispatcher, self._fired = ledger, dispatcher, fired
+        self._plans = plans
         self._moment: Instant | None = None
         self._owns: tuple[Config, dict[str, Patterns]] | None = None
 
@@ -74,9 +78,9 @@ class LedgerView:
         """The dispatch that an id or a request's id means."""
         return resolve(self._ledger, id_or_request)
 
-    def plans(self) -> Sequence[Any]:
-        """The running plans: none, as there are no plans yet."""
-        return ()
+    def plans(self) -> Sequence[PlanView]:
+        """The plans that run or are paused."""
+        return self._plans()
 
     def owner(self, path: str) -> str | None:
         """The agent whose `owns` names the path; None where nobody's does, or several'."""

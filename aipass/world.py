@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from aipass.dispatch.driver import OUTCOME_STATES, Exit, Job, Outcome, Usage
 from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
+from aipass.plan.preamble import preamble
 from aipass.supervisor import wire
 from aipass.supervisor.fence.fenced import DENIED
 from aipass.supervisor.spawn import STOP_WAITS_S
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
     from aipass.dispatch.driver import Driver
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+    from aipass.plan.model import Phase
 
 logger = structlog.get_logger("aipass")
 
 RESULT = "result.json"
+CHECK_TIMEOUT_S = 3600.0
 REJECTED = ".rejected.json"
 
 
@@ -95,7 +99,9 @@ class World:
             layers = ground.active(config)
             stands = ground.of_run(self.layout, config, job, command, layers) if any(layers) else None
             if stands is not None:
-                own |= ground.environment(self.layout, job)
+                row = self._row("dispatch", job.dispatch)
+                stands |= {"plan": row["plan"], "phase": row["phase"]}
+                own |= ground.environment(self.layout, job.agent, stands["tmp"], folder)
             base = self._inherited(config.sandbox.env)
             env = environment.compose(base, self._environ, job.settings, command.env, own)
             message = {
@@ -134,6 +140,10 @@ class World:
         """What a driver is told about a run."""
         senders = self._ledger.all("senders", {"dispatch": run["dispatch"]})
         text = prompt.compose(prompt.part_of(row) for row in senders)
+        row = self._row("dispatch", run["dispatch"])
+        if row["plan"] is not None:
+            told = preamble(self._ledger, self.layout.root, row["plan"], row["phase"])
+            text = f"{text.rstrip()}\n\n---\n\n{told}"
         before = self._ledger.one("run_before", {"agent": run["agent"], "id": run["id"]})
         if before is not None:
             text = prompt.with_refusals(
@@ -152,10 +162,42 @@ class World:
             attempt,
         )
 
-    def set_territory(self, table: dict[str, Any]) -> None:
-        """Let the supervisors know who owns what from now on."""
+    def set_territory(self, table: dict[str, Any], handed: list[dict[str, Any]]) -> None:
+        """Let the supervisors know who owns what from now on, and what was handed over by runs that live on."""
         self._serial += 1
-        self._runner.set_territory({"serial": self._serial, "table": table})
+        self._runner.set_territory({"serial": self._serial, "table": table, "handed": handed})
+
+    def start_check(self, run: int, number: int, plan: str, phase: Phase, config: Config) -> None:
+        """Run the checks of a phase, in the fence; what they say stays in `.aipass/checks/<number>`."""
+        folder = self.layout.state / "checks" / str(number)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        script = "".join(
+            f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in phase.checks
+        )
+        layers = ground.active(config)
+        name = f"check.{plan}.{phase.id}"
+        stands = ground.of_check(self.layout, config, name, number, layers) if any(layers) else None
+        env = dict(self._inherited(config.sandbox.env))
+        env |= {"AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
+        if stands is not None:
+            env |= ground.environment(self.layout, name, stands["tmp"], folder)
+        self._runner.start_run(
+            {
+                "run": run,
+                "agent": name,
+                "folder": str(folder),
+                "root": str(self.layout.root),
+                "argv": ["sh", "-c", script],
+                "env": env,
+                "cwd": str(self.layout.root),
+                "stdin": False,
+                "timeout_s": CHECK_TIMEOUT_S,
+                "stall_s": 0,
+                "linger": False,
+                "waits": self.stop_waits_s,
+                "ground": stands,
+            }
+        )
 
     def stop(self, run: int, why: str, reason: str) -> None:
         """Have a run's whole tree stopped."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aipass import Cancel, Dispatch, Handler, Notify, Refuse, Reload, Resume, Retry, hookimpl
+from aipass.action import Advance, Reply, Steer
 from aipass.request import ORCHESTRATOR_VERBS, PERSON_VERBS
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ def on_request(event: Event, view: View) -> Iterable[Action]:
             return [_send(event, view, request, agent)]
         case "cancel" | "retry":
             return [_change(event, view, request, verb)]
+        case "plan":
+            if event.detail["do"] not in STEERING:
+                return [Refuse(request, f"`{event.detail['do']}` is none of {', '.join(STEERING)}", 2)]
+            return [Steer(event.detail["do"], event.detail["id"], request)]
+        case "deliver":
+            return _deliver(event, view, request)
         case "resume":
             return [Resume(event.detail["name"], request)]
         case _:
@@ -54,6 +61,23 @@ def on_rejected(event: Event, view: View) -> Iterable[Action]:
     return [
         Notify(f"a request in .aipass/spool/{event.detail['spool']} was set aside: {event.detail['reason']}")
     ]
+
+
+STEERING = ("start", "pause", "resume", "stop")
+
+
+def _deliver(event: Event, view: View, request: str) -> Iterable[Action]:
+    """An agent says that its phase is delivered."""
+    for plan in view.plans():
+        for phase in plan.phases:
+            if event.by is not None and phase.run == event.by and phase.state in {"running", "delivered"}:
+                if missing := phase.missing():
+                    return [
+                        Refuse(request, f"phase {phase.id} has not delivered {', '.join(missing)} yet", 3)
+                    ]
+                done = Reply(request, f"phase {phase.id} of plan {plan.id} is delivered")
+                return [Advance(plan.id, phase.id, "delivered"), done]
+    return [Refuse(request, "you work on no phase of a plan", 3)]
 
 
 def _send(event: Event, view: View, request: str, agent: str | None) -> Action:

@@ -10,6 +10,8 @@ class CommandDriver:
     """Runs the agent's `command` with its `args` appended."""
 
     name = "command"
+    #: What it has written it has finished; models think between two edits of one file.
+    handoff = "write"
 
     def command(self, job: Job) -> Command:
         """The configured words; the prompt is on stdin and in `$AIPASS_PROMPT_FILE`."""

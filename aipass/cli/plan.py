@@ -1,4 +1,4 @@
-"""`aipass plan`: phases that own parts of the tree: made, checked and drawn."""
+"""`aipass plan`: phases that own parts of the tree: made, checked, drawn, started and followed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.output import json_option, print_json
-from aipass.errors import EXIT_FAILED, ConfigError
+from aipass.cli.output import json_option, print_json, table
+from aipass.errors import EXIT_FAILED, AipassError, ConfigError
+from aipass.event import plain
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
+    from aipass.ledger import Row
+    from aipass.plan.model import Phase
 
 #: Longer names of files help nobody.
 SLUG_LENGTH = 40
@@ -24,7 +27,7 @@ SLUG_LENGTH = 40
 
 @click.group("plan")
 def command() -> None:
-    """Make, check and draw plans: plans/<id>-<slug>.json."""
+    """Make, check, start and follow plans: plans/<id>-<slug>.json."""
 
 
 @command.command("new")
@@ -39,6 +42,7 @@ def new(title: str, template: str) -> None:
     """Write plans/<id>-<slug>.json for TITLE, to be edited; prints its path."""
     from aipass import config
     from aipass.plan import templates
+    from aipass.plan.model import NUMBERED
     from aipass.supervisor.wire import fresh
 
     layout = find_root()
@@ -47,7 +51,7 @@ def new(title: str, template: str) -> None:
     phases = templates.make(template, title, list(settings.agents), folder / "templates")
     folder.mkdir(exist_ok=True)
     number = max(
-        (int(match[1]) for path in folder.glob("*.json") if (match := _NUMBERED.match(path.name))), default=0
+        (int(match[1]) for path in folder.glob("*.json") if (match := NUMBERED.match(path.name))), default=0
     )
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:SLUG_LENGTH].strip("-") or "plan"
     plan = {
@@ -62,9 +66,6 @@ def new(title: str, template: str) -> None:
         file.write(json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
     os.chmod(path, 0o644)
     click.echo(path.relative_to(layout.root))
-
-
-_NUMBERED = re.compile(r"([0-9]{1,9})(?:-.*)?\.json")
 
 
 @command.command("check")
@@ -115,6 +116,168 @@ def graph(plan: str, mermaid: bool) -> None:
     click.echo(as_mermaid(found) if mermaid else as_text(found))
 
 
+def _steer(verb: str, plan: str) -> None:
+    from aipass.cli.ask import ask
+    from aipass.plan import model
+
+    if not plan.isdecimal():
+        raise ConfigError(f"`{plan}` is no plan's id; `aipass plan status` lists them")
+    layout = find_root()
+    # Checked here as well, so that what is wrong is said at once, whether an engine runs or not.
+    number = model.load(model.find(layout.plans, plan)).id if verb == "start" else _known(layout, plan)
+    row = ask(layout, "plan", do=verb, id=number)
+    if row is not None:
+        click.echo(row["message"])
+
+
+@command.command("start")
+@click.argument("plan", metavar="ID")
+def start(plan: str) -> None:
+    """Start plan ID: its phases run as what they wait for is done.
+
+    Exit status 1 where `plan check` finds problems, 3 where it overlaps a running plan.
+    """
+    _steer("start", plan)
+
+
+@command.command("pause")
+@click.argument("plan", metavar="ID")
+def pause(plan: str) -> None:
+    """Begin no further phase of plan ID; what runs goes on."""
+    _steer("pause", plan)
+
+
+@command.command("resume")
+@click.argument("plan", metavar="ID")
+def resume(plan: str) -> None:
+    """Go on with plan ID, which was paused or stopped, or failed: from its failed phases."""
+    _steer("resume", plan)
+
+
+@command.command("stop")
+@click.argument("plan", metavar="ID")
+def stop(plan: str) -> None:
+    """End plan ID, and the runs of its phases."""
+    _steer("stop", plan)
+
+
+@command.command("status")
+@click.argument("plan", metavar="[ID]", required=False)
+@json_option
+def status(plan: str | None, as_json: bool) -> None:
+    """Show where plan ID stands; without ID, every plan."""
+    layout = find_root()
+    if plan is not None:
+        found = _status(layout, _known(layout, plan))
+        if as_json:
+            print_json(found)
+        else:
+            _show(found)
+        return
+    every = [_status(layout, number) for number in _ids(layout)]
+    if as_json:
+        print_json(every)
+    else:
+        rows = ((p["id"], p["title"], p["status"], _progress(p)) for p in every)
+        table(("ID", "TITLE", "STATUS", "DONE"), rows, flexible=1)
+
+
+def _progress(plan: dict[str, Any]) -> str:
+    return f"{sum(phase['status'] == 'done' for phase in plan['phases'])} of {len(plan['phases'])}"
+
+
+def _show(plan: dict[str, Any]) -> None:
+    click.echo(
+        f"plan {plan['id']}  {plain(plan['title'])}  {plan['status']}"
+        + (f": {plan['reason']}" if plan["reason"] else "")
+    )
+    click.echo()
+    rows = (
+        (
+            p["id"],
+            p["agent"],
+            p["status"],
+            p["dispatch"] or "-",
+            plain(" ".join(p["delivered"])) or p["reason"] or "-",
+        )
+        for p in plan["phases"]
+    )
+    table(("PHASE", "AGENT", "STATUS", "DISPATCH", "DELIVERED"), rows, flexible=4)
+
+
+def _ids(layout: Layout) -> list[str]:
+    """Every plan that has a file, or has begun."""
+    from aipass.ledger import Ledger
+    from aipass.plan.model import NUMBERED
+
+    found = {match[1] for path in layout.plans.glob("*.json") if (match := NUMBERED.fullmatch(path.name))}
+    if layout.ledger.exists():
+        ledger = Ledger.read(layout.ledger)
+        found |= {row["id"] for row in ledger.all("all_plans")}
+        ledger.close()
+    return sorted(found, key=lambda number: (int(number), number))
+
+
+def _known(layout: Layout, plan: str) -> str:
+    """The id of a plan as it is written; raises AipassError where there is none."""
+    found = [number for number in _ids(layout) if plan.isdecimal() and int(number) == int(plan)]
+    if not found:
+        raise AipassError(f"there is no plan `{plan}`; `aipass plan status` lists them")
+    return found[0]
+
+
+def _status(layout: Layout, number: str) -> dict[str, Any]:
+    """What `--json` prints of one plan."""
+    from aipass.ledger import Ledger
+    from aipass.plan import model
+
+    if layout.ledger.exists():
+        ledger = Ledger.read(layout.ledger)
+        try:
+            row = ledger.one("plan", {"id": number})
+            if row is not None:
+                return _begun(row, ledger.all("phases_of", {"plan": number}))
+        finally:
+            ledger.close()
+    try:
+        plan = model.load(model.find(layout.plans, number))
+    except ConfigError as exc:
+        return {"id": number, "title": "?", "status": "draft", "reason": str(exc), "phases": []}
+    phases = [_phase(p, "waiting", None, [], None) for p in plan.phases]
+    return {"id": plan.id, "title": plan.title, "status": "draft", "reason": None, "phases": phases}
+
+
+def _begun(row: Row, rows: list[Row]) -> dict[str, Any]:
+    from aipass.plan import model
+
+    plan = model.parse(row["body"], row["file"])
+    phases = [
+        _phase(plan.phase(r["id"]), r["state"], r["dispatch"], json.loads(r["written"]), r["reason"])
+        for r in rows
+    ]
+    return {
+        "id": row["id"],
+        "title": row["title"],
+        "status": row["state"],
+        "reason": row["reason"],
+        "phases": phases,
+    }
+
+
+def _phase(
+    spec: Phase, state: str, dispatch: int | None, written: list[str], reason: str | None
+) -> dict[str, Any]:
+    return {
+        "id": spec.id,
+        "agent": spec.agent,
+        "status": state,
+        "owns": list(spec.owns),
+        "delivered": written,
+        "dispatch": dispatch,
+        "reason": reason,
+    }
+
+
 @command.command("templates")
 @json_option
 def templates(as_json: bool) -> None:
@@ -131,18 +294,9 @@ def templates(as_json: bool) -> None:
 def find(layout: Layout, name: str) -> Path:
     """The file of a plan, by its path or its id; raises ConfigError where there is none, or several."""
     if name.isdecimal():
-        fitting = [
-            path
-            for path in sorted(layout.plans.glob("*.json"))
-            if (match := _NUMBERED.fullmatch(path.name)) and int(match[1]) == int(name)
-        ]
-        if len(fitting) == 1:
-            return fitting[0]
-        if fitting:
-            raise ConfigError(
-                f"several plans have the id {name}: {', '.join(path.name for path in fitting)}; rename all but one"
-            )
-        raise ConfigError(f"there is no plan {name} in {layout.plans}; `aipass plan new` makes one")
+        from aipass.plan import model
+
+        return model.find(layout.plans, name)
     for path in (Path.cwd() / name, layout.root / name, layout.plans / name):
         if path.is_file():
             return path

@@ -95,6 +95,9 @@ def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
         {"kind": row["kind"], "name": row["name"], "reason": row["reason"], "since": iso(row["since"])}
         for row in ledger.all("pauses")
     ]
+    found["plans"] = [
+        {"id": row["id"], "title": row["title"], "status": row["state"]} for row in ledger.all("open_plans")
+    ]
     waiting = json.loads(ledger.meta("config.waiting") or "[]")
     if waiting:
         found["attention"].append(f"aipass.toml changed; waiting for `aipass reload`: {', '.join(waiting)}")
@@ -134,6 +137,10 @@ def _show(found: dict[str, Any]) -> None:
             if number or state in {"queued", "running"}
         )
     )
+    for plan in found["plans"]:
+        click.echo(
+            f"plan     {plan['id']} {plan['title']}: {plan['status']}; `aipass plan status {plan['id']}`"
+        )
     for pause in found["pauses"]:
         click.secho(f"paused   {pause['kind']} {pause['name']}: {pause['reason']}", fg="yellow")
     for text in found["attention"]:

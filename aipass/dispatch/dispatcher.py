@@ -264,8 +264,10 @@ class Dispatcher:
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
-    def end(self, run: Row, outcome: str, reason: str | None, now: Instant, **facts: object) -> Ended:
-        """A run's whole tree is gone: its dispatch is finished, or waits for another attempt."""
+    def end(
+        self, run: Row, outcome: str, reason: str | None, now: Instant, *, again: bool = True, **facts: object
+    ) -> Ended:
+        """A run's whole tree is gone: its dispatch is finished, or, where `again`, waits for another attempt."""
         dispatch = self._row(run["dispatch"])
         self._queue.end(run["agent"])
         if run["stop"] is not None and outcome in retry.RETRIED | {"killed"}:
@@ -281,7 +283,7 @@ class Dispatcher:
             },
         )
         settings = self.config.agents.get(run["agent"])
-        if settings is not None and retry.is_retried(outcome, dispatch["tries"], settings.retries):
+        if again and settings is not None and retry.is_retried(outcome, dispatch["tries"], settings.retries):
             wait = retry.delay_s(dispatch["id"], dispatch["tries"])
             self._ledger.run(
                 "dispatch_again", {"id": dispatch["id"], "not_before": now.wall + wait, "reason": reason}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Larger plan files are something else.
 MAX_PLAN_BYTES = 5_000_000
 ID = re.compile(r"[0-9]{1,9}")
+NUMBERED = re.compile(r"([0-9]{1,9})(?:-.*)?\.json")
 
 PhaseState = Literal["waiting", "ready", "running", "delivered", "done", "failed", "stopped"]
 PlanState = Literal["draft", "running", "paused", "done", "failed", "stopped"]
@@ -79,6 +80,22 @@ class Plan(Model):
     def phase(self, name: str) -> Phase:
         """One phase; raises KeyError."""
         return next(phase for phase in self.phases if phase.id == name)
+
+
+def find(folder: Path, number: str) -> Path:
+    """The file of a plan by its id; raises ConfigError where there is none, or several."""
+    fitting = [
+        path
+        for path in sorted(folder.glob("*.json"))
+        if (match := NUMBERED.fullmatch(path.name)) and ID.fullmatch(number) and int(match[1]) == int(number)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ConfigError(
+            f"several plans have the id {number}: {', '.join(p.name for p in fitting)}; rename all but one"
+        )
+    raise ConfigError(f"there is no plan {number} in {folder}; `aipass plan new` makes one")
 
 
 def load(path: Path) -> Plan:

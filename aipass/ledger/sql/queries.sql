@@ -306,3 +306,77 @@ SELECT id FROM runs WHERE state = 'ended' AND finished < :time AND id > :after O
 -- name: nested_roots
 -- Folders below the root that are roots of their own.
 SELECT dir FROM files WHERE name = CAST('aipass.toml' AS BLOB) AND dir <> x''
+
+-- name: insert_plan
+-- A plan begins.
+INSERT INTO plans (id, title, file, state, body, started) VALUES (:id, :title, :file, 'running', :body, :now)
+
+-- name: insert_phase
+-- One of its phases.
+INSERT INTO phases (plan, id, place, agent, state) VALUES (:plan, :id, :place, :agent, 'waiting')
+
+-- name: drop_plan
+-- A plan that ended begins anew.
+DELETE FROM plans WHERE id = :id
+
+-- name: drop_phases
+-- With all its phases.
+DELETE FROM phases WHERE plan = :id
+
+-- name: plan
+-- One plan.
+SELECT * FROM plans WHERE id = :id
+
+-- name: all_plans
+-- Every plan that ever began.
+SELECT * FROM plans ORDER BY id
+
+-- name: open_plans
+-- Plans that run, or are paused.
+SELECT * FROM plans WHERE state IN ('running', 'paused') ORDER BY id
+
+-- name: phases_of
+-- The phases of a plan, with what is known of their dispatch and its live run.
+SELECT p.*, d.state AS dispatch_state, r.id AS run FROM phases p
+LEFT JOIN dispatches d ON d.id = p.dispatch
+LEFT JOIN runs r ON r.dispatch = p.dispatch AND r.state <> 'ended'
+WHERE p.plan = :plan ORDER BY p.place
+
+-- name: phase
+-- One phase.
+SELECT * FROM phases WHERE plan = :plan AND id = :id
+
+-- name: plan_state
+-- A plan goes on, or ends.
+UPDATE plans SET state = :state, reason = :reason,
+    finished = CASE WHEN :state IN ('done', 'failed', 'stopped') THEN :now ELSE NULL END
+WHERE id = :id
+
+-- name: phase_state
+-- A phase goes on; one that begins has nothing behind it.
+UPDATE phases SET state = :state, reason = :reason, checking = NULL,
+    began = CASE WHEN :state = 'running' THEN :now ELSE began END,
+    written = CASE WHEN :state IN ('ready', 'waiting') THEN '[]' ELSE written END,
+    dispatch = CASE WHEN :state IN ('ready', 'waiting') THEN NULL ELSE dispatch END,
+    finished = CASE WHEN :state IN ('done', 'failed', 'stopped') THEN :now ELSE NULL END
+WHERE plan = :plan AND id = :id
+
+-- name: phase_dispatch
+-- The work of a phase is asked for.
+UPDATE phases SET dispatch = :dispatch WHERE plan = :plan AND id = :id
+
+-- name: dispatch_phase
+-- A dispatch knows whose work it is.
+UPDATE dispatches SET plan = :plan, phase = :phase WHERE id = :dispatch
+
+-- name: phase_written
+-- What its run wrote of that which it delivers.
+UPDATE phases SET written = :written WHERE plan = :plan AND id = :id
+
+-- name: phase_checking
+-- A check runs, or has ended.
+UPDATE phases SET checking = :checking WHERE plan = :plan AND id = :id
+
+-- name: phase_of_dispatch
+-- The phase that a dispatch is the work of.
+SELECT * FROM phases WHERE dispatch = :dispatch

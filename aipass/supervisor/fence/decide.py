@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aipass.supervisor.fence.glob import Globs
     from aipass.supervisor.fence.territory import Owner, Territory
 
 
@@ -60,6 +60,8 @@ class Grant:
     withdrawn: list[Globs] = field(default_factory=list)
     temps: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
+    #: What it may write beyond, where it is nobody's: build output, for checks.
+    extra: Globs = field(default_factory=lambda: Globs(()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,9 @@ def _by_owner(grant: Grant, owner: Owner, path: str, folder: bool) -> Verdict:
         case Kind.PHASE:
             return _YES if owner.run == grant.run else Refused(path, owner.why, owner.agents[0])
         case Kind.RESERVED:
-            return Refused(path, owner.why)
+            # Who held it before the plan began goes on holding it; the phase waits for that.
+            hold = grant.holds.get(path)
+            return _YES if hold is not None and hold.run == grant.run else Refused(path, owner.why)
         case Kind.SCRATCH:
             return _held(grant, path, folder)
         case Kind.AGENTS:
@@ -142,6 +146,8 @@ def _by_owner(grant: Grant, owner: Owner, path: str, folder: bool) -> Verdict:
                 return Refused(path, owner.why, " and ".join(owner.agents))
             return _held(grant, path, folder) if len(owner.agents) > 1 else _YES
         case Kind.FREE:
+            if grant.extra and grant.extra.match(path + "/" if folder else path):
+                return _held(grant, path, folder)
             ground = grant.territory.agents.get(grant.agent)
             if grant.phase is not None:
                 return Refused(

@@ -53,7 +53,9 @@ class Keeper:
         self._territory = Territory.of({**message["table"], "folds_case": self._folds})
         for handed in message.get("handed", ()):
             if (run := self._runs.get(handed["run"])) is not None:
-                run.grant.withdrawn.append(Globs(handed["owns"]))
+                known = [globs.lines for globs in run.grant.withdrawn]
+                if tuple(handed["owns"]) not in known:
+                    run.grant.withdrawn.append(Globs(handed["owns"]))
         replaced: list[str] = []
         for run in self._runs.values():
             run.grant.territory = self._territory
@@ -118,6 +120,7 @@ class Keeper:
                 self._fence.common.holds,
                 spec.ground.get("plan"),
                 spec.ground.get("phase"),
+                extra=Globs(spec.ground.get("extra", ())),
             )
             run = Fenced(
                 grant,

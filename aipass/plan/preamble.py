@@ -1,0 +1,46 @@
+"""What a phase's prompt says besides its task."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from aipass.event import printable
+from aipass.plan import check, model
+
+if TYPE_CHECKING:
+    from aipass.ledger import Ledger
+
+
+def preamble(ledger: Ledger, root: os.PathLike[str], plan_id: str, phase_id: str) -> str:
+    """What a phase's prompt says besides its task: what was delivered before, by whom, and what is its own."""
+    row = ledger.one("plan", {"id": plan_id})
+    if row is None:
+        return ""
+    plan = model.parse(row["body"], row["file"])
+    phase = plan.phase(phase_id)
+    lines = [f"This is phase {phase.id} of plan {plan.id}, {plan.title}."]
+    before = check.ancestors(plan)[phase_id]
+    for done in ledger.all("phases_of", {"plan": plan_id}):
+        if done["id"] in before:
+            lines.append(f"\nDelivered before by {done['agent']} ({done['id']}):")
+            lines += _listed(root, json.loads(done["written"])) or ["- nothing to read"]
+    if phase.owns:
+        lines.append("\nYou may write: " + ", ".join(phase.owns))
+    if phase.delivers:
+        lines.append("You deliver: " + ", ".join(one.path for one in phase.delivers))
+    for command in phase.checks:
+        lines.append(f"It is done when this passes: {command}")
+    return "\n".join(lines) + "\n"
+
+
+def _listed(root: os.PathLike[str], paths: list[str]) -> list[str]:
+    found = []
+    for path in paths:
+        try:
+            with open(os.path.join(root, path), "rb") as file:
+                found.append(f"- {printable(path)} ({sum(1 for _ in file)} lines)")
+        except OSError:
+            found.append(f"- {printable(path)} (gone)")
+    return found

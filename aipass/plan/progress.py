@@ -1,0 +1,232 @@
+"""How a plan goes on: what follows from an event, given where the plan stands. Pure.
+
+waiting ─ all before it done ─> ready ─ its run starts ─> running ─ all is written and has settled ─> delivered
+delivered ─ its checks pass ─> done; it fails when its run ends without that
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aipass.action import Advance, Check, Dispatch, Ignore, Notify, Wake
+from aipass.supervisor.fence.glob import Globs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aipass.action import Action
+    from aipass.event import Event
+    from aipass.plan.model import Phase, Plan
+
+SETTLE = "settle:"
+#: States in which a phase does something, or will without anybody's help.
+ACTIVE = frozenset(("ready", "running", "delivered"))
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseView:
+    """A phase of a plan that has begun. `run` is its live run; `over`: its dispatch has reached its end."""
+
+    spec: Phase
+    state: str
+    handoff: str
+    dispatch: int | None = None
+    run: int | None = None
+    over: bool = False
+    #: Paths that its run wrote since it began, of those that it delivers.
+    written: tuple[str, ...] = ()
+    #: A check is running.
+    checking: bool = False
+    #: Runs outside the plan that hold a path of it, in words.
+    held: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name within the plan."""
+        return self.spec.id
+
+    def missing(self) -> list[str]:
+        """What it delivers and has not written yet."""
+        found = []
+        for deliverable in self.spec.delivers:
+            globs = Globs((deliverable.path,))
+            if sum(map(globs.match, self.written)) < deliverable.least:
+                found.append(deliverable.path)
+        return found
+
+    def delivers(self, path: str) -> bool:
+        """Whether a path is one of those that it delivers."""
+        return any(Globs((deliverable.path,)).match(path) for deliverable in self.spec.delivers)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """A plan that runs, or is paused. `fenced`: who wrote a file is known."""
+
+    plan: Plan
+    state: str
+    phases: tuple[PhaseView, ...]
+    fenced: bool = True
+
+    @property
+    def id(self) -> str:
+        """Its number."""
+        return self.plan.id
+
+    def phase(self, name: str) -> PhaseView:
+        """One phase; raises KeyError where there is none."""
+        for phase in self.phases:
+            if phase.id == name:
+                return phase
+        raise KeyError(name)
+
+
+def follow(plan: PlanView, event: Event) -> Iterator[Action]:
+    """What is to be done now that this has happened."""
+    kind = event.kind
+    if kind in {"plan.started", "engine.started", "run.finished"}:
+        yield from _go_on(plan)
+    if kind in {"phase.done", "phase.failed"} and _concerns(plan, event):
+        yield from _go_on(plan)
+    if kind == "engine.started":
+        yield from (
+            Check(plan.id, p.id) for p in plan.phases if p.state == "delivered" and _may_be_checked(p)
+        )
+    for phase in plan.phases:
+        yield from _of_phase(plan, phase, event)
+
+
+def _concerns(plan: PlanView, event: Event, phase: PhaseView | None = None) -> bool:
+    about = event.detail.get("plan") == plan.id
+    return about and (phase is None or event.detail.get("phase") == phase.id)
+
+
+def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
+    match event.kind:
+        case "phase.ready" if _concerns(plan, event, phase) and phase.state == "ready":
+            yield _dispatch(plan, phase)
+        case "run.started" if phase.dispatch is not None and event.detail.get("dispatch") == phase.dispatch:
+            if phase.state == "ready":
+                yield Advance(plan.id, phase.id, "running")
+        case "file.closed" | "phase.written" if event.path is not None and phase.state in {
+            "running",
+            "delivered",
+        }:
+            yield from _written(plan, phase, event)
+        case "clock.tick" if event.ref == f"{SETTLE}{plan.id}/{phase.id}":
+            yield from _settled(plan, phase)
+        case "phase.delivered" if _concerns(plan, event, phase):
+            yield from _after_delivery(plan, phase)
+        case "check.finished" if _concerns(plan, event, phase) and phase.state == "delivered":
+            yield from _checked(plan, phase, event)
+        case "dispatch.finished" if (
+            phase.dispatch is not None and event.detail.get("dispatch") == phase.dispatch
+        ):
+            yield from _ended(plan, phase, event)
+
+
+def _go_on(plan: PlanView) -> Iterator[Action]:
+    """Whatever may begin begins; when nothing can any more, the plan is over."""
+    if plan.state != "running":
+        return
+    done = {phase.id for phase in plan.phases if phase.state == "done"}
+    if len(done) == len(plan.phases):
+        yield Advance(plan.id, None, "done")
+        return
+    begun = False
+    for phase in plan.phases:
+        if phase.state != "waiting" or not done.issuperset(phase.spec.after):
+            continue
+        if phase.held is not None:
+            yield Ignore(f"phase {phase.id} of plan {plan.id} waits: {phase.held}")
+        else:
+            yield Advance(plan.id, phase.id, "ready")
+        begun = True
+    if begun or any(phase.state in ACTIVE for phase in plan.phases):
+        return
+    failed = [phase.id for phase in plan.phases if phase.state == "failed"]
+    if failed:
+        yield Advance(
+            plan.id,
+            None,
+            "failed",
+            f"phase {', '.join(failed)} failed; `aipass plan resume {plan.id}` tries again",
+        )
+
+
+def _dispatch(plan: PlanView, phase: PhaseView) -> Dispatch:
+    return Dispatch(
+        phase.spec.agent,
+        phase.spec.task,
+        subject=f"{plan.plan.title}: {phase.id}",
+        key=f"plan {plan.id} {phase.id}",
+        sender=f"plan {plan.id}",
+        stem=phase.id,
+        plan=plan.id,
+        phase=phase.id,
+    )
+
+
+def _written(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
+    own = event.by == phase.run if plan.fenced else event.by in {None, phase.run}
+    if not own or phase.run is None or event.path is None or not phase.delivers(event.path):
+        return
+    yield Advance(plan.id, phase.id, "", None, event.path)
+    yield Wake(f"{SETTLE}{plan.id}/{phase.id}", phase.spec.settle)
+
+
+def _settled(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
+    if phase.state == "running" and not phase.missing():
+        yield Advance(plan.id, phase.id, "delivered")
+    elif phase.state == "delivered" and _may_be_checked(phase):
+        yield Check(plan.id, phase.id)
+    elif phase.state == "running":
+        yield Ignore(f"phase {phase.id} has not delivered {', '.join(phase.missing())} yet")
+
+
+def _may_be_checked(phase: PhaseView) -> bool:
+    return bool(phase.spec.checks) and not phase.checking and (phase.handoff == "write" or phase.over)
+
+
+def _after_delivery(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
+    if phase.handoff == "exit" and not phase.over:
+        yield Ignore(f"phase {phase.id} hands over when its run ends")
+    elif phase.spec.checks:
+        yield Check(plan.id, phase.id)
+    else:
+        yield Advance(plan.id, phase.id, "done")
+
+
+def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
+    if event.detail.get("exit") == 0:
+        yield Advance(plan.id, phase.id, "done")
+    elif phase.over:
+        yield from _fail(plan, phase, f"a check failed; {event.detail.get('output')} says what")
+    else:
+        yield Ignore("a check failed; it is repeated after the next write")
+
+
+def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
+    if phase.state not in ACTIVE:
+        return
+    if event.detail.get("state") != "succeeded":
+        if phase.state == "delivered" and phase.handoff == "write" and phase.checking:
+            return  # the check decides
+        yield from _fail(
+            plan, phase, str(event.detail.get("reason") or f"its run was {event.detail.get('state')}")
+        )
+    elif phase.state == "delivered":
+        if not phase.checking:
+            yield Check(plan.id, phase.id) if phase.spec.checks else Advance(plan.id, phase.id, "done")
+    elif missing := phase.missing():
+        yield from _fail(plan, phase, f"its run ended without delivering {', '.join(missing)}")
+    else:
+        yield Advance(plan.id, phase.id, "delivered")
+
+
+def _fail(plan: PlanView, phase: PhaseView, reason: str) -> Iterator[Action]:
+    yield Advance(plan.id, phase.id, "failed", reason)
+    yield Notify(
+        f"phase {phase.id} of plan {plan.id} ({plan.plan.title}) failed: {reason}; `aipass plan resume {plan.id}` tries again"
+    )
