@@ -193,6 +193,22 @@ attempt("remove own folder's parent's file")(lambda: os.unlink("dir/../b.txt"))
 
 # -- marks -----------------------------------------------------------------------------------------------------------------
 attempt("fchmod")(lambda: os.fchmod(reading(), 0o777))
+attempt("mode of a device")(lambda: os.chmod("/dev/null", 0o777))
+attempt("remove a device")(lambda: os.unlink("/dev/full"))
+attempt("the home itself by rename")(
+    lambda: (os.symlink("../..", "dir/l"), os.rename("dir/l", ".aipass/agents/a"))
+)
+attempt("the temporary folder itself")(lambda: os.rename(os.environ["TMPDIR"], "dir/taken"))
+attempt("a second name in the temporary folder")(
+    lambda: os.link("dir/mine", os.environ["TMPDIR"] + "/second")
+)
+attempt("own folder into the tree")(
+    lambda: (os.makedirs(os.environ["TMPDIR"] + "/f"), os.rename(os.environ["TMPDIR"] + "/f", "dir/f"))
+)
+attempt("a nested sandbox")(lambda: call(444, None, 0, 1))
+attempt("slow the supervisor down")(lambda: os.setpriority(os.PRIO_PROCESS, SUPERVISOR, 19))
+attempt("slow the user down")(lambda: os.setpriority(os.PRIO_USER, 0, 19))
+attempt("move the supervisor to one processor")(lambda: os.sched_setaffinity(SUPERVISOR, {0}))
 attempt("fchmodat2")(lambda: call(452, AT, b"b.txt", 0o777, 0))
 attempt("chown")(lambda: os.chown("b.txt", os.getuid(), os.getgid()))
 attempt("lchown")(lambda: os.lchown("b.txt", os.getuid(), os.getgid()))
@@ -263,7 +279,17 @@ attempt("the supervisor's folder in /proc")(
     lambda: opened(f"/proc/{SUPERVISOR}/cwd{ROOT}/b.txt", os.O_WRONLY)
 )
 attempt("the supervisor's descriptors")(lambda: opened(f"/proc/{SUPERVISOR}/fd/1", os.O_WRONLY))
-attempt("core file limit")(lambda: call(160, 4, struct.pack("QQ", 1 << 30, 1 << 30)))
+
+
+@attempt("core file limit")
+def _():
+    import resource
+
+    call(160, 4, struct.pack("QQ", 1 << 30, 1 << 30))
+    if resource.getrlimit(resource.RLIMIT_CORE) == (0, 0):
+        raise OSError(errno.EPERM, "answered as if done")
+
+
 attempt("datagram socket")(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
 attempt("raw unix socket")(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_RAW))
 attempt("another program's socket")(lambda: socket.socket(socket.AF_UNIX).connect(OUTSIDE + ".sock"))

@@ -93,7 +93,7 @@ W, R, C, T, P = os.O_WRONLY, os.O_RDONLY, os.O_CREAT, os.O_TRUNC, os.O_PATH
         ("fcntl", (0, 1024), ERRNO | errno.EINVAL), ("fcntl", (0, 4), ALLOW), ("fcntl", (0, 1024 | 1 << 32), ERRNO | errno.EINVAL), ("socket", (1, 1), ALLOW), ("socket", (1, 2), ERRNO | errno.EACCES),
         ("socket", (1, 2 | os.O_CLOEXEC), ERRNO | errno.EACCES), ("socket", (1, 3), ERRNO | errno.EACCES), ("socket", (2, 2), ALLOW), ("socketpair", (1, 5), ALLOW),
         ("prlimit64", (0, 7, 0), ALLOW), ("prlimit64", (0, 7, 1), ALLOW), ("prlimit64", (5, 7, 1), ERRNO | errno.EPERM), ("prlimit64", (5, 7, 0x700000000), ERRNO | errno.EPERM),
-        ("prlimit64", (5, 7, 0), ALLOW), ("prlimit64", (0, 4, 1), ERRNO | errno.EPERM), ("setrlimit", (4,), ERRNO | errno.EPERM), ("setrlimit", (7,), ALLOW), ("prctl", (4, 0), ERRNO), ("prctl", (15,), ALLOW),
+        ("prlimit64", (5, 7, 0), ALLOW), ("prlimit64", (0, 4, 1), ERRNO), ("setrlimit", (4,), ERRNO), ("sched_setaffinity", (0, 8, 1), ALLOW), ("sched_setaffinity", (7, 8, 1), NOTIFY), ("setpriority", (2, 0, 9), ERRNO | errno.EPERM), ("landlock_restrict_self", (), ERRNO | errno.EOPNOTSUPP), ("ioctl", (0, 0xAA00), ERRNO | errno.ENOTTY), ("setrlimit", (7,), ALLOW), ("prctl", (4, 0), ERRNO), ("prctl", (15,), ALLOW),
         ("connect", (), NOTIFY), ("bind", (), NOTIFY), ("fchmod", (), NOTIFY), ("utimensat", (), NOTIFY),
     ],
 )  # fmt: skip

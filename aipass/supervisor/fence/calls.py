@@ -101,8 +101,15 @@ def _node(mode: int) -> tuple[Rule, ...]:
     return (Rule(Treatment.REFUSED, (Among(mode, (0x2000, 0x6000), 0xF000),), errno.EPERM), *_CARRIED)
 
 
+def _other(process: int) -> tuple[Rule, ...]:
+    return (Rule(Treatment.CARRIED, (NotZero(process),)),)
+
+
 NAMESPACES = 0x7E020000
-_FILE_CONTROLS = tuple(b"fvX\x94\xf5ro")
+#: Types of requests on files and their systems, on userfaultfd, NVMe and SCSI devices.
+_FILE_CONTROLS = tuple(b"fvX\x94\xf5ro\xaaN\x22")
+#: BLKROSET, BLKRRPART, BLKPG: change a disk through a descriptor that only reads.
+_DISK_CONTROLS = (0x125D, 0x125F, 0x1269)
 #: Requests of those types that only read, or clone into a descriptor that is open for writing.
 _HARMLESS_CONTROLS = (0x80086601, 0x80087601, 0x801C581F, 0xC020660B, 0x40049409, 0x4020940D)
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
@@ -114,6 +121,8 @@ _MARKS = "modes, owners, times and attributes; by descriptor too, of which a cop
 _LATER = "a newer form; programs fall back to the older one, which is carried out"
 _MOUNTS = "paths keep meaning one thing"
 _OTHERS = "reaches into another process"
+_PRIORITY = "of its own process only: the supervisor must not be slowed down"
+_SANDBOX = "the supervisor would carry out what a nested sandbox forbids; programs see that there is none"
 _MACHINE = "changes the machine; only root could"
 _DATAGRAM = (
     "a datagram can be addressed to another program's socket with each message; programs use streams instead"
@@ -158,6 +167,12 @@ CALLS: tuple[Call, ...] = (
     Call("fremovexattr", 199, 16, _CARRIED, _MARKS),
     Call("connect", 42, 203, _CARRIED, "another program's socket would write for whoever asks"),
     Call("bind", 49, 200, _CARRIED, "a UNIX socket's name is a file"),
+    Call("sched_setscheduler", 144, 119, _other(0), _PRIORITY),
+    Call("sched_setparam", 142, 118, _other(0), _PRIORITY),
+    Call("sched_setattr", 314, 274, _other(0), _PRIORITY),
+    Call("sched_setaffinity", 203, 122, _other(0), _PRIORITY),
+    Call("setpriority", 141, 140, (*_refused(errno.EPERM, Among(0, (2,))), *_other(1)), _PRIORITY),
+    Call("ioprio_set", 251, 30, (*_refused(errno.EPERM, Among(0, (3,))), *_other(1)), _PRIORITY),
     # -- refused -------------------------------------------------------------------------------------------------------
     Call("openat2", 437, 437, _refused(errno.ENOSYS), _LATER),
     Call("clone3", 435, 435, _refused(errno.ENOSYS), "its flags lie in memory; programs fall back to clone"),
@@ -191,7 +206,7 @@ CALLS: tuple[Call, ...] = (
         (
             Rule(Treatment.THROUGH, (Among(1, _HARMLESS_CONTROLS),)),
             *_refused(errno.ENOTTY, Among(1, _FILE_CONTROLS, 0xFF00, 8)),
-            *_refused(errno.EPERM, Among(1, (TIOCSTI, TIOCLINUX))),
+            *_refused(errno.EPERM, Among(1, (TIOCSTI, TIOCLINUX, *_DISK_CONTROLS))),
         ),
         "flags and attributes of files by read-only descriptors; typing into other programs' terminals",
     ),
@@ -222,11 +237,13 @@ CALLS: tuple[Call, ...] = (
         261,
         (
             *_refused(errno.EPERM, NotZero(2), NotZero(0)),
-            *_refused(errno.EPERM, NotZero(2), Among(1, (RLIMIT_CORE,))),
+            *_refused(0, NotZero(2), Among(1, (RLIMIT_CORE,))),
         ),
         "other processes' limits; core files, which the kernel writes",
     ),
-    Call("setrlimit", 160, 164, _refused(errno.EPERM, Among(0, (RLIMIT_CORE,))), "core files"),
+    Call(
+        "setrlimit", 160, 164, _refused(0, Among(0, (RLIMIT_CORE,))), "core files: their limit is 0 for good"
+    ),
     Call(
         "prctl",
         157,
@@ -240,6 +257,13 @@ CALLS: tuple[Call, ...] = (
     Call("bpf", 321, 280, _refused(errno.EPERM), _MACHINE),
     Call("fanotify_init", 300, 262, _refused(errno.EPERM), "could stop other programs' opens"),
     Call("mq_unlink", 241, 181, _refused(errno.EACCES), "removes another program's queue"),
+    Call("landlock_create_ruleset", 444, 444, _refused(errno.EOPNOTSUPP), _SANDBOX),
+    Call("landlock_add_rule", 445, 445, _refused(errno.EOPNOTSUPP), _SANDBOX),
+    Call("landlock_restrict_self", 446, 446, _refused(errno.EOPNOTSUPP), _SANDBOX),
+    Call("sethostname", 170, 161, _refused(errno.EPERM), _MACHINE),
+    Call("setdomainname", 171, 162, _refused(errno.EPERM), _MACHINE),
+    Call("settimeofday", 164, 170, _refused(errno.EPERM), _MACHINE),
+    Call("clock_settime", 227, 112, _refused(errno.EPERM), _MACHINE),
     Call("swapon", 167, 224, _refused(errno.EPERM), _MACHINE),
     Call("swapoff", 168, 225, _refused(errno.EPERM), _MACHINE),
     Call("acct", 163, 89, _refused(errno.EPERM), "makes the kernel write a file"),
@@ -283,7 +307,7 @@ LET_THROUGH: dict[str, str] = {
     "the wall keeps them from reaching out": """
         kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal ptrace move_pages migrate_pages mq_open
         mq_timedsend mq_timedreceive mq_notify mq_getsetattr process_madvise process_mrelease""",
-    "only ever take rights away": "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+    "only ever takes rights away": "seccomp",
     "read anew with each call that is carried out": """
         chdir fchdir umask setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset""",
     "shared memory that belongs to no path; docs/fence.md names it among what is not covered": """
@@ -291,15 +315,15 @@ LET_THROUGH: dict[str, str] = {
     "this process's own memory, threads, time, limits and identity": """
         brk madvise mlock mlock2 munlock mlockall munlockall mseal map_shadow_stack pkey_alloc pkey_free membarrier mbind
         set_mempolicy get_mempolicy set_mempolicy_home_node rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending
-        rt_sigtimedwait rt_sigsuspend sigaltstack pause nanosleep clock_nanosleep clock_gettime clock_getres clock_settime
-        clock_adjtime adjtimex gettimeofday settimeofday time times getitimer setitimer alarm timer_create timer_settime
-        timer_gettime timer_getoverrun timer_delete sched_yield sched_setparam sched_getparam sched_setscheduler
-        sched_getscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_setaffinity
-        sched_getaffinity sched_setattr sched_getattr getpriority setpriority ioprio_set ioprio_get futex futex_waitv
+        rt_sigtimedwait rt_sigsuspend sigaltstack pause nanosleep clock_nanosleep clock_gettime clock_getres
+        clock_adjtime adjtimex gettimeofday time times getitimer setitimer alarm timer_create timer_settime
+        timer_gettime timer_getoverrun timer_delete sched_yield sched_getparam
+        sched_getscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval
+        sched_getaffinity sched_getattr getpriority ioprio_get futex futex_waitv
         futex_wake futex_wait futex_requeue set_robust_list get_robust_list set_tid_address rseq restart_syscall getpid
         getppid gettid getuid geteuid getgid getegid getgroups getresuid getresgid setpgid getpgid getpgrp setsid getsid
         capget getrlimit getrusage sysinfo uname getcpu getrandom arch_prctl modify_ldt set_thread_area get_thread_area
-        personality vhangup sethostname setdomainname add_key request_key keyctl lsm_get_self_attr lsm_set_self_attr
+        personality vhangup add_key request_key keyctl lsm_get_self_attr lsm_set_self_attr
         lsm_list_modules""",
     "the kernel has only the number left": """
         uselib _sysctl create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall security

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 class Operation(Enum):
     """What is done to a path."""
 
-    #: The content, or mode, owner, times, attributes, of something that is there.
+    #: The content of something that is there.
     WRITE = "write"
+    #: Its mode, owner, times, attributes.
+    MARK = "change"
     #: Something new, no folder.
     CREATE = "create"
     #: Something that is there goes away, no folder.
@@ -95,7 +97,7 @@ def decide(grant: Grant, operation: Operation, paths: Sequence[str]) -> Verdict:
     temps: list[str] = []
     folders: list[str] = []
     for path in paths:
-        verdict = _one(grant, operation, path)
+        verdict = _one(grant, operation, path or ".")
         if isinstance(verdict, Refused):
             return verdict
         hold += verdict.hold

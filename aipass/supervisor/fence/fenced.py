@@ -50,8 +50,12 @@ class Fenced:
     leader: int = 0
     #: Names that this run gave to a file of several names.
     links: dict[tuple[int, int], set[str]] = field(default_factory=dict)
-    #: Sockets that it bound: (dev, ino) held by a descriptor, or an abstract name.
-    bound: dict[tuple[int, int] | bytes, int] = field(default_factory=dict)
+    #: Sockets that it bound: what stands at a path, or an abstract name; with a descriptor that holds what has no birth.
+    bound: dict[Identity | bytes, int] = field(default_factory=dict)
+    #: Files without a name that it made, or took the name of.
+    unnamed: set[Identity] = field(default_factory=set)
+    #: Its temporary files, as they were when it made them: the name alone proves nothing.
+    temporary: dict[str, Identity] = field(default_factory=dict)
     #: Terminals that it opened, by their number.
     terminals: set[int] = field(default_factory=set)
     #: Files that it has opened for writing, by path: what a withdrawal must look at.
@@ -69,8 +73,8 @@ class Fenced:
         return path[len(self.root) + 1 :] if path.startswith(self.root + "/") else None
 
     def is_own(self, path: str) -> bool:
-        """Whether the path lies in a folder that is wholly the run's."""
-        return any(path == own or path.startswith(own + "/") for own in self.own)
+        """Whether the path lies in a folder that is wholly the run's. That folder itself stays where and what it is."""
+        return any(path.startswith(own + "/") for own in self.own)
 
     def is_granted_outside(self, path: str) -> bool:
         """Whether the path lies in a folder of `[sandbox] write`."""

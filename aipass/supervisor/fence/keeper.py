@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
+import subprocess
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from aipass.supervisor.fence import kernel, program, wall, withdraw
 from aipass.supervisor.fence.decide import Grant, Operation, Refused, decide
 from aipass.supervisor.fence.fenced import Fenced
 from aipass.supervisor.fence.glob import Globs
-from aipass.supervisor.fence.perform import SHARED_TEMPORARY
+from aipass.supervisor.fence.perform import SHARED_TEMPORARY, identity_at
 from aipass.supervisor.fence.serve import Fence
 from aipass.supervisor.fence.start import Start
 from aipass.supervisor.fence.territory import Territory
@@ -38,6 +39,9 @@ class Keeper:
         self._runs: dict[int, Fenced] = {}
         self._territory = Territory()
         self._programs: dict[bool, bytes] = {}
+        #: Withdrawals that are under way, and the starts that wait for them.
+        self._busy = 0
+        self._later: list[Callable[[], None]] = []
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._folds = _folds_case(root)
@@ -56,25 +60,50 @@ class Keeper:
                 known = [globs.lines for globs in run.grant.withdrawn]
                 if tuple(handed["owns"]) not in known:
                     run.grant.withdrawn.append(Globs(handed["owns"]))
-        replaced: list[str] = []
         for run in self._runs.values():
             run.grant.territory = self._territory
-            replaced += self._withdraw(run)
-        self._told({"tell": "territory", "serial": message["serial"], "replaced": replaced})
+        # Whatever cannot be taken away, nothing new is opened from here on.
+        lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
+        if lost:
+            self._busy += 1
+            # A large file takes its time; what is to start after the hand-over waits, and nobody else does.
+            threading.Thread(
+                target=self._withdraw, args=(message, lost), name="fence-withdraw", daemon=True
+            ).start()
+        else:
+            self._told({"tell": "territory", "serial": message["serial"], "replaced": [], "kept": []})
 
-    def _withdraw(self, run: Fenced) -> list[str]:
-        """Take away what the run has open and may not write any more."""
-        replaced = []
+    def _lost(self, run: Fenced) -> list[str]:
+        """What the run has opened for writing and may not write any more."""
         holds = self._fence.common.holds
+        found = []
         for path in sorted(run.opened):
-            if not isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused):
-                continue
-            run.opened.discard(path)
-            if (hold := holds.get(path)) is not None and hold.run == run.grant.run:
-                del holds[path]
-            if withdraw.cut_off(self.root, path):
-                replaced.append(path)
-        return replaced
+            if isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused):
+                found.append(path)
+                run.opened.discard(path)
+                if (hold := holds.get(path)) is not None and hold.run == run.grant.run:
+                    del holds[path]
+        return found
+
+    def _withdraw(self, message: dict[str, Any], lost: list[tuple[Fenced, str]]) -> None:
+        """In a thread of its own: take away what runs have open and lost."""
+        replaced, kept = [], []
+        for run, path in lost:
+            try:
+                if withdraw.cut_off(self.root, path):
+                    replaced.append(path)
+            except OSError as exc:
+                kept.append(f"{path}: {exc.strerror} (run {run.grant.run} can still write it)")
+        told = {"tell": "territory", "serial": message["serial"], "replaced": replaced, "kept": kept}
+        self._fence.call(partial(self._withdrawn, told))
+
+    def _withdrawn(self, told: dict[str, Any]) -> None:
+        self._busy -= 1
+        self._told(told)
+        if not self._busy:
+            later, self._later = self._later, []
+            for start in later:
+                start()
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
@@ -88,6 +117,9 @@ class Keeper:
         self, spec: Spec, files_limit: int, done: Callable[[Spec, int, Exception | None], None]
     ) -> None:
         assert spec.ground is not None
+        if self._busy:
+            self._later.append(partial(self._start, spec, files_limit, done))
+            return
         try:
             own = _prepare(spec)
         except OSError as exc:
@@ -166,16 +198,17 @@ class Keeper:
             run = self._runs.pop(spec.run, None)
             if run is not None:
                 self._fence.drop(run)
-                left = [path for path in sorted(run.grant.temps) if self._set_aside(spec, path)]
+                left = [path for path in sorted(run.grant.temps) if self._set_aside(spec, run, path)]
             if spec.ground is not None:
-                shutil.rmtree(spec.ground["tmp"], ignore_errors=True)
+                _remove(spec.ground["tmp"])
         finally:
             done(left)
 
-    def _set_aside(self, spec: Spec, path: str) -> bool:
-        """Move a temporary file that never became what it was for out of the tree."""
+    def _set_aside(self, spec: Spec, run: Fenced, path: str) -> bool:
+        """Move a temporary file that never became what it was for out of the tree; somebody else's of its name stays."""
         source = Path(self.root, path)
-        if not os.path.lexists(source):
+        identity = identity_at(str(source))
+        if identity is None or identity != run.temporary.get(path):
             return False
         target = Path(self.root, ".aipass", "quarantine", f"run-{spec.run}", path)
         try:
@@ -187,20 +220,44 @@ class Keeper:
 
 
 def _prepare(spec: Spec) -> tuple[str, ...]:
-    """Make the folders that are wholly the run's; their paths without links."""
+    """Make the folders that are wholly the run's; their paths without links.
+
+    Raises PermissionError where one that we make ourselves is a link, or somebody else's: it was put there.
+    """
     assert spec.ground is not None
     base = Path(spec.ground["tmp"]).parent
-    base.mkdir(mode=0o700, exist_ok=True)
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = base.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise PermissionError(13, "it belongs to somebody else; remove it", str(base))
     if stat.S_IMODE(found.st_mode) != 0o700:
         base.chmod(0o700)
-    shutil.rmtree(spec.ground["tmp"], ignore_errors=True)
+    _remove(spec.ground["tmp"])
     own = [spec.ground["tmp"], *spec.ground["own"]]
+    real = []
     for folder in own:
         Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return tuple(os.path.realpath(folder) for folder in own)
+        real.append(os.path.realpath(folder))
+        ours = folder.startswith((f"{spec.root}/", f"{base}/"))
+        if ours and (real[-1] != os.path.abspath(folder) or os.stat(folder).st_uid != os.geteuid()):
+            raise PermissionError(13, "it was replaced by a link, or by somebody else; remove it", folder)
+    return tuple(real)
+
+
+def _remove(folder: str) -> None:
+    """Have a folder gone at once, and removed at leisure: with its files it may take seconds."""
+    if not os.path.lexists(folder):
+        return
+    aside = os.path.join(os.path.dirname(folder), f".gone-{os.urandom(6).hex()}")
+    try:
+        os.rename(folder, aside)
+    except OSError:
+        aside = folder
+    # rm copes with any depth, and with more files than anybody should wait for.
+    words = ["rm", "-rf", "--", aside]
+    nothing = subprocess.DEVNULL
+    work = partial(subprocess.run, words, check=False, stdin=nothing, stdout=nothing, stderr=nothing)
+    threading.Thread(target=work, name="fence-remove", daemon=True).start()
 
 
 def _folds_case(root: str) -> bool:

@@ -245,6 +245,14 @@ if _process_vm_readv is not None:
     )
 
 
+def read_exactly(tid: int, address: int, length: int) -> bytes:
+    """`length` bytes of another thread's memory, or EFAULT."""
+    found = read_memory(tid, address, length)
+    if len(found) < length:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+    return found
+
+
 def read_memory(tid: int, address: int, length: int) -> bytes:
     """Up to `length` (at most 4,096) bytes of another thread's memory: fewer where its mapping ends; EFAULT for none.
 
@@ -287,9 +295,49 @@ def _group_of(tid: int) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
 
 
-def act_as(uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    """Let this thread's file accesses be those of another user. Only root may; the thread alone is changed."""
+class Identity(NamedTuple):
+    """Whose file accesses a thread's are: user, group, further groups, effective capabilities as a bit set."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    capabilities: int
+
+
+def act_as(identity: Identity) -> None:
+    """Let this thread's accesses be another's, or its own again. Only root may; the thread alone is changed.
+
+    Capabilities go last and come back first: changing users needs some, and the file system id alone leaves others.
+    """
     set_uid, set_gid, set_groups = _SETFSUID
-    raw(set_groups, len(groups), struct.pack(f"={len(groups)}I", *groups))
-    _syscall(_long(set_gid), _long(gid))
-    _syscall(_long(set_uid), _long(uid))
+    permitted = _capabilities()[1]
+    _set_capabilities(permitted, permitted)
+    raw(set_groups, len(identity.groups), struct.pack(f"={len(identity.groups)}I", *identity.groups))
+    _syscall(_long(set_gid), _long(identity.gid))
+    _syscall(_long(set_uid), _long(identity.uid))
+    _set_capabilities(identity.capabilities & permitted, permitted)
+
+
+def own_identity() -> Identity:
+    """This thread's identity now."""
+    return Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()), _capabilities()[0])
+
+
+# linux/capability.h: version 3, two halves of 32 bits each of effective, permitted, inheritable.
+_CAPABILITY_VERSION = 0x20080522
+_CAPGET, _CAPSET = {"x86_64": (125, 126), "aarch64": (90, 91)}.get(MACHINE, (0, 0))
+
+
+def _capabilities() -> tuple[int, int]:
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0), 8)
+    data = ctypes.create_string_buffer(24)
+    raw(_CAPGET, header, data)
+    low, low_permitted, _, high, high_permitted, _ = struct.unpack("=6I", data.raw)
+    return low | high << 32, low_permitted | high_permitted << 32
+
+
+def _set_capabilities(effective: int, permitted: int) -> None:
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0), 8)
+    low, high = 0xFFFFFFFF, 32
+    parts = (effective & low, permitted & low, 0, effective >> high, permitted >> high, 0)
+    raw(_CAPSET, header, ctypes.create_string_buffer(struct.pack("=6I", *parts), 24))

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 from aipass.supervisor.fence import kernel, wall
 from aipass.supervisor.fence.decide import Allowed, Hold, Operation, Refused, decide
 from aipass.supervisor.fence.fenced import Fenced, Identity
-from aipass.supervisor.fence.resolve import Caller, InDoubtError, Place, resolve, where
+from aipass.supervisor.fence.resolve import PATH_MAX, Caller, InDoubtError, Place, resolve, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aipass.supervisor.fence.kernel import Status
 
 #: Where everybody keeps temporary files: a run may make some, and change what runs of this repository made.
 SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
@@ -32,6 +34,12 @@ _NOT_FOR_REOPEN = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 TIOCGPTN = 0x80045430
 ERESTARTSYS = 512
 MAX_XATTR = 65536
+#: Removed files that a run is remembered to have had the name of.
+MAX_UNNAMED = 10_000
+#: What reaches the object itself, whatever name it was come by.
+_INSIDE = frozenset((Operation.WRITE, Operation.MARK))
+_NODES = frozenset((0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK))
+_FOLDERS = frozenset((Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER))
 
 
 class Later(Exception):  # noqa: N818 - not an error: an answer that comes later
@@ -47,6 +55,12 @@ class Opened:
 
     handle: int
     cloexec: bool
+    #: Done when the caller has the descriptor: what must not happen where it can have no more.
+    then: Callable[[], None] | None = None
+    #: Done when it could not have it.
+    undo: Callable[[], None] | None = None
+    #: A further descriptor to close afterwards.
+    folder: int = -1
 
 
 class Plain(Enum):
@@ -89,50 +103,74 @@ class Work:
 
     # -- what is allowed --------------------------------------------------------------------------------------------
 
-    def permit(self, *asked: tuple[Operation, Place]) -> None:
-        """Return where all of it is allowed, and note what follows from that; else report it and raise EACCES."""
+    def permit(self, *asked: tuple[Operation, Place]) -> Callable[[], None]:
+        """Journal it where all of it is allowed, else report it and raise EACCES.
+
+        What follows from it (holds, temporary names, made folders) is taken by calling what is returned, when it is done.
+        """
         granted: list[tuple[Operation, str, Allowed]] = []
         for operation, place in asked:
             relative = self.run.relative(place.path)
             try:
                 if relative is None or self._is_nameless(place):
-                    refused = self._outside(place)
+                    refused = self._outside(operation, place)
                 else:
+                    self._forget_replaced(relative, place)
                     refused = self._in_doubt(place, operation)
                     verdict = refused or decide(self.run.grant, operation, (relative,))
                     if isinstance(verdict, Allowed):
                         granted.append((operation, relative, verdict))
-                    elif place.path in self.run.outputs and operation is Operation.WRITE:
-                        continue
                     else:
                         refused = verdict
             except InDoubtError as exc:
                 refused = Refused(place.path, str(exc))
             if refused is not None:
                 raise self.refuse(refused, operation.value)
-        for operation, relative, allowed in granted:
-            self._take(operation, relative, allowed)
+        for operation, relative, _ in granted:
+            if operation not in _FOLDERS:
+                self.run.wrote(self.caller.tid, operation.value, relative)
+        return lambda: self._take(granted)
+
+    def _forget_replaced(self, relative: str, place: Place) -> None:
+        """A temporary file of ours that somebody has put something else in the place of is ours no more."""
+        if relative not in self.run.grant.temps or place.status is None:
+            return
+        if self.run.temporary.get(relative) != Identity.of(place.status):
+            self.run.grant.temps.discard(relative)
+            self.run.temporary.pop(relative, None)
 
     def refuse(self, refused: Refused, operation: str) -> OSError:
         """Report a refusal; the error to raise."""
         self.common.report(self.run, refused, operation, self.caller.tid)
         return OSError(errno.EACCES, refused.reason)
 
-    def _take(self, operation: Operation, path: str, allowed: Allowed) -> None:
+    def _take(self, granted: list[tuple[Operation, str, Allowed]]) -> None:
         grant = self.run.grant
         now = time.time()
-        for held in allowed.hold:
-            self.common.holds[held] = Hold(grant.run, grant.agent, now)
-        grant.temps.update(allowed.temps)
-        grant.made.update(allowed.folders)
-        if operation in (Operation.WRITE, Operation.CREATE):
-            self.run.opened.add(path)
-        if operation not in (Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER):
-            self.run.wrote(self.caller.tid, operation.value, path)
+        for operation, path, allowed in granted:
+            for held in allowed.hold:
+                self.common.holds[held] = Hold(grant.run, grant.agent, now)
+            for temporary in allowed.temps:
+                if (identity := identity_at(f"{self.run.root}/{temporary}")) is not None:
+                    grant.temps.add(temporary)
+                    self.run.temporary[temporary] = identity
+            grant.made.update(allowed.folders)
+            if operation in (Operation.WRITE, Operation.CREATE):
+                self.run.opened.add(path)
 
     def _is_nameless(self, place: Place) -> bool:
+        """Whether nothing leads there, and it is the run's: pipes, sockets, memory, files that it removed itself."""
+        if place.name or place.status is None or place.is_folder():
+            return False
+        if not place.path.startswith("/"):
+            return True
+        if place.status.links:
+            return False
+        path = place.path.removesuffix(" (deleted)")
         return (
-            not place.name and not place.is_folder() and place.status is not None and not place.status.links
+            path.startswith("/memfd:")
+            or self.run.is_own(path)
+            or Identity.of(place.status) in self.run.unnamed
         )
 
     def _in_doubt(self, place: Place, operation: Operation) -> Refused | None:
@@ -140,9 +178,9 @@ class Work:
         status = place.status or kernel.status(place.folder)
         if status.mount != self.common.root_mount and status.dev == self.common.root_device:
             return Refused(place.path, "another place of the same disk is mounted there")
-        if operation is Operation.WRITE and stat.S_ISREG(status.mode) and status.links > 1:
+        if operation in _INSIDE and stat.S_ISREG(status.mode) and status.links > 1:
             names = self.run.links.get((status.dev, status.ino), ())
-            if len(names) < status.links:
+            if sum(_leads(name, status) for name in names) < status.links:
                 return Refused(
                     place.path, f"it has {status.links} names (hard links), and the others may be another's"
                 )
@@ -150,24 +188,29 @@ class Work:
             return Refused(place.path, "it was removed, and nobody can tell where else it is known")
         return None
 
-    def _outside(self, place: Place) -> Refused | None:
+    def _outside(self, operation: Operation, place: Place) -> Refused | None:
         """Outside the repository, and things without a name: pipes, sockets, memory, removed files."""
         path, status = place.path, place.status
-        if not path.startswith("/") or self._is_nameless(place):
+        if self._is_nameless(place):
             return None
+        if not place.name and path.endswith(" (deleted)"):
+            return Refused(path, "it was removed, and another program may still have it open")
         if path.startswith(("/proc/", "/sys/")):
             return Refused(path, "it is the kernel's")
         run = self.run
         if run.is_own(path) or run.is_granted_outside(path):
             return None
         if status is not None and stat.S_ISCHR(status.mode):
-            if path in wall.DEVICES or (
-                path.startswith("/dev/pts/") and os.minor(status.rdev) in run.terminals
-            ):
+            own = path.startswith("/dev/pts/") and os.minor(status.rdev) in run.terminals
+            if own or (path in wall.DEVICES and operation is Operation.WRITE):
                 return None
             return Refused(path, "it is a device; `[sandbox] write` may name it")
         if any(path.startswith(shared + "/") for shared in SHARED_TEMPORARY):
             if status is not None:
+                if operation in _INSIDE and stat.S_ISREG(status.mode) and status.links > 1:
+                    return Refused(
+                        path, f"it has {status.links} names (hard links), and others may be another's"
+                    )
                 made = Identity.of(status) in self.common.made_outside
                 return None if made else Refused(path, "it was there before, and belongs to another program")
             folder = kernel.status(place.folder)
@@ -227,6 +270,7 @@ class Work:
 
     def open(self, dirfd: int, address: int, flags: int, mode: int) -> Answer:
         """open, openat, creat."""
+        flags &= 0x7FFFFFFF  # the highest bit means nothing, and does not fit
         if flags & os.O_CREAT and flags & os.O_DIRECTORY:
             raise OSError(errno.EINVAL, "flags")
         path = self.caller.text(address)
@@ -259,12 +303,17 @@ class Work:
     def _create(self, place: Place, flags: int, mode: int) -> Answer:
         if not kernel.status(place.folder).links:
             raise OSError(errno.ENOENT, "the folder was removed")
-        self.permit((Operation.CREATE, place))
+        took = self.permit((Operation.CREATE, place))
         os.umask(self.caller.umask())
         new = flags & ~os.O_DIRECTORY | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
         handle = os.open(place.name, new, mode & 0o7777, dir_fd=place.folder)
+        took()
         self.made(place)
-        return Opened(handle, bool(flags & os.O_CLOEXEC))
+        folder, name = os.dup(place.folder), place.name
+        # The kernel looks for a free descriptor before it makes the file; where there is none, there is no file.
+        return Opened(
+            handle, bool(flags & os.O_CLOEXEC), undo=lambda: os.unlink(name, dir_fd=folder), folder=folder
+        )
 
     def _open_existing(self, place: Place, flags: int) -> Answer:
         assert place.handle is not None
@@ -285,12 +334,14 @@ class Work:
             return Plain.CONTINUE
         if kind == stat.S_IFCHR:
             return self._open_device(place, flags)
-        self.permit((Operation.WRITE, place))
-        return self._reopen(place.handle, kind, flags)
+        if place.path in self.run.outputs:
+            return self._reopen(place.handle, kind, flags)  # /dev/stderr and the like
+        took = self.permit((Operation.WRITE, place))
+        return self._reopen(place.handle, kind, flags, took)
 
     def _open_device(self, place: Place, flags: int) -> Answer:
         assert place.handle is not None
-        self.permit((Operation.WRITE, place))
+        self.permit((Operation.WRITE, place))()
         if place.path == "/dev/tty":
             # Whose terminal that is depends on who opens it.
             if self.run.walled:
@@ -305,11 +356,13 @@ class Work:
             self.run.terminals.add(struct.unpack("I", number)[0])
         return opened
 
-    def _reopen(self, held: int, kind: int, flags: int) -> Answer:
+    def _reopen(self, held: int, kind: int, flags: int, took: Callable[[], None] | None = None) -> Answer:
         """Open what is held, never waiting: a pipe without a reader, or a file with a lease, is asked again later."""
         cloexec = bool(flags & os.O_CLOEXEC)
-        wanted = flags & ~_NOT_FOR_REOPEN | os.O_CLOEXEC | os.O_NOCTTY
-        waits = kind in (stat.S_IFREG, stat.S_IFIFO) and not flags & os.O_NONBLOCK
+        # Truncated only when the caller has the descriptor: at its limit it gets none, and keeps the content.
+        truncates = kind == stat.S_IFREG and bool(flags & os.O_TRUNC)
+        wanted = flags & ~_NOT_FOR_REOPEN & ~(os.O_TRUNC if truncates else 0) | os.O_CLOEXEC | os.O_NOCTTY
+        waits = not flags & os.O_NONBLOCK
         name = f"/proc/thread-self/fd/{held}"
 
         def attempt() -> Answer | None:
@@ -322,7 +375,10 @@ class Work:
                 raise
             if waits:
                 os.set_blocking(handle, True)
-            return Opened(handle, cloexec)
+            if took is not None:
+                took()
+            then = (lambda: os.truncate(f"/proc/thread-self/fd/{handle}", 0)) if truncates else None
+            return Opened(handle, cloexec, then)
 
         opened = attempt()
         if opened is None:
@@ -342,7 +398,13 @@ class Work:
             self.permit((Operation.MARK_FOLDER, place))
         os.umask(self.caller.umask())
         handle = os.open(f"/proc/thread-self/fd/{place.handle}", flags | os.O_CLOEXEC, mode & 0o7777)
+        self._remember_unnamed(kernel.status(handle))
         return Opened(handle, bool(flags & os.O_CLOEXEC))
+
+    def _remember_unnamed(self, status: Status) -> None:
+        if len(self.run.unnamed) >= MAX_UNNAMED:
+            self.run.unnamed.clear()
+        self.run.unnamed.add(Identity.of(status))
 
     def truncate(self, address: int, length: int) -> Answer:
         """truncate."""
@@ -355,8 +417,9 @@ class Work:
             raise OSError(errno.EINVAL, "no file")
         if self.goes_on(place):
             return Plain.CONTINUE
-        self.permit((Operation.WRITE, place))
+        took = self.permit((Operation.WRITE, place))
         os.truncate(f"/proc/thread-self/fd/{place.handle}", length)
+        took()
         return 0
 
     def _existing(self, dirfd: int, path: bytes, follow: bool) -> Place:
@@ -382,9 +445,10 @@ class Work:
         place = self._new(dirfd, address)
         if self.goes_on(place):
             return Plain.CONTINUE
-        self.permit((Operation.MAKE_FOLDER, place))
+        took = self.permit((Operation.MAKE_FOLDER, place))
         os.umask(self.caller.umask())
         os.mkdir(place.name, mode & 0o7777, dir_fd=place.folder)
+        took()
         self.made(place)
         return 0
 
@@ -393,11 +457,14 @@ class Work:
         place = self._new(dirfd, address)
         if place.slash:
             raise OSError(errno.ENOENT, "no folder")
+        if stat.S_IFMT(mode & 0xFFFF) not in _NODES:
+            raise OSError(errno.EPERM if stat.S_ISDIR(mode & 0xFFFF) else errno.EINVAL, "no such node")
         if self.goes_on(place):
             return Plain.CONTINUE
-        self.permit((Operation.CREATE, place))
+        took = self.permit((Operation.CREATE, place))
         os.umask(self.caller.umask())
         os.mknod(place.name, mode & 0xFFFF, dir_fd=place.folder)
+        took()
         self.made(place)
         return 0
 
@@ -411,8 +478,9 @@ class Work:
             raise OSError(errno.ENOENT, "no folder")
         if self.goes_on(place):
             return Plain.CONTINUE
-        self.permit((Operation.CREATE, place))
+        took = self.permit((Operation.CREATE, place))
         os.symlink(text, place.name, dir_fd=place.folder)
+        took()
         self.made(place)
         return 0
 
@@ -435,11 +503,12 @@ class Work:
             raise OSError(errno.EISDIR, "a folder")
         if self.goes_on(place):
             return Plain.CONTINUE
-        self.permit((Operation.REMOVE_FOLDER if folder else Operation.REMOVE, place))
+        took = self.permit((Operation.REMOVE_FOLDER if folder else Operation.REMOVE, place))
         if folder:
             os.rmdir(place.spelled, dir_fd=place.folder)
         else:
             os.unlink(place.spelled, dir_fd=place.folder)
+        took()
         self._gone(place)
         return 0
 
@@ -451,7 +520,8 @@ class Work:
         source = resolve(self.caller, olddir, self.caller.text(old), False)
         target = resolve(self.caller, newdir, self.caller.text(new), False)
         if not source.name or not target.name:
-            raise OSError(errno.EBUSY, "no name")
+            exists = flags & kernel.RENAME_NOREPLACE and source.name
+            raise OSError(errno.EEXIST if exists else errno.EBUSY, "no name")
         if source.handle is None or (exchange and target.handle is None):
             raise OSError(errno.ENOENT, "nothing there")
         if flags & kernel.RENAME_NOREPLACE and target.handle is not None:
@@ -459,14 +529,25 @@ class Work:
         self._check_kinds(source, target, exchange)
         if self.goes_on(source, target):
             return Plain.CONTINUE
-        self.permit(*self._asked_by_rename(source, target, exchange))
+        self._keep_apart(source, target)
+        took = self.permit(*self._asked_by_rename(source, target, exchange))
         kernel.rename(source.folder, source.spelled, target.folder, target.spelled, flags)
+        took()
         if exchange:
             return 0
         self._unnamed(target)
         self._renamed(source, target)
         self.made(target)
         return 0
+
+    def _keep_apart(self, one: Place, other: Place) -> None:
+        """Nothing moves, and no second name leads, between the run's own folders and the rest.
+
+        What lies in those folders the run changes without being asked, also while this is decided; and a file that has
+        another name there could be written through it after a hand-over. EXDEV makes programs copy.
+        """
+        if self.run.is_own(one.path) is not self.run.is_own(other.path):
+            raise OSError(errno.EXDEV, "own folders are as a filesystem of their own")
 
     @staticmethod
     def _check_kinds(source: Place, target: Place, exchange: bool) -> None:
@@ -505,9 +586,12 @@ class Work:
                     names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
             finally:
                 os.close(handle)
-            if len(asked) + 2 * len(names) > 2 * MAX_MOVED:
+            if len(asked) + 2 * len(names) > 2 * MAX_MOVED or len(below) > PATH_MAX:
                 raise self.refuse(
-                    Refused(source.path, f"it holds more than {MAX_MOVED} files; move them one by one"),
+                    Refused(
+                        source.path,
+                        f"it holds more than {MAX_MOVED} files, or too deep; move them one by one",
+                    ),
                     "move",
                 )
             for name, folder in names:
@@ -534,6 +618,8 @@ class Work:
         """An object has lost a name, perhaps its last one."""
         if place.status is None:
             return
+        if place.status.links == 1 and stat.S_ISREG(place.status.mode):
+            self._remember_unnamed(place.status)
         if place.status.links > 1:
             self.run.links.get((place.status.dev, place.status.ino), set()).discard(place.path)
         else:
@@ -550,6 +636,7 @@ class Work:
         if old is None:
             return
         grant.temps.discard(old)
+        self.run.temporary.pop(old, None)
         if source.is_folder():
             for known in (grant.made, grant.temps):
                 moved = {path for path in known if path == old or path.startswith(old + "/")}
@@ -573,14 +660,17 @@ class Work:
             raise OSError(errno.EPERM, "a folder")
         if self.goes_on(source, target):
             return Plain.CONTINUE
-        self.permit((Operation.WRITE, source), (Operation.CREATE, target))
+        assert source.status is not None
+        if source.status.links:
+            self._keep_apart(source, target)
+        took = self.permit((Operation.WRITE, source), (Operation.CREATE, target))
         os.link(
             f"/proc/thread-self/fd/{source.handle}",
             target.name,
             dst_dir_fd=target.folder,
             follow_symlinks=True,
         )
-        assert source.status is not None
+        took()
         if source.status.links:
             names = self.run.links.setdefault((source.status.dev, source.status.ino), set())
             if source.status.links == 1:
@@ -605,7 +695,7 @@ class Work:
 
     def _marked(self, place: Place) -> str:
         """Ask for a change of what is held; the name by which it is done."""
-        self.permit((Operation.MARK_FOLDER if place.is_folder() else Operation.WRITE, place))
+        self.permit((Operation.MARK_FOLDER if place.is_folder() else Operation.MARK, place))()
         return f"/proc/thread-self/fd/{place.handle}"
 
     def at(self, dirfd: int, address: int, flags: int = 0) -> Place:
@@ -640,13 +730,13 @@ class Work:
 
     def timespecs(self, address: int) -> bytes | None:
         """Two struct timespec from memory; None for now."""
-        return kernel.read_memory(self.caller.tid, address, 32) if address else None
+        return kernel.read_exactly(self.caller.tid, address, 32) if address else None
 
     def timevals(self, address: int) -> bytes | None:
         """Two struct timeval from memory, as timespecs."""
         if not address:
             return None
-        parts = struct.unpack("=4q", kernel.read_memory(self.caller.tid, address, 32))
+        parts = struct.unpack("=4q", kernel.read_exactly(self.caller.tid, address, 32))
         if not (0 <= parts[1] < 1_000_000 and 0 <= parts[3] < 1_000_000):
             raise OSError(errno.EINVAL, "microseconds")
         return struct.pack("=4q", parts[0], parts[1] * 1000, parts[2], parts[3] * 1000)
@@ -655,7 +745,7 @@ class Work:
         """A struct utimbuf from memory, as timespecs."""
         if not address:
             return None
-        access, change = struct.unpack("=2q", kernel.read_memory(self.caller.tid, address, 16))
+        access, change = struct.unpack("=2q", kernel.read_exactly(self.caller.tid, address, 16))
         return struct.pack("=4q", access, 0, change, 0)
 
     def setxattr(self, place: Place, name: int, value: int, size: int, flags: int) -> Answer:
@@ -684,6 +774,13 @@ class Work:
             raise OSError(errno.ERANGE, "attribute")
         return name
 
+    def of_own_process(self, target: int) -> Answer:
+        """A call on another thread's priority goes on where that is one of the caller's own process: numbers, no paths."""
+        target &= 0xFFFFFFFF
+        if target in (0, self.caller.tid) or Caller(target).group() == self.caller.group():
+            return Plain.CONTINUE
+        raise OSError(errno.EPERM, "another process")
+
     def by_path(self, address: int, follow: bool) -> Place:
         """The object at a path from the current folder."""
         return self._existing(kernel.AT_FDCWD, self.caller.text(address), follow)
@@ -692,3 +789,24 @@ class Work:
 _QUICK_DEVICES = frozenset(os.fsencode(path) for path in wall.DEVICES if path != "/dev/ptmx")
 #: UTIME_OMIT, as the eight bytes of a tv_nsec.
 _OMIT = struct.pack("=q", (1 << 30) - 2)
+
+
+def identity_at(path: str) -> Identity | None:
+    """What stands at an absolute path, links not followed; None for nothing."""
+    try:
+        handle = kernel.open_path(os.fsencode(path), -1, os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return Identity.of(kernel.status(handle))
+    finally:
+        os.close(handle)
+
+
+def _leads(name: str, status: Status) -> bool:
+    """Whether a name still leads to an object."""
+    try:
+        found = os.lstat(name)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (status.dev, status.ino)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from aipass.supervisor.fence import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aipass.supervisor.fence.kernel import Status
 
 #: Longest path, with its closing NUL, and how many links may be followed (linux/limits.h, fs/namei.c).
@@ -32,12 +34,14 @@ class InDoubtError(Exception):
 class Caller:
     """The thread that waits for an answer: its memory and its folders. Valid as long as its call waits."""
 
-    __slots__ = ("_group", "_status", "handles", "tid")
+    __slots__ = ("_group", "_status", "become", "handles", "tid")
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
         #: Descriptors that are closed when the call has been answered.
         self.handles: list[int] = []
+        #: Where the caller is another user: acts as ourselves with True, as the caller with False.
+        self.become: Callable[[bool], None] | None = None
         self._group: int | None = None
         self._status: bytes | None = None
 
@@ -63,7 +67,7 @@ class Caller:
     def folder(self, dirfd: int) -> int:
         """The folder that relative paths begin at, held. Raises OSError EBADF or ENOTDIR."""
         if dirfd == kernel.AT_FDCWD:
-            return self.keep(os.open(f"/proc/{self.tid}/cwd", _FOLDER | os.O_CLOEXEC))
+            return self._own("cwd", _FOLDER)
         return self.descriptor(dirfd, os.O_DIRECTORY)
 
     def descriptor(self, number: int, flags: int = 0) -> int:
@@ -71,9 +75,19 @@ class Caller:
         if number < 0:
             raise OSError(errno.EBADF, "descriptor")
         try:
-            return self.keep(os.open(f"/proc/{self.tid}/fd/{number}", os.O_PATH | flags | os.O_CLOEXEC))
+            return self._own(f"fd/{number}", os.O_PATH | flags)
         except FileNotFoundError:
             raise OSError(errno.EBADF, "descriptor") from None
+
+    def _own(self, name: str, flags: int) -> int:
+        """Something in the caller's folder in /proc, which is root's after a change of user."""
+        if self.become is not None:
+            self.become(True)
+        try:
+            return self.keep(os.open(f"/proc/{self.tid}/{name}", flags | os.O_CLOEXEC))
+        finally:
+            if self.become is not None:
+                self.become(False)
 
     def is_path_only(self, number: int) -> bool:
         """Whether one of the caller's descriptors was opened with O_PATH."""

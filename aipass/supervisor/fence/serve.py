@@ -15,6 +15,7 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aipass.supervisor.fence import kernel, wall
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: How often a call that waits for something is asked again.
 AGAIN_S, AGAIN_AT_MOST_S = 0.002, 0.05
+#: Slow callers that are waited for aside at once.
+MAX_ASIDE = 64
 #: Calls of one run that may wait at once; what comes then is told to try again.
 MAX_WAITING = 200
 
@@ -111,6 +114,12 @@ CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
     "removexattr": lambda w, a: w.removexattr(w.by_path(a[0], True), a[1]),
     "lremovexattr": lambda w, a: w.removexattr(w.by_path(a[0], False), a[1]),
     "fremovexattr": lambda w, a: w.removexattr(w.by_open_descriptor(_signed(a[0])), a[1]),
+    "sched_setscheduler": lambda w, a: w.of_own_process(a[0]),
+    "sched_setparam": lambda w, a: w.of_own_process(a[0]),
+    "sched_setattr": lambda w, a: w.of_own_process(a[0]),
+    "sched_setaffinity": lambda w, a: w.of_own_process(a[0]),
+    "setpriority": lambda w, a: w.of_own_process(a[1]),
+    "ioprio_set": lambda w, a: w.of_own_process(a[1]),
     "connect": lambda w, a: connect(w, _signed(a[0]), a[1], _u32(a[2])),
     "bind": lambda w, a: bind(w, _signed(a[0]), a[1], _u32(a[2])),
 }
@@ -155,7 +164,9 @@ class Fence:
         # Not epoll: with SYNC_WAKE_UP a caller wakes a poller on its own processor, which halves the wait.
         self._poll = select.poll()
         self._question = bytearray(kernel.NOTIFICATION.size)
-        self._identity = (os.geteuid(), os.getegid(), tuple(os.getgroups()))
+        #: Ours, where we are root and callers may be somebody else.
+        self._identity: kernel.Identity | None = None
+        self._aside = 0
         self._thread = threading.Thread(target=self._run, name="fence", daemon=True)
 
     def start(self) -> None:
@@ -204,6 +215,8 @@ class Fence:
                 except OSError:
                     pass  # the listing's own
         os.chdir("/")
+        if os.geteuid() == 0:
+            self._identity = kernel.own_identity()
         version = kernel.landlock_version()
         if version:
             wall.enclose(wall.keeper_ground(), version)
@@ -276,17 +289,17 @@ class Fence:
     def _decide(self, run: Fenced, caller: Caller, call: int, arguments: Arguments) -> Answer:
         work = Work(self.common, run, caller, self._own[run.listener])
         name = self._names[call]
-        if self._identity[0] != 0:
+        own = self._identity
+        identity = None if own is None else _identity_of(caller)
+        if own is None or identity is None or identity == own:
             return CARRIED[name](work, arguments)
-        identity = _identity_of(caller)
-        if identity == self._identity:
-            return CARRIED[name](work, arguments)
-        # A process of root's that became somebody else must not write as root.
-        kernel.act_as(*identity)
+        # A process of root's that became somebody else, or gave capabilities up, must not act as root.
+        caller.become = lambda privileged: _become(own if privileged else identity)
+        _become(identity)
         try:
             return CARRIED[name](work, arguments)
         finally:
-            kernel.act_as(*self._identity)
+            _become(own)
 
     def _settle(self, run: Fenced, caller: Caller, number: int, attempt: Callable[[], Answer | None]) -> bool:
         """Answer a call by what `attempt` returns or raises; whether it was answered."""
@@ -312,7 +325,7 @@ class Fence:
         if answer is Plain.CONTINUE:
             return self._reply(run, number, 0, 0, kernel.USER_NOTIF_CONTINUE)
         if isinstance(answer, Opened):
-            return self._hand_over(run, number, answer)
+            return self._hand_over(run, caller.tid, number, answer)
         assert isinstance(answer, int)
         return self._reply(run, number, answer, 0)
 
@@ -323,21 +336,29 @@ class Fence:
             pass  # the caller died meanwhile
         return True
 
-    def _hand_over(self, run: Fenced, number: int, opened: Opened) -> bool:
-        """Put the descriptor into the caller's table; its number there is the call's result."""
-        flags = os.O_CLOEXEC if opened.cloexec else 0
-        try:
-            fcntl.ioctl(
-                run.listener,
-                kernel.NOTIF_ADDFD,
-                kernel.ADDFD.pack(number, kernel.ADDFD_SEND, opened.handle, 0, flags),
-            )
-        except OSError as exc:
-            if exc.errno == errno.EMFILE:
-                self._reply(run, number, 0, errno.EMFILE)
-        finally:
-            os.close(opened.handle)
+    def _hand_over(self, run: Fenced, tid: int, number: int, opened: Opened) -> bool:
+        """Put the descriptor into the caller's table; its number there is the call's result.
+
+        The kernel waits until the caller itself runs for that. One that runs only when nothing else wants to would hold
+        up everybody, so it is waited for aside.
+        """
+        if _is_eager(tid):
+            _inject(run.listener, number, opened)
+        elif self._aside < MAX_ASIDE:
+            self._aside += 1
+            work = partial(self._inject_aside, os.dup(run.listener), number, opened)
+            threading.Thread(target=work, name="fence-aside", daemon=True).start()
+        else:
+            _close(opened)
+            self._reply(run, number, 0, errno.EAGAIN)
         return True
+
+    def _inject_aside(self, listener: int, number: int, opened: Opened) -> None:
+        try:
+            _inject(listener, number, opened)
+        finally:
+            os.close(listener)
+            self._aside -= 1
 
     def _ask_again(self) -> None:
         now = time.monotonic()
@@ -384,13 +405,59 @@ class Fence:
         )
 
 
-def _identity_of(caller: Caller) -> tuple[int, int, tuple[int, ...]]:
-    """Whose file accesses the caller's are: user, group, further groups."""
-    return (
+def _identity_of(caller: Caller) -> kernel.Identity:
+    """Whose accesses the caller's are."""
+    return kernel.Identity(
         int(caller.status(b"Uid").split()[3]),
         int(caller.status(b"Gid").split()[3]),
         tuple(map(int, caller.status(b"Groups").split())),
+        int(caller.status(b"CapEff"), 16),
     )
+
+
+def _become(identity: kernel.Identity) -> None:
+    try:
+        kernel.act_as(identity)
+    except OSError:
+        # A thread that serves as the wrong user is worse than none: without it every write of every run fails.
+        traceback.print_exc()
+        os._exit(70)
+
+
+def _inject(listener: int, number: int, opened: Opened) -> None:
+    flags = os.O_CLOEXEC if opened.cloexec else 0
+    send = 0 if opened.then is not None else kernel.ADDFD_SEND
+    try:
+        # As a bytearray: ioctl then returns the kernel's result, the descriptor's number there.
+        request = bytearray(kernel.ADDFD.pack(number, send, opened.handle, 0, flags))
+        given = fcntl.ioctl(listener, kernel.NOTIF_ADDFD, request)
+        if opened.then is not None:
+            opened.then()
+            fcntl.ioctl(listener, kernel.NOTIF_SEND, kernel.RESPONSE.pack(number, given, 0, 0))
+    except Exception as exc:  # noqa: BLE001 - whatever it was, the caller gets an answer
+        error = (exc.errno if isinstance(exc, OSError) else None) or errno.EIO
+        if error == errno.EMFILE and opened.undo is not None:
+            opened.undo()
+        try:
+            fcntl.ioctl(listener, kernel.NOTIF_SEND, kernel.RESPONSE.pack(number, 0, -error, 0))
+        except OSError:
+            pass  # the caller died meanwhile
+    finally:
+        _close(opened)
+
+
+def _close(opened: Opened) -> None:
+    os.close(opened.handle)
+    if opened.folder >= 0:
+        os.close(opened.folder)
+
+
+def _is_eager(tid: int) -> bool:
+    """Whether a thread runs soon when it is woken: neither idle nor nice."""
+    try:
+        return os.sched_getscheduler(tid) != os.SCHED_IDLE and os.getpriority(os.PRIO_PROCESS, tid) <= 0
+    except OSError:
+        return True  # it is gone
 
 
 def _is_interrupted(tid: int) -> bool:

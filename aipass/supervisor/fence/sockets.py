@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused
+from aipass.supervisor.fence.fenced import Identity
 from aipass.supervisor.fence.perform import Later
 from aipass.supervisor.fence.resolve import resolve
 
 if TYPE_CHECKING:
+    from aipass.supervisor.fence.fenced import Fenced
     from aipass.supervisor.fence.perform import Answer, Work
 
 #: struct sockaddr_storage; a longer address is EINVAL.
 LONGEST_ADDRESS = 128
 SO_DOMAIN = 39
+#: Sockets of one run that are remembered as its own.
+MAX_BOUND = 1024
 #: Who turns names into addresses and users: every program asks them, and they write nothing.
 NAME_SERVICES = (
     "/run/nscd/socket",
@@ -96,7 +100,7 @@ def _unix_target(work: Work, raw: bytes) -> bytes:
     place = resolve(work.caller, kernel.AT_FDCWD, path, True)
     if place.handle is None or place.status is None:
         raise OSError(errno.ENOENT, "nothing there")
-    own = (place.status.dev, place.status.ino) in work.run.bound
+    own = Identity.of(place.status) in work.run.bound
     if not own and not any(
         fnmatchcase(place.path, pattern) for pattern in (*NAME_SERVICES, *work.run.sockets)
     ):
@@ -120,7 +124,8 @@ def bind(work: Work, number: int, address: int, length: int) -> Answer:
     place = resolve(work.caller, kernel.AT_FDCWD, path, False)
     if place.handle is not None:
         raise OSError(errno.EADDRINUSE, "exists")
-    work.permit((Operation.CREATE, place))
+    _make_room(work.run)
+    took = work.permit((Operation.CREATE, place))
     os.umask(work.caller.umask())
     # By its folder and its bare name: no path is looked up again. The thread's current folder is its own.
     os.fchdir(place.folder)
@@ -128,21 +133,30 @@ def bind(work: Work, number: int, address: int, length: int) -> Answer:
         _call(_libc.bind, held, raw[:2] + place.name + b"\0")
     finally:
         os.chdir("/")
+    took()
     work.made(place)
     bound = kernel.open_path(place.name, place.folder, os.O_NOFOLLOW)
-    status = kernel.status(bound)
-    # Held open: the number of a removed socket would be given to the next file at once.
-    work.run.bound[status.dev, status.ino] = bound
+    identity = Identity.of(kernel.status(bound))
+    if identity.born:
+        os.close(bound)
+        bound = -1
+    # Held open where nothing else tells: the number of a removed socket is given to the next file at once.
+    work.run.bound[identity] = bound
     return 0
+
+
+def _make_room(run: Fenced) -> None:
+    """Forget the oldest of too many sockets; programs bind one or two."""
+    while len(run.bound) >= MAX_BOUND:
+        handle = run.bound.pop(next(iter(run.bound)))
+        if handle >= 0:
+            os.close(handle)
 
 
 def _read(work: Work, address: int, length: int) -> bytes:
     if not 0 < length <= LONGEST_ADDRESS:
         raise OSError(errno.EINVAL, "length")
-    raw = kernel.read_memory(work.caller.tid, address, length)
-    if len(raw) < length:
-        raise OSError(errno.EFAULT, "address")
-    return raw
+    return kernel.read_exactly(work.caller.tid, address, length)
 
 
 def _option(held: int, name: int) -> int:

@@ -54,7 +54,7 @@ RUNS_CODE = frozenset(
     )
 )
 #: Verdicts that are kept; beyond, all are forgotten at once.
-REMEMBERED = 20_000
+REMEMBERED, LONGEST_REMEMBERED = 20_000, 512
 
 
 class Kind(Enum):
@@ -146,7 +146,9 @@ class Territory:
         if found is None:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            found = self._known[key] = self._find(path.casefold() if self.folds_case else path, folder)
+            found = self._find(path.casefold() if self.folds_case else path, folder)
+            if len(path) <= LONGEST_REMEMBERED:
+                self._known[key] = found
         return found
 
     def _find(self, path: str, folder: bool) -> Owner:
@@ -181,7 +183,8 @@ class Territory:
 
     def _own_state(self, parts: list[str]) -> Owner | None:
         """An agent's home under `.aipass`, and its `.trinity` wherever its home is."""
-        if parts[:2] == [STATE, "agents"] and len(parts) > 2:
+        # The home itself is not the agent's to move or replace: the wall is built on it.
+        if parts[:2] == [STATE, "agents"] and len(parts) > 3:
             ground = self.agents.get(parts[2])
             if ground is not None and ground.home == "/".join(parts[:3]):
                 return Owner(Kind.OWN, f"the home of {parts[2]}", (parts[2],))

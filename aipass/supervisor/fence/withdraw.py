@@ -10,8 +10,6 @@ import stat
 
 from aipass.supervisor.fence import kernel
 
-#: Names of copies that are about to take a file's place; watchers ignore them.
-COPY = ".aipass-copy-"
 _ONCE = 1 << 30
 
 
@@ -33,12 +31,12 @@ def cut_off(root: str, path: str) -> bool:
     finally:
         os.close(top)
     try:
-        return _cut_off(folder, name)
+        return _cut_off(root, folder, name)
     finally:
         os.close(folder)
 
 
-def _cut_off(folder: int, name: str) -> bool:
+def _cut_off(root: str, folder: int, name: str) -> bool:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         handle = os.open(name, flags, dir_fd=folder)
@@ -51,7 +49,7 @@ def _cut_off(folder: int, name: str) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode) or not has_writer(handle):
             return False
-        _replace(folder, name, handle)
+        _replace(root, folder, name, handle)
     finally:
         os.close(handle)
     return True
@@ -69,17 +67,16 @@ def has_writer(handle: int) -> bool:
     return False
 
 
-def _replace(folder: int, name: str, handle: int) -> None:
+def _replace(root: str, folder: int, name: str, handle: int) -> None:
     before = os.fstat(handle)
-    copy = f"{COPY}{before.st_ino}"
+    # Where no agent can write: a name that could be guessed would be made a folder, or another's file.
+    aside = os.path.join(root, ".aipass", "handover")
+    os.makedirs(aside, mode=0o700, exist_ok=True)
+    copy = os.path.join(aside, os.urandom(8).hex())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(copy, flags, 0o600)
     try:
-        os.unlink(copy, dir_fd=folder)  # of a supervisor that was killed in the middle
-    except FileNotFoundError:
-        pass
-    target = os.open(copy, flags, 0o600, dir_fd=folder)
-    try:
-        _copy(handle, target)
+        _copy(handle, target, before.st_size)
         try:
             os.fchown(target, before.st_uid, before.st_gid)
         except PermissionError:
@@ -91,21 +88,39 @@ def _replace(folder: int, name: str, handle: int) -> None:
             except OSError:
                 pass  # the system's own
         os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
-        os.rename(copy, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(copy, name, dst_dir_fd=folder)
     except BaseException:
-        os.unlink(copy, dir_fd=folder)
+        os.unlink(copy)
         raise
     finally:
         os.close(target)
 
 
-def _copy(source: int, target: int) -> None:
-    while True:
+def _copy(source: int, target: int, size: int) -> None:
+    """The content, holes left as they are."""
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
         try:
-            done = os.copy_file_range(source, target, _ONCE)
+            at = os.lseek(source, at, os.SEEK_DATA)
+            end = os.lseek(source, at, os.SEEK_HOLE)
         except OSError as exc:
-            if exc.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            done = os.sendfile(target, source, None, _ONCE)
-        if not done:
-            return
+            if exc.errno == errno.ENXIO:
+                return  # nothing but a hole is left
+            raise
+        os.lseek(source, at, os.SEEK_SET)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end:
+            done = _copy_some(source, target, min(_ONCE, end - at))
+            if not done:
+                return
+            at += done
+
+
+def _copy_some(source: int, target: int, length: int) -> int:
+    try:
+        return os.copy_file_range(source, target, length)
+    except OSError as exc:
+        if exc.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return os.sendfile(target, source, None, length)
