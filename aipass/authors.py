@@ -49,15 +49,17 @@ class Authors:
         """Read this run's journal from now on."""
         self._read.setdefault(run, 0)
 
-    def ended(self, run: int) -> None:
-        """A run is over: what it left in its journal is read, and nothing of it is open."""
+    def ended(self, run: int) -> list[str]:
+        """A run is over: what it left in its journal is read, and nothing of it is open. Returns what was until now."""
         if run not in self._read:
-            return
+            return []
         self._tail(run)
         del self._read[run]
         now = time.time()
-        for path in [path for path in self._open if self._last[path].run == run]:
+        mine = [path for path in self._open if self._last[path].run == run]
+        for path in mine:
             self._close(path, now)
+        return mine
 
     def refresh(self) -> None:
         """Read what the journals have gained."""

@@ -167,6 +167,7 @@ class Engine:
             self._dispatcher.reconfigure(self.config)
         self._alarms.set_crons(self.config, now)
         self._timers.set(PRUNE, now.mono)
+        self._timers.set(SWEEP, now.mono + SWEEP_S)
         self._own.append(Fact("engine.started", "engine", detail={"agents": len(self.config.agents)}))
         again = Step(now)
         again.effects = [
@@ -301,6 +302,7 @@ class Engine:
             for start in self._dispatcher.choose(step.now):
                 if self.ledger.one("phase_of_dispatch", {"dispatch": start.dispatch}) is not None:
                     step.changes_territory = True
+                    self._timers.set(SWEEP, step.now.mono + SWEEP_S)
                 step.starts.append(partial(self._runs.begin, start.run))
 
     def _on_due(self, step: Step, key: str) -> None:
@@ -309,7 +311,7 @@ class Engine:
             for run, path in self._authors.sweep():
                 if self._plans.wants(run, path):
                     step.facts.append(Fact("phase.written", "runs", path=path, by=run))
-            if self._authors.has_open():
+            if self._authors.has_open() or self._plans.awaits():
                 self._timers.set(SWEEP, step.now.mono + SWEEP_S)
         elif key == PRUNE:
             self._timers.set(PRUNE, step.now.mono + PRUNE_EVERY_S)

@@ -166,7 +166,9 @@ class LiveRuns:
 
     def _ended(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         self._refused.pop(row["id"], None)
-        self._authors.ended(row["id"])
+        for path in self._authors.ended(row["id"]):
+            if self._plans.wants(row["id"], path):
+                step.facts.append(Fact("phase.written", SOURCE, path=path, by=row["id"]))
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         usage = asdict(verdict.usage) if verdict.usage else None

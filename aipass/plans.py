@@ -87,6 +87,7 @@ class Plans:
                     phase["dispatch"],
                     phase["run"],
                     phase["dispatch_state"] in {"succeeded", "failed", "cancelled"},
+                    phase["last_run"],
                     tuple(json.loads(phase["written"])),
                     phase["checking"] is not None,
                     held,
@@ -119,10 +120,14 @@ class Plans:
                     handed.append({"run": phase["run"], "owns": owns})
         return phases, handed
 
+    def awaits(self) -> bool:
+        """Whether a phase runs whose deliverables may be where nobody watches."""
+        return any(phase.state in {"running", "delivered"} for plan in self.views() for phase in plan.phases)
+
     def wants(self, run: int, path: str) -> bool:
         """Whether a path is one that the phase of this run delivers."""
         return any(
-            phase.run == run and phase.state in {"running", "delivered"} and phase.delivers(path)
+            phase.last_run == run and phase.state in {"running", "delivered"} and phase.delivers(path)
             for plan in self.views()
             for phase in plan.phases
         )

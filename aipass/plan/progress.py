@@ -34,6 +34,8 @@ class PhaseView:
     dispatch: int | None = None
     run: int | None = None
     over: bool = False
+    #: Its newest run, alive or not.
+    last_run: int | None = None
     #: Paths that its run wrote since it began, of those that it delivers.
     written: tuple[str, ...] = ()
     #: A check is running.
@@ -169,8 +171,8 @@ def _dispatch(plan: PlanView, phase: PhaseView) -> Dispatch:
 
 
 def _written(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
-    own = event.by == phase.run if plan.fenced else event.by in {None, phase.run}
-    if not own or phase.run is None or event.path is None or not phase.delivers(event.path):
+    own = event.by == phase.last_run if plan.fenced else event.by in {None, phase.last_run}
+    if not own or phase.last_run is None or event.path is None or not phase.delivers(event.path):
         return
     yield Advance(plan.id, phase.id, "", None, event.path)
     yield Wake(f"{SETTLE}{plan.id}/{phase.id}", phase.spec.settle)

@@ -337,7 +337,9 @@ SELECT * FROM plans WHERE state IN ('running', 'paused') ORDER BY id
 
 -- name: phases_of
 -- The phases of a plan, with what is known of their dispatch and its live run.
-SELECT p.*, d.state AS dispatch_state, r.id AS run FROM phases p
+SELECT p.*, d.state AS dispatch_state, r.id AS run,
+    (SELECT max(id) FROM runs WHERE dispatch = p.dispatch) AS last_run
+FROM phases p
 LEFT JOIN dispatches d ON d.id = p.dispatch
 LEFT JOIN runs r ON r.dispatch = p.dispatch AND r.state <> 'ended'
 WHERE p.plan = :plan ORDER BY p.place
