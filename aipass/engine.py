@@ -32,6 +32,7 @@ from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
 from aipass.event import Fact
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
+from aipass.plan.reserved import reserved
 from aipass.plans import Plans
 from aipass.sources import intake
 from aipass.sources.clock import Timers
@@ -535,7 +536,7 @@ class Engine:
     def _tell_territory(self, config: Config) -> None:
         """Let the supervisors know who owns what from now on."""
         nested = [os.fsdecode(row["dir"]) for row in self.ledger.all("nested_roots")]
-        phases, handed = self._plans.territory()
+        phases, handed = reserved(self.ledger)
         self._world.set_territory(ground.table(config, phases, nested), handed)
 
     def _look_again(self, step: Step) -> None:

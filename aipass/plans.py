@@ -10,7 +10,7 @@ from aipass import ground
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, ConfigError
 from aipass.event import Fact
 from aipass.plan import check, model
-from aipass.plan.progress import ACTIVE, PhaseView, PlanView
+from aipass.plan.progress import PhaseView, PlanView
 from aipass.step import Done, PlanRead
 from aipass.supervisor.fence.glob import Globs
 
@@ -103,22 +103,6 @@ class Plans:
                 row = self._ledger.one("run", {"id": run})
                 return f"run {run} of {row['agent'] if row else '?'} holds {path} until it ends"
         return None
-
-    def territory(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Phases as `Territory.of` reads them, and what was handed over by runs that live on."""
-        phases: list[dict[str, Any]] = []
-        handed: list[dict[str, Any]] = []
-        for row in self._ledger.all("open_plans"):
-            plan = self._plan(row)
-            for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
-                owns = list(plan.phase(phase["id"]).owns)
-                run = phase["run"] if phase["state"] in ACTIVE else None
-                phases.append(
-                    {"plan": row["id"], "id": phase["id"], "agent": phase["agent"], "owns": owns, "run": run}
-                )
-                if phase["run"] is not None and run is None:
-                    handed.append({"run": phase["run"], "owns": owns})
-        return phases, handed
 
     def awaits(self) -> bool:
         """Whether a phase runs whose deliverables may be where nobody watches."""

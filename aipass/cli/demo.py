@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from aipass.errors import AipassError
+from aipass.ground import described
 
 #: The demo's agents: any program is one. The writer writes, the reviewer is started by what was written.
 AGENTS = {
@@ -23,6 +24,19 @@ prompt = sys.stdin.read()
 time.sleep(0.3)
 open("hello.txt", "w").write("Hello from the writer\\n")
 print("I wrote hello.txt, as asked:", prompt.strip())
+""",
+    "model.py": """\
+open("app/model.py", "w").write("class User: pass\\n")
+print("the model is there")
+""",
+    "page.py": """\
+import os
+try:
+    open("app/model.py", "a").write("# let me mend this, too\\n")
+except PermissionError as error:
+    print("refused:", error)
+    print(open(os.environ["AIPASS_DENIED"]).read(), end="")
+open("app/page.html", "w").write("<h1>Login</h1>\\n")
 """,
     "reviewer.py": """\
 import sys
@@ -40,6 +54,14 @@ command = ["{python}", "writer.py"]
 driver  = "command"
 command = ["{python}", "reviewer.py"]
 
+[agents.db]
+driver  = "command"
+command = ["{python}", "model.py"]
+
+[agents.web]
+driver  = "command"
+command = ["{python}", "page.py"]
+
 [[on]]                      # what the writer writes starts the reviewer
 name     = "review"
 event    = "file.closed"
@@ -47,6 +69,13 @@ paths    = ["/hello.txt"]
 dispatch = "reviewer"
 task     = "Review {{path}}"
 debounce = "200ms"
+"""
+PLAN = """\
+{"id": "0001", "title": "Login", "phases": [
+  {"id": "model", "agent": "db", "task": "Write the model",
+   "owns": ["/app/model.py"], "delivers": ["/app/model.py"], "checks": ["test -s app/model.py"]},
+  {"id": "page", "agent": "web", "task": "Write the page", "after": ["model"],
+   "owns": ["/app/*.html"], "delivers": ["/app/*.html"]}]}
 """
 WAIT_S = 60.0
 
@@ -97,6 +126,7 @@ class Tour:
         self.run("dispatches")
         self.run("why", "2")
         self.run("events", "--kind", "run.*")
+        self._plan()
         self._say("Kill the engine; what you ask for meanwhile waits, and is done by the next one.")
         pid = int(self.run("status", "--json", quiet=True).split('"pid": ')[1].split(",")[0])
         click.secho(f"$ kill -9 {pid}", bold=True)
@@ -107,6 +137,26 @@ class Tour:
         self._show("cat outbox/reviewer/send.*.md", self._await("outbox/reviewer/send.*.md"))
         self.run("status")
         self._say("That was it. In your own repository: `aipass init`, then `aipass up --detach`.")
+
+    def _plan(self) -> None:
+        self._say("A plan: who may write what, and in which order. What one delivers starts the next.")
+        (self._root / "plans").mkdir()
+        (self._root / "app").mkdir()
+        (self._root / "plans/0001-login.json").write_text(PLAN)
+        self._show("cat plans/0001-login.json", self._root / "plans/0001-login.json")
+        self.run("plan", "check", "1")
+        self.run("plan", "start", "1")
+        self._await("outbox/web/page.*.md")
+        self.run("plan", "status", "1")
+        if described(None)["fence"].startswith("none"):
+            self._say("There is no fence on this machine, so nothing was refused; `aipass doctor` says why.")
+            return
+        self._say(
+            "The second agent tried to write what was not its own. The kernel refused, and everybody knows."
+        )
+        self._show("cat outbox/web/page.*.md", self._await("outbox/web/page.*.md"))
+        self.run("why", "app/model.py")
+        self.run("owns", "app/model.py")
 
     def run(self, *words: str, quiet: bool = False) -> str:
         """Run a verb as a user would, and show it."""

@@ -73,16 +73,18 @@ def _all(settings: Config, territory: Territory, held: Mapping[str, tuple[int, s
 
 def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tuple[int, str]]]:
     from aipass.ledger import Ledger
+    from aipass.plan.reserved import reserved
 
     if not layout.ledger.exists():
         return Territory.of(ground.table(settings)), {}
     ledger = Ledger.read(layout.ledger)
     try:
         nested = [os.fsdecode(row["dir"]) for row in ledger.all("nested_roots")]
+        phases, _ = reserved(ledger)
         live = [(row["id"], row["agent"]) for row in ledger.all("live_runs")]
     finally:
         ledger.close()
-    return Territory.of(ground.table(settings, (), nested)), holders(layout, live)
+    return Territory.of(ground.table(settings, phases, nested)), holders(layout, live)
 
 
 def _relative(layout: Layout, path: str) -> tuple[str, bool]:

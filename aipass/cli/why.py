@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Longer chains end with a word that they go on.
 MAX_CHAIN = 50
+REFUSALS_SHOWN = 3
 
 
 @click.command("why")
@@ -39,6 +40,11 @@ def command(subject: str, as_json: bool) -> None:
     for depth, link in enumerate(found["chain"]):
         click.echo(
             f"{'  ' * depth}{'└ ' if depth else ''}{click.style(link['type'], bold=True)} {link['id']}: {plain(link['text'])}"
+        )
+    for refusal in found.get("refused", ()):
+        times = f", {refusal['count']} times" if (refusal["count"] or 1) > 1 else ""
+        click.echo(
+            f"refused to run {refusal['run']} of {refusal['agent']}{times}: {plain(str(refusal['reason']))} (e{refusal['event']})"
         )
     if found["decisions"]:
         click.echo("\nwho saw it, and what they said")
@@ -122,7 +128,15 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
         raise AipassError(f"nothing is known of `{subject}`: {_unknown_path(layout, relative)}")
     telling = next((event for event in events if ledger.all("actions_of_event", {"event": event.id})), None)
     closed = next((event for event in events if event.kind == "file.closed"), None)
-    return _explain_event(layout, ledger, subject, telling or closed or events[0])
+    found = _explain_event(layout, ledger, subject, telling or closed or events[0])
+    found["refused"] = [_refusal(event) for event in events if event.kind == "write.denied"][:REFUSALS_SHOWN]
+    return found
+
+
+def _refusal(event: Event) -> dict[str, Any]:
+    """A write that the fence refused, newest first."""
+    about = {"event": event.id, "run": event.by, "agent": event.detail.get("agent")}
+    return {**about, "reason": event.detail.get("reason"), "count": event.detail.get("count")}
 
 
 def _unknown_path(layout: Layout, relative: str) -> str:

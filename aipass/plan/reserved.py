@@ -1,0 +1,27 @@
+"""What running plans own and reserve, as the ledger knows it: for the fence, and for whoever asks who owns a path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aipass.plan import model
+from aipass.plan.progress import ACTIVE
+
+if TYPE_CHECKING:
+    from aipass.ledger import Ledger
+
+
+def reserved(ledger: Ledger) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Phases as `Territory.of` reads them, and what was handed over by runs that live on."""
+    phases: list[dict[str, Any]] = []
+    handed: list[dict[str, Any]] = []
+    for row in ledger.all("open_plans"):
+        plan = model.parse(row["body"], row["file"])
+        for phase in ledger.all("phases_of", {"plan": row["id"]}):
+            owns = list(plan.phase(phase["id"]).owns)
+            run = phase["run"] if phase["state"] in ACTIVE else None
+            about = {"plan": row["id"], "id": phase["id"], "agent": phase["agent"], "owns": owns, "run": run}
+            phases.append(about)
+            if phase["run"] is not None and run is None:
+                handed.append({"run": phase["run"], "owns": owns})
+    return phases, handed
