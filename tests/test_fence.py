@@ -632,3 +632,153 @@ def test_random_programs_never_change_what_is_not_granted(house):
         listener.close()
     assert house.end(run).exit == 0
     assert tried >= 1500
+
+
+# -- what an adversary found --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_ones_own_cannot_become_a_link_that_the_next_run_inherits(own):
+    script = "mkdir -p dir; ln -s ../.. dir/l; mv -T dir/l .aipass/agents/a; rm -rf .aipass/agents/a; mv $TMPDIR dir/t; ls -d .aipass/agents/a"
+    assert own.sh("a", script).exit == 0
+    assert not (own.root / ".aipass/agents/a").is_symlink()
+    (own.root / ".aipass/agents/a").rmdir()
+    (own.root / ".aipass/agents/a").symlink_to("../..")
+    run = own.start("a", "true")
+    assert "replaced by a link" in own.wait(lambda m: m["tell"] == "ended" and m["run"] == run)["reason"]
+
+
+def test_a_call_that_fails_takes_nothing(own):
+    own.territory(2, a=["/a.txt"], b=["/b.txt"], f=None, g=None)
+    code = (
+        "import os\n"
+        "for make in (lambda: os.mknod('a.txt.orig', 0o30644), lambda: os.symlink('', 'a.txt.orig')):\n"
+        "    try: make()\n"
+        "    except OSError as e: print(e.errno)\n"
+        "print('ready', flush=True)\n"
+        "while not os.path.exists('a.txt.orig'): pass\n"
+        "try: open('a.txt.orig', 'w')\n"
+        "except PermissionError: print('refused')\n"
+    )
+    run = own.start("a", sys.executable, "-c", code)
+    own.until_says(run, "ready")
+    own.write("a.txt.orig", "a person's")
+    done = own.end(run)
+    assert "refused" in done.out
+    assert (own.root / "a.txt.orig").read_text() == "a person's"
+    holder = own.start("f", "sh", "-c", "rmdir y; mv y z; ln y z; mv . z; echo ready; sleep 20")
+    own.until_says(holder, "ready")
+    assert own.sh("g", "echo mine > y; echo mine > z").exit == 0
+    own.supervisors.stop_run(holder, "cancelled", "enough")
+    own.end(holder)
+
+
+def test_a_removed_file_that_its_owner_still_has_open_is_not_reached(own):
+    victim = own.write("bdir/x", "theirs")
+    code = (
+        "import os\n"
+        "f = os.open('bdir/x', os.O_RDONLY)\n"
+        "print('ready', flush=True)\n"
+        "while os.path.exists('bdir/x'): pass\n"
+        "for act in (lambda: os.open(f'/proc/self/fd/{f}', os.O_WRONLY), lambda: os.fchmod(f, 0o777)):\n"
+        "    try: act(); print('went')\n"
+        "    except OSError as e: print(e.strerror)\n"
+    )
+    run = own.start("a", sys.executable, "-c", code)
+    own.until_says(run, "ready")
+    with victim.open("r+") as kept:
+        victim.unlink()
+        done = own.end(run)
+        assert kept.read() == "theirs"
+    assert done.out.splitlines()[1:] == ["Permission denied", "Permission denied"]
+
+
+def test_a_hand_over_is_not_kept_up_by_names_that_are_in_the_way(own):
+    own.write("dir/kept", "before")
+    code = (
+        "import os\n"
+        "f = open('dir/kept', 'r+')\n"
+        "os.mkdir(f'dir/.aipass-copy-{os.fstat(f.fileno()).st_ino}')\n"
+        "print('ready', flush=True)\n"
+        "import time; time.sleep(20)\n"
+    )
+    run = own.start("a", sys.executable, "-c", code)
+    own.until_says(run, "ready")
+    assert own.territory(2, a=["/a.txt"], b=["/dir/"])["replaced"] == ["dir/kept"]
+    own.supervisors.stop_run(run, "cancelled", "enough")
+    own.end(run)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or bool(no_other_user()), reason="only root can become somebody else")
+def test_who_gave_up_being_root_is_not_root_again_through_the_supervisor(own):
+    own.write("dir/secret", "root's")
+    os.chmod(own.root / "dir/secret", 0o600)
+    os.chmod(own.root / "dir", 0o777)
+    code = (
+        "import os, struct, socket\n"
+        "os.setgroups([]); os.setgid(1234); os.setuid(1234)\n"
+        "def attempt(name, act):\n"
+        "    try: act(); print(name, 'went')\n"
+        "    except OSError as e: print(name, e.errno)\n"
+        "attempt('read', lambda: open('dir/secret'))\n"
+        "attempt('write', lambda: open('dir/secret', 'w'))\n"
+        "attempt('chown', lambda: os.chown('dir/secret', 1234, 1234))\n"
+        "open('dir/prog', 'w').close()\n"
+        "attempt('cap', lambda: os.setxattr('dir/prog', 'security.capability', struct.pack('<IIIII', 0x02000001, 1 << 7, 0, 0, 0)))\n"
+        "attempt('trusted', lambda: os.setxattr('dir/prog', 'trusted.x', b'1'))\n"
+        "attempt('port', lambda: socket.socket().bind(('127.0.0.1', 81)))\n"
+        "d = os.open('dir', os.O_RDONLY)\n"
+        "attempt('at', lambda: os.close(os.open('late', os.O_WRONLY | os.O_CREAT, dir_fd=d)))\n"
+    )
+    done = own.py("a", code)
+    assert done.out.split("\n")[:-1] == [
+        "read 13",
+        "write 13",
+        "chown 1",
+        "cap 1",
+        "trusted 1",
+        "port 13",
+        "at went",
+    ], done
+    assert (own.root / "dir/late").stat().st_uid == 1234
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
+def test_at_the_limit_of_descriptors_nothing_is_made_and_nothing_truncated(own):
+    own.write("dir/full", "content")
+    code = (
+        "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.open('/dev/null', os.O_RDONLY))\n"
+        "except OSError: pass\n"
+        "for flags, path in ((os.O_WRONLY | os.O_TRUNC, 'dir/full'), (os.O_WRONLY | os.O_CREAT, 'dir/new')):\n"
+        "    try: os.open(path, flags)\n"
+        "    except OSError as e: print(e.strerror)\n"
+    )
+    assert own.py("a", code).out == "Too many open files\nToo many open files\n"
+    assert (own.root / "dir/full").read_text() == "content"
+    assert not (own.root / "dir/new").exists()
+
+
+def test_one_that_wants_to_stand_in_the_way_holds_up_nobody(own):
+    own.territory(2, a=["/dir/"], b=["/b/"])
+    code = (
+        "import os, threading\n"
+        "os.makedirs('dir', exist_ok=True)\n"
+        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+        "def burn():\n"
+        "    while True: pass\n"
+        "if os.fork() == 0:\n"
+        "    os.nice(0); burn()\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    os.close(os.open('dir/x', os.O_WRONLY | os.O_CREAT))\n"
+    )
+    slow = own.start("a", sys.executable, "-c", code)
+    own.until_says(slow, "ready")
+    began = time.monotonic()
+    assert own.sh("b", "mkdir b; for i in 1 2 3 4 5 6 7 8 9 10; do echo $i > b/$i; done").exit == 0
+    assert time.monotonic() - began < 20
+    own.supervisors.stop_run(slow, "cancelled", "enough")
+    own.end(slow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -264,3 +265,8 @@ def test_a_template_of_ones_own_is_listed_and_used(root, capfd):
     assert json.loads((root / path).read_text())["phases"][0]["task"] == "Do that"
     assert aipass(capfd, "plan", "new", "x", "--template", "broken")[0] == 2
     assert "there are: feature" in aipass(capfd, "plan", "new", "x", "--template", "none")[2]
+
+
+def test_the_example_plan_can_start():
+    path = Path(__file__).parent.parent / "examples/plan/0001-login.json"
+    assert check.problems(model.load(path), ["db", "web", "lead"]) == []

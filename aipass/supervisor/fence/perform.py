@@ -126,9 +126,10 @@ class Work:
                 refused = Refused(place.path, str(exc))
             if refused is not None:
                 raise self.refuse(refused, operation.value)
-        for operation, relative, _ in granted:
-            if operation not in _FOLDERS:
-                self.run.wrote(self.caller.tid, operation.value, relative)
+        with self.caller.ourselves():
+            for operation, relative, _ in granted:
+                if operation not in _FOLDERS:
+                    self.run.wrote(self.caller.tid, operation.value, relative)
         return lambda: self._take(granted)
 
     def _forget_replaced(self, relative: str, place: Place) -> None:
@@ -141,7 +142,8 @@ class Work:
 
     def refuse(self, refused: Refused, operation: str) -> OSError:
         """Report a refusal; the error to raise."""
-        self.common.report(self.run, refused, operation, self.caller.tid)
+        with self.caller.ourselves():
+            self.common.report(self.run, refused, operation, self.caller.tid)
         return OSError(errno.EACCES, refused.reason)
 
     def _take(self, granted: list[tuple[Operation, str, Allowed]]) -> None:
@@ -730,13 +732,13 @@ class Work:
 
     def timespecs(self, address: int) -> bytes | None:
         """Two struct timespec from memory; None for now."""
-        return kernel.read_exactly(self.caller.tid, address, 32) if address else None
+        return self.caller.memory(address, 32, exactly=True) if address else None
 
     def timevals(self, address: int) -> bytes | None:
         """Two struct timeval from memory, as timespecs."""
         if not address:
             return None
-        parts = struct.unpack("=4q", kernel.read_exactly(self.caller.tid, address, 32))
+        parts = struct.unpack("=4q", self.caller.memory(address, 32, exactly=True))
         if not (0 <= parts[1] < 1_000_000 and 0 <= parts[3] < 1_000_000):
             raise OSError(errno.EINVAL, "microseconds")
         return struct.pack("=4q", parts[0], parts[1] * 1000, parts[2], parts[3] * 1000)
@@ -745,7 +747,7 @@ class Work:
         """A struct utimbuf from memory, as timespecs."""
         if not address:
             return None
-        access, change = struct.unpack("=2q", kernel.read_exactly(self.caller.tid, address, 16))
+        access, change = struct.unpack("=2q", self.caller.memory(address, 16, exactly=True))
         return struct.pack("=4q", access, 0, change, 0)
 
     def setxattr(self, place: Place, name: int, value: int, size: int, flags: int) -> Answer:
@@ -757,7 +759,7 @@ class Work:
             raise OSError(errno.E2BIG, "size")
         data = bytearray()
         while len(data) < size:
-            part = kernel.read_memory(self.caller.tid, value + len(data), min(4096, size - len(data)))
+            part = self.caller.memory(value + len(data), min(4096, size - len(data)))
             data += part
         os.setxattr(self._marked(place), attribute, bytes(data), flags)
         return 0

@@ -10,12 +10,13 @@ import errno
 import os
 import re
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from aipass.supervisor.fence.kernel import Status
 
@@ -45,6 +46,18 @@ class Caller:
         self._group: int | None = None
         self._status: bytes | None = None
 
+    @contextmanager
+    def ourselves(self) -> Iterator[None]:
+        """Act as the supervisor for a moment, where the caller is another user: what is ours, and its memory, is not theirs."""
+        if self.become is None:
+            yield
+            return
+        self.become(True)
+        try:
+            yield
+        finally:
+            self.become(False)
+
     def keep(self, handle: int) -> int:
         """Close `handle` when the call has been answered."""
         self.handles.append(handle)
@@ -58,11 +71,16 @@ class Caller:
 
     def text(self, address: int) -> bytes:
         """The path at an address. Raises OSError EFAULT or ENAMETOOLONG, as the kernel would."""
-        data = kernel.read_memory(self.tid, address, PATH_MAX)
+        data = self.memory(address, PATH_MAX)
         end = data.find(b"\0")
         if end < 0:
             raise OSError(errno.ENAMETOOLONG if len(data) == PATH_MAX else errno.EFAULT, "path")
         return data[:end]
+
+    def memory(self, address: int, length: int, *, exactly: bool = False) -> bytes:
+        """Up to `length` bytes at an address, or exactly so many. Raises OSError EFAULT."""
+        with self.ourselves():
+            return (kernel.read_exactly if exactly else kernel.read_memory)(self.tid, address, length)
 
     def folder(self, dirfd: int) -> int:
         """The folder that relative paths begin at, held. Raises OSError EBADF or ENOTDIR."""
@@ -81,13 +99,8 @@ class Caller:
 
     def _own(self, name: str, flags: int) -> int:
         """Something in the caller's folder in /proc, which is root's after a change of user."""
-        if self.become is not None:
-            self.become(True)
-        try:
+        with self.ourselves():
             return self.keep(os.open(f"/proc/{self.tid}/{name}", flags | os.O_CLOEXEC))
-        finally:
-            if self.become is not None:
-                self.become(False)
 
     def is_path_only(self, number: int) -> bool:
         """Whether one of the caller's descriptors was opened with O_PATH."""

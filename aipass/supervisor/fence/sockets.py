@@ -40,7 +40,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def connect(work: Work, number: int, address: int, length: int) -> Answer:
     """connect. UNIX sockets: those that the run bound itself, name services, and what `[sandbox] sockets` names."""
     raw = _read(work, address, length)
-    held = work.caller.keep(kernel.copy_descriptor(work.caller.tid, number))
+    held = _copy(work, number)
     if _option(held, SO_DOMAIN) == socket.AF_UNIX and raw[:2] == struct.pack("=H", socket.AF_UNIX):
         raw = _unix_target(work, raw)
     return _connect(held, raw)
@@ -112,7 +112,7 @@ def _unix_target(work: Work, raw: bytes) -> bytes:
 def bind(work: Work, number: int, address: int, length: int) -> Answer:
     """bind. A UNIX socket with a path is a new file; what is bound is remembered as the run's own."""
     raw = _read(work, address, length)
-    held = work.caller.keep(kernel.copy_descriptor(work.caller.tid, number))
+    held = _copy(work, number)
     if _option(held, SO_DOMAIN) != socket.AF_UNIX or raw[:2] != struct.pack("=H", socket.AF_UNIX):
         _call(_libc.bind, held, raw)
         return 0
@@ -153,10 +153,16 @@ def _make_room(run: Fenced) -> None:
             os.close(handle)
 
 
+def _copy(work: Work, number: int) -> int:
+    """The caller's socket; taken as ourselves, used as the caller."""
+    with work.caller.ourselves():
+        return work.caller.keep(kernel.copy_descriptor(work.caller.tid, number))
+
+
 def _read(work: Work, address: int, length: int) -> bytes:
     if not 0 < length <= LONGEST_ADDRESS:
         raise OSError(errno.EINVAL, "length")
-    return kernel.read_exactly(work.caller.tid, address, length)
+    return work.caller.memory(address, length, exactly=True)
 
 
 def _option(held: int, name: int) -> int:
