@@ -555,6 +555,7 @@ class Engine:
             self._timers.set(key, due)
         self._dispatcher.config = self.config
         self._dispatcher.load(now)
+        self._plans.forget()
         self._alarms.load(now)
         self._fired.clear()
         for row in self.ledger.all("firings_since", {"since": now.wall - HOUR_S}):

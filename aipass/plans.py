@@ -49,12 +49,17 @@ class Plans:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._drivers, self._authors, self._back, self._answer = drivers, authors, back, answer
         self._parsed: dict[str, tuple[str, model.Plan]] = {}
+        #: Whether any plan is open; None: to be asked. Every event asks, and most days there is none.
+        self._any: bool | None = None
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def views(self) -> list[PlanView]:
         """Every plan that runs or is paused."""
+        if self._any is False:
+            return []
         rows = self._ledger.all("open_plans")
+        self._any = bool(rows)
         if not rows:
             return []
         config = self._dispatcher.config
@@ -62,6 +67,10 @@ class Plans:
         return [
             PlanView(self._plan(row), row["state"], tuple(self._phases(row, config)), fenced) for row in rows
         ]
+
+    def forget(self) -> None:
+        """Ask the ledger again: a plan has begun or ended, or a transaction failed."""
+        self._any = None
 
     def _plan(self, row: Row) -> model.Plan:
         known = self._parsed.get(row["id"])
@@ -175,6 +184,7 @@ class Plans:
             return f"plan {action.plan} is {action.state} already"
         about = {"id": action.plan, "state": action.state, "reason": action.reason, "now": step.now.wall}
         self._ledger.run("plan_state", about)
+        self.forget()
         if action.state in FINAL:
             detail = {
                 "plan": action.plan,
@@ -267,6 +277,7 @@ class Plans:
         now = step.now.wall
         state = {"pause": "paused", "resume": "running", "stop": "stopped"}[action.verb]
         self._ledger.run("plan_state", {"id": row["id"], "state": state, "reason": None, "now": now})
+        self.forget()
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
             about = {"plan": row["id"], "id": phase["id"], "reason": None, "now": now}
             if action.verb == "resume" and phase["state"] in {"failed", "stopped"}:
@@ -333,6 +344,7 @@ class Plans:
             "now": step.now.wall,
         }
         self._ledger.run("insert_plan", body)
+        self.forget()
         for place, phase in enumerate(plan.phases):
             about = {"plan": plan.id, "id": phase.id, "place": place, "agent": phase.agent}
             self._ledger.run("insert_phase", about)

@@ -162,9 +162,10 @@ def test_a_plan_is_paused_resumed_and_stopped(house):
     house.write("db.sh", "echo m > app/model\n")
     house.write("api.sh", "echo a > app/api; sleep 30\n")
     plan(house, THREE[0], {**THREE[1], "handoff": "exit"})
-    house.write("db.sh", "sleep 0.5; echo m > app/model\n")
+    house.write("db.sh", "while ! test -e go; do sleep 0.05; done; echo m > app/model\n")
     house.aipass("plan", "start", "1")
     house.aipass("plan", "pause", "1")
+    house.write("go", "")
     until(house, model="done", api="waiting")
     time.sleep(0.3)
     assert statuses(house)["api"] == "waiting"
