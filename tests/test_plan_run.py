@@ -242,3 +242,26 @@ def test_a_plan_survives_kill_9_of_engine_and_supervisor(house):
         )
     )
     assert set(count.values()) == {1}, count
+
+
+def test_a_rehearsal_shows_the_order_and_touches_nothing(house):
+    plan(
+        house,
+        {"id": "a", "agent": "db", "owns": ["/x/"], "delivers": [{"path": "/x/*.py", "least": 3}]},
+        {"id": "b", "agent": "api", "owns": ["/y"], "delivers": ["/y"]},
+        {
+            "id": "c",
+            "agent": "web",
+            "after": ["a", "b"],
+            "owns": ["/z/**/t_*.c"],
+            "delivers": ["/z/**/t_*.c"],
+            "checks": ["false"],
+        },
+    )
+    before = sorted(str(path) for path in house.root.rglob("*") if ".aipass" not in path.parts)
+    told = read(house, "plan", "rehearse", "1")
+    assert (told["status"], told["width"], told["critical"]) == ("done", 2, ["a", "c"])
+    assert [phase["status"] for phase in told["phases"]] == ["done"] * 3
+    assert told["phases"][2]["started"] >= max(phase["done"] for phase in told["phases"][:2])
+    assert sorted(str(path) for path in house.root.rglob("*") if ".aipass" not in path.parts) == before
+    assert "longest chain: a -> c" in house.aipass("plan", "rehearse", "1").stdout

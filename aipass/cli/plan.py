@@ -278,6 +278,44 @@ def _phase(
     }
 
 
+@command.command("rehearse")
+@click.argument("plan", metavar="FILE|ID")
+@json_option
+def rehearse(plan: str, as_json: bool) -> int:
+    """Go through a plan with stand-ins, in a scratch repository: order, width, hand-overs, longest chain.
+
+    Your tree is not touched, your agents are not started, checks are not run.
+    """
+    from aipass import config
+    from aipass.plan import model
+    from aipass.plan.check import problems
+    from aipass.plan.rehearse import rehearse
+
+    layout = find_root()
+    found = model.load(find(layout, plan))
+    if wrong := problems(found, list(config.load(layout.config).agents)):
+        raise AipassError(
+            f"plan {found.id} cannot start: {wrong[0].message}; `aipass plan check {found.id}` lists all"
+        )
+    told = rehearse(found)
+    phases = [dict(zip(("id", "status", "started", "done"), phase, strict=True)) for phase in told.phases]
+    if as_json:
+        about = {"id": found.id, "status": told.status, "width": told.width, "critical": list(told.critical)}
+        print_json({**about, "handed_over": [list(pair) for pair in told.handed], "phases": phases})
+    else:
+        rows = ((p["id"], p["status"], _after(p["started"]), _after(p["done"])) for p in phases)
+        table(("PHASE", "STATUS", "STARTED", "DONE"), rows, flexible=0)
+        click.echo(f"\nplan {found.id} would be {told.status}; at most {told.width} at once")
+        click.echo(f"longest chain: {' -> '.join(told.critical)}")
+        for before, after in told.handed:
+            click.echo(f"{before} is handed over to {after} while its run lives on")
+    return 0 if told.status == "done" else EXIT_FAILED
+
+
+def _after(seconds: Any) -> str:  # noqa: ANN401 - a number, or None
+    return "-" if seconds is None else f"{seconds:.1f} s"
+
+
 @command.command("templates")
 @json_option
 def templates(as_json: bool) -> None:
