@@ -177,7 +177,7 @@ class Check(Action):
 
 @dataclass(frozen=True, slots=True)
 class Steer(Action):
-    """Start, pause, resume or stop a plan. `verb` is one of those; starting reads the plan's file."""
+    """Start, pause, resume or stop a plan, or take over its changed file. `verb` is one of those, or `change`."""
 
     verb: str
     plan: str

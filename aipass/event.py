@@ -20,6 +20,7 @@ KINDS: dict[str, str] = {
     "run.stalled": "a run has neither written nor said anything for as long as `stall` allows",
     "run.lost": "a run's end was never seen, because its supervisor died; it is retried as a new run",
     "plan.started": "a plan runs; `ref` is its id",
+    "plan.changed": "a running plan's file was changed, and what had not begun was taken over",
     "plan.finished": "a plan is done, failed or stopped; `detail.state` says which",
     "phase.ready": "all that a phase waits for is done; `detail.plan` and `detail.phase` name it",
     "phase.started": "a phase's run has begun",

@@ -254,6 +254,8 @@ class Plans:
             if state in {"running", "paused"}:
                 return self._refuse(action, f"plan {action.plan} is {state} already", EXIT_REFUSED)
             return "to be read", False, lambda number: self.read(number, action)
+        if action.verb == "change" and state in {"running", "paused"}:
+            return "to be read", False, lambda number: self.read(number, action)
         if row is None:
             return self._refuse(
                 action,
@@ -265,7 +267,7 @@ class Plans:
             "resume": {"paused", "failed", "stopped"},
             "stop": {"running", "paused"},
         }
-        if state not in fitting[action.verb]:
+        if state not in fitting.get(action.verb, ()):
             return self._refuse(action, f"plan {action.plan} is {state}", EXIT_FAILED)
         return self._steer(step, event, row, action), False, None
 
@@ -307,15 +309,65 @@ class Plans:
             path = model.find(self._world.layout.plans, action.plan)
             text = path.read_text("utf-8-sig")
             plan = model.load(path)
-            self._back(PlanRead(number, action.request, action.plan, f"plans/{path.name}", text, plan))
+            file, change = f"plans/{path.name}", action.verb == "change"
+            self._back(PlanRead(number, action.request, action.plan, file, text, plan, change=change))
         except (ConfigError, OSError, ValueError) as exc:
-            self._back(PlanRead(number, action.request, action.plan, error=str(exc)))
+            change = action.verb == "change"
+            self._back(PlanRead(number, action.request, action.plan, error=str(exc), change=change))
 
     def begin(self, step: Step, read: PlanRead, settle: Callable[[Step, Done], None]) -> None:
         """A plan that was read starts, if nothing keeps it from that."""
-        code, text = self._begin(step, read)
+        code, text = self._change(step, read) if read.change else self._begin(step, read)
         settle(step, Done(read.action, text, failed=bool(code)))
         self._answer(read.request, code, text)
+
+    def _change(self, step: Step, read: PlanRead) -> tuple[int, str]:
+        """Take over what has not begun; a change of anything else is refused, and a person is told."""
+        row = self._ledger.one("plan", {"id": read.id})
+        if row is None or row["state"] not in {"running", "paused"}:
+            return 0, f"plan {read.id} does not run any more"
+        if read.plan is not None and read.text == row["body"]:
+            return 0, f"plan {read.id} is as it was"
+        reason = self._unfit(row, read)
+        if reason is not None or read.plan is None:
+            return (
+                EXIT_REFUSED,
+                f"the change of plan {read.id} is not taken over, it goes on as it was: {reason}",
+            )
+        states = {phase["id"]: phase for phase in self._ledger.all("phases_of", {"plan": read.id})}
+        self._ledger.run("plan_body", {"id": read.id, "title": read.plan.title, "body": read.text})
+        for name in states.keys() - {phase.id for phase in read.plan.phases}:
+            self._ledger.run("drop_phase", {"plan": read.id, "id": name})
+        for place, phase in enumerate(read.plan.phases):
+            about = {"plan": read.id, "id": phase.id, "place": place, "agent": phase.agent}
+            self._ledger.run("phase_place" if phase.id in states else "insert_phase", about)
+        step.facts.append(
+            Fact(
+                "plan.changed",
+                SOURCE,
+                path=read.file,
+                ref=read.id,
+                detail={"plan": read.id, "phases": len(read.plan.phases)},
+            )
+        )
+        step.changes_territory = True
+        return 0, f"the change of plan {read.id} is taken over"
+
+    def _unfit(self, row: Row, read: PlanRead) -> str | None:
+        """Why a changed plan cannot be taken over."""
+        if read.plan is None:
+            return str(read.error)
+        if read.plan.id != read.id:
+            return f"its id is {read.plan.id} now"
+        old = self._plan(row)
+        new = {phase.id: phase for phase in read.plan.phases}
+        for phase in self._ledger.all("phases_of", {"plan": read.id}):
+            if phase["state"] != "waiting" and new.get(phase["id"]) != old.phase(phase["id"]):
+                return f"phase {phase['id']} is {phase['state']} already"
+        wrong = check.problems(read.plan, list(self._dispatcher.config.agents))
+        others = [self._plan(other) for other in self._ledger.all("open_plans") if other["id"] != read.id]
+        wrong += check.between(read.plan, others)
+        return "; ".join(problem.message for problem in wrong) or None
 
     def _begin(self, step: Step, read: PlanRead) -> tuple[int, str]:
         if read.plan is None:

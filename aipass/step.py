@@ -55,6 +55,8 @@ class PlanRead:
     text: str = ""
     plan: Plan | None = None
     error: str | None = None
+    #: It runs already, and its file was changed.
+    change: bool = False
 
 
 @dataclass(slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aipass import Handler, hookimpl
+from aipass.action import Steer
+from aipass.plan.model import NUMBERED
 from aipass.plan.progress import follow
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "plan.started",
+    "plan.changed",
     "phase.ready",
     "phase.written",
     "phase.delivered",
@@ -34,7 +37,16 @@ KINDS = (
 def register_handlers(config: Config) -> list[Handler]:
     """The progress of running plans."""
     del config
-    return [Handler("plans", KINDS, on_event)]
+    return [
+        Handler("plans", KINDS, on_event),
+        Handler("plan files", ("file.closed",), on_file, paths=("/plans/*.json",)),
+    ]
+
+
+def on_file(event: Event, view: View) -> Iterable[Action]:
+    """A running plan's file was changed: what has not begun may be taken over."""
+    match = NUMBERED.fullmatch((event.path or "").rpartition("/")[2])
+    return [Steer("change", plan.id) for plan in view.plans() if match and int(match[1]) == int(plan.id)]
 
 
 def on_event(event: Event, view: View) -> Iterable[Action]:

@@ -265,3 +265,24 @@ def test_a_rehearsal_shows_the_order_and_touches_nothing(house):
     assert told["phases"][2]["started"] >= max(phase["done"] for phase in told["phases"][:2])
     assert sorted(str(path) for path in house.root.rglob("*") if ".aipass" not in path.parts) == before
     assert "longest chain: a -> c" in house.aipass("plan", "rehearse", "1").stdout
+
+
+def test_what_has_not_begun_may_be_changed_and_the_rest_not(house):
+    house.write("db.sh", "while ! test -e go; do sleep 0.05; done; echo m > app/model\n")
+    house.write("web.sh", "echo w > app/new\n")
+    plan(house, *THREE[:2])
+    house.aipass("plan", "start", "1")
+    until(house, model="running")
+    plan(house, {**THREE[0], "owns": ["/app/"]}, THREE[1])
+    house.wait_for(
+        lambda: any("phase model is running already" in n["text"] for n in read(house, "status")["notices"])
+    )
+    plan(
+        house,
+        THREE[0],
+        {"id": "web", "agent": "web", "after": ["model"], "owns": ["/app/new"], "delivers": ["/app/new"]},
+    )
+    house.wait_for(lambda: set(statuses(house)) == {"model", "web"})
+    house.write("go", "")
+    until(house, model="done", web="done")
+    assert (house.root / "app/new").read_text() == "w\n"

@@ -87,7 +87,7 @@ class PlanView:
 def follow(plan: PlanView, event: Event) -> Iterator[Action]:
     """What is to be done now that this has happened."""
     kind = event.kind
-    if kind in {"plan.started", "engine.started", "run.finished"}:
+    if kind in {"plan.started", "plan.changed", "engine.started", "run.finished"}:
         yield from _go_on(plan)
     if kind in {"phase.done", "phase.failed"} and _concerns(plan, event):
         yield from _go_on(plan)

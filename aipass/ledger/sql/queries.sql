@@ -382,3 +382,15 @@ UPDATE phases SET checking = :checking WHERE plan = :plan AND id = :id
 -- name: phase_of_dispatch
 -- The phase that a dispatch is the work of.
 SELECT * FROM phases WHERE dispatch = :dispatch
+
+-- name: plan_body
+-- A changed plan is taken over.
+UPDATE plans SET title = :title, body = :body WHERE id = :id
+
+-- name: phase_place
+-- A phase that has not begun may be another's now.
+UPDATE phases SET place = :place, agent = :agent WHERE plan = :plan AND id = :id
+
+-- name: drop_phase
+-- A phase that has not begun is no part of the plan any more.
+DELETE FROM phases WHERE plan = :plan AND id = :id
