@@ -225,8 +225,8 @@ class Engine:
         )
 
     def next_due(self) -> float | None:
-        """When the next timer is due, on the monotonic clock."""
-        return self._timers.next()
+        """When the next timer is due, on the monotonic clock; while the disk is full nothing is, but the next try."""
+        return self._timers.when(HELD) if self._held else self._timers.next()
 
     # -- one step --------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,10 @@ class Timers:
         """Whether `key` has come due; one that does not wait has."""
         return self._due.get(key, now) <= now
 
+    def when(self, key: str) -> float | None:
+        """When `key` is due; None where it does not wait."""
+        return self._due.get(key)
+
     def drop(self, key: str) -> None:
         """Forget `key`."""
         self._due.pop(key, None)
