@@ -177,7 +177,7 @@ def test_kills_at_fault_points_lose_nothing_and_repeat_nothing(repository):
         while victims.is_up() and time.monotonic() < end:
             drop(repository, files)
             files += 1
-            time.sleep(0.02)
+            time.sleep(0.06)
         assert not victims.is_up(), "the fault point was never reached"
         assert victims.engine.returncode == -signal.SIGKILL, (repository.root / "engine.out").read_text()[
             -2000:
