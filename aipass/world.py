@@ -37,6 +37,7 @@ logger = structlog.get_logger("aipass")
 
 RESULT = "result.json"
 CHECK_TIMEOUT_S = 3600.0
+PROMPT_HALF = f".{wire.PROMPT}.tmp"
 REJECTED = ".rejected.json"
 
 
@@ -80,10 +81,12 @@ class World:
             folder.mkdir(exist_ok=True, mode=0o700)
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
             job = self.job(row, config)
+            # By rename: after a crash this is done again, perhaps while the run is just opening it.
             with open(
-                wire.fresh(folder / wire.PROMPT), "w", encoding="utf-8", errors="replace", newline=""
+                wire.fresh(folder / PROMPT_HALF), "w", encoding="utf-8", errors="replace", newline=""
             ) as file:
                 file.write(job.prompt)
+            os.replace(folder / PROMPT_HALF, folder / wire.PROMPT)
             (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
             command = drivers[job.settings.driver].command(job)
             hops = self._row("dispatch", job.dispatch)["hops"]
