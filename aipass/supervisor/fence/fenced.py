@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -91,7 +92,15 @@ class Fenced:
         if self._journal < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._journal = os.open(self.folder / JOURNAL, flags, 0o600)
-        os.write(self._journal, json.dumps([what, pid, path]).encode() + b"\n")
+        line = json.dumps([what, pid, path]).encode() + b"\n"
+        try:
+            os.write(self._journal, line)
+        except OSError as exc:
+            if exc.errno != errno.EBADF:
+                raise
+            # Somebody in this thread's table closed a number that was not his: the journal must not suffer from it.
+            self._journal = -1
+            self.wrote(pid, what, path)
 
     def explain(self, refused: Refused, operation: str) -> None:
         """Say in `$AIPASS_DENIED` what was refused, for the agent to read."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-import subprocess
 import threading
 from functools import partial
 from pathlib import Path
@@ -253,10 +253,8 @@ def _remove(folder: str) -> None:
         os.rename(folder, aside)
     except OSError:
         aside = folder
-    # rm copes with any depth, and with more files than anybody should wait for.
-    words = ["rm", "-rf", "--", aside]
-    nothing = subprocess.DEVNULL
-    work = partial(subprocess.run, words, check=False, stdin=nothing, stdout=nothing, stderr=nothing)
+    # In a thread and not by rm: a child of ours would be taken for what a run left behind.
+    work = partial(shutil.rmtree, aside, ignore_errors=True)
     threading.Thread(target=work, name="fence-remove", daemon=True).start()
 
 
