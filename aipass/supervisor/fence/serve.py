@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: How often a call that waits for something is asked again.
 AGAIN_S, AGAIN_AT_MOST_S = 0.002, 0.05
+#: What a caller's own bad descriptor is called by `resolve`, against one of ours.
+OWN_EBADF = frozenset(("descriptor", "an O_PATH descriptor"))
 #: Slow callers that are waited for aside at once.
 MAX_ASIDE = 64
 #: Calls of one run that may wait at once; what comes then is told to try again.
@@ -304,7 +306,14 @@ class Fence:
     def _settle(self, run: Fenced, caller: Caller, number: int, attempt: Callable[[], Answer | None]) -> bool:
         """Answer a call by what `attempt` returns or raises; whether it was answered."""
         try:
-            answer = attempt()
+            try:
+                answer = attempt()
+            except OSError as exc:
+                if exc.errno != errno.EBADF or exc.strerror in OWN_EBADF:
+                    raise
+                # A descriptor of ours went away meanwhile; that is told, and tried once more.
+                self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-6)})
+                answer = attempt()
             if answer is None:
                 return False
         except Later as later:
