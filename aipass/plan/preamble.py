@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.event import printable
 from aipass.plan import check, model
+from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
+    import os
+
     from aipass.ledger import Ledger
+
+#: Lines beyond are not counted.
+COUNTED_BYTES = 1_000_000
 
 
 def preamble(ledger: Ledger, root: os.PathLike[str], plan_id: str, phase_id: str) -> str:
@@ -39,8 +45,10 @@ def _listed(root: os.PathLike[str], paths: list[str]) -> list[str]:
     found = []
     for path in paths:
         try:
-            with open(os.path.join(root, path), "rb") as file:
-                found.append(f"- {printable(path)} ({sum(1 for _ in file)} lines)")
+            # An agent may have put a pipe there, or something endless.
+            with open_regular(Path(root, path)) as file:
+                lines = file.read(COUNTED_BYTES).count(b"\n")
+            found.append(f"- {printable(path)} ({lines} lines)")
         except OSError:
             found.append(f"- {printable(path)} (gone)")
     return found
