@@ -198,11 +198,13 @@ class Fence:
         pause = None
         if self._waiting:
             pause = max(0.0, min(w.due for w in self._waiting) - time.monotonic()) * 1000
-        for handle, events in self._poll.poll(pause):
-            if handle == self._wake:
-                self._obey()
-            elif handle in self._runs:
+        ready = self._poll.poll(pause)
+        for handle, events in ready:
+            if handle in self._runs:
                 self._guarded(handle, events)
+        # Last: a run that goes gives its listener's number to one that comes, and what was told of it is not the other's.
+        if any(handle == self._wake for handle, _ in ready):
+            self._obey()
         if self._waiting:
             self._ask_again()
 
