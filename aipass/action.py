@@ -157,7 +157,8 @@ class Reload(Action):
 class Advance(Action):
     """Take a phase of a plan, or with `phase` None the plan itself, to another state.
 
-    With `path`, and no state: note that the phase's run has written this path of what it delivers.
+    With `path`, and no state: note that the phase's run has written this path of what it delivers. `handoff`: how it is
+    handed over from now on.
     """
 
     plan: str
@@ -165,6 +166,7 @@ class Advance(Action):
     state: str
     reason: str | None = None
     path: str | None = None
+    handoff: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ class Check(Action):
 
 @dataclass(frozen=True, slots=True)
 class Steer(Action):
-    """Start, pause, resume or stop a plan, or take over its changed file. `verb` is one of those, or `change`."""
+    """`verb` a plan: `start`, `pause`, `resume`, `stop` it, or `change`: take over its changed file."""
 
     verb: str
     plan: str

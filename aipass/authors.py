@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aipass.sources import writers
+from aipass.supervisor.fence.decide import Operation
 from aipass.supervisor.fence.fenced import JOURNAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from aipass.layout import Layout
 
@@ -74,8 +75,8 @@ class Authors:
         try:
             changed = os.lstat(self._layout.root / path).st_ctime
         except OSError:
-            return last.run if last.what == "remove" else None
-        if last.what == "remove":
+            return last.run if last.what == Operation.REMOVE.value else None
+        if last.what == Operation.REMOVE.value:
             return None
         if last.closed is None:
             self._look(path)
@@ -84,6 +85,26 @@ class Authors:
     def held(self) -> list[tuple[str, int]]:
         """Paths that live runs have written, with the run."""
         return [(path, last.run) for path, last in self._last.items() if last.run in self._read]
+
+    def writing(self, run: int, wanted: Callable[[str], bool], within: float) -> list[str]:
+        """Those of the wanted files that a live run is writing now, as far as the kernel tells.
+
+        It has them open for writing, and they are empty, or have changed within so many seconds: a descriptor that is
+        only kept is no reason to wait.
+        """
+        if run not in self._read:
+            return []
+        self._tail(run)
+        mine = sorted(path for path in self._open if self._last[path].run == run and wanted(path))
+        return [path for path in mine if self._is_moving(path, within)]
+
+    def _is_moving(self, path: str, within: float) -> bool:
+        try:
+            found = os.lstat(self._layout.root / path)
+        except OSError:
+            return False
+        moves = found.st_size == 0 or abs(time.time() - found.st_mtime) < within
+        return moves and not writers.is_complete(self._layout.root / path, 0)
 
     def has_open(self) -> bool:
         """Whether there is anything to sweep."""
@@ -125,12 +146,15 @@ class Authors:
 
     def _note(self, run: int, what: str, path: str) -> None:
         # Again at the end: the first are those that were written longest ago.
-        self._last.pop(path, None)
+        before = self._last.pop(path, None)
+        if what == Operation.MARK.value and before is not None and before.run == run:
+            self._last[path] = before  # a mode, a time: the content is what it was
+            return
         self._last[path] = _Write(run, what)
-        if what == "remove":
-            self._open.discard(path)
-        else:
+        if what in {Operation.WRITE.value, Operation.CREATE.value}:
             self._open.add(path)
+        else:
+            self._open.discard(path)
         if len(self._last) > MAX_KNOWN:
             oldest = next(iter(self._last))
             del self._last[oldest]

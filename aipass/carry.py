@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aipass import action as act
+from aipass.cancel import cancel
 from aipass.errors import AipassError
 from aipass.event import Fact
+from aipass.request import answer
 from aipass.step import Done
 from aipass.units import show_duration
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger, Row
     from aipass.plans import Plans
     from aipass.sources.clock import Timers
+    from aipass.steering import Steering
     from aipass.step import Effect, Step
     from aipass.world import World
 
@@ -54,10 +57,12 @@ class Carrier:
         look_again: Callable[[Step], None],
         clock: Clock,
         plans: Plans,
+        steering: Steering,
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
         self._look_again, self._clock, self._plans = look_again, clock, plans
+        self._steering = steering
 
     def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
         """Record an action with its event; what is to be done in the world waits for the commit."""
@@ -80,7 +85,7 @@ class Carrier:
             case "Reject":
                 return partial(self._reject, act.Reject(**payload), number)
             case "Steer":
-                return partial(self._plans.read, number, act.Steer(**payload))
+                return partial(self._steering.read, number, act.Steer(**payload))
             case "Reload":
                 return partial(self._reload, number, act.Reload(**payload))
             case "Dispatch":
@@ -116,12 +121,6 @@ class Carrier:
         if row is not None and f"{row['ino']}:{row['size']}:{row['mtime']}" == identity:
             self._ledger.run("drop_file", (folder, name))
 
-    def answer(self, request: str | None, exit_code: int, message: str, dispatch: int | None = None) -> None:
-        """Reply to a spool request, where there is one."""
-        if request is not None:
-            reply = {"id": request, "exit": exit_code, "message": message, "dispatch": dispatch}
-            self._ledger.run("answer_request", reply)
-
     # -- one by one ------------------------------------------------------------------------------------------------
 
     def _carry(
@@ -138,16 +137,16 @@ class Carrier:
             case act.Reject():
                 return action.reason, False, partial(self._reject, action)
             case act.Refuse():
-                self.answer(action.request, action.exit_code, action.reason)
+                answer(self._ledger, action.request, action.exit_code, action.reason)
                 return f"refused: {action.reason}", False, None
             case act.Reply():
-                self.answer(action.request, 0, action.text)
+                answer(self._ledger, action.request, 0, action.text)
                 return action.text, False, None
             case act.Cancel():
                 return (*self._cancel(step, event, action), None)
             case act.Retry():
                 done = self._dispatcher.retry(action.dispatch)
-                self.answer(action.request, done.exit_code, done.text, done.dispatch)
+                answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
                 return done.text, bool(done.exit_code), None
             case act.Pause():
                 return self._pause(step, event, action), False, None
@@ -163,7 +162,7 @@ class Carrier:
             case act.Advance():
                 return (*self._plans.advance(step, event, action), None)
             case act.Steer():
-                return self._plans.steer(step, event, action)
+                return self._steering.steer(step, event, action)
             case act.Reload():
                 return "to be read", False, lambda number: self._reload(number, action)
         return f"{type(action).__name__} is no action that the engine knows", True, None
@@ -171,27 +170,24 @@ class Carrier:
     def _dispatch(
         self, step: Step, handler: str, event: Event, action: act.Dispatch
     ) -> tuple[str, bool, Callable[[int], None] | None]:
-        done = self._dispatcher.submit(event, handler, action, step.now)
-        self.answer(action.request, done.exit_code, done.text, done.dispatch)
+        hops = None if action.plan is None else self._plans.hops(action.plan)
+        done = self._dispatcher.submit(event, handler, action, step.now, hops)
+        answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
         if done.dispatch is None:
+            self._plans.refused(step, event, action, done.text)
             if action.file is not None:
                 reject = act.Reject(action.file, done.text, "`aipass why` shows the chain that led here")
                 self.carry(step, handler, event, reject)
             return done.text, True, None
         self._fired.add(handler, step.now.mono)
-        if action.plan is not None:
-            self._plans.dispatched(action, done.dispatch)
+        self._plans.dispatched(action, done.dispatch)
         if action.file is None:
             return done.text, False, None
         return done.text, False, partial(self._take, event.id, done.dispatch, action, done.text)
 
     def _cancel(self, step: Step, event: Event, action: act.Cancel) -> tuple[str, bool]:
-        done, run = self._dispatcher.cancel(action.dispatch, action.reason, step.now)
-        self.answer(action.request, done.exit_code, done.text, done.dispatch)
-        if run is not None:
-            step.effects.append(partial(self._world.stop, run, "cancelled", action.reason))
-        elif not done.exit_code:
-            step.facts.append(self.finished(action.dispatch, cause=event.id))
+        done = cancel(step, self._dispatcher, self._world, action.dispatch, action.reason, event.id)
+        answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
         return done.text, bool(done.exit_code)
 
     def _pause(self, step: Step, event: Event, action: act.Pause) -> str:
@@ -212,7 +208,7 @@ class Carrier:
             if found
             else f"nothing named `{action.name}` is paused; `aipass status` shows what is"
         )
-        self.answer(action.request, 0 if found else 1, text)
+        answer(self._ledger, action.request, 0 if found else 1, text)
         return text, not found
 
     def _wake(self, step: Step, event: Event, action: act.Wake) -> str:
@@ -225,19 +221,6 @@ class Carrier:
         self._ledger.run("set_timer", timer | {"detail": json.dumps(action.detail)})
         self._timers.set(WAKE + action.key, step.now.mono + action.after_s)
         return f"a timer for {show_duration(action.after_s)}"
-
-    def finished(self, dispatch: int, *, run: int | None = None, cause: int | None = None) -> Fact:
-        """The fact that a dispatch has reached its end."""
-        row = self._ledger.one("dispatch", {"id": dispatch})
-        assert row is not None
-        detail = {
-            "dispatch": dispatch,
-            "agent": row["agent"],
-            "state": row["state"],
-            "subject": row["subject"],
-            "reason": row["reason"],
-        }
-        return Fact("dispatch.finished", "engine", ref=str(dispatch), by=run, cause=cause, detail=detail)
 
     # -- in the world, after the commit ----------------------------------------------------------------------------
 

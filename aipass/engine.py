@@ -33,12 +33,14 @@ from aipass.event import Fact
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
 from aipass.plan.reserved import reserved
-from aipass.plans import Plans
+from aipass.plans import CHECK, Plans
+from aipass.request import answer
 from aipass.sources import intake
 from aipass.sources.clock import Timers
 from aipass.sources.known import Known
 from aipass.sources.observation import ScanEnd
 from aipass.sources.runs import Report
+from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
 from aipass.view import LedgerView
 
@@ -106,15 +108,8 @@ class Engine:
         self._known = Known(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
         self._authors = Authors(world.layout)
-        self._plans = Plans(
-            ledger,
-            self._dispatcher,
-            world,
-            drivers,
-            self._authors,
-            self._own.append,
-            lambda *reply: self._carrier.answer(*reply),
-        )
+        self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
+        self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
         self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)
         self._alarms = Alarms(ledger, self._timers)
         self._carrier = Carrier(
@@ -128,6 +123,7 @@ class Engine:
             self._look_again,
             clock,
             self._plans,
+            self._steering,
         )
         self._runs = LiveRuns(
             ledger,
@@ -220,8 +216,9 @@ class Engine:
         ):
             return False
         return (
-            not any(key.startswith((WAKE, DELIVER, START, ADOPT)) for key in self._timers)
+            not any(key.startswith((WAKE, DELIVER, START, ADOPT, CHECK)) for key in self._timers)
             and self._dispatcher.is_idle()
+            and not self._plans.is_checking()
         )
 
     def next_due(self) -> float | None:
@@ -293,6 +290,7 @@ class Engine:
 
     def _commit(self, step: Step, items: list[Any], due: list[str]) -> None:
         self._view.at(step.now)
+        self._plans.look_again()
         with self.ledger.transaction():
             for key in due:
                 self._on_due(step, key)
@@ -317,8 +315,9 @@ class Engine:
         elif key == PRUNE:
             self._timers.set(PRUNE, step.now.mono + PRUNE_EVERY_S)
             step.effects.append(partial(self._prune, step.now))
-        elif not any((self._dispatcher.due(key), self._alarms.due(step, key), self._carrier.due(step, key))):
-            self._runs.due(step, key)
+        else:
+            dues = (self._dispatcher.due, partial(self._alarms.due, step), partial(self._carrier.due, step))
+            any(due(key) for due in (*dues, partial(self._plans.due, step), partial(self._runs.due, step)))
 
     def _on_item(self, step: Step, item: Any) -> None:  # noqa: ANN401 - a fact, an observation, or what the engine told itself
         if isinstance(item, Fact):
@@ -328,7 +327,7 @@ class Engine:
         elif isinstance(item, Done):
             self._carrier.settle(step, item)
         elif isinstance(item, PlanRead):
-            self._plans.begin(step, item, self._carrier.settle)
+            self._steering.take(step, item, self._carrier.settle)
         elif isinstance(item, Reloaded):
             self._on_reloaded(step, item)
         else:
@@ -367,6 +366,8 @@ class Engine:
             if fact.kind == "request.received" and not self._is_new_request(step, fact):
                 continue
             event = self.ledger.record(fact, step.now)
+            if not event.kind.startswith("file."):
+                self._plans.look_again()
             step.told.append(event)
             if event.kind == "request.received":
                 self.ledger.run("insert_request", {"id": event.ref, "event": event.id})
@@ -510,14 +511,14 @@ class Engine:
                     failed=True,
                 ),
             )
-            self._carrier.answer(read.request, 2, error)
+            answer(self.ledger, read.request, 2, error)
             step.facts.append(Fact("config.rejected", "engine", path=CONFIG_NAME, detail={"error": error}))
             return
         waiting = list(read.waiting)
         outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
         self.ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
         self._carrier.settle(step, Done(read.action, outcome))
-        self._carrier.answer(read.request, 0, f"aipass.toml is {outcome}")
+        answer(self.ledger, read.request, 0, f"aipass.toml is {outcome}")
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
         if read.config != self.config:
             self._dispatcher.reconfigure(read.config)

@@ -165,13 +165,13 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
     }
 
 
-def of_check(layout: Layout, config: Config, name: str, number: int, layers: Active) -> dict[str, Any]:
+def of_check(layout: Layout, config: Config, name: str, run: int, layers: Active) -> dict[str, Any]:
     """The ground of a phase's checks: what is nobody's, what git ignores, and nothing else of the tree."""
     return {
         "fence": layers.fence,
         "wall": layers.wall,
         "own": [str(cache(layout, name))],
-        "tmp": temporary(layout, number) + "-check",
+        "tmp": temporary(layout, run),
         "outside": [*map(expand, config.sandbox.write)],
         "sockets": [expand(entry) for entry in config.sandbox.sockets],
         "tree": [],

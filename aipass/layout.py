@@ -17,6 +17,10 @@ HUMAN_SPOOL = "human"
 RUN_FOLDER = re.compile(r"run-([1-9][0-9]{0,17})")
 
 
+#: Checks have numbers of their own among a supervisor's runs.
+CHECKS = 1 << 50
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The paths of one root. `root` is absolute and resolved."""
@@ -89,8 +93,8 @@ class Layout:
         return self.state / "crashes"
 
     def run(self, run: int) -> Path:
-        """The folder of one run."""
-        return self.runs / str(run)
+        """The folder of one run, or of one check."""
+        return self.runs / str(run) if run < CHECKS else self.state / "checks" / str(run - CHECKS)
 
     def run_spool(self, run: int) -> Path:
         """The only spool folder that this run can write: who asks follows from it."""

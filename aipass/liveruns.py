@@ -10,7 +10,7 @@ import structlog
 
 from aipass.errors import AipassError
 from aipass.event import Fact, printable
-from aipass.plans import CHECKS
+from aipass.layout import CHECKS
 from aipass.sources.runs import Report
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class LiveRuns:
                 self._world.adopt(row["id"], row["agent"])
                 if row["stop"] is not None:
                     self._world.stop(row["id"], "cancelled", row["stop"])
+            self._plans.adopt_checks()
         except (OSError, AipassError) as exc:
             logger.error("the supervisor cannot be asked yet", error=str(exc))
             self._timers.set(ADOPT, self._clock.now().mono + TRY_AGAIN_S)
@@ -112,8 +113,7 @@ class LiveRuns:
         if told == "territory":
             return
         if message.get("run", 0) >= CHECKS:
-            if told == "ended":
-                self._plans.check_ended(step, message)
+            self._plans.take_check(step, message)
             return
         row = self._ledger.one("run", {"id": message.get("run", 0)})
         if row is None or row["state"] == "ended":
@@ -196,7 +196,7 @@ class LiveRuns:
         finished = self._fact("run.finished", row, **detail)
         step.facts.append(finished)
         if ended.state != "queued":
-            step.facts.append(self._carrier.finished(row["dispatch"], run=row["id"], cause=finished.cause))
+            step.facts.append(self._dispatcher.finished(row["dispatch"], run=row["id"], cause=finished.cause))
         step.effects.append(partial(self._world.close_spool, row["id"]))
 
     def _fact(self, kind: str, row: Row, **detail: object) -> Fact:

@@ -2,107 +2,130 @@
 
 from __future__ import annotations
 
-import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
+from aipass import action as act
 from aipass import ground
-from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, ConfigError
+from aipass.cancel import cancel
+from aipass.errors import AipassError
 from aipass.event import Fact
-from aipass.plan import check, model
+from aipass.layout import CHECKS
+from aipass.plan import model
 from aipass.plan.progress import PhaseView, PlanView
-from aipass.step import Done, PlanRead
+from aipass.plan.reserved import check_name
 from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from aipass import action as act
     from aipass.authors import Authors
+    from aipass.clock import Clock
     from aipass.config import Config
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.dispatch.driver import Driver
     from aipass.event import Event
     from aipass.ledger import Ledger, Row
+    from aipass.sources.clock import Timers
     from aipass.step import Step
     from aipass.world import World
 
-FINAL = frozenset(("done", "failed", "stopped"))
-#: Checks have numbers of their own among a supervisor's runs.
-CHECKS = 1 << 50
+logger = structlog.get_logger("aipass")
+
+ENDS = frozenset(("done", "failed", "stopped"))
 SOURCE = "plans"
+# A check that cannot be started yet is tried again after this.
+CHECK, TRY_AGAIN_S = "check:", 0.5
 
 
 class Plans:
-    """Plans and phases in the ledger; the territory that follows from them."""
+    """Plans and phases in the ledger."""
 
     def __init__(
         self,
         ledger: Ledger,
         dispatcher: Dispatcher,
         world: World,
+        timers: Timers,
+        clock: Clock,
         drivers: Mapping[str, Driver],
         authors: Authors,
-        back: Callable[[object], None],
-        answer: Callable[..., None],
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
-        self._drivers, self._authors, self._back, self._answer = drivers, authors, back, answer
+        self._timers, self._clock, self._drivers, self._authors = timers, clock, drivers, authors
         self._parsed: dict[str, tuple[str, model.Plan]] = {}
+        self._views: list[PlanView] | None = None
         #: Whether any plan is open; None: to be asked. Every event asks, and most days there is none.
         self._any: bool | None = None
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def views(self) -> list[PlanView]:
-        """Every plan that runs or is paused."""
-        if self._any is False:
-            return []
-        rows = self._ledger.all("open_plans")
-        self._any = bool(rows)
-        if not rows:
-            return []
+        """Every plan that runs or is paused, as it stood at the last `look_again`."""
+        if self._views is None:
+            self._views = [] if self._any is False else self._look()
+            self._any = bool(self._views)
+        return self._views
+
+    def look_again(self) -> None:
+        """Whatever a view is made of may have changed. Files that change do not: they come by the thousand."""
+        self._views = None
+
+    def forget(self) -> None:
+        """Ask the ledger anew whether there is any plan: a transaction failed."""
+        self._any = self._views = None
+
+    def _look(self) -> list[PlanView]:
         config = self._dispatcher.config
         fenced = ground.active(config).fence
         return [
-            PlanView(self._plan(row), row["state"], tuple(self._phases(row, config)), fenced) for row in rows
+            PlanView(self.parsed(row), row["state"], tuple(self._phases(row, config)), fenced)
+            for row in self._ledger.all("open_plans")
         ]
 
-    def forget(self) -> None:
-        """Ask the ledger again: a plan has begun or ended, or a transaction failed."""
-        self._any = None
-
-    def _plan(self, row: Row) -> model.Plan:
+    def parsed(self, row: Row) -> model.Plan:
+        """A plan as it was taken over."""
         known = self._parsed.get(row["id"])
         if known is None or known[0] != row["body"]:
             known = self._parsed[row["id"]] = row["body"], model.parse(row["body"], row["file"])
         return known[1]
 
     def _phases(self, row: Row, config: Config) -> list[PhaseView]:
-        plan = self._plan(row)
-        found = []
+        plan = self.parsed(row)
         rows = self._ledger.all("phases_of", {"plan": row["id"]})
         own = {phase["run"] for phase in rows if phase["run"] is not None}
+        found = []
         for phase in rows:
             spec = plan.phase(phase["id"])
             settings = config.agents.get(spec.agent)
             driver = self._drivers.get(settings.driver) if settings is not None else None
-            held = self._held(spec, own) if phase["state"] == "waiting" else None
             found.append(
                 PhaseView(
                     spec,
                     phase["state"],
-                    spec.handoff or str(getattr(driver, "handoff", "exit")),
+                    phase["handoff"] or spec.handoff or str(getattr(driver, "handoff", "exit")),
                     phase["dispatch"],
                     phase["run"],
                     phase["dispatch_state"] in {"succeeded", "failed", "cancelled"},
                     phase["last_run"],
-                    tuple(json.loads(phase["written"])),
                     phase["checking"] is not None,
-                    held,
+                    partial(self._written, row["id"], phase["id"]),
+                    partial(self._writing, spec, phase["last_run"]),
+                    partial(self._held, spec, own),
                 )
             )
         return found
+
+    def _written(self, plan: str, phase: str) -> list[str]:
+        rows = self._ledger.all("written_of", {"plan": plan, "phase": phase})
+        return [row["path"] for row in rows if os.path.lexists(self._world.layout.root / row["path"])]
+
+    def _writing(self, spec: model.Phase, run: int | None) -> list[str]:
+        delivers = Globs([one.path for one in spec.delivers])
+        return [] if run is None else self._authors.writing(run, delivers.match, spec.settle)
 
     def _held(self, spec: model.Phase, own: set[int]) -> str | None:
         """Who outside the plan holds a path that the phase will own."""
@@ -125,7 +148,22 @@ class Plans:
             for phase in plan.phases
         )
 
+    def is_done(self, dispatch: int) -> bool:
+        """Whether a dispatch's phase is done: its run is not tried again."""
+        row = self._ledger.one("phase_of_dispatch", {"dispatch": dispatch})
+        return row is not None and row["state"] == "done"
+
+    def hops(self, plan: str) -> int:
+        """How long the chain of agents is that a plan stands in, whatever the number of its phases."""
+        row = self._ledger.one("plan", {"id": plan})
+        return 0 if row is None else int(row["hops"])
+
     # -- carrying out, inside the transaction ----------------------------------------------------------------------
+
+    def change(self, statement: str, **about: object) -> None:
+        """Change what the ledger knows of a plan."""
+        self._ledger.run(statement, about)
+        self.look_again()
 
     def advance(self, step: Step, event: Event, action: act.Advance) -> tuple[str, bool]:
         """Another state of a phase or a plan, and the facts that follow."""
@@ -138,269 +176,141 @@ class Plans:
         if phase is None:
             return f"plan {action.plan} has no phase {action.phase}", True
         if action.path is not None:
-            written = json.loads(phase["written"])
-            if action.path not in written:
-                about = {
-                    "plan": action.plan,
-                    "id": action.phase,
-                    "written": json.dumps([*written, action.path]),
-                }
-                self._ledger.run("phase_written", about)
-            return f"{action.phase} has written {action.path}", False
+            return self._note(step, phase, action.path), False
+        if action.handoff is not None:
+            self.change("phase_handoff", plan=action.plan, id=action.phase, handoff=action.handoff)
         if phase["state"] == action.state:
             return f"{action.phase} is {action.state} already", False
-        self._ledger.run(
-            "phase_state",
-            {"plan": action.plan, "id": action.phase, "state": action.state}
-            | {"reason": action.reason, "now": step.now.wall},
-        )
-        kind = "phase.started" if action.state == "running" else f"phase.{action.state}"
-        detail = {
-            "plan": action.plan,
-            "phase": action.phase,
-            "agent": phase["agent"],
-            "dispatch": phase["dispatch"],
-        }
+        self.set_phase(step, phase, action.state, action.reason)
+        if action.state == "done" and self._is_queued(phase["dispatch"]):
+            # Its run was lost, and what it had written before was enough.
+            cancel(step, self._dispatcher, self._world, phase["dispatch"], "its phase is done", event.id)
+        detail = {name: phase[name] for name in ("plan", "agent", "dispatch")} | {"phase": action.phase}
         if action.state == "delivered":
-            detail["paths"] = json.loads(phase["written"])
+            detail["paths"] = self._written(action.plan, action.phase)
         if action.reason:
             detail["reason"] = action.reason
-        if action.state != "stopped":
-            step.facts.append(
-                Fact(
-                    kind,
-                    SOURCE,
-                    ref=f"{action.plan}/{action.phase}",
-                    by=event.by,
-                    cause=event.id,
-                    detail=detail,
-                )
-            )
-        step.changes_territory = True
+        kind = "phase.started" if action.state == "running" else f"phase.{action.state}"
+        ref = f"{action.plan}/{action.phase}"
+        step.facts.append(Fact(kind, SOURCE, ref=ref, by=event.by, cause=event.id, detail=detail))
         return f"phase {action.phase} is {action.state}", False
+
+    def _is_queued(self, dispatch: int | None) -> bool:
+        row = None if dispatch is None else self._ledger.one("dispatch", {"id": dispatch})
+        return row is not None and row["state"] == "queued"
+
+    def _note(self, step: Step, phase: Row, path: str) -> str:
+        """A phase's run has written something that it delivers: a check that runs is of what was there before."""
+        # Not by `change`: what was written is no part of a view until somebody asks, and files come by the thousand.
+        about = {"plan": phase["plan"], "phase": phase["id"], "path": path}
+        self._ledger.run("add_written", about)
+        if phase["checking"] is not None:
+            self.drop_check(step, phase, f"{path} was written meanwhile")
+        return f"{phase['id']} has written {path}"
+
+    def set_phase(self, step: Step, phase: Row, state: str, reason: str | None = None) -> None:
+        """Take a phase to another state; one that begins anew has nothing behind it."""
+        if phase["checking"] is not None:
+            self.drop_check(step, phase, f"phase {phase['id']} is {state}")
+        if state in {"waiting", "ready"}:
+            self.change("drop_written", plan=phase["plan"], phase=phase["id"])
+        about = {"plan": phase["plan"], "id": phase["id"], "state": state}
+        self.change("phase_state", **about, reason=reason, now=step.now.wall)
+        step.changes_territory = True
 
     def _advance_plan(self, step: Step, event: Event, row: Row, action: act.Advance) -> str:
         if row["state"] == action.state:
             return f"plan {action.plan} is {action.state} already"
-        about = {"id": action.plan, "state": action.state, "reason": action.reason, "now": step.now.wall}
-        self._ledger.run("plan_state", about)
-        self.forget()
-        if action.state in FINAL:
-            detail = {
-                "plan": action.plan,
-                "title": row["title"],
-                "state": action.state,
-                "reason": action.reason,
-            }
+        self.set_plan(step, row, action.state, action.reason)
+        if action.state in ENDS:
+            about = {"plan": action.plan, "title": row["title"], "state": action.state}
+            detail = about | {"reason": action.reason}
             step.facts.append(Fact("plan.finished", SOURCE, ref=action.plan, cause=event.id, detail=detail))
             if action.state == "failed":
                 step.notify(
                     self._ledger, f"plan {action.plan} ({row['title']}) failed: {action.reason}", event.id
                 )
-        step.changes_territory = True
         return f"plan {action.plan} is {action.state}"
 
-    def dispatched(self, action: act.Dispatch, dispatch: int) -> None:
-        """A dispatch is the work of a phase."""
-        about = {"plan": action.plan, "phase": action.phase, "dispatch": dispatch}
-        self._ledger.run("dispatch_phase", about)
-        self._ledger.run("phase_dispatch", {"plan": action.plan, "id": action.phase, "dispatch": dispatch})
+    def set_plan(self, step: Step, row: Row, state: str, reason: str | None = None) -> None:
+        """Take a plan to another state."""
+        self.change("plan_state", id=row["id"], state=state, reason=reason, now=step.now.wall)
+        self.forget()
+        step.changes_territory = True
 
-    def is_done(self, dispatch: int) -> bool:
-        """Whether a dispatch's phase is done: its run is not tried again."""
-        row = self._ledger.one("phase_of_dispatch", {"dispatch": dispatch})
-        return row is not None and row["state"] == "done"
+    def dispatched(self, wish: act.Dispatch, dispatch: int) -> None:
+        """What was wished for is a dispatch; perhaps the work of a phase."""
+        if wish.plan is not None:
+            self.change("dispatch_phase", plan=wish.plan, phase=wish.phase, dispatch=dispatch)
+            self.change("phase_dispatch", plan=wish.plan, id=wish.phase, dispatch=dispatch)
+
+    def refused(self, step: Step, event: Event, wish: act.Dispatch, reason: str) -> None:
+        """What was wished for is refused; a phase whose work it was cannot go on."""
+        if wish.plan is None:
+            return
+        self.advance(step, event, act.Advance(wish.plan, wish.phase, "failed", reason))
+        step.notify(self._ledger, f"phase {wish.phase} of plan {wish.plan} failed: {reason}", event.id)
+
+    # -- checks ----------------------------------------------------------------------------------------------------
 
     def start_check(self, step: Step, action: act.Check, number: int) -> None:
         """A check begins; what it says comes back as a report."""
-        self._ledger.run("phase_checking", {"plan": action.plan, "id": action.phase, "checking": number})
-        row = self._ledger.one("plan", {"id": action.plan})
-        assert row is not None
-        spec = self._plan(row).phase(action.phase)
-        step.effects.append(
-            partial(
-                self._world.start_check, CHECKS + number, number, action.plan, spec, self._dispatcher.config
-            )
-        )
+        self.change("phase_checking", plan=action.plan, id=action.phase, checking=number)
+        step.effects.append(partial(self._start_check, number))
 
-    def check_ended(self, step: Step, message: dict[str, Any]) -> None:
-        """A check's end, as a fact."""
-        number = message["run"] - CHECKS
-        for row in self._ledger.all("open_plans"):
-            for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
-                if phase["checking"] != number:
-                    continue
-                self._ledger.run("phase_checking", {"plan": row["id"], "id": phase["id"], "checking": None})
-                detail = {
-                    "plan": row["id"],
-                    "phase": phase["id"],
-                    "exit": message.get("exit"),
-                    "outcome": message["outcome"],
-                }
-                detail |= {"output": f".aipass/checks/{number}/stdout.log", "reason": message.get("reason")}
-                step.facts.append(
-                    Fact("check.finished", SOURCE, ref=f"{row['id']}/{phase['id']}", detail=detail)
-                )
+    def drop_check(self, step: Step, phase: Row, reason: str) -> None:
+        """What a check says does not matter any more."""
+        self.change("phase_checking", plan=phase["plan"], id=phase["id"], checking=None)
+        step.effects.append(partial(self._world.stop, CHECKS + phase["checking"], "cancelled", reason))
 
-    # -- starting and steering -------------------------------------------------------------------------------------
+    def is_checking(self) -> bool:
+        """Whether any check runs."""
+        return bool(self._ledger.all("checks"))
 
-    def steer(
-        self, step: Step, event: Event, action: act.Steer
-    ) -> tuple[str, bool, Callable[[int], None] | None]:
-        """What a person or the orchestrator wants of a plan. A start reads the plan's file, after the commit."""
-        row = self._ledger.one("plan", {"id": action.plan})
-        state = row["state"] if row is not None else None
-        if action.verb == "start":
-            if state in {"running", "paused"}:
-                return self._refuse(action, f"plan {action.plan} is {state} already", EXIT_REFUSED)
-            return "to be read", False, lambda number: self.read(number, action)
-        if action.verb == "change" and state in {"running", "paused"}:
-            return "to be read", False, lambda number: self.read(number, action)
-        if row is None:
-            return self._refuse(
-                action,
-                f"plan {action.plan} has not been started; `aipass plan start {action.plan}`",
-                EXIT_FAILED,
-            )
-        fitting = {
-            "pause": {"running"},
-            "resume": {"paused", "failed", "stopped"},
-            "stop": {"running", "paused"},
-        }
-        if state not in fitting.get(action.verb, ()):
-            return self._refuse(action, f"plan {action.plan} is {state}", EXIT_FAILED)
-        return self._steer(step, event, row, action), False, None
-
-    def _refuse(self, action: act.Steer, text: str, code: int) -> tuple[str, bool, None]:
-        self._answer(action.request, code, text)
-        return text, True, None
-
-    def _steer(self, step: Step, event: Event, row: Row, action: act.Steer) -> str:
-        now = step.now.wall
-        state = {"pause": "paused", "resume": "running", "stop": "stopped"}[action.verb]
-        self._ledger.run("plan_state", {"id": row["id"], "state": state, "reason": None, "now": now})
-        self.forget()
-        for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
-            about = {"plan": row["id"], "id": phase["id"], "reason": None, "now": now}
-            if action.verb == "resume" and phase["state"] in {"failed", "stopped"}:
-                self._ledger.run("phase_state", {**about, "state": "waiting"})
-            if action.verb == "stop" and phase["state"] not in {"done", "failed"}:
-                self._ledger.run("phase_state", {**about, "state": "stopped"})
-                if phase["dispatch"] is not None and phase["dispatch_state"] in {"queued", "running"}:
-                    _, run = self._dispatcher.cancel(
-                        phase["dispatch"], f"plan {row['id']} was stopped", step.now
-                    )
-                    if run is not None:
-                        step.effects.append(
-                            partial(self._world.stop, run, "cancelled", f"plan {row['id']} was stopped")
-                        )
-        kind = {"resume": "plan.started", "stop": "plan.finished"}.get(action.verb)
-        if kind:
-            detail = {"plan": row["id"], "title": row["title"], "state": state}
-            step.facts.append(Fact(kind, SOURCE, ref=row["id"], cause=event.id, detail=detail))
-        step.changes_territory = True
-        text = f"plan {row['id']} is {state}"
-        self._answer(action.request, 0, text)
-        return text
-
-    def read(self, number: int, action: act.Steer) -> None:
-        """Read a plan's file; whether it starts is recorded in the next step."""
+    def _start_check(self, number: int) -> None:
+        """After the commit: have a recorded check started; once, however often this is called."""
+        phase = self._checked_by(number)
+        row = None if phase is None else self._ledger.one("plan", {"id": phase["plan"]})
+        if phase is None or row is None:
+            return
+        spec = self.parsed(row).phase(phase["id"])
         try:
-            path = model.find(self._world.layout.plans, action.plan)
-            text = path.read_text("utf-8-sig")
-            plan = model.load(path)
-            file, change = f"plans/{path.name}", action.verb == "change"
-            self._back(PlanRead(number, action.request, action.plan, file, text, plan, change=change))
-        except (ConfigError, OSError, ValueError) as exc:
-            change = action.verb == "change"
-            self._back(PlanRead(number, action.request, action.plan, error=str(exc), change=change))
+            self._world.start_check(CHECKS + number, row["id"], spec, self._dispatcher.config)
+        except (OSError, AipassError) as exc:
+            logger.error("a check cannot be started yet", phase=phase["id"], plan=row["id"], error=str(exc))
+            self._timers.set(f"{CHECK}{number}", self._clock.now().mono + TRY_AGAIN_S)
 
-    def begin(self, step: Step, read: PlanRead, settle: Callable[[Step, Done], None]) -> None:
-        """A plan that was read starts, if nothing keeps it from that."""
-        code, text = self._change(step, read) if read.change else self._begin(step, read)
-        settle(step, Done(read.action, text, failed=bool(code)))
-        self._answer(read.request, code, text)
+    def adopt_checks(self) -> None:
+        """After the commit: have the supervisors say what became of every check that the ledger believes to run."""
+        for phase in self._ledger.all("checks"):
+            self._world.adopt(CHECKS + phase["checking"], check_name(phase["plan"], phase["id"]))
 
-    def _change(self, step: Step, read: PlanRead) -> tuple[int, str]:
-        """Take over what has not begun; a change of anything else is refused, and a person is told."""
-        row = self._ledger.one("plan", {"id": read.id})
-        if row is None or row["state"] not in {"running", "paused"}:
-            return 0, f"plan {read.id} does not run any more"
-        if read.plan is not None and read.text == row["body"]:
-            return 0, f"plan {read.id} is as it was"
-        reason = self._unfit(row, read)
-        if reason is not None or read.plan is None:
-            return (
-                EXIT_REFUSED,
-                f"the change of plan {read.id} is not taken over, it goes on as it was: {reason}",
-            )
-        states = {phase["id"]: phase for phase in self._ledger.all("phases_of", {"plan": read.id})}
-        self._ledger.run("plan_body", {"id": read.id, "title": read.plan.title, "body": read.text})
-        for name in states.keys() - {phase.id for phase in read.plan.phases}:
-            self._ledger.run("drop_phase", {"plan": read.id, "id": name})
-        for place, phase in enumerate(read.plan.phases):
-            about = {"plan": read.id, "id": phase.id, "place": place, "agent": phase.agent}
-            self._ledger.run("phase_place" if phase.id in states else "insert_phase", about)
-        step.facts.append(
-            Fact(
-                "plan.changed",
-                SOURCE,
-                path=read.file,
-                ref=read.id,
-                detail={"plan": read.id, "phases": len(read.plan.phases)},
-            )
-        )
-        step.changes_territory = True
-        return 0, f"the change of plan {read.id} is taken over"
+    def due(self, step: Step, key: str) -> bool:
+        """A timer came due; whether it was one of ours."""
+        if not key.startswith(CHECK):
+            return False
+        step.effects.append(partial(self._start_check, int(key.removeprefix(CHECK))))
+        return True
 
-    def _unfit(self, row: Row, read: PlanRead) -> str | None:
-        """Why a changed plan cannot be taken over."""
-        if read.plan is None:
-            return str(read.error)
-        if read.plan.id != read.id:
-            return f"its id is {read.plan.id} now"
-        old = self._plan(row)
-        new = {phase.id: phase for phase in read.plan.phases}
-        for phase in self._ledger.all("phases_of", {"plan": read.id}):
-            if phase["state"] != "waiting" and new.get(phase["id"]) != old.phase(phase["id"]):
-                return f"phase {phase['id']} is {phase['state']} already"
-        wrong = check.problems(read.plan, list(self._dispatcher.config.agents))
-        others = [self._plan(other) for other in self._ledger.all("open_plans") if other["id"] != read.id]
-        wrong += check.between(read.plan, others)
-        return "; ".join(problem.message for problem in wrong) or None
+    def take_check(self, step: Step, message: dict[str, Any]) -> None:
+        """What a supervisor said of a check. What is said of one that was dropped is old news."""
+        number = message["run"] - CHECKS
+        phase = self._checked_by(number)
+        if phase is None:
+            return
+        match message["tell"]:
+            case "unknown":
+                step.effects.append(partial(self._start_check, number))
+            case "busy":
+                self._timers.set(f"{CHECK}{number}", step.now.mono + TRY_AGAIN_S)
+            case "ended":
+                about = {"plan": phase["plan"], "id": phase["id"]}
+                self.change("phase_checking", **about, checking=None)
+                detail = {"plan": phase["plan"], "phase": phase["id"]}
+                detail |= {name: message.get(name) for name in ("exit", "outcome", "reason")}
+                detail["output"] = f".aipass/checks/{number}/stdout.log"
+                ref = f"{phase['plan']}/{phase['id']}"
+                step.facts.append(Fact("check.finished", SOURCE, ref=ref, detail=detail))
 
-    def _begin(self, step: Step, read: PlanRead) -> tuple[int, str]:
-        if read.plan is None:
-            return EXIT_USAGE, str(read.error)
-        plan = read.plan
-        wrong = check.problems(plan, list(self._dispatcher.config.agents))
-        if wrong:
-            told = "; ".join(
-                f"{problem.kind}: {' and '.join(problem.phases)}: {problem.message}" for problem in wrong
-            )
-            return EXIT_FAILED, f"plan {plan.id} cannot start: {told}"
-        running = [self._plan(row) for row in self._ledger.all("open_plans")]
-        if any(other.id == plan.id for other in running):
-            return EXIT_REFUSED, f"plan {plan.id} runs already"
-        if clash := check.between(plan, running):
-            return EXIT_REFUSED, f"plan {plan.id} cannot start: " + "; ".join(
-                problem.message for problem in clash
-            )
-        self._ledger.run("drop_phases", {"id": plan.id})
-        self._ledger.run("drop_plan", {"id": plan.id})
-        body = {
-            "id": plan.id,
-            "title": plan.title,
-            "file": read.file,
-            "body": read.text,
-            "now": step.now.wall,
-        }
-        self._ledger.run("insert_plan", body)
-        self.forget()
-        for place, phase in enumerate(plan.phases):
-            about = {"plan": plan.id, "id": phase.id, "place": place, "agent": phase.agent}
-            self._ledger.run("insert_phase", about)
-        detail = {"plan": plan.id, "title": plan.title, "phases": len(plan.phases)}
-        step.facts.append(Fact("plan.started", SOURCE, path=read.file, ref=plan.id, detail=detail))
-        step.changes_territory = True
-        return 0, f"plan {plan.id} runs: {len(plan.phases)} phases"
+    def _checked_by(self, number: int) -> Row | None:
+        return next((row for row in self._ledger.all("checks") if row["checking"] == number), None)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aipass.ledger import Ledger
+
 #: A request carries its text; larger things are handed over as files in the inbox.
 MAX_REQUEST_BYTES = 10_000_000
 REQUEST_ID = re.compile(r"r-[0-9a-z][0-9a-z-]{3,63}")
@@ -98,3 +100,12 @@ def parse(data: bytes) -> dict[str, Any]:
 def _show(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:60] + "…"
+
+
+def answer(
+    ledger: Ledger, request: str | None, exit_code: int, message: str, dispatch: int | None = None
+) -> None:
+    """Reply to a request, where there is one."""
+    if request is not None:
+        reply = {"id": request, "exit": exit_code, "message": message, "dispatch": dispatch}
+        ledger.run("answer_request", reply)

@@ -46,17 +46,16 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class PlanRead:
-    """A plan's file was read: what it says, or why it cannot start."""
+    """A plan's file was read, to `start`, `resume` or `change` it: what it says, or why it cannot be used."""
 
     action: int
     request: str | None
+    verb: str
     id: str
     file: str = ""
     text: str = ""
     plan: Plan | None = None
     error: str | None = None
-    #: It runs already, and its file was changed.
-    change: bool = False
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
 from aipass.plan.preamble import preamble
+from aipass.plan.reserved import check_name
 from aipass.supervisor import wire
 from aipass.supervisor.fence.fenced import DENIED
 from aipass.supervisor.spawn import STOP_WAITS_S
@@ -170,16 +171,16 @@ class World:
         self._serial += 1
         self._runner.set_territory({"serial": self._serial, "table": table, "handed": handed})
 
-    def start_check(self, run: int, number: int, plan: str, phase: Phase, config: Config) -> None:
+    def start_check(self, run: int, plan: str, phase: Phase, config: Config) -> None:
         """Run the checks of a phase, in the fence; what they say stays in `.aipass/checks/<number>`."""
-        folder = self.layout.state / "checks" / str(number)
+        folder = self.layout.run(run)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         script = "".join(
             f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in phase.checks
         )
         layers = ground.active(config)
-        name = f"check.{plan}.{phase.id}"
-        stands = ground.of_check(self.layout, config, name, number, layers) if any(layers) else None
+        name = check_name(plan, phase.id)
+        stands = ground.of_check(self.layout, config, name, run, layers) if any(layers) else None
         env = dict(self._inherited(config.sandbox.env))
         env |= {"AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
         if stands is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aipass import Cancel, Dispatch, Handler, Notify, Refuse, Reload, Resume, Retry, hookimpl
-from aipass.action import Advance, Reply, Steer
+from aipass.action import Reply, Steer
+from aipass.plan import progress
 from aipass.request import ORCHESTRATOR_VERBS, PERSON_VERBS
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def _deliver(event: Event, view: View, request: str) -> Iterable[Action]:
                     return [
                         Refuse(request, f"phase {phase.id} has not delivered {', '.join(missing)} yet", 3)
                     ]
-                done = Reply(request, f"phase {phase.id} of plan {plan.id} is delivered")
-                return [Advance(plan.id, phase.id, "delivered"), done]
+                return [
+                    *progress.deliver(plan, phase),
+                    Reply(request, f"phase {phase.id} of plan {plan.id} is delivered"),
+                ]
     return [Refuse(request, "you work on no phase of a plan", 3)]
 
 

@@ -222,9 +222,10 @@ def test_a_plan_survives_kill_9_of_engine_and_supervisor(house):
         house.write(f"{name}.sh", f"sleep 0.3; echo m > app/{path}; sleep 0.3\n")
     house.write("aipass.toml", "".join(agent(name, "job.py", "retries = 20") for name in AGENTS))
     house.aipass("reload")
-    plan(house, *THREE)
+    # Checks take long enough to be hit as well.
+    plan(house, *({**phase, "checks": ["sleep 0.5"]} for phase in THREE))
     house.aipass("plan", "start", "1")
-    for number in range(6):
+    for number in range(8):
         time.sleep(0.35)
         engine = json.loads((house.root / ".aipass/engine.lock").read_text())["pid"]
         os.kill(engine, signal.SIGKILL)

@@ -18,7 +18,7 @@ from aipass.layout import find_root
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
-    from aipass.ledger import Row
+    from aipass.ledger import Ledger, Row
     from aipass.plan.model import Phase
 
 #: Longer names of files help nobody.
@@ -236,7 +236,7 @@ def _status(layout: Layout, number: str) -> dict[str, Any]:
         try:
             row = ledger.one("plan", {"id": number})
             if row is not None:
-                return _begun(row, ledger.all("phases_of", {"plan": number}))
+                return _begun(ledger, row)
         finally:
             ledger.close()
     try:
@@ -247,14 +247,14 @@ def _status(layout: Layout, number: str) -> dict[str, Any]:
     return {"id": plan.id, "title": plan.title, "status": "draft", "reason": None, "phases": phases}
 
 
-def _begun(row: Row, rows: list[Row]) -> dict[str, Any]:
+def _begun(ledger: Ledger, row: Row) -> dict[str, Any]:
     from aipass.plan import model
 
     plan = model.parse(row["body"], row["file"])
-    phases = [
-        _phase(plan.phase(r["id"]), r["state"], r["dispatch"], json.loads(r["written"]), r["reason"])
-        for r in rows
-    ]
+    phases = []
+    for r in ledger.all("phases_of", {"plan": row["id"]}):
+        written = [w["path"] for w in ledger.all("written_of", {"plan": row["id"], "phase": r["id"]})]
+        phases.append(_phase(plan.phase(r["id"]), r["state"], r["dispatch"], written, r["reason"]))
     return {
         "id": row["id"],
         "title": row["title"],

@@ -15,6 +15,7 @@ from aipass.dispatch import retry
 from aipass.dispatch.queue import Capacity, Queue
 from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
+from aipass.event import Fact
 from aipass.units import show_duration
 
 if TYPE_CHECKING:
@@ -88,11 +89,16 @@ class Dispatcher:
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def submit(self, event: Event, handler: str, wish: Dispatch, now: Instant) -> Submitted:
-        """Queue a wish, or let it join what is open under its key."""
+    def submit(
+        self, event: Event, handler: str, wish: Dispatch, now: Instant, hops: int | None = None
+    ) -> Submitted:
+        """Queue a wish, or let it join what is open under its key; the work of a phase joins nothing.
+
+        `hops`: how long the chain is, where it is not one more than that of the run that wrote the event.
+        """
         if wish.agent not in self.config.agents:
             return Submitted(f"refused: there is no agent `{wish.agent}`", exit_code=EXIT_USAGE)
-        hops = self._hops(event)
+        hops = self.hops(event.by) if hops is None else hops
         if hops > self.config.limits.hops:
             return Submitted(
                 f"refused: a chain of {hops} agents waking agents, and limits.hops is {self.config.limits.hops}",
@@ -100,7 +106,10 @@ class Dispatcher:
             )
         key = key_of(wish)
         same = queued = None
-        for row in self._ledger.all("open_of_key", {"agent": wish.agent, "key": key}):
+        joins = self._ledger.all("open_of_key", {"agent": wish.agent, "key": key})
+        if wish.plan is not None and joins:
+            joins, key = [], f"{key} {event.id}.{len(joins)}"  # somebody guessed the key
+        for row in joins:
             if row["state"] == "queued":
                 queued = queued or row
             elif same is None and self._has_text(row["id"], wish, event):
@@ -131,10 +140,11 @@ class Dispatcher:
         self._queue.add(wish.agent, dispatch, wish.priority)
         return Submitted(f"dispatch {dispatch}", dispatch)
 
-    def _hops(self, event: Event) -> int:
-        if event.by is None:
+    def hops(self, by: int | None) -> int:
+        """How long a chain is that goes on with what this run did; 0 where nobody known did it."""
+        if by is None:
             return 0
-        row = self._ledger.one("run_hops", {"run": event.by})
+        row = self._ledger.one("run_hops", {"run": by})
         return 0 if row is None else int(row["hops"]) + 1
 
     def _has_text(self, dispatch: int, wish: Dispatch, event: Event) -> bool:
@@ -201,6 +211,11 @@ class Dispatcher:
             return Submitted(f"there is no dispatch {dispatch}", exit_code=EXIT_FAILED)
         if row["state"] == "running":
             return Submitted(f"dispatch {dispatch} is running; cancel it first", exit_code=EXIT_FAILED)
+        if row["plan"] is not None and row["state"] in FINAL:
+            return Submitted(
+                f"dispatch {dispatch} was the work of phase {row['phase']}; `aipass plan resume {row['plan']}` tries that again",
+                exit_code=EXIT_REFUSED,
+            )
         if row["agent"] not in self.config.agents:
             return Submitted(f"its agent `{row['agent']}` is no longer configured", exit_code=EXIT_USAGE)
         if row["attempts"] == 0 and row["state"] != "queued" and self._queued_twin(row):
@@ -217,6 +232,18 @@ class Dispatcher:
             if other["state"] == "queued" and other["attempts"] == 0:
                 return int(other["id"])
         return None
+
+    def finished(self, dispatch: int, *, run: int | None = None, cause: int | None = None) -> Fact:
+        """The fact that a dispatch has reached its end."""
+        row = self._row(dispatch)
+        detail = {
+            "dispatch": dispatch,
+            "agent": row["agent"],
+            "state": row["state"],
+            "subject": row["subject"],
+            "reason": row["reason"],
+        }
+        return Fact("dispatch.finished", "engine", ref=str(dispatch), by=run, cause=cause, detail=detail)
 
     # -- starting --------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,11 @@ def find(folder: Path, number: str) -> Path:
 
 def load(path: Path) -> Plan:
     """The plan in a file; raises ConfigError with one line for each thing that is wrong."""
+    return read(path)[1]
+
+
+def read(path: Path) -> tuple[str, Plan]:
+    """The text of a file and the plan in it; raises ConfigError with one line for each thing that is wrong."""
     name = f"plans/{path.name}"
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
@@ -116,7 +121,13 @@ def load(path: Path) -> Plan:
         raise ConfigError(
             f"{name}:{line}: not UTF-8 (byte 0x{data[exc.start]:02x}); save the file as UTF-8"
         ) from exc
-    return parse(text, name)
+    plan = parse(text, name)
+    named = NUMBERED.fullmatch(path.name)
+    if named is not None and int(named[1]) != int(plan.id):
+        raise ConfigError(
+            f'{name}:{_lines(text)["id",]}: id: found "{plan.id}" in a file that is named {named[1]}; make them one number'
+        )
+    return text, plan
 
 
 def parse(text: str, name: str = "plan") -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,10 @@ def preamble(ledger: Ledger, root: os.PathLike[str], plan_id: str, phase_id: str
     for done in ledger.all("phases_of", {"plan": plan_id}):
         if done["id"] in before:
             lines.append(f"\nDelivered before by {done['agent']} ({done['id']}):")
-            lines += _listed(root, json.loads(done["written"])) or ["- nothing to read"]
+            written = [
+                row["path"] for row in ledger.all("written_of", {"plan": plan_id, "phase": done["id"]})
+            ]
+            lines += _listed(root, written) or ["- nothing to read"]
     if phase.owns:
         lines.append("\nYou may write: " + ", ".join(phase.owns))
     if phase.delivers:

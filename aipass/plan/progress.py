@@ -13,7 +13,7 @@ from aipass.action import Advance, Check, Dispatch, Ignore, Notify, Wake
 from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from aipass.action import Action
     from aipass.event import Event
@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 SETTLE = "settle:"
 #: States in which a phase does something, or will without anybody's help.
 ACTIVE = frozenset(("ready", "running", "delivered"))
+#: States in which a phase has nothing that it could lose: its part of the plan's file may be changed.
+NOT_BEGUN = frozenset(("waiting", "failed", "stopped"))
+#: How a check ends that says nothing about what it checked.
+INTERRUPTED = frozenset(("lost", "killed"))
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseView:
-    """A phase of a plan that has begun. `run` is its live run; `over`: its dispatch has reached its end."""
+    """A phase of a plan that has begun. `run` is its live run; `over`: its dispatch has reached its end.
+
+    What costs something to find out is asked for only where it matters.
+    """
 
     spec: Phase
     state: str
@@ -36,12 +43,14 @@ class PhaseView:
     over: bool = False
     #: Its newest run, alive or not.
     last_run: int | None = None
-    #: Paths that its run wrote since it began, of those that it delivers.
-    written: tuple[str, ...] = ()
     #: A check is running.
     checking: bool = False
+    #: Paths that its run wrote since it began, of those that it delivers, and that are there.
+    written: Callable[[], Collection[str]] = tuple
+    #: Those of what it delivers that its run is writing at this moment.
+    writing: Callable[[], Collection[str]] = tuple
     #: Runs outside the plan that hold a path of it, in words.
-    held: str | None = None
+    held: Callable[[], str | None] = lambda: None
 
     @property
     def id(self) -> str:
@@ -51,9 +60,10 @@ class PhaseView:
     def missing(self) -> list[str]:
         """What it delivers and has not written yet."""
         found = []
+        written = self.written()
         for deliverable in self.spec.delivers:
             globs = Globs((deliverable.path,))
-            if sum(map(globs.match, self.written)) < deliverable.least:
+            if sum(map(globs.match, written)) < deliverable.least:
                 found.append(deliverable.path)
         return found
 
@@ -107,7 +117,7 @@ def _concerns(plan: PlanView, event: Event, phase: PhaseView | None = None) -> b
 def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
     match event.kind:
         case "phase.ready" if _concerns(plan, event, phase) and phase.state == "ready":
-            yield _dispatch(plan, phase)
+            yield _dispatch(plan, phase, event)
         case "run.started" if phase.dispatch is not None and event.detail.get("dispatch") == phase.dispatch:
             if phase.state == "ready":
                 yield Advance(plan.id, phase.id, "running")
@@ -118,7 +128,7 @@ def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action
             yield from _written(plan, phase, event)
         case "clock.tick" if event.ref == f"{SETTLE}{plan.id}/{phase.id}":
             yield from _settled(plan, phase)
-        case "phase.delivered" if _concerns(plan, event, phase):
+        case "phase.delivered" if _concerns(plan, event, phase) and phase.state == "delivered":
             yield from _after_delivery(plan, phase)
         case "check.finished" if _concerns(plan, event, phase) and phase.state == "delivered":
             yield from _checked(plan, phase, event)
@@ -130,18 +140,18 @@ def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action
 
 def _go_on(plan: PlanView) -> Iterator[Action]:
     """Whatever may begin begins; when nothing can any more, the plan is over."""
-    if plan.state != "running":
-        return
     done = {phase.id for phase in plan.phases if phase.state == "done"}
     if len(done) == len(plan.phases):
         yield Advance(plan.id, None, "done")
+        return
+    if plan.state != "running":
         return
     begun = False
     for phase in plan.phases:
         if phase.state != "waiting" or not done.issuperset(phase.spec.after):
             continue
-        if phase.held is not None:
-            yield Ignore(f"phase {phase.id} of plan {plan.id} waits: {phase.held}")
+        if (held := phase.held()) is not None:
+            yield Ignore(f"phase {phase.id} of plan {plan.id} waits: {held}")
         else:
             yield Advance(plan.id, phase.id, "ready")
         begun = True
@@ -157,12 +167,12 @@ def _go_on(plan: PlanView) -> Iterator[Action]:
         )
 
 
-def _dispatch(plan: PlanView, phase: PhaseView) -> Dispatch:
+def _dispatch(plan: PlanView, phase: PhaseView, ready: Event) -> Dispatch:
     return Dispatch(
         phase.spec.agent,
         phase.spec.task,
         subject=f"{plan.plan.title}: {phase.id}",
-        key=f"plan {plan.id} {phase.id}",
+        key=f"plan {plan.id} {phase.id} {ready.id}",
         sender=f"plan {plan.id}",
         stem=phase.id,
         plan=plan.id,
@@ -175,16 +185,25 @@ def _written(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
     if not own or phase.last_run is None or event.path is None or not phase.delivers(event.path):
         return
     yield Advance(plan.id, phase.id, "", None, event.path)
-    yield Wake(f"{SETTLE}{plan.id}/{phase.id}", phase.spec.settle)
+    yield _wait(plan, phase)
+
+
+def _wait(plan: PlanView, phase: PhaseView) -> Wake:
+    return Wake(f"{SETTLE}{plan.id}/{phase.id}", phase.spec.settle)
 
 
 def _settled(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
-    if phase.state == "running" and not phase.missing():
+    if phase.state not in {"running", "delivered"}:
+        return
+    if phase.writing():
+        yield _wait(plan, phase)
+    elif phase.state == "delivered":
+        if _may_be_checked(phase):
+            yield Check(plan.id, phase.id)
+    elif missing := phase.missing():
+        yield Ignore(f"phase {phase.id} has not delivered {', '.join(missing)} yet")
+    else:
         yield Advance(plan.id, phase.id, "delivered")
-    elif phase.state == "delivered" and _may_be_checked(phase):
-        yield Check(plan.id, phase.id)
-    elif phase.state == "running":
-        yield Ignore(f"phase {phase.id} has not delivered {', '.join(phase.missing())} yet")
 
 
 def _may_be_checked(phase: PhaseView) -> bool:
@@ -200,11 +219,27 @@ def _after_delivery(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
         yield Advance(plan.id, phase.id, "done")
 
 
+def deliver(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
+    """What follows when its agent says that a phase is delivered: whatever its `handoff`, it is handed over now."""
+    yield Advance(plan.id, phase.id, "delivered", handoff="write")
+    # One that was delivered already waited for its run's end.
+    if phase.state == "delivered" and not phase.checking:
+        yield Check(plan.id, phase.id) if phase.spec.checks else Advance(plan.id, phase.id, "done")
+
+
 def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
-    if event.detail.get("exit") == 0:
+    outcome = event.detail.get("outcome")
+    if outcome == "lost":
+        yield Check(plan.id, phase.id)
+    elif outcome in INTERRUPTED:
+        yield Ignore("the check was ended with everything else; it is repeated when the engine starts")
+    elif event.detail.get("exit") == 0 and phase.writing():
+        yield _wait(plan, phase)  # what it checked is not what will be there
+    elif event.detail.get("exit") == 0:
         yield Advance(plan.id, phase.id, "done")
     elif phase.over:
-        yield from _fail(plan, phase, f"a check failed; {event.detail.get('output')} says what")
+        why = event.detail.get("reason") or f"{event.detail.get('output')} says what"
+        yield from _fail(plan, phase, f"a check failed; {why}")
     else:
         yield Ignore("a check failed; it is repeated after the next write")
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 def reserved(ledger: Ledger) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Phases as `Territory.of` reads them, and what was handed over by runs that live on."""
     phases: list[dict[str, Any]] = []
-    handed: list[dict[str, Any]] = []
     for row in ledger.all("open_plans"):
         plan = model.parse(row["body"], row["file"])
         for phase in ledger.all("phases_of", {"plan": row["id"]}):
@@ -22,6 +21,14 @@ def reserved(ledger: Ledger) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
             run = phase["run"] if phase["state"] in ACTIVE else None
             about = {"plan": row["id"], "id": phase["id"], "agent": phase["agent"], "owns": owns, "run": run}
             phases.append(about)
-            if phase["run"] is not None and run is None:
-                handed.append({"run": phase["run"], "owns": owns})
+    handed = []
+    for phase in ledger.all("handed_over"):
+        if (body := ledger.one("plan", {"id": phase["plan"]})) is not None:
+            owns = list(model.parse(body["body"], body["file"]).phase(phase["id"]).owns)
+            handed.append({"run": phase["run"], "owns": owns})
     return phases, handed
+
+
+def check_name(plan: str, phase: str) -> str:
+    """What the checks of a phase are called among agents: who holds a lock, a cache, a TMPDIR."""
+    return f"check.{plan}.{phase}"

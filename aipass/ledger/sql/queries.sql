@@ -309,7 +309,8 @@ SELECT dir FROM files WHERE name = CAST('aipass.toml' AS BLOB) AND dir <> x''
 
 -- name: insert_plan
 -- A plan begins.
-INSERT INTO plans (id, title, file, state, body, started) VALUES (:id, :title, :file, 'running', :body, :now)
+INSERT INTO plans (id, title, file, state, body, started, hops)
+VALUES (:id, :title, :file, 'running', :body, :now, :hops)
 
 -- name: insert_phase
 -- One of its phases.
@@ -358,7 +359,7 @@ WHERE id = :id
 -- A phase goes on; one that begins has nothing behind it.
 UPDATE phases SET state = :state, reason = :reason, checking = NULL,
     began = CASE WHEN :state = 'running' THEN :now ELSE began END,
-    written = CASE WHEN :state IN ('ready', 'waiting') THEN '[]' ELSE written END,
+    handoff = CASE WHEN :state IN ('ready', 'waiting') THEN NULL ELSE handoff END,
     dispatch = CASE WHEN :state IN ('ready', 'waiting') THEN NULL ELSE dispatch END,
     finished = CASE WHEN :state IN ('done', 'failed', 'stopped') THEN :now ELSE NULL END
 WHERE plan = :plan AND id = :id
@@ -371,13 +372,38 @@ UPDATE phases SET dispatch = :dispatch WHERE plan = :plan AND id = :id
 -- A dispatch knows whose work it is.
 UPDATE dispatches SET plan = :plan, phase = :phase WHERE id = :dispatch
 
--- name: phase_written
--- What its run wrote of that which it delivers.
-UPDATE phases SET written = :written WHERE plan = :plan AND id = :id
+-- name: phase_handoff
+-- Its agent says that it is delivered.
+UPDATE phases SET handoff = :handoff WHERE plan = :plan AND id = :id
+
+-- name: add_written
+-- A run wrote something of what its phase delivers.
+INSERT OR IGNORE INTO written (plan, phase, path) VALUES (:plan, :phase, :path)
+
+-- name: written_of
+-- What a phase's runs wrote of that which it delivers.
+SELECT path FROM written WHERE plan = :plan AND phase = :phase ORDER BY path
+
+-- name: drop_written
+-- A phase, or with phase NULL a plan, begins anew.
+DELETE FROM written WHERE plan = :plan AND phase = ifnull(:phase, phase)
 
 -- name: phase_checking
 -- A check runs, or has ended.
 UPDATE phases SET checking = :checking WHERE plan = :plan AND id = :id
+
+-- name: checks
+-- The checks that run.
+SELECT p.* FROM phases p WHERE checking IS NOT NULL
+
+-- name: handed_over
+-- Phases whose run lives on and has nothing more to do with them.
+SELECT p.*, r.id AS run FROM phases p JOIN runs r ON r.dispatch = p.dispatch
+WHERE r.state <> 'ended' AND p.state NOT IN ('ready', 'running', 'delivered')
+
+-- name: asked_by
+-- The event that led to an action.
+SELECT e.* FROM events e JOIN actions a ON a.event = e.id WHERE a.id = :action
 
 -- name: phase_of_dispatch
 -- The phase that a dispatch is the work of.

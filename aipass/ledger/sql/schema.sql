@@ -142,7 +142,8 @@ CREATE TABLE plans (
     body     TEXT NOT NULL,    -- as it was taken over, as JSON
     started  REAL NOT NULL,
     finished REAL,
-    reason   TEXT
+    reason   TEXT,
+    hops     INTEGER NOT NULL  -- how long the chain of agents is that started it
 ) WITHOUT ROWID;
 
 CREATE TABLE phases (
@@ -155,8 +156,16 @@ CREATE TABLE phases (
     checking INTEGER,          -- the check that runs
     began    REAL,
     finished REAL,
-    written  TEXT NOT NULL DEFAULT '[]',
+    handoff  TEXT,             -- what its agent said; NULL: as the plan or the driver has it
     reason   TEXT,
     PRIMARY KEY (plan, id)
 ) WITHOUT ROWID;
 CREATE INDEX phases_dispatch ON phases (dispatch) WHERE dispatch IS NOT NULL;
+
+-- What a phase's runs wrote of that which it delivers.
+CREATE TABLE written (
+    plan  TEXT NOT NULL,
+    phase TEXT NOT NULL,
+    path  TEXT NOT NULL,
+    PRIMARY KEY (plan, phase, path)
+) WITHOUT ROWID;

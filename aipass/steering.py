@@ -1,0 +1,215 @@
+"""Starting, pausing, resuming and stopping plans, and taking over a plan's changed file: what a person or the orchestrator wants."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass.cancel import cancel
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, ConfigError
+from aipass.event import Fact
+from aipass.plan import check, model
+from aipass.plan.progress import NOT_BEGUN
+from aipass.plans import SOURCE
+from aipass.request import answer
+from aipass.step import Done, PlanRead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass import action as act
+    from aipass.dispatch.dispatcher import Dispatcher
+    from aipass.event import Event
+    from aipass.ledger import Ledger, Row
+    from aipass.plans import Plans
+    from aipass.step import Step
+    from aipass.world import World
+
+#: In which state of a plan which verb means something. Another start begins it anew.
+FITTING: dict[str, set[str | None]] = {
+    "start": {None, "done", "failed", "stopped"},
+    "change": {"running", "paused"},
+    "pause": {"running"},
+    "resume": {"running", "paused", "failed", "stopped"},
+    "stop": {"running", "paused"},
+}
+
+
+class Steering:
+    """`back` takes what was read of a plan's file, for the next step."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        world: World,
+        plans: Plans,
+        back: Callable[[PlanRead], None],
+    ) -> None:
+        self._ledger, self._dispatcher, self._world, self._plans = ledger, dispatcher, world, plans
+        self._back = back
+
+    def steer(
+        self, step: Step, event: Event, action: act.Steer
+    ) -> tuple[str, bool, Callable[[int], None] | None]:
+        """Do it, or find out that it cannot be; what needs the plan's file reads it after the commit."""
+        row = self._ledger.one("plan", {"id": action.plan})
+        state = row["state"] if row is not None else None
+        if state not in FITTING.get(action.verb, ()):
+            text = f"plan {action.plan} " + (
+                f"is {state}{' already' if action.verb == 'start' else ''}"
+                if state
+                else f"has not been started; `aipass plan start {action.plan}`"
+            )
+            code = EXIT_REFUSED if action.verb == "start" else EXIT_FAILED
+            answer(self._ledger, action.request, code, text)
+            return text, True, None
+        if action.verb in {"start", "change"} or (action.verb == "resume" and state in {"failed", "stopped"}):
+            return "to be read", False, partial(self.read, action=action)
+        assert row is not None
+        text = {"pause": self._pause, "resume": self._go_on, "stop": self._stop}[action.verb](
+            step, event.id, row
+        )
+        answer(self._ledger, action.request, 0, text)
+        return text, False, None
+
+    def _pause(self, step: Step, cause: int | None, row: Row) -> str:
+        """Begin nothing more; what waits for its agent's turn has not begun."""
+        self._plans.set_plan(step, row, "paused")
+        for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
+            if phase["state"] == "ready":
+                self._plans.set_phase(step, phase, "waiting")
+                self._end_work(step, cause, phase, f"plan {row['id']} is paused")
+        return f"plan {row['id']} is paused"
+
+    def _go_on(self, step: Step, cause: int | None, row: Row) -> str:
+        """Run again, from whatever failed or was stopped."""
+        self._plans.set_plan(step, row, "running")
+        for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
+            if phase["state"] in {"failed", "stopped"}:
+                self._plans.set_phase(step, phase, "waiting")
+        detail = {"plan": row["id"], "title": row["title"], "state": "running"}
+        step.facts.append(Fact("plan.started", SOURCE, ref=row["id"], cause=cause, detail=detail))
+        return f"plan {row['id']} is running"
+
+    def _stop(self, step: Step, cause: int | None, row: Row) -> str:
+        """End it, and all that works for it."""
+        reason = f"plan {row['id']} was stopped"
+        self._plans.set_plan(step, row, "stopped")
+        for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
+            if phase["state"] not in {"done", "failed"}:
+                self._plans.set_phase(step, phase, "stopped")
+                self._end_work(step, cause, phase, reason)
+        detail = {"plan": row["id"], "title": row["title"], "state": "stopped"}
+        step.facts.append(Fact("plan.finished", SOURCE, ref=row["id"], cause=cause, detail=detail))
+        return f"plan {row['id']} is stopped"
+
+    def _end_work(self, step: Step, cause: int | None, phase: Row, reason: str) -> None:
+        if phase["dispatch"] is not None and phase["dispatch_state"] in {"queued", "running", "blocked"}:
+            cancel(step, self._dispatcher, self._world, phase["dispatch"], reason, cause)
+
+    # -- with the plan's file --------------------------------------------------------------------------------------
+
+    def read(self, number: int, action: act.Steer) -> None:
+        """Read a plan's file; what follows is recorded in the next step."""
+        read = partial(PlanRead, number, action.request, action.verb, action.plan)
+        try:
+            path = model.find(self._world.layout.plans, action.plan)
+            text, plan = model.read(path)
+            self._back(read(f"plans/{path.name}", text, plan))
+        except (ConfigError, OSError) as exc:
+            self._back(read(error=str(exc)))
+
+    def take(self, step: Step, read: PlanRead, settle: Callable[[Step, Done], None]) -> None:
+        """What was read is taken over, if nothing keeps it from that."""
+        asked = self._ledger.one("asked_by", {"action": read.action})
+        by, cause = (None, None) if asked is None else (asked["run"], asked["id"])
+        if read.plan is None:
+            code, text = EXIT_USAGE, str(read.error)
+            if read.verb == "change":
+                text = f"plan {read.id} goes on as it was: {text}"
+        elif read.verb == "start":
+            code, text = self._begin(step, read, read.plan, by, cause)
+        else:
+            code, text = self._take_over(step, read, read.plan, cause)
+        settle(step, Done(read.action, text, failed=bool(code)))
+        answer(self._ledger, read.request, code, text)
+
+    def _begin(
+        self, step: Step, read: PlanRead, plan: model.Plan, by: int | None, cause: int | None
+    ) -> tuple[int, str]:
+        row = self._ledger.one("plan", {"id": plan.id})
+        if row is not None and row["state"] not in FITTING["start"]:
+            return EXIT_REFUSED, f"plan {plan.id} is {row['state']} already"
+        hops, limit = self._dispatcher.hops(by), self._dispatcher.config.limits.hops
+        if hops > limit:
+            reason = f"a chain of {hops} agents waking agents, and limits.hops is {limit}"
+            return EXIT_REFUSED, f"plan {plan.id} cannot start: {reason}"
+        code, wrong = self._wrong(plan)
+        if wrong:
+            return code, f"plan {plan.id} cannot start: {wrong}"
+        for statement in ("drop_phases", "drop_plan"):
+            self._plans.change(statement, id=plan.id)
+        self._plans.change("drop_written", plan=plan.id, phase=None)
+        about = {"id": plan.id, "title": plan.title, "file": read.file, "body": read.text}
+        self._plans.change("insert_plan", **about, now=step.now.wall, hops=hops)
+        self._plans.forget()
+        for place, phase in enumerate(plan.phases):
+            self._plans.change("insert_phase", plan=plan.id, id=phase.id, place=place, agent=phase.agent)
+        detail = {"plan": plan.id, "title": plan.title, "phases": len(plan.phases)}
+        step.facts.append(
+            Fact("plan.started", SOURCE, path=read.file, ref=plan.id, cause=cause, detail=detail)
+        )
+        step.changes_territory = True
+        return 0, f"plan {plan.id} runs: {len(plan.phases)} phases"
+
+    def _wrong(self, plan: model.Plan) -> tuple[int, str]:
+        """What keeps a plan from running, with its exit code; nothing: an empty text."""
+        if wrong := check.problems(plan, list(self._dispatcher.config.agents)):
+            told = (f"{problem.kind}: {' and '.join(problem.phases)}: {problem.message}" for problem in wrong)
+            return EXIT_FAILED, "; ".join(told)
+        others = [self._plans.parsed(row) for row in self._ledger.all("open_plans") if row["id"] != plan.id]
+        return EXIT_REFUSED, "; ".join(problem.message for problem in check.between(plan, others))
+
+    def _take_over(self, step: Step, read: PlanRead, plan: model.Plan, cause: int | None) -> tuple[int, str]:
+        """Take over what has not begun, and go on where that is asked for; a change of anything else is refused."""
+        row = self._ledger.one("plan", {"id": read.id})
+        if row is None or row["state"] not in FITTING[read.verb]:
+            return EXIT_FAILED, f"plan {read.id} is {row['state'] if row else 'not there any more'}"
+        if read.verb == "change" and read.text == row["body"]:
+            return 0, f"plan {read.id} is as it was"
+        code, wrong = EXIT_REFUSED, self._begun(row, plan)
+        if not wrong:
+            code, wrong = self._wrong(plan)
+        if wrong:
+            done = "goes on as it was" if read.verb == "change" else "cannot go on"
+            return code, f"plan {read.id} {done}: {wrong}"
+        changed = read.text != row["body"]
+        if changed:
+            self._put(step, read, plan, cause)
+        if read.verb == "resume":
+            return 0, self._go_on(step, cause, row)
+        return 0, f"the change of plan {read.id} is taken over"
+
+    def _begun(self, row: Row, plan: model.Plan) -> str | None:
+        """Which phase has begun, and is another in the changed plan."""
+        old = self._plans.parsed(row)
+        new = {phase.id: phase for phase in plan.phases}
+        for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
+            if phase["state"] not in NOT_BEGUN and new.get(phase["id"]) != old.phase(phase["id"]):
+                return f"phase {phase['id']} is {phase['state']} already"
+        return None
+
+    def _put(self, step: Step, read: PlanRead, plan: model.Plan, cause: int | None) -> None:
+        known = {phase["id"] for phase in self._ledger.all("phases_of", {"plan": plan.id})}
+        self._plans.change("plan_body", id=plan.id, title=plan.title, body=read.text)
+        for name in known - {phase.id for phase in plan.phases}:
+            self._plans.change("drop_phase", plan=plan.id, id=name)
+        for place, phase in enumerate(plan.phases):
+            statement = "phase_place" if phase.id in known else "insert_phase"
+            self._plans.change(statement, plan=plan.id, id=phase.id, place=place, agent=phase.agent)
+        detail = {"plan": plan.id, "phases": len(plan.phases)}
+        step.facts.append(
+            Fact("plan.changed", SOURCE, path=read.file, ref=plan.id, cause=cause, detail=detail)
+        )
+        step.changes_territory = True
