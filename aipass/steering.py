@@ -114,8 +114,7 @@ class Steering:
         """Read a plan's file; what follows is recorded in the next step."""
         read = partial(PlanRead, number, action.request, action.verb, action.plan)
         try:
-            path = model.find(self._world.layout.plans, action.plan)
-            text, plan = model.read(path)
+            path, text, plan = model.of_id(self._world.layout.plans, action.plan)
             self._back(read(f"plans/{path.name}", text, plan))
         except (ConfigError, OSError) as exc:
             self._back(read(error=str(exc)))

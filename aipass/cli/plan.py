@@ -124,7 +124,7 @@ def _steer(verb: str, plan: str) -> None:
         raise ConfigError(f"`{plan}` is no plan's id; `aipass plan status` lists them")
     layout = find_root()
     # Checked here as well, so that what is wrong is said at once, whether an engine runs or not.
-    number = model.load(model.find(layout.plans, plan)).id if verb == "start" else _known(layout, plan)
+    number = model.of_id(layout.plans, plan)[2].id if verb == "start" else _known(layout, plan)
     row = ask(layout, "plan", do=verb, id=number)
     if row is not None:
         click.echo(row["message"])
@@ -240,7 +240,7 @@ def _status(layout: Layout, number: str) -> dict[str, Any]:
         finally:
             ledger.close()
     try:
-        plan = model.load(model.find(layout.plans, number))
+        plan = model.of_id(layout.plans, number)[2]
     except ConfigError as exc:
         return {"id": number, "title": "?", "status": "draft", "reason": str(exc), "phases": []}
     phases = [_phase(p, "waiting", None, [], None) for p in plan.phases]

@@ -121,13 +121,19 @@ def read(path: Path) -> tuple[str, Plan]:
         raise ConfigError(
             f"{name}:{line}: not UTF-8 (byte 0x{data[exc.start]:02x}); save the file as UTF-8"
         ) from exc
-    plan = parse(text, name)
-    named = NUMBERED.fullmatch(path.name)
-    if named is not None and int(named[1]) != int(plan.id):
+    return text, parse(text, name)
+
+
+def of_id(folder: Path, number: str) -> tuple[Path, str, Plan]:
+    """The file of a plan by its id, its text, and the plan; raises ConfigError where there is none that can be used."""
+    path = find(folder, number)
+    text, plan = read(path)
+    if int(plan.id) != int(number):
+        line = _lines(text)["id",]
         raise ConfigError(
-            f'{name}:{_lines(text)["id",]}: id: found "{plan.id}" in a file that is named {named[1]}; make them one number'
+            f'plans/{path.name}:{line}: id: found "{plan.id}" in a file that is named {number}; make them one number'
         )
-    return text, plan
+    return path, text, plan
 
 
 def parse(text: str, name: str = "plan") -> Plan:
