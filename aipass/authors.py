@@ -62,6 +62,12 @@ class Authors:
             self._close(path, now)
         return mine
 
+    def length(self, run: int) -> int:
+        """How much a live run has written, as the length of its journal in bytes."""
+        if run in self._read:
+            self._tail(run)
+        return self._read.get(run, 0)
+
     def refresh(self) -> None:
         """Read what the journals have gained."""
         for run in self._read:

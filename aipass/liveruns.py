@@ -14,7 +14,7 @@ from aipass.layout import CHECKS
 from aipass.sources.runs import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from aipass.authors import Authors
     from aipass.carry import Carrier
@@ -56,7 +56,8 @@ class LiveRuns:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
         self._clock, self._drivers, self._carrier, self._back = clock, drivers, carrier, back
         self._authors, self._plans = authors, plans
-        self._refused: dict[int, int] = {}
+        #: Refusals in a row, and how long the journal was then.
+        self._refused: dict[int, tuple[int, int]] = {}
 
     # -- in the world, after the commit ----------------------------------------------------------------------------
 
@@ -111,6 +112,7 @@ class LiveRuns:
             step.effects.append(self.adopt_all)
             return
         if told == "territory":
+            self._kept(step, message.get("kept", ()))
             return
         if message.get("run", 0) >= CHECKS:
             self._plans.take_check(step, message)
@@ -144,12 +146,25 @@ class LiveRuns:
             case "ended":
                 self._ended(step, row, message)
 
+    def _kept(self, step: Step, kept: Iterable[dict[str, Any]]) -> None:
+        """Files that could not be taken from a run that had lost them: its supervisor stops it."""
+        for one in kept:
+            text = (
+                f"run {one['run']} had {printable(one['path'])} open when it was handed over, and it could not be taken away "
+                f"({one['reason']}): the run is stopped, and what comes next waits for that"
+            )
+            step.notify(self._ledger, text)
+
     def _denied(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         """A write that the fence refused, or several of one path in a row."""
         about = {name: message[name] for name in ("operation", "reason", "owner", "count", "pid")}
         fact = self._fact("write.denied", row, **about)
         step.facts.append(replace(fact, path=message["path"]))
-        count = self._refused[row["id"]] = self._refused.get(row["id"], 0) + message["count"]
+        # What it has written since begins a new row.
+        wrote = self._authors.length(row["id"])
+        before = self._refused.get(row["id"], (0, wrote))
+        count = message["count"] + (before[0] if before[1] == wrote else 0)
+        self._refused[row["id"]] = count, wrote
         if count - message["count"] < MANY_REFUSALS <= count:
             text = (
                 f"run {row['id']} of {row['agent']} was refused {count} writes in a row, "

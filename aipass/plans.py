@@ -16,7 +16,7 @@ from aipass.event import Fact
 from aipass.layout import CHECKS
 from aipass.plan import model
 from aipass.plan.progress import PhaseView, PlanView
-from aipass.plan.reserved import check_name
+from aipass.plan.reserved import check_name, reserved
 from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
@@ -130,8 +130,11 @@ class Plans:
     def _held(self, spec: model.Phase, own: set[int]) -> str | None:
         """Who outside the plan holds a path that the phase will own."""
         owns = Globs(spec.owns)
+        lost = [(one["run"], Globs(one["owns"])) for one in reserved(self._ledger)[1]]
         for path, run in self._authors.held():
-            if run not in own and owns.match(path):
+            if run in own or not owns.match(path):
+                continue
+            if not any(run == other and globs.match(path) for other, globs in lost):
                 row = self._ledger.one("run", {"id": run})
                 return f"run {run} of {row['agent'] if row else '?'} holds {path} until it ends"
         return None

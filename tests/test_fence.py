@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -782,3 +784,72 @@ def test_one_that_wants_to_stand_in_the_way_holds_up_nobody(own):
     assert time.monotonic() - began < 20
     own.supervisors.stop_run(slow, "cancelled", "enough")
     own.end(slow)
+
+
+def test_a_run_that_keeps_what_could_not_be_taken_from_it_is_stopped_before_anything_begins(own):
+    own.write("dir/kept", "before")
+    run = own.start(
+        "a",
+        sys.executable,
+        "-c",
+        "f = open('dir/kept', 'a')\nprint('ready', flush=True)\nimport time; time.sleep(60)",
+    )
+    own.until_says(run, "ready")
+    (own.root / ".aipass/handover").write_text("in the way of every copy")
+    told = own.territory(2, a=["/a.txt"], b=["/dir/", "/b.txt"])
+    assert [(kept["run"], kept["path"]) for kept in told["kept"]] == [(run, "dir/kept")]
+    after = own.sh("b", "echo b >> dir/kept")
+    assert after.exit == 0, after.err
+    order = [(m["tell"], m["run"]) for m in own.said if m["tell"] in {"started", "ended"}]
+    assert order.index(("ended", run)) < order.index(("started", run + 1))
+    record = next(m for m in own.said if m["tell"] == "ended" and m["run"] == run)
+    assert record["outcome"] == "cancelled"
+    assert "dir/kept was handed over and could not be taken from it" in record["reason"]
+
+
+def test_an_open_that_waited_through_a_hand_over_is_decided_again(own):
+    path = own.write("dir/kept", "before")
+    with path.open() as held:
+        # Whoever opens the file for writing waits until this program lets go, or for 45 seconds.
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        run = own.start("a", "sh", "-c", "echo ready; echo late > dir/kept")
+        own.until_says(run, "ready")
+        time.sleep(0.3)
+        own.territory(2, a=["/a.txt"], b=["/dir/", "/b.txt"])
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        done = own.end(run)
+    assert "ermission denied" in done.err
+    assert [m["path"] for m in done.denied] == ["dir/kept"]
+    assert path.read_text() == "before"
+
+
+def test_who_owns_a_path_and_wrote_it_holds_it_when_a_plan_reserves_it(own):
+    own.write("dir/one", "x")
+    run = own.start(
+        "a",
+        "sh",
+        "-c",
+        "echo a > dir/one; echo ready; while [ ! -e $TMPDIR/go ]; do sleep 0.01; done; echo b >> dir/one; echo c > dir/two",
+    )
+    own.until_says(run, "ready")
+    own.phases = [{"plan": "1", "id": "p", "agent": "b", "owns": ["/dir/"], "run": None}]
+    own.territory(2, a=["/dir/"], b=[])
+    Path(f"/tmp/aipass-{os.geteuid()}/{own.base.name}-{run}/go").touch()
+    done = own.end(run)
+    assert (own.root / "dir/one").read_text() == "a\nb\n"
+    assert [m["path"] for m in done.denied] == ["dir/two"]
+
+
+def test_what_was_exchanged_with_a_temporary_file_goes_to_quarantine(own):
+    own.write("a.txt", "old")
+    code = (
+        "import ctypes, os\n"
+        "open('a.txt.tmp', 'w').write('new')\n"
+        "assert ctypes.CDLL(None).renameat2(-100, b'a.txt.tmp', -100, b'a.txt', 2) == 0\n"
+        "open('a.txt.tmp', 'a').write('er')\n"
+    )
+    done = own.py("a", code)
+    assert done.exit == 0, done.err
+    assert (own.root / "a.txt").read_text() == "new"
+    assert (own.root / ".aipass/quarantine/run-1/a.txt.tmp").read_text() == "older"

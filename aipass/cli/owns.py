@@ -14,6 +14,7 @@ from aipass.cli.output import json_option, print_json, table
 from aipass.errors import AipassError
 from aipass.event import plain, printable
 from aipass.layout import find_root
+from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Kind, Owner, Territory
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def explain(
 
 
 def _now(owner: Owner, hold: tuple[int, str] | None) -> tuple[str | None, str]:
-    if owner.kind in {Kind.FREE, Kind.SCRATCH, Kind.AGENTS} and hold is not None and len(owner.agents) != 1:
+    holds = {Kind.FREE, Kind.SCRATCH, Kind.AGENTS, Kind.RESERVED}
+    if owner.kind in holds and hold is not None and len(owner.agents) != 1:
         return hold[1], f"run {hold[0]} of {hold[1]} holds it, having written it first"
     return (owner.agents[0] if len(owner.agents) == 1 else None), owner.why
 
@@ -80,11 +82,17 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
     ledger = Ledger.read(layout.ledger)
     try:
         nested = [os.fsdecode(row["dir"]) for row in ledger.all("nested_roots")]
-        phases, _ = reserved(ledger)
+        phases, handed = reserved(ledger)
         live = [(row["id"], row["agent"]) for row in ledger.all("live_runs")]
     finally:
         ledger.close()
-    return Territory.of(ground.table(settings, phases, nested)), holders(layout, live)
+    lost = [(one["run"], Globs(one["owns"])) for one in handed]
+    held = {
+        path: hold
+        for path, hold in holders(layout, live).items()
+        if not any(run == hold[0] and owns.match(path) for run, owns in lost)
+    }
+    return Territory.of(ground.table(settings, phases, nested)), held
 
 
 def _relative(layout: Layout, path: str) -> tuple[str, bool]:

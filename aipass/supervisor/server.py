@@ -219,7 +219,8 @@ class Supervisor:
             case "territory":
                 self._territory = message
                 if self._keeper is None:
-                    self._tell({"tell": "territory", "serial": message["serial"], "replaced": []})
+                    serial = message["serial"]
+                    self._tell({"tell": "territory", "serial": serial, "replaced": [], "kept": []})
                 else:
                     self._keeper.set_territory(message)
             case "start":
@@ -380,6 +381,12 @@ class Supervisor:
             case "denied":
                 self._refusals.add(message)
             case "territory":
+                for kept in message["kept"]:
+                    if (run := self._runs.get(kept["run"])) is not None:
+                        reason = (
+                            f"{kept['path']} was handed over and could not be taken from it: {kept['reason']}"
+                        )
+                        self._stop(run, "cancelled", reason)
                 self._tell(message)
             case "quiet":
                 if (run := self._runs.get(message["run"])) is not None:

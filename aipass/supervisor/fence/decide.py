@@ -146,7 +146,7 @@ def _by_owner(grant: Grant, owner: Owner, path: str, folder: bool) -> Verdict:
         case Kind.AGENTS:
             if grant.agent not in owner.agents:
                 return Refused(path, owner.why, " and ".join(owner.agents))
-            return _held(grant, path, folder) if len(owner.agents) > 1 else _YES
+            return _held(grant, path, folder)
         case Kind.FREE:
             if grant.extra and grant.extra.match(path + "/" if folder else path):
                 return _held(grant, path, folder)

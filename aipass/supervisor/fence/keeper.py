@@ -39,8 +39,9 @@ class Keeper:
         self._runs: dict[int, Fenced] = {}
         self._territory = Territory()
         self._programs: dict[bool, bytes] = {}
-        #: Withdrawals that are under way, and the starts that wait for them.
+        #: Withdrawals that are under way, runs that something could not be taken from, and the starts that wait for both.
         self._busy = 0
+        self._keeping: set[int] = set()
         self._later: list[Callable[[], None]] = []
         self._umask = os.umask(0o077)
         os.umask(self._umask)
@@ -63,44 +64,60 @@ class Keeper:
         for run in self._runs.values():
             run.grant.territory = self._territory
         # Whatever cannot be taken away, nothing new is opened from here on.
+        self._let_go()
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
         if lost:
             self._busy += 1
             # A large file takes its time; what is to start after the hand-over waits, and nobody else does.
-            threading.Thread(
-                target=self._withdraw, args=(message, lost), name="fence-withdraw", daemon=True
-            ).start()
+            work = partial(self._withdraw, message["serial"], lost)
+            try:
+                threading.Thread(target=work, name="fence-withdraw", daemon=True).start()
+            except RuntimeError:
+                work()  # no thread to be had: then everybody waits
         else:
             self._told({"tell": "territory", "serial": message["serial"], "replaced": [], "kept": []})
 
+    def _let_go(self) -> None:
+        """Nobody holds what he may not write any more."""
+        holds = self._fence.common.holds
+        for path, hold in list(holds.items()):
+            run = self._runs.get(hold.run)
+            if run is None or isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused):
+                del holds[path]
+
     def _lost(self, run: Fenced) -> list[str]:
         """What the run has opened for writing and may not write any more."""
-        holds = self._fence.common.holds
-        found = []
-        for path in sorted(run.opened):
-            if isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused):
-                found.append(path)
-                run.opened.discard(path)
-                if (hold := holds.get(path)) is not None and hold.run == run.grant.run:
-                    del holds[path]
+        found = [
+            path
+            for path in sorted(run.opened)
+            if isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused)
+        ]
+        run.opened.difference_update(found)
         return found
 
-    def _withdraw(self, message: dict[str, Any], lost: list[tuple[Fenced, str]]) -> None:
+    def _withdraw(self, serial: int, lost: list[tuple[Fenced, str]]) -> None:
         """In a thread of its own: take away what runs have open and lost."""
-        replaced, kept = [], []
+        replaced: list[str] = []
+        kept: list[dict[str, Any]] = []
         for run, path in lost:
             try:
                 if withdraw.cut_off(self.root, path):
                     replaced.append(path)
-            except OSError as exc:
-                kept.append(f"{path}: {exc.strerror} (run {run.grant.run} can still write it)")
-        told = {"tell": "territory", "serial": message["serial"], "replaced": replaced, "kept": kept}
+            except Exception as exc:  # noqa: BLE001 - whatever it was, the run can still write the file
+                reason = exc.strerror if isinstance(exc, OSError) else repr(exc)
+                kept.append({"run": run.grant.run, "path": path, "reason": reason})
+        told = {"tell": "territory", "serial": serial, "replaced": replaced, "kept": kept}
         self._fence.call(partial(self._withdrawn, told))
 
     def _withdrawn(self, told: dict[str, Any]) -> None:
         self._busy -= 1
+        # A run that keeps what it lost is stopped by whoever hears this; nothing begins before it is gone.
+        self._keeping.update(kept["run"] for kept in told["kept"] if kept["run"] in self._runs)
         self._told(told)
-        if not self._busy:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._busy and not self._keeping:
             later, self._later = self._later, []
             for start in later:
                 start()
@@ -117,7 +134,7 @@ class Keeper:
         self, spec: Spec, files_limit: int, done: Callable[[Spec, int, Exception | None], None]
     ) -> None:
         assert spec.ground is not None
-        if self._busy:
+        if self._busy or self._keeping:
             self._later.append(partial(self._start, spec, files_limit, done))
             return
         try:
@@ -203,6 +220,8 @@ class Keeper:
                 _remove(spec.ground["tmp"])
         finally:
             done(left)
+            self._keeping.discard(spec.run)
+            self._go_on()
 
     def _set_aside(self, spec: Spec, run: Fenced, path: str) -> bool:
         """Move a temporary file that never became what it was for out of the tree; somebody else's of its name stays."""

@@ -36,6 +36,8 @@ ERESTARTSYS = 512
 MAX_XATTR = 65536
 #: Removed files that a run is remembered to have had the name of.
 MAX_UNNAMED = 10_000
+#: What was made in /tmp is remembered up to this many; of older ones it is forgotten whose they are, and nobody may change them.
+MAX_MADE_OUTSIDE = 200_000
 #: What reaches the object itself, whatever name it was come by.
 _INSIDE = frozenset((Operation.WRITE, Operation.MARK))
 _NODES = frozenset((0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK))
@@ -232,6 +234,8 @@ class Work:
         except OSError:
             return
         try:
+            if len(self.common.made_outside) >= MAX_MADE_OUTSIDE:
+                self.common.made_outside.clear()
             self.common.made_outside.add(Identity.of(kernel.status(handle)))
         finally:
             os.close(handle)
@@ -339,7 +343,7 @@ class Work:
         if place.path in self.run.outputs:
             return self._reopen(place.handle, kind, flags)  # /dev/stderr and the like
         took = self.permit((Operation.WRITE, place))
-        return self._reopen(place.handle, kind, flags, took)
+        return self._reopen(place.handle, kind, flags, took, lambda: self._still(place))
 
     def _open_device(self, place: Place, flags: int) -> Answer:
         assert place.handle is not None
@@ -358,7 +362,22 @@ class Work:
             self.run.terminals.add(struct.unpack("I", number)[0])
         return opened
 
-    def _reopen(self, held: int, kind: int, flags: int, took: Callable[[], None] | None = None) -> Answer:
+    def _still(self, place: Place) -> None:
+        """What was allowed when a call began to wait may have been handed over meanwhile: raises EACCES then."""
+        relative = self.run.relative(place.path)
+        if relative is not None:
+            verdict = decide(self.run.grant, Operation.WRITE, (relative,))
+            if isinstance(verdict, Refused):
+                raise self.refuse(verdict, Operation.WRITE.value)
+
+    def _reopen(
+        self,
+        held: int,
+        kind: int,
+        flags: int,
+        took: Callable[[], None] | None = None,
+        still: Callable[[], None] | None = None,
+    ) -> Answer:
         """Open what is held, never waiting: a pipe without a reader, or a file with a lease, is asked again later."""
         cloexec = bool(flags & os.O_CLOEXEC)
         # Truncated only when the caller has the descriptor: at its limit it gets none, and keeps the content.
@@ -382,9 +401,14 @@ class Work:
             then = (lambda: os.truncate(f"/proc/thread-self/fd/{handle}", 0)) if truncates else None
             return Opened(handle, cloexec, then)
 
+        def again() -> Answer | None:
+            if still is not None:
+                still()
+            return attempt()
+
         opened = attempt()
         if opened is None:
-            raise Later(attempt)
+            raise Later(again)
         return opened
 
     def _open_temporary(self, dirfd: int, path: bytes, flags: int, mode: int) -> Answer:
@@ -536,6 +560,7 @@ class Work:
         kernel.rename(source.folder, source.spelled, target.folder, target.spelled, flags)
         took()
         if exchange:
+            self._exchanged(source, target)
             return 0
         self._unnamed(target)
         self._renamed(source, target)
@@ -626,6 +651,18 @@ class Work:
             self.run.links.get((place.status.dev, place.status.ino), set()).discard(place.path)
         else:
             self.common.made_outside.discard(Identity.of(place.status))
+
+    def _exchanged(self, source: Place, target: Place) -> None:
+        """Two objects have each other's names: a temporary file's name stays one, of the other object."""
+        for place, other in ((source, target), (target, source)):
+            relative, status = self.run.relative(place.path), other.status
+            if status is None or relative is None:
+                continue
+            if relative in self.run.grant.temps:
+                self.run.temporary[relative] = Identity.of(status)
+            if names := self.run.links.get((status.dev, status.ino)):
+                names.discard(other.path)
+                names.add(place.path)
 
     def _renamed(self, source: Place, target: Place) -> None:
         old, new = self.run.relative(source.path), self.run.relative(target.path)

@@ -88,8 +88,8 @@ def _try(attempts: dict[str, Callable[[], object]]) -> list[str]:
             attempt()
         except PermissionError:
             continue
-        except OSError as exc:
-            out.append(f"{name} ({exc.strerror})")
+        except OSError:
+            continue  # it failed by itself: no proof, and no way out
         else:
             out.append(name)
     return out

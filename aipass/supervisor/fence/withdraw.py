@@ -82,7 +82,7 @@ def _replace(root: str, folder: int, name: str, handle: int) -> None:
         except PermissionError:
             pass  # a group that is not ours
         os.fchmod(target, stat.S_IMODE(before.st_mode))
-        for attribute in os.listxattr(handle):
+        for attribute in _attributes(handle):
             try:
                 os.setxattr(target, attribute, os.getxattr(handle, attribute))
             except OSError:
@@ -94,6 +94,13 @@ def _replace(root: str, folder: int, name: str, handle: int) -> None:
         raise
     finally:
         os.close(target)
+
+
+def _attributes(handle: int) -> list[str]:
+    try:
+        return os.listxattr(handle)
+    except OSError:
+        return []  # a filesystem that has none
 
 
 def _copy(source: int, target: int, size: int) -> None:
