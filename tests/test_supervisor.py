@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -336,3 +338,39 @@ def test_messages_arrive_whole_however_the_bytes_are_cut(messages, size):
     for start in range(0, len(data), size):
         got += lines.feed(data[start : start + size])
     assert got == messages
+
+
+def test_nothing_begins_before_an_older_supervisor_has_taken_away_what_its_runs_lost(tmp_path):
+    supervisors = Supervisors(Layout(tmp_path), "newer")
+    supervisors._tell = lambda reports: None
+    ends = {}
+    for version in ("older", "newer"):
+        supervisors._links[version], ends[version] = socket.socketpair()
+        ends[version].settimeout(0.2)
+    link = supervisors._links["older"]
+    listener = threading.Thread(target=supervisors._listen, args=("older", link))
+    listener.start()
+    try:
+        supervisors.set_territory({"serial": 3, "table": {}, "handed": []})
+        supervisors.start_run({"run": 1})
+        assert b'"territory"' in ends["newer"].recv(1000)
+        with pytest.raises(TimeoutError):
+            ends["newer"].recv(1000)
+        ends["older"].sendall(wire.pack({"tell": "territory", "serial": 2}))
+        with pytest.raises(TimeoutError):
+            ends["newer"].recv(1000)
+        ends["older"].sendall(wire.pack({"tell": "territory", "serial": 3}))
+        ends["newer"].settimeout(10)
+        assert b'"start"' in ends["newer"].recv(1000)
+        # One that goes away answers nothing any more.
+        supervisors.set_territory({"serial": 4, "table": {}, "handed": []})
+        supervisors.start_run({"run": 2})
+        ends["older"].close()
+        received = b""
+        while b'"start"' not in received:
+            received += ends["newer"].recv(1000)
+    finally:
+        supervisors.stop()
+        listener.join()
+        for end in ends.values():
+            end.close()

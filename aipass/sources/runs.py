@@ -48,6 +48,11 @@ class Supervisors:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._territory: dict[str, Any] | None = None
+        #: What another version's supervisor has not answered yet, by version, and the starts that wait for it: what its
+        #: runs lose must be taken from them before a run of ours begins.
+        self._asked: dict[str, int] = {}
+        self._later: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
 
     def start(self, tell: Callable[[list[Report]], None]) -> None:
         """Connect to whatever supervisors live here, and to one of this version, started if need be."""
@@ -73,12 +78,18 @@ class Supervisors:
     def start_run(self, message: dict[str, Any]) -> None:
         """Have a run started; the same run again is started once."""
         self._ensure()
+        with self._lock:
+            if self._asked:
+                self._later.append(message)
+                return
         self._send(self._version, {"do": "start", **message})
 
     def set_territory(self, message: dict[str, Any]) -> None:
         """Say who owns what from now on, to every supervisor, and to each that comes."""
         self._territory = {"do": "territory", **message}
         self._ensure()
+        with self._lock:
+            self._asked = {version: message["serial"] for version in self._links if version != self._version}
         for version in list(self._links):
             self._send(version, self._territory)
 
@@ -151,15 +162,30 @@ class Supervisors:
                 messages = lines.feed(data)
             except (OSError, ValueError):
                 data, messages = b"", []
+            for message in messages:
+                if message.get("tell") == "territory":
+                    self._answered(version, int(message["serial"]))
             if messages:
                 self._tell([Report(message) for message in messages])
             if not data:
                 break
+        self._answered(version, None)
         if not self._stopping:
             if self._links.get(version) is link:
                 del self._links[version]
             link.close()
             self._tell([Report({"tell": "gone", "version": version})])
+
+    def _answered(self, version: str, serial: int | None) -> None:
+        """Another supervisor has taken away what its runs lost, or is gone (None)."""
+        with self._lock:
+            if serial is None or self._asked.get(version, serial + 1) <= serial:
+                self._asked.pop(version, None)
+            if self._asked:
+                return
+            later, self._later = self._later, []
+        for message in later:
+            self._send(self._version, {"do": "start", **message})
 
 
 def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
