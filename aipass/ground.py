@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aipass.errors import ConfigError
+from aipass.git.ask import ask
 from aipass.layout import CONFIG_NAME
 from aipass.supervisor.fence import probe
 from aipass.supervisor.fence.fenced import DENIED
@@ -180,12 +181,31 @@ def of_check(layout: Layout, config: Config, name: str, run: int, layers: Active
 
 
 def ignored(root: Path) -> list[str]:
-    """The patterns of the root's .gitignore: build output and the like."""
-    try:
-        lines = (root / ".gitignore").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    """The patterns of every .gitignore that git knows of, as from the root: build output and the like."""
+    found = []
+    for folder in _ignoring(root):
+        try:
+            lines = (root / folder / ".gitignore").read_text("utf-8", "replace").splitlines()
+        except OSError:
+            continue
+        rules = (line for line in lines if line.strip() and not line.startswith("#"))
+        found += [_below(folder, rule) if folder else rule for rule in rules]
+    return found
+
+
+def _ignoring(root: Path) -> list[str]:
+    """Folders with a .gitignore that is committed, outermost first."""
+    names = ask(root, "ls-files", "-z")
+    nested = (name.rpartition("/")[0] for name in names if name.endswith("/.gitignore"))
+    return ["", *sorted(nested, key=lambda folder: folder.count("/"))]
+
+
+def _below(folder: str, rule: str) -> str:
+    """A rule of a folder's .gitignore as one of the root's."""
+    negated, rule = ("!", rule[1:]) if rule.startswith("!") else ("", rule)
+    base = "".join(f"\\{c}" if c in "*?[\\" else c for c in folder)
+    anywhere = "" if "/" in rule.rstrip("/") else "**/"
+    return f"{negated}/{base}/{anywhere}{rule.lstrip('/')}"
 
 
 def environment(layout: Layout, agent: str, tmp: str, folder: Path) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 
@@ -209,3 +211,51 @@ def test_the_ground_of_a_run_names_only_what_is_its_own(tmp_path):
     assert ground.tree(tmp_path, settings, "a") == [str(tmp_path)]
     assert ground.temporary(Layout(tmp_path), 7).endswith("-7")
     assert sys.executable
+
+
+def test_what_git_ignores_is_told_as_from_the_root(tmp_path):
+    from aipass.supervisor.fence.glob import Globs
+
+    git(tmp_path, "init", "-q")
+    for path, text in (
+        (".gitignore", "# built\n/out/\n*.o\n"),
+        ("web/.gitignore", "dist/\n/cache/x\n!keep.o\n"),
+        ("a[b]/.gitignore", "made\n"),
+    ):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    git(tmp_path, "add", "-f", ".")
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later/.gitignore").write_text("*\n")
+    found = Globs(ground.ignored(tmp_path))
+    yes = ["out/x", "deep/x.o", "web/dist/x", "web/deep/dist/x", "web/cache/x", "a[b]/made"]
+    no = ["web/out", "dist/x", "web/keep.o", "cache/x", "ab/made", "later/x", "web/deep/cache/x"]
+    assert [found.match(path) for path in (*yes, *no)] == [True] * len(yes) + [False] * len(no)
+
+
+def test_a_prompt_says_what_git_says_of_what_was_delivered(tmp_path):
+    from aipass.plan.preamble import _listed
+
+    git(tmp_path, "init", "-q")
+    for name in ("old name", "same"):
+        (tmp_path / name).write_text("1\n2\n3\n")
+    (tmp_path / "picture").write_bytes(b"\0\1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    (tmp_path / "old name").write_text("1\nzwei\n3\n4\n")
+    (tmp_path / "new").write_text("x\n")
+    (tmp_path / "picture").write_bytes(b"\0\2")
+    os.mkfifo(tmp_path / "pipe")
+    assert _listed(tmp_path, ["new", "old name", "picture", "pipe", "same", "taken away"]) == [
+        "- new (1 line)",
+        "- old name (+2 -1 lines)",
+        "- picture (changed, not text)",
+        "- pipe (gone)",
+        "- same (3 lines)",
+        "- taken away (gone)",
+    ]
+    assert _listed(tmp_path, [str(n) for n in range(60)])[-1] == "- and 10 more"
+
+
+def git(folder, *words):
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)

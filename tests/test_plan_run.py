@@ -93,7 +93,7 @@ def test_what_one_writes_starts_the_next_and_the_first_cannot_write_it_any_more(
     assert {("app/model", 1), ("app/api", 2), ("app/model", 3)} <= denied
     prompt = house.aipass("logs", "2").stdout
     assert "phase api of plan 0001, Login" in prompt
-    assert "Delivered before by db (model):\n- app/model (1 lines)" in prompt
+    assert "Delivered before by db (model):\n- app/model (1 line)" in prompt
     assert read(house, "plan", "status")[0]["status"] == "done"
     dispatch = read(house, "dispatches")[0]
     assert (dispatch["plan"], dispatch["phase"]) == ("0001", "model")

@@ -1,0 +1,1 @@
+"""What aipass asks of git, and does with it."""
