@@ -30,6 +30,7 @@ from aipass.dispatch.dispatcher import RETRY, Dispatcher
 from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
 from aipass.event import Fact
+from aipass.foreign import Foreign
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
 from aipass.plan.reserved import reserved
@@ -108,6 +109,7 @@ class Engine:
         self._known = Known(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
         self._authors = Authors(world.layout)
+        self._foreign = Foreign(world.layout, ledger, self._dispatcher)
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
         self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
         self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)
@@ -374,6 +376,7 @@ class Engine:
             elif event.kind == "request.rejected":
                 path, reason = event.detail["spool"], event.detail["reason"]
                 step.effects.append(partial(self._world.set_aside, path, reason, event.id))
+            self._foreign.look(step, event)
             for handler in self._router.match(event):
                 self._ask(step, handler, event)
 
@@ -537,6 +540,7 @@ class Engine:
     def _tell_territory(self, config: Config) -> None:
         """Let the supervisors know who owns what from now on."""
         nested = [os.fsdecode(row["dir"]) for row in self.ledger.all("nested_roots")]
+        self._foreign.forget()
         phases, handed = reserved(self.ledger)
         self._world.set_territory(ground.table(config, phases, nested), handed)
 

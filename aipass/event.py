@@ -30,7 +30,7 @@ KINDS: dict[str, str] = {
     "phase.failed": "a phase's run ended without that; `detail.reason` says why",
     "check.finished": "the checks of a phase ended; `detail.exit` is 0 where all passed, `detail.output` says where their words are",
     "write.denied": "the fence refused a run's write: `detail.owner` and `detail.reason` say why, `detail.count` how often in a row",
-    "write.foreign": "a run wrote what it does not own, where no fence could stop it; `detail.kept` says where its version lies",
+    "write.foreign": "where there is no fence: a file was changed while runs lived of which none may write it; `detail.runs` are those, `detail.kept` is a copy of what came",
     "run.lingering": "an agent ended and left processes behind; `detail.processes` names them",
     "dispatch.finished": "a dispatch reached its final state, told once",
     "rule.paused": "a rule fired more often than its `per_hour` and stays paused until `aipass resume`",

@@ -1,0 +1,99 @@
+"""Where no fence stops a run: files that no live run may write, and that were changed while one could have.
+
+The kernel tells that a file changed and not by whom. A person's own `git pull` looks the same as an agent that writes what
+is not its own, so nothing is put back: it is told, and the version that came is kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aipass import ground
+from aipass.event import Fact, printable
+from aipass.plan.reserved import reserved
+from aipass.supervisor.fence.territory import Kind, Owner, Territory
+from aipass.supervisor.wire import open_regular
+
+if TYPE_CHECKING:
+    from aipass.dispatch.dispatcher import Dispatcher
+    from aipass.event import Event
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger
+    from aipass.step import Step
+
+KINDS = frozenset(("file.closed", "file.moved", "file.deleted"))
+#: A storm of changes, such as a checkout, is told to a person once in so many seconds.
+QUIET_S = 60.0
+#: Larger versions are not kept.
+MAX_KEPT_BYTES = 10_000_000
+
+
+class Foreign:
+    """Looks at changes that nobody known has made."""
+
+    def __init__(self, layout: Layout, ledger: Ledger, dispatcher: Dispatcher) -> None:
+        self._layout, self._ledger, self._dispatcher = layout, ledger, dispatcher
+        self._territory: Territory | None = None
+        self._told = float("-inf")
+
+    def forget(self) -> None:
+        """Who owns what has changed."""
+        self._territory = None
+
+    def look(self, step: Step, event: Event) -> None:
+        """Tell `write.foreign` where this change was nobody's to make who runs now."""
+        config = self._dispatcher.config
+        if (
+            event.kind not in KINDS
+            or event.path is None
+            or event.by is not None
+            or ground.active(config).fence
+        ):
+            return
+        live = self._ledger.all("live_runs")
+        if not live:
+            return
+        if self._territory is None:
+            self._territory = Territory.of(ground.table(config, reserved(self._ledger)[0]))
+        owner = self._territory.owner(event.path)
+        if owner.kind in _ANYBODYS or any(_may(owner, run["id"], run["agent"]) for run in live):
+            return
+        runs = [{"run": run["id"], "agent": run["agent"]} for run in live]
+        detail: dict[str, Any] = {
+            "owner": " and ".join(owner.agents) or None,
+            "reason": owner.why,
+            "runs": runs,
+        }
+        if event.kind != "file.deleted":
+            detail["kept"] = f".aipass/quarantine/foreign/{event.id}/{event.path.rpartition('/')[2]}"
+            step.effects.append(partial(self._keep, event.path, detail["kept"]))
+        step.facts.append(Fact("write.foreign", "engine", path=event.path, cause=event.id, detail=detail))
+        if step.now.mono - self._told >= QUIET_S:
+            self._told = step.now.mono
+            names = " or ".join(f"run {run['run']} of {run['agent']}" for run in runs[:5])
+            step.notify(
+                self._ledger,
+                f"{printable(event.path)} was changed, by you or by {names}, and none of these may write it: {owner.why}. "
+                "There is no fence to say who it was; `aipass events --kind write.foreign` lists all such changes",
+                event.id,
+            )
+
+    def _keep(self, path: str, kept: str) -> None:
+        target = self._layout.root / kept
+        try:
+            with open_regular(self._layout.root / path) as source:
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with target.open("wb") as copy:
+                    copy.write(source.read(MAX_KEPT_BYTES))
+        except OSError:
+            shutil.rmtree(target.parent, ignore_errors=True)  # it is gone already, or the disk is full
+
+
+#: Ground on which a change says nothing: free for all, or a person's and the engine's own.
+_ANYBODYS = frozenset((Kind.FREE, Kind.SCRATCH, Kind.NEVER))
+
+
+def _may(owner: Owner, run: int, agent: str) -> bool:
+    return owner.run == run if owner.kind is Kind.PHASE else agent in owner.agents
