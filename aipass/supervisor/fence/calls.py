@@ -114,7 +114,7 @@ _DISK_CONTROLS = (0x125D, 0x125F, 0x1269)
 _HARMLESS_CONTROLS = (0x80086601, 0x80087601, 0x801C581F, 0xC020660B, 0x40049409, 0x4020940D)
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 F_SETLEASE, AF_UNIX, SOCK_DGRAM, SOCK_RAW = 1024, 1, 2, 3
-RLIMIT_CORE, PR_SET_MM = 4, 35
+RLIMIT_CORE, PR_SET_MM, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 4, 35, 24, 28
 
 _NAMED = "changes what a name means, or what stands there"
 _MARKS = "modes, owners, times and attributes; by descriptor too, of which a copy is held"
@@ -122,6 +122,7 @@ _LATER = "a newer form; programs fall back to the older one, which is carried ou
 _MOUNTS = "paths keep meaning one thing"
 _OTHERS = "reaches into another process"
 _PRIORITY = "of its own process only: the supervisor must not be slowed down"
+_IDENTITY = "from here on it is asked with each call whose accesses they are; then it goes on"
 _SANDBOX = "the supervisor would carry out what a nested sandbox forbids; programs see that there is none"
 _MACHINE = "changes the machine; only root could"
 _DATAGRAM = (
@@ -248,9 +249,23 @@ CALLS: tuple[Call, ...] = (
         "prctl",
         157,
         167,
-        (*_refused(0, Among(0, (4,))), *_refused(errno.EPERM, Among(0, (PR_SET_MM,)))),
-        "a process whose memory cannot be read could not be asked which path it means",
+        (
+            *_refused(0, Among(0, (4,))),
+            *_refused(errno.EPERM, Among(0, (PR_SET_MM,))),
+            Rule(Treatment.CARRIED, (Among(0, (PR_CAPBSET_DROP, PR_SET_SECUREBITS)),)),
+        ),
+        "a process whose memory cannot be read could not be asked which path it means; what a program may do after exec",
     ),
+    Call("setuid", 105, 146, _CARRIED, _IDENTITY),
+    Call("setgid", 106, 144, _CARRIED, _IDENTITY),
+    Call("setreuid", 113, 145, _CARRIED, _IDENTITY),
+    Call("setregid", 114, 143, _CARRIED, _IDENTITY),
+    Call("setgroups", 116, 159, _CARRIED, _IDENTITY),
+    Call("setresuid", 117, 147, _CARRIED, _IDENTITY),
+    Call("setresgid", 119, 149, _CARRIED, _IDENTITY),
+    Call("setfsuid", 122, 151, _CARRIED, _IDENTITY),
+    Call("setfsgid", 123, 152, _CARRIED, _IDENTITY),
+    Call("capset", 126, 91, _CARRIED, _IDENTITY),
     Call("process_vm_writev", 311, 271, _refused(errno.EPERM), _OTHERS),
     Call("pidfd_getfd", 438, 438, _refused(errno.EPERM), _OTHERS),
     Call("userfaultfd", 323, 282, _refused(errno.EPERM), "would stop the supervisor in the middle of a read"),
@@ -308,8 +323,7 @@ LET_THROUGH: dict[str, str] = {
         kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal ptrace move_pages migrate_pages mq_open
         mq_timedsend mq_timedreceive mq_notify mq_getsetattr process_madvise process_mrelease""",
     "only ever takes rights away": "seccomp",
-    "read anew with each call that is carried out": """
-        chdir fchdir umask setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset""",
+    "read anew with each call that is carried out": "chdir fchdir umask",
     "shared memory that belongs to no path; docs/fence.md names it among what is not covered": """
         shmget shmat shmdt shmctl semget semop semctl semtimedop msgget msgsnd msgrcv msgctl""",
     "this process's own memory, threads, time, limits and identity": """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Fenced:
     opened: set[str] = field(default_factory=set)
     #: Its stdout and stderr, which it may open by name.
     outputs: frozenset[str] = frozenset()
+    #: Whether all its processes are the supervisor's own user with all its capabilities; None: to be asked.
+    is_ourselves: bool | None = None
     #: When it last wrote, on the monotonic clock.
     moved: float = 0.0
     _journal: int = -1
@@ -92,7 +94,7 @@ class Fenced:
         if self._journal < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._journal = os.open(self.folder / JOURNAL, flags, 0o600)
-        line = json.dumps([what, pid, path]).encode() + b"\n"
+        line = b'["%b",%d,%b]\n' % (what.encode(), pid, encode_basestring_ascii(path).encode())
         try:
             os.write(self._journal, line)
         except OSError as exc:

@@ -128,9 +128,9 @@ class Work:
                 refused = Refused(place.path, str(exc))
             if refused is not None:
                 raise self.refuse(refused, operation.value)
-        with self.caller.ourselves():
-            for operation, relative, _ in granted:
-                if operation not in _FOLDERS:
+        for operation, relative, _ in granted:
+            if operation not in _FOLDERS:
+                with self.caller.ourselves():
                     self.run.wrote(self.caller.tid, operation.value, relative)
         return lambda: self._take(granted)
 
@@ -239,6 +239,11 @@ class Work:
             self.common.made_outside.add(Identity.of(kernel.status(handle)))
         finally:
             os.close(handle)
+
+    def change_identity(self) -> Answer:
+        """A process may be somebody else from here on, which is never forgotten; the kernel sees whether it may."""
+        self.run.is_ourselves = False
+        return Plain.CONTINUE
 
     def goes_on(self, *places: Place) -> bool:
         """Whether the kernel may do the call itself, reading the paths a second time.

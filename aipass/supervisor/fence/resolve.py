@@ -10,13 +10,14 @@ import errno
 import os
 import re
 import stat
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from aipass.supervisor.fence.kernel import Status
 
@@ -46,17 +47,9 @@ class Caller:
         self._group: int | None = None
         self._status: bytes | None = None
 
-    @contextmanager
-    def ourselves(self) -> Iterator[None]:
+    def ourselves(self) -> AbstractContextManager[None]:
         """Act as the supervisor for a moment, where the caller is another user: what is ours, and its memory, is not theirs."""
-        if self.become is None:
-            yield
-            return
-        self.become(True)
-        try:
-            yield
-        finally:
-            self.become(False)
+        return _SAME if self.become is None else _Ourselves(self.become)
 
     def keep(self, handle: int) -> int:
         """Close `handle` when the call has been answered."""
@@ -131,6 +124,22 @@ class Caller:
         if self._group is None:
             self._group = int(self.status(b"Tgid"))
         return self._group
+
+
+class _Ourselves:
+    """Ourselves within, the caller after."""
+
+    def __init__(self, become: Callable[[bool], None]) -> None:
+        self._become = become
+
+    def __enter__(self) -> None:
+        self._become(True)
+
+    def __exit__(self, *_: object) -> None:
+        self._become(False)
+
+
+_SAME = nullcontext()
 
 
 class Place:

@@ -122,6 +122,22 @@ CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
     "sched_setaffinity": lambda w, a: w.of_own_process(a[0]),
     "setpriority": lambda w, a: w.of_own_process(a[1]),
     "ioprio_set": lambda w, a: w.of_own_process(a[1]),
+    **dict.fromkeys(
+        (
+            "setuid",
+            "setgid",
+            "setreuid",
+            "setregid",
+            "setgroups",
+            "setresuid",
+            "setresgid",
+            "setfsuid",
+            "setfsgid",
+        ),
+        lambda w, _: w.change_identity(),
+    ),
+    "capset": lambda w, _: w.change_identity(),
+    "prctl": lambda w, _: w.change_identity(),
     "connect": lambda w, a: connect(w, _signed(a[0]), a[1], _u32(a[2])),
     "bind": lambda w, a: bind(w, _signed(a[0]), a[1], _u32(a[2])),
 }
@@ -294,8 +310,12 @@ class Fence:
         work = Work(self.common, run, caller, self._own[run.listener])
         name = self._names[call]
         own = self._identity
-        identity = None if own is None else _identity_of(caller)
-        if own is None or identity is None or identity == own:
+        if own is None or run.is_ourselves:
+            return CARRIED[name](work, arguments)
+        identity = _identity_of(caller)
+        if run.is_ourselves is None:
+            run.is_ourselves = identity == own
+        if identity == own:
             return CARRIED[name](work, arguments)
         # A process of root's that became somebody else, or gave capabilities up, must not act as root.
         caller.become = lambda privileged: _become(own if privileged else identity)
