@@ -15,7 +15,7 @@ from aipass.supervisor.fence import kernel, program, wall, withdraw
 from aipass.supervisor.fence.decide import Grant, Operation, Refused, decide
 from aipass.supervisor.fence.fenced import Fenced
 from aipass.supervisor.fence.glob import Globs
-from aipass.supervisor.fence.perform import SHARED_TEMPORARY, identity_at
+from aipass.supervisor.fence.permit import SHARED_TEMPORARY, identity_at
 from aipass.supervisor.fence.serve import Fence
 from aipass.supervisor.fence.start import Start
 from aipass.supervisor.fence.territory import Territory

@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from aipass.supervisor.fence import kernel, wall
 from aipass.supervisor.fence.calls import CALLS, Treatment
+from aipass.supervisor.fence.carried import CARRIED
 from aipass.supervisor.fence.decide import Refused
-from aipass.supervisor.fence.perform import ERESTARTSYS, Common, Later, Opened, Plain, Work
+from aipass.supervisor.fence.permit import Common, Later, Opened, Plain, Work
 from aipass.supervisor.fence.resolve import Caller, InDoubtError
-from aipass.supervisor.fence.sockets import bind, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aipass.supervisor.fence.carried import Arguments
     from aipass.supervisor.fence.fenced import Fenced
-    from aipass.supervisor.fence.perform import Answer
+    from aipass.supervisor.fence.permit import Answer
 
 #: How often a call that waits for something is asked again.
 AGAIN_S, AGAIN_AT_MOST_S = 0.002, 0.05
@@ -39,108 +40,8 @@ OWN_EBADF = frozenset(("descriptor", "an O_PATH descriptor"))
 MAX_ASIDE = 64
 #: Calls of one run that may wait at once; what comes then is told to try again.
 MAX_WAITING = 200
-
-_AT = kernel.AT_FDCWD
-Arguments = tuple[int, int, int, int, int, int]
-
-
-def _signed(value: int) -> int:
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value & 0x80000000 else value
-
-
-def _long(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _u32(value: int) -> int:
-    return value & 0xFFFFFFFF
-
-
-_CREAT = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
-_NOFOLLOW = kernel.AT_SYMLINK_NOFOLLOW
-
-
-def _futimesat(w: Work, a: Arguments) -> Answer:
-    place = w.at(_signed(a[0]), a[1]) if a[1] else w.by_open_descriptor(_signed(a[0]))
-    return w.times(place, w.timevals(a[2]))
-
-
-def _utimensat(w: Work, a: Arguments) -> Answer:
-    if _u32(a[3]) & ~(_NOFOLLOW | kernel.AT_EMPTY_PATH):
-        raise OSError(errno.EINVAL, "flags")
-    place = w.at(_signed(a[0]), a[1], _u32(a[3])) if a[1] else w.by_open_descriptor(_signed(a[0]))
-    return w.times(place, w.timespecs(a[2]))
-
-
-def _fchownat(w: Work, a: Arguments) -> Answer:
-    if _u32(a[4]) & ~(_NOFOLLOW | kernel.AT_EMPTY_PATH):
-        raise OSError(errno.EINVAL, "flags")
-    return w.chown(w.at(_signed(a[0]), a[1], _u32(a[4])), a[2], a[3])
-
-
-#: Each call that is carried out, from its arguments to its answer.
-CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
-    "open": lambda w, a: w.open(_AT, a[0], _u32(a[1]), _u32(a[2])),
-    "openat": lambda w, a: w.open(_signed(a[0]), a[1], _u32(a[2]), _u32(a[3])),
-    "creat": lambda w, a: w.open(_AT, a[0], _CREAT, _u32(a[1])),
-    "truncate": lambda w, a: w.truncate(a[0], _long(a[1])),
-    "rename": lambda w, a: w.rename(_AT, a[0], _AT, a[1], 0),
-    "renameat": lambda w, a: w.rename(_signed(a[0]), a[1], _signed(a[2]), a[3], 0),
-    "renameat2": lambda w, a: w.rename(_signed(a[0]), a[1], _signed(a[2]), a[3], _u32(a[4])),
-    "link": lambda w, a: w.link(_AT, a[0], _AT, a[1], 0),
-    "linkat": lambda w, a: w.link(_signed(a[0]), a[1], _signed(a[2]), a[3], _u32(a[4])),
-    "symlink": lambda w, a: w.symlink(a[0], _AT, a[1]),
-    "symlinkat": lambda w, a: w.symlink(a[0], _signed(a[1]), a[2]),
-    "mkdir": lambda w, a: w.mkdir(_AT, a[0], _u32(a[1])),
-    "mkdirat": lambda w, a: w.mkdir(_signed(a[0]), a[1], _u32(a[2])),
-    "mknod": lambda w, a: w.mknod(_AT, a[0], _u32(a[1])),
-    "mknodat": lambda w, a: w.mknod(_signed(a[0]), a[1], _u32(a[2])),
-    "unlink": lambda w, a: w.unlink(_AT, a[0], 0),
-    "unlinkat": lambda w, a: w.unlink(_signed(a[0]), a[1], _u32(a[2])),
-    "rmdir": lambda w, a: w.unlink(_AT, a[0], kernel.AT_REMOVEDIR),
-    "chmod": lambda w, a: w.chmod(w.by_path(a[0], True), a[1]),
-    "fchmod": lambda w, a: w.chmod(w.by_open_descriptor(_signed(a[0])), a[1]),
-    "fchmodat": lambda w, a: w.chmod(w.at(_signed(a[0]), a[1]), a[2]),
-    "chown": lambda w, a: w.chown(w.by_path(a[0], True), a[1], a[2]),
-    "lchown": lambda w, a: w.chown(w.by_path(a[0], False), a[1], a[2]),
-    "fchown": lambda w, a: w.chown(w.by_open_descriptor(_signed(a[0])), a[1], a[2]),
-    "fchownat": _fchownat,
-    "utime": lambda w, a: w.times(w.by_path(a[0], True), w.utimbuf(a[1])),
-    "utimes": lambda w, a: w.times(w.by_path(a[0], True), w.timevals(a[1])),
-    "futimesat": _futimesat,
-    "utimensat": _utimensat,
-    "setxattr": lambda w, a: w.setxattr(w.by_path(a[0], True), a[1], a[2], a[3], _u32(a[4])),
-    "lsetxattr": lambda w, a: w.setxattr(w.by_path(a[0], False), a[1], a[2], a[3], _u32(a[4])),
-    "fsetxattr": lambda w, a: w.setxattr(w.by_open_descriptor(_signed(a[0])), a[1], a[2], a[3], _u32(a[4])),
-    "removexattr": lambda w, a: w.removexattr(w.by_path(a[0], True), a[1]),
-    "lremovexattr": lambda w, a: w.removexattr(w.by_path(a[0], False), a[1]),
-    "fremovexattr": lambda w, a: w.removexattr(w.by_open_descriptor(_signed(a[0])), a[1]),
-    "sched_setscheduler": lambda w, a: w.of_own_process(a[0]),
-    "sched_setparam": lambda w, a: w.of_own_process(a[0]),
-    "sched_setattr": lambda w, a: w.of_own_process(a[0]),
-    "sched_setaffinity": lambda w, a: w.of_own_process(a[0]),
-    "setpriority": lambda w, a: w.of_own_process(a[1]),
-    "ioprio_set": lambda w, a: w.of_own_process(a[1]),
-    **dict.fromkeys(
-        (
-            "setuid",
-            "setgid",
-            "setreuid",
-            "setregid",
-            "setgroups",
-            "setresuid",
-            "setresgid",
-            "setfsuid",
-            "setfsgid",
-        ),
-        lambda w, _: w.change_identity(),
-    ),
-    "capset": lambda w, _: w.change_identity(),
-    "prctl": lambda w, _: w.change_identity(),
-    "connect": lambda w, a: connect(w, _signed(a[0]), a[1], _u32(a[2])),
-    "bind": lambda w, a: bind(w, _signed(a[0]), a[1], _u32(a[2])),
-}
+#: The kernel's own: begin the call anew, or end it with EINTR, as the signal's handler has it.
+ERESTARTSYS = 512
 
 
 @dataclass(slots=True)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused
 from aipass.supervisor.fence.fenced import Identity
-from aipass.supervisor.fence.perform import Later
+from aipass.supervisor.fence.permit import Later
 from aipass.supervisor.fence.resolve import resolve
 
 if TYPE_CHECKING:
     from aipass.supervisor.fence.fenced import Fenced
-    from aipass.supervisor.fence.perform import Answer, Work
+    from aipass.supervisor.fence.permit import Answer, Work
 
 #: struct sockaddr_storage; a longer address is EINVAL.
 LONGEST_ADDRESS = 128

@@ -1,0 +1,340 @@
+"""One call of one caller: what it names, whether it is permitted, and what follows for the run; carried out next door.
+
+A call is resolved first, then decided, then done on what is held. Errors that the kernel would give anyway (ENOENT,
+EEXIST, ENOTDIR …) come before a refusal: programs rely on them. A refusal is EACCES.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from aipass.supervisor.fence import kernel, wall
+from aipass.supervisor.fence.decide import Allowed, Hold, Operation, Refused, decide
+from aipass.supervisor.fence.fenced import Fenced, Identity
+from aipass.supervisor.fence.resolve import Caller, InDoubtError, Place, resolve, where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.supervisor.fence.kernel import Status
+
+#: Where everybody keeps temporary files: a run may make some, and change what runs of this repository made.
+SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
+#: Removed files that a run is remembered to have had the name of.
+MAX_UNNAMED = 10_000
+#: What was made in /tmp is remembered up to this many; of older ones it is forgotten whose they are, and nobody may change them.
+MAX_MADE_OUTSIDE = 200_000
+#: What reaches the object itself, whatever name it was come by.
+_INSIDE = frozenset((Operation.WRITE, Operation.MARK))
+_FOLDERS = frozenset((Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER))
+
+
+class Later(Exception):  # noqa: N818 - not an error: an answer that comes later
+    """The call waits for something: `again()` is asked from time to time, and returns what to answer, or None."""
+
+    def __init__(self, again: Callable[[], Answer | None]) -> None:
+        self.again = again
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Answer with a descriptor, which is closed here afterwards."""
+
+    handle: int
+    cloexec: bool
+    #: Done when the caller has the descriptor: what must not happen where it can have no more.
+    then: Callable[[], None] | None = None
+    #: Done when it could not have it.
+    undo: Callable[[], None] | None = None
+    #: A further descriptor to close afterwards.
+    folder: int = -1
+
+
+class Plain(Enum):
+    """Answers without a value of their own."""
+
+    #: The kernel shall do what was asked. Only ever for what the wall mediates, inside the wall: see `Work.goes_on`.
+    CONTINUE = "continue"
+
+
+Answer = int | Opened | Plain
+
+
+@dataclass(slots=True)
+class Common:
+    """What all runs of one supervisor share. `report` is told each refusal."""
+
+    root: str
+    report: Callable[[Fenced, Refused, str, int], None]
+    holds: dict[str, Hold]
+    made_outside: set[Identity]
+    root_mount: int = 0
+    root_device: int = 0
+
+    def look(self) -> None:
+        """Which mount the root lies on."""
+        handle = os.open(self.root, os.O_PATH | os.O_CLOEXEC)
+        try:
+            status = kernel.status(handle)
+        finally:
+            os.close(handle)
+        self.root_mount, self.root_device = status.mount, status.dev
+
+
+class Work:
+    """One call of one caller, from its arguments to its answer."""
+
+    def __init__(self, common: Common, run: Fenced, caller: Caller, own: dict[str, int]) -> None:
+        self.common, self.run, self.caller = common, run, caller
+        self._own_handles = own
+
+    # -- what is allowed --------------------------------------------------------------------------------------------
+
+    def permit(self, *asked: tuple[Operation, Place]) -> Callable[[], None]:
+        """Journal it where all of it is allowed, else report it and raise EACCES.
+
+        What follows from it (holds, temporary names, made folders) is taken by calling what is returned, when it is done.
+        """
+        granted: list[tuple[Operation, str, Allowed]] = []
+        for operation, place in asked:
+            relative = self.run.relative(place.path)
+            try:
+                if relative is None or self._is_nameless(place):
+                    refused = self._outside(operation, place)
+                else:
+                    self._forget_replaced(relative, place)
+                    refused = self._in_doubt(place, operation)
+                    verdict = refused or decide(self.run.grant, operation, (relative,))
+                    if isinstance(verdict, Allowed):
+                        granted.append((operation, relative, verdict))
+                    else:
+                        refused = verdict
+            except InDoubtError as exc:
+                refused = Refused(place.path, str(exc))
+            if refused is not None:
+                raise self.refuse(refused, operation.value)
+        for operation, relative, _ in granted:
+            if operation not in _FOLDERS:
+                with self.caller.ourselves():
+                    self.run.wrote(self.caller.tid, operation.value, relative)
+        return lambda: self._take(granted)
+
+    def _forget_replaced(self, relative: str, place: Place) -> None:
+        """A temporary file of ours that somebody has put something else in the place of is ours no more."""
+        if relative not in self.run.grant.temps or place.status is None:
+            return
+        if self.run.temporary.get(relative) != Identity.of(place.status):
+            self.run.grant.temps.discard(relative)
+            self.run.temporary.pop(relative, None)
+
+    def refuse(self, refused: Refused, operation: str) -> OSError:
+        """Report a refusal; the error to raise."""
+        with self.caller.ourselves():
+            self.common.report(self.run, refused, operation, self.caller.tid)
+        return OSError(errno.EACCES, refused.reason)
+
+    def _take(self, granted: list[tuple[Operation, str, Allowed]]) -> None:
+        grant = self.run.grant
+        now = time.time()
+        for operation, path, allowed in granted:
+            for held in allowed.hold:
+                self.common.holds[held] = Hold(grant.run, grant.agent, now)
+            for temporary in allowed.temps:
+                if (identity := identity_at(f"{self.run.root}/{temporary}")) is not None:
+                    grant.temps.add(temporary)
+                    self.run.temporary[temporary] = identity
+            grant.made.update(allowed.folders)
+            if operation in (Operation.WRITE, Operation.CREATE):
+                self.run.opened.add(path)
+
+    def _is_nameless(self, place: Place) -> bool:
+        """Whether nothing leads there, and it is the run's: pipes, sockets, memory, files that it removed itself."""
+        if place.name or place.status is None or place.is_folder():
+            return False
+        if not place.path.startswith("/"):
+            return True
+        if place.status.links:
+            return False
+        path = place.path.removesuffix(" (deleted)")
+        return (
+            path.startswith("/memfd:")
+            or self.run.is_own(path)
+            or Identity.of(place.status) in self.run.unnamed
+        )
+
+    def _in_doubt(self, place: Place, operation: Operation) -> Refused | None:
+        """What makes a path mean more than it says: a mount of the same disk, a file of several names."""
+        status = place.status or kernel.status(place.folder)
+        if status.mount != self.common.root_mount and status.dev == self.common.root_device:
+            return Refused(place.path, "another place of the same disk is mounted there")
+        if operation in _INSIDE and stat.S_ISREG(status.mode) and status.links > 1:
+            names = self.run.links.get((status.dev, status.ino), ())
+            if sum(_leads(name, status) for name in names) < status.links:
+                return Refused(
+                    place.path, f"it has {status.links} names (hard links), and the others may be another's"
+                )
+        if not place.name and place.path.endswith(" (deleted)"):
+            return Refused(place.path, "it was removed, and nobody can tell where else it is known")
+        return None
+
+    def _outside(self, operation: Operation, place: Place) -> Refused | None:
+        """Outside the repository, and things without a name: pipes, sockets, memory, removed files."""
+        path, status = place.path, place.status
+        if self._is_nameless(place):
+            return None
+        if not place.name and path.endswith(" (deleted)"):
+            return Refused(path, "it was removed, and another program may still have it open")
+        if path.startswith(("/proc/", "/sys/")):
+            return Refused(path, "it is the kernel's")
+        run = self.run
+        if run.is_own(path) or run.is_granted_outside(path):
+            return None
+        if status is not None and stat.S_ISCHR(status.mode):
+            own = path.startswith("/dev/pts/") and os.minor(status.rdev) in run.terminals
+            if own or (path in wall.DEVICES and operation is Operation.WRITE):
+                return None
+            return Refused(path, "it is a device; `[sandbox] write` may name it")
+        if any(path.startswith(shared + "/") for shared in SHARED_TEMPORARY):
+            if status is not None:
+                if operation in _INSIDE and stat.S_ISREG(status.mode) and status.links > 1:
+                    return Refused(
+                        path, f"it has {status.links} names (hard links), and others may be another's"
+                    )
+                made = Identity.of(status) in self.common.made_outside
+                return None if made else Refused(path, "it was there before, and belongs to another program")
+            folder = kernel.status(place.folder)
+            if place.at in SHARED_TEMPORARY or Identity.of(folder) in self.common.made_outside:
+                return None
+            return Refused(path, "its folder belongs to another program")
+        return Refused(path, "it lies outside the repository; `[sandbox] write` may name its folder")
+
+    def made(self, place: Place) -> None:
+        """Remember what was made outside the repository: runs of this repository may change it."""
+        if self.run.relative(place.path) is not None or self.run.is_own(place.path):
+            return
+        if not any(place.path.startswith(shared + "/") for shared in SHARED_TEMPORARY):
+            return
+        try:
+            handle = kernel.open_path(place.name, place.folder, os.O_NOFOLLOW)
+        except OSError:
+            return
+        try:
+            if len(self.common.made_outside) >= MAX_MADE_OUTSIDE:
+                self.common.made_outside.clear()
+            self.common.made_outside.add(Identity.of(kernel.status(handle)))
+        finally:
+            os.close(handle)
+
+    def change_identity(self) -> Answer:
+        """A process may be somebody else from here on, which is never forgotten; the kernel sees whether it may."""
+        self.run.is_ourselves = False
+        return Plain.CONTINUE
+
+    def goes_on(self, *places: Place) -> bool:
+        """Whether the kernel may do the call itself, reading the paths a second time.
+
+        The caller may have changed them by then to anything. That is harmless for exactly the calls that Landlock
+        mediates (open, create, rename, link, symlink, remove, make, truncate), when the run has a Landlock domain:
+        whatever the path means by then, the domain holds it to folders that are wholly the run's own, which is all
+        that the decision here would have allowed as well. It is never asked for modes, owners, times or attributes,
+        which Landlock does not mediate, nor for anything outside those folders.
+        """
+        return self.run.walled and all(self.run.is_own(place.path) for place in places)
+
+    def goes_on_unseen(self, path: bytes) -> bool:
+        """The same, told from the path itself: no link in it, and beneath a folder of the run's own."""
+        if not self.run.walled or not path.startswith(b"/"):
+            return False
+        if path in _QUICK_DEVICES:
+            return True
+        spelled = os.fsdecode(path)
+        for own, handle in self._own_handles.items():
+            if spelled.startswith(own + "/"):
+                rest = path[len(os.fsencode(own)) + 1 :]
+                resolve_only = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
+                for attempt in (rest, rest.rpartition(b"/")[0] or b"."):
+                    try:
+                        os.close(kernel.open_path(attempt, handle, 0, resolve_only))
+                    except FileNotFoundError:
+                        continue
+                    except OSError:
+                        return False
+                    return True
+        return False
+
+    # -- what a call names -----------------------------------------------------------------------------------------------
+
+    def remember_unnamed(self, status: Status) -> None:
+        """The run has, or had, the only name of a file: it may change it by its descriptors."""
+        if len(self.run.unnamed) >= MAX_UNNAMED:
+            self.run.unnamed.clear()
+        self.run.unnamed.add(Identity.of(status))
+
+    def existing(self, dirfd: int, path: bytes, follow: bool) -> Place:
+        """What stands at a path; raises OSError ENOENT where nothing does."""
+        place = resolve(self.caller, dirfd, path, follow or path.endswith(b"/"))
+        if place.handle is None:
+            raise OSError(errno.ENOENT, "nothing there")
+        if place.slash and not place.is_folder():
+            raise OSError(errno.ENOTDIR, "no folder")
+        return place
+
+    def by_open_descriptor(self, number: int) -> Place:
+        """The object behind a descriptor that is more than a path: an O_PATH one is EBADF to the f… calls."""
+        place = self.by_descriptor(number)
+        if self.caller.is_path_only(number):
+            raise OSError(errno.EBADF, "an O_PATH descriptor")
+        return place
+
+    def by_descriptor(self, number: int) -> Place:
+        """The object behind a descriptor."""
+        handle = self.caller.descriptor(number)
+        return Place(handle, where(handle), b"", handle, kernel.status(handle), False)
+
+    def at(self, dirfd: int, address: int, flags: int = 0) -> Place:
+        """The object of a …at call: by path, or by descriptor with AT_EMPTY_PATH."""
+        path = self.caller.text(address)
+        if not path and flags & kernel.AT_EMPTY_PATH:
+            return self.by_descriptor(dirfd) if dirfd != kernel.AT_FDCWD else self.existing(dirfd, b".", True)
+        return self.existing(dirfd, path, not flags & kernel.AT_SYMLINK_NOFOLLOW)
+
+    def of_own_process(self, target: int) -> Answer:
+        """A call on another thread's priority goes on where that is one of the caller's own process: numbers, no paths."""
+        target &= 0xFFFFFFFF
+        if target in (0, self.caller.tid) or Caller(target).group() == self.caller.group():
+            return Plain.CONTINUE
+        raise OSError(errno.EPERM, "another process")
+
+    def by_path(self, address: int, follow: bool) -> Place:
+        """The object at a path from the current folder."""
+        return self.existing(kernel.AT_FDCWD, self.caller.text(address), follow)
+
+
+_QUICK_DEVICES = frozenset(os.fsencode(path) for path in wall.DEVICES if path != "/dev/ptmx")
+
+
+def identity_at(path: str) -> Identity | None:
+    """What stands at an absolute path, links not followed; None for nothing."""
+    try:
+        handle = kernel.open_path(os.fsencode(path), -1, os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return Identity.of(kernel.status(handle))
+    finally:
+        os.close(handle)
+
+
+def _leads(name: str, status: Status) -> bool:
+    """Whether a name still leads to an object."""
+    try:
+        found = os.lstat(name)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (status.dev, status.ino)
