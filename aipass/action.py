@@ -157,16 +157,23 @@ class Reload(Action):
 class Advance(Action):
     """Take a phase of a plan, or with `phase` None the plan itself, to another state.
 
-    With `path`, and no state: note that the phase's run has written this path of what it delivers. `handoff`: how it is
-    handed over from now on.
+    `handoff`: how a phase is handed over from now on.
     """
 
     plan: str
     phase: str | None
     state: str
     reason: str | None = None
-    path: str | None = None
     handoff: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Action):
+    """Note that a phase's run has written a path of what it delivers. A check that runs is of what was there before."""
+
+    plan: str
+    phase: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ SWEEP_S = 0.5
 #: Files that a run of long ago wrote are forgotten, oldest first, beyond this many.
 MAX_KNOWN = 100_000
 _WAIT_FOR_AGE = 1 << 62
+_CONTENT = frozenset((Operation.WRITE.value, Operation.CREATE.value))
 
 
 @dataclass(slots=True)
@@ -91,6 +92,13 @@ class Authors:
     def held(self) -> list[tuple[str, int]]:
         """Paths that live runs have written, with the run."""
         return [(path, last.run) for path, last in self._last.items() if last.run in self._read]
+
+    def written(self, run: int) -> list[str]:
+        """What a live run has written last, and nobody after it."""
+        if run not in self._read:
+            return []
+        self._tail(run)
+        return [path for path, last in self._last.items() if last.run == run and last.what in _CONTENT]
 
     def writing(self, run: int, wanted: Callable[[str], bool], within: float) -> list[str]:
         """Those of the wanted files that a live run is writing now, as far as the kernel tells.
@@ -157,7 +165,7 @@ class Authors:
             self._last[path] = before  # a mode, a time: the content is what it was
             return
         self._last[path] = _Write(run, what)
-        if what in {Operation.WRITE.value, Operation.CREATE.value}:
+        if what in _CONTENT:
             self._open.add(path)
         else:
             self._open.discard(path)

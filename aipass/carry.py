@@ -112,7 +112,7 @@ class Carrier:
         if done.taken is not None:
             # It is not there any more: whatever comes under its name is news, the same file once more included.
             self._known_gone(*done.taken)
-        if done.failed:
+        if done.failed and done.request is None:
             step.notify(self._ledger, done.outcome)
 
     def _known_gone(self, path: str, identity: str | None) -> None:
@@ -161,6 +161,8 @@ class Carrier:
                 return "a person is told", False, None
             case act.Advance():
                 return (*self._plans.advance(step, event, action), None)
+            case act.Written():
+                return (*self._plans.note(step, action), None)
             case act.Steer():
                 return self._steering.steer(step, event, action)
             case act.Reload():
@@ -170,7 +172,7 @@ class Carrier:
     def _dispatch(
         self, step: Step, handler: str, event: Event, action: act.Dispatch
     ) -> tuple[str, bool, Callable[[int], None] | None]:
-        hops = None if action.plan is None else self._plans.hops(action.plan)
+        hops = self._plans.hops_after(event) if action.plan is None else self._plans.hops(action.plan)
         done = self._dispatcher.submit(event, handler, action, step.now, hops)
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
         if done.dispatch is None:

@@ -134,7 +134,6 @@ class Engine:
             self._timers,
             clock,
             drivers,
-            self._carrier,
             self._own.append,
             self._authors,
             self._plans,
@@ -377,6 +376,8 @@ class Engine:
                 path, reason = event.detail["spool"], event.detail["reason"]
                 step.effects.append(partial(self._world.set_aside, path, reason, event.id))
             self._foreign.look(step, event)
+            if event.kind == "request.received" and event.detail.get("verb") == "deliver" and event.by:
+                self._plans.catch_up(event.by)
             for handler in self._router.match(event):
                 self._ask(step, handler, event)
 
@@ -524,7 +525,9 @@ class Engine:
         answer(self.ledger, read.request, 0, f"aipass.toml is {outcome}")
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
         if read.config != self.config:
-            self._dispatcher.reconfigure(read.config)
+            for agent, blocked in self._dispatcher.reconfigure(read.config).items():
+                text = f"`{agent}` is not configured any more, and its dispatches wait: {', '.join(map(str, blocked))}"
+                step.notify(self.ledger, text)
             # The rest only once this is committed: a commit that fails must leave the old one in force.
             step.before.append(partial(self._take_over, read.config, read.router, step.now))
             self._look_again(step)

@@ -24,7 +24,7 @@ KINDS: dict[str, str] = {
     "plan.finished": "a plan is done, failed or stopped; `detail.state` says which",
     "phase.ready": "all that a phase waits for is done; `detail.plan` and `detail.phase` name it",
     "phase.started": "a phase's run has begun",
-    "phase.written": "a phase's run wrote something that it delivers and that nobody watches, being ignored by git",
+    "phase.written": "a file that a phase delivers is written no more, by its run, as was found in its journal",
     "phase.delivered": "all that a phase delivers is written and has settled; `detail.paths` names it",
     "phase.done": "a phase is delivered and its checks passed",
     "phase.failed": "a phase's run ended without that; `detail.reason` says why",

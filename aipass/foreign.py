@@ -6,6 +6,7 @@ is not its own, so nothing is put back: it is told, and the version that came is
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 KINDS = frozenset(("file.closed", "file.moved", "file.deleted"))
 #: A storm of changes, such as a checkout, is told to a person once in so many seconds.
 QUIET_S = 60.0
-#: Larger versions are not kept.
-MAX_KEPT_BYTES = 10_000_000
+#: Larger versions are not kept, nor more than so many in QUIET_S.
+MAX_KEPT_BYTES, MAX_KEPT = 10_000_000, 100
 
 
 class Foreign:
@@ -36,7 +37,8 @@ class Foreign:
     def __init__(self, layout: Layout, ledger: Ledger, dispatcher: Dispatcher) -> None:
         self._layout, self._ledger, self._dispatcher = layout, ledger, dispatcher
         self._territory: Territory | None = None
-        self._told = float("-inf")
+        self._told = self._began = float("-inf")
+        self._count = 0
 
     def forget(self) -> None:
         """Who owns what has changed."""
@@ -45,19 +47,19 @@ class Foreign:
     def look(self, step: Step, event: Event) -> None:
         """Tell `write.foreign` where this change was nobody's to make who runs now."""
         config = self._dispatcher.config
-        if (
-            event.kind not in KINDS
-            or event.path is None
-            or event.by is not None
-            or ground.active(config).fence
-        ):
+        if event.kind not in KINDS or event.by is not None or ground.active(config).fence:
+            return
+        # What was moved away is gone from where it was; where it has come to is told as closed.
+        path = event.detail.get("from") if event.kind == "file.moved" else event.path
+        if path is None:
             return
         live = self._ledger.all("live_runs")
         if not live:
             return
         if self._territory is None:
-            self._territory = Territory.of(ground.table(config, reserved(self._ledger)[0]))
-        owner = self._territory.owner(event.path)
+            nested = [os.fsdecode(row["dir"]) for row in self._ledger.all("nested_roots")]
+            self._territory = Territory.of(ground.table(config, reserved(self._ledger)[0], nested))
+        owner = self._territory.owner(path)
         if owner.kind in _ANYBODYS or any(_may(owner, run["id"], run["agent"]) for run in live):
             return
         runs = [{"run": run["id"], "agent": run["agent"]} for run in live]
@@ -66,19 +68,28 @@ class Foreign:
             "reason": owner.why,
             "runs": runs,
         }
-        if event.kind != "file.deleted":
-            detail["kept"] = f".aipass/quarantine/foreign/{event.id}/{event.path.rpartition('/')[2]}"
-            step.effects.append(partial(self._keep, event.path, detail["kept"]))
-        step.facts.append(Fact("write.foreign", "engine", path=event.path, cause=event.id, detail=detail))
+        if self._is_keepable(path, step.now.mono):
+            detail["kept"] = f".aipass/quarantine/foreign/{event.id}/{path.rpartition('/')[2]}"
+            step.effects.append(partial(self._keep, path, detail["kept"]))
+        step.facts.append(Fact("write.foreign", "engine", path=path, cause=event.id, detail=detail))
         if step.now.mono - self._told >= QUIET_S:
             self._told = step.now.mono
             names = " or ".join(f"run {run['run']} of {run['agent']}" for run in runs[:5])
             step.notify(
                 self._ledger,
-                f"{printable(event.path)} was changed, by you or by {names}, and none of these may write it: {owner.why}. "
+                f"{printable(path)} was changed, by you or by {names}, and none of these may write it: {owner.why}. "
                 "There is no fence to say who it was; `aipass events --kind write.foreign` lists all such changes",
                 event.id,
             )
+
+    def _is_keepable(self, path: str, now: float) -> bool:
+        if now - self._began >= QUIET_S:
+            self._began, self._count = now, 0
+        self._count += 1
+        try:
+            return self._count <= MAX_KEPT and os.lstat(self._layout.root / path).st_size <= MAX_KEPT_BYTES
+        except OSError:
+            return False  # it was taken away
 
     def _keep(self, path: str, kept: str) -> None:
         target = self._layout.root / kept

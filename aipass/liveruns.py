@@ -14,10 +14,9 @@ from aipass.layout import CHECKS
 from aipass.sources.runs import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from aipass.authors import Authors
-    from aipass.carry import Carrier
     from aipass.clock import Clock
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.dispatch.driver import Driver
@@ -48,13 +47,12 @@ class LiveRuns:
         timers: Timers,
         clock: Clock,
         drivers: Mapping[str, Driver],
-        carrier: Carrier,
         back: Callable[[Report], None],
         authors: Authors,
         plans: Plans,
     ) -> None:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
-        self._clock, self._drivers, self._carrier, self._back = clock, drivers, carrier, back
+        self._clock, self._drivers, self._back = clock, drivers, back
         self._authors, self._plans = authors, plans
         #: Refusals in a row, and how long the journal was then.
         self._refused: dict[int, tuple[int, int]] = {}
@@ -112,7 +110,6 @@ class LiveRuns:
             step.effects.append(self.adopt_all)
             return
         if told == "territory":
-            self._kept(step, message.get("kept", ()))
             return
         if message.get("run", 0) >= CHECKS:
             self._plans.take_check(step, message)
@@ -138,6 +135,12 @@ class LiveRuns:
                 step.effects.append(partial(self.begin, row["id"]))
             case "unknown":
                 self._ended(step, row, {"run": row["id"], "outcome": "lost", "reason": "its folder is gone"})
+            case "kept":
+                text = (
+                    f"run {row['id']} of {row['agent']} had {printable(message['path'])} open when it was handed over, and "
+                    f"it could not be taken away ({message['reason']}): the run is stopped, and what comes next waits for that"
+                )
+                step.notify(self._ledger, text)
             case "busy":
                 logger.warning(
                     "a run cannot start yet", run=row["id"], agent=row["agent"], reason=message.get("reason")
@@ -145,15 +148,6 @@ class LiveRuns:
                 self._timers.set(f"{START}{row['id']}", step.now.mono + TRY_AGAIN_S)
             case "ended":
                 self._ended(step, row, message)
-
-    def _kept(self, step: Step, kept: Iterable[dict[str, Any]]) -> None:
-        """Files that could not be taken from a run that had lost them: its supervisor stops it."""
-        for one in kept:
-            text = (
-                f"run {one['run']} had {printable(one['path'])} open when it was handed over, and it could not be taken away "
-                f"({one['reason']}): the run is stopped, and what comes next waits for that"
-            )
-            step.notify(self._ledger, text)
 
     def _denied(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         """A write that the fence refused, or several of one path in a row."""

@@ -11,11 +11,12 @@ import structlog
 from aipass import action as act
 from aipass import ground
 from aipass.cancel import cancel
+from aipass.dispatch.dispatcher import FINAL
 from aipass.errors import AipassError
 from aipass.event import Fact
 from aipass.layout import CHECKS
 from aipass.plan import model
-from aipass.plan.progress import PhaseView, PlanView
+from aipass.plan.progress import ACTIVE, PhaseView, PlanView
 from aipass.plan.reserved import check_name, reserved
 from aipass.supervisor.fence.glob import Globs
 
@@ -56,7 +57,6 @@ class Plans:
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._clock, self._drivers, self._authors = timers, clock, drivers, authors
-        self._parsed: dict[str, tuple[str, model.Plan]] = {}
         self._views: list[PlanView] | None = None
         #: Whether any plan is open; None: to be asked. Every event asks, and most days there is none.
         self._any: bool | None = None
@@ -82,19 +82,17 @@ class Plans:
         config = self._dispatcher.config
         fenced = ground.active(config).fence
         return [
-            PlanView(self.parsed(row), row["state"], tuple(self._phases(row, config)), fenced)
+            PlanView(
+                model.taken_over(row["body"], row["file"]),
+                row["state"],
+                tuple(self._phases(row, config)),
+                fenced,
+            )
             for row in self._ledger.all("open_plans")
         ]
 
-    def parsed(self, row: Row) -> model.Plan:
-        """A plan as it was taken over."""
-        known = self._parsed.get(row["id"])
-        if known is None or known[0] != row["body"]:
-            known = self._parsed[row["id"]] = row["body"], model.parse(row["body"], row["file"])
-        return known[1]
-
     def _phases(self, row: Row, config: Config) -> list[PhaseView]:
-        plan = self.parsed(row)
+        plan = model.taken_over(row["body"], row["file"])
         rows = self._ledger.all("phases_of", {"plan": row["id"]})
         own = {phase["run"] for phase in rows if phase["run"] is not None}
         found = []
@@ -109,7 +107,7 @@ class Plans:
                     phase["handoff"] or spec.handoff or str(getattr(driver, "handoff", "exit")),
                     phase["dispatch"],
                     phase["run"],
-                    phase["dispatch_state"] in {"succeeded", "failed", "cancelled"},
+                    phase["dispatch_state"] in FINAL,
                     phase["last_run"],
                     phase["checking"] is not None,
                     partial(self._written, row["id"], phase["id"]),
@@ -131,6 +129,7 @@ class Plans:
         """Who outside the plan holds a path that the phase will own."""
         owns = Globs(spec.owns)
         lost = [(one["run"], Globs(one["owns"])) for one in reserved(self._ledger)[1]]
+        self._authors.refresh()
         for path, run in self._authors.held():
             if run in own or not owns.match(path):
                 continue
@@ -141,12 +140,12 @@ class Plans:
 
     def awaits(self) -> bool:
         """Whether a phase runs whose deliverables may be where nobody watches."""
-        return any(phase.state in {"running", "delivered"} for plan in self.views() for phase in plan.phases)
+        return any(phase.state in ACTIVE for plan in self.views() for phase in plan.phases)
 
     def wants(self, run: int, path: str) -> bool:
         """Whether a path is one that the phase of this run delivers."""
         return any(
-            phase.last_run == run and phase.state in {"running", "delivered"} and phase.delivers(path)
+            phase.last_run == run and phase.state in ACTIVE and phase.delivers(path)
             for plan in self.views()
             for phase in plan.phases
         )
@@ -155,6 +154,12 @@ class Plans:
         """Whether a dispatch's phase is done: its run is not tried again."""
         row = self._ledger.one("phase_of_dispatch", {"dispatch": dispatch})
         return row is not None and row["state"] == "done"
+
+    def hops_after(self, event: Event) -> int | None:
+        """How long a chain is that goes on with what a plan came to; None where the event is of no plan."""
+        if event.source != SOURCE or "plan" not in event.detail:
+            return None
+        return self.hops(event.detail["plan"]) + 1
 
     def hops(self, plan: str) -> int:
         """How long the chain of agents is that a plan stands in, whatever the number of its phases."""
@@ -178,14 +183,12 @@ class Plans:
         phase = self._ledger.one("phase", {"plan": action.plan, "id": action.phase})
         if phase is None:
             return f"plan {action.plan} has no phase {action.phase}", True
-        if action.path is not None:
-            return self._note(step, phase, action.path), False
         if action.handoff is not None:
             self.change("phase_handoff", plan=action.plan, id=action.phase, handoff=action.handoff)
         if phase["state"] == action.state:
             return f"{action.phase} is {action.state} already", False
         self.set_phase(step, phase, action.state, action.reason)
-        if action.state == "done" and self._is_queued(phase["dispatch"]):
+        if action.state == "done" and self._waits(phase["dispatch"]):
             # Its run was lost, and what it had written before was enough.
             cancel(step, self._dispatcher, self._world, phase["dispatch"], "its phase is done", event.id)
         detail = {name: phase[name] for name in ("plan", "agent", "dispatch")} | {"phase": action.phase}
@@ -198,18 +201,40 @@ class Plans:
         step.facts.append(Fact(kind, SOURCE, ref=ref, by=event.by, cause=event.id, detail=detail))
         return f"phase {action.phase} is {action.state}", False
 
-    def _is_queued(self, dispatch: int | None) -> bool:
+    def _waits(self, dispatch: int | None) -> bool:
         row = None if dispatch is None else self._ledger.one("dispatch", {"id": dispatch})
-        return row is not None and row["state"] == "queued"
+        return row is not None and row["state"] in {"queued", "blocked"}
 
-    def _note(self, step: Step, phase: Row, path: str) -> str:
+    def note(self, step: Step, action: act.Written) -> tuple[str, bool]:
         """A phase's run has written something that it delivers: a check that runs is of what was there before."""
+        phase = self._ledger.one("phase", {"plan": action.plan, "id": action.phase})
+        if phase is None:
+            return f"plan {action.plan} has no phase {action.phase}", True
         # Not by `change`: what was written is no part of a view until somebody asks, and files come by the thousand.
-        about = {"plan": phase["plan"], "phase": phase["id"], "path": path}
+        about = {"plan": action.plan, "phase": action.phase, "path": action.path}
         self._ledger.run("add_written", about)
-        if phase["checking"] is not None:
-            self.drop_check(step, phase, f"{path} was written meanwhile")
-        return f"{phase['id']} has written {path}"
+        if phase["checking"] is not None and self._is_newer(action.path, phase["checking"]):
+            self.drop_check(step, phase, f"{action.path} was written meanwhile")
+        return f"{action.phase} has written {action.path}", False
+
+    def _is_newer(self, path: str, check: int) -> bool:
+        """Whether a file has changed since a check was asked for: a new engine reads the journals from their beginning."""
+        asked = self._ledger.one("asked_by", {"action": check})
+        try:
+            changed = os.lstat(self._world.layout.root / path).st_ctime
+        except OSError:
+            return True
+        return asked is None or changed >= asked["time"]
+
+    def catch_up(self, run: int) -> None:
+        """What the run has written of what it delivers counts, though nobody has told of it yet."""
+        for plan in self.views():
+            for phase in plan.phases:
+                if phase.last_run == run and phase.state in ACTIVE:
+                    for path in self._authors.written(run):
+                        if phase.delivers(path):
+                            about = {"plan": plan.id, "phase": phase.id, "path": path}
+                            self._ledger.run("add_written", about)
 
     def set_phase(self, step: Step, phase: Row, state: str, reason: str | None = None) -> None:
         """Take a phase to another state; one that begins anew has nothing behind it."""
@@ -276,7 +301,7 @@ class Plans:
         row = None if phase is None else self._ledger.one("plan", {"id": phase["plan"]})
         if phase is None or row is None:
             return
-        spec = self.parsed(row).phase(phase["id"])
+        spec = model.taken_over(row["body"], row["file"]).phase(phase["id"])
         try:
             self._world.start_check(CHECKS + number, row["id"], spec, self._dispatcher.config)
         except (OSError, AipassError) as exc:

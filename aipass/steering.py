@@ -9,7 +9,7 @@ from aipass.cancel import cancel
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, ConfigError
 from aipass.event import Fact
 from aipass.plan import check, model
-from aipass.plan.progress import NOT_BEGUN
+from aipass.plan.progress import ACTIVE, NOT_BEGUN
 from aipass.plans import SOURCE
 from aipass.request import answer
 from aipass.step import Done, PlanRead
@@ -74,10 +74,10 @@ class Steering:
         return text, False, None
 
     def _pause(self, step: Step, cause: int | None, row: Row) -> str:
-        """Begin nothing more; what waits for its agent's turn has not begun."""
+        """Begin nothing more, another attempt neither: what waits for its turn begins anew when the plan goes on."""
         self._plans.set_plan(step, row, "paused")
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
-            if phase["state"] == "ready":
+            if phase["dispatch_state"] in {"queued", "blocked"} and phase["state"] in ACTIVE:
                 self._plans.set_phase(step, phase, "waiting")
                 self._end_work(step, cause, phase, f"plan {row['id']} is paused")
         return f"plan {row['id']} is paused"
@@ -93,13 +93,13 @@ class Steering:
         return f"plan {row['id']} is running"
 
     def _stop(self, step: Step, cause: int | None, row: Row) -> str:
-        """End it, and all that works for it."""
+        """End it, and all that works for it, what was handed over included."""
         reason = f"plan {row['id']} was stopped"
         self._plans.set_plan(step, row, "stopped")
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
             if phase["state"] not in {"done", "failed"}:
                 self._plans.set_phase(step, phase, "stopped")
-                self._end_work(step, cause, phase, reason)
+            self._end_work(step, cause, phase, reason)
         detail = {"plan": row["id"], "title": row["title"], "state": "stopped"}
         step.facts.append(Fact("plan.finished", SOURCE, ref=row["id"], cause=cause, detail=detail))
         return f"plan {row['id']} is stopped"
@@ -131,7 +131,7 @@ class Steering:
             code, text = self._begin(step, read, read.plan, by, cause)
         else:
             code, text = self._take_over(step, read, read.plan, cause)
-        settle(step, Done(read.action, text, failed=bool(code)))
+        settle(step, Done(read.action, text, failed=bool(code), request=read.request))
         answer(self._ledger, read.request, code, text)
 
     def _begin(
@@ -140,6 +140,8 @@ class Steering:
         row = self._ledger.one("plan", {"id": plan.id})
         if row is not None and row["state"] not in FITTING["start"]:
             return EXIT_REFUSED, f"plan {plan.id} is {row['state']} already"
+        if row is not None and (live := self._alive(plan.id)):
+            return EXIT_REFUSED, f"plan {plan.id} cannot start anew: {live}; wait for that, or cancel it"
         hops, limit = self._dispatcher.hops(by), self._dispatcher.config.limits.hops
         if hops > limit:
             reason = f"a chain of {hops} agents waking agents, and limits.hops is {limit}"
@@ -162,12 +164,25 @@ class Steering:
         step.changes_territory = True
         return 0, f"plan {plan.id} runs: {len(plan.phases)} phases"
 
+    def _alive(self, plan: str) -> str | None:
+        """A run of the plan that lives on, in words."""
+        for phase in self._ledger.all("phases_of", {"plan": plan}):
+            if phase["run"] is not None:
+                return (
+                    f"run {phase['run']} of its phase {phase['id']} lives on (dispatch {phase['dispatch']})"
+                )
+        return None
+
     def _wrong(self, plan: model.Plan) -> tuple[int, str]:
         """What keeps a plan from running, with its exit code; nothing: an empty text."""
         if wrong := check.problems(plan, list(self._dispatcher.config.agents)):
             told = (f"{problem.kind}: {' and '.join(problem.phases)}: {problem.message}" for problem in wrong)
             return EXIT_FAILED, "; ".join(told)
-        others = [self._plans.parsed(row) for row in self._ledger.all("open_plans") if row["id"] != plan.id]
+        others = [
+            model.taken_over(row["body"], row["file"])
+            for row in self._ledger.all("open_plans")
+            if row["id"] != plan.id
+        ]
         return EXIT_REFUSED, "; ".join(problem.message for problem in check.between(plan, others))
 
     def _take_over(self, step: Step, read: PlanRead, plan: model.Plan, cause: int | None) -> tuple[int, str]:
@@ -192,7 +207,7 @@ class Steering:
 
     def _begun(self, row: Row, plan: model.Plan) -> str | None:
         """Which phase has begun, and is another in the changed plan."""
-        old = self._plans.parsed(row)
+        old = model.taken_over(row["body"], row["file"])
         new = {phase.id: phase for phase in plan.phases}
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
             if phase["state"] not in NOT_BEGUN and new.get(phase["id"]) != old.phase(phase["id"]):
@@ -201,7 +216,7 @@ class Steering:
 
     def _put(self, step: Step, read: PlanRead, plan: model.Plan, cause: int | None) -> None:
         known = {phase["id"] for phase in self._ledger.all("phases_of", {"plan": plan.id})}
-        self._plans.change("plan_body", id=plan.id, title=plan.title, body=read.text)
+        self._plans.change("plan_body", id=plan.id, title=plan.title, file=read.file, body=read.text)
         for name in known - {phase.id for phase in plan.phases}:
             self._plans.change("drop_phase", plan=plan.id, id=name)
         for place, phase in enumerate(plan.phases):

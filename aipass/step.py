@@ -26,6 +26,8 @@ class Done:
     action: int
     outcome: str
     failed: bool = False
+    #: Who asked for it and hears what came of it; otherwise a failure is a notice.
+    request: str | None = None
     dispatch: int | None = None
     answer: str | None = None
     #: A file that was taken out of the inbox: its path and the identity it had.

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -70,7 +71,8 @@ class World:
         self._environ = dict(environ)
         self._base: tuple[tuple[str, ...] | None, dict[str, str]] | None = None
         self.stop_waits_s = STOP_WAITS_S
-        self._serial = 0
+        # An older supervisor may still answer what the last engine asked.
+        self._serial = time.time_ns()
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ class World:
         """Run the checks of a phase, in the fence; what they say stays in `.aipass/checks/<number>`."""
         folder = self.layout.run(run)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        script = "".join(
+        script = "exec 2>&1; " + "".join(
             f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in phase.checks
         )
         layers = ground.active(config)
@@ -443,8 +445,13 @@ class World:
         return found if isinstance(found, dict) else {}
 
     def prune(self, before: float) -> int:
-        """Remove the folders of runs that ended before a moment (seconds since the epoch); returns how many."""
+        """Remove the folders of runs and checks of before a moment (seconds since the epoch); returns how many."""
         removed, after = 0, 0
+        for top in (self.layout.state / "checks", self.layout.quarantine / "foreign"):
+            for folder in top.iterdir() if top.is_dir() else ():
+                if folder.stat().st_mtime < before:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += 1
         while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
             for row in rows:
                 after = row["id"]

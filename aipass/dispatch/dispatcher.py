@@ -359,13 +359,18 @@ class Dispatcher:
         """Why an agent, a rule, a driver or a handler is paused."""
         return self._paused.get((kind, name))
 
-    def reconfigure(self, config: Config) -> None:
-        """Take over a configuration: dispatches of agents that are gone are blocked, of those that are back go on."""
+    def reconfigure(self, config: Config) -> dict[str, list[int]]:
+        """Take over a configuration: dispatches of agents that are gone are blocked, of those that are back go on.
+
+        Returns what was blocked, by agent.
+        """
         self.config = config
+        blocked: dict[str, list[int]] = {}
         for row in self._ledger.all("queued"):
             if row["agent"] not in config.agents:
                 self._queue.remove(row["id"])
                 self._timers.drop(f"{RETRY}{row['id']}")
+                blocked.setdefault(row["agent"], []).append(row["id"])
                 self._ledger.run(
                     "dispatch_blocked",
                     {"id": row["id"], "reason": f"{_GONE}; configure it again, or cancel this"},
@@ -375,6 +380,7 @@ class Dispatcher:
             if row["agent"] in config.agents and str(whole["reason"]).startswith(_GONE):
                 self._ledger.run("dispatch_again", {"id": row["id"], "not_before": 0, "reason": None})
                 self._queue.add(row["agent"], row["id"], whole["priority"])
+        return blocked
 
     def is_idle(self) -> bool:
         """Whether nothing is queued, running or due."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
@@ -134,6 +135,12 @@ def of_id(folder: Path, number: str) -> tuple[Path, str, Plan]:
             f'plans/{path.name}:{line}: id: found "{plan.id}" in a file that is named {number}; make them one number'
         )
     return path, text, plan
+
+
+@lru_cache(maxsize=64)
+def taken_over(body: str, file: str) -> Plan:
+    """A plan as the ledger has it, which was read without errors before."""
+    return parse(body, file)
 
 
 def parse(text: str, name: str = "plan") -> Plan:

@@ -25,7 +25,7 @@ def preamble(ledger: Ledger, root: Path, plan_id: str, phase_id: str) -> str:
     row = ledger.one("plan", {"id": plan_id})
     if row is None:
         return ""
-    plan = model.parse(row["body"], row["file"])
+    plan = model.taken_over(row["body"], row["file"])
     phase = plan.phase(phase_id)
     lines = [f"This is phase {phase.id} of plan {plan.id}, {plan.title}."]
     before = check.ancestors(plan)[phase_id]

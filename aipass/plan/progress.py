@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aipass.action import Advance, Check, Dispatch, Ignore, Notify, Wake
+from aipass.action import Advance, Check, Dispatch, Ignore, Notify, Wake, Written
 from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
@@ -121,10 +121,9 @@ def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action
         case "run.started" if phase.dispatch is not None and event.detail.get("dispatch") == phase.dispatch:
             if phase.state == "ready":
                 yield Advance(plan.id, phase.id, "running")
-        case "file.closed" | "phase.written" if event.path is not None and phase.state in {
-            "running",
-            "delivered",
-        }:
+                if phase.written():
+                    yield _wait(plan, phase)  # it was quicker than the news of its start
+        case "file.closed" | "phase.written" if event.path is not None and phase.state in ACTIVE:
             yield from _written(plan, phase, event)
         case "clock.tick" if event.ref == f"{SETTLE}{plan.id}/{phase.id}":
             yield from _settled(plan, phase)
@@ -184,7 +183,11 @@ def _written(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
     own = event.by == phase.last_run if plan.fenced else event.by in {None, phase.last_run}
     if not own or phase.last_run is None or event.path is None or not phase.delivers(event.path):
         return
-    yield Advance(plan.id, phase.id, "", None, event.path)
+    if phase.checking and not plan.fenced:
+        # A check may write what the phase delivers as well, and nobody can tell them apart.
+        yield Ignore(f"{event.path} was written while phase {phase.id} is checked, by nobody knows whom")
+        return
+    yield Written(plan.id, phase.id, event.path)
     yield _wait(plan, phase)
 
 
@@ -229,10 +232,8 @@ def deliver(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
 
 def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
     outcome = event.detail.get("outcome")
-    if outcome == "lost":
+    if outcome in INTERRUPTED:
         yield Check(plan.id, phase.id)
-    elif outcome in INTERRUPTED:
-        yield Ignore("the check was ended with everything else; it is repeated when the engine starts")
     elif event.detail.get("exit") == 0 and phase.writing():
         yield _wait(plan, phase)  # what it checked is not what will be there
     elif event.detail.get("exit") == 0:

@@ -15,7 +15,7 @@ def reserved(ledger: Ledger) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     """Phases as `Territory.of` reads them, and what was handed over by runs that live on."""
     phases: list[dict[str, Any]] = []
     for row in ledger.all("open_plans"):
-        plan = model.parse(row["body"], row["file"])
+        plan = model.taken_over(row["body"], row["file"])
         for phase in ledger.all("phases_of", {"plan": row["id"]}):
             owns = list(plan.phase(phase["id"]).owns)
             run = phase["run"] if phase["state"] in ACTIVE else None
@@ -24,7 +24,7 @@ def reserved(ledger: Ledger) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     handed = []
     for phase in ledger.all("handed_over"):
         if (body := ledger.one("plan", {"id": phase["plan"]})) is not None:
-            owns = list(model.parse(body["body"], body["file"]).phase(phase["id"]).owns)
+            owns = list(model.taken_over(body["body"], body["file"]).phase(phase["id"]).owns)
             handed.append({"run": phase["run"], "owns": owns})
     return phases, handed
 

@@ -52,7 +52,8 @@ class Supervisors:
         #: runs lose must be taken from them before a run of ours begins.
         self._asked: dict[str, int] = {}
         self._later: list[dict[str, Any]] = []
-        self._lock = threading.Lock()
+        #: Around the connections and these: the engine's thread and those that listen use them.
+        self._lock = threading.RLock()
 
     def start(self, tell: Callable[[list[Report]], None]) -> None:
         """Connect to whatever supervisors live here, and to one of this version, started if need be."""
@@ -81,22 +82,27 @@ class Supervisors:
         with self._lock:
             if self._asked:
                 self._later.append(message)
-                return
-        self._send(self._version, {"do": "start", **message})
+            else:
+                self._send(self._version, {"do": "start", **message})
 
     def set_territory(self, message: dict[str, Any]) -> None:
         """Say who owns what from now on, to every supervisor, and to each that comes."""
-        self._territory = {"do": "territory", **message}
-        self._ensure()
         with self._lock:
+            self._territory = {"do": "territory", **message}
             self._asked = {version: message["serial"] for version in self._links if version != self._version}
-        for version in list(self._links):
-            self._send(version, self._territory)
+            for version in list(self._links):
+                self._send(version, self._territory)
+        self._ensure()
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
-        """Have a run's whole tree stopped: INT, TERM, KILL."""
-        for version in list(self._links):
-            self._send(version, {"do": "stop", "run": run, "why": why, "reason": reason})
+        """Have a run's whole tree stopped: INT, TERM, KILL. One that waits for its start is not begun."""
+        with self._lock:
+            later = [message for message in self._later if message["run"] != run]
+            waited, self._later = len(later) < len(self._later), later
+            for version in list(self._links):
+                self._send(version, {"do": "stop", "run": run, "why": why, "reason": reason})
+        if waited and self._tell is not None:
+            self._tell([Report({"tell": "ended", "run": run, "outcome": why, "reason": reason})])
 
     def adopt(self, run: int, agent: str) -> None:
         """Ask what became of a run that the ledger believes to live."""
@@ -109,13 +115,15 @@ class Supervisors:
             "root": str(self._layout.root),
         }
         # Ours last: a run of an older one is claimed by its owner before ours looks for a lost one.
-        for version in sorted(self._links, key=lambda version: version == self._version):
-            self._send(version, message)
+        with self._lock:
+            for version in sorted(self._links, key=lambda version: version == self._version):
+                self._send(version, message)
 
     def end(self) -> None:
         """Have every run stopped, and the supervisors with them."""
-        for version in list(self._links):
-            self._send(version, {"do": "end"})
+        with self._lock:
+            for version in list(self._links):
+                self._send(version, {"do": "end"})
 
     def _ensure(self) -> None:
         if self._version not in self._links and not self._stopping:
@@ -137,9 +145,10 @@ class Supervisors:
 
     def _connect(self, version: str) -> None:
         link = connect(self._layout.state, version)
-        self._links[version] = link
-        if self._territory is not None:
-            self._send(version, self._territory)
+        with self._lock:
+            self._links[version] = link
+            if self._territory is not None:
+                self._send(version, self._territory)
         threading.Thread(
             target=self._listen, args=(version, link), name=f"supervisor-{version}", daemon=True
         ).start()
@@ -169,23 +178,24 @@ class Supervisors:
                 self._tell([Report(message) for message in messages])
             if not data:
                 break
-        self._answered(version, None)
-        if not self._stopping:
-            if self._links.get(version) is link:
+        with self._lock:
+            if self._links.get(version) is link and not self._stopping:
                 del self._links[version]
-            link.close()
+            self._answered(version, None)
+        link.close()
+        if not self._stopping:
             self._tell([Report({"tell": "gone", "version": version})])
 
     def _answered(self, version: str, serial: int | None) -> None:
         """Another supervisor has taken away what its runs lost, or is gone (None)."""
         with self._lock:
-            if serial is None or self._asked.get(version, serial + 1) <= serial:
+            if serial is None or self._asked.get(version) == serial:
                 self._asked.pop(version, None)
             if self._asked:
                 return
             later, self._later = self._later, []
-        for message in later:
-            self._send(self._version, {"do": "start", **message})
+            for message in later:
+                self._send(self._version, {"do": "start", **message})
 
 
 def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:

@@ -219,8 +219,7 @@ class Supervisor:
             case "territory":
                 self._territory = message
                 if self._keeper is None:
-                    serial = message["serial"]
-                    self._tell({"tell": "territory", "serial": serial, "replaced": [], "kept": []})
+                    self._tell({"tell": "territory", "serial": message["serial"], "replaced": []})
                 else:
                     self._keeper.set_territory(message)
             case "start":
@@ -381,13 +380,12 @@ class Supervisor:
             case "denied":
                 self._refusals.add(message)
             case "territory":
-                for kept in message["kept"]:
-                    if (run := self._runs.get(kept["run"])) is not None:
-                        reason = (
-                            f"{kept['path']} was handed over and could not be taken from it: {kept['reason']}"
-                        )
-                        self._stop(run, "cancelled", reason)
                 self._tell(message)
+            case "kept":
+                self._tell_event(message)
+                if (run := self._runs.get(message["run"])) is not None:
+                    reason = f"{message['path']} was handed over and could not be taken from it: {message['reason']}"
+                    self._stop(run, "cancelled", reason)
             case "quiet":
                 if (run := self._runs.get(message["run"])) is not None:
                     run.quiet = True

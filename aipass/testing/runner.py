@@ -46,7 +46,7 @@ class ScriptedRunner:
     def set_territory(self, message: dict[str, Any]) -> None:
         """Remember who owns what; old descriptors are no matter here."""
         self.territory = message
-        self._report({"tell": "territory", "serial": message["serial"], "replaced": [], "kept": []})
+        self._report({"tell": "territory", "serial": message["serial"], "replaced": []})
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
         """Remember that a run was told to stop."""

@@ -411,7 +411,7 @@ SELECT * FROM phases WHERE dispatch = :dispatch
 
 -- name: plan_body
 -- A changed plan is taken over.
-UPDATE plans SET title = :title, body = :body WHERE id = :id
+UPDATE plans SET title = :title, file = :file, body = :body WHERE id = :id
 
 -- name: phase_place
 -- A phase that has not begun may be another's now.

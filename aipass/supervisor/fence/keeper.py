@@ -42,6 +42,7 @@ class Keeper:
         #: Withdrawals that are under way, runs that something could not be taken from, and the starts that wait for both.
         self._busy = 0
         self._keeping: set[int] = set()
+        self._answers: list[dict[str, Any]] = []
         self._later: list[Callable[[], None]] = []
         self._umask = os.umask(0o077)
         os.umask(self._umask)
@@ -75,7 +76,7 @@ class Keeper:
             except RuntimeError:
                 work()  # no thread to be had: then everybody waits
         else:
-            self._told({"tell": "territory", "serial": message["serial"], "replaced": [], "kept": []})
+            self._answer(message["serial"], [])
 
     def _let_go(self) -> None:
         """Nobody holds what he may not write any more."""
@@ -106,21 +107,31 @@ class Keeper:
             except Exception as exc:  # noqa: BLE001 - whatever it was, the run can still write the file
                 reason = exc.strerror if isinstance(exc, OSError) else repr(exc)
                 kept.append({"run": run.grant.run, "path": path, "reason": reason})
-        told = {"tell": "territory", "serial": serial, "replaced": replaced, "kept": kept}
-        self._fence.call(partial(self._withdrawn, told))
+        self._fence.call(partial(self._withdrawn, serial, replaced, kept))
 
-    def _withdrawn(self, told: dict[str, Any]) -> None:
+    def _withdrawn(self, serial: int, replaced: list[str], kept: list[dict[str, Any]]) -> None:
         self._busy -= 1
         # A run that keeps what it lost is stopped by whoever hears this; nothing begins before it is gone.
-        self._keeping.update(kept["run"] for kept in told["kept"] if kept["run"] in self._runs)
-        self._told(told)
+        for one in kept:
+            if one["run"] in self._runs:
+                self._keeping.add(one["run"])
+                self._told({"tell": "kept", **one})
+        self._answer(serial, replaced)
+
+    def _answer(self, serial: int, replaced: list[str]) -> None:
+        self._answers.append({"tell": "territory", "serial": serial, "replaced": replaced})
         self._go_on()
 
     def _go_on(self) -> None:
-        if not self._busy and not self._keeping:
-            later, self._later = self._later, []
-            for start in later:
-                start()
+        """Whoever waits for the end of withdrawals goes on, once none is under way."""
+        if self._busy or self._keeping:
+            return
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            self._told(answer)
+        later, self._later = self._later, []
+        for start in later:
+            start()
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ def _unnamed(work: Work, place: Place) -> None:
     if place.status.links > 1:
         work.run.links.get((place.status.dev, place.status.ino), set()).discard(place.path)
     else:
-        work.common.made_outside.discard(Identity.of(place.status))
+        work.common.made_outside.pop(Identity.of(place.status), None)
 
 
 def _exchanged(work: Work, source: Place, target: Place) -> None:

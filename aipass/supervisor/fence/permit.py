@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 #: Removed files that a run is remembered to have had the name of.
 MAX_UNNAMED = 10_000
-#: What was made in /tmp is remembered up to this many; of older ones it is forgotten whose they are, and nobody may change them.
+#: What was made in /tmp is remembered up to this many; whose the oldest was is forgotten then, and nobody may change it.
 MAX_MADE_OUTSIDE = 200_000
+#: What SQLite tries to open for writing and reads when it may not: no news for anybody.
+QUIET = frozenset((".aipass/ledger.db-wal", ".aipass/ledger.db-shm"))
 #: What reaches the object itself, whatever name it was come by.
 _INSIDE = frozenset((Operation.WRITE, Operation.MARK))
 _FOLDERS = frozenset((Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER))
@@ -73,7 +75,8 @@ class Common:
     root: str
     report: Callable[[Fenced, Refused, str, int], None]
     holds: dict[str, Hold]
-    made_outside: set[Identity]
+    #: In the order in which it was made.
+    made_outside: dict[Identity, None]
     root_mount: int = 0
     root_device: int = 0
 
@@ -135,6 +138,8 @@ class Work:
 
     def refuse(self, refused: Refused, operation: str) -> OSError:
         """Report a refusal; the error to raise."""
+        if self.run.relative(refused.path) in QUIET or refused.path in QUIET:
+            return OSError(errno.EACCES, refused.reason)
         with self.caller.ourselves():
             self.common.report(self.run, refused, operation, self.caller.tid)
         return OSError(errno.EACCES, refused.reason)
@@ -226,8 +231,8 @@ class Work:
             return
         try:
             if len(self.common.made_outside) >= MAX_MADE_OUTSIDE:
-                self.common.made_outside.clear()
-            self.common.made_outside.add(Identity.of(kernel.status(handle)))
+                del self.common.made_outside[next(iter(self.common.made_outside))]
+            self.common.made_outside[Identity.of(kernel.status(handle))] = None
         finally:
             os.close(handle)
 

@@ -69,7 +69,7 @@ class Fence:
 
     def __init__(self, root: str, told: Callable[[dict[str, Any]], None], keep: tuple[int, ...]) -> None:
         self._told, self._kept = told, keep
-        self.common = Common(root, self._report, {}, set())
+        self.common = Common(root, self._report, {}, {})
         self._runs: dict[int, Fenced] = {}
         self._own: dict[int, dict[str, int]] = {}
         self._names = {
