@@ -164,7 +164,7 @@ class Carrier:
             case act.Written():
                 return (*self._plans.note(step, action), None)
             case act.Steer():
-                return self._steering.steer(step, event, action)
+                return self._steering.steer(action)
             case act.Reload():
                 return "to be read", False, lambda number: self._reload(number, action)
         return f"{type(action).__name__} is no action that the engine knows", True, None

@@ -45,6 +45,8 @@ def check(pattern: str) -> str:
         raise ValueError("an empty pattern matches nothing; write a path like `src/` or `**/*.py`")
     if "\0" in pattern or "\n" in pattern:
         raise ValueError("a pattern is one line without NUL")
+    if ".." in pattern.split("/"):
+        raise ValueError("no path of the repository has `..` in it; write it as it is from the root")
     try:
         Patterns([pattern])
     except (ValueError, re.error) as exc:

@@ -186,6 +186,8 @@ class Plans:
         if action.handoff is not None:
             self.change("phase_handoff", plan=action.plan, id=action.phase, handoff=action.handoff)
         if phase["state"] == action.state:
+            if action.reason is not None:
+                self.change("phase_reason", plan=action.plan, id=action.phase, reason=action.reason)
             return f"{action.phase} is {action.state} already", False
         self.set_phase(step, phase, action.state, action.reason)
         if action.state == "done" and self._waits(phase["dispatch"]):
@@ -336,9 +338,13 @@ class Plans:
                 self.change("phase_checking", **about, checking=None)
                 detail = {"plan": phase["plan"], "phase": phase["id"]}
                 detail |= {name: message.get(name) for name in ("exit", "outcome", "reason")}
-                detail["output"] = f".aipass/checks/{number}/stdout.log"
+                passed = message["outcome"] == "exited" and message.get("exit") == 0
+                detail |= {"output": f".aipass/checks/{number}/stdout.log"}
+                detail |= {"state": "succeeded" if passed else "failed"}
                 ref = f"{phase['plan']}/{phase['id']}"
-                step.facts.append(Fact("check.finished", SOURCE, ref=ref, detail=detail))
+                asked = self._ledger.one("asked_by", {"action": number})
+                cause, by = (None, None) if asked is None else (asked["id"], asked["run"])
+                step.facts.append(Fact("check.finished", SOURCE, ref=ref, by=by, cause=cause, detail=detail))
 
     def _checked_by(self, number: int) -> Row | None:
         return next((row for row in self._ledger.all("checks") if row["checking"] == number), None)

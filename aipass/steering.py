@@ -13,13 +13,13 @@ from aipass.plan.progress import ACTIVE, NOT_BEGUN
 from aipass.plans import SOURCE
 from aipass.request import answer
 from aipass.step import Done, PlanRead
+from aipass.units import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aipass import action as act
     from aipass.dispatch.dispatcher import Dispatcher
-    from aipass.event import Event
     from aipass.ledger import Ledger, Row
     from aipass.plans import Plans
     from aipass.step import Step
@@ -49,29 +49,13 @@ class Steering:
         self._ledger, self._dispatcher, self._world, self._plans = ledger, dispatcher, world, plans
         self._back = back
 
-    def steer(
-        self, step: Step, event: Event, action: act.Steer
-    ) -> tuple[str, bool, Callable[[int], None] | None]:
-        """Do it, or find out that it cannot be; what needs the plan's file reads it after the commit."""
-        row = self._ledger.one("plan", {"id": action.plan})
-        state = row["state"] if row is not None else None
-        if state not in FITTING.get(action.verb, ()):
-            text = f"plan {action.plan} " + (
-                f"is {state}{' already' if action.verb == 'start' else ''}"
-                if state
-                else f"has not been started; `aipass plan start {action.plan}`"
-            )
-            code = EXIT_REFUSED if action.verb == "start" else EXIT_FAILED
-            answer(self._ledger, action.request, code, text)
+    def steer(self, action: act.Steer) -> tuple[str, bool, Callable[[int], None] | None]:
+        """Line it up. What is asked for is done in the order in which it was asked, files of plans read on the way."""
+        if action.verb not in FITTING:
+            text = f"`{action.verb}` is none of {', '.join(FITTING)}"
+            answer(self._ledger, action.request, EXIT_USAGE, text)
             return text, True, None
-        if action.verb in {"start", "change"} or (action.verb == "resume" and state in {"failed", "stopped"}):
-            return "to be read", False, partial(self.read, action=action)
-        assert row is not None
-        text = {"pause": self._pause, "resume": self._go_on, "stop": self._stop}[action.verb](
-            step, event.id, row
-        )
-        answer(self._ledger, action.request, 0, text)
-        return text, False, None
+        return "lined up", False, partial(self.read, action=action)
 
     def _pause(self, step: Step, cause: int | None, row: Row) -> str:
         """Begin nothing more, another attempt neither: what waits for its turn begins anew when the plan goes on."""
@@ -111,8 +95,11 @@ class Steering:
     # -- with the plan's file --------------------------------------------------------------------------------------
 
     def read(self, number: int, action: act.Steer) -> None:
-        """Read a plan's file; what follows is recorded in the next step."""
+        """After the commit: read the plan's file where that matters; what follows is recorded in the next step."""
         read = partial(PlanRead, number, action.request, action.verb, action.plan)
+        if action.verb in {"pause", "stop"}:
+            self._back(read())
+            return
         try:
             path, text, plan = model.of_id(self._world.layout.plans, action.plan)
             self._back(read(f"plans/{path.name}", text, plan))
@@ -120,27 +107,36 @@ class Steering:
             self._back(read(error=str(exc)))
 
     def take(self, step: Step, read: PlanRead, settle: Callable[[Step, Done], None]) -> None:
-        """What was read is taken over, if nothing keeps it from that."""
+        """Do what was asked for, if nothing keeps it from that."""
         asked = self._ledger.one("asked_by", {"action": read.action})
         by, cause = (None, None) if asked is None else (asked["run"], asked["id"])
-        if read.plan is None:
-            code, text = EXIT_USAGE, str(read.error)
-            if read.verb == "change":
-                text = f"plan {read.id} goes on as it was: {text}"
-        elif read.verb == "start":
-            code, text = self._begin(step, read, read.plan, by, cause)
-        else:
-            code, text = self._take_over(step, read, read.plan, cause)
+        row = self._ledger.one("plan", {"id": read.id})
+        code, text = self._take(step, read, row, by, cause)
         settle(step, Done(read.action, text, failed=bool(code), request=read.request))
         answer(self._ledger, read.request, code, text)
+
+    def _take(
+        self, step: Step, read: PlanRead, row: Row | None, by: int | None, cause: int | None
+    ) -> tuple[int, str]:
+        state = None if row is None else row["state"]
+        if state not in FITTING[read.verb]:
+            code = EXIT_REFUSED if read.verb == "start" else EXIT_FAILED
+            return code, f"plan {read.id} {_standing(read.id, state)}"
+        if row is not None and read.verb in {"pause", "stop"}:
+            return 0, (self._pause if read.verb == "pause" else self._stop)(step, cause, row)
+        if row is not None and read.verb == "resume" and state in {"running", "paused"}:
+            return 0, self._go_on(step, cause, row)  # changes of its file have been taken over as they came
+        if read.plan is None:
+            goes_on = f"plan {read.id} goes on as it was: " if read.verb == "change" else ""
+            return EXIT_USAGE, f"{goes_on}{read.error}"
+        if row is None or read.verb == "start":
+            return self._begin(step, read, read.plan, by, cause)
+        return self._take_over(step, read, read.plan, row, cause)
 
     def _begin(
         self, step: Step, read: PlanRead, plan: model.Plan, by: int | None, cause: int | None
     ) -> tuple[int, str]:
-        row = self._ledger.one("plan", {"id": plan.id})
-        if row is not None and row["state"] not in FITTING["start"]:
-            return EXIT_REFUSED, f"plan {plan.id} is {row['state']} already"
-        if row is not None and (live := self._alive(plan.id)):
+        if live := self._alive(plan.id):
             return EXIT_REFUSED, f"plan {plan.id} cannot start anew: {live}; wait for that, or cancel it"
         hops, limit = self._dispatcher.hops(by), self._dispatcher.config.limits.hops
         if hops > limit:
@@ -162,7 +158,7 @@ class Steering:
             Fact("plan.started", SOURCE, path=read.file, ref=plan.id, cause=cause, detail=detail)
         )
         step.changes_territory = True
-        return 0, f"plan {plan.id} runs: {len(plan.phases)} phases"
+        return 0, f"plan {plan.id} runs: {count(len(plan.phases), 'phase')}"
 
     def _alive(self, plan: str) -> str | None:
         """A run of the plan that lives on, in words."""
@@ -177,7 +173,7 @@ class Steering:
         """What keeps a plan from running, with its exit code; nothing: an empty text."""
         if wrong := check.problems(plan, list(self._dispatcher.config.agents)):
             told = (f"{problem.kind}: {' and '.join(problem.phases)}: {problem.message}" for problem in wrong)
-            return EXIT_FAILED, "; ".join(told)
+            return EXIT_FAILED, "\n".join(told)
         others = [
             model.taken_over(row["body"], row["file"])
             for row in self._ledger.all("open_plans")
@@ -185,11 +181,10 @@ class Steering:
         ]
         return EXIT_REFUSED, "; ".join(problem.message for problem in check.between(plan, others))
 
-    def _take_over(self, step: Step, read: PlanRead, plan: model.Plan, cause: int | None) -> tuple[int, str]:
+    def _take_over(
+        self, step: Step, read: PlanRead, plan: model.Plan, row: Row, cause: int | None
+    ) -> tuple[int, str]:
         """Take over what has not begun, and go on where that is asked for; a change of anything else is refused."""
-        row = self._ledger.one("plan", {"id": read.id})
-        if row is None or row["state"] not in FITTING[read.verb]:
-            return EXIT_FAILED, f"plan {read.id} is {row['state'] if row else 'not there any more'}"
         if read.verb == "change" and read.text == row["body"]:
             return 0, f"plan {read.id} is as it was"
         code, wrong = EXIT_REFUSED, self._begun(row, plan)
@@ -211,7 +206,7 @@ class Steering:
         new = {phase.id: phase for phase in plan.phases}
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
             if phase["state"] not in NOT_BEGUN and new.get(phase["id"]) != old.phase(phase["id"]):
-                return f"phase {phase['id']} is {phase['state']} already"
+                return f"phase {phase['id']} is {phase['state']} already; change it back"
         return None
 
     def _put(self, step: Step, read: PlanRead, plan: model.Plan, cause: int | None) -> None:
@@ -227,3 +222,16 @@ class Steering:
             Fact("plan.changed", SOURCE, path=read.file, ref=plan.id, cause=cause, detail=detail)
         )
         step.changes_territory = True
+
+
+def _standing(plan: str, state: str | None) -> str:
+    """Where a plan stands, and what may be done with it."""
+    match state:
+        case None:
+            return f"has not been started; `aipass plan start {plan}`"
+        case "running":
+            return f"is running already; `aipass plan status {plan}` shows how far it is"
+        case "done":
+            return f"is done; `aipass plan start {plan}` begins it anew"
+        case _:
+            return f"is {state}; `aipass plan resume {plan}` goes on with it"

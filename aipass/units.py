@@ -80,3 +80,8 @@ def show_size(size: int) -> str:
 
 def _short(value: str, limit: int = 40) -> str:
     return value if len(value) <= limit else value[:limit] + "…"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 phase`, `3 phases`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -148,7 +148,8 @@ class World:
         text = prompt.compose(prompt.part_of(row) for row in senders)
         row = self._row("dispatch", run["dispatch"])
         if row["plan"] is not None:
-            told = preamble(self._ledger, self.layout.root, row["plan"], row["phase"])
+            owns = config.agents[run["agent"]].owns
+            told = preamble(self._ledger, self.layout.root, row["plan"], row["phase"], owns)
             text = f"{text.rstrip()}\n\n---\n\n{told}"
         before = self._ledger.one("run_before", {"agent": run["agent"], "id": run["id"]})
         if before is not None:

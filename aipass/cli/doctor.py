@@ -191,6 +191,9 @@ def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str])
             "file a bug with this output",
         )
         return
+    if found["untried"]:
+        text = f"some ways out could not be tried: {', '.join(found['untried'])}"
+        yield Finding("fence", "note", text, "file a bug with this output")
     for layer in there:
         if found[layer]:
             remedy = "do not rely on it here; file a bug with this output"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,10 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=True))
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, flexible: int = -1) -> None:
-    """Print aligned columns; the `flexible` one is cut where the terminal is too narrow.
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], *, flexible: int = -1, wraps: bool = False
+) -> None:
+    """Print aligned columns; the `flexible` one is cut where the terminal is too narrow, or with `wraps` goes on below.
 
     What is not for a terminal is not cut.
     """
@@ -50,7 +53,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, flexible:
         widths[flexible] = min(widths[flexible], max(8, room))
     click.secho(_line(headers, widths), bold=True)
     for row in cells:
-        click.echo(_coloured(_line(row, widths)))
+        parts = textwrap.wrap(row[flexible], widths[flexible]) if wraps else []
+        first = [parts[0] if i == flexible and parts else cell for i, cell in enumerate(row)]
+        click.echo(_coloured(_line(first, widths)))
+        for part in parts[1:]:
+            below = [part if i == flexible else "" for i in range(len(row))]
+            click.echo(_line(below, widths))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

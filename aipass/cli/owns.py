@@ -45,7 +45,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
         print_json(found)
         return
     rows = ((plain(str(f["path"])), f["owner"] or "-", f["why"]) for f in found)
-    table(("PATH", "OWNER", "WHY"), rows, flexible=2)
+    table(("PATH", "OWNER", "WHY"), rows, flexible=2, wraps=True)
 
 
 def explain(
@@ -70,6 +70,14 @@ def _all(settings: Config, territory: Territory, held: Mapping[str, tuple[int, s
         for pattern in agent.owns or ():
             why = f"`owns` of {name} names it"
             found.append({"path": pattern, "owner": name, "why": why, "plan": None, "phase": None})
+    for phase in territory.phases:
+        holder = phase.agent if phase.run is not None else None
+        verb = "owns" if holder else "will own"
+        why = f"phase {phase.id} of plan {phase.plan} {verb} it"
+        found += [
+            {"path": pattern, "owner": holder, "why": why, "plan": phase.plan, "phase": phase.id}
+            for pattern in phase.owns.lines
+        ]
     return found + [explain(territory, held, path, folder=False) for path in sorted(held)]
 
 

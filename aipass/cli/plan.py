@@ -15,11 +15,12 @@ from aipass.cli.output import json_option, print_json, table
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.event import plain
 from aipass.layout import find_root
+from aipass.units import count
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
-    from aipass.plan.model import Phase
+    from aipass.plan.model import Phase, Plan
 
 #: Longer names of files help nobody.
 SLUG_LENGTH = 40
@@ -45,6 +46,8 @@ def new(title: str, template: str) -> None:
     from aipass.plan.model import NUMBERED
     from aipass.supervisor.wire import fresh
 
+    if not title.strip():
+        raise ConfigError("a plan needs a title; say in a few words what it is for")
     layout = find_root()
     settings = config.load(layout.config)
     folder = layout.plans
@@ -78,12 +81,21 @@ def check(plan: str, as_json: bool) -> int:
     """
     from aipass import config
     from aipass.plan import model
-    from aipass.plan.check import problems, warnings
+    from aipass.plan.check import Problem, between, problems, warnings
 
     layout = find_root()
-    found = model.load(find(layout, plan))
-    wrong = problems(found, list(config.load(layout.config).agents))
+    path = find(layout, plan)
+    found = model.load(path)
+    wrong = problems(found, list(config.load(layout.config).agents)) + between(
+        found, _running(layout, found.id)
+    )
     notes = warnings(found, _files(layout))
+    named = model.NUMBERED.fullmatch(path.name)
+    if named is not None and int(named[1]) != int(found.id):
+        text = (
+            f"its id is {found.id} and its file is named {named[1]}; it cannot be started before they are one"
+        )
+        notes.append(Problem("other-id", (), text))
     if as_json:
         print_json(
             {
@@ -98,10 +110,26 @@ def check(plan: str, as_json: bool) -> int:
             f"{click.style(problem.kind, fg='red')}  {' and '.join(problem.phases)}: {problem.message}"
         )
     for note in notes:
-        click.echo(f"{click.style('note', fg='yellow')}  {' and '.join(note.phases)}: {note.message}")
+        of = f"{' and '.join(note.phases)}: " if note.phases else ""
+        click.echo(f"{click.style('note', fg='yellow')}  {of}{note.message}")
     if not wrong:
-        click.echo(f"plan {found.id} can start: {len(found.phases)} phases, none in another's way")
+        click.echo(f"plan {found.id} can start: {count(len(found.phases), 'phase')}, none in another's way")
     return EXIT_FAILED if wrong else 0
+
+
+def _running(layout: Layout, number: str) -> list[Plan]:
+    """The other plans that run or are paused."""
+    from aipass.ledger import Ledger
+    from aipass.plan import model
+
+    if not layout.ledger.exists():
+        return []
+    ledger = Ledger.read(layout.ledger)
+    try:
+        rows = ledger.all("open_plans")
+        return [model.taken_over(row["body"], row["file"]) for row in rows if row["id"] != number]
+    finally:
+        ledger.close()
 
 
 @command.command("graph")
@@ -178,7 +206,10 @@ def status(plan: str | None, as_json: bool) -> None:
     if as_json:
         print_json(every)
     else:
-        rows = ((p["id"], p["title"], p["status"], _progress(p)) for p in every)
+        rows = (
+            (p["id"], p["title"] if p["title"] != "?" else p["reason"], p["status"], _progress(p))
+            for p in every
+        )
         table(("ID", "TITLE", "STATUS", "DONE"), rows, flexible=1)
 
 
@@ -198,11 +229,11 @@ def _show(plan: dict[str, Any]) -> None:
             p["agent"],
             p["status"],
             p["dispatch"] or "-",
-            plain(" ".join(p["delivered"])) or p["reason"] or "-",
+            plain(p["reason"] or " ".join(p["delivered"])) or "-",
         )
         for p in plan["phases"]
     )
-    table(("PHASE", "AGENT", "STATUS", "DISPATCH", "DELIVERED"), rows, flexible=4)
+    table(("PHASE", "AGENT", "STATUS", "DISPATCH", "DELIVERED"), rows, flexible=4, wraps=True)
 
 
 def _ids(layout: Layout) -> list[str]:

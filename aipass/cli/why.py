@@ -70,8 +70,9 @@ def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
             return _explain_event(layout, ledger, subject, event)
     elif not subject.isdecimal() and not subject.startswith("r-"):
         return _explain_path(layout, ledger, subject)
+    event_of = f", an event is `e{subject}`" if subject.isdecimal() else ""
     raise AipassError(
-        f"`{subject}` is no dispatch here, and no event; `aipass dispatches` and `aipass events` list them"
+        f"`{subject}` is no dispatch here, and no event{event_of}; `aipass dispatches` and `aipass events` list them"
     )
 
 

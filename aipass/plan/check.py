@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from aipass.plan.overlap import common_path, path_outside
 from aipass.supervisor.fence.glob import ANY_DEPTH, Globs, segments_of
+from aipass.supervisor.fence.territory import Kind, Territory
+from aipass.supervisor.fence.territory import Phase as Owning
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -201,7 +203,13 @@ def _circle(after: Mapping[str, Sequence[str]], start: str) -> list[str]:
 
 def _not_owned(plan: Plan) -> Iterator[Problem]:
     for phase in plan.phases:
+        its_own = Territory(phases=(Owning(plan.id, phase.id, phase.agent, Globs(phase.owns), 1),))
         for deliverable in phase.delivers:
+            path = path_outside((deliverable.path,), ())
+            if path is not None and (owner := its_own.owner(path)).kind is Kind.NEVER:
+                text = f"it delivers `{deliverable.path}`, which the fence does not let it write: {owner.why}"
+                yield Problem("not-owned", (phase.id,), text, path)
+                continue
             witness = path_outside((deliverable.path,), phase.owns)
             if witness is not None:
                 text = f"it delivers `{deliverable.path}` and does not own it; add it to `owns`"

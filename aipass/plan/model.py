@@ -180,14 +180,16 @@ def _explain(error: ErrorDetails, lines: dict[tuple[str | int, ...], int], name:
         model = Plan if len(loc) == 1 else Deliverable if "delivers" in loc else Phase
         known = sorted(model.model_fields)
         near = difflib.get_close_matches(str(loc[-1]), known, 1, 0.6)
-        return f"{where}unknown key{f'; did you mean `{near[0]}`?' if near else ''} Known here: {', '.join(known)}"
+        return f"{where}unknown key{f'; did you mean `{near[0]}`?' if near else '.'} Known here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{where}missing; it is required"
     text = (
         error["msg"]
         .removeprefix("Value error, ")
         .replace("valid tuple", "list")
+        .replace("valid dictionary or instance of Plan", "object")
         .replace("valid dictionary", "object")
+        .replace("tuple should", "the list should")
     )
     shown = (
         ""

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING
 
-from aipass.event import printable
+from aipass.event import plain, printable
 from aipass.git.ask import ask
 from aipass.plan import check, model
 from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from aipass.ledger import Ledger
+    from aipass.ledger import Ledger, Row
 
 #: Lines beyond are not counted.
 COUNTED_BYTES = 1_000_000
+#: So much of what a check said is told.
+TAIL_BYTES, TAIL_LINES = 8000, 40
 #: So many paths are listed; the rest is counted.
 LISTED = 50
 
 
-def preamble(ledger: Ledger, root: Path, plan_id: str, phase_id: str) -> str:
+def preamble(
+    ledger: Ledger, root: Path, plan_id: str, phase_id: str, owns: Sequence[str] | None = None
+) -> str:
     """What a phase's prompt says besides its task: what was delivered before, by whom, and what is its own."""
     row = ledger.one("plan", {"id": plan_id})
     if row is None:
@@ -36,13 +43,29 @@ def preamble(ledger: Ledger, root: Path, plan_id: str, phase_id: str) -> str:
                 row["path"] for row in ledger.all("written_of", {"plan": plan_id, "phase": done["id"]})
             ]
             lines += _listed(root, written) or ["- nothing to read"]
-    if phase.owns:
-        lines.append("\nYou may write: " + ", ".join(phase.owns))
+    own = [*phase.owns, *(owns or ())]
+    lines.append(f"\nYou may write: {', '.join(own) or 'nothing in this repository'}")
     if phase.delivers:
         lines.append("You deliver: " + ", ".join(one.path for one in phase.delivers))
     for command in phase.checks:
         lines.append(f"It is done when this passes: {command}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_last_check(ledger, root, row, phase_id)]) + "\n"
+
+
+def _last_check(ledger: Ledger, root: Path, plan: Row, phase: str) -> list[str]:
+    """What the phase's checks said last, where they failed."""
+    ref = f"{plan['id']}/{phase}"
+    row = ledger.one("last_check", {"ref": ref, "since": plan["started"]})
+    detail = {} if row is None else json.loads(row["detail"])
+    if detail.get("state") != "failed":
+        return []
+    try:
+        with open_regular(root / detail["output"]) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            said = file.read().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
+    except OSError:
+        said = []
+    return ["\nThe last time it failed:", *(f"    {plain(line)}" for line in said)]
 
 
 def _listed(root: Path, paths: list[str]) -> list[str]:

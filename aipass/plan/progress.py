@@ -242,7 +242,10 @@ def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
         why = event.detail.get("reason") or f"{event.detail.get('output')} says what"
         yield from _fail(plan, phase, f"a check failed; {why}")
     else:
-        yield Ignore("a check failed; it is repeated after the next write")
+        why = event.detail.get("reason") or f"{event.detail.get('output')} says what"
+        yield Advance(
+            plan.id, phase.id, "delivered", f"its check failed, and is repeated after the next write; {why}"
+        )
 
 
 def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:

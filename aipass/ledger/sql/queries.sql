@@ -376,6 +376,14 @@ UPDATE dispatches SET plan = :plan, phase = :phase WHERE id = :dispatch
 -- Its agent says that it is delivered.
 UPDATE phases SET handoff = :handoff WHERE plan = :plan AND id = :id
 
+-- name: phase_reason
+-- What is to be said of it, though it is what it was.
+UPDATE phases SET reason = :reason WHERE plan = :plan AND id = :id
+
+-- name: last_check
+-- How the last checks of a phase ended.
+SELECT * FROM events WHERE kind = 'check.finished' AND ref = :ref AND time >= :since ORDER BY id DESC LIMIT 1
+
 -- name: add_written
 -- A run wrote something of what its phase delivers.
 INSERT OR IGNORE INTO written (plan, phase, path) VALUES (:plan, :phase, :path)
