@@ -300,7 +300,7 @@ class Engine:
                 self._on_item(step, item)
                 self._settle(step)
             for start in self._dispatcher.choose(step.now):
-                if self.ledger.one("phase_of_dispatch", {"dispatch": start.dispatch}) is not None:
+                if self._plans.begun(start.dispatch):
                     step.changes_territory = True
                     self._timers.set(SWEEP, step.now.mono + SWEEP_S)
                 step.starts.append(partial(self._runs.begin, start.run))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +121,7 @@ class Plans:
 
     def _written(self, plan: str, phase: str) -> list[str]:
         rows = self._ledger.all("written_of", {"plan": plan, "phase": phase})
-        return [row["path"] for row in rows if os.path.lexists(self._world.layout.root / row["path"])]
+        return [row["path"] for row in rows if _is_file(self._world.layout.root / row["path"])]
 
     def _writing(self, spec: model.Phase, run: int | None) -> list[str]:
         delivers = Globs([one.path for one in spec.delivers])
@@ -215,18 +217,22 @@ class Plans:
         # Not by `change`: what was written is no part of a view until somebody asks, and files come by the thousand.
         about = {"plan": action.plan, "phase": action.phase, "path": action.path}
         self._ledger.run("add_written", about)
-        if phase["checking"] is not None and self._is_newer(action.path, phase["checking"]):
+        # A new engine reads the journals from their beginning: not all that it finds is news.
+        if phase["checking"] is not None and phase["seal"] != self._seal(action.plan, action.phase):
             self.drop_check(step, phase, f"{action.path} was written meanwhile")
         return f"{action.phase} has written {action.path}", False
 
-    def _is_newer(self, path: str, check: int) -> bool:
-        """Whether a file has changed since a check was asked for: a new engine reads the journals from their beginning."""
-        asked = self._ledger.one("asked_by", {"action": check})
-        try:
-            changed = os.lstat(self._world.layout.root / path).st_ctime
-        except OSError:
-            return True
-        return asked is None or changed >= asked["time"]
+    def _seal(self, plan: str, phase: str) -> str:
+        """What tells whether anything of what a phase has delivered was changed: no time that a program could set."""
+        seal = hashlib.sha256()
+        for path in self._written(plan, phase):
+            try:
+                found = os.lstat(self._world.layout.root / path)
+                seal.update(f"{found.st_ino} {found.st_size} {found.st_ctime_ns} ".encode())
+            except OSError:
+                pass
+            seal.update(os.fsencode(path) + b"\0")
+        return seal.hexdigest()
 
     def catch_up(self, run: int) -> None:
         """What the run has written of what it delivers counts, though nobody has told of it yet."""
@@ -268,6 +274,13 @@ class Plans:
         self.forget()
         step.changes_territory = True
 
+    def begun(self, dispatch: int) -> bool:
+        """A run of a dispatch begins; whether it is the work of a phase. What one before it left half done does not count."""
+        phase = self._ledger.one("phase_of_dispatch", {"dispatch": dispatch})
+        if phase is not None and phase["state"] == "running":
+            self.change("drop_written", plan=phase["plan"], phase=phase["id"])
+        return phase is not None
+
     def dispatched(self, wish: act.Dispatch, dispatch: int) -> None:
         """What was wished for is a dispatch; perhaps the work of a phase."""
         if wish.plan is not None:
@@ -285,12 +298,13 @@ class Plans:
 
     def start_check(self, step: Step, action: act.Check, number: int) -> None:
         """A check begins; what it says comes back as a report."""
-        self.change("phase_checking", plan=action.plan, id=action.phase, checking=number)
+        seal = self._seal(action.plan, action.phase)
+        self.change("phase_checking", plan=action.plan, id=action.phase, checking=number, seal=seal)
         step.effects.append(partial(self._start_check, number))
 
     def drop_check(self, step: Step, phase: Row, reason: str) -> None:
         """What a check says does not matter any more."""
-        self.change("phase_checking", plan=phase["plan"], id=phase["id"], checking=None)
+        self.change("phase_checking", plan=phase["plan"], id=phase["id"], checking=None, seal=None)
         step.effects.append(partial(self._world.stop, CHECKS + phase["checking"], "cancelled", reason))
 
     def is_checking(self) -> bool:
@@ -335,10 +349,13 @@ class Plans:
                 self._timers.set(f"{CHECK}{number}", step.now.mono + TRY_AGAIN_S)
             case "ended":
                 about = {"plan": phase["plan"], "id": phase["id"]}
-                self.change("phase_checking", **about, checking=None)
+                self.change("phase_checking", **about, checking=None, seal=None)
                 detail = {"plan": phase["plan"], "phase": phase["id"]}
                 detail |= {name: message.get(name) for name in ("exit", "outcome", "reason")}
                 passed = message["outcome"] == "exited" and message.get("exit") == 0
+                if ground.active(self._dispatcher.config).fence:
+                    # Without one the check itself may have written it.
+                    detail["changed"] = phase["seal"] != self._seal(phase["plan"], phase["id"])
                 detail |= {"output": f".aipass/checks/{number}/stdout.log"}
                 detail |= {"state": "succeeded" if passed else "failed"}
                 ref = f"{phase['plan']}/{phase['id']}"
@@ -348,3 +365,12 @@ class Plans:
 
     def _checked_by(self, number: int) -> Row | None:
         return next((row for row in self._ledger.all("checks") if row["checking"] == number), None)
+
+
+def _is_file(path: os.PathLike[str]) -> bool:
+    """Whether something stands there that can be delivered: a file, or a link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)

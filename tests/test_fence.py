@@ -853,3 +853,142 @@ def test_what_was_exchanged_with_a_temporary_file_goes_to_quarantine(own):
     assert done.exit == 0, done.err
     assert (own.root / "a.txt").read_text() == "new"
     assert (own.root / ".aipass/quarantine/run-1/a.txt.tmp").read_text() == "older"
+
+
+def go(own, run):
+    """Let a run go on that waits for this."""
+    Path(f"/tmp/aipass-{os.geteuid()}/{own.base.name}-{run}/go").touch()
+
+
+UNTIL_GO = "echo ready; while [ ! -e $TMPDIR/go ]; do sleep 0.01; done"
+
+
+def test_a_second_name_reaches_nothing_after_a_hand_over(own):
+    own.write("dir/keep", "")
+    run = own.start(
+        "a", "sh", "-c", f"echo m > dir/one; ln dir/one dir/two; {UNTIL_GO}; echo LATE >> dir/two"
+    )
+    own.until_says(run, "ready")
+    assert own.territory(2, a=["/dir/two"], b=["/dir/one"])["replaced"] == ["dir/one"]
+    go(own, run)
+    own.end(run)
+    assert (own.root / "dir/one").read_text() == "m\n"
+    assert own.sh("b", "echo b >> dir/one").exit == 0
+
+
+def test_two_ways_to_one_name_are_not_two_names(own):
+    own.write("dir/keep", "")
+    script = f"mkdir dir/d dir/e; echo x > dir/d/x; ln dir/d/x dir/e/x; mv dir/e dir/gone; rm dir/gone/x; ln -s d dir/e; {UNTIL_GO}; echo F >> dir/d/x"
+    run = own.start("a", "sh", "-c", script)
+    own.until_says(run, "ready")
+    (own.root / "bdir").mkdir(exist_ok=True)
+    os.link(own.root / "dir/d/x", own.root / "bdir/x")
+    go(own, run)
+    assert "ermission denied" in own.end(run).err
+    assert (own.root / "bdir/x").read_text() == "x\n"
+
+
+def test_a_folder_of_sandbox_write_opens_no_file_by_its_second_name(own):
+    own.write("b.txt", "b's")
+    own.write("dir/keep", "")
+    store = own.base / "store"
+    store.mkdir()
+    os.link(own.root / "b.txt", store / "b.txt")
+    own.sandbox["outside"] = [str(store)]
+    run = own.start(
+        "a",
+        "sh",
+        "-c",
+        f"echo F >> {store}/b.txt; echo x > {store}/own; echo m > dir/one; ln dir/one {store}/mine; {UNTIL_GO}; echo LATE >> {store}/mine",
+    )
+    own.until_says(run, "ready")
+    own.territory(2, a=[], b=["/dir/", "/b.txt"])
+    go(own, run)
+    own.end(run)
+    assert (own.root / "b.txt").read_text() == "b's"
+    assert (own.root / "dir/one").read_text() == "m\n"
+    assert (store / "own").read_text() == "x\n"
+
+
+def test_a_temporary_file_that_became_anothers_work_stays(own):
+    own.write("dir/keep", "")
+    own.territory(2, a=["/dir/model"], b=["/dir/model.py"])
+    own.phases = [{"plan": "1", "id": "p", "agent": "b", "owns": ["/dir/model.py"], "run": None}]
+    own.territory(3, a=["/dir/model"], b=[])
+    run = own.start("a", "sh", "-c", f"echo x > dir/model.py; {UNTIL_GO}; echo LATE >> dir/model.py")
+    own.until_says(run, "ready")
+    own.phases[0]["run"] = run + 1
+    own.territory(4, a=["/dir/model"], b=[])
+    assert own.sh("b", "echo work > dir/model.py", plan="1", phase="p").exit == 0
+    own.phases[0]["run"] = None
+    own.territory(5, a=["/dir/model"], b=[])
+    go(own, run)
+    own.end(run)
+    assert (own.root / "dir/model.py").read_text() == "work\n"
+
+
+def test_a_temporary_name_does_not_beat_who_holds_the_file(own):
+    own.territory(2, a=["/dir/model"], b=None)
+    own.write("dir/keep", "")
+    run = own.start("b", "sh", "-c", f"echo b > dir/model.py; {UNTIL_GO}")
+    own.until_says(run, "ready")
+    assert "ermission denied" in own.sh("a", "echo F > dir/model.py").err
+    assert "ermission denied" in own.sh("a", "rm dir/model.py").err
+    go(own, run)
+    own.end(run)
+    assert (own.root / "dir/model.py").read_text() == "b\n"
+
+
+@pytest.mark.parametrize("meanwhile", ["saved", "removed", "written"])
+def test_a_copy_at_hand_over_loses_nothing_that_came_meanwhile(tmp_path, meanwhile):
+    from aipass.supervisor.fence import withdraw
+
+    (tmp_path / ".aipass/handover").mkdir(parents=True)
+    file, copy = tmp_path / "f", tmp_path / ".aipass/handover/c"
+    file.write_text("old")
+    copy.write_text("old")
+    folder = os.open(tmp_path, os.O_PATH)
+    with file.open() as held:
+        before = os.fstat(held.fileno())
+        if meanwhile == "saved":
+            (tmp_path / "new").write_text("a person's")
+            (tmp_path / "new").rename(file)
+        elif meanwhile == "removed":
+            file.unlink()
+        else:
+            file.write_text("a person's")
+        replaced = withdraw._exchange(str(tmp_path), str(copy), folder, "f", before, held.fileno())
+    os.close(folder)
+    assert replaced is (meanwhile == "written")
+    kept = [path.read_text() for path in (tmp_path / ".aipass/quarantine/handover").glob("*")]
+    now = file.read_text() if file.exists() else None
+    expected = {"saved": ("a person's", []), "removed": (None, []), "written": ("old", ["a person's"])}
+    assert (now, kept) == expected[meanwhile]
+    assert list((tmp_path / ".aipass/handover").iterdir()) == []
+
+
+SOMEBODY_ELSE = """
+import os, sys, threading, time
+os.mkfifo('dir/fifo'); os.chmod('dir/fifo', 0o666)
+pid = os.fork()
+if not pid:
+    os.setresuid(1234, 1234, 1234)
+    print('ready', flush=True)
+    try: os.open('dir/fifo', os.O_WRONLY)
+    except OSError as e: print(e.strerror, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or bool(no_other_user()), reason="only root can become somebody else")
+def test_a_wait_of_somebody_else_leaves_the_supervisor_what_it_is(own):
+    own.write("dir/keep", "")
+    os.chmod(own.root, 0o755)
+    run = own.start("a", sys.executable, "-c", SOMEBODY_ELSE)
+    own.until_says(run, "ready")
+    time.sleep(0.3)
+    own.territory(2, a=["/a.txt"], b=["/dir/", "/b.txt"])
+    assert "Permission denied" in own.end(run).out
+    done = own.sh("b", "echo b > b.txt")
+    assert done.exit == 0, done.err

@@ -499,13 +499,65 @@ def test_a_check_that_failed_is_seen_and_told_to_the_next_run(house):
     [check] = house.checks()
     house.bench.finish(check, "no such words\n", exit_code=1)
     row = house.bench.ledger.one("phase", {"plan": "0001", "id": "model"})
-    assert (row["state"], row["reason"].startswith("its check failed")) == ("delivered", True)
+    assert (row["state"], row["reason"].startswith("a check failed")) == ("delivered", True)
     [event] = house.bench.events("check.finished")
     assert (event.detail["state"], event.by) == ("failed", 1)
     assert event.cause is not None
     house.bench.finish(1, exit_code=1)
     house.steer("resume")
     assert "The last time it failed:\n    no such words" in house.runner.prompt(2)
+
+
+@pytest.mark.parametrize("handoff", ["write", "exit"])
+def test_what_was_delivered_and_is_gone_is_not_done(house, handoff):
+    house.start({**MODEL, "handoff": handoff, "checks": ["true"]})
+    house.deliver(1, "app/model")
+    (house.bench.layout.root / "app/model").unlink()
+    house.bench.see("app/model")
+    for check in house.checks():
+        house.bench.finish(check)
+    assert house.states() == {"model": "delivered"}
+    house.bench.finish(1)
+    for check in house.checks():
+        house.bench.finish(check)
+    assert house.states() == {"model": "failed"}
+    assert "gone" in house.bench.ledger.one("phase", {"plan": "0001", "id": "model"})["reason"]
+
+
+def test_a_check_of_what_changed_under_it_does_not_count(house):
+    house.start({**MODEL, "checks": ["true"]})
+    house.deliver(1, "app/model")
+    [first] = house.checks()
+    # By a descriptor that stays open, with the times set back: nobody tells of it.
+    (house.bench.layout.root / "app/model").write_text("broken\n")
+    os.utime(house.bench.layout.root / "app/model", (1, 1))
+    house.bench.finish(first)
+    assert house.states() == {"model": "delivered"}
+    house.bench.advance(1)
+    [second] = house.checks()
+    house.bench.finish(second, exit_code=1)
+    assert house.states() == {"model": "delivered"}
+
+
+def test_what_a_lost_run_left_half_done_does_not_count_for_the_next(house):
+    house.start({**MODEL, "owns": ["/app/"], "delivers": ["/app/a", "/app/b"]})
+    house.deliver(1, "app/a")
+    house.bench.finish(1, outcome="lost")
+    house.bench.advance(3600)
+    house.deliver(2, "app/b")
+    assert house.states() == {"model": "running"}
+    house.deliver(2, "app/a")
+    assert house.states() == {"model": "done"}
+
+
+def test_a_folder_or_a_pipe_is_no_delivery(house):
+    house.start({**MODEL, "owns": ["/app/"]})
+    house.write(1, "app/model")
+    target = house.bench.layout.root / "app/model"
+    target.unlink()
+    os.mkfifo(target)
+    house.bench.advance(5)
+    assert house.states() == {"model": "running"}
 
 
 # -- any order of things ---------------------------------------------------------------------------------------------------

@@ -200,11 +200,11 @@ def _settled(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
         return
     if phase.writing():
         yield _wait(plan, phase)
+    elif missing := phase.missing():
+        yield Ignore(f"phase {phase.id} has not delivered {', '.join(missing)} yet")
     elif phase.state == "delivered":
         if _may_be_checked(phase):
             yield Check(plan.id, phase.id)
-    elif missing := phase.missing():
-        yield Ignore(f"phase {phase.id} has not delivered {', '.join(missing)} yet")
     else:
         yield Advance(plan.id, phase.id, "delivered")
 
@@ -234,18 +234,23 @@ def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
     outcome = event.detail.get("outcome")
     if outcome in INTERRUPTED:
         yield Check(plan.id, phase.id)
-    elif event.detail.get("exit") == 0 and phase.writing():
-        yield _wait(plan, phase)  # what it checked is not what will be there
+    elif event.detail.get("changed") or phase.writing():
+        yield _wait(plan, phase)  # what it checked is not what is there
+    elif missing := phase.missing():
+        yield from _not_yet(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
     elif event.detail.get("exit") == 0:
         yield Advance(plan.id, phase.id, "done")
-    elif phase.over:
-        why = event.detail.get("reason") or f"{event.detail.get('output')} says what"
-        yield from _fail(plan, phase, f"a check failed; {why}")
     else:
         why = event.detail.get("reason") or f"{event.detail.get('output')} says what"
-        yield Advance(
-            plan.id, phase.id, "delivered", f"its check failed, and is repeated after the next write; {why}"
-        )
+        yield from _not_yet(plan, phase, f"a check failed; {why}")
+
+
+def _not_yet(plan: PlanView, phase: PhaseView, reason: str) -> Iterator[Action]:
+    """It is not done: its run may mend that while it lives."""
+    if phase.over:
+        yield from _fail(plan, phase, reason)
+    else:
+        yield Advance(plan.id, phase.id, "delivered", f"{reason}; it is checked again after the next write")
 
 
 def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
@@ -258,7 +263,9 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
             plan, phase, str(event.detail.get("reason") or f"its run was {event.detail.get('state')}")
         )
     elif phase.state == "delivered":
-        if not phase.checking:
+        if missing := phase.missing():
+            yield from _fail(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
+        elif not phase.checking:
             yield Check(plan.id, phase.id) if phase.spec.checks else Advance(plan.id, phase.id, "done")
     elif missing := phase.missing():
         yield from _fail(plan, phase, f"its run ended without delivering {', '.join(missing)}")

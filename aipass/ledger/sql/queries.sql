@@ -357,7 +357,7 @@ WHERE id = :id
 
 -- name: phase_state
 -- A phase goes on; one that begins has nothing behind it.
-UPDATE phases SET state = :state, reason = :reason, checking = NULL,
+UPDATE phases SET state = :state, reason = :reason,
     began = CASE WHEN :state = 'running' THEN :now ELSE began END,
     handoff = CASE WHEN :state IN ('ready', 'waiting') THEN NULL ELSE handoff END,
     dispatch = CASE WHEN :state IN ('ready', 'waiting') THEN NULL ELSE dispatch END,
@@ -398,7 +398,7 @@ DELETE FROM written WHERE plan = :plan AND phase = ifnull(:phase, phase)
 
 -- name: phase_checking
 -- A check runs, or has ended.
-UPDATE phases SET checking = :checking WHERE plan = :plan AND id = :id
+UPDATE phases SET checking = :checking, seal = :seal WHERE plan = :plan AND id = :id
 
 -- name: checks
 -- The checks that run.

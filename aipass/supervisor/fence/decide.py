@@ -114,14 +114,15 @@ def _one(grant: Grant, operation: Operation, path: str) -> Verdict:
     if not back and any(globs.match(spelled) for globs in grant.withdrawn):
         return Refused(path, "it was handed over when your phase was delivered", _told(owner))
     if path in grant.temps and owner.kind in _LOOSE:
-        return _YES
+        return _held(grant, path, folder)
     verdict = _by_owner(grant, owner, path, folder)
     if isinstance(verdict, Allowed):
         return verdict
     if folder:
         return _on_the_way(grant, operation, owner, path) or verdict
     if operation is Operation.CREATE and owner.kind in _LOOSE and is_temporary(grant, path):
-        return Allowed(temps=(path,))
+        held = _held(grant, path, folder)
+        return held if isinstance(held, Refused) else Allowed(hold=(path,), temps=(path,))
     return verdict
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: In a run's folder: what it wrote in the repository, and what it was refused. One JSON object a line.
 JOURNAL, DENIED = "writes.jsonl", "denied.md"
+#: Nobody reads more of what was refused.
+MAX_DENIED_BYTES = 1_000_000
 
 
 class Identity(NamedTuple):
@@ -116,7 +118,8 @@ class Fenced:
             self.folder / DENIED, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
         try:
-            os.write(handle, text.encode("utf-8", "backslashreplace"))
+            if os.fstat(handle).st_size < MAX_DENIED_BYTES:
+                os.write(handle, text.encode("utf-8", "backslashreplace"))
         finally:
             os.close(handle)
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
@@ -66,11 +67,22 @@ def _create(work: Work, place: Place, flags: int, mode: int) -> Answer:
     handle = os.open(place.name, new, mode & 0o7777, dir_fd=place.folder)
     took()
     work.made(place)
-    folder, name = os.dup(place.folder), place.name
+    folder = os.dup(place.folder)
     # The kernel looks for a free descriptor before it makes the file; where there is none, there is no file.
-    return Opened(
-        handle, bool(flags & os.O_CLOEXEC), undo=lambda: os.unlink(name, dir_fd=folder), folder=folder
-    )
+    undo = partial(_unmake, work, place, folder, os.fstat(handle).st_ino)
+    return Opened(handle, bool(flags & os.O_CLOEXEC), undo=undo, folder=folder)
+
+
+def _unmake(work: Work, place: Place, folder: int, ino: int) -> None:
+    """Remove a file that was made for nothing, if it is still that, and the run's: it may have taken a while."""
+    relative = work.run.relative(place.path)
+    if relative is not None:
+        verdict = decide(work.run.grant, Operation.REMOVE, (relative,))
+        if isinstance(verdict, Refused):
+            return
+    found = os.stat(place.name, dir_fd=folder, follow_symlinks=False)
+    if found.st_ino == ino and not found.st_size:
+        os.unlink(place.name, dir_fd=folder)
 
 
 def _open_existing(work: Work, place: Place, flags: int) -> Answer:

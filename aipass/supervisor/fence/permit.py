@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,8 @@ class Common:
     holds: dict[str, Hold]
     #: In the order in which it was made.
     made_outside: dict[Identity, None]
+    #: Temporary files in the tree, by path: whose they are.
+    temporary: dict[str, Fenced] = field(default_factory=dict)
     root_mount: int = 0
     root_device: int = 0
 
@@ -150,10 +152,16 @@ class Work:
         for operation, path, allowed in granted:
             for held in allowed.hold:
                 self.common.holds[held] = Hold(grant.run, grant.agent, now)
+            other = self.common.temporary.pop(path, None)
+            if other is not None and other is not self.run:
+                # What another run began as a temporary file is this one's work now.
+                other.grant.temps.discard(path)
+                other.temporary.pop(path, None)
             for temporary in allowed.temps:
                 if (identity := identity_at(f"{self.run.root}/{temporary}")) is not None:
                     grant.temps.add(temporary)
                     self.run.temporary[temporary] = identity
+                    self.common.temporary[temporary] = self.run
             grant.made.update(allowed.folders)
             if operation in (Operation.WRITE, Operation.CREATE):
                 self.run.opened.add(path)
@@ -178,15 +186,32 @@ class Work:
         status = place.status or kernel.status(place.folder)
         if status.mount != self.common.root_mount and status.dev == self.common.root_device:
             return Refused(place.path, "another place of the same disk is mounted there")
-        if operation in _INSIDE and stat.S_ISREG(status.mode) and status.links > 1:
-            names = self.run.links.get((status.dev, status.ino), ())
-            if sum(_leads(name, status) for name in names) < status.links:
-                return Refused(
-                    place.path, f"it has {status.links} names (hard links), and the others may be another's"
-                )
+        if operation in _INSIDE and (refused := self._many_names(place, status)) is not None:
+            return refused
         if not place.name and place.path.endswith(" (deleted)"):
             return Refused(place.path, "it was removed, and nobody can tell where else it is known")
         return None
+
+    def _many_names(self, place: Place, status: Status) -> Refused | None:
+        """A file of several names, of which the run has not given every one, or may not write every one any more."""
+        if not stat.S_ISREG(status.mode) or status.links < 2:
+            return None
+        names = [
+            name
+            for name in self.run.links.get((status.dev, status.ino), ())
+            if _leads(name, status) and self._is_writable(name)
+        ]
+        if len(names) >= status.links:
+            return None
+        return Refused(
+            place.path, f"it has {status.links} names (hard links), and the others may be another's"
+        )
+
+    def _is_writable(self, path: str) -> bool:
+        relative = self.run.relative(path)
+        if relative is None:
+            return True
+        return isinstance(decide(self.run.grant, Operation.WRITE, (relative,)), Allowed)
 
     def _outside(self, operation: Operation, place: Place) -> Refused | None:
         """Outside the repository, and things without a name: pipes, sockets, memory, removed files."""
@@ -198,8 +223,10 @@ class Work:
         if path.startswith(("/proc/", "/sys/")):
             return Refused(path, "it is the kernel's")
         run = self.run
-        if run.is_own(path) or run.is_granted_outside(path):
+        if run.is_own(path):
             return None
+        if run.is_granted_outside(path):
+            return None if status is None or operation not in _INSIDE else self._many_names(place, status)
         if status is not None and stat.S_ISCHR(status.mode):
             own = path.startswith("/dev/pts/") and os.minor(status.rdev) in run.terminals
             if own or (path in wall.DEVICES and operation is Operation.WRITE):
@@ -337,9 +364,13 @@ def identity_at(path: str) -> Identity | None:
 
 
 def _leads(name: str, status: Status) -> bool:
-    """Whether a name still leads to an object."""
+    """Whether a name still leads to an object, and through no link: two ways to one name are not two names."""
     try:
-        found = os.lstat(name)
+        handle = kernel.open_path(os.fsencode(name), -1, os.O_NOFOLLOW, kernel.RESOLVE_NO_SYMLINKS)
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (status.dev, status.ino)
+    try:
+        found = kernel.status(handle)
+    finally:
+        os.close(handle)
+    return (found.dev, found.ino, found.mount) == (status.dev, status.ino, status.mount)

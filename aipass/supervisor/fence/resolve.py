@@ -109,7 +109,10 @@ class Caller:
         if self._status is None:
             handle = os.open(f"/proc/{self.tid}/status", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                self._status = b"\n" + os.read(handle, 8192)
+                self._status = b"\n"
+                # A process may be in 65,536 groups.
+                while part := os.read(handle, 1 << 16):
+                    self._status += part
             finally:
                 os.close(handle)
         start = self._status.index(b"\n" + name + b":\t") + len(name) + 3

@@ -16,7 +16,7 @@ import traceback
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aipass.supervisor.fence import kernel, wall
 from aipass.supervisor.fence.calls import CALLS, Treatment
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from aipass.supervisor.fence.fenced import Fenced
     from aipass.supervisor.fence.permit import Answer
 
+_T = TypeVar("_T")
 #: How often a call that waits for something is asked again.
 AGAIN_S, AGAIN_AT_MOST_S = 0.002, 0.05
 #: What a caller's own bad descriptor is called by `resolve`, against one of ours.
@@ -180,6 +181,8 @@ class Fence:
             waiting.close()
         for path in [path for path, hold in self.common.holds.items() if hold.run == run.grant.run]:
             del self.common.holds[path]
+        for path in [path for path, other in self.common.temporary.items() if other is run]:
+            del self.common.temporary[path]
         run.close()
 
     # -- one call ---------------------------------------------------------------------------------------------------
@@ -209,20 +212,24 @@ class Fence:
 
     def _decide(self, run: Fenced, caller: Caller, call: int, arguments: Arguments) -> Answer:
         work = Work(self.common, run, caller, self._own[run.listener])
-        name = self._names[call]
+        carried = CARRIED[self._names[call]]
+        return self._as_caller(run, caller, lambda: carried(work, arguments))
+
+    def _as_caller(self, run: Fenced, caller: Caller, work: Callable[[], _T]) -> _T:
+        """Do it with the caller's accesses, and be ourselves afterwards whatever happens."""
         own = self._identity
         if own is None or run.is_ourselves:
-            return CARRIED[name](work, arguments)
+            return work()
         identity = _identity_of(caller)
         if run.is_ourselves is None:
             run.is_ourselves = identity == own
         if identity == own:
-            return CARRIED[name](work, arguments)
+            return work()
         # A process of root's that became somebody else, or gave capabilities up, must not act as root.
         caller.become = lambda privileged: _become(own if privileged else identity)
         _become(identity)
         try:
-            return CARRIED[name](work, arguments)
+            return work()
         finally:
             _become(own)
 
@@ -300,7 +307,10 @@ class Fence:
             elif _is_interrupted(waiting.tid):
                 answered = self._reply(waiting.run, waiting.id, 0, ERESTARTSYS)
             else:
-                answered = self._settle(waiting.run, Caller(waiting.tid), waiting.id, waiting.again)
+                caller = Caller(waiting.tid)
+                again = partial(self._as_caller, waiting.run, caller, waiting.again)
+                answered = self._settle(waiting.run, caller, waiting.id, again)
+                caller.close()
             if answered:
                 self._waiting.remove(waiting)
                 waiting.close()

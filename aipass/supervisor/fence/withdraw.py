@@ -47,12 +47,13 @@ def _cut_off(root: str, folder: int, name: str) -> bool:
             return False
         raise
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode) or not has_writer(handle):
+        found = os.fstat(handle)
+        # A second name reaches the file as a descriptor does.
+        if not stat.S_ISREG(found.st_mode) or (found.st_nlink == 1 and not has_writer(handle)):
             return False
-        _replace(root, folder, name, handle)
+        return _replace(root, folder, name, handle)
     finally:
         os.close(handle)
-    return True
 
 
 def has_writer(handle: int) -> bool:
@@ -67,7 +68,7 @@ def has_writer(handle: int) -> bool:
     return False
 
 
-def _replace(root: str, folder: int, name: str, handle: int) -> None:
+def _replace(root: str, folder: int, name: str, handle: int) -> bool:
     before = os.fstat(handle)
     # Where no agent can write: a name that could be guessed would be made a folder, or another's file.
     aside = os.path.join(root, ".aipass", "handover")
@@ -88,12 +89,49 @@ def _replace(root: str, folder: int, name: str, handle: int) -> None:
             except OSError:
                 pass  # the system's own
         os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
-        os.rename(copy, name, dst_dir_fd=folder)
+        return _exchange(root, copy, folder, name, before, handle)
     except BaseException:
         os.unlink(copy)
         raise
     finally:
         os.close(target)
+
+
+def _exchange(root: str, copy: str, folder: int, name: str, before: os.stat_result, handle: int) -> bool:
+    """Put the copy in the file's place. What somebody else has put there meanwhile, or written, is not lost.
+
+    Raises OSError with the copy still where it was made.
+    """
+    top = os.open(os.path.dirname(copy), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    aside, there = os.path.basename(copy).encode(), os.fsencode(name)
+    try:
+        try:
+            kernel.rename(top, aside, folder, there, kernel.RENAME_EXCHANGE)
+        except FileNotFoundError:
+            os.unlink(copy)
+            return False  # it was removed meanwhile
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+            os.rename(copy, name, dst_dir_fd=folder)  # a filesystem that cannot exchange
+            return True
+        old = os.lstat(copy)
+        if (old.st_dev, old.st_ino) != (before.st_dev, before.st_ino):
+            # Somebody has saved anew by a rename: that is the file now, and no old descriptor reaches it.
+            kernel.rename(top, aside, folder, there, kernel.RENAME_EXCHANGE)
+            os.unlink(copy)
+            return False
+        now = os.fstat(handle)
+        if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            os.unlink(copy)
+        else:
+            # Written while it was copied, by nobody knows whom: kept.
+            kept = os.path.join(root, ".aipass", "quarantine", "handover")
+            os.makedirs(kept, mode=0o700, exist_ok=True)
+            os.rename(copy, os.path.join(kept, f"{os.path.basename(copy)}-{name}"[:250]))
+    finally:
+        os.close(top)
+    return True
 
 
 def _attributes(handle: int) -> list[str]:

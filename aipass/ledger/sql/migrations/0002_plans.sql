@@ -20,6 +20,7 @@ CREATE TABLE phases (
     state    TEXT NOT NULL CHECK (state IN ('waiting', 'ready', 'running', 'delivered', 'done', 'failed', 'stopped')),
     dispatch INTEGER,
     checking INTEGER,          -- the check that runs
+    seal     TEXT,             -- what it checks, as it was then
     began    REAL,
     finished REAL,
     handoff  TEXT,             -- what its agent said; NULL: as the plan or the driver has it
