@@ -992,3 +992,20 @@ def test_a_wait_of_somebody_else_leaves_the_supervisor_what_it_is(own):
     assert "Permission denied" in own.end(run).out
     done = own.sh("b", "echo b > b.txt")
     assert done.exit == 0, done.err
+
+
+@pytest.mark.parametrize("wall", [True, False])
+def test_the_runs_own_folders_are_its_own_in_every_way(own, wall):
+    script = (
+        "for D in $AIPASS_ROOT/.aipass/cache/a $AIPASS_ROOT/.aipass/agents/a $TMPDIR; do cd $D; "
+        "touch x && chmod 600 x && mkdir d && ln -s x d/y && mv x z && touch -d 2020-01-01 z && ln z zz && rm -r d || exit 1; done; "
+        "cd $AIPASS_ROOT; touch .aipass/cache/b/x; ln $AIPASS_ROOT/b.txt $AIPASS_ROOT/.aipass/cache/a/b; true"
+    )
+    own.write("b.txt", "b")
+    (own.root / ".aipass/cache/b").mkdir(parents=True)
+    own.sandbox["wall"] = wall
+    done = own.sh("a", script)
+    assert done.exit == 0, done.err
+    assert not (own.root / ".aipass/cache/b/x").exists()
+    assert not (own.root / ".aipass/cache/a/b").exists()
+    assert [m["path"] for m in done.denied] == [".aipass/cache/b/x"]

@@ -110,7 +110,7 @@ class Work:
         for operation, place in asked:
             relative = self.run.relative(place.path)
             try:
-                if relative is None or self._is_nameless(place):
+                if relative is None or self.run.is_own(place.path) or self._is_nameless(place):
                     refused = self._outside(operation, place)
                 else:
                     self._forget_replaced(relative, place)
