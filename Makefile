@@ -5,7 +5,10 @@ RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 SHELL  := /bin/sh
 
-.PHONY: demo test fast check bench fix clean
+# The agent CLIs that `make test-clis` tries, at versions that were tried.
+CLIS   := @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33
+
+.PHONY: demo test fast check bench test-clis fix clean
 
 demo: $(READY)            ## the main job on a real temporary repository, in under a minute
 	$(RUN) -m aipass demo
@@ -25,6 +28,16 @@ check: $(READY) build/typing
 
 bench: $(READY)           ## one table: ours, a peer measured in the same run, the ratio
 	$(RUN) -m pytest -q tests/benchmarks -m bench -p no:randomly
+
+test-clis: $(READY) build/clis/.ready   ## the real CLIs against a scripted model, with nothing but loopback for a network
+	unshare --net true 2> /dev/null || { echo "skipped: no network namespace can be made here"; exit 0; }; \
+	AIPASS_CLIS=$(CURDIR)/build/clis/node_modules/.bin unshare --net sh -c 'ip link set lo up && cd tests && exec "$$0" "$$@"' \
+	    $(CURDIR)/$(RUN) -m pytest -q -m clis clis -p no:randomly
+
+build/clis/.ready:
+	mkdir -p $(@D)
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error $(CLIS)
+	touch $@
 
 fix: $(READY)
 	$(RUN) -m ruff check --fix .

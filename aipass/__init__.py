@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Retry,
         Wake,
     )
-    from aipass.dispatch.driver import Command, Job, Outcome, Usage
+    from aipass.dispatch.driver import Command, Job, Outcome, Share, Usage
     from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
     from aipass.event import Event, Fact
     from aipass.hookspecs import hookimpl
@@ -38,7 +38,7 @@ _HOME = {
         "Action", "Cancel", "Deliver", "Dispatch", "Ignore", "Notify", "Pause", "Refuse", "Reject", "Reload",
         "Resume", "Retry", "Wake",
     ),
-    "aipass.dispatch.driver": ("Command", "Job", "Outcome", "Usage"),
+    "aipass.dispatch.driver": ("Command", "Job", "Outcome", "Share", "Usage"),
     "aipass.errors": ("AipassError", "ConfigError", "LedgerError", "PluginError"),
     "aipass.event": ("Event", "Fact"),
     "aipass.hookspecs": ("hookimpl",),
@@ -69,6 +69,7 @@ __all__ = [
     "Reload",
     "Resume",
     "Retry",
+    "Share",
     "Usage",
     "View",
     "Wake",

@@ -152,7 +152,9 @@ def cache(layout: Layout, agent: str) -> Path:
 def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: Active) -> dict[str, Any]:
     """The ground of one run, for its start message."""
     home = config.home(job.agent)
-    own = [str(layout.run_spool(job.run)), str(cache(layout, job.agent)), *map(expand, command.state)]
+    own = [str(layout.run_spool(job.run)), str(cache(layout, job.agent)), str(job.state)]
+    own += map(expand, command.state)
+    shared = [f"{expand(share.source)}*" for share in command.shares if share.writable]
     if home.startswith(".aipass/"):
         own.append(str(layout.root / home))
     return {
@@ -160,7 +162,7 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
         "wall": layers.wall,
         "own": own,
         "tmp": temporary(layout, job.run),
-        "outside": [*map(expand, config.sandbox.write), *map(expand, command.writes)],
+        "outside": [*map(expand, config.sandbox.write), *map(expand, command.writes), *shared],
         "sockets": [expand(entry) for entry in config.sandbox.sockets],
         "tree": tree(layout.root, config, job.agent),
     }

@@ -96,6 +96,10 @@ class Layout:
         """The folder of one run, or of one check."""
         return self.runs / str(run) if run < CHECKS else self.state / "checks" / str(run - CHECKS)
 
+    def cli_state(self, agent: str) -> Path:
+        """What an agent's CLI keeps from run to run: conversations, settings, its sign-in."""
+        return self.state / "cli" / agent
+
     def run_spool(self, run: int) -> Path:
         """The only spool folder that this run can write: who asks follows from it."""
         return self.spool / f"run-{run}"

@@ -204,7 +204,10 @@ class LiveRuns:
             step.facts.append(self._fact("run.lost", row, left=message.get("left", [])))
         finished = self._fact("run.finished", row, **detail)
         step.facts.append(finished)
-        if ended.state != "queued":
+        if ended.state == "blocked":
+            text = f"dispatch {row['dispatch']} of {row['agent']} waits for you: {ended.reason or 'it does not say why'}"
+            step.notify(self._ledger, f"{text}; `aipass retry {row['dispatch']}` goes on with it")
+        elif ended.state != "queued":
             step.facts.append(self._dispatcher.finished(row["dispatch"], run=row["id"], cause=finished.cause))
         step.effects.append(partial(self._world.close_spool, row["id"]))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from aipass import ground
-from aipass.dispatch import environment, prompt
+from aipass.dispatch import environment, prompt, shares
 from aipass.dispatch.driver import OUTCOME_STATES, Exit, Job, Outcome, Usage
 from aipass.errors import AipassError
 from aipass.event import iso, printable
@@ -91,7 +91,9 @@ class World:
                 file.write(job.prompt)
             os.replace(folder / PROMPT_HALF, folder / wire.PROMPT)
             (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
+            job.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             command = drivers[job.settings.driver].command(job)
+            shares.furnish(job.state, command.shares)
             hops = self._row("dispatch", job.dispatch)["hops"]
             own = {
                 "AIPASS_ROOT": str(self.layout.root),
@@ -146,7 +148,7 @@ class World:
         """What a driver is told about a run."""
         senders = self._ledger.all("senders", {"dispatch": run["dispatch"]})
         text = prompt.compose(prompt.part_of(row) for row in senders)
-        row = self._row("dispatch", run["dispatch"])
+        dispatch = row = self._row("dispatch", run["dispatch"])
         if row["plan"] is not None:
             owns = config.agents[run["agent"]].owns
             told = preamble(self._ledger, self.layout.root, row["plan"], row["phase"], owns)
@@ -156,7 +158,6 @@ class World:
             text = prompt.with_refusals(
                 text, before["id"], _read_text(self.layout.run(before["id"]) / DENIED)
             )
-        attempt = self._row("dispatch", run["dispatch"])["attempts"]
         settings = config.agents[run["agent"]]
         return Job(
             run["id"],
@@ -166,7 +167,10 @@ class World:
             self.layout.root,
             self.layout.run(run["id"]),
             text,
-            attempt,
+            dispatch["attempts"],
+            self.layout.cli_state(run["agent"]),
+            ground.active(config).fence,
+            dispatch["session"],
         )
 
     def set_territory(self, table: dict[str, Any], handed: list[dict[str, Any]]) -> None:
@@ -241,7 +245,7 @@ class World:
     ) -> Outcome:
         ended = str(message["outcome"])
         if ended != "exited":
-            return Outcome(ended, reason=message.get("reason"))
+            return Outcome(ended, reason=message.get("reason"), session=self._session(run, config, drivers))
         folder = self.layout.run(run["id"])
         settings = config.agents.get(run["agent"])
         if settings is None or settings.driver not in drivers:
@@ -272,6 +276,19 @@ class World:
                 reason=f"driver `{settings.driver}` could not judge the run: {type(exc).__name__}: {exc}",
             )
         return outcome
+
+    def _session(self, run: Row, config: Config, drivers: Mapping[str, Driver]) -> str | None:
+        """What a run that was cut off had called its conversation, as far as its driver can tell."""
+        settings = config.agents.get(run["agent"])
+        find = getattr(drivers.get(settings.driver), "session", None) if settings is not None else None
+        if find is None:
+            return None
+        try:
+            found = find(self.layout.run(run["id"]) / wire.STDOUT)
+        except Exception as exc:  # noqa: BLE001 - a driver may raise anything; then the next attempt starts afresh
+            logger.warning("a driver could not find the session", run=run["id"], error=str(exc))
+            return None
+        return None if found is None else str(found)
 
     def close_spool(self, run: int) -> None:
         """Remove an ended run's spool folder, if all in it was consumed; otherwise the last consumed request does."""

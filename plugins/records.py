@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -27,6 +27,12 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
                     yield found
     except OSError:
         return
+
+
+def denied(tools: Iterable[object]) -> str | None:
+    """The reason of a run that was refused what it needed; None where nothing was."""
+    names = sorted({str(tool) for tool in tools})
+    return f"it was refused permission for {', '.join(names)}" if names else None
 
 
 def no_result(code: int | None, signal: int | None, last: str) -> str:

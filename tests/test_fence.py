@@ -998,7 +998,8 @@ def test_a_wait_of_somebody_else_leaves_the_supervisor_what_it_is(own):
 def test_the_runs_own_folders_are_its_own_in_every_way(own, wall):
     script = (
         "for D in $AIPASS_ROOT/.aipass/cache/a $AIPASS_ROOT/.aipass/agents/a $TMPDIR; do cd $D; "
-        "touch x && chmod 600 x && mkdir d && ln -s x d/y && mv x z && touch -d 2020-01-01 z && ln z zz && rm -r d || exit 1; done; "
+        "touch x && chmod 600 x && mkdir d && ln -s x d/y && mv x z && touch -d 2020-01-01 z && ln z zz && rm -r d && chmod 755 . || exit 1; "
+        "rmdir $D 2> $TMPDIR/no; mv $D $D.other 2> $TMPDIR/no; done; "
         "cd $AIPASS_ROOT; touch .aipass/cache/b/x; ln $AIPASS_ROOT/b.txt $AIPASS_ROOT/.aipass/cache/a/b; true"
     )
     own.write("b.txt", "b")
@@ -1008,4 +1009,6 @@ def test_the_runs_own_folders_are_its_own_in_every_way(own, wall):
     assert done.exit == 0, done.err
     assert not (own.root / ".aipass/cache/b/x").exists()
     assert not (own.root / ".aipass/cache/a/b").exists()
-    assert [m["path"] for m in done.denied] == [".aipass/cache/b/x"]
+    refused = {m["path"] for m in done.denied}
+    assert {".aipass/cache/b/x", ".aipass/cache/a", ".aipass/agents/a"} <= refused
+    assert (own.root / ".aipass/cache/a/z").exists()

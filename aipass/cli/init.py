@@ -11,7 +11,7 @@ from aipass.errors import ConfigError
 from aipass.layout import CONFIG_NAME, Layout
 
 #: Agent programs that init looks for, and the driver that runs each.
-PROGRAMS = {"claude": "claude", "codex": "codex", "gemini": "gemini"}
+PROGRAMS = {"claude": "claude", "codex": "codex", "gemini": "gemini", "opencode": "opencode"}
 
 HEAD = """\
 # aipass: who works here. `aipass schema config` describes every key, docs/settings.md lists them.

@@ -313,10 +313,16 @@ class Dispatcher:
         if again and settings is not None and retry.is_retried(outcome, dispatch["tries"], settings.retries):
             wait = retry.delay_s(dispatch["id"], dispatch["tries"])
             self._ledger.run(
-                "dispatch_again", {"id": dispatch["id"], "not_before": now.wall + wait, "reason": reason}
+                "dispatch_again",
+                {"id": dispatch["id"], "not_before": now.wall + wait, "reason": reason}
+                | {"session": facts.get("session")},
             )
             self._timers.set(f"{RETRY}{dispatch['id']}", now.mono + wait)
             return Ended(outcome, "queued", reason, wait)
+        if outcome == "blocked":
+            about = {"id": dispatch["id"], "reason": reason, "session": facts.get("session")}
+            self._ledger.run("dispatch_blocked", about)
+            return Ended(outcome, "blocked", reason)
         state = {"succeeded": "succeeded", "cancelled": "cancelled", "killed": "cancelled"}.get(
             outcome, "failed"
         )
@@ -373,12 +379,18 @@ class Dispatcher:
                 blocked.setdefault(row["agent"], []).append(row["id"])
                 self._ledger.run(
                     "dispatch_blocked",
-                    {"id": row["id"], "reason": f"{_GONE}; configure it again, or cancel this"},
+                    {
+                        "id": row["id"],
+                        "reason": f"{_GONE}; configure it again, or cancel this",
+                        "session": None,
+                    },
                 )
         for row in self._ledger.all("find_dispatches", {"agent": None, "state": "blocked", "key": None}):
             whole = self._row(row["id"])
             if row["agent"] in config.agents and str(whole["reason"]).startswith(_GONE):
-                self._ledger.run("dispatch_again", {"id": row["id"], "not_before": 0, "reason": None})
+                self._ledger.run(
+                    "dispatch_again", {"id": row["id"], "not_before": 0, "reason": None, "session": None}
+                )
                 self._queue.add(row["agent"], row["id"], whole["priority"])
         return blocked
 

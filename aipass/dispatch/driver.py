@@ -27,19 +27,40 @@ class Job:
     folder: Path
     prompt: str
     attempt: int
+    #: A folder of this agent's own, for what its CLI keeps: it is there, and stays from run to run.
+    state: Path
+    #: Whether the fence stands around the run: then the CLI may be let do what it likes, and no sandbox of its own works.
+    fenced: bool = False
+    #: What an earlier attempt called its conversation, where it goes on with that.
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Something of the user's that a CLI needs in `job.state`, such as its sign-in; left out where the user has none.
+
+    `name`: where in `job.state`. It leads to the user's file, which the run may write with `writable`; with `copied` it
+    is a copy, made anew when the user's is newer: for what a CLI writes as well, and must not change for the user.
+    """
+
+    name: str
+    source: str
+    copied: bool = False
+    writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """How to start the agent. `env` is added to the run's environment; `stdin`: it reads the prompt there.
 
-    `state`: folders outside the repository that are wholly this CLI's, such as `~/.claude`; they are made where they
-    are missing. `writes`: other paths that it must write; `…*` is all that begins so.
+    `shares`: what of the user's it needs in `job.state`. `state`: folders outside the repository that are wholly this
+    CLI's; they are made where they are missing. `writes`: other paths that it must write; `…*` is all that begins so.
     """
 
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     stdin: bool = True
+    shares: tuple[Share, ...] = ()
     state: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
 
@@ -65,9 +86,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A driver's verdict: `succeeded`, `failed`, or `overload` where another attempt makes sense.
+    """A driver's verdict: `succeeded`, `failed`, `overload` where another attempt makes sense, or `blocked` where it waits
+    for a person: it asked something, or was refused a permission that it needed; `reason` says what.
 
-    `answer` is Markdown, or a file that holds it.
+    `answer` is Markdown, or a file that holds it. `session`: what the CLI calls the conversation; "" where that is lost.
     """
 
     state: str
@@ -78,12 +100,16 @@ class Outcome:
 
 
 #: What an Outcome's state may be.
-OUTCOME_STATES = ("succeeded", "failed", "overload")
+OUTCOME_STATES = ("succeeded", "failed", "overload", "blocked")
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """How one CLI is run. Both methods are called in the engine's thread and must not wait for anything."""
+    """How one CLI is run. Both methods are called in the engine's thread and must not wait for anything.
+
+    Besides it may have `program`, which `aipass doctor` looks for; `handoff`, "write" where what it has written it has
+    finished; and `session(stdout)`, which finds the conversation's name in the output of a run that was cut off.
+    """
 
     name: str
 

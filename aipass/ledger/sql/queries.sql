@@ -68,22 +68,25 @@ UPDATE dispatches SET state = 'running', attempts = attempts + 1, tries = tries 
 
 -- name: dispatch_again
 -- It waits for another attempt.
-UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason WHERE id = :id
+UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason,
+    session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
+WHERE id = :id
 
 -- name: dispatch_reopened
 -- Somebody asked for it again.
 UPDATE dispatches SET state = 'queued', tries = 0, not_before = 0, started = NULL, finished = NULL, reason = NULL,
-    answer = NULL, exit = NULL, usage = NULL, session = NULL
+    answer = NULL, exit = NULL, usage = NULL
 WHERE id = :id
 
 -- name: dispatch_final
 -- It has reached a state that it leaves only by `retry`.
-UPDATE dispatches SET state = :state, finished = :now, reason = :reason, exit = :exit, usage = :usage, session = :session
+UPDATE dispatches SET state = :state, finished = :now, reason = :reason, exit = :exit, usage = :usage,
+    session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
 WHERE id = :id
 
 -- name: dispatch_blocked
 -- It cannot go on without a person.
-UPDATE dispatches SET state = 'blocked', reason = :reason WHERE id = :id
+UPDATE dispatches SET state = 'blocked', reason = :reason, session = ifnull(:session, session) WHERE id = :id
 
 -- name: dispatch_answer
 -- Where its answer lies.

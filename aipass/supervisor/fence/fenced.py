@@ -81,6 +81,10 @@ class Fenced:
         """Whether the path lies in a folder that is wholly the run's. That folder itself stays where and what it is."""
         return any(path.startswith(own + "/") for own in self.own)
 
+    def is_own_ground(self, path: str) -> bool:
+        """Whether the path is such a folder itself: its mode and times are the run's, its name and place are not."""
+        return path in self.own
+
     def is_granted_outside(self, path: str) -> bool:
         """Whether the path lies in a folder of `[sandbox] write`."""
         return any(

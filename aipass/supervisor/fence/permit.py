@@ -110,7 +110,9 @@ class Work:
         for operation, place in asked:
             relative = self.run.relative(place.path)
             try:
-                if relative is None or self.run.is_own(place.path) or self._is_nameless(place):
+                if self.run.is_own_ground(place.path) and operation is Operation.MARK_FOLDER:
+                    refused = None
+                elif relative is None or self.run.is_own(place.path) or self._is_nameless(place):
                     refused = self._outside(operation, place)
                 else:
                     self._forget_replaced(relative, place)

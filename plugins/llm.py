@@ -1,0 +1,46 @@
+"""The `llm` driver: any model that the `llm` program has, local ones above all. It only talks, and writes nothing."""
+
+from __future__ import annotations
+
+from aipass import Command, Job, Outcome, Share, hookimpl
+from aipass.dispatch.driver import Driver, Exit, tail
+
+
+class LlmDriver:
+    """Runs `llm prompt`; its words are the answer."""
+
+    name = "llm"
+    program = "llm"
+
+    def command(self, job: Job) -> Command:
+        """Prompt on stdin, text on stdout, nothing logged."""
+        model = ("-m", job.settings.model) if job.settings.model else ()
+        return Command(
+            argv=("llm", "prompt", "--no-log", *model, *job.settings.args),
+            env={"LLM_USER_PATH": str(job.state)},
+            shares=tuple(
+                Share(name, f"~/.config/io.datasette.llm/{name}")
+                for name in (
+                    "keys.json",
+                    "default_model.txt",
+                    "aliases.json",
+                    "templates",
+                    "extra-openai-models.yaml",
+                )
+            ),
+        )
+
+    def outcome(self, job: Job, end: Exit) -> Outcome:
+        """Its exit status is honest; an empty answer is none."""
+        del job
+        if end.code == 0 and end.stdout.exists() and end.stdout.stat().st_size:
+            return Outcome("succeeded", end.stdout)
+        how = f"signal {end.signal}" if end.signal else f"exit status {end.code}"
+        last = tail(end.stderr) or "it said nothing"
+        return Outcome("failed", end.stdout, reason=f"it ended with {how}: {last}")
+
+
+@hookimpl
+def register_drivers() -> list[Driver]:
+    """The driver for the `llm` program."""
+    return [LlmDriver()]
