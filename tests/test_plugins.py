@@ -293,3 +293,52 @@ def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp
     repository.aipass("up", "--detach", env=env)
     assert repository.answer("md/todo.*.md").read_text().startswith("did: Work on todo/list.md")
     assert repository.answer("back/beat.*.md").read_text() == "taeb tsrif eht"
+
+
+class Talker:
+    """A driver whose CLI has conversations."""
+
+    name = "talker"
+
+    def __init__(self):
+        self.jobs = []
+
+    def command(self, job):
+        self.jobs.append(job)
+        return aipass.Command(["talk"])
+
+    def outcome(self, job, end):
+        text = end.stdout.read_text()
+        state, _, session = text.partition(" ")
+        return aipass.Outcome(state, "said", reason="it asks", session=session if session != "-" else None)
+
+    def session(self, stdout):
+        return stdout.read_text() or None
+
+    @aipass.hookimpl
+    def register_drivers(self):
+        return [self]
+
+
+def test_a_later_attempt_goes_on_with_the_conversation(aipass_bench):
+    talker = Talker()
+    bench = aipass_bench('[agents.a]\ndriver = "talker"\nretries = 5\n', talker)
+    bench.ask("send", agent="a", text="hello")
+    assert talker.jobs[0].session is None
+    assert talker.jobs[0].state == bench.layout.cli_state("a")
+    bench.finish(1, "s-1", outcome="lost")
+    bench.advance(3600)
+    assert talker.jobs[1].session == "s-1"
+    bench.finish(2, "overload ")  # it is lost
+    bench.advance(3600)
+    assert talker.jobs[2].session is None
+    bench.finish(3, "blocked s-2")
+    assert bench.dispatch(1)["state"] == "blocked"
+    assert bench.dispatch(1)["reason"] == "it asks"
+    assert "dispatch 1 of a waits for you: it asks; `aipass retry 1` goes on with it" in bench.notices()
+    assert bench.running() == []
+    bench.ask("retry", id="1")
+    assert talker.jobs[3].session == "s-2"
+    bench.finish(4, "succeeded -")
+    assert bench.dispatch(1)["state"] == "succeeded"
+    assert bench.dispatch(1)["session"] == "s-2"
