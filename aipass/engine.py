@@ -513,6 +513,7 @@ class Engine:
                     read.action,
                     f"aipass.toml is not valid and the old one stays in force: {error}",
                     failed=True,
+                    request=read.request,
                 ),
             )
             answer(self.ledger, read.request, 2, error)

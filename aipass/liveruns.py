@@ -207,7 +207,9 @@ class LiveRuns:
         if ended.state == "blocked":
             text = f"dispatch {row['dispatch']} of {row['agent']} waits for you: {ended.reason or 'it does not say why'}"
             step.notify(self._ledger, f"{text}; `aipass retry {row['dispatch']}` goes on with it")
-        elif ended.state != "queued":
+        elif ended.state == "queued":
+            self._plans.hold_back(step, row["dispatch"], finished.cause)
+        else:
             step.facts.append(self._dispatcher.finished(row["dispatch"], run=row["id"], cause=finished.cause))
         step.effects.append(partial(self._world.close_spool, row["id"]))
 

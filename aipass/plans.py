@@ -18,7 +18,7 @@ from aipass.errors import AipassError
 from aipass.event import Fact
 from aipass.layout import CHECKS
 from aipass.plan import model
-from aipass.plan.progress import ACTIVE, PhaseView, PlanView
+from aipass.plan.progress import ACTIVE, INTERRUPTED, PhaseView, PlanView
 from aipass.plan.reserved import check_name, reserved
 from aipass.supervisor.fence.glob import Globs
 
@@ -60,6 +60,8 @@ class Plans:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._clock, self._drivers, self._authors = timers, clock, drivers, authors
         self._views: list[PlanView] | None = None
+        #: The last seal that was asked for in a step: thousands of files may be told at once.
+        self._sealed: tuple[tuple[str, str, float], str] | None = None
         #: Whether any plan is open; None: to be asked. Every event asks, and most days there is none.
         self._any: bool | None = None
 
@@ -218,9 +220,15 @@ class Plans:
         about = {"plan": action.plan, "phase": action.phase, "path": action.path}
         self._ledger.run("add_written", about)
         # A new engine reads the journals from their beginning: not all that it finds is news.
-        if phase["checking"] is not None and phase["seal"] != self._seal(action.plan, action.phase):
+        if phase["checking"] is not None and phase["seal"] != self._seal_of(step, action):
             self.drop_check(step, phase, f"{action.path} was written meanwhile")
         return f"{action.phase} has written {action.path}", False
+
+    def _seal_of(self, step: Step, action: act.Written) -> str:
+        key = action.plan, action.phase, step.now.mono
+        if self._sealed is None or self._sealed[0] != key:
+            self._sealed = key, self._seal(action.plan, action.phase)
+        return self._sealed[1]
 
     def _seal(self, plan: str, phase: str) -> str:
         """What tells whether anything of what a phase has delivered was changed: no time that a program could set."""
@@ -280,6 +288,15 @@ class Plans:
         if phase is not None and phase["state"] == "running":
             self.change("drop_written", plan=phase["plan"], phase=phase["id"])
         return phase is not None
+
+    def hold_back(self, step: Step, dispatch: int, cause: int | None) -> None:
+        """What waits for its turn in a plan that is paused begins anew when the plan goes on."""
+        phase = self._ledger.one("phase_of_dispatch", {"dispatch": dispatch})
+        plan = None if phase is None else self._ledger.one("plan", {"id": phase["plan"]})
+        if phase is None or plan is None or plan["state"] != "paused" or phase["state"] not in ACTIVE:
+            return
+        self.set_phase(step, phase, "waiting")
+        cancel(step, self._dispatcher, self._world, dispatch, f"plan {plan['id']} is paused", cause)
 
     def dispatched(self, wish: act.Dispatch, dispatch: int) -> None:
         """What was wished for is a dispatch; perhaps the work of a phase."""
@@ -357,7 +374,8 @@ class Plans:
                     # Without one the check itself may have written it.
                     detail["changed"] = phase["seal"] != self._seal(phase["plan"], phase["id"])
                 detail |= {"output": f".aipass/checks/{number}/stdout.log"}
-                detail |= {"state": "succeeded" if passed else "failed"}
+                cut_off = message["outcome"] in INTERRUPTED
+                detail |= {"state": "succeeded" if passed else "lost" if cut_off else "failed"}
                 ref = f"{phase['plan']}/{phase['id']}"
                 asked = self._ledger.one("asked_by", {"action": number})
                 cause, by = (None, None) if asked is None else (asked["id"], asked["run"])

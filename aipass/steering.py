@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from aipass.cancel import cancel
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, ConfigError
 from aipass.event import Fact
 from aipass.plan import check, model
-from aipass.plan.progress import ACTIVE, NOT_BEGUN
+from aipass.plan.progress import NOT_BEGUN
 from aipass.plans import SOURCE
 from aipass.request import answer
 from aipass.step import Done, PlanRead
@@ -61,9 +62,8 @@ class Steering:
         """Begin nothing more, another attempt neither: what waits for its turn begins anew when the plan goes on."""
         self._plans.set_plan(step, row, "paused")
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
-            if phase["dispatch_state"] in {"queued", "blocked"} and phase["state"] in ACTIVE:
-                self._plans.set_phase(step, phase, "waiting")
-                self._end_work(step, cause, phase, f"plan {row['id']} is paused")
+            if phase["dispatch_state"] in {"queued", "blocked"}:
+                self._plans.hold_back(step, phase["dispatch"], cause)
         return f"plan {row['id']} is paused"
 
     def _go_on(self, step: Step, cause: int | None, row: Row) -> str:
@@ -124,8 +124,12 @@ class Steering:
             return code, f"plan {read.id} {_standing(read.id, state)}"
         if row is not None and read.verb in {"pause", "stop"}:
             return 0, (self._pause if read.verb == "pause" else self._stop)(step, cause, row)
+        if row is not None and read.verb == "resume":
+            if far := self._too_far(by):
+                return EXIT_REFUSED, f"plan {read.id} cannot go on: {far}"
+            self._plans.change("plan_hops", id=row["id"], hops=max(row["hops"], self._dispatcher.hops(by)))
         if row is not None and read.verb == "resume" and state in {"running", "paused"}:
-            return 0, self._go_on(step, cause, row)  # changes of its file have been taken over as they came
+            return self._go_on_with(step, read, row, cause)
         if read.plan is None:
             goes_on = f"plan {read.id} goes on as it was: " if read.verb == "change" else ""
             return EXIT_USAGE, f"{goes_on}{read.error}"
@@ -138,10 +142,8 @@ class Steering:
     ) -> tuple[int, str]:
         if live := self._alive(plan.id):
             return EXIT_REFUSED, f"plan {plan.id} cannot start anew: {live}; wait for that, or cancel it"
-        hops, limit = self._dispatcher.hops(by), self._dispatcher.config.limits.hops
-        if hops > limit:
-            reason = f"a chain of {hops} agents waking agents, and limits.hops is {limit}"
-            return EXIT_REFUSED, f"plan {plan.id} cannot start: {reason}"
+        if far := self._too_far(by):
+            return EXIT_REFUSED, f"plan {plan.id} cannot start: {far}"
         code, wrong = self._wrong(plan)
         if wrong:
             return code, f"plan {plan.id} cannot start: {wrong}"
@@ -149,7 +151,7 @@ class Steering:
             self._plans.change(statement, id=plan.id)
         self._plans.change("drop_written", plan=plan.id, phase=None)
         about = {"id": plan.id, "title": plan.title, "file": read.file, "body": read.text}
-        self._plans.change("insert_plan", **about, now=step.now.wall, hops=hops)
+        self._plans.change("insert_plan", **about, now=step.now.wall, hops=self._dispatcher.hops(by))
         self._plans.forget()
         for place, phase in enumerate(plan.phases):
             self._plans.change("insert_phase", plan=plan.id, id=phase.id, place=place, agent=phase.agent)
@@ -159,6 +161,23 @@ class Steering:
         )
         step.changes_territory = True
         return 0, f"plan {plan.id} runs: {count(len(plan.phases), 'phase')}"
+
+    def _go_on_with(self, step: Step, read: PlanRead, row: Row, cause: int | None) -> tuple[int, str]:
+        """Go on, with what may be taken over of a file that has changed; what may not is said."""
+        told = ""
+        if read.plan is None:
+            told = f", as it was: {read.error}"
+        elif read.text != row["body"]:
+            about = replace(read, verb="change")
+            told = "; " + self._take_over(step, about, read.plan, row, cause)[1]
+        return 0, self._go_on(step, cause, row) + told
+
+    def _too_far(self, by: int | None) -> str | None:
+        """Why whoever asks stands too far down a chain of agents to set a plan going."""
+        hops, limit = self._dispatcher.hops(by), self._dispatcher.config.limits.hops
+        return (
+            None if hops <= limit else f"a chain of {hops} agents waking agents, and limits.hops is {limit}"
+        )
 
     def _alive(self, plan: str) -> str | None:
         """A run of the plan that lives on, in words."""

@@ -504,6 +504,7 @@ def test_a_check_that_failed_is_seen_and_told_to_the_next_run(house):
     assert (event.detail["state"], event.by) == ("failed", 1)
     assert event.cause is not None
     house.bench.finish(1, exit_code=1)
+    house.bench.finish(house.checks()[0], "no such words\n", exit_code=1)
     house.steer("resume")
     assert "The last time it failed:\n    no such words" in house.runner.prompt(2)
 
@@ -560,6 +561,70 @@ def test_a_folder_or_a_pipe_is_no_delivery(house):
     assert house.states() == {"model": "running"}
 
 
+def test_what_vanishes_under_a_check_when_its_run_is_over_fails_the_phase(house):
+    house.start({**MODEL, "checks": ["true"]})
+    house.deliver(1, "app/model")
+    [check] = house.checks()
+    house.bench.finish(1)
+    (house.bench.layout.root / "app/model").unlink()
+    house.bench.see("app/model")
+    house.bench.finish(check)
+    house.bench.advance(5)
+    assert house.states() == {"model": "failed"}
+    assert house.state() == "failed"
+
+
+def test_a_run_that_is_lost_while_its_plan_is_paused_is_not_tried_again_before_it_goes_on(house):
+    house.start(MODEL)
+    house.steer("pause")
+    house.bench.finish(1, outcome="lost")
+    house.bench.advance(3600)
+    assert house.runs() == []
+    assert house.states() == {"model": "waiting"}
+    house.steer("resume")
+    assert house.states() == {"model": "running"}
+
+
+def test_a_paused_plan_goes_on_with_what_was_refused_before_and_may_be_now(house):
+    house.start(MODEL, API)
+    house.plan(MODEL, {**API, "agent": "web", "task": "in another way"})  # nobody has seen it change
+    house.steer("pause")
+    code, text = house.steer("resume")
+    assert (code, text) == (0, "plan 0001 is running; the change of plan 0001 is taken over")
+    house.plan({**MODEL, "task": "too late"}, API)
+    house.steer("pause")
+    code, text = house.steer("resume")
+    assert code == 0
+    assert "goes on as it was: phase model is running already" in text
+    house.deliver(1, "app/model")
+    assert "in another way" in house.runner.prompt(2)
+
+
+def test_going_on_without_end_is_a_chain_as_well(tmp_path):
+    toml = 'orchestrator = "lead"\n' + TOML + '[agents.lead]\ndriver = "command"\ncommand = ["x"]\n'
+    toml += '[[on]]\nname = "again"\nevent = "plan.finished"\ndispatch = "lead"\ntask = "again"\n[limits]\nhops = 3\n'
+    house = House(tmp_path, toml)
+    house.plan(MODEL)
+    assert house.steer("start")[0] == 0
+    for _ in range(10):
+        house.bench.finish(house.runs()[0])
+        lead = house.runs()
+        if not lead or house.steer("resume", by=lead[0])[0]:
+            break
+        house.bench.finish(lead[0])
+    else:
+        raise AssertionError("it goes on for ever")
+    house.bench.close()
+
+
+def test_what_is_no_file_among_plans_stops_nobody(house):
+    house.bench.layout.plans.mkdir()
+    os.mkfifo(house.bench.layout.plans / "0009-x.json")
+    code, text = house.steer("start", "0009")
+    assert code == 2
+    assert "plans/0009-x.json" in text
+
+
 # -- any order of things ---------------------------------------------------------------------------------------------------
 
 ENDS = st.sampled_from(["well", "badly", "lost", "killed"])
@@ -572,6 +637,7 @@ MOVES = st.lists(
         st.tuples(st.just("steer"), st.sampled_from(["pause", "resume", "resume", "stop"])),
         st.tuples(st.just("deliver"), st.integers(0, 4)),
         st.tuples(st.just("restart")),
+        st.tuples(st.just("remove"), st.integers(0, 3)),
         st.tuples(st.just("send"), st.sampled_from(AGENTS)),
     ),
     max_size=25,
@@ -632,6 +698,9 @@ def _move(house, move):
             bench.ask("deliver", by=runs[number])
         case ("restart",):
             bench.restart()
+        case ("remove", number):
+            (bench.layout.root / f"app/{number}").unlink(missing_ok=True)
+            bench.see(f"app/{number}")
         case ("send", agent):
             bench.ask("send", agent=agent, text="something else")
 
@@ -671,8 +740,8 @@ def _is_in_order(house):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.sets(st.sampled_from(AGENTS)), PHASES, MOVES)
-def test_whatever_happens_a_plan_comes_to_its_end(tmp_path_factory, before, drawn, moves):
+@given(st.sets(st.sampled_from(AGENTS)), PHASES, MOVES, st.booleans())
+def test_whatever_happens_a_plan_comes_to_its_end(tmp_path_factory, before, drawn, moves, restarts):
     house = House(tmp_path_factory.mktemp("house"))
     try:
         for agent in before:
@@ -684,7 +753,8 @@ def test_whatever_happens_a_plan_comes_to_its_end(tmp_path_factory, before, draw
             _move(house, move)
             _is_in_order(house)
         # From here on everything goes well, and everybody is patient.
-        house.bench.restart()
+        if restarts:
+            house.bench.restart()
         for _ in range(60):
             if house.state() == "done":
                 break

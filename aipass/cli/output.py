@@ -53,7 +53,8 @@ def table(
         widths[flexible] = min(widths[flexible], max(8, room))
     click.secho(_line(headers, widths), bold=True)
     for row in cells:
-        parts = textwrap.wrap(row[flexible], widths[flexible]) if wraps else []
+        fits = not wraps or len(row[flexible]) <= widths[flexible]
+        parts = [] if fits else textwrap.wrap(row[flexible], widths[flexible], break_on_hyphens=False)
         first = [parts[0] if i == flexible and parts else cell for i, cell in enumerate(row)]
         click.echo(_coloured(_line(first, widths)))
         for part in parts[1:]:

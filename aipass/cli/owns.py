@@ -72,8 +72,11 @@ def _all(settings: Config, territory: Territory, held: Mapping[str, tuple[int, s
             found.append({"path": pattern, "owner": name, "why": why, "plan": None, "phase": None})
     for phase in territory.phases:
         holder = phase.agent if phase.run is not None else None
-        verb = "owns" if holder else "will own"
-        why = f"phase {phase.id} of plan {phase.plan} {verb} it"
+        why = (
+            f"phase {phase.id} of plan {phase.plan} owns it"
+            if holder
+            else f"plan {phase.plan} reserves it for phase {phase.id}"
+        )
         found += [
             {"path": pattern, "owner": holder, "why": why, "plan": phase.plan, "phase": phase.id}
             for pattern in phase.owns.lines

@@ -112,7 +112,7 @@ def check(plan: str, as_json: bool) -> int:
     for note in notes:
         of = f"{' and '.join(note.phases)}: " if note.phases else ""
         click.echo(f"{click.style('note', fg='yellow')}  {of}{note.message}")
-    if not wrong:
+    if not wrong and not any(note.kind == "other-id" for note in notes):
         click.echo(f"plan {found.id} can start: {count(len(found.phases), 'phase')}, none in another's way")
     return EXIT_FAILED if wrong else 0
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 
 from aipass.config import Duration, Model, Name, Pattern, Word
 from aipass.errors import ConfigError
+from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,9 +109,11 @@ def read(path: Path) -> tuple[str, Plan]:
     """The text of a file and the plan in it; raises ConfigError with one line for each thing that is wrong."""
     name = f"plans/{path.name}"
     try:
-        if path.stat().st_size > MAX_PLAN_BYTES:
+        # Whatever somebody has put there, a pipe or something endless.
+        with open_regular(path) as file:
+            data = file.read(MAX_PLAN_BYTES + 1)
+        if len(data) > MAX_PLAN_BYTES:
             raise ConfigError(f"{name}: larger than {MAX_PLAN_BYTES // 1_000_000} MB; is this a plan?")
-        data = path.read_bytes()
     except OSError as exc:
         raise ConfigError(
             f"{name}: cannot be read ({exc.strerror}); `aipass plan status` lists the plans"
@@ -129,10 +132,11 @@ def of_id(folder: Path, number: str) -> tuple[Path, str, Plan]:
     """The file of a plan by its id, its text, and the plan; raises ConfigError where there is none that can be used."""
     path = find(folder, number)
     text, plan = read(path)
-    if int(plan.id) != int(number):
+    named = NUMBERED.fullmatch(path.name)
+    if named is not None and plan.id != named[1]:
         line = _lines(text)["id",]
         raise ConfigError(
-            f'plans/{path.name}:{line}: id: found "{plan.id}" in a file that is named {number}; make them one number'
+            f'plans/{path.name}:{line}: id: found "{plan.id}" in a file that is named {named[1]}; make them one number'
         )
     return path, text, plan
 

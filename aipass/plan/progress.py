@@ -200,7 +200,9 @@ def _settled(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
         return
     if phase.writing():
         yield _wait(plan, phase)
-    elif missing := phase.missing():
+    elif (missing := phase.missing()) and phase.state == "delivered":
+        yield from _not_yet(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
+    elif missing:
         yield Ignore(f"phase {phase.id} has not delivered {', '.join(missing)} yet")
     elif phase.state == "delivered":
         if _may_be_checked(phase):
@@ -234,10 +236,10 @@ def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
     outcome = event.detail.get("outcome")
     if outcome in INTERRUPTED:
         yield Check(plan.id, phase.id)
-    elif event.detail.get("changed") or phase.writing():
-        yield _wait(plan, phase)  # what it checked is not what is there
     elif missing := phase.missing():
         yield from _not_yet(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
+    elif event.detail.get("changed") or phase.writing():
+        yield _wait(plan, phase)  # what it checked is not what is there
     elif event.detail.get("exit") == 0:
         yield Advance(plan.id, phase.id, "done")
     else:
@@ -257,8 +259,11 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
     if phase.state not in ACTIVE:
         return
     if event.detail.get("state") != "succeeded":
-        if phase.state == "delivered" and phase.handoff == "write" and phase.checking:
-            return  # the check decides
+        if phase.state == "delivered" and phase.handoff == "write" and phase.spec.checks:
+            # It was handed in before: the check decides.
+            if not phase.checking:
+                yield Check(plan.id, phase.id)
+            return
         yield from _fail(
             plan, phase, str(event.detail.get("reason") or f"its run was {event.detail.get('state')}")
         )

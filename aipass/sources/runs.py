@@ -52,8 +52,10 @@ class Supervisors:
         #: runs lose must be taken from them before a run of ours begins.
         self._asked: dict[str, int] = {}
         self._later: list[dict[str, Any]] = []
-        #: Around the connections and these: the engine's thread and those that listen use them.
-        self._lock = threading.RLock()
+        #: Around the connections and these: the engine's thread and those that listen use them. Nothing is sent within it:
+        #: a supervisor that is slow to listen must not keep its own answer from being read.
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
 
     def start(self, tell: Callable[[list[Report]], None]) -> None:
         """Connect to whatever supervisors live here, and to one of this version, started if need be."""
@@ -80,18 +82,21 @@ class Supervisors:
         """Have a run started; the same run again is started once."""
         self._ensure()
         with self._lock:
-            if self._asked:
+            waits = bool(self._asked)
+            if waits:
                 self._later.append(message)
-            else:
-                self._send(self._version, {"do": "start", **message})
+        if not waits:
+            self._send(self._version, {"do": "start", **message})
 
     def set_territory(self, message: dict[str, Any]) -> None:
         """Say who owns what from now on, to every supervisor, and to each that comes."""
+        territory = {"do": "territory", **message}
         with self._lock:
-            self._territory = {"do": "territory", **message}
-            self._asked = {version: message["serial"] for version in self._links if version != self._version}
-            for version in list(self._links):
-                self._send(version, self._territory)
+            self._territory = territory
+            versions = list(self._links)
+            self._asked = {version: message["serial"] for version in versions if version != self._version}
+        for version in versions:
+            self._send(version, territory)
         self._ensure()
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
@@ -99,8 +104,7 @@ class Supervisors:
         with self._lock:
             later = [message for message in self._later if message["run"] != run]
             waited, self._later = len(later) < len(self._later), later
-            for version in list(self._links):
-                self._send(version, {"do": "stop", "run": run, "why": why, "reason": reason})
+        self._send_all({"do": "stop", "run": run, "why": why, "reason": reason})
         if waited and self._tell is not None:
             self._tell([Report({"tell": "ended", "run": run, "outcome": why, "reason": reason})])
 
@@ -114,16 +118,11 @@ class Supervisors:
             "folder": str(self._layout.run(run)),
             "root": str(self._layout.root),
         }
-        # Ours last: a run of an older one is claimed by its owner before ours looks for a lost one.
-        with self._lock:
-            for version in sorted(self._links, key=lambda version: version == self._version):
-                self._send(version, message)
+        self._send_all(message)
 
     def end(self) -> None:
         """Have every run stopped, and the supervisors with them."""
-        with self._lock:
-            for version in list(self._links):
-                self._send(version, {"do": "end"})
+        self._send_all({"do": "end"})
 
     def _ensure(self) -> None:
         if self._version not in self._links and not self._stopping:
@@ -147,8 +146,9 @@ class Supervisors:
         link = connect(self._layout.state, version)
         with self._lock:
             self._links[version] = link
-            if self._territory is not None:
-                self._send(version, self._territory)
+            territory = self._territory
+        if territory is not None:
+            self._send(version, territory)
         threading.Thread(
             target=self._listen, args=(version, link), name=f"supervisor-{version}", daemon=True
         ).start()
@@ -158,9 +158,17 @@ class Supervisors:
         if link is None:
             return
         try:
-            link.sendall(wire.pack(message))
+            with self._sending:
+                link.sendall(wire.pack(message))
         except OSError:
             pass  # the listening thread sees the end and tells it
+
+    def _send_all(self, message: dict[str, Any]) -> None:
+        """To every supervisor, ours last: a run of an older one is claimed by its owner before ours looks for a lost one."""
+        with self._lock:
+            versions = sorted(self._links, key=lambda version: version == self._version)
+        for version in versions:
+            self._send(version, message)
 
     def _listen(self, version: str, link: socket.socket) -> None:
         lines = wire.Lines()
@@ -181,7 +189,7 @@ class Supervisors:
         with self._lock:
             if self._links.get(version) is link and not self._stopping:
                 del self._links[version]
-            self._answered(version, None)
+        self._answered(version, None)
         link.close()
         if not self._stopping:
             self._tell([Report({"tell": "gone", "version": version})])
@@ -194,8 +202,8 @@ class Supervisors:
             if self._asked:
                 return
             later, self._later = self._later, []
-            for message in later:
-                self._send(self._version, {"do": "start", **message})
+        for message in later:
+            self._send(self._version, {"do": "start", **message})
 
 
 def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:

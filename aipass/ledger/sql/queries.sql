@@ -358,6 +358,10 @@ UPDATE plans SET state = :state, reason = :reason,
     finished = CASE WHEN :state IN ('done', 'failed', 'stopped') THEN :now ELSE NULL END
 WHERE id = :id
 
+-- name: plan_hops
+-- Somebody further down a chain of agents has it go on.
+UPDATE plans SET hops = :hops WHERE id = :id
+
 -- name: phase_state
 -- A phase goes on; one that begins has nothing behind it.
 UPDATE phases SET state = :state, reason = :reason,

@@ -154,9 +154,10 @@ class Work:
         for operation, path, allowed in granted:
             for held in allowed.hold:
                 self.common.holds[held] = Hold(grant.run, grant.agent, now)
-            other = self.common.temporary.pop(path, None)
+            other = self.common.temporary.get(path)
             if other is not None and other is not self.run:
                 # What another run began as a temporary file is this one's work now.
+                del self.common.temporary[path]
                 other.grant.temps.discard(path)
                 other.temporary.pop(path, None)
             for temporary in allowed.temps:

@@ -113,7 +113,12 @@ def _exchange(root: str, copy: str, folder: int, name: str, before: os.stat_resu
         except OSError as exc:
             if exc.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise
-            os.rename(copy, name, dst_dir_fd=folder)  # a filesystem that cannot exchange
+            # A filesystem that cannot exchange: looked at once more, as late as can be.
+            there_now = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if (there_now.st_dev, there_now.st_ino) != (before.st_dev, before.st_ino):
+                os.unlink(copy)
+                return False
+            os.rename(copy, name, dst_dir_fd=folder)
             return True
         old = os.lstat(copy)
         if (old.st_dev, old.st_ino) != (before.st_dev, before.st_ino):
