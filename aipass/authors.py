@@ -34,6 +34,8 @@ _CONTENT = frozenset((Operation.WRITE.value, Operation.CREATE.value))
 class _Write:
     run: int
     what: str
+    #: How often it was written, made or removed by runs, as their journals have it.
+    count: int = 1
     #: When it was first certain that the run does not write it any more, in seconds; None while it may.
     closed: float | None = None
 
@@ -92,6 +94,12 @@ class Authors:
     def held(self) -> list[tuple[str, int]]:
         """Paths that live runs have written, with the run."""
         return [(path, last.run) for path, last in self._last.items() if last.run in self._read]
+
+    def count(self, path: str) -> int:
+        """How often runs have written, made or removed a path, as far as is known."""
+        self.refresh()
+        last = self._last.get(path)
+        return 0 if last is None else last.count
 
     def written(self, run: int) -> list[str]:
         """What a live run has written last, and nobody after it."""
@@ -165,7 +173,7 @@ class Authors:
         if what == Operation.MARK.value and before is not None and before.run == run:
             self._last[path] = before  # a mode, a time: the content is what it was
             return
-        self._last[path] = _Write(run, what)
+        self._last[path] = _Write(run, what, 1 if before is None else before.count + 1)
         if what in _CONTENT:
             self._open.add(path)
         else:

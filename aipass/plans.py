@@ -21,9 +21,11 @@ from aipass.plan import model
 from aipass.plan.progress import ACTIVE, INTERRUPTED, PhaseView, PlanView
 from aipass.plan.reserved import check_name, reserved
 from aipass.supervisor.fence.glob import Globs
+from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from aipass.authors import Authors
     from aipass.clock import Clock
@@ -42,6 +44,8 @@ ENDS = frozenset(("done", "failed", "stopped"))
 SOURCE = "plans"
 # A check that cannot be started yet is tried again after this.
 CHECK, TRY_AGAIN_S = "check:", 0.5
+# Larger deliverables are compared by their times: the engine's thread reads them.
+MAX_HASHED_BYTES = 50_000_000
 
 
 class Plans:
@@ -231,15 +235,15 @@ class Plans:
         return self._sealed[1]
 
     def _seal(self, plan: str, phase: str) -> str:
-        """What tells whether anything of what a phase has delivered was changed: no time that a program could set."""
+        """What tells whether anything of what a phase has delivered was changed: contents, and how often it was touched.
+
+        No times, which a program can set and a mapping does not change; and a file that was exchanged and put back has
+        lines in the journal.
+        """
         seal = hashlib.sha256()
         for path in self._written(plan, phase):
-            try:
-                found = os.lstat(self._world.layout.root / path)
-                seal.update(f"{found.st_ino} {found.st_size} {found.st_ctime_ns} ".encode())
-            except OSError:
-                pass
-            seal.update(os.fsencode(path) + b"\0")
+            seal.update(os.fsencode(path) + b"\0" + _content(self._world.layout.root / path))
+            seal.update(str(self._authors.count(path)).encode() + b"\0")
         return seal.hexdigest()
 
     def catch_up(self, run: int) -> None:
@@ -392,3 +396,17 @@ def _is_file(path: os.PathLike[str]) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+
+
+def _content(path: Path) -> bytes:
+    """A hash of what a file holds, or of where a link leads; of a very large one how large it is, and its times."""
+    try:
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            return hashlib.sha256(os.fsencode(os.readlink(path))).digest()
+        if found.st_size > MAX_HASHED_BYTES:
+            return f"{found.st_ino} {found.st_size} {found.st_ctime_ns}".encode()
+        with open_regular(path) as file:
+            return hashlib.sha256(file.read(MAX_HASHED_BYTES)).digest()
+    except OSError:
+        return b""

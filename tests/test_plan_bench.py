@@ -625,6 +625,22 @@ def test_what_is_no_file_among_plans_stops_nobody(house):
     assert "plans/0009-x.json" in text
 
 
+def test_a_file_that_was_away_during_its_check_is_checked_again(house):
+    house.start({**MODEL, "checks": ["true"]})
+    house.deliver(1, "app/model")
+    [first] = house.checks()
+    with open(house.bench.layout.run(1) / "writes.jsonl", "a") as journal:
+        for what in ("remove", "create"):
+            journal.write(json.dumps([what, 1, "app/model"]) + "\n")
+    house.bench.finish(first)
+    assert house.states() == {"model": "delivered"}
+    house.bench.advance(2)
+    [second] = house.checks()
+    os.chmod(house.bench.layout.root / "app/model", 0o640)  # that is no change of what it delivers
+    house.bench.finish(second)
+    assert house.states() == {"model": "done"}
+
+
 # -- any order of things ---------------------------------------------------------------------------------------------------
 
 ENDS = st.sampled_from(["well", "badly", "lost", "killed"])

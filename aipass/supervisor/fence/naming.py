@@ -284,6 +284,8 @@ def link(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int) -
         follow_symlinks=True,
     )
     took()
+    # It has a name from here on, and by that it is known whose it is.
+    work.run.unnamed.discard(Identity.of(source.status))
     if source.status.links:
         names = work.run.links.setdefault((source.status.dev, source.status.ino), set())
         if source.status.links == 1:

@@ -379,7 +379,10 @@ def _inject(listener: int, number: int, opened: Opened) -> None:
     except Exception as exc:  # noqa: BLE001 - whatever it was, the caller gets an answer
         error = (exc.errno if isinstance(exc, OSError) else None) or errno.EIO
         if error == errno.EMFILE and opened.undo is not None:
-            opened.undo()
+            try:
+                opened.undo()
+            except OSError:
+                pass  # it is gone already
         try:
             fcntl.ioctl(listener, kernel.NOTIF_SEND, kernel.RESPONSE.pack(number, 0, -error, 0))
         except OSError:

@@ -7,8 +7,13 @@ import fcntl
 import os
 import signal
 import stat
+from functools import partial
+from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ONCE = 1 << 30
 
@@ -120,22 +125,31 @@ def _exchange(root: str, copy: str, folder: int, name: str, before: os.stat_resu
                 return False
             os.rename(copy, name, dst_dir_fd=folder)
             return True
-        old = os.lstat(copy)
+        # From here on what stands where the copy was made is somebody's: it is never removed for an error.
+        return _after_exchange(root, copy, partial(kernel.rename, top, aside, folder, there), before, handle)
+    finally:
+        os.close(top)
+
+
+def _after_exchange(
+    root: str, copy: str, rename: Callable[[int], None], before: os.stat_result, handle: int
+) -> bool:
+    kept = os.path.join(root, ".aipass", "quarantine", "handover")
+    old, now = os.lstat(copy), os.fstat(handle)
+    try:
         if (old.st_dev, old.st_ino) != (before.st_dev, before.st_ino):
             # Somebody has saved anew by a rename: that is the file now, and no old descriptor reaches it.
-            kernel.rename(top, aside, folder, there, kernel.RENAME_EXCHANGE)
+            rename(kernel.RENAME_EXCHANGE)
             os.unlink(copy)
             return False
-        now = os.fstat(handle)
         if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
             os.unlink(copy)
         else:
             # Written while it was copied, by nobody knows whom: kept.
-            kept = os.path.join(root, ".aipass", "quarantine", "handover")
             os.makedirs(kept, mode=0o700, exist_ok=True)
-            os.rename(copy, os.path.join(kept, f"{os.path.basename(copy)}-{name}"[:250]))
-    finally:
-        os.close(top)
+            os.rename(copy, os.path.join(kept, os.path.basename(copy)))
+    except OSError:
+        pass  # it stays in `.aipass/handover`
     return True
 
 
