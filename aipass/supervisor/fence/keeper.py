@@ -69,6 +69,7 @@ class Keeper:
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
         if lost:
             self._busy += 1
+            self._fence.common.withdrawing.update(path for _, path in lost)
             # A large file takes its time; what is to start after the hand-over waits, and nobody else does.
             work = partial(self._withdraw, message["serial"], lost)
             try:
@@ -107,10 +108,17 @@ class Keeper:
             except Exception as exc:  # noqa: BLE001 - whatever it was, the run can still write the file
                 reason = exc.strerror if isinstance(exc, OSError) else repr(exc)
                 kept.append({"run": run.grant.run, "path": path, "reason": reason})
-        self._fence.call(partial(self._withdrawn, serial, replaced, kept))
+        self._fence.call(partial(self._withdrawn, serial, [path for _, path in lost], replaced, kept))
 
-    def _withdrawn(self, serial: int, replaced: list[str], kept: list[dict[str, Any]]) -> None:
+    def _withdrawn(
+        self, serial: int, lost: list[str], replaced: list[str], kept: list[dict[str, Any]]
+    ) -> None:
         self._busy -= 1
+        withdrawing = self._fence.common.withdrawing
+        withdrawing.subtract(lost)
+        for path in lost:
+            if not withdrawing[path]:
+                del withdrawing[path]
         # A run that keeps what it lost is stopped by whoever hears this; nothing begins before it is gone.
         for one in kept:
             if one["run"] in self._runs:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -38,9 +39,12 @@ _FOLDERS = frozenset((Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.RE
 
 
 class Later(Exception):  # noqa: N818 - not an error: an answer that comes later
-    """The call waits for something: `again()` is asked from time to time, and returns what to answer, or None."""
+    """The call waits for something: `again()` is asked from time to time, and returns what to answer, or None.
 
-    def __init__(self, again: Callable[[], Answer | None]) -> None:
+    Without it the call begins anew each time, from what its arguments mean then.
+    """
+
+    def __init__(self, again: Callable[[], Answer | None] | None = None) -> None:
         self.again = again
 
 
@@ -79,6 +83,8 @@ class Common:
     made_outside: dict[Identity, None]
     #: Temporary files in the tree, by path: whose they are.
     temporary: dict[str, Fenced] = field(default_factory=dict)
+    #: What is being taken from whoever has it open: how many times.
+    withdrawing: Counter[str] = field(default_factory=Counter)
     root_mount: int = 0
     root_device: int = 0
 
@@ -90,6 +96,13 @@ class Common:
         finally:
             os.close(handle)
         self.root_mount, self.root_device = status.mount, status.dev
+
+    def is_withdrawing(self, path: str) -> bool:
+        """Whether a path, or something in that folder, is just being taken from whoever has it open."""
+        if not self.withdrawing:
+            return False
+        inside = path + "/"
+        return any(one == path or one.startswith(inside) for one in self.withdrawing)
 
 
 class Work:
@@ -126,6 +139,9 @@ class Work:
                 refused = Refused(place.path, str(exc))
             if refused is not None:
                 raise self.refuse(refused, operation.value)
+        if any(self.common.is_withdrawing(relative) for _, relative, _ in granted):
+            # Its copy is about to stand there: what was opened, moved or named now would be the old writers' still.
+            raise Later
         for operation, relative, _ in granted:
             if operation not in _FOLDERS:
                 with self.caller.ourselves():

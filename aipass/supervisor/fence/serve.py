@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,17 +45,17 @@ MAX_WAITING = 200
 ERESTARTSYS = 512
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """A call that waits: asked again at `due`."""
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call that is to be answered; one that has to wait is attempted again at `due`."""
 
     run: Fenced
     tid: int
     id: int
-    again: Callable[[], Answer | None]
-    #: What the call holds open until it is answered.
-    held: list[int]
+    attempt: Callable[[Caller], Answer | None]
     due: float
+    #: What the call holds open until it is answered.
+    held: list[int] = field(default_factory=list)
     pause: float = AGAIN_S
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Fence:
             for call in CALLS
             if any(rule.treatment is Treatment.CARRIED for rule in call.rules)
         }
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Call] = []
         self._asked: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Not epoll: with SYNC_WAKE_UP a caller wakes a poller on its own processor, which halves the wait.
@@ -207,10 +207,11 @@ class Fence:
             return  # the caller died between asking and being heard
         number, tid, _, call, _, _, *arguments = kernel.NOTIFICATION.unpack(question)
         caller = Caller(tid)
-        self._settle(run, caller, number, lambda: self._decide(run, caller, call, tuple(arguments)))
+        decide = partial(self._decide, run, call, tuple(arguments))
+        self._settle(_Call(run, tid, number, decide, time.monotonic() + AGAIN_S), caller)
         caller.close()
 
-    def _decide(self, run: Fenced, caller: Caller, call: int, arguments: Arguments) -> Answer:
+    def _decide(self, run: Fenced, call: int, arguments: Arguments, caller: Caller) -> Answer:
         work = Work(self.common, run, caller, self._own[run.listener])
         carried = CARRIED[self._names[call]]
         return self._as_caller(run, caller, lambda: carried(work, arguments))
@@ -233,25 +234,30 @@ class Fence:
         finally:
             _become(own)
 
-    def _settle(self, run: Fenced, caller: Caller, number: int, attempt: Callable[[], Answer | None]) -> bool:
-        """Answer a call by what `attempt` returns or raises; whether it was answered."""
+    def _settle(self, asked: _Call, caller: Caller) -> bool:
+        """Answer a call by what `attempt` returns or raises, or have it wait; whether it was answered."""
+        run, number = asked.run, asked.id
         try:
             try:
-                answer = attempt()
+                answer = asked.attempt(caller)
             except OSError as exc:
                 if exc.errno != errno.EBADF or exc.strerror in OWN_EBADF:
                     raise
                 # A descriptor of ours went away meanwhile; that is told, and tried once more.
                 self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-6)})
-                answer = attempt()
+                answer = asked.attempt(caller)
             if answer is None:
                 return False
         except Later as later:
-            if sum(waiting.run is run for waiting in self._waiting) >= MAX_WAITING:
-                return self._reply(run, number, 0, errno.EAGAIN)
-            held, caller.handles = caller.handles, []
-            due = time.monotonic() + AGAIN_S
-            self._waiting.append(_Waiting(run, caller.tid, number, later.again, held, due))
+            if asked not in self._waiting:
+                if sum(waiting.run is run for waiting in self._waiting) >= MAX_WAITING:
+                    return self._reply(run, number, 0, errno.EAGAIN)
+                self._waiting.append(asked)
+            if (again := later.again) is not None:
+                # It goes on with what it holds now.
+                asked.close()
+                asked.held, caller.handles = caller.handles, []
+                asked.attempt = lambda caller: self._as_caller(run, caller, again)
             return False
         except InDoubtError as exc:
             self._report(run, Refused(exc.path, str(exc)), "resolve", caller.tid)
@@ -308,8 +314,7 @@ class Fence:
                 answered = self._reply(waiting.run, waiting.id, 0, ERESTARTSYS)
             else:
                 caller = Caller(waiting.tid)
-                again = partial(self._as_caller, waiting.run, caller, waiting.again)
-                answered = self._settle(waiting.run, caller, waiting.id, again)
+                answered = self._settle(waiting, caller)
                 caller.close()
             if answered:
                 self._waiting.remove(waiting)
@@ -318,7 +323,7 @@ class Fence:
                 waiting.pause = min(waiting.pause * 1.5, AGAIN_AT_MOST_S)
                 waiting.due = now + waiting.pause
 
-    def _is_waiting(self, waiting: _Waiting) -> bool:
+    def _is_waiting(self, waiting: _Call) -> bool:
         try:
             fcntl.ioctl(waiting.run.listener, kernel.NOTIF_ID_VALID, waiting.id.to_bytes(8, "little"))
         except OSError:
