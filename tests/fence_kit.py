@@ -23,6 +23,7 @@ from aipass.supervisor.fence.fenced import DENIED, JOURNAL
 OTHER_USER = 1234
 SYSTEM_PYTHON = "/usr/bin/python3"
 NO_FENCE = probe.layers().why_no_fence
+NO_WALL = probe.layers().why_no_wall
 
 
 def no_other_user() -> str:

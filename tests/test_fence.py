@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fence_kit import NO_FENCE, OTHER_USER, FenceHouse, no_other_user, snapshot
+from fence_kit import NO_FENCE, NO_WALL, OTHER_USER, FenceHouse, no_other_user, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -131,6 +131,72 @@ def test_nothing_that_is_not_granted_can_be_written_and_each_try_is_told(house):
         abstract.close()
         shared.unlink()
     _assert_told(house, results)
+
+
+#: What passes where there is no fence and the wall stands alone, by why: docs/fence.md says it in words.
+WALL_ALONE = {
+    "modes, owners, times, attributes and flags are nothing that Landlock mediates": {
+        "FSSETXATTR", "SETVERSION", "chmod an O_PATH descriptor", "chown", "fchmod", "fchmodat2", "fchown", "fchownat empty path",
+        "fsetxattr", "futimesat", "lchown", "lsetxattr", "lutime", "mark a foreign folder", "mark the root", "removexattr", "fremovexattr",
+        "setxattr", "setxattrat", "tool: chmod", "tool: touch", "utime", "utime by descriptor", "utime old", "utimensat empty path",
+        "utimes", "SETFLAGS", "SETFLAGS in a wide int",
+    },
+    "a second name in a folder of its own reaches the file": {"open hard link", "truncate hard link"},
+    "other programs of the user: sockets, priorities, limits": {
+        "datagram socket", "raw unix socket", "another program's socket", "a link to a socket", "the supervisor's socket",
+        "limit the supervisor", "slow the supervisor down", "slow the user down", "move the supervisor to one processor", "F_SETLEASE",
+    },
+    "refused so that programs need not be followed there; the wall follows": {
+        "a nested sandbox", "clone with a namespace", "clone3", "io_uring", "unshare", "userfaultfd",
+    },
+    "its own folders": {
+        "own folder into the tree", "the temporary folder itself", "whiteout", "a second name in the temporary folder",
+        "the home itself by rename",
+    },
+    "it says that all went well, and has done nothing": {"tool: perl -i", "tool: find -delete"},
+}  # fmt: skip
+
+
+@pytest.mark.skipif(bool(no_other_user()), reason=no_other_user() or "-")
+@pytest.mark.skipif(bool(NO_WALL), reason=NO_WALL or "-")
+def test_what_the_wall_alone_stops_and_what_passes(monkeypatch):
+    """As another user always: root could do to this machine what Landlock does not mediate."""
+    house = FenceHouse(monkeypatch, OTHER_USER, fence=False)
+    other = subprocess.Popen(
+        ["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups", "sleep", "1000"]
+    )
+    try:
+        house.territory(a=["/a.txt", "/dir/"], b=["/b.txt", "/bdir/", "/bempty/"])
+        house.write("a.txt", "old\n")
+        watched = foreign(house)
+        outside, shared = house.base / "outside", house.write("../shared", "before")
+        script = shutil.copy(BREAKOUTS, house.base / "breakouts.py")
+        house.own_all()
+        before = snapshot(*watched, outside, shared)
+        words = (str(script), str(outside), str(shared), str(other.pid), "apart")
+        tree = [str(house.root / path) for path in ("a.txt", "dir")]
+        done = house.end(house.start("a", house.python, *words, tree=tree))
+        assert done.exit == 0, done.err
+        results = json.loads(done.out.splitlines()[-1])
+        assert len(results) >= 180
+        passed = {name for name, (outcome, _) in results.items() if outcome == "done"}
+        expected = set[str]().union(*WALL_ALONE.values())
+        expected |= {name for name in results if name.startswith("chmod ")}
+        assert passed <= expected, passed - expected
+        for why, names in WALL_ALONE.items():
+            assert passed & names, f"nothing passes any more of: {why}"
+        after = snapshot(*watched, outside, shared)
+        content, names = 8, 9
+        assert {path for path in before if before[path][content] != after[path][content]} == {
+            str(house.root / "b.txt")
+        }
+        assert after[str(house.root / "b.txt")][names] != before[str(house.root / "b.txt")][names]
+        assert after.keys() == before.keys()
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+        house.close()
 
 
 def _assert_told(house, results) -> None:
@@ -806,6 +872,22 @@ def test_a_run_that_keeps_what_could_not_be_taken_from_it_is_stopped_before_anyt
     record = next(m for m in own.said if m["tell"] == "ended" and m["run"] == run)
     assert record["outcome"] == "cancelled"
     assert "dir/kept was handed over and could not be taken from it" in record["reason"]
+
+
+def test_a_supervisor_that_cannot_follow_a_change_of_owners_ends_its_runs_and_answers(monkeypatch):
+    house = FenceHouse(monkeypatch)
+    try:
+        house.territory(a=["/a.txt"])
+        run = house.start("a", "sh", "-c", "echo ready; sleep 30")
+        house.until_says(run, "ready")
+        house.supervisors.set_territory({"serial": 2, "table": {"owners": "a newer engine's"}, "handed": []})
+        house.wait(lambda m: m["tell"] == "territory" and m["serial"] == 2)
+        record = next(m for m in house.said if m["tell"] == "ended")
+        assert record["outcome"] == "cancelled"
+        assert "cannot follow a change of owners" in record["reason"]
+        assert house.sh("a", "echo x > a.txt").exit == 0, "the next one is as before"
+    finally:
+        house.close()
 
 
 def test_an_open_that_waited_through_a_hand_over_is_decided_again(own):

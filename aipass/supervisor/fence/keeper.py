@@ -56,6 +56,16 @@ class Keeper:
         self._fence.call(partial(self._set_territory, message))
 
     def _set_territory(self, message: dict[str, Any]) -> None:
+        try:
+            self._change(message)
+        except Exception as exc:
+            # Perhaps a newer engine's words. What was said of old holds on, so these runs must not.
+            for run in self._runs:
+                self._keep(run, ".", f"this supervisor cannot follow a change of owners: {exc!r}")
+            self._answer(message["serial"], [])
+            raise
+
+    def _change(self, message: dict[str, Any]) -> None:
         self._territory = Territory.of({**message["table"], "folds_case": self._folds})
         for handed in message.get("handed", ()):
             if (run := self._runs.get(handed["run"])) is not None:
@@ -100,18 +110,18 @@ class Keeper:
     def _withdraw(self, serial: int, lost: list[tuple[Fenced, str]]) -> None:
         """In a thread of its own: take away what runs have open and lost."""
         replaced: list[str] = []
-        kept: list[dict[str, Any]] = []
+        kept: list[tuple[int, str, str]] = []
         for run, path in lost:
             try:
                 if withdraw.cut_off(self.root, path):
                     replaced.append(path)
             except Exception as exc:  # noqa: BLE001 - whatever it was, the run can still write the file
                 reason = exc.strerror if isinstance(exc, OSError) else repr(exc)
-                kept.append({"run": run.grant.run, "path": path, "reason": reason})
+                kept.append((run.grant.run, path, str(reason)))
         self._fence.call(partial(self._withdrawn, serial, [path for _, path in lost], replaced, kept))
 
     def _withdrawn(
-        self, serial: int, lost: list[str], replaced: list[str], kept: list[dict[str, Any]]
+        self, serial: int, lost: list[str], replaced: list[str], kept: list[tuple[int, str, str]]
     ) -> None:
         self._busy -= 1
         withdrawing = self._fence.common.withdrawing
@@ -119,12 +129,15 @@ class Keeper:
         for path in lost:
             if not withdrawing[path]:
                 del withdrawing[path]
-        # A run that keeps what it lost is stopped by whoever hears this; nothing begins before it is gone.
-        for one in kept:
-            if one["run"] in self._runs:
-                self._keeping.add(one["run"])
-                self._told({"tell": "kept", **one})
+        for run, path, reason in kept:
+            if run in self._runs:
+                self._keep(run, path, reason)
         self._answer(serial, replaced)
+
+    def _keep(self, run: int, path: str, reason: str) -> None:
+        """A run keeps what it lost: whoever hears this stops it, and nothing begins before it is gone."""
+        self._keeping.add(run)
+        self._told({"tell": "kept", "run": run, "path": path, "reason": reason})
 
     def _answer(self, serial: int, replaced: list[str]) -> None:
         self._answers.append({"tell": "territory", "serial": serial, "replaced": replaced})
