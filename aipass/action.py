@@ -53,6 +53,8 @@ class Dispatch(Action):
     identity: str | None = None
     #: The spool request that waits for the dispatch's id.
     request: str | None = None
+    #: The dispatch of this agent whose conversation it goes on with.
+    reply_to: int | None = None
     #: The phase whose work this is.
     plan: str | None = None
     phase: str | None = None

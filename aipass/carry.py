@@ -194,7 +194,7 @@ class Carrier:
 
     def _pause(self, step: Step, event: Event, action: act.Pause) -> str:
         if (
-            self._dispatcher.pause(action.kind, action.name, action.reason, step.now)
+            self._dispatcher.pauses.add(action.kind, action.name, action.reason, step.now)
             and action.kind == "rule"
         ):
             detail = {"reason": action.reason}
@@ -202,7 +202,7 @@ class Carrier:
         return f"paused: {action.reason}"
 
     def _resume(self, step: Step, action: act.Resume) -> tuple[str, bool]:
-        if self._dispatcher.paused("handler", action.name) is not None:
+        if self._dispatcher.pauses.why("handler", action.name) is not None:
             self._look_again(step)
         found = self._dispatcher.resume(action.name)
         text = (

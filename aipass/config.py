@@ -101,6 +101,10 @@ class Agent(Model):
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         2, description="New attempts after lost runs, failed starts and overload"
     )
+    on_limit: Literal["wait", "fail"] = Field(
+        "wait", description="What a dispatch does when its CLI has reached a rate or usage limit"
+    )
+    max_wait: Duration = Field(6 * 3600.0, description="How long a dispatch waits for the end of limits")
     linger: bool = Field(False, description="Let processes live on that the agent leaves behind")
 
     @model_validator(mode="after")

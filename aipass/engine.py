@@ -391,7 +391,7 @@ class Engine:
 
     def _ask(self, step: Step, handler: Handler, event: Event) -> None:
         name = handler.name
-        if self._dispatcher.paused("handler", name) is not None:
+        if self._dispatcher.pauses.why("handler", name) is not None:
             self.ledger.add_outcome(event.id, name, "Skipped", "{}", "failed", "the handler is disabled")
             return
         began = time.perf_counter()
@@ -425,7 +425,7 @@ class Engine:
         step.facts.append(
             Fact("handler.failed", "engine", path=event.path, ref=name, cause=event.id, detail=detail)
         )
-        if count >= DISABLE_AFTER_FAILURES and self._dispatcher.pause("handler", name, error, step.now):
+        if count >= DISABLE_AFTER_FAILURES and self._dispatcher.pauses.add("handler", name, error, step.now):
             del self._failures[name]  # resumed, it has as many tries again
             detail = {"error": error, "after": count}
             step.facts.append(Fact("handler.disabled", "engine", ref=name, cause=event.id, detail=detail))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aipass.errors import AipassError
-from aipass.event import Fact, printable
+from aipass.event import Fact, iso, printable
 from aipass.layout import CHECKS
 from aipass.sources.runs import Report
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from aipass.authors import Authors
     from aipass.clock import Clock
-    from aipass.dispatch.dispatcher import Dispatcher
-    from aipass.dispatch.driver import Driver
+    from aipass.dispatch.dispatcher import Dispatcher, Ended
+    from aipass.dispatch.driver import Driver, Outcome
     from aipass.ledger import Ledger, Row
     from aipass.plans import Plans
     from aipass.sources.clock import Timers
@@ -34,6 +34,8 @@ START, ADOPT = "start:", "adopt"
 # An agent that is refused so often in a row does not understand what it may do.
 MANY_REFUSALS = 10
 SOURCE = "runs"
+#: Ends of a run that show that its driver's limit is over: the model has answered.
+PROVES = frozenset(("succeeded", "failed", "blocked"))
 
 
 class LiveRuns:
@@ -189,6 +191,8 @@ class LiveRuns:
             again=not self._plans.is_done(row["dispatch"]),
             usage=usage,
             session=verdict.session,
+            resets=verdict.resets,
+            fault=verdict.fault,
             **how,
         )
         detail: dict[str, Any] = {
@@ -211,7 +215,31 @@ class LiveRuns:
             self._plans.hold_back(step, row["dispatch"], finished.cause)
         else:
             step.facts.append(self._dispatcher.finished(row["dispatch"], run=row["id"], cause=finished.cause))
+        self._look_after(step, row, verdict, ended, finished.cause)
         step.effects.append(partial(self._world.close_spool, row["id"]))
+
+    def _look_after(self, step: Step, row: Row, verdict: Outcome, ended: Ended, cause: int | None) -> None:
+        """Pause a driver that has reached a limit, and an agent that fails of one thing again and again."""
+        settings = self._dispatcher.config.agents.get(row["agent"])
+        if settings is None:
+            return
+        driver, now = settings.driver, step.now
+        if ended.limits:
+            until = iso(self._dispatcher.pauses.until(driver))
+            detail = {"reason": verdict.reason, "until": until}
+            step.facts.append(Fact("driver.paused", "engine", ref=driver, cause=cause, detail=detail))
+            for dispatch in self._dispatcher.fail_limited(driver, now):
+                step.facts.append(self._dispatcher.finished(dispatch, cause=cause))
+        elif verdict.state in PROVES and self._dispatcher.pauses.passed(driver, now):
+            step.facts.append(Fact("driver.resumed", "engine", ref=driver, cause=cause))
+        if ended.state != "failed":
+            return
+        fault = self._dispatcher.alike(row["agent"], now)
+        if fault is not None and self._dispatcher.pauses.add("agent", row["agent"], fault, now):
+            detail = {"reason": fault}
+            step.facts.append(Fact("agent.paused", "engine", ref=row["agent"], cause=cause, detail=detail))
+            text = f"{row['agent']} is paused: its last dispatches all failed of the same: {fault}"
+            step.notify(self._ledger, f"{text}; mend that, then `aipass resume {row['agent']}`")
 
     def _fact(self, kind: str, row: Row, **detail: object) -> Fact:
         dispatch = self._ledger.one("dispatch", {"id": row["dispatch"]})

@@ -26,6 +26,7 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
         "subject": (str, False),
         "key": (str, False),
         "priority": (int, False),
+        "reply_to": (str, False),
         "sender": (str, False),
     },
     "cancel": {"id": (str, True)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
@@ -66,6 +67,12 @@ def show_duration(seconds: float) -> str:
             more = int(rest // smaller)
             return f"{int(whole)}{unit}" + (f" {more}{lower}" if more else "")
     raise AssertionError(seconds)
+
+
+def show_moment(seconds: float, now: float) -> str:
+    """A moment (seconds since the epoch) in local time for eyes: the time of day, with the date where that is not today's."""
+    moment, today = (datetime.fromtimestamp(one).astimezone() for one in (seconds, now))
+    return moment.strftime("%H:%M" if moment.date() == today.date() else "%Y-%m-%d %H:%M")
 
 
 def show_size(size: int) -> str:

@@ -72,7 +72,7 @@ class LedgerView:
 
     def paused(self, kind: str, name: str) -> str | None:
         """Why an agent, a rule or a driver is paused."""
-        return self._dispatcher.paused(kind, name)
+        return self._dispatcher.pauses.why(kind, name)
 
     def resolve(self, id_or_request: str) -> int | None:
         """The dispatch that an id or a request's id means."""

@@ -229,6 +229,8 @@ class World:
             "answer": answer,
             "reason": outcome.reason,
             "session": outcome.session,
+            "resets": iso(outcome.resets),
+            "fault": outcome.fault,
         }
         record["usage"] = asdict(outcome.usage) if outcome.usage else None
         folder = self.layout.run(run["id"])
@@ -267,6 +269,8 @@ class World:
                     outcome.reason,
                     asdict(outcome.usage) if isinstance(outcome.usage, Usage) else None,
                     outcome.session,
+                    outcome.fault,
+                    iso(outcome.resets),
                 ]
             )
         except Exception as exc:  # noqa: BLE001 - a driver may raise anything; its run has failed then

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 #: What front matter may say to aipass. Other words belong to other tools and are left alone.
-KNOWN = ("subject", "key", "priority")
+KNOWN = ("subject", "key", "priority", "reply_to")
 MAX_FRONT_MATTER_CHARS = 65_536
 _FENCED = re.compile(r"(\+\+\+|---)[ \t]*\r?\n(.*?)(?<=\n)\1[ \t]*(?:\r?\n|$)", re.DOTALL)
 
@@ -24,6 +24,7 @@ class Wanted:
     subject: str | None = None
     key: str | None = None
     priority: int = 0
+    reply_to: str | None = None
 
 
 def read(text: str) -> Wanted:
@@ -39,7 +40,8 @@ def read(text: str) -> Wanted:
         near = difflib.get_close_matches(str(name).lower(), KNOWN, 1, 0.8)
         if name not in KNOWN and near:
             raise ValueError(f"front matter: `{name}` is not known; did you mean `{near[0]}`?")
-    return Wanted(text[match.end() :], _words(found, "subject"), _words(found, "key"), _priority(found))
+    subject, key, reply_to = (_words(found, name) for name in ("subject", "key", "reply_to"))
+    return Wanted(text[match.end() :], subject, key, _priority(found), reply_to)
 
 
 def _parse_toml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds

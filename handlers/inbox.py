@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aipass_handlers import frontmatter
@@ -74,9 +75,17 @@ def on_file(event: Event, view: View) -> Iterable[Action]:
                 "say below it what the agent shall do, and save the file again",
             )
         ]
-    return [
-        Dispatch(text=wanted.text, subject=wanted.subject, key=wanted.key, priority=wanted.priority, **common)
-    ]
+    before = None if wanted.reply_to is None else view.resolve(wanted.reply_to)
+    if wanted.reply_to is not None and before is None:
+        problem = (
+            f"there is no dispatch `{wanted.reply_to}` to reply to",
+            "`aipass dispatches` lists them; save it again",
+        )
+        return [Reject(event.path, *problem)]
+    wish = Dispatch(
+        text=wanted.text, subject=wanted.subject, key=wanted.key, priority=wanted.priority, **common
+    )
+    return [replace(wish, reply_to=before)]
 
 
 def _misplaced(event: Event, view: View) -> tuple[str, str] | None:

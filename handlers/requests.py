@@ -93,6 +93,10 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
         )
     if not text.strip():
         return Refuse(request, "there is nothing to say; give a text", 2)
+    reply_to = event.detail.get("reply_to")
+    before = None if reply_to is None else view.resolve(reply_to)
+    if reply_to is not None and before is None:
+        return Refuse(request, f"there is no dispatch `{reply_to}` to reply to", 1)
     return Dispatch(
         agent=target,
         text=text,
@@ -100,6 +104,7 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
         key=event.detail.get("key"),
         priority=event.detail.get("priority", 0),
         sender=agent or event.detail.get("sender") or "human",
+        reply_to=before,
         request=request,
     )
 

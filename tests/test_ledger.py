@@ -113,6 +113,7 @@ def test_the_database_itself_allows_one_open_dispatch_of_a_key_and_one_run_of_an
         "created": 0,
         "cause": None,
         "handler": "h",
+        "reply_to": None,
     }
     with ledger.transaction():
         first = ledger.run("insert_dispatch", row)
@@ -182,6 +183,7 @@ def test_pruning_keeps_dispatches_their_causes_and_what_is_pending(tmp_path):
             "created": 0,
             "cause": middle.id,
             "handler": "h",
+            "reply_to": None,
         }
         ledger.run("insert_dispatch", row)
         new = ledger.record(Fact("a.new", "test"), Instant(0.0, 5000.0))

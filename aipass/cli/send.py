@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     "--priority", type=click.IntRange(-100, 100), default=None, help="Larger runs first; default 0."
 )
 @click.option(
+    "--reply-to", metavar="ID", help="Go on with the conversation of this dispatch of the same agent."
+)
+@click.option(
     "--wait", is_flag=True, help="Wait for the answer and print it; exit status 1 unless it succeeded."
 )
 @click.option("--timeout", metavar="T", help="With --wait: wait no longer than this (30s, 10m).")
@@ -41,6 +44,7 @@ def command(
     subject: str | None,
     key: str | None,
     priority: int | None,
+    reply_to: str | None,
     wait: bool,
     timeout: str | None,
 ) -> int:
@@ -60,7 +64,15 @@ def command(
         except ValueError as exc:
             raise ConfigError(f"--timeout: {exc}") from exc
     row = ask(
-        layout, "send", needs_engine=wait, agent=agent, text=said, subject=subject, key=key, priority=priority
+        layout,
+        "send",
+        needs_engine=wait,
+        agent=agent,
+        text=said,
+        subject=subject,
+        key=key,
+        priority=priority,
+        reply_to=reply_to,
     )
     if row is None:
         return 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aipass import ground, lock
-from aipass.cli.output import json_option, print_json, table
+from aipass.cli.output import clock, json_option, print_json, table
 from aipass.config_quick import agents
 from aipass.errors import ConfigError
 from aipass.event import iso
@@ -93,6 +94,7 @@ def _sandbox(layout: Layout) -> Config | None:
 def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
     found["pauses"] = [
         {"kind": row["kind"], "name": row["name"], "reason": row["reason"], "since": iso(row["since"])}
+        | {"until": iso(row["until"])}
         for row in ledger.all("pauses")
     ]
     found["plans"] = [
@@ -142,7 +144,10 @@ def _show(found: dict[str, Any]) -> None:
             f"plan     {plan['id']} {plan['title']}: {plan['status']}; `aipass plan status {plan['id']}`"
         )
     for pause in found["pauses"]:
-        click.secho(f"paused   {pause['kind']} {pause['name']}: {pause['reason']}", fg="yellow")
+        until = (
+            f" until {clock(datetime.fromisoformat(pause['until']).timestamp())}" if pause["until"] else ""
+        )
+        click.secho(f"paused   {pause['kind']} {pause['name']}{until}: {pause['reason']}", fg="yellow")
     for text in found["attention"]:
         click.secho(f"note     {text}", fg="yellow")
     click.echo()

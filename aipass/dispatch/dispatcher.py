@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aipass.dispatch import retry
+from aipass.dispatch.pauses import LIMIT, Pauses
 from aipass.dispatch.queue import Capacity, Queue
 from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from aipass.event import Fact
-from aipass.units import show_duration
+from aipass.units import show_duration, show_moment
 
 if TYPE_CHECKING:
     from aipass.action import Dispatch
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 #: A text that is short and one line is its own key, for people's eyes; any other is known by its hash.
 LONGEST_KEY_CHARS = 120
 RETRY, RATE = "retry:", "rate:"
+#: An agent whose last dispatches, this many, failed of the same thing (no key, no program, no such model) is paused.
+ALIKE = 3
 FINAL = frozenset(("succeeded", "failed", "cancelled"))
 
 
@@ -49,6 +52,8 @@ class Ended:
     state: str
     reason: str | None
     retry_in: float | None = None
+    #: Whether a limit began with it.
+    limits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class Dispatcher:
         self.config = config
         self._queue = Queue()
         self._runs = Hourly()
-        self._paused: dict[tuple[str, str], str] = {}
+        self.pauses = Pauses(ledger, timers)
 
     def load(self, now: Instant) -> None:
         """Remember what the ledger knows."""
@@ -77,7 +82,7 @@ class Dispatcher:
         for row in self._ledger.all("runs_since", {"since": now.wall - HOUR_S}):
             # A clock that was set back must not make an hour longer.
             self._runs.add(row["agent"], now.mono - max(0.0, now.wall - row["created"]))
-        self._paused = {(row["kind"], row["name"]): row["reason"] for row in self._ledger.all("pauses")}
+        self.pauses.load(now)
         for row in self._ledger.all("live_runs"):
             self._queue.begin(row["agent"], self._driver_of(row["agent"]))
         for row in self._ledger.all("queued"):
@@ -98,6 +103,11 @@ class Dispatcher:
         """
         if wish.agent not in self.config.agents:
             return Submitted(f"refused: there is no agent `{wish.agent}`", exit_code=EXIT_USAGE)
+        settings = self.config.agents[wish.agent]
+        if settings.on_limit == "fail" and self.pauses.is_limited(settings.driver, now):
+            return Submitted(f"refused: {self.obstacle(wish.agent, now)}", exit_code=EXIT_REFUSED)
+        if (wrong := self._wrong_reply(wish)) is not None:
+            return Submitted(f"refused: {wrong}", exit_code=EXIT_FAILED)
         hops = self.hops(event.by) if hops is None else hops
         if hops > self.config.limits.hops:
             return Submitted(
@@ -134,11 +144,24 @@ class Dispatcher:
                 "priority": wish.priority,
                 "hops": hops,
             }
-            | {"created": now.wall, "cause": event.id, "handler": handler},
+            | {"created": now.wall, "cause": event.id, "handler": handler, "reply_to": wish.reply_to},
         )
         self._add_sender(dispatch, event, wish)
         self._queue.add(wish.agent, dispatch, wish.priority)
         return Submitted(f"dispatch {dispatch}", dispatch)
+
+    def _wrong_reply(self, wish: Dispatch) -> str | None:
+        """Why a wish cannot go on with what it replies to; None where it can, or replies to nothing."""
+        if wish.reply_to is None:
+            return None
+        before = self._ledger.one("dispatch", {"id": wish.reply_to})
+        if before is None:
+            return f"there is no dispatch {wish.reply_to} to reply to"
+        if before["agent"] != wish.agent:
+            return (
+                f"dispatch {wish.reply_to} was {before['agent']}'s; a reply to it goes to {before['agent']}"
+            )
+        return None
 
     def hops(self, by: int | None) -> int:
         """How long a chain is that goes on with what this run did; 0 where nobody known did it."""
@@ -267,11 +290,11 @@ class Dispatcher:
         """Why an agent may not start anything now; `remember`: look again when a limit allows."""
         if agent not in self.config.agents:
             return f"agent `{agent}` is not configured any more"
-        for kind, name in (("agent", agent), ("driver", self._driver_of(agent))):
-            if (kind, name) in self._paused:
-                return (
-                    f"{kind} `{name}` is paused: {self._paused[kind, name]}; `aipass resume {name}` ends that"
-                )
+        driver = self._driver_of(agent)
+        for kind, name in (("agent", agent), ("driver", driver)):
+            found = self.pauses.obstacle(kind, name, now, is_busy=driver in self._queue.busy().values())
+            if found is not None:
+                return found
         limit = self.config.limits.runs_per_hour
         free_at = self._runs.free_at(agent, limit, now.mono)
         if free_at is not None:
@@ -287,12 +310,20 @@ class Dispatcher:
             if row is not None and row["state"] == "queued":
                 self._queue.add(row["agent"], row["id"], row["priority"])
             return True
-        return key.startswith(RATE)
+        return key.startswith((RATE, LIMIT))
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def end(
-        self, run: Row, outcome: str, reason: str | None, now: Instant, *, again: bool = True, **facts: object
+        self,
+        run: Row,
+        outcome: str,
+        reason: str | None,
+        now: Instant,
+        *,
+        again: bool = True,
+        resets: float | None = None,
+        **facts: object,
     ) -> Ended:
         """A run's whole tree is gone: its dispatch is finished, or, where `again`, waits for another attempt."""
         dispatch = self._row(run["dispatch"])
@@ -310,6 +341,17 @@ class Dispatcher:
             },
         )
         settings = self.config.agents.get(run["agent"])
+        limits = False
+        if outcome == "limit" and settings is not None:
+            until, limits = self.pauses.limit(settings.driver, reason or "it does not say which", resets, now)
+            waited = until - (dispatch["limited"] or now.wall)
+            if again and settings.on_limit == "wait" and waited <= settings.max_wait:
+                about = {"id": dispatch["id"], "now": now.wall, "reason": reason}
+                self._ledger.run("dispatch_limited", about | {"session": facts.get("session")})
+                self._queue.add(run["agent"], dispatch["id"], dispatch["priority"])
+                return Ended(outcome, "queued", reason, until - now.wall, limits)
+            if settings.on_limit == "wait":
+                reason = f"{reason or 'a limit'}; it ends at {show_moment(until, now.wall)}, which is later than max_wait allows"
         if again and settings is not None and retry.is_retried(outcome, dispatch["tries"], settings.retries):
             wait = retry.delay_s(dispatch["id"], dispatch["tries"])
             self._ledger.run(
@@ -326,10 +368,38 @@ class Dispatcher:
         state = {"succeeded": "succeeded", "cancelled": "cancelled", "killed": "cancelled"}.get(
             outcome, "failed"
         )
+        if outcome == "start-failed":
+            facts["fault"] = reason or outcome
         if outcome in retry.RETRIED and dispatch["tries"] > 1:
             reason = f"{reason or outcome} (after {dispatch['tries']} attempts)"
         self._finish(dispatch["id"], state, reason, now, **facts)
-        return Ended(outcome, state, reason)
+        return Ended(outcome, state, reason, limits=limits)
+
+    def fail_limited(self, driver: str, now: Instant) -> list[int]:
+        """Fail what waits for a driver at its limit, of agents that would rather fail; returns what."""
+        reason = self.pauses.why("driver", driver)
+        if reason is None or not self.pauses.is_limited(driver, now):
+            return []
+        failed = []
+        for row in self._ledger.all("queued"):
+            settings = self.config.agents.get(row["agent"])
+            if settings is not None and settings.driver == driver and settings.on_limit == "fail":
+                self._queue.remove(row["id"])
+                self._timers.drop(f"{RETRY}{row['id']}")
+                self._finish(row["id"], "failed", reason, now)
+                failed.append(int(row["id"]))
+        return failed
+
+    def alike(self, agent: str, now: Instant) -> str | None:
+        """What the agent's last dispatches failed of, if of the same and within an hour; else None."""
+        rows = self._ledger.all("last_faults", {"agent": agent, "since": now.wall - HOUR_S, "limit": ALIKE})
+        faults = {row["fault"] for row in rows}
+        return None if len(rows) < ALIKE or len(faults) > 1 else faults.pop()
+
+    def resume(self, name: str) -> bool:
+        """Start under a name again; whether it was paused."""
+        self._ledger.run("forget_faults", {"agent": name})
+        return self.pauses.drop(name)
 
     def _finish(self, dispatch: int, state: str, reason: str | None, now: Instant, **facts: object) -> None:
         usage = facts.get("usage")
@@ -342,28 +412,12 @@ class Dispatcher:
                 "reason": reason,
                 "exit": facts.get("exit"),
                 "session": facts.get("session"),
+                "fault": facts.get("fault"),
             }
             | {"usage": json.dumps(usage) if usage else None},
         )
 
-    # -- pauses and configuration ----------------------------------------------------------------------------------
-
-    def pause(self, kind: str, name: str, reason: str, now: Instant) -> bool:
-        """Start nothing under this name; whether that is new."""
-        if (kind, name) in self._paused:
-            return False
-        self._paused[kind, name] = reason
-        self._ledger.run("set_pause", {"name": name, "kind": kind, "reason": reason, "since": now.wall})
-        return True
-
-    def resume(self, name: str) -> bool:
-        """Start under this name again; whether it was paused."""
-        self._paused = {key: reason for key, reason in self._paused.items() if key[1] != name}
-        return self._ledger.run("drop_pause", {"name": name, "kind": None}) > 0
-
-    def paused(self, kind: str, name: str) -> str | None:
-        """Why an agent, a rule, a driver or a handler is paused."""
-        return self._paused.get((kind, name))
+    # -- configuration ----------------------------------------------------------------------------------
 
     def reconfigure(self, config: Config) -> dict[str, list[int]]:
         """Take over a configuration: dispatches of agents that are gone are blocked, of those that are back go on.
@@ -416,8 +470,10 @@ _GONE = "its agent is not configured any more"
 
 
 def key_of(wish: Dispatch) -> str:
-    """The explicit key, else the subject, else the text (a long one by its hash)."""
+    """The explicit key, else the subject, else the text (a long one by its hash). Replies are apart from all else."""
     key = wish.key or wish.subject
+    if wish.reply_to is not None:
+        return f"reply to {wish.reply_to}: {key_of(replace(wish, reply_to=None))}"
     if key:
         return key
     if len(wish.text) <= LONGEST_KEY_CHARS and "\n" not in wish.text.strip():

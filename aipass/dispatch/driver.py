@@ -86,10 +86,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A driver's verdict: `succeeded`, `failed`, `overload` where another attempt makes sense, or `blocked` where it waits
-    for a person: it asked something, or was refused a permission that it needed; `reason` says what.
+    """A driver's verdict, one of `OUTCOME_STATES`; `reason` says why in words, for every state but `succeeded`.
+
+    `overload`: another attempt makes sense, soon. `limit`: a rate or usage limit of the account is reached, and nothing
+    else makes sense with this driver before it ends, at `resets` (seconds since the epoch) where that is told. `blocked`:
+    it waits for a person: it asked something, or was refused a permission that it needed.
 
     `answer` is Markdown, or a file that holds it. `session`: what the CLI calls the conversation; "" where that is lost.
+    `fault`: what kept it from working at all, whatever the task: no key, no such model. An agent whose dispatches fail of
+    the same fault again and again is paused.
     """
 
     state: str
@@ -97,10 +102,12 @@ class Outcome:
     reason: str | None = None
     usage: Usage | None = None
     session: str | None = None
+    resets: float | None = None
+    fault: str | None = None
 
 
 #: What an Outcome's state may be.
-OUTCOME_STATES = ("succeeded", "failed", "overload", "blocked")
+OUTCOME_STATES = ("succeeded", "failed", "overload", "limit", "blocked")
 
 
 @runtime_checkable

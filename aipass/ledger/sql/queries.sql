@@ -22,8 +22,8 @@ SELECT (SELECT ifnull(max(id), 0) FROM events), (SELECT ifnull(max(id), 0) FROM 
 
 -- name: insert_dispatch
 -- New work.
-INSERT INTO dispatches (agent, key, state, subject, priority, hops, created, cause, handler)
-VALUES (:agent, :key, 'queued', :subject, :priority, :hops, :created, :cause, :handler)
+INSERT INTO dispatches (agent, key, state, subject, priority, hops, created, cause, handler, reply_to)
+VALUES (:agent, :key, 'queued', :subject, :priority, :hops, :created, :cause, :handler, :reply_to)
 
 -- name: insert_sender
 -- Somebody who wants the answer.
@@ -62,25 +62,42 @@ ORDER BY id
 UPDATE dispatches SET priority = max(priority, :priority) WHERE id = :id
 
 -- name: dispatch_running
--- Its run is about to be started.
-UPDATE dispatches SET state = 'running', attempts = attempts + 1, tries = tries + 1,
+-- Its run is about to be started; the first one of a reply goes on with the conversation that it replies to.
+UPDATE dispatches SET session = CASE WHEN attempts > 0 THEN session
+        ELSE (SELECT d.session FROM dispatches d WHERE d.id = dispatches.reply_to) END,
+    state = 'running', attempts = attempts + 1, tries = tries + 1,
     started = ifnull(started, :now), reason = NULL WHERE id = :id
 
 -- name: dispatch_again
 -- It waits for another attempt.
-UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason,
+UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason, limited = NULL,
     session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
 WHERE id = :id
+
+-- name: dispatch_limited
+-- It waits for the end of a limit, which costs it no attempt.
+UPDATE dispatches SET state = 'queued', not_before = 0, tries = tries - 1, limited = ifnull(limited, :now), reason = :reason,
+    session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
+WHERE id = :id
+
+-- name: last_faults
+-- How an agent's last dispatches ended, newest first; one that ended otherwise than by a fault has none.
+SELECT fault FROM dispatches
+WHERE agent = :agent AND finished > :since AND state IN ('succeeded', 'failed') ORDER BY finished DESC, id DESC LIMIT :limit
+
+-- name: forget_faults
+-- Somebody has mended what was wrong.
+UPDATE dispatches SET fault = NULL WHERE agent = :agent AND fault IS NOT NULL
 
 -- name: dispatch_reopened
 -- Somebody asked for it again.
 UPDATE dispatches SET state = 'queued', tries = 0, not_before = 0, started = NULL, finished = NULL, reason = NULL,
-    answer = NULL, exit = NULL, usage = NULL
+    answer = NULL, exit = NULL, usage = NULL, fault = NULL, limited = NULL
 WHERE id = :id
 
 -- name: dispatch_final
 -- It has reached a state that it leaves only by `retry`.
-UPDATE dispatches SET state = :state, finished = :now, reason = :reason, exit = :exit, usage = :usage,
+UPDATE dispatches SET state = :state, finished = :now, reason = :reason, exit = :exit, usage = :usage, fault = :fault,
     session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
 WHERE id = :id
 
@@ -176,8 +193,12 @@ DELETE FROM timers WHERE key = :key
 SELECT * FROM timers
 
 -- name: set_pause
--- Nothing starts under this name until it is resumed.
-INSERT OR IGNORE INTO pauses (kind, name, reason, since) VALUES (:kind, :name, :reason, :since)
+-- Nothing starts under this name until it is resumed, or until a limit ends.
+INSERT OR REPLACE INTO pauses (kind, name, reason, since, until) VALUES (:kind, :name, :reason, :since, :until)
+
+-- name: pause
+-- One of them.
+SELECT * FROM pauses WHERE kind = :kind AND name = :name
 
 -- name: drop_pause
 -- It may start again.

@@ -48,7 +48,10 @@ CREATE TABLE dispatches (
     answer     TEXT,
     exit       INTEGER,
     usage      TEXT,
-    session    TEXT
+    session    TEXT,
+    fault      TEXT,             -- what kept the CLI from working, where it failed of that
+    limited    REAL,             -- since when it waits for the end of limits
+    reply_to   INTEGER           -- the dispatch whose conversation it goes on with
 );
 -- One open dispatch for an agent and a key that has not begun; what has begun may have one follow-up.
 CREATE UNIQUE INDEX dispatches_one_queued ON dispatches (agent, key) WHERE state = 'queued' AND attempts = 0;
@@ -110,6 +113,7 @@ CREATE TABLE pauses (
     name   TEXT NOT NULL,
     reason TEXT NOT NULL,
     since  REAL NOT NULL,
+    until  REAL,               -- NULL: until somebody resumes it
     PRIMARY KEY (kind, name)
 ) WITHOUT ROWID;
 
