@@ -24,6 +24,7 @@ from aipass.plan.preamble import preamble
 from aipass.plan.reserved import check_name
 from aipass.supervisor import wire
 from aipass.supervisor.fence.fenced import DENIED
+from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ class World:
     def set_territory(self, table: dict[str, Any], handed: list[dict[str, Any]]) -> None:
         """Let the supervisors know who owns what from now on, and what was handed over by runs that live on."""
         self._serial += 1
+        # For the pre-write hooks of runs without a fence.
+        wire.write_atomic(self.layout.state / TERRITORY, json.dumps(table))
         self._runner.set_territory({"serial": self._serial, "table": table, "handed": handed})
 
     def start_check(self, run: int, plan: str, phase: Phase, config: Config) -> None:

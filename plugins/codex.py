@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
-from aipass_plugins.records import no_result, records
+from aipass_plugins.records import LOST, count, inner, no_result, question, record, records, shown, words
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, tail
+from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
+from aipass.dispatch.resets import reset_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: It tells no status; these are its words for a model server that is overloaded, or fails.
-OVERLOAD = re.compile(r"high demand|status (429|5[0-9][0-9])|stream disconnected|usage limit", re.IGNORECASE)
-LOST = "no rollout found"
+#: It tells no status; these are its words for a model server that is overloaded, that wants no more, or wants no such client.
+OVERLOAD = re.compile(r"high demand|status 5[0-9][0-9]|stream disconnected", re.IGNORECASE)
+LIMITED = re.compile(r"usage limit|rate limit|status 429|quota", re.IGNORECASE)
+FAULT = re.compile(r"status 40[0134]|environment variable|not logged in|log in again", re.IGNORECASE)
+UNKNOWN_SESSION = "no rollout found"
+
+
+HOOKS = (
+    'hooks.PreToolUse=[{matcher="apply_patch|Bash",hooks=[{type="command",timeout=10,command='
+    + json.dumps(prewrite_hook())
+    + "}]}]"
+)
 
 
 class CodexDriver:
@@ -27,12 +38,15 @@ class CodexDriver:
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; it is never asked. Its own sandbox does not work inside the fence."""
         model = ("-m", job.settings.model) if job.settings.model else ()
+        # Its hooks run only with this flag; behind the fence what a repository's own hooks do is fenced as well.
+        hooks = ("--dangerously-bypass-hook-trust", "-c", HOOKS) if job.fenced else ()
         quiet = ("-c", "check_for_update_on_startup=false", "-c", "analytics.enabled=false")
         resume = ("resume", job.session) if job.session else ()
         return Command(
             argv=(
                 *("codex", "exec", "--json", "--skip-git-repo-check"),
                 *("-s", "danger-full-access" if job.fenced else "workspace-write"),
+                *hooks,
                 *quiet,
                 *model,
                 *job.settings.args,
@@ -48,30 +62,67 @@ class CodexDriver:
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """The last message of a completed turn is the answer; the verdict is the last turn's, not the exit status."""
+        """The last message of a completed turn is the answer; the verdict is the last turn's, not the exit status.
+
+        Tokens are those of the whole conversation.
+        """
         text, reason, usage, completed = "", None, None, False
-        for record in records(end.stdout):
-            match record.get("type"):
-                case "item.completed" if record.get("item", {}).get("type") == "agent_message":
-                    text = str(record["item"].get("text") or "")
+        for one in records(end.stdout):
+            match one.get("type"):
+                case "item.completed" if inner(one.get("item")).get("type") == "agent_message":
+                    text = words(inner(one.get("item")).get("text"))
                 case "turn.completed":
-                    told = record.get("usage") or {}
-                    completed, usage = True, Usage(told.get("input_tokens"), told.get("output_tokens"))
+                    told = inner(one.get("usage"))
+                    usage = Usage(count(told.get("input_tokens")), count(told.get("output_tokens")))
+                    completed = True
                 case "turn.failed":
-                    completed, reason = False, str((record.get("error") or {}).get("message"))
+                    completed = False
+                    reason = words(inner(one.get("error")).get("message")) or "it reported an error"
         session = self.session(end.stdout)
         if completed and end.code == 0:
-            return Outcome("succeeded", text, usage=usage, session=session)
+            asked = question(text)
+            return Outcome(
+                "blocked" if asked else "succeeded", text, reason=asked, usage=usage, session=session
+            )
         last = tail(end.stderr)
-        if job.session and LOST in last:
-            return Outcome("overload", reason="its conversation is lost, and it starts afresh", session="")
-        state = "overload" if reason and OVERLOAD.search(reason) else "failed"
-        reason = reason or no_result(end.code, end.signal, last)
-        return Outcome(state, text, reason=reason, usage=usage, session=session)
+        if job.session and UNKNOWN_SESSION in last:
+            return Outcome("overload", reason=LOST, session="")
+        if reason is None:
+            return Outcome("failed", text, reason=no_result(end.code, end.signal, last), session=session)
+        if LIMITED.search(reason):
+            return Outcome("limit", text, reason=reason, session=session, resets=reset_of(reason))
+        state = "overload" if OVERLOAD.search(reason) else "failed"
+        fault = reason[:200] if state == "overload" or FAULT.search(reason) else None
+        return Outcome(state, text, reason=reason[:400], usage=usage, session=session, fault=fault)
 
     def session(self, stdout: Path) -> str | None:
         """Its first record names the conversation."""
-        return next((str(r["thread_id"]) for r in records(stdout) if r.get("thread_id")), None)
+        return next((words(r["thread_id"]) for r in records(stdout) if words(r.get("thread_id"))), None)
+
+    def readable(self, line: str) -> str | None:
+        """What it says and does."""
+        found = record(line)
+        if found is None:
+            return line
+        item = inner(found.get("item"))
+        match found.get("type"), item.get("type"):
+            case "item.completed", "agent_message":
+                return words(item.get("text"))
+            case "item.completed", "error":
+                return f"! {item.get('message')}"
+            case "item.started", "command_execution":
+                return shown("shell", item)
+            case "item.completed", "command_execution" if item.get("exit_code"):
+                return f"! exit status {item['exit_code']}: {words(item.get('aggregated_output'))[-300:]}"
+            case "item.completed", "file_change":
+                changes = [inner(change) for change in item.get("changes") or ()]
+                return "\n".join(f"> {change.get('kind')} {change.get('path')}" for change in changes)
+            case ("error", _) | ("turn.failed", _):
+                return f"! {found.get('message') or inner(found.get('error')).get('message')}"
+            case "turn.completed", _:
+                told = inner(found.get("usage"))
+                return f"= completed, {told.get('input_tokens')} tokens in, {told.get('output_tokens')} out"
+        return None
 
 
 @hookimpl

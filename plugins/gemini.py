@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from aipass_plugins.records import no_result, records
+from aipass_plugins.records import LOST, count, inner, no_result, question, record, records, shown, words
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, tail
+from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
+from aipass.dispatch.resets import reset_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-OVERLOAD = re.compile(r'"code": ?(429|5[0-9][0-9])|RESOURCE_EXHAUSTED|UNAVAILABLE|overloaded', re.IGNORECASE)
-#: Its exit status for a conversation that it does not have.
-LOST = 42
+OVERLOAD = re.compile(r'"code": ?5[0-9][0-9]|UNAVAILABLE|INTERNAL|overloaded', re.IGNORECASE)
+LIMITED = re.compile(r'"code": ?429|RESOURCE_EXHAUSTED|quota|rate limit', re.IGNORECASE)
+FAULT = re.compile(r'"code": ?40[0134]|API key|UNAUTHENTICATED|auth method', re.IGNORECASE)
+#: Its exit status for a conversation that it does not have, and for no way to sign in.
+UNKNOWN_SESSION, NO_AUTH = 42, 41
+#: Settings of the machine's owner; ours would hide them.
+SYSTEM_SETTINGS = Path("/etc/gemini-cli/settings.json")
+SETTINGS = "aipass/settings.json"
+HOOK = {"type": "command", "command": prewrite_hook("gemini"), "name": "aipass", "timeout": 10_000}
+HOOKS = {"hooks": {"BeforeTool": [{"matcher": "write_file|replace|edit", "hooks": [HOOK]}]}}
 
 
 class GeminiDriver:
@@ -42,8 +48,14 @@ class GeminiDriver:
                 "GEMINI_CLI_NO_RELAUNCH": "true",
                 "GEMINI_TELEMETRY_ENABLED": "false",
                 "GEMINI_CLI_HOME": str(job.state),
+                **(
+                    {}
+                    if SYSTEM_SETTINGS.exists()
+                    else {"GEMINI_CLI_SYSTEM_SETTINGS_PATH": str(job.state / SETTINGS)}
+                ),
             },
             shares=(
+                Share(SETTINGS, text=json.dumps(HOOKS)),
                 Share(".gemini/oauth_creds.json", "~/.gemini/oauth_creds.json", writable=True),
                 Share(".gemini/google_accounts.json", "~/.gemini/google_accounts.json"),
                 Share(".gemini/settings.json", "~/.gemini/settings.json"),
@@ -55,32 +67,59 @@ class GeminiDriver:
     def outcome(self, job: Job, end: Exit) -> Outcome:
         """The assistant's words are the answer; the verdict is the result record's."""
         text, result = "", None
-        for record in records(end.stdout):
-            match record.get("type"):
-                case "message" if record.get("role") == "assistant":
-                    said = str(record.get("content") or "")
-                    text = text + said if record.get("delta") else said
+        for one in records(end.stdout):
+            match one.get("type"):
+                case "message" if one.get("role") == "assistant":
+                    said = words(one.get("content"))
+                    text = text + said if one.get("delta") else said
                 case "result":
-                    result = record
-        session = self.session(end.stdout)
+                    result = one
+        session, last = self.session(end.stdout), tail(end.stderr)
         if result is None:
-            if job.session and end.code == LOST:
-                return Outcome(
-                    "overload", reason="its conversation is lost, and it starts afresh", session=""
-                )
-            reason = no_result(end.code, end.signal, tail(end.stderr))
-            return Outcome("failed", text, reason=reason, session=session)
-        told = result.get("stats") or {}
-        usage = Usage(told.get("input_tokens"), told.get("output_tokens"))
+            if job.session and end.code == UNKNOWN_SESSION:
+                return Outcome("overload", reason=LOST, session="")
+            reason = no_result(end.code, end.signal, last)
+            fault = reason[:200] if end.code == NO_AUTH else None
+            return Outcome("failed", text, reason=reason, session=session, fault=fault)
+        told = inner(result.get("stats"))
+        usage = Usage(count(told.get("input_tokens")), count(told.get("output_tokens")))
         if result.get("status") == "success" and end.code == 0:
-            return Outcome("succeeded", text, usage=usage, session=session)
-        reason = str((result.get("error") or {}).get("message") or "it reported an error")
+            asked = question(text)
+            return Outcome(
+                "blocked" if asked else "succeeded", text, reason=asked, usage=usage, session=session
+            )
+        reason = words(inner(result.get("error")).get("message")) or "it reported an error"
+        if LIMITED.search(reason):
+            # When it ends stands in its report of the error only.
+            until = reset_of(reason) or reset_of(tail(end.stderr, lines=40, chars=8_000))
+            return Outcome("limit", text, reason=reason[:400], usage=usage, session=session, resets=until)
         state = "overload" if OVERLOAD.search(reason) else "failed"
-        return Outcome(state, text, reason=reason[:400], usage=usage, session=session)
+        fault = reason[:200] if state == "overload" or FAULT.search(reason) else None
+        return Outcome(state, text, reason=reason[:400], usage=usage, session=session, fault=fault)
 
     def session(self, stdout: Path) -> str | None:
         """Its first record names the conversation."""
-        return next((str(r["session_id"]) for r in records(stdout) if r.get("session_id")), None)
+        return next((words(r["session_id"]) for r in records(stdout) if words(r.get("session_id"))), None)
+
+    def readable(self, line: str) -> str | None:
+        """What it says and does."""
+        found = record(line)
+        if found is None:
+            return line
+        match found.get("type"):
+            case "message" if found.get("role") == "assistant":
+                return words(found.get("content"))
+            case "tool_use":
+                return shown(found.get("tool_name"), inner(found.get("parameters")))
+            case "tool_result" if found.get("status") == "error":
+                return f"! {inner(found.get('error')).get('message') or found.get('output')}"
+            case "result":
+                told = inner(found.get("stats"))
+                why = words(inner(found.get("error")).get("message"))
+                return f"= {found.get('status')}, {told.get('total_tokens')} tokens" + (
+                    f": {why}" if why else ""
+                )
+        return None
 
 
 @hookimpl

@@ -3,22 +3,59 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
-from aipass_plugins.records import no_result, records
+from aipass_plugins.records import (
+    FAULT,
+    LIMIT,
+    LOST,
+    OVERLOAD,
+    count,
+    inner,
+    no_result,
+    question,
+    record,
+    records,
+    shown,
+    words,
+)
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, tail
+from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
+from aipass.dispatch.resets import reset_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 #: Neither updates nor shared conversations; the rest is the user's own configuration.
 QUIET = {"autoupdate": False, "share": "disabled"}
-OVERLOAD = frozenset((429, 500, 502, 503, 529))
-LOST = "Session not found"
+UNKNOWN_SESSION = "Session not found"
 #: What it says, and goes on without, where it may not do something.
 REFUSED = "permission requested:"
+#: How often it may ask a model server again, and how long it may wait for that, before the run ends: by itself it goes on
+#: for ever, and says nothing.
+TRIES, PATIENCE_MS = 3, 60_000
+#: Its plugin: asks before a file is written, and ends a run that only waits.
+PLUGIN = """import { spawnSync } from "node:child_process"
+export const Aipass = async () => ({
+  "tool.execute.before": async (input, output) => {
+    if (!["write", "edit", "patch", "multiedit", "apply_patch"].includes(input.tool)) return
+    const asked = JSON.stringify({ args: output.args })
+    const said = spawnSync("/bin/sh", ["-c", HOOK], { input: asked, encoding: "utf8", timeout: 10000 })
+    if (said.stdout) throw new Error(JSON.parse(said.stdout).hookSpecificOutput.permissionDecisionReason)
+  },
+  event: async ({ event }) => {
+    const status = event.type === "session.status" ? event.properties.status : {}
+    if (status.type !== "retry") return
+    const wait = status.next - Date.now()
+    if (status.attempt < TRIES && wait < PATIENCE) return
+    const data = { message: status.message, wait_s: wait / 1000 }
+    const record = { type: "error", sessionID: event.properties.sessionID, error: { name: "retry", data } }
+    process.stdout.write(JSON.stringify(record) + "\\n", () => process.exit(1))
+  },
+})
+"""
 
 
 class OpencodeDriver:
@@ -47,6 +84,7 @@ class OpencodeDriver:
                 "OPENCODE_CONFIG_CONTENT": json.dumps(QUIET),
             },
             shares=(
+                Share("config/opencode/plugin/aipass.js", text=_plugin()),
                 Share("data/opencode/auth.json", "~/.local/share/opencode/auth.json", writable=True),
                 *(
                     Share(
@@ -62,44 +100,80 @@ class OpencodeDriver:
     def outcome(self, job: Job, end: Exit) -> Outcome:
         """There is no one result record: steps are summed, and the last one says how it ended."""
         text, steps, error = "", [], None
-        for record in records(end.stdout):
-            part = record.get("part") or {}
-            match record.get("type"):
+        for one in records(end.stdout):
+            part = inner(one.get("part"))
+            match one.get("type"):
                 case "text":
-                    text = str(part.get("text") or "")
+                    text = words(part.get("text"))
                 case "step_finish":
                     steps.append(part)
                 case "error":
-                    error = record.get("error") or {}
-        session, usage = self.session(end.stdout), _usage(steps)
-        last = tail(end.stderr)
+                    error = inner(one.get("error"))
+        session, usage, last = self.session(end.stdout), _usage(steps), tail(end.stderr)
         if error is not None:
-            data = error.get("data") or {}
-            state = "overload" if data.get("statusCode") in OVERLOAD else "failed"
-            reason = str(data.get("message") or error.get("name") or "it reported an error")
-            return Outcome(state, text, reason=reason[:400], usage=usage, session=session)
-        if job.session and LOST in last:
-            return Outcome("overload", reason="its conversation is lost, and it starts afresh", session="")
+            return _failed(error, text, usage, session)
+        if job.session and UNKNOWN_SESSION in last:
+            return Outcome("overload", reason=LOST, session="")
         if REFUSED in last:
             return Outcome("blocked", text, reason=last, usage=usage, session=session)
         if end.code == 0 and steps and steps[-1].get("reason") == "stop":
-            return Outcome("succeeded", text, usage=usage, session=session)
+            asked = question(text)
+            return Outcome(
+                "blocked" if asked else "succeeded", text, reason=asked, usage=usage, session=session
+            )
         reason = no_result(end.code, end.signal, last)
         return Outcome("failed", text, reason=reason, usage=usage, session=session)
 
     def session(self, stdout: Path) -> str | None:
         """Every record names the conversation."""
-        return next((str(r["sessionID"]) for r in records(stdout) if r.get("sessionID")), None)
+        return next((words(r["sessionID"]) for r in records(stdout) if words(r.get("sessionID"))), None)
+
+    def readable(self, line: str) -> str | None:
+        """What it says and does."""
+        found = record(line)
+        if found is None:
+            return line
+        part = inner(found.get("part"))
+        match found.get("type"):
+            case "text":
+                return words(part.get("text"))
+            case "tool_use":
+                state = inner(part.get("state"))
+                error = f"\n! {state.get('error')}" if state.get("status") == "error" else ""
+                return shown(part.get("tool"), inner(state.get("input"))) + error
+            case "error":
+                return f"! {inner(inner(found.get('error')).get('data')).get('message')}"
+            case "step_finish" if part.get("reason") == "stop":
+                return f"= {inner(part.get('tokens')).get('total')} tokens"
+        return None
+
+
+def _plugin() -> str:
+    named = {"HOOK": json.dumps(prewrite_hook()), "TRIES": str(TRIES), "PATIENCE": str(PATIENCE_MS)}
+    return "".join(f"const {name} = {value}\n" for name, value in named.items()) + PLUGIN
+
+
+def _failed(error: dict[str, Any], text: str, usage: Usage | None, session: str | None) -> Outcome:
+    data = inner(error.get("data"))
+    status, wait = data.get("statusCode"), data.get("wait_s")
+    reason = (words(data.get("message")) or words(error.get("name")) or "it reported an error")[:400]
+    if status == LIMIT or (isinstance(wait, (int, float)) and wait * 1000 >= PATIENCE_MS):
+        resets = reset_of(reason) or (time.time() + wait if isinstance(wait, (int, float)) else None)
+        return Outcome("limit", text, reason=reason, usage=usage, session=session, resets=resets)
+    state = "overload" if status in OVERLOAD or wait is not None else "failed"
+    fault = reason if state == "overload" or status in FAULT else None
+    return Outcome(state, text, reason=reason, usage=usage, session=session, fault=fault)
 
 
 def _usage(steps: list[dict[str, Any]]) -> Usage | None:
     if not steps:
         return None
-    tokens = [step.get("tokens") or {} for step in steps]
+    tokens = [inner(step.get("tokens")) for step in steps]
+    costs = [step.get("cost") for step in steps]
     return Usage(
-        sum(int(t.get("input") or 0) for t in tokens),
-        sum(int(t.get("output") or 0) for t in tokens),
-        sum(float(step.get("cost") or 0) for step in steps),
+        sum(count(t.get("input")) or 0 for t in tokens),
+        sum(count(t.get("output")) or 0 for t in tokens),
+        sum(float(cost) for cost in costs if isinstance(cost, (int, float))),
     )
 
 

@@ -1,4 +1,4 @@
-"""JSON lines that a CLI wrote, read from its output file as far as they are sound."""
+"""What the drivers of agent CLIs share: JSON lines, as far as they are sound, and what becomes of a run that says no more."""
 
 from __future__ import annotations
 
@@ -11,22 +11,51 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+#: A line that is longer holds what a tool printed; it is no record that a driver needs.
+LONGEST_LINE = 64_000_000
+#: How an agent says that it cannot go on without an answer: the prompt tells it to.
+QUESTION = "QUESTION:"
+#: HTTP states of a model server after which another attempt makes sense, and those that no attempt mends.
+OVERLOAD = frozenset((500, 502, 503, 504, 529))
+FAULT = frozenset((400, 401, 403, 404))
+LIMIT = 429
+LOST = "its conversation is lost, and it starts afresh"
+
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Every line that is a JSON object; what else a CLI prints is passed over."""
     try:
         with open_regular(path) as file:
-            for line in file:
-                if not line.lstrip().startswith(b"{"):
-                    continue
-                try:
-                    found = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(found, dict):
+            while line := file.readline(LONGEST_LINE):
+                found = record(line)
+                if found is not None:
                     yield found
     except OSError:
         return
+
+
+def record(line: bytes | str) -> dict[str, Any] | None:
+    """One line as a JSON object; None where it is something else."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def words(value: object) -> str:
+    """A field that should be text; empty where it is none."""
+    return value if isinstance(value, str) else ""
+
+
+def inner(value: object) -> dict[str, Any]:
+    """A field that should be an object; empty where it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def count(value: object) -> int | None:
+    """A field that should be a number of tokens; None where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def denied(tools: Iterable[object]) -> str | None:
@@ -35,7 +64,20 @@ def denied(tools: Iterable[object]) -> str | None:
     return f"it was refused permission for {', '.join(names)}" if names else None
 
 
+def question(text: str) -> str | None:
+    """What the agent asks at the end of its answer; None where it asks nothing."""
+    last = text.rstrip().rpartition("\n\n")[2].lstrip("*_> ")
+    return last.removeprefix(QUESTION).strip(" *_\n") or None if last.startswith(QUESTION) else None
+
+
 def no_result(code: int | None, signal: int | None, last: str) -> str:
     """The reason of a run that ended without saying how: an exit status of 0 alone is no success."""
     how = f"signal {signal}" if signal else f"exit status {code}"
     return f"it ended with {how} and without a result record" + (f": {last}" if last else "")
+
+
+def shown(tool: object, given: dict[str, Any]) -> str:
+    """A use of a tool in one line, for eyes."""
+    known = ("command", "cmd", "file_path", "filePath", "path", "pattern", "url", "description")
+    about = next((words(given[name]) for name in known if words(given.get(name))), "")
+    return f"> {tool} {about}".rstrip().replace("\n", " ")[:300]

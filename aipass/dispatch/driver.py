@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from aipass.errors import PluginError
 from aipass.signature import check_signature
+from aipass.supervisor.fence import prewrite
 from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
@@ -37,16 +40,18 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Something of the user's that a CLI needs in `job.state`, such as its sign-in; left out where the user has none.
+    """Something that a CLI needs in `job.state`: of the user's, such as its sign-in, and left out where the user has none;
+    or a file of ours, with `text`.
 
     `name`: where in `job.state`. It leads to the user's file, which the run may write with `writable`; with `copied` it
     is a copy, made anew when the user's is newer: for what a CLI writes as well, and must not change for the user.
     """
 
     name: str
-    source: str
+    source: str = ""
     copied: bool = False
     writable: bool = False
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,15 @@ class Driver(Protocol):
     def outcome(self, job: Job, end: Exit) -> Outcome:
         """What the ended run means. Only called for a run that ended by itself."""
         ...
+
+
+def prewrite_hook(dialect: str = "") -> str:
+    """The command line, for a shell, of the program that tells a CLI's hook why a file may not be written.
+
+    It reads what the CLI tells its hooks (JSON with `tool_input`, or with `args`) and answers in the words of Claude Code
+    and Codex, or with the dialect `gemini` in that one's. It only explains: the fence enforces.
+    """
+    return shlex.join((sys.executable, "-I", "-S", prewrite.__file__, *((dialect,) if dialect else ())))
 
 
 def check_driver(driver: object) -> None:

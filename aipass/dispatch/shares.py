@@ -6,7 +6,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,11 +23,13 @@ def furnish(state: Path, shares: Iterable[Share]) -> None:
     """
     for share in shares:
         source = Path(share.source).expanduser()
-        if not source.exists():
+        if share.text is None and not source.exists():
             continue
         *folders, name = share.name.split("/")
         with _folder(state, folders) as handle:
-            if share.copied:
+            if share.text is not None:
+                _write(share.text, name, handle)
+            elif share.copied:
                 _copy(source, name, handle)
             else:
                 _link(source, name, handle)
@@ -69,7 +71,18 @@ def _copy(source: Path, name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         pass
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(name, flags, 0o600, dir_fd=folder)
-    with open(handle, "wb") as target, source.open("rb") as file:
+    with source.open("rb") as file, _new(name, folder) as target:
         shutil.copyfileobj(file, target)
+
+
+def _write(text: str, name: str, folder: int) -> None:
+    """By rename: a CLI that runs may just be reading it."""
+    half = f".{name}.{os.urandom(4).hex()}"
+    with _new(half, folder) as target:
+        target.write(text.encode())
+    os.rename(half, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _new(name: str, folder: int) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(name, flags, 0o600, dir_fd=folder), "wb")

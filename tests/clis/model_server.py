@@ -1,7 +1,9 @@
 """A scripted model: speaks Anthropic Messages, OpenAI Responses and chat completions, and Gemini, and does what the prompt says.
 
-Each line of the newest prompt is a step: `SAY words`, `WRITE path text`, `SHELL command`, `STATUS 500`, `SLEEP seconds`. A step
-that uses a tool is one turn; the model is asked again with the tool's result, and goes on behind it.
+Each line of the newest prompt is a step. `SAY words`; `WRITE path text`, `EDIT path old new`, `SHELL command`, `ASK question` use a
+tool: that is one turn, and the model is asked again with the tool's result. `STATUS 500 [times]` fails; `LIMIT seconds [times]` says
+that a limit is reached and when it ends; `SLEEP seconds` waits, `HANG` says nothing for ever, `STALL` begins to answer and stops;
+`BIG bytes` says so much.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _NUMBERS = itertools.count(1)
-STEP = re.compile(r"^(SAY|WRITE|SHELL|STATUS|SLEEP) (.+)$", re.MULTILINE)
+STEP = re.compile(r"^(SAY|WRITE|EDIT|SHELL|ASK|STATUS|LIMIT|SLEEP|HANG|STALL|BIG)(?: (.+))?$", re.MULTILINE)
+TOOLS = frozenset(("WRITE", "EDIT", "SHELL", "ASK"))
 
 
 class ModelServer:
@@ -23,7 +26,10 @@ class ModelServer:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        #: When each came, on the monotonic clock.
+        self.moments: list[float] = []
         self.failures: dict[str, int] = {}
+        self.closing = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,11 +46,20 @@ class ModelServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+                owner.moments.append(time.monotonic())
                 owner.requests.append((self.path, body))
                 try:
                     owner._answer(self, body)
                 except (BrokenPipeError, ConnectionResetError):
                     pass
+
+            def _begin(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Content-Length", "1000000")
+                self.end_headers()
+                self.wfile.write(b": it begins\n\n")
+                self.wfile.flush()
 
             def _send(self, status: int, data: bytes, kind: str, **headers: str) -> None:
                 self.send_response(status)
@@ -63,6 +78,7 @@ class ModelServer:
 
     def close(self) -> None:
         """Listen no more."""
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -75,18 +91,22 @@ class ModelServer:
         steps = STEP.findall(prompt)
         used = 0
         for number, (verb, words) in enumerate(steps):
-            if verb == "STATUS":
-                status, _, times = words.partition(" ")
+            if verb in {"STATUS", "LIMIT"}:
+                value, _, times = words.partition(" ")
                 key = f"{prompt}#{number}"
                 self.failures[key] = self.failures.get(key, 0) + 1
                 if self.failures[key] <= int(times or 1_000_000):
-                    data = FAMILIES[family].error(int(status))
-                    handler._send(int(status), json.dumps(data).encode(), "application/json", retry_after="1")
+                    self._fail(handler, family, verb, int(value))
                     return
             elif verb == "SLEEP":
                 if not done:
                     time.sleep(float(words))
-            elif verb in {"WRITE", "SHELL"}:
+            elif verb in {"HANG", "STALL"}:
+                if verb == "STALL":
+                    handler._begin()
+                self.closing.wait()
+                return
+            elif verb in TOOLS:
                 used += 1
                 if used > done:
                     call = FAMILIES[family].tool(body, verb, words)
@@ -97,11 +117,23 @@ class ModelServer:
                         "text/event-stream" if _streams(family, handler.path, body) else "application/json",
                     )
                     return
-        said = " ".join(words for verb, words in steps if verb == "SAY") or "ok"
+        said = "\n".join(
+            "x" * int(words) if verb == "BIG" else words for verb, words in steps if verb in {"SAY", "BIG"}
+        )
+        said = said or "ok"
         if not _streams(family, handler.path, body):
             handler._send(200, FAMILIES[family].whole(said), "application/json")
             return
         handler._send(200, FAMILIES[family].say(said), "text/event-stream")
+
+    def _fail(self, handler: Any, family: str, verb: str, value: int) -> None:
+        if verb == "STATUS":
+            data, headers = FAMILIES[family].error(value), {"retry_after": "1"}
+        else:
+            data, headers = FAMILIES[family].limit(value)
+        handler._send(
+            429 if verb == "LIMIT" else value, json.dumps(data).encode(), "application/json", **headers
+        )
 
 
 def _family(path: str) -> str:
@@ -156,6 +188,16 @@ class Anthropic:
         path, _, text = words.partition(" ")
         if verb == "SHELL":
             return "Bash", {"command": words, "description": "as told"}
+        if verb == "ASK":
+            options = [
+                {"label": "one", "description": "the one"},
+                {"label": "two", "description": "the other"},
+            ]
+            question = {"question": words, "header": "Choice", "multiSelect": False, "options": options}
+            return "AskUserQuestion", {"questions": [question]}
+        if verb == "EDIT":
+            old, new = text.split(" ")
+            return "Edit", {"file_path": path, "old_string": old, "new_string": new}
         return "Write", {"file_path": path, "content": text + "\n"}
 
     @staticmethod
@@ -201,6 +243,20 @@ class Anthropic:
     def error(status: int) -> dict[str, Any]:
         return {"type": "error", "error": {"type": "api_error", "message": f"scripted {status}"}}
 
+    @staticmethod
+    def limit(seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
+        error = {
+            "type": "rate_limit_error",
+            "message": "This request would exceed your account's rate limit.",
+        }
+        headers = {
+            "anthropic_ratelimit_unified_status": "rejected",
+            "anthropic_ratelimit_unified_reset": str(int(time.time()) + seconds),
+            "anthropic_ratelimit_unified_representative_claim": "five_hour",
+            "retry_after": str(seconds),
+        }
+        return {"type": "error", "error": error}, headers
+
 
 class Responses:
     """OpenAI Responses, as Codex speaks it to a model that it does not know: with a shell tool only."""
@@ -220,6 +276,9 @@ class Responses:
         if verb == "WRITE":
             path, _, text = words.partition(" ")
             words = f"printf '%s\\n' '{text}' > '{path}'"
+        if verb == "EDIT":
+            path, old, new = words.split(" ")
+            words = f"sed -i 's/{old}/{new}/' '{path}'"
         names = [tool.get("name") for tool in body.get("tools") or ()]
         if "exec_command" in names:
             return "exec_command", {"cmd": words}
@@ -257,6 +316,15 @@ class Responses:
     def error(status: int) -> dict[str, Any]:
         return {"error": {"type": "api_error", "message": f"scripted {status}"}}
 
+    @staticmethod
+    def limit(seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
+        error = {
+            "type": "usage_limit_reached",
+            "message": "The usage limit has been reached",
+            "plan_type": "plus",
+        }
+        return {"error": {**error, "resets_at": int(time.time()) + seconds, "resets_in_seconds": seconds}}, {}
+
 
 class Chat:
     """OpenAI chat completions, as opencode speaks it."""
@@ -276,6 +344,9 @@ class Chat:
         path, _, text = words.partition(" ")
         if verb == "SHELL":
             return "bash", {"command": words, "description": "as told"}
+        if verb == "EDIT":
+            old, new = text.split(" ")
+            return "edit", {"filePath": path, "oldString": old, "newString": new}
         return "write", {"filePath": path, "content": text + "\n"}
 
     @staticmethod
@@ -318,6 +389,12 @@ class Chat:
     def error(status: int) -> dict[str, Any]:
         return {"error": {"type": "api_error", "message": f"scripted {status}"}}
 
+    @staticmethod
+    def limit(seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
+        message = f"Rate limit reached for m1. Please try again in {seconds}s."
+        error = {"type": "requests", "code": "rate_limit_exceeded", "message": message}
+        return {"error": error}, {"retry_after": str(seconds)}
+
 
 class Gemini:
     """generateContent and its stream."""
@@ -338,6 +415,14 @@ class Gemini:
         path, _, text = words.partition(" ")
         if verb == "SHELL":
             return "run_shell_command", {"command": words, "description": "as told"}
+        if verb == "EDIT":
+            old, new = text.split(" ")
+            return "replace", {
+                "file_path": path,
+                "old_string": old,
+                "new_string": new,
+                "instruction": "as told",
+            }
         return "write_file", {"file_path": path, "content": text + "\n"}
 
     @staticmethod
@@ -367,6 +452,17 @@ class Gemini:
                 "status": "UNAVAILABLE" if status >= 500 else "UNAUTHENTICATED",
             }
         }
+
+    @staticmethod
+    def limit(seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
+        retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{seconds}s"}
+        quota = {
+            "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+            "violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}],
+        }
+        message = f"You exceeded your current quota. Please retry in {seconds}.5s."
+        error = {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": [quota, retry]}
+        return {"error": error}, {}
 
 
 FAMILIES: dict[str, Any] = {"anthropic": Anthropic, "responses": Responses, "chat": Chat, "gemini": Gemini}

@@ -28,9 +28,10 @@ _NOT_FOR_REOPEN = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 def open_file(work: Work, dirfd: int, address: int, flags: int, mode: int) -> Answer:
     """open, openat, creat."""
     flags &= 0x7FFFFFFF  # the highest bit means nothing, and does not fit
-    if flags & os.O_CREAT and flags & os.O_DIRECTORY:
-        raise OSError(errno.EINVAL, "flags")
     path = work.caller.text(address)
+    if flags & os.O_CREAT and flags & os.O_DIRECTORY:
+        _ask(work, dirfd, path)
+        raise OSError(errno.EINVAL, "flags")
     if work.goes_on_unseen(path):
         return Plain.CONTINUE
     if flags & O_TMPFILE == O_TMPFILE:
@@ -56,6 +57,17 @@ def open_file(work: Work, dirfd: int, address: int, flags: int, mode: int) -> An
             if exclusive:
                 raise
     raise OSError(errno.EAGAIN, "it comes and goes")
+
+
+def _ask(work: Work, dirfd: int, path: bytes) -> None:
+    """A file that must be made and must be a folder can never be opened; so that is how a pre-write hook asks.
+
+    Raises EACCES, and explains it as always, where a write there would be refused; nothing is changed, held or noted.
+    """
+    if work.goes_on_unseen(path):
+        return
+    place = resolve(work.caller, dirfd, path, True)
+    work.check((Operation.CREATE if place.handle is None else Operation.WRITE, place))
 
 
 def _create(work: Work, place: Place, flags: int, mode: int) -> Answer:

@@ -119,6 +119,18 @@ class Work:
 
         What follows from it (holds, temporary names, made folders) is taken by calling what is returned, when it is done.
         """
+        granted = self.check(*asked)
+        if any(self.common.is_withdrawing(relative) for _, relative, _ in granted):
+            # Its copy is about to stand there: what was opened, moved or named now would be the old writers' still.
+            raise Later
+        for operation, relative, _ in granted:
+            if operation not in _FOLDERS:
+                with self.caller.ourselves():
+                    self.run.wrote(self.caller.tid, operation.value, relative)
+        return lambda: self._take(granted)
+
+    def check(self, *asked: tuple[Operation, Place]) -> list[tuple[Operation, str, Allowed]]:
+        """What is allowed in the repository of all that is asked; reports the first that is not, and raises EACCES."""
         granted: list[tuple[Operation, str, Allowed]] = []
         for operation, place in asked:
             relative = self.run.relative(place.path)
@@ -139,14 +151,7 @@ class Work:
                 refused = Refused(place.path, str(exc))
             if refused is not None:
                 raise self.refuse(refused, operation.value)
-        if any(self.common.is_withdrawing(relative) for _, relative, _ in granted):
-            # Its copy is about to stand there: what was opened, moved or named now would be the old writers' still.
-            raise Later
-        for operation, relative, _ in granted:
-            if operation not in _FOLDERS:
-                with self.caller.ourselves():
-                    self.run.wrote(self.caller.tid, operation.value, relative)
-        return lambda: self._take(granted)
+        return granted
 
     def _forget_replaced(self, relative: str, place: Place) -> None:
         """A temporary file of ours that somebody has put something else in the place of is ours no more."""

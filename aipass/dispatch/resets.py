@@ -1,0 +1,60 @@
+"""When a limit ends, from the words in which a CLI says it. Pure, but for the clock and the time zone of this machine."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime, timedelta
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_EPOCH = re.compile(r"\|\s*(1\d{9})\b")
+_IN = re.compile(
+    r"\b(?:again|retry|resets?|wait)\b[^.;\n]{0,20}?\b(?:in|after|for)?\s*"
+    r"((?:\d+(?:\.\d+)?\s*(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|[dhms])\b[\s,]*(?:and\s+)?)+)",
+    re.IGNORECASE,
+)
+_PIECE = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])", re.IGNORECASE)
+_AT = re.compile(
+    r"\b(?:again|resets?)\b(?:\s+(?:at|on))?\s+(?:(?P<month>[A-Z][a-z]{2})[a-z]*\.?\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?,?"
+    r"(?:\s+(?P<year>\d{4}))?,?\s+(?:at\s+)?)?(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s*(?P<half>[ap]\.?m\b)?",
+    re.IGNORECASE,
+)
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+
+
+def reset_of(text: str, now: float | None = None) -> float | None:
+    """When the limit that `text` tells of ends, in seconds since the epoch; None where it does not say.
+
+    Known: `…|1764021600`, `try again in 3 hours 22 minutes`, `retry in 34.07s`, `will reset after 7h32m5s`, `resets 3pm`,
+    `try again at 10:30 PM`, `try again at Nov 25th, 2026 10:30 PM`; times of day are this machine's.
+    """
+    now = time.time() if now is None else now
+    if (epoch := _EPOCH.search(text)) is not None:
+        return float(epoch[1])
+    if (wait := _IN.search(text)) is not None:
+        pieces = _PIECE.findall(wait[1])
+        return now + sum(float(number) * _UNITS[unit.lower()] for number, unit in pieces)
+    if (at := _AT.search(text)) is not None:
+        return _moment(at, datetime.fromtimestamp(now).astimezone())
+    return None
+
+
+def _moment(at: re.Match[str], now: datetime) -> float | None:
+    """The next such moment after `now`."""
+    hour, minute = int(at["hour"]), int(at["minute"] or 0)
+    if at["half"]:
+        hour = hour % 12 + (12 if at["half"][0] in "pP" else 0)
+    elif at["minute"] is None:
+        return None  # a number that is no time
+    try:
+        found = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        if at["month"]:
+            month = _MONTHS.index(at["month"].lower()) + 1
+            found = found.replace(year=int(at["year"] or now.year), month=month, day=int(at["day"]))
+            if not at["year"] and found < now:
+                found = found.replace(year=now.year + 1)
+        elif found <= now:
+            found += timedelta(days=1)
+    except ValueError:
+        return None
+    return found.timestamp()
