@@ -51,7 +51,6 @@ def cli(name: str, url: str) -> Cli:
     env = {
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
         "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
-        
     }
     return Cli(name, env, 'model = "fake/m1"', {".config/opencode/opencode.json": json.dumps(config)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -38,10 +39,12 @@ class Keeper:
         self._fence = Fence(root, told, keep)
         self._runs: dict[int, Fenced] = {}
         self._territory = Territory()
+        #: Why it is not known who owns what; empty where it is.
+        self._lost_track = ""
         self._programs: dict[bool, bytes] = {}
         #: Withdrawals that are under way, runs that something could not be taken from, and the starts that wait for both.
         self._busy = 0
-        self._keeping: set[int] = set()
+        self._keeping: dict[int, list[str]] = {}
         self._answers: list[dict[str, Any]] = []
         self._later: list[Callable[[], None]] = []
         self._umask = os.umask(0o077)
@@ -60,10 +63,12 @@ class Keeper:
             self._change(message)
         except Exception as exc:
             # Perhaps a newer engine's words. What was said of old holds on, so these runs must not.
+            self._lost_track = f"this supervisor cannot follow a change of owners: {exc!r}"
             for run in self._runs:
-                self._keep(run, ".", f"this supervisor cannot follow a change of owners: {exc!r}")
+                self._keep(run, None, self._lost_track)
             self._answer(message["serial"], [])
             raise
+        self._lost_track = ""
 
     def _change(self, message: dict[str, Any]) -> None:
         self._territory = Territory.of({**message["table"], "folds_case": self._folds})
@@ -79,7 +84,7 @@ class Keeper:
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
         if lost:
             self._busy += 1
-            self._fence.common.withdrawing.update(path for _, path in lost)
+            self._fence.common.withdrawing.add(path for _, path in lost)
             # A large file takes its time; what is to start after the hand-over waits, and nobody else does.
             work = partial(self._withdraw, message["serial"], lost)
             try:
@@ -124,20 +129,17 @@ class Keeper:
         self, serial: int, lost: list[str], replaced: list[str], kept: list[tuple[int, str, str]]
     ) -> None:
         self._busy -= 1
-        withdrawing = self._fence.common.withdrawing
-        withdrawing.subtract(lost)
-        for path in lost:
-            if not withdrawing[path]:
-                del withdrawing[path]
         for run, path, reason in kept:
             if run in self._runs:
+                lost.remove(path)
                 self._keep(run, path, reason)
+        self._fence.common.withdrawing.drop(lost)
         self._answer(serial, replaced)
 
-    def _keep(self, run: int, path: str, reason: str) -> None:
-        """A run keeps what it lost: whoever hears this stops it, and nothing begins before it is gone."""
-        self._keeping.add(run)
-        self._told({"tell": "kept", "run": run, "path": path, "reason": reason})
+    def _keep(self, run: int, path: str | None, reason: str) -> None:
+        """A run keeps what it lost: whoever hears this stops it; nothing begins, and nobody opens it, before it is gone."""
+        self._keeping.setdefault(run, []).extend(() if path is None else (path,))
+        self._told({"tell": "kept", "run": run, "path": path or ".", "reason": reason})
 
     def _answer(self, serial: int, replaced: list[str]) -> None:
         self._answers.append({"tell": "territory", "serial": serial, "replaced": replaced})
@@ -170,6 +172,8 @@ class Keeper:
             self._later.append(partial(self._start, spec, files_limit, done))
             return
         try:
+            if self._lost_track:
+                raise PermissionError(errno.EACCES, self._lost_track)
             own = _prepare(spec)
         except OSError as exc:
             done(spec, 0, exc)
@@ -218,6 +222,8 @@ class Keeper:
             self._runs[spec.run] = run
             self._fence.add(run)
         try:
+            if self._lost_track:
+                raise PermissionError(errno.EACCES, self._lost_track)
             start.finish()
         except Exception as exc:  # noqa: BLE001 - whatever stops a start is the run's outcome
             if (failed := self._runs.pop(spec.run, None)) is not None:
@@ -252,7 +258,7 @@ class Keeper:
                 _remove(spec.ground["tmp"])
         finally:
             done(left)
-            self._keeping.discard(spec.run)
+            self._fence.common.withdrawing.drop(self._keeping.pop(spec.run, ()))
             self._go_on()
 
     def _set_aside(self, spec: Spec, run: Fenced, path: str) -> bool:
@@ -306,7 +312,10 @@ def _remove(folder: str) -> None:
         aside = folder
     # In a thread and not by rm: a child of ours would be taken for what a run left behind.
     work = partial(shutil.rmtree, aside, ignore_errors=True)
-    threading.Thread(target=work, name="fence-remove", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="fence-remove", daemon=True).start()
+    except RuntimeError:
+        work()  # no thread to be had: then everybody waits
 
 
 def _folds_case(root: str) -> bool:

@@ -127,6 +127,8 @@ def rename(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int)
     took = work.permit(*_asked_by_rename(work, source, target, exchange))
     kernel.rename(source.folder, source.spelled, target.folder, target.spelled, flags)
     took()
+    if _is_same(source, target):
+        return 0  # nothing was done
     if exchange:
         _exchanged(work, source, target)
         return 0
@@ -134,6 +136,13 @@ def rename(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int)
     _renamed(work, source, target)
     work.made(target)
     return 0
+
+
+def _is_same(one: Place, other: Place) -> bool:
+    """Whether two places hold the same object, by one name or by two."""
+    if one.status is None or other.status is None:
+        return False
+    return Identity.of(one.status) == Identity.of(other.status)
 
 
 def _keep_apart(work: Work, one: Place, other: Place) -> None:
@@ -274,8 +283,8 @@ def link(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int) -
     if work.goes_on(source, target):
         return Plain.CONTINUE
     assert source.status is not None
-    if source.status.links:
-        _keep_apart(work, source, target)
+    # A file that has no name yet as well: a descriptor goes on saying that it lies where it was made.
+    _keep_apart(work, source, target)
     took = work.permit((Operation.WRITE, source), (Operation.CREATE, target))
     os.link(
         f"/proc/thread-self/fd/{source.handle}",

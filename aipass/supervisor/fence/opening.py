@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused, decide
 from aipass.supervisor.fence.permit import SHARED_TEMPORARY, Later, Opened, Plain
-from aipass.supervisor.fence.resolve import Place, resolve
+from aipass.supervisor.fence.resolve import Place, resolve, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +28,10 @@ _NOT_FOR_REOPEN = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 def open_file(work: Work, dirfd: int, address: int, flags: int, mode: int) -> Answer:
     """open, openat, creat."""
     flags &= 0x7FFFFFFF  # the highest bit means nothing, and does not fit
-    path = work.caller.text(address)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY:
-        _ask(work, dirfd, path)
+        _ask(work, dirfd, address)
         raise OSError(errno.EINVAL, "flags")
+    path = work.caller.text(address)
     if work.goes_on_unseen(path):
         return Plain.CONTINUE
     if flags & O_TMPFILE == O_TMPFILE:
@@ -59,14 +59,18 @@ def open_file(work: Work, dirfd: int, address: int, flags: int, mode: int) -> An
     raise OSError(errno.EAGAIN, "it comes and goes")
 
 
-def _ask(work: Work, dirfd: int, path: bytes) -> None:
+def _ask(work: Work, dirfd: int, address: int) -> None:
     """A file that must be made and must be a folder can never be opened; so that is how a pre-write hook asks.
 
     Raises EACCES, and explains it as always, where a write there would be refused; nothing is changed, held or noted.
     """
-    if work.goes_on_unseen(path):
-        return
-    place = resolve(work.caller, dirfd, path, True)
+    try:
+        path = work.caller.text(address)
+        if work.goes_on_unseen(path):
+            return
+        place = resolve(work.caller, dirfd, path, True)
+    except OSError:
+        return  # it leads nowhere, and the kernel would not have looked
     work.check((Operation.CREATE if place.handle is None else Operation.WRITE, place))
 
 
@@ -139,12 +143,21 @@ def _open_device(work: Work, place: Place, flags: int) -> Answer:
 
 
 def _still(work: Work, place: Place) -> None:
-    """What was allowed when a call began to wait may have been handed over meanwhile: raises EACCES then."""
+    """What was allowed when a call began to wait may have been handed over meanwhile, or lie elsewhere.
+
+    Raises EACCES, or Later where the call must begin anew.
+    """
+    assert place.handle is not None
+    if where(place.handle) != place.path:
+        raise Later
     relative = work.run.relative(place.path)
-    if relative is not None:
-        verdict = decide(work.run.grant, Operation.WRITE, (relative,))
-        if isinstance(verdict, Refused):
-            raise work.refuse(verdict, Operation.WRITE.value)
+    if relative is None:
+        return
+    if work.common.withdrawing.holds(relative):
+        raise Later
+    verdict = decide(work.run.grant, Operation.WRITE, (relative,))
+    if isinstance(verdict, Refused):
+        raise work.refuse(verdict, Operation.WRITE.value)
 
 
 def _reopen(

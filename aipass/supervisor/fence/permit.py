@@ -21,7 +21,7 @@ from aipass.supervisor.fence.fenced import Fenced, Identity
 from aipass.supervisor.fence.resolve import Caller, InDoubtError, Place, resolve, where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from aipass.supervisor.fence.kernel import Status
 
@@ -72,6 +72,35 @@ class Plain(Enum):
 Answer = int | Opened | Plain
 
 
+class Withdrawing:
+    """Paths that are just being taken from whoever has them open; each as often as that is done."""
+
+    def __init__(self) -> None:
+        self._paths: Counter[str] = Counter()
+
+    def add(self, paths: Iterable[str]) -> None:
+        """It begins."""
+        self._paths.update(above for path in paths for above in _with_parents(path))
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """It is done."""
+        for path in paths:
+            for above in _with_parents(path):
+                self._paths[above] -= 1
+                if not self._paths[above]:
+                    del self._paths[above]
+
+    def holds(self, path: str) -> bool:
+        """Whether that is done with a path, or with something in that folder."""
+        return path in self._paths
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    yield path
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
 @dataclass(slots=True)
 class Common:
     """What all runs of one supervisor share. `report` is told each refusal."""
@@ -83,8 +112,7 @@ class Common:
     made_outside: dict[Identity, None]
     #: Temporary files in the tree, by path: whose they are.
     temporary: dict[str, Fenced] = field(default_factory=dict)
-    #: What is being taken from whoever has it open: how many times.
-    withdrawing: Counter[str] = field(default_factory=Counter)
+    withdrawing: Withdrawing = field(default_factory=Withdrawing)
     root_mount: int = 0
     root_device: int = 0
 
@@ -96,13 +124,6 @@ class Common:
         finally:
             os.close(handle)
         self.root_mount, self.root_device = status.mount, status.dev
-
-    def is_withdrawing(self, path: str) -> bool:
-        """Whether a path, or something in that folder, is just being taken from whoever has it open."""
-        if not self.withdrawing:
-            return False
-        inside = path + "/"
-        return any(one == path or one.startswith(inside) for one in self.withdrawing)
 
 
 class Work:
@@ -120,7 +141,7 @@ class Work:
         What follows from it (holds, temporary names, made folders) is taken by calling what is returned, when it is done.
         """
         granted = self.check(*asked)
-        if any(self.common.is_withdrawing(relative) for _, relative, _ in granted):
+        if any(self.common.withdrawing.holds(relative) for _, relative, _ in granted):
             # Its copy is about to stand there: what was opened, moved or named now would be the old writers' still.
             raise Later
         for operation, relative, _ in granted:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,11 +52,17 @@ class _Call:
     run: Fenced
     tid: int
     id: int
-    attempt: Callable[[Caller], Answer | None]
+    begin: Callable[[Caller], Answer | None]
     due: float
+    #: How it goes on, where it has begun to wait for something of its own; the kernel's wait for that ends with a signal.
+    goes_on: Callable[[Caller], Answer | None] | None = None
     #: What the call holds open until it is answered.
     held: list[int] = field(default_factory=list)
     pause: float = AGAIN_S
+
+    def attempt(self, caller: Caller) -> Answer | None:
+        """What to answer; None: it waits on."""
+        return (self.goes_on or self.begin)(caller)
 
     def close(self) -> None:
         """Let go of what was held."""
@@ -253,11 +259,12 @@ class Fence:
                 if sum(waiting.run is run for waiting in self._waiting) >= MAX_WAITING:
                     return self._reply(run, number, 0, errno.EAGAIN)
                 self._waiting.append(asked)
+            asked.close()
+            asked.goes_on = None
             if (again := later.again) is not None:
                 # It goes on with what it holds now.
-                asked.close()
                 asked.held, caller.handles = caller.handles, []
-                asked.attempt = lambda caller: self._as_caller(run, caller, again)
+                asked.goes_on = lambda caller: self._as_caller(run, caller, again)
             return False
         except InDoubtError as exc:
             self._report(run, Refused(exc.path, str(exc)), "resolve", caller.tid)
@@ -290,13 +297,27 @@ class Fence:
         if _is_eager(tid):
             _inject(run.listener, number, opened)
         elif self._aside < MAX_ASIDE:
-            self._aside += 1
-            work = partial(self._inject_aside, os.dup(run.listener), number, opened)
-            threading.Thread(target=work, name="fence-aside", daemon=True).start()
+            self._inject_in_time(run, number, opened)
         else:
             _close(opened)
             self._reply(run, number, 0, errno.EAGAIN)
         return True
+
+    def _inject_in_time(self, run: Fenced, number: int, opened: Opened) -> None:
+        """In a thread of its own, when the caller runs: what it may do by then may have changed, so all else is done now."""
+        listener = os.dup(run.listener)
+        try:
+            if opened.then is not None:
+                opened.then()
+            work = partial(self._inject_aside, listener, number, replace(opened, then=None))
+            self._aside += 1
+            threading.Thread(target=work, name="fence-aside", daemon=True).start()
+        except (OSError, RuntimeError) as exc:
+            # It cannot be truncated after all, or there is no thread to be had.
+            self._aside -= isinstance(exc, RuntimeError)
+            os.close(listener)
+            _close(opened)
+            self._reply(run, number, 0, (exc.errno if isinstance(exc, OSError) else None) or errno.EAGAIN)
 
     def _inject_aside(self, listener: int, number: int, opened: Opened) -> None:
         try:
@@ -310,7 +331,7 @@ class Fence:
         for waiting in [w for w in self._waiting if w.due <= now]:
             if not self._is_waiting(waiting):
                 answered = True
-            elif _is_interrupted(waiting.tid):
+            elif waiting.goes_on is not None and _is_interrupted(waiting.tid):
                 answered = self._reply(waiting.run, waiting.id, 0, ERESTARTSYS)
             else:
                 caller = Caller(waiting.tid)
@@ -411,12 +432,17 @@ def _is_eager(tid: int) -> bool:
 
 
 def _is_interrupted(tid: int) -> bool:
-    """Whether a signal that the caller has a handler for waits to be seen: the call then begins anew, or ends with EINTR."""
+    """Whether a signal that the caller has a handler for waits to be seen: the call then begins anew, or ends with EINTR.
+
+    One that was sent to the whole process is the first thread's to see; to another thread the kernel would give our answer as
+    it is, which programs do not know.
+    """
     try:
         caller = Caller(tid)
+        is_first = caller.group() == tid
         own, shared, blocked, caught = (
             int(caller.status(name), 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigCgt")
         )
     except (OSError, ValueError):
         return False
-    return bool((own | shared) & ~blocked & caught)
+    return bool((own | (shared if is_first else 0)) & ~blocked & caught)

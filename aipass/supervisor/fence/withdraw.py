@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _ONCE = 1 << 30
+#: The path leads to nothing any more, or through a link, by which no run has written.
+_NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV))
 
 
 def cut_off(root: str, path: str) -> bool:
@@ -31,8 +33,10 @@ def cut_off(root: str, path: str) -> bool:
     try:
         within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
         folder = kernel.open_path(os.fsencode(folder_path) or b".", top, os.O_DIRECTORY, within)
-    except OSError:
-        return False
+    except OSError as exc:
+        if exc.errno in _NOT_THERE:
+            return False
+        raise  # what cannot be looked at may be written all the same
     finally:
         os.close(top)
     try:
@@ -45,10 +49,9 @@ def _cut_off(root: str, folder: int, name: str) -> bool:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         handle = os.open(name, flags, dir_fd=folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
     except OSError as exc:
-        if exc.errno == errno.ELOOP:
+        # ENXIO: a socket, which nobody opens.
+        if exc.errno in _NOT_THERE or exc.errno == errno.ENXIO:
             return False
         raise
     try:
