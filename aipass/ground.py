@@ -154,7 +154,10 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
     home = config.home(job.agent)
     own = [str(layout.run_spool(job.run)), str(cache(layout, job.agent)), str(job.state)]
     own += map(expand, command.state)
-    shared = [f"{expand(share.source)}*" for share in command.shares if share.writable]
+    # What is not there is not to be made: the next that looks for it would be the user's own CLI. The real file, which the
+    # fence sees, where a link leads to it.
+    sources = (expand(share.source) for share in command.shares if share.writable)
+    shared = [f"{os.path.realpath(source)}*" for source in sources if os.path.exists(source)]
     if home.startswith(".aipass/"):
         own.append(str(layout.root / home))
     return {

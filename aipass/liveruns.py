@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -182,14 +182,13 @@ class LiveRuns:
                 step.facts.append(Fact("phase.written", SOURCE, path=path, by=row["id"]))
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
-        usage = asdict(verdict.usage) if verdict.usage else None
         ended = self._dispatcher.end(
             row,
             verdict.state,
             verdict.reason,
             step.now,
             again=not self._plans.is_done(row["dispatch"]),
-            usage=usage,
+            usage=verdict.usage,
             session=verdict.session,
             resets=verdict.resets,
             fault=verdict.fault,

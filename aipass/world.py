@@ -16,7 +16,7 @@ import structlog
 
 from aipass import ground
 from aipass.dispatch import environment, prompt, shares
-from aipass.dispatch.driver import OUTCOME_STATES, Exit, Job, Outcome, Usage
+from aipass.dispatch.driver import SESSION, Exit, Job, Outcome, Usage, check_command, check_outcome, sum_usage
 from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
@@ -93,8 +93,8 @@ class World:
             os.replace(folder / PROMPT_HALF, folder / wire.PROMPT)
             (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
             job.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            command = drivers[job.settings.driver].command(job)
-            shares.furnish(job.state, command.shares)
+            command = check_command(drivers[job.settings.driver].command(job))
+            shares.furnish(job.state, command.shares, contained=job.contained)
             hops = self._row("dispatch", job.dispatch)["hops"]
             own = {
                 "AIPASS_ROOT": str(self.layout.root),
@@ -170,9 +170,26 @@ class World:
             text,
             dispatch["attempts"],
             self.layout.cli_state(run["agent"]),
-            ground.active(config).fence,
-            dispatch["session"],
+            any(ground.active(config)),
+            *self._conversation(dispatch, settings.driver),
+            Path(ground.temporary(self.layout, run["id"])) if any(ground.active(config)) else None,
         )
+
+    def _conversation(self, dispatch: Row, driver: str) -> tuple[str | None, Usage | None]:
+        """What a dispatch goes on with, and what that has used so far; another driver's conversation is none."""
+        if dispatch["session"] is None:
+            return None, None
+        used: list[Usage] = []
+        row: Row | None = dispatch
+        while row is not None:
+            runs = self._ledger.all("runs_of", {"dispatch": row["id"]})
+            ended = [run for run in runs if run["state"] == "ended"]
+            if ended and ended[-1]["driver"] != driver:
+                return None, None
+            if row["usage"]:
+                used.append(Usage(**json.loads(row["usage"])))
+            row = self._ledger.one("dispatch", {"id": row["reply_to"]}) if row["reply_to"] else None
+        return dispatch["session"], sum_usage(*used)
 
     def set_territory(self, table: dict[str, Any], handed: list[dict[str, Any]]) -> None:
         """Let the supervisors know who owns what from now on, and what was handed over by runs that live on."""
@@ -253,7 +270,8 @@ class World:
             return Outcome(ended, reason=message.get("reason"), session=self._session(run, config, drivers))
         folder = self.layout.run(run["id"])
         settings = config.agents.get(run["agent"])
-        if settings is None or settings.driver not in drivers:
+        driver = run["driver"]  # as it was started; the configuration may say another by now
+        if settings is None or driver not in drivers:
             return Outcome(
                 "failed",
                 folder / wire.STDOUT,
@@ -261,33 +279,17 @@ class World:
             )
         end = Exit(message.get("exit"), message.get("signal"), folder / wire.STDOUT, folder / wire.STDERR)
         try:
-            outcome = drivers[settings.driver].outcome(self.job(run, config), end)
-            if not isinstance(outcome, Outcome) or outcome.state not in OUTCOME_STATES:
-                raise TypeError(
-                    f"it returned {outcome!r}; an Outcome with one of the states {', '.join(OUTCOME_STATES)} is wanted"
-                )
-            json.dumps(
-                [
-                    str(outcome.answer),
-                    outcome.reason,
-                    asdict(outcome.usage) if isinstance(outcome.usage, Usage) else None,
-                    outcome.session,
-                    outcome.fault,
-                    iso(outcome.resets),
-                ]
-            )
+            return check_outcome(drivers[driver].outcome(self.job(run, config), end))
         except Exception as exc:  # noqa: BLE001 - a driver may raise anything; its run has failed then
+            what = str(exc) if isinstance(exc, AipassError) else f"{type(exc).__name__}: {exc}"
             return Outcome(
-                "failed",
-                folder / wire.STDOUT,
-                reason=f"driver `{settings.driver}` could not judge the run: {type(exc).__name__}: {exc}",
+                "failed", folder / wire.STDOUT, reason=f"driver `{driver}` could not judge the run: {what}"
             )
-        return outcome
 
     def _session(self, run: Row, config: Config, drivers: Mapping[str, Driver]) -> str | None:
         """What a run that was cut off had called its conversation, as far as its driver can tell."""
-        settings = config.agents.get(run["agent"])
-        find = getattr(drivers.get(settings.driver), "session", None) if settings is not None else None
+        del config
+        find = getattr(drivers.get(run["driver"]), "session", None)
         if find is None:
             return None
         try:
@@ -295,7 +297,7 @@ class World:
         except Exception as exc:  # noqa: BLE001 - a driver may raise anything; then the next attempt starts afresh
             logger.warning("a driver could not find the session", run=run["id"], error=str(exc))
             return None
-        return None if found is None else str(found)
+        return found if isinstance(found, str) and SESSION.fullmatch(found) else None
 
     def close_spool(self, run: int) -> None:
         """Remove an ended run's spool folder, if all in it was consumed; otherwise the last consumed request does."""

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from aipass_plugins.records import (
     FAULT,
     LIMIT,
-    LOST,
     OVERLOAD,
+    Records,
+    afresh,
     count,
     denied,
     inner,
     no_result,
     question,
     record,
-    records,
+    session_in,
     shown,
     words,
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
+from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
 from aipass.dispatch.resets import reset_of
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ NOT_SIGNED_IN = "Not logged in"
 LIMITED = re.compile(r"usage limit|hit your .{0,20}limit|limit reached", re.IGNORECASE)
 #: Its tools that write a file; a shell's writes are the fence's alone.
 WRITERS = "Write|Edit|MultiEdit|NotebookEdit"
+#: What it reads, from its caches or not.
+READ = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 ASKS = "AskUserQuestion"
 
 
@@ -51,13 +55,17 @@ SETTINGS = {
 class ClaudeDriver:
     """Runs `claude -p` and believes its result record only."""
 
-    name = "claude"
-    program = "claude"
+    name = program = "claude"
+    briefed = True
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is ever asked."""
-        # Behind the fence it may do what it likes; elsewhere edits are accepted and all else is refused.
-        freely = ("--dangerously-skip-permissions",) if job.fenced else ("--permission-mode", "acceptEdits")
+        # Inside fence or wall it may do what it likes; elsewhere edits are accepted and all else is refused.
+        freely = (
+            ("--dangerously-skip-permissions",) if job.contained else ("--permission-mode", "acceptEdits")
+        )
+        moved = os.environ.get("CLAUDE_CONFIG_DIR")
+        own = moved or "~/.claude"
         model = ("--model", job.settings.model) if job.settings.model else ()
         resume = ("--resume", job.session) if job.session else ()
         return Command(
@@ -72,19 +80,19 @@ class ClaudeDriver:
             env={
                 "CLAUDE_CONFIG_DIR": str(job.state),
                 # Its own below /tmp would be shared with the user's.
-                "CLAUDE_CODE_TMPDIR": str(job.state / "tmp"),
+                "CLAUDE_CODE_TMPDIR": str(job.tmp or job.state / "tmp"),
                 "DISABLE_AUTOUPDATER": "1",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
                 # An authorization error is retried for minutes otherwise, as if it could heal.
                 "CLAUDE_CODE_MAX_RETRIES": "3",
                 # As root it refuses to work without questions, but in a sandbox, which the fence is.
-                **({"IS_SANDBOX": "1"} if job.fenced else {}),
+                **({"IS_SANDBOX": "1"} if job.contained else {}),
             },
             shares=(
-                Share(".credentials.json", "~/.claude/.credentials.json", writable=True),
-                Share(".claude.json", "~/.claude.json", copied=True),
+                Share(".credentials.json", f"{own}/.credentials.json", writable=True),
+                Share(".claude.json", f"{own if moved else '~'}/.claude.json", copied=True),
                 *(
-                    Share(name, f"~/.claude/{name}")
+                    Share(name, f"{own}/{name}")
                     for name in ("settings.json", "CLAUDE.md", "skills", "commands", "agents")
                 ),
             ),
@@ -92,18 +100,26 @@ class ClaudeDriver:
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
         """`is_error` decides; `subtype` says success even for a model error."""
-        result, resets = None, None
-        for one in records(end.stdout):
+        result, resets, said = None, None, ""
+        told_of = Records(end.stdout, "session_id")
+        for one in told_of:
             match one.get("type"):
+                case "assistant":
+                    said = _text(one) or said
                 case "result":
                     result = one
                 case "rate_limit_event":
                     told = inner(one.get("rate_limit_info"))
                     if told.get("status") == "rejected":
                         resets = count(told.get("resetsAt"))
+        session = told_of.session
+        errors = str((result or {}).get("errors"))
+        if job.session and (UNKNOWN_SESSION in errors or says(end.stderr, UNKNOWN_SESSION)):
+            return afresh()
         if result is None:
-            return self._without_result(job, end)
-        text, session = words(result.get("result")), words(result.get("session_id")) or None
+            reason = no_result(end.code, end.signal, tail(end.stderr))
+            return Outcome("failed", said, reason=reason, session=session)
+        text = words(result.get("result"))
         usage = _usage(result)
         if result.get("is_error") or end.code != 0:
             status = result.get("api_error_status")
@@ -116,19 +132,15 @@ class ClaudeDriver:
             state = "overload" if status in OVERLOAD else "failed"
             return Outcome(state, text, reason=reason, usage=usage, session=session, fault=fault)
         refusals = [inner(entry) for entry in result.get("permission_denials") or ()]
-        waits = _asked(refusals) or question(text) or denied(entry.get("tool_name") for entry in refusals)
+        waits = _asked(refusals) or question(text)
+        if not job.contained:
+            # Inside, it was refused what is not its own, and has been told so.
+            waits = waits or denied(entry.get("tool_name") for entry in refusals)
         return Outcome("blocked" if waits else "succeeded", text, reason=waits, usage=usage, session=session)
-
-    def _without_result(self, job: Job, end: Exit) -> Outcome:
-        last = tail(end.stderr)
-        if job.session and UNKNOWN_SESSION in last:
-            return Outcome("overload", reason=LOST, session="")
-        reason = no_result(end.code, end.signal, last)
-        return Outcome("failed", end.stdout, reason=reason, session=self.session(end.stdout))
 
     def session(self, stdout: Path) -> str | None:
         """Its first record names the conversation."""
-        return next((words(r["session_id"]) for r in records(stdout) if words(r.get("session_id"))), None)
+        return session_in(stdout, "session_id")
 
     def readable(self, line: str) -> str | None:
         """What it says and does; results of tools only where they are errors."""
@@ -137,9 +149,7 @@ class ClaudeDriver:
             return line
         match found.get("type"):
             case "assistant" | "user":
-                content = inner(found.get("message")).get("content")
-                parts = [inner(part) for part in content] if isinstance(content, list) else []
-                return "\n".join(filter(None, map(_shown, parts))) or None
+                return "\n".join(filter(None, map(_shown, _parts(found)))) or None
             case "result":
                 turns, cost = found.get("num_turns"), found.get("total_cost_usd")
                 return f"= {found.get('subtype')}, {turns} turns, {cost} US dollars"
@@ -155,6 +165,15 @@ def _asked(refusals: list[dict[str, Any]]) -> str | None:
     return None
 
 
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = inner(message.get("message")).get("content")
+    return [inner(part) for part in content] if isinstance(content, list) else []
+
+
+def _text(message: dict[str, Any]) -> str:
+    return "\n".join(words(part.get("text")) for part in _parts(message) if part.get("type") == "text")
+
+
 def _shown(part: dict[str, Any]) -> str | None:
     match part.get("type"):
         case "text":
@@ -168,8 +187,11 @@ def _shown(part: dict[str, Any]) -> str | None:
 
 def _usage(result: dict[str, Any]) -> Usage:
     told, cost = inner(result.get("usage")), result.get("total_cost_usd")
-    tokens = count(told.get("input_tokens")), count(told.get("output_tokens"))
-    return Usage(*tokens, float(cost) if isinstance(cost, (int, float)) else None)
+    read = [count(told.get(name)) for name in READ]
+    tokens = sum(one for one in read if one) if any(one is not None for one in read) else None
+    return Usage(
+        tokens, count(told.get("output_tokens")), float(cost) if isinstance(cost, (int, float)) else None
+    )
 
 
 @hookimpl

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aipass_plugins.records import LOST, count, inner, no_result, question, record, records, shown, words
+from aipass_plugins.records import (
+    Records,
+    afresh,
+    count,
+    inner,
+    no_result,
+    question,
+    record,
+    session_in,
+    shown,
+    words,
+)
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
+from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
 from aipass.dispatch.resets import reset_of
 
 if TYPE_CHECKING:
@@ -32,20 +44,21 @@ HOOKS = (
 class CodexDriver:
     """Runs `codex exec --json` and believes a completed turn only."""
 
-    name = "codex"
-    program = "codex"
+    name = program = "codex"
+    briefed = True
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; it is never asked. Its own sandbox does not work inside the fence."""
+        own = os.environ.get("CODEX_HOME") or "~/.codex"
         model = ("-m", job.settings.model) if job.settings.model else ()
         # Its hooks run only with this flag; behind the fence what a repository's own hooks do is fenced as well.
-        hooks = ("--dangerously-bypass-hook-trust", "-c", HOOKS) if job.fenced else ()
+        hooks = ("--dangerously-bypass-hook-trust", "-c", HOOKS) if job.contained else ()
         quiet = ("-c", "check_for_update_on_startup=false", "-c", "analytics.enabled=false")
         resume = ("resume", job.session) if job.session else ()
         return Command(
             argv=(
                 *("codex", "exec", "--json", "--skip-git-repo-check"),
-                *("-s", "danger-full-access" if job.fenced else "workspace-write"),
+                *("-s", "danger-full-access" if job.contained else "workspace-write"),
                 *hooks,
                 *quiet,
                 *model,
@@ -55,38 +68,36 @@ class CodexDriver:
             ),
             env={"CODEX_HOME": str(job.state)},
             shares=(
-                Share("auth.json", "~/.codex/auth.json", writable=True),
-                Share("config.toml", "~/.codex/config.toml"),
-                Share("AGENTS.md", "~/.codex/AGENTS.md"),
+                Share("auth.json", f"{own}/auth.json", writable=True),
+                Share("config.toml", f"{own}/config.toml"),
+                Share("AGENTS.md", f"{own}/AGENTS.md"),
             ),
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """The last message of a completed turn is the answer; the verdict is the last turn's, not the exit status.
-
-        Tokens are those of the whole conversation.
-        """
+        """The last message of a completed turn is the answer; the verdict is the last turn's, not the exit status."""
         text, reason, usage, completed = "", None, None, False
-        for one in records(end.stdout):
+        told_of = Records(end.stdout, "thread_id")
+        for one in told_of:
             match one.get("type"):
                 case "item.completed" if inner(one.get("item")).get("type") == "agent_message":
                     text = words(inner(one.get("item")).get("text"))
                 case "turn.completed":
                     told = inner(one.get("usage"))
-                    usage = Usage(count(told.get("input_tokens")), count(told.get("output_tokens")))
+                    usage = _usage(told, job)
                     completed = True
                 case "turn.failed":
                     completed = False
                     reason = words(inner(one.get("error")).get("message")) or "it reported an error"
-        session = self.session(end.stdout)
+        session = told_of.session
         if completed and end.code == 0:
             asked = question(text)
             return Outcome(
                 "blocked" if asked else "succeeded", text, reason=asked, usage=usage, session=session
             )
         last = tail(end.stderr)
-        if job.session and UNKNOWN_SESSION in last:
-            return Outcome("overload", reason=LOST, session="")
+        if job.session and says(end.stderr, UNKNOWN_SESSION):
+            return afresh()
         if reason is None:
             return Outcome("failed", text, reason=no_result(end.code, end.signal, last), session=session)
         if LIMITED.search(reason):
@@ -97,7 +108,7 @@ class CodexDriver:
 
     def session(self, stdout: Path) -> str | None:
         """Its first record names the conversation."""
-        return next((words(r["thread_id"]) for r in records(stdout) if words(r.get("thread_id"))), None)
+        return session_in(stdout, "thread_id")
 
     def readable(self, line: str) -> str | None:
         """What it says and does."""
@@ -123,6 +134,15 @@ class CodexDriver:
                 told = inner(found.get("usage"))
                 return f"= completed, {told.get('input_tokens')} tokens in, {told.get('output_tokens')} out"
         return None
+
+
+def _usage(told: dict[str, Any], job: Job) -> Usage:
+    """It counts the whole conversation, so what that had used before is taken off."""
+    before = job.used or Usage()
+    pairs = (("input_tokens", before.input_tokens), ("output_tokens", before.output_tokens))
+    return Usage(
+        *(None if (now := count(told.get(name))) is None else max(0, now - (old or 0)) for name, old in pairs)
+    )
 
 
 @hookimpl

@@ -6,7 +6,18 @@ import json
 import re
 from pathlib import Path
 
-from aipass_plugins.records import LOST, count, inner, no_result, question, record, records, shown, words
+from aipass_plugins.records import (
+    Records,
+    afresh,
+    count,
+    inner,
+    no_result,
+    question,
+    record,
+    session_in,
+    shown,
+    words,
+)
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
 from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
@@ -27,8 +38,8 @@ HOOKS = {"hooks": {"BeforeTool": [{"matcher": "write_file|replace|edit", "hooks"
 class GeminiDriver:
     """Runs `gemini -o stream-json` and believes its result record only."""
 
-    name = "gemini"
-    program = "gemini"
+    name = program = "gemini"
+    briefed = True
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is asked."""
@@ -38,7 +49,7 @@ class GeminiDriver:
         return Command(
             argv=(
                 *("gemini", "--skip-trust", "-o", "stream-json"),
-                *("--approval-mode", "yolo" if job.fenced else "auto_edit"),
+                *("--approval-mode", "yolo" if job.contained else "auto_edit"),
                 *model,
                 *resume,
                 *job.settings.args,
@@ -67,17 +78,18 @@ class GeminiDriver:
     def outcome(self, job: Job, end: Exit) -> Outcome:
         """The assistant's words are the answer; the verdict is the result record's."""
         text, result = "", None
-        for one in records(end.stdout):
+        told_of = Records(end.stdout, "session_id")
+        for one in told_of:
             match one.get("type"):
                 case "message" if one.get("role") == "assistant":
                     said = words(one.get("content"))
                     text = text + said if one.get("delta") else said
                 case "result":
                     result = one
-        session, last = self.session(end.stdout), tail(end.stderr)
+        session, last = told_of.session, tail(end.stderr)
         if result is None:
             if job.session and end.code == UNKNOWN_SESSION:
-                return Outcome("overload", reason=LOST, session="")
+                return afresh()
             reason = no_result(end.code, end.signal, last)
             fault = reason[:200] if end.code == NO_AUTH else None
             return Outcome("failed", text, reason=reason, session=session, fault=fault)
@@ -99,7 +111,7 @@ class GeminiDriver:
 
     def session(self, stdout: Path) -> str | None:
         """Its first record names the conversation."""
-        return next((words(r["session_id"]) for r in records(stdout) if words(r.get("session_id"))), None)
+        return session_in(stdout, "session_id")
 
     def readable(self, line: str) -> str | None:
         """What it says and does."""

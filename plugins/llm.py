@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from aipass import Command, Job, Outcome, Share, hookimpl
 from aipass.dispatch.driver import Driver, Exit, tail
 
@@ -9,17 +11,17 @@ from aipass.dispatch.driver import Driver, Exit, tail
 class LlmDriver:
     """Runs `llm prompt`; its words are the answer."""
 
-    name = "llm"
-    program = "llm"
+    name = program = "llm"
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, text on stdout, nothing logged."""
         model = ("-m", job.settings.model) if job.settings.model else ()
+        own = os.environ.get("LLM_USER_PATH") or "~/.config/io.datasette.llm"
         return Command(
             argv=("llm", "prompt", "--no-log", *model, *job.settings.args),
             env={"LLM_USER_PATH": str(job.state)},
             shares=tuple(
-                Share(name, f"~/.config/io.datasette.llm/{name}")
+                Share(name, f"{own}/{name}")
                 for name in (
                     "keys.json",
                     "default_model.txt",

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from aipass_plugins.records import (
     FAULT,
     LIMIT,
-    LOST,
     OVERLOAD,
+    Records,
+    afresh,
     count,
     inner,
     no_result,
     question,
     record,
-    records,
+    session_in,
     shown,
     words,
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
+from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
 from aipass.dispatch.resets import reset_of
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 #: Neither updates nor shared conversations; the rest is the user's own configuration.
 QUIET = {"autoupdate": False, "share": "disabled"}
+NEEDS = {"dependencies": {"@opencode-ai/plugin": "*"}}
 UNKNOWN_SESSION = "Session not found"
 #: What it says, and goes on without, where it may not do something.
 REFUSED = "permission requested:"
@@ -61,17 +64,19 @@ export const Aipass = async () => ({
 class OpencodeDriver:
     """Runs `opencode run --format json` and believes a last step that stopped by itself only."""
 
-    name = "opencode"
-    program = "opencode"
+    name = program = "opencode"
+    briefed = True
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is asked. A title spares it a call of the model for one."""
+        data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
         model = ("-m", job.settings.model) if job.settings.model else ()
         resume = ("-s", job.session) if job.session else ("--title", f"aipass {job.agent} {job.dispatch}")
         return Command(
             argv=(
                 *("opencode", "run", "--format", "json"),
-                *(("--auto",) if job.fenced else ()),
+                *(("--auto",) if job.contained else ()),
                 *model,
                 *resume,
                 *job.settings.args,
@@ -84,12 +89,17 @@ class OpencodeDriver:
                 "OPENCODE_CONFIG_CONTENT": json.dumps(QUIET),
             },
             shares=(
+                Share("config/git", f"{config}/git"),  # what it runs looks for it there
                 Share("config/opencode/plugin/aipass.js", text=_plugin()),
-                Share("data/opencode/auth.json", "~/.local/share/opencode/auth.json", writable=True),
+                # It would fetch this package before it loads any plugin, and ours does without.
+                Share("config/opencode/node_modules/.aipass", text=""),
+                Share("config/opencode/package-lock.json", text=json.dumps({"packages": {"": NEEDS}})),
+                Share("config/opencode/package.json", text=json.dumps(NEEDS)),
+                Share("data/opencode/auth.json", f"{data}/opencode/auth.json", writable=True),
                 *(
                     Share(
                         f"config/opencode/{name}",
-                        f"~/.config/opencode/{name}",
+                        f"{config}/opencode/{name}",
                         copied=name.endswith(("json", "jsonc")),
                     )
                     for name in ("opencode.json", "opencode.jsonc", "AGENTS.md", "agent", "command")
@@ -100,21 +110,23 @@ class OpencodeDriver:
     def outcome(self, job: Job, end: Exit) -> Outcome:
         """There is no one result record: steps are summed, and the last one says how it ended."""
         text, steps, error = "", [], None
-        for one in records(end.stdout):
+        told_of = Records(end.stdout, "sessionID")
+        for one in told_of:
             part = inner(one.get("part"))
             match one.get("type"):
                 case "text":
                     text = words(part.get("text"))
                 case "step_finish":
                     steps.append(part)
+                    error = None if part.get("reason") == "stop" else error
                 case "error":
                     error = inner(one.get("error"))
-        session, usage, last = self.session(end.stdout), _usage(steps), tail(end.stderr)
+        session, usage, last = told_of.session, _usage(steps), tail(end.stderr)
         if error is not None:
             return _failed(error, text, usage, session)
-        if job.session and UNKNOWN_SESSION in last:
-            return Outcome("overload", reason=LOST, session="")
-        if REFUSED in last:
+        if job.session and says(end.stderr, UNKNOWN_SESSION):
+            return afresh()
+        if says(end.stderr, REFUSED):
             return Outcome("blocked", text, reason=last, usage=usage, session=session)
         if end.code == 0 and steps and steps[-1].get("reason") == "stop":
             asked = question(text)
@@ -126,7 +138,7 @@ class OpencodeDriver:
 
     def session(self, stdout: Path) -> str | None:
         """Every record names the conversation."""
-        return next((words(r["sessionID"]) for r in records(stdout) if words(r.get("sessionID"))), None)
+        return session_in(stdout, "sessionID")
 
     def readable(self, line: str) -> str | None:
         """What it says and does."""

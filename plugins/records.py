@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from aipass import Outcome
+from aipass.dispatch.driver import SESSION
 from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
@@ -19,7 +21,34 @@ QUESTION = "QUESTION:"
 OVERLOAD = frozenset((500, 502, 503, 504, 529))
 FAULT = frozenset((400, 401, 403, 404))
 LIMIT = 429
-LOST = "its conversation is lost, and it starts afresh"
+
+
+class Records:
+    """The records of an output file, to be gone through once; `session` is then what the first of them calls it by `key`."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        self.session: str | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for found in records(self._path):
+            if self.session is None and SESSION.fullmatch(words(found.get(self._key))):
+                self.session = found[self._key]
+            yield found
+
+
+def session_in(path: Path, key: str) -> str | None:
+    """What the first record that has `key` calls its conversation."""
+    found = Records(path, key)
+    for _ in found:
+        if found.session is not None:
+            break
+    return found.session
+
+
+def afresh() -> Outcome:
+    """The verdict on a run that could not go on with its conversation."""
+    return Outcome("afresh", reason="its conversation is lost, and it starts afresh")
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:

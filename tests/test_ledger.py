@@ -122,11 +122,11 @@ def test_the_database_itself_allows_one_open_dispatch_of_a_key_and_one_run_of_an
     with ledger.transaction():
         ledger.run("dispatch_running", {"id": first, "now": 0})
         second = ledger.run("insert_dispatch", row)
-        ledger.run("insert_run", {"dispatch": first, "agent": "a", "now": 0})
+        ledger.run("insert_run", {"dispatch": first, "agent": "a", "now": 0, "driver": "d"})
     with pytest.raises(sqlite3.IntegrityError), ledger.transaction():
         ledger.run("dispatch_running", {"id": second, "now": 0})
     with pytest.raises(sqlite3.IntegrityError), ledger.transaction():
-        ledger.run("insert_run", {"dispatch": second, "agent": "a", "now": 0})
+        ledger.run("insert_run", {"dispatch": second, "agent": "a", "now": 0, "driver": "d"})
     ledger.close()
 
 

@@ -27,7 +27,9 @@ class Talker:
         return aipass.Command(("talk",))
 
     def outcome(self, job, end):
-        return aipass.Outcome(**json.loads(end.stdout.read_text()))
+        told = json.loads(end.stdout.read_text())
+        usage = aipass.Usage(**told.pop("usage")) if "usage" in told else None
+        return aipass.Outcome(**told, usage=usage)
 
     @aipass.hookimpl
     def register_drivers(self):
@@ -227,12 +229,56 @@ def test_a_reply_goes_on_with_the_conversation(house):
     assert asked["dispatch"] == 2
     end(house, 1, "succeeded", session="s-1")
     assert house.jobs[-1].session == "s-1"
-    end(house, 2, "overload", session="")
-    house.advance(HOUR)
+    end(house, 2, "afresh")
     assert house.jobs[-1].session is None, "a conversation that is lost is not taken up again"
+    assert house.dispatch(2)["tries"] == 1, "which costs no attempt"
     end(house, 3, "succeeded", session="s-2")
     house.drop("inbox/a/more.md", "---\nreply_to: 2\n---\nand more?\n")
     assert house.jobs[-1].session == "s-2"
+
+
+def test_a_run_that_never_had_a_conversation_has_not_lost_it(house):
+    house.ask("send", agent="a", text="first")
+    end(house, 1, "afresh")
+    assert house.dispatch(1)["state"] == "failed"
+
+
+@pytest.mark.parametrize("state", ["limit", "blocked", "overload", "afresh"])
+def test_what_was_cancelled_does_not_come_back(house, state):
+    house.ask("send", agent="a", text="first")
+    house.ask("cancel", id="1")
+    end(house, 1, state)
+    house.advance(24 * HOUR)
+    assert house.dispatch(1)["state"] == "cancelled"
+    assert house.running() == []
+
+
+def test_what_several_attempts_used_is_added_up(house):
+    house.ask("send", agent="a", text="first")
+    for number, (state, cost) in enumerate([("overload", 5.0), ("blocked", 0.5), ("succeeded", 1.0)], 1):
+        talk = {"input_tokens": 10, "output_tokens": None, "cost_usd": cost}
+        end(house, number, state, session="s-1", usage=talk)
+        if state == "overload":
+            house.advance(HOUR)
+        elif state == "blocked":
+            house.ask("retry", id="1")
+    found = json.loads(house.dispatch(1)["usage"])
+    assert found == {"input_tokens": 30, "output_tokens": None, "cost_usd": 6.5}
+
+
+def test_another_drivers_conversation_is_none(house):
+    house.ask("send", agent="a", text="first")
+    end(house, 1, "blocked", session="s-1")
+    (house.layout.config).write_text('[agents.a]\ndriver = "command"\ncommand = ["x"]\n')
+    house.ask("reload")
+    house.ask("retry", id="1")
+    (start,) = house.runner.started.values()
+    assert start["argv"] == ["x"]
+    house.finish(2, outcome="lost")
+    (house.layout.config).write_text('[agents.a]\ndriver = "talker"\n')
+    house.ask("reload")
+    house.advance(HOUR)
+    assert house.jobs[-1].session is None
 
 
 def test_a_reply_joins_nothing_but_the_same_reply(house):

@@ -10,9 +10,6 @@ import click
 from aipass.errors import ConfigError
 from aipass.layout import CONFIG_NAME, Layout
 
-#: Agent programs that init looks for, and the driver that runs each.
-PROGRAMS = {"claude": "claude", "codex": "codex", "gemini": "gemini", "opencode": "opencode"}
-
 HEAD = """\
 # aipass: who works here. `aipass schema config` describes every key, docs/settings.md lists them.
 # Drop a file in inbox/<agent>/ and the agent works on it; the answer comes to outbox/<agent>/.
@@ -64,13 +61,13 @@ def command(folder: Path) -> None:
         layout = Layout(folder.resolve(strict=True))
     except FileNotFoundError:
         raise ConfigError("the current folder no longer exists; go to the repository and try again") from None
-    found = [name for name, program in PROGRAMS.items() if shutil.which(program)]
+    found = installed()
     if layout.config.exists():
         click.echo(f"{CONFIG_NAME} is there already and stays as it is")
     else:
         text = (
             HEAD
-            + ("".join(AGENT.format(name=name, driver=PROGRAMS[name]) for name in found) or EXAMPLE)
+            + ("".join(AGENT.format(name=name, driver=name) for name in found) or EXAMPLE)
             + RULE.format(name=found[0] if found else "writer")
         )
         try:
@@ -103,3 +100,13 @@ def command(folder: Path) -> None:
         "next: `aipass up --detach`, then drop a file in "
         + ", ".join(f"inbox/{name}/" for name in settings.agents)
     )
+
+
+def installed() -> list[str]:
+    """The drivers whose programs are on this machine."""
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    programs = {name: getattr(driver, "program", None) for name, driver in plugins.drivers().items()}
+    return sorted(name for name, program in programs.items() if program and shutil.which(program))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from aipass.dispatch import retry
+from aipass.dispatch.driver import Usage, sum_usage
 from aipass.dispatch.pauses import LIMIT, Pauses
 from aipass.dispatch.queue import Capacity, Queue
 from aipass.dispatch.rate import HOUR_S, Hourly
@@ -32,6 +33,8 @@ LONGEST_KEY_CHARS = 120
 RETRY, RATE = "retry:", "rate:"
 #: An agent whose last dispatches, this many, failed of the same thing (no key, no program, no such model) is paused.
 ALIKE = 3
+#: Ends of a run that had been told to stop, which make no more of it than that.
+_NOT_AFTER_STOP = retry.RETRIED | {"killed", "blocked", "limit", "afresh"}
 FINAL = frozenset(("succeeded", "failed", "cancelled"))
 
 
@@ -281,7 +284,8 @@ class Dispatcher:
         starts = []
         for agent, dispatch in chosen:
             self._ledger.run("dispatch_running", {"id": dispatch, "now": now.wall})
-            run = self._ledger.run("insert_run", {"dispatch": dispatch, "agent": agent, "now": now.wall})
+            about = {"dispatch": dispatch, "agent": agent, "now": now.wall, "driver": self._driver_of(agent)}
+            run = self._ledger.run("insert_run", about)
             self._runs.add(agent, now.mono)
             starts.append(Start(run, dispatch, agent))
         return starts
@@ -323,47 +327,40 @@ class Dispatcher:
         *,
         again: bool = True,
         resets: float | None = None,
+        usage: Usage | None = None,
         **facts: object,
     ) -> Ended:
         """A run's whole tree is gone: its dispatch is finished, or, where `again`, waits for another attempt."""
         dispatch = self._row(run["dispatch"])
         self._queue.end(run["agent"])
-        if run["stop"] is not None and outcome in retry.RETRIED | {"killed"}:
+        if run["stop"] is not None and outcome in _NOT_AFTER_STOP:
             outcome, reason = "cancelled", run["stop"]
-        self._ledger.run(
-            "run_ended",
-            {
-                "id": run["id"],
-                "finished": now.wall,
-                "exit": facts.get("exit"),
-                "signal": facts.get("signal"),
-                "outcome": outcome,
-            },
-        )
+        ended = {"exit": facts.get("exit"), "signal": facts.get("signal"), "outcome": outcome}
+        self._ledger.run("run_ended", {"id": run["id"], "finished": now.wall, **ended})
         settings = self.config.agents.get(run["agent"])
+        used = self._used(dispatch, usage)
+        kept = {"id": dispatch["id"], "session": facts.get("session"), "usage": used}
         limits = False
         if outcome == "limit" and settings is not None:
             until, limits = self.pauses.limit(settings.driver, reason or "it does not say which", resets, now)
             waited = until - (dispatch["limited"] or now.wall)
             if again and settings.on_limit == "wait" and waited <= settings.max_wait:
-                about = {"id": dispatch["id"], "now": now.wall, "reason": reason}
-                self._ledger.run("dispatch_limited", about | {"session": facts.get("session")})
+                self._ledger.run("dispatch_limited", {**kept, "now": now.wall, "reason": reason})
                 self._queue.add(run["agent"], dispatch["id"], dispatch["priority"])
                 return Ended(outcome, "queued", reason, until - now.wall, limits)
             if settings.on_limit == "wait":
                 reason = f"{reason or 'a limit'}; it ends at {show_moment(until, now.wall)}, which is later than max_wait allows"
+        if outcome == "afresh" and again and settings is not None and dispatch["session"] is not None:
+            self._ledger.run("dispatch_afresh", {"id": dispatch["id"], "reason": reason, "usage": used})
+            self._queue.add(run["agent"], dispatch["id"], dispatch["priority"])
+            return Ended(outcome, "queued", reason, 0.0)
         if again and settings is not None and retry.is_retried(outcome, dispatch["tries"], settings.retries):
             wait = retry.delay_s(dispatch["id"], dispatch["tries"])
-            self._ledger.run(
-                "dispatch_again",
-                {"id": dispatch["id"], "not_before": now.wall + wait, "reason": reason}
-                | {"session": facts.get("session")},
-            )
+            self._ledger.run("dispatch_again", {**kept, "not_before": now.wall + wait, "reason": reason})
             self._timers.set(f"{RETRY}{dispatch['id']}", now.mono + wait)
             return Ended(outcome, "queued", reason, wait)
         if outcome == "blocked":
-            about = {"id": dispatch["id"], "reason": reason, "session": facts.get("session")}
-            self._ledger.run("dispatch_blocked", about)
+            self._ledger.run("dispatch_blocked", {**kept, "reason": reason})
             return Ended(outcome, "blocked", reason)
         state = {"succeeded": "succeeded", "cancelled": "cancelled", "killed": "cancelled"}.get(
             outcome, "failed"
@@ -372,8 +369,14 @@ class Dispatcher:
             facts["fault"] = reason or outcome
         if outcome in retry.RETRIED and dispatch["tries"] > 1:
             reason = f"{reason or outcome} (after {dispatch['tries']} attempts)"
-        self._finish(dispatch["id"], state, reason, now, **facts)
+        self._finish(dispatch["id"], state, reason, now, usage=used, **facts)
         return Ended(outcome, state, reason, limits=limits)
+
+    def _used(self, dispatch: Row, usage: Usage | None) -> str | None:
+        """What a dispatch has used with this run, as JSON."""
+        before = Usage(**json.loads(dispatch["usage"])) if dispatch["usage"] else None
+        found = sum_usage(before, usage)
+        return None if found is None else json.dumps(asdict(found))
 
     def fail_limited(self, driver: str, now: Instant) -> list[int]:
         """Fail what waits for a driver at its limit, of agents that would rather fail; returns what."""
@@ -402,20 +405,9 @@ class Dispatcher:
         return self.pauses.drop(name)
 
     def _finish(self, dispatch: int, state: str, reason: str | None, now: Instant, **facts: object) -> None:
-        usage = facts.get("usage")
-        self._ledger.run(
-            "dispatch_final",
-            {
-                "id": dispatch,
-                "state": state,
-                "now": now.wall,
-                "reason": reason,
-                "exit": facts.get("exit"),
-                "session": facts.get("session"),
-                "fault": facts.get("fault"),
-            }
-            | {"usage": json.dumps(usage) if usage else None},
-        )
+        about = {name: facts.get(name) for name in ("exit", "session", "fault", "usage")}
+        final = {"id": dispatch, "state": state, "now": now.wall, "reason": reason}
+        self._ledger.run("dispatch_final", final | about)
 
     # -- configuration ----------------------------------------------------------------------------------
 
@@ -437,13 +429,15 @@ class Dispatcher:
                         "id": row["id"],
                         "reason": f"{_GONE}; configure it again, or cancel this",
                         "session": None,
+                        "usage": None,
                     },
                 )
         for row in self._ledger.all("find_dispatches", {"agent": None, "state": "blocked", "key": None}):
             whole = self._row(row["id"])
             if row["agent"] in config.agents and str(whole["reason"]).startswith(_GONE):
                 self._ledger.run(
-                    "dispatch_again", {"id": row["id"], "not_before": 0, "reason": None, "session": None}
+                    "dispatch_again",
+                    {"id": row["id"], "not_before": 0, "reason": None, "session": None, "usage": None},
                 )
                 self._queue.add(row["agent"], row["id"], whole["priority"])
         return blocked

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aipass.errors import PluginError
 from aipass.signature import check_signature
@@ -13,7 +16,7 @@ from aipass.supervisor.fence import prewrite
 from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from aipass.config import Agent
 
@@ -32,10 +35,13 @@ class Job:
     attempt: int
     #: A folder of this agent's own, for what its CLI keeps: it is there, and stays from run to run.
     state: Path
-    #: Whether the fence stands around the run: then the CLI may be let do what it likes, and no sandbox of its own works.
-    fenced: bool = False
-    #: What an earlier attempt called its conversation, where it goes on with that.
+    #: Whether fence or wall stand around the run: then the CLI may be let do what it likes, and no sandbox of its own works.
+    contained: bool = False
+    #: What an earlier attempt called its conversation, where it goes on with that; and what that has used so far.
     session: str | None = None
+    used: Usage | None = None
+    #: The run's own TMPDIR, where it is contained; it goes with the run.
+    tmp: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +95,30 @@ class Usage:
     cost_usd: float | None = None
 
 
+def sum_usage(*used: Usage | None) -> Usage | None:
+    """What several runs used together; None where none of them tells."""
+    told = [one for one in used if one is not None]
+    if not told:
+        return None
+
+    def total(name: str) -> Any:  # noqa: ANN401 - int or float, as the field
+        values = [value for one in told if (value := getattr(one, name)) is not None]
+        return sum(values) if values else None
+
+    return Usage(total("input_tokens"), total("output_tokens"), total("cost_usd"))
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A driver's verdict, one of `OUTCOME_STATES`; `reason` says why in words, for every state but `succeeded`.
+
+    `afresh`: the conversation that it should go on with is lost; it begins anew without, which costs no attempt.
 
     `overload`: another attempt makes sense, soon. `limit`: a rate or usage limit of the account is reached, and nothing
     else makes sense with this driver before it ends, at `resets` (seconds since the epoch) where that is told. `blocked`:
     it waits for a person: it asked something, or was refused a permission that it needed.
 
-    `answer` is Markdown, or a file that holds it. `session`: what the CLI calls the conversation; "" where that is lost.
+    `answer` is Markdown, or a file that holds it. `session`: what the CLI calls the conversation. `usage` is this run's.
     `fault`: what kept it from working at all, whatever the task: no key, no such model. An agent whose dispatches fail of
     the same fault again and again is paused.
     """
@@ -112,15 +133,22 @@ class Outcome:
 
 
 #: What an Outcome's state may be.
-OUTCOME_STATES = ("succeeded", "failed", "overload", "limit", "blocked")
+OUTCOME_STATES = ("succeeded", "failed", "overload", "limit", "afresh", "blocked")
+#: What a CLI may call a conversation: it comes back as one of its arguments.
+SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """How one CLI is run. Both methods are called in the engine's thread and must not wait for anything.
+    """How one CLI is run. All methods are called in the engine's thread and must not wait for anything.
 
-    Besides it may have `program`, which `aipass doctor` looks for; `handoff`, "write" where what it has written it has
-    finished; and `session(stdout)`, which finds the conversation's name in the output of a run that was cut off.
+    Besides it may have:
+
+    - `program`: what `aipass init` and `aipass doctor` look for;
+    - `handoff`: "write" where what it has written it has finished, else "exit";
+    - `briefed`: True where it is a model that shall be told who it is, and how to answer, ask and send;
+    - `session(stdout)`: the conversation's name, from the output of a run that was cut off, or None;
+    - `readable(line)`: one line of its output for eyes, or None for one that says nothing to them.
     """
 
     name: str
@@ -147,15 +175,99 @@ def check_driver(driver: object) -> None:
     """Raise PluginError, showing the plugin's own signature, unless `driver` has what a Driver has."""
     if not isinstance(driver, Driver) or not isinstance(driver.name, str):
         raise PluginError(f"{driver!r} is no driver: it needs `name`, `command(job)` and `outcome(job, end)`")
-    check_signature(driver.command, ("job",), f"driver `{driver.name}`, command")
-    check_signature(driver.outcome, ("job", "end"), f"driver `{driver.name}`, outcome")
+    where = f"driver `{driver.name}`, "
+    check_signature(driver.command, ("job",), where + "command")
+    check_signature(driver.outcome, ("job", "end"), where + "outcome")
+    for method, argument in (("session", "stdout"), ("readable", "line")):
+        if hasattr(driver, method):
+            check_signature(getattr(driver, method), (argument,), where + method)
+    if getattr(driver, "handoff", "exit") not in {"write", "exit"}:
+        raise PluginError(f'{where}handoff is {driver.handoff!r}; it is "write" or "exit"')  # type: ignore[attr-defined]
+    if not isinstance(getattr(driver, "program", ""), str):
+        raise PluginError(f"{where}program is {driver.program!r}; it is the name of a program")  # type: ignore[attr-defined]
+
+
+def check_command(found: object) -> Command:
+    """`found`, if it is a sound Command; raises PluginError that names the field."""
+    if not isinstance(found, Command):
+        raise PluginError(f"command returned {found!r:.200}; a Command is wanted")
+    _check("Command.argv", found.argv, _is_words, "a tuple of words, of which the first is the program")
+    if not found.argv:
+        raise PluginError("Command.argv is empty; its first word is the program")
+    is_env = isinstance(found.env, dict) and all(
+        _is_word(word) for pair in found.env.items() for word in pair
+    )
+    _check("Command.env", found.env, lambda _: is_env, "names and values, both text")
+    _check("Command.state", found.state, _is_words, "a tuple of paths")
+    _check("Command.writes", found.writes, _is_words, "a tuple of paths")
+    for share in found.shares:
+        _check("Command.shares", share, _is_share, "a Share whose name lies in `job.state`")
+    return found
+
+
+def check_outcome(found: object) -> Outcome:
+    """`found`, if it is a sound Outcome; raises PluginError that names the field."""
+    if not isinstance(found, Outcome):
+        raise PluginError(f"outcome returned {found!r:.200}; an Outcome is wanted")
+    _check(
+        "Outcome.state", found.state, lambda one: one in OUTCOME_STATES, f"one of {', '.join(OUTCOME_STATES)}"
+    )
+    _check(
+        "Outcome.answer",
+        found.answer,
+        lambda one: isinstance(one, (str, Path)),
+        "text, or the Path of a file",
+    )
+    for name in ("reason", "fault"):
+        _check(f"Outcome.{name}", getattr(found, name), _or_none(str), "text")
+    _check("Outcome.session", found.session, _is_session, f"a name such as {SESSION.pattern} allows")
+    _check("Outcome.resets", found.resets, _or_none(int, float), "seconds since the epoch")
+    _check("Outcome.usage", found.usage, _or_none(Usage), "a Usage")
+    if found.usage is not None:
+        for name in ("input_tokens", "output_tokens", "cost_usd"):
+            _check(f"Usage.{name}", getattr(found.usage, name), _or_none(int, float), "a number")
+    return found
+
+
+def _check(name: str, value: object, test: Callable[[Any], bool], wanted: str) -> None:
+    if not test(value):
+        raise PluginError(f"{name} is {value!r:.200}; it must be {wanted}")
+
+
+def _or_none(*types: type) -> Callable[[object], bool]:
+    return lambda one: one is None or (isinstance(one, types) and not isinstance(one, bool))
+
+
+def _is_share(found: object) -> bool:
+    return isinstance(found, Share) and not {"", ".", ".."} & set(found.name.split("/"))
+
+
+def _is_session(found: object) -> bool:
+    return found is None or (isinstance(found, str) and SESSION.fullmatch(found) is not None)
+
+
+def _is_word(found: object) -> bool:
+    return isinstance(found, str) and "\0" not in found
+
+
+def _is_words(found: object) -> bool:
+    return isinstance(found, (tuple, list)) and all(_is_word(word) for word in found)
+
+
+#: How far back the last words of an output are looked for.
+TAIL_BYTES = 65_536
+
+
+def says(path: Path, words: str) -> bool:
+    """Whether the last 64 KB of an output file say this somewhere."""
+    return words in tail(path, lines=TAIL_BYTES, chars=TAIL_BYTES)
 
 
 def tail(path: Path, lines: int = 3, chars: int = 400) -> str:
     """The last words of an output file in one line, for a reason; empty where there are none."""
     try:
         with open_regular(path) as file:
-            file.seek(max(0, path.stat().st_size - 4096))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""

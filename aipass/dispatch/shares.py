@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,20 +18,23 @@ if TYPE_CHECKING:
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def furnish(state: Path, shares: Iterable[Share]) -> None:
-    """Put the shares in their places; what stands there by the CLI's own doing stays.
+def furnish(state: Path, shares: Iterable[Share], *, contained: bool = True) -> None:
+    """Put the shares in their places; what stands there by the CLI's own doing stays, until the user's is newer.
 
-    Raises OSError where the agent has put something else in a folder's place: nothing is ever made through a link.
+    Where nothing contains the run it gets copies of the user's files, not links: but for those that it shall write, and
+    folders. Raises OSError where the agent has put something else in a folder's place: nothing is ever made through a link.
     """
     for share in shares:
         source = Path(share.source).expanduser()
         if share.text is None and not source.exists():
+            _forget(state, share.name)
             continue
+        is_copy = share.copied or not (contained or share.writable or source.is_dir())
         *folders, name = share.name.split("/")
         with _folder(state, folders) as handle:
             if share.text is not None:
                 _write(share.text, name, handle)
-            elif share.copied:
+            elif is_copy:
                 _copy(source, name, handle)
             else:
                 _link(source, name, handle)
@@ -56,33 +61,64 @@ def _link(source: Path, name: str, folder: int) -> None:
     try:
         if os.readlink(name, dir_fd=folder) == str(source):
             return
-        os.unlink(name, dir_fd=folder)  # a link of before; what the CLI has put there itself is no link
+        os.unlink(name, dir_fd=folder)  # a link of before
     except FileNotFoundError:
         pass
     except OSError:
-        return
+        # What the CLI has put there in the link's place is its own, until the user has signed in anew.
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode) or found.st_mtime >= source.stat().st_mtime:
+            return
+        os.unlink(name, dir_fd=folder)
     os.symlink(source, name, dir_fd=folder)
 
 
 def _copy(source: Path, name: str, folder: int) -> None:
+    """A copy, made anew when the user's has changed since; beside it stands of what it is one."""
+    found = source.stat()
+    mark = f"{found.st_mtime_ns} {found.st_size}"
     try:
-        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime >= source.stat().st_mtime:
-            return
-        os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        pass
-    with source.open("rb") as file, _new(name, folder) as target:
-        shutil.copyfileobj(file, target)
+        with open(os.open(_mark(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)) as file:
+            known = file.read(100)
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        known = ""
+    if known != mark:
+        with source.open("rb") as file:
+            _put(file, name, folder)
+        _write(mark, _mark(name), folder)
+
+
+def _forget(state: Path, share: str) -> None:
+    """What the user has no more, a copy has no more."""
+    *folders, name = share.split("/")
+    path = state.joinpath(*folders)
+    if not os.path.lexists(path / _mark(name)):
+        return
+    with _folder(state, folders) as handle:
+        for one in (name, _mark(name)):
+            try:
+                os.unlink(one, dir_fd=handle)
+            except FileNotFoundError:
+                pass
+
+
+def _mark(name: str) -> str:
+    return f".{name}.copied"
 
 
 def _write(text: str, name: str, folder: int) -> None:
-    """By rename: a CLI that runs may just be reading it."""
+    _put(io.BytesIO(text.encode()), name, folder)
+
+
+def _put(content: BinaryIO, name: str, folder: int) -> None:
+    """By rename: a CLI that runs may just be reading it, and half a file is none."""
     half = f".{name}.{os.urandom(4).hex()}"
-    with _new(half, folder) as target:
-        target.write(text.encode())
-    os.rename(half, name, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def _new(name: str, folder: int) -> BinaryIO:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return open(os.open(name, flags, 0o600, dir_fd=folder), "wb")
+    try:
+        with open(os.open(half, flags, 0o600, dir_fd=folder), "wb") as target:
+            shutil.copyfileobj(content, target)
+        os.rename(half, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(half, dir_fd=folder)
+        raise

@@ -71,13 +71,19 @@ UPDATE dispatches SET session = CASE WHEN attempts > 0 THEN session
 -- name: dispatch_again
 -- It waits for another attempt.
 UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason, limited = NULL,
-    session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
+    session = ifnull(:session, session), usage = ifnull(:usage, usage)
+WHERE id = :id
+
+-- name: dispatch_afresh
+-- Its conversation is lost: it begins anew without, which costs no attempt.
+UPDATE dispatches SET state = 'queued', not_before = 0, tries = tries - 1, reason = :reason, session = NULL,
+    usage = ifnull(:usage, usage)
 WHERE id = :id
 
 -- name: dispatch_limited
 -- It waits for the end of a limit, which costs it no attempt.
 UPDATE dispatches SET state = 'queued', not_before = 0, tries = tries - 1, limited = ifnull(limited, :now), reason = :reason,
-    session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
+    session = ifnull(:session, session), usage = ifnull(:usage, usage)
 WHERE id = :id
 
 -- name: last_faults
@@ -92,18 +98,19 @@ UPDATE dispatches SET fault = NULL WHERE agent = :agent AND fault IS NOT NULL
 -- name: dispatch_reopened
 -- Somebody asked for it again.
 UPDATE dispatches SET state = 'queued', tries = 0, not_before = 0, started = NULL, finished = NULL, reason = NULL,
-    answer = NULL, exit = NULL, usage = NULL, fault = NULL, limited = NULL
+    answer = NULL, exit = NULL, fault = NULL, limited = NULL
 WHERE id = :id
 
 -- name: dispatch_final
 -- It has reached a state that it leaves only by `retry`.
-UPDATE dispatches SET state = :state, finished = :now, reason = :reason, exit = :exit, usage = :usage, fault = :fault,
-    session = CASE WHEN :session = '' THEN NULL ELSE ifnull(:session, session) END
+UPDATE dispatches SET state = :state, finished = :now, reason = :reason, exit = :exit, fault = :fault,
+    session = ifnull(:session, session), usage = ifnull(:usage, usage)
 WHERE id = :id
 
 -- name: dispatch_blocked
 -- It cannot go on without a person.
-UPDATE dispatches SET state = 'blocked', reason = :reason, session = ifnull(:session, session) WHERE id = :id
+UPDATE dispatches SET state = 'blocked', reason = :reason, session = ifnull(:session, session), usage = ifnull(:usage, usage)
+WHERE id = :id
 
 -- name: dispatch_answer
 -- Where its answer lies.
@@ -111,7 +118,7 @@ UPDATE dispatches SET answer = :answer WHERE id = :id
 
 -- name: insert_run
 -- An attempt, recorded before it is started.
-INSERT INTO runs (dispatch, agent, state, created) VALUES (:dispatch, :agent, 'starting', :now)
+INSERT INTO runs (dispatch, agent, state, created, driver) VALUES (:dispatch, :agent, 'starting', :now, :driver)
 
 -- name: run_started
 -- Its first process lives.

@@ -84,7 +84,8 @@ CREATE TABLE runs (
     exit     INTEGER,
     signal   INTEGER,
     outcome  TEXT,
-    stop     TEXT               -- why it was told to stop
+    stop     TEXT,              -- why it was told to stop
+    driver   TEXT               -- what it was started with
 );
 CREATE UNIQUE INDEX runs_one_live ON runs (agent) WHERE state <> 'ended';
 CREATE INDEX runs_live ON runs (id) WHERE state <> 'ended';

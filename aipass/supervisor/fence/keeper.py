@@ -185,7 +185,7 @@ class Keeper:
             writable = [
                 *own,
                 *map(str, spec.ground["tree"]),
-                *map(str, spec.ground["outside"]),
+                *(str(path).removesuffix("*") for path in spec.ground["outside"]),
                 *wall.DEVICES,
             ]
             writable += ["/dev/pts", *(f for f in SHARED_TEMPORARY if not self.root.startswith(f + "/"))]

@@ -40,4 +40,5 @@ CREATE TABLE written (
 ALTER TABLE dispatches ADD COLUMN fault TEXT;
 ALTER TABLE dispatches ADD COLUMN limited REAL;
 ALTER TABLE dispatches ADD COLUMN reply_to INTEGER;
+ALTER TABLE runs ADD COLUMN driver TEXT;
 ALTER TABLE pauses ADD COLUMN until REAL;
