@@ -89,6 +89,10 @@ class Agent(Model):
         strict=False,
     )
     model: Word | None = Field(None, description="Passed to the driver")
+    brief: Word | None = Field(
+        None,
+        description="A file of the repository that says what the agent is told about itself; default our own words for models; empty: nothing",
+    )
     args: tuple[Word, ...] = Field((), description="Appended to the CLI's own arguments", strict=False)
     command: tuple[Word, ...] | None = Field(
         None, description='The program and its arguments; `driver = "command"` only', strict=False

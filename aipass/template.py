@@ -43,6 +43,11 @@ def check_template(text: str) -> str:
     return text
 
 
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """`text` with those `values` that it names in their places; braces around anything else stay as they are."""
+    return re.sub(r"\{([a-z]+)\}", lambda match: values.get(match[1], match[0]), text)
+
+
 def render(text: str, values: Mapping[str, Any]) -> str:
     """`text` with `values` in their places; what is not there becomes nothing."""
 

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from aipass import ground
-from aipass.dispatch import environment, prompt, shares
+from aipass.dispatch import brief, environment, shares
 from aipass.dispatch.driver import SESSION, Exit, Job, Outcome, Usage, check_command, check_outcome, sum_usage
 from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
-from aipass.plan.preamble import preamble
 from aipass.plan.reserved import check_name
 from aipass.supervisor import wire
-from aipass.supervisor.fence.fenced import DENIED
 from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
 
@@ -84,7 +82,7 @@ class World:
         try:
             folder.mkdir(exist_ok=True, mode=0o700)
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
-            job = self.job(row, config)
+            job = self.job(row, config, drivers)
             # By rename: after a crash this is done again, perhaps while the run is just opening it.
             with open(
                 wire.fresh(folder / PROMPT_HALF), "w", encoding="utf-8", errors="replace", newline=""
@@ -145,21 +143,16 @@ class World:
             self._base = allowed, environment.inherited(self._environ, allowed)
         return self._base[1]
 
-    def job(self, run: Row, config: Config) -> Job:
-        """What a driver is told about a run."""
-        senders = self._ledger.all("senders", {"dispatch": run["dispatch"]})
-        text = prompt.compose(prompt.part_of(row) for row in senders)
-        dispatch = row = self._row("dispatch", run["dispatch"])
-        if row["plan"] is not None:
-            owns = config.agents[run["agent"]].owns
-            told = preamble(self._ledger, self.layout.root, row["plan"], row["phase"], owns)
-            text = f"{text.rstrip()}\n\n---\n\n{told}"
-        before = self._ledger.one("run_before", {"agent": run["agent"], "id": run["id"]})
-        if before is not None:
-            text = prompt.with_refusals(
-                text, before["id"], _read_text(self.layout.run(before["id"]) / DENIED)
-            )
+    def job(self, run: Row, config: Config, drivers: Mapping[str, Driver] | None = None) -> Job:
+        """What a driver is told about a run; with `drivers` the prompt is made, else it is read as it was made."""
+        dispatch = self._row("dispatch", run["dispatch"])
         settings = config.agents[run["agent"]]
+        session, used = self._conversation(dispatch, settings.driver)
+        if drivers is None:
+            text = _read_text(self.layout.run(run["id"]) / wire.PROMPT)
+        else:
+            work = brief.Work(dispatch, run["id"], session is not None)
+            text = brief.whole(self._ledger, self.layout, config, drivers.get(settings.driver), work)
         return Job(
             run["id"],
             run["dispatch"],
@@ -171,7 +164,8 @@ class World:
             dispatch["attempts"],
             self.layout.cli_state(run["agent"]),
             any(ground.active(config)),
-            *self._conversation(dispatch, settings.driver),
+            session,
+            used,
             Path(ground.temporary(self.layout, run["id"])) if any(ground.active(config)) else None,
         )
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 import click
 
 from aipass.cli.find import find_dispatch, open_ledger
+from aipass.event import plain
 from aipass.layout import find_root
 from aipass.supervisor.wire import STDERR, STDOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from aipass.dispatch.driver import Driver
     from aipass.ledger import Ledger
 
 FOLLOW_EVERY_S = 0.1
@@ -25,9 +30,13 @@ FOLLOW_EVERY_S = 0.1
 @click.option("-f", "--follow", is_flag=True, help="Go on until the dispatch is finished.")
 @click.option("--run", "run_id", type=int, help="This run; default: the last one.")
 @click.option("--stdout", "only", flag_value=STDOUT, help="Only what it wrote to stdout.")
+@click.option("--raw", is_flag=True, help="As it was written, not as text for eyes.")
 @click.option("--stderr", "only", flag_value=STDERR, help="Only what it wrote to stderr.")
-def command(dispatch_id: str, follow: bool, run_id: int | None, only: str | None) -> None:
-    """Print the output of the last run of the dispatch ID: stdout, then stderr."""
+def command(dispatch_id: str, follow: bool, run_id: int | None, only: str | None, raw: bool) -> None:
+    """Print the output of the last run of the dispatch ID: stdout, then stderr.
+
+    What an agent CLI says for machines is shown as text: `>` is a tool that it uses, `!` an error, `=` its end.
+    """
     layout = find_root()
     ledger = open_ledger(layout)
     row = find_dispatch(ledger, dispatch_id)
@@ -44,7 +53,8 @@ def command(dispatch_id: str, follow: bool, run_id: int | None, only: str | None
             click.echo(f"dispatch {row['id']} has not run yet", err=True)
         elif run is not None:
             for name in (only,) if only else (STDOUT, STDERR):
-                _copy(layout.run(run) / name, positions)
+                readable = None if raw or name != STDOUT else _readable(ledger, run)
+                _copy(layout.run(run) / name, positions, readable, whole=finished)
         if finished:
             return
         time.sleep(FOLLOW_EVERY_S)
@@ -55,14 +65,45 @@ def _is_final(ledger: Ledger, dispatch: int) -> bool:
     return row is None or row["state"] not in {"queued", "running"}
 
 
-def _copy(path: Path, positions: dict[Path, int]) -> None:
-    """Print what has come since the last look."""
+@cache
+def _drivers() -> dict[str, Driver]:
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    return plugins.drivers()
+
+
+def _readable(ledger: Ledger, run: int) -> Callable[[str], str | None] | None:
+    """How the run's driver shows a line of its output; None: as it is."""
+    row = ledger.one("run", {"id": run})
+    driver = None if row is None or row["driver"] in {None, "command"} else _drivers().get(row["driver"])
+    return getattr(driver, "readable", None)
+
+
+def _copy(
+    path: Path, positions: dict[Path, int], readable: Callable[[str], str | None] | None, *, whole: bool
+) -> None:
+    """Print what has come since the last look; half a line waits for its end, unless this is the `whole`."""
     try:
         with path.open("rb") as file:
             file.seek(positions.get(path, 0))
-            while chunk := file.read(1 << 16):
-                sys.stdout.buffer.write(chunk)
-            positions[path] = file.tell()
+            if readable is None:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+                positions[path] = file.tell()
+            while readable is not None and (line := file.readline()) and (whole or line.endswith(b"\n")):
+                positions[path] = file.tell()
+                click.echo(_shown(line.decode("utf-8", "replace").rstrip("\n"), readable), nl=False)
     except FileNotFoundError:
         return
     sys.stdout.buffer.flush()
+
+
+def _shown(line: str, readable: Callable[[str], str | None]) -> str:
+    try:
+        said = readable(line)
+    except Exception:  # noqa: BLE001 - a plugin may raise anything; the line itself says it too
+        said = line
+    if not said:
+        return ""
+    return "\n".join(plain(one) for one in said.splitlines()) + "\n"

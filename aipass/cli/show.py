@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aipass.cli.find import find_dispatch, open_ledger
 from aipass.cli.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
+from aipass.errors import AipassError
 from aipass.event import iso, plain, printable
 from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger, Row
 
 
 @click.command("show")
@@ -23,11 +28,7 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
     ledger = open_ledger(layout)
     row = find_dispatch(ledger, dispatch_id)
     if prompt:
-        from aipass.dispatch.prompt import compose, part_of
-
-        click.echo(
-            compose(part_of(sender) for sender in ledger.all("senders", {"dispatch": row["id"]})), nl=False
-        )
+        click.echo(_prompt(layout, ledger, row), nl=False)
         return
     found: dict[str, Any] = dispatch_json(row, senders_of(ledger, row["id"]))
     found["runs"] = [
@@ -81,3 +82,28 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
     click.echo(
         f"more: `aipass logs {found['id']}`, `aipass why {found['id']}`, `aipass show {found['id']} --prompt`"
     )
+
+
+def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
+    """What the last run was given; where none has begun, what it would be given now."""
+    from aipass import config
+    from aipass.dispatch import brief
+    from aipass.plugins import Plugins
+    from aipass.supervisor.wire import PROMPT
+
+    runs = [run["id"] for run in ledger.all("runs_of", {"dispatch": row["id"]})]
+    if runs and row["state"] != "queued":
+        try:
+            return (layout.run(runs[-1]) / PROMPT).read_text("utf-8", "replace")
+        except OSError:
+            pass  # it is pruned
+    settings = config.load(layout.config)
+    if row["agent"] not in settings.agents:
+        raise AipassError(
+            f"its agent `{row['agent']}` is not configured any more, and its prompt is not kept"
+        )
+    plugins = Plugins()
+    plugins.load_installed()
+    driver = plugins.drivers().get(settings.agents[row["agent"]].driver)
+    work = brief.Work(row, None, row["session"] is not None)
+    return brief.whole(ledger, layout, settings, driver, work)

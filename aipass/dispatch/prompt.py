@@ -41,6 +41,12 @@ def compose(parts: Iterable[Part]) -> str:
     return prompt
 
 
+def joined(parts: Iterable[str]) -> str:
+    """What there is of the parts, one below the other."""
+    said = [part for part in parts if part.strip()]
+    return said[0] if len(said) == 1 else "\n---\n\n".join(_closed(part) for part in said)
+
+
 def with_refusals(prompt: str, run: int, refused: str) -> str:
     """The prompt, and what the fence refused the agent in its last run; `refused` as `$AIPASS_DENIED` had it."""
     lines = refused.splitlines()[-REFUSALS_SHOWN:]
