@@ -95,6 +95,7 @@ class World:
             shares.furnish(job.state, command.shares, contained=job.contained)
             hops = self._row("dispatch", job.dispatch)["hops"]
             own = {
+                "PWD": str(self.layout.root),
                 "AIPASS_ROOT": str(self.layout.root),
                 "AIPASS_AGENT": job.agent,
                 "AIPASS_DISPATCH": str(job.dispatch),
@@ -203,7 +204,8 @@ class World:
         name = check_name(plan, phase.id)
         stands = ground.of_check(self.layout, config, name, run, layers) if any(layers) else None
         env = dict(self._inherited(config.sandbox.env))
-        env |= {"AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
+        root = str(self.layout.root)
+        env |= {"PWD": root, "AIPASS_ROOT": root, "GIT_OPTIONAL_LOCKS": "0"}
         if stands is not None:
             env |= ground.environment(self.layout, name, stands["tmp"], folder)
         self._runner.start_run(

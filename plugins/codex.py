@@ -34,6 +34,8 @@ FAULT = re.compile(r"status 40[0134]|environment variable|not logged in|log in a
 UNKNOWN_SESSION = "no rollout found"
 
 
+#: Its own sandbox: the workspace, and of /tmp what TMPDIR names.
+SANDBOX = ("-s", "workspace-write", "-c", "sandbox_workspace_write.exclude_slash_tmp=true")
 HOOKS = (
     'hooks.PreToolUse=[{matcher="apply_patch|Bash",hooks=[{type="command",timeout=10,command='
     + json.dumps(prewrite_hook())
@@ -58,7 +60,7 @@ class CodexDriver:
         return Command(
             argv=(
                 *("codex", "exec", "--json", "--skip-git-repo-check"),
-                *("-s", "danger-full-access" if job.contained else "workspace-write"),
+                *(("-s", "danger-full-access") if job.contained else SANDBOX),
                 *hooks,
                 *quiet,
                 *model,

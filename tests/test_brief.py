@@ -71,7 +71,10 @@ def test_an_empty_brief_says_nothing(house):
 def test_a_brief_that_is_not_there_fails_the_start_and_says_so(house):
     bench = house('brief = "nowhere.md"\nretries = 0')
     bench.ask("send", agent="api", text="work")
-    assert bench.dispatch(1)["reason"] == "agents.api.brief: nowhere.md cannot be read (No such file or directory)"
+    assert (
+        bench.dispatch(1)["reason"]
+        == "agents.api.brief: nowhere.md cannot be read (No such file or directory)"
+    )
 
 
 def test_an_attempt_that_goes_on_is_told_so_and_not_who_it_is_again(house):

@@ -1,6 +1,6 @@
 """A scripted model: speaks Anthropic Messages, OpenAI Responses and chat completions, and Gemini, and does what the prompt says.
 
-Each line of the newest prompt is a step. `SAY words`; `WRITE path text`, `EDIT path old new`, `SHELL command`, `ASK question` use a
+Each line of the newest prompt is a step. `SAY words`; `READ path`, `WRITE path text`, `EDIT path old new`, `SHELL command`, `ASK question` use a
 tool: that is one turn, and the model is asked again with the tool's result. `STATUS 500 [times]` fails; `LIMIT seconds [times]` says
 that a limit is reached and when it ends; `SLEEP seconds` waits, `HANG` says nothing for ever, `STALL` begins to answer and stops;
 `BIG bytes` says so much.
@@ -17,8 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _NUMBERS = itertools.count(1)
-STEP = re.compile(r"^(SAY|WRITE|EDIT|SHELL|ASK|STATUS|LIMIT|SLEEP|HANG|STALL|BIG)(?: (.+))?$", re.MULTILINE)
-TOOLS = frozenset(("WRITE", "EDIT", "SHELL", "ASK"))
+STEP = re.compile(
+    r"^(SAY|READ|WRITE|EDIT|SHELL|ASK|STATUS|LIMIT|SLEEP|HANG|STALL|BIG)(?: (.+))?$", re.MULTILINE
+)
+TOOLS = frozenset(("READ", "WRITE", "EDIT", "SHELL", "ASK"))
 
 
 class ModelServer:
@@ -188,6 +190,8 @@ class Anthropic:
         path, _, text = words.partition(" ")
         if verb == "SHELL":
             return "Bash", {"command": words, "description": "as told"}
+        if verb == "READ":
+            return "Read", {"file_path": path}
         if verb == "ASK":
             options = [
                 {"label": "one", "description": "the one"},
@@ -344,6 +348,8 @@ class Chat:
         path, _, text = words.partition(" ")
         if verb == "SHELL":
             return "bash", {"command": words, "description": "as told"}
+        if verb == "READ":
+            return "read", {"filePath": path}
         if verb == "EDIT":
             old, new = text.split(" ")
             return "edit", {"filePath": path, "oldString": old, "newString": new}
