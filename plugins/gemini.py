@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -28,11 +29,8 @@ LIMITED = re.compile(r'"code": ?429|RESOURCE_EXHAUSTED|quota|rate limit', re.IGN
 FAULT = re.compile(r'"code": ?40[0134]|API key|UNAUTHENTICATED|auth method', re.IGNORECASE)
 #: Its exit status for a conversation that it does not have, and for no way to sign in.
 UNKNOWN_SESSION, NO_AUTH = 42, 41
-#: Settings of the machine's owner; ours would hide them.
-SYSTEM_SETTINGS = Path("/etc/gemini-cli/settings.json")
-SETTINGS = "aipass/settings.json"
 HOOK = {"type": "command", "command": prewrite_hook("gemini"), "name": "aipass", "timeout": 10_000}
-HOOKS = {"hooks": {"BeforeTool": [{"matcher": "write_file|replace|edit", "hooks": [HOOK]}]}}
+BEFORE_TOOL = {"matcher": "write_file|replace|edit", "hooks": [HOOK]}
 
 
 class GeminiDriver:
@@ -44,6 +42,7 @@ class GeminiDriver:
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is asked."""
         # Without a model its router makes a call of its own for each prompt.
+        own = f"{os.environ.get('GEMINI_CLI_HOME') or '~'}/.gemini"
         model = ("-m", job.settings.model) if job.settings.model else ()
         resume = ("--resume", job.session) if job.session else ()
         return Command(
@@ -59,19 +58,13 @@ class GeminiDriver:
                 "GEMINI_CLI_NO_RELAUNCH": "true",
                 "GEMINI_TELEMETRY_ENABLED": "false",
                 "GEMINI_CLI_HOME": str(job.state),
-                **(
-                    {}
-                    if SYSTEM_SETTINGS.exists()
-                    else {"GEMINI_CLI_SYSTEM_SETTINGS_PATH": str(job.state / SETTINGS)}
-                ),
             },
             shares=(
-                Share(SETTINGS, text=json.dumps(HOOKS)),
-                Share(".gemini/oauth_creds.json", "~/.gemini/oauth_creds.json", writable=True),
-                Share(".gemini/google_accounts.json", "~/.gemini/google_accounts.json"),
-                Share(".gemini/settings.json", "~/.gemini/settings.json"),
-                Share(".gemini/GEMINI.md", "~/.gemini/GEMINI.md"),
-                Share(".gemini/.env", "~/.gemini/.env"),
+                Share(".gemini/oauth_creds.json", f"{own}/oauth_creds.json", writable=True),
+                Share(".gemini/google_accounts.json", f"{own}/google_accounts.json"),
+                _settings(f"{own}/settings.json"),
+                Share(".gemini/GEMINI.md", f"{own}/GEMINI.md"),
+                Share(".gemini/.env", f"{own}/.env"),
             ),
         )
 
@@ -132,6 +125,22 @@ class GeminiDriver:
                     f": {why}" if why else ""
                 )
         return None
+
+
+def _settings(source: str) -> Share:
+    """The user's settings, and our hook besides theirs; as they are where they are no plain JSON."""
+    try:
+        found = json.loads(Path(source).expanduser().read_bytes())
+    except FileNotFoundError:
+        found = {}
+    except (OSError, ValueError):
+        return Share(".gemini/settings.json", source)
+    if not isinstance(found, dict):
+        return Share(".gemini/settings.json", source)
+    hooks = inner(found.get("hooks"))
+    before = hooks.get("BeforeTool")
+    hooks = {**hooks, "BeforeTool": [*(before if isinstance(before, list) else ()), BEFORE_TOOL]}
+    return Share(".gemini/settings.json", text=json.dumps({**found, "hooks": hooks}))
 
 
 @hookimpl

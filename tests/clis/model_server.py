@@ -282,7 +282,8 @@ class Responses:
             words = f"printf '%s\\n' '{text}' > '{path}'"
         if verb == "EDIT":
             path, old, new = words.split(" ")
-            words = f"sed -i 's/{old}/{new}/' '{path}'"
+            patch = f"*** Begin Patch\n*** Update File: {path}\n@@\n-{old}\n+{new}\n*** End Patch"
+            words = f"apply_patch <<'EOF'\n{patch}\nEOF"
         names = [tool.get("name") for tool in body.get("tools") or ()]
         if "exec_command" in names:
             return "exec_command", {"cmd": words}

@@ -191,7 +191,8 @@ def test_it_answers_writes_its_own_and_nothing_else(house, note):
     found = house.ask(
         f"WRITE {mine} made by its own tool",
         "SHELL echo by its shell > mine/shell.txt",
-        f"WRITE {theirs} foreign",
+        *_read_first(house, theirs),
+        f"EDIT {theirs} theirs foreign",
         "SHELL echo foreign > theirs.txt; echo x >> .git/config",
         "SAY all done",
     )
@@ -381,10 +382,10 @@ def test_without_fence_and_wall_its_own_permissions_hold(build, note):
 def test_without_a_fence_its_hook_keeps_it_from_foreign_files(build, note):
     house = build(more='[sandbox]\nfence = "off"\nwall = "off"\n')
     theirs = house.root / "theirs.txt"
-    house.ask(f"WRITE {theirs} foreign", "SAY done")
+    house.ask(*_read_first(house, theirs), f"EDIT {theirs} theirs foreign", "SAY done")
     held = theirs.read_text() == "theirs\n"
-    # Codex runs no hook of ours where nothing contains it; Gemini CLI trusts no settings below a folder like /tmp.
-    assert held or house.cli.name in {"codex", "gemini"}
+    # Codex runs hooks only with a flag that trusts a repository's own as well.
+    assert held or house.cli.name == "codex"
     note(
         "a foreign file by its own tool (no fence, no wall)", "stopped by the hook" if held else "**written**"
     )
