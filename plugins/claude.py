@@ -121,7 +121,7 @@ class ClaudeDriver:
             return Outcome("failed", said, reason=reason, session=session)
         text = words(result.get("result"))
         usage = _usage(result)
-        if result.get("is_error") or end.code != 0:
+        if result.get("is_error") is not False or end.code != 0:
             status = result.get("api_error_status")
             reason = text[:400] or words(result.get("subtype")) or "it reported an error"
             if status == LIMIT or LIMITED.search(text):

@@ -10,7 +10,7 @@ _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _EPOCH = re.compile(r"\|\s*(1\d{9})\b")
 _IN = re.compile(
     r"\b(?:again|retry|resets?|wait)\b[^.;\n]{0,20}?\b(?:in|after|for)?\s*"
-    r"((?:\d+(?:\.\d+)?\s*(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|[dhms])\b[\s,]*(?:and\s+)?)+)",
+    r"((?:\d+(?:\.\d+)?\s*(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|[dhms])(?![a-z])[\s,]*(?:and\s+)?)+)",
     re.IGNORECASE,
 )
 _PIECE = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])", re.IGNORECASE)

@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from aipass import config
+from aipass.dispatch import shares
+from aipass.dispatch.driver import Job
+from aipass.plugins import Plugins
 from clis.model_server import ModelServer
 
 BINARIES = Path(os.environ.get("AIPASS_CLIS", "/nonexistent"))
@@ -456,3 +460,110 @@ def test_a_home_that_cannot_be_written(build, note):
     assert found["state"] == "succeeded", found
     assert not [event for event in house.events("write.denied") if "/" in str(event["path"])[:1]]
     note("a home that cannot be written", "succeeded; nothing in it was tried")
+
+
+def test_three_vendors_do_one_plan_while_the_engine_is_killed(repository, model):
+    """Three phases, each another vendor's binary, each begun by what the one before delivered; one kill -9 of the engine."""
+    agents = {"claude": "model", "codex": "api", "gemini": "docs"}
+    if missing := [name for name in agents if not (BINARIES / name).exists()]:
+        pytest.skip(f"there is no {missing[0]} in {BINARIES}")
+    toml, env = "", {"PATH": f"{BINARIES}:{os.environ['PATH']}"}
+    for name in agents:
+        found = cli(name, model.url)
+        env |= found.env
+        for file, text in (found.files or {}).items():
+            target = Path(os.environ["HOME"], file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        toml += f'[agents.{name}]\ndriver = "{name}"\nowns = []\n{found.agent}\n'
+    repository.write("aipass.toml", toml)
+    phases = [
+        {
+            "id": phase,
+            "agent": name,
+            "owns": [f"{phase}/"],
+            "delivers": [f"{phase}/out.txt"],
+            "after": list(agents.values())[:number][-1:],
+            "task": "\n".join(
+                [
+                    f"SLEEP {2 * (phase == 'api')}",
+                    f"SHELL mkdir -p {phase}; cat */out.txt > seen-{phase}.txt; cat */out.txt; true",
+                    f"WRITE {repository.root / phase / 'out.txt'} made by {name}",
+                    f"SAY {phase} is done",
+                ]
+            ),
+        }
+        for number, (name, phase) in enumerate(agents.items())
+    ]
+    plan = {"id": "0001", "title": "Three vendors", "phases": phases}
+    repository.write("plans/0001-three.json", json.dumps(plan))
+    repository.aipass("init")
+    repository.aipass("up", "--detach", env=env)
+    repository.aipass("plan", "start", "0001")
+
+    def status() -> dict:
+        return json.loads(repository.aipass("plan", "status", "0001", "--json").stdout)
+
+    def phase_of(name: str) -> dict:
+        return next(phase for phase in status()["phases"] if phase["id"] == name)
+
+    repository.wait_for(lambda: phase_of("api")["status"] == "running", "the second phase", 60)
+    engine = json.loads(repository.aipass("status", "--json").stdout)["engine"]["pid"]
+    os.kill(engine, 9)
+    time.sleep(0.5)
+    repository.aipass("up", "--detach", env=env)
+    repository.wait_for(lambda: status()["status"] in {"done", "failed"}, "the end of the plan", 120)
+    assert status()["status"] == "done", status()
+    for name, phase in agents.items():
+        assert (repository.root / phase / "out.txt").read_text() == f"made by {name}\n"
+        assert not (repository.root / f"seen-{phase}.txt").exists(), "that is no phase's"
+    lines = repository.aipass("events", "--json", "--kind", "file.closed").stdout.splitlines()
+    writers = {event["path"]: event["by"] for event in map(json.loads, lines) if event["by"]}
+    runs = {
+        phase["id"]: json.loads(repository.aipass("show", str(phase["dispatch"]), "--json").stdout)["runs"]
+        for phase in status()["phases"]
+    }
+    for phase in agents.values():
+        assert writers[f"{phase}/out.txt"] in [run["id"] for run in runs[phase]]
+    denied = repository.aipass("events", "--json", "--kind", "write.denied").stdout
+    assert {json.loads(line)["path"] for line in denied.splitlines()} == {
+        f"seen-{phase}.txt" for phase in agents.values()
+    }
+    # Each was told what had been delivered before, and by whom.
+    told = json.dumps([body for _, body in model.requests])
+    assert "Delivered before by claude (model)" in told
+    assert "Delivered before by codex (api)" in told
+
+
+ROUNDS = 5
+
+
+def test_the_time_to_the_first_request_beside_the_same_command_by_hand(house, note, tmp_path):
+    """The same words, environment and home; no time is asserted, machines being what they are."""
+    plugins = Plugins()
+    plugins.load_installed()
+    driver = plugins.drivers()[house.cli.name]
+    settings = config.load(house.root / "aipass.toml").agents["it"]
+    state = tmp_path / "state"
+    state.mkdir()
+    job = Job(1, 1, "it", settings, house.root, tmp_path, "SAY hi", 1, state, contained=True)
+    command = driver.command(job)
+    shares.furnish(state, command.shares)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIPASS_")}
+    env = {**inherited, **house.env, **command.env, "PWD": str(house.root)}
+    took: dict[str, list[float]] = {"by hand": [], "aipass": []}
+    for number in range(ROUNDS):
+        before, seen = time.monotonic(), len(house.model.moments)
+        subprocess.run(
+            command.argv, input=b"SAY hi", cwd=house.root, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+        )  # fmt: skip
+        took["by hand"].append(house.model.moments[seen] - before)
+        before, seen = time.monotonic(), len(house.model.moments)
+        found = house.ask(f"SAY hi {number}")
+        assert found["state"] == "succeeded", found
+        took["aipass"].append(house.model.moments[seen] - before)
+    hand, ours = (sorted(times)[ROUNDS // 2] * 1000 for times in took.values())
+    note(
+        "until its first request, `aipass send` and by hand",
+        f"{ours:.0f} ms, {hand:.0f} ms: {ours - hand:+.0f} ms",
+    )
