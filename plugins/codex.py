@@ -48,6 +48,7 @@ class CodexDriver:
 
     name = program = "codex"
     briefed = True
+    accounts = ("CODEX_API_KEY", "~/.codex/auth.json", "OPENAI_API_KEY")
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; it is never asked. Its own sandbox does not work inside the fence."""

@@ -38,6 +38,7 @@ class GeminiDriver:
 
     name = program = "gemini"
     briefed = True
+    accounts = ("GEMINI_API_KEY", "~/.gemini/oauth_creds.json", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI")
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is asked."""

@@ -66,6 +66,7 @@ class OpencodeDriver:
 
     name = program = "opencode"
     briefed = True
+    accounts = ("OPENCODE_API_KEY", "~/.local/share/opencode/auth.json", "~/.config/opencode/opencode.json")
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is asked. A title spares it a call of the model for one."""

@@ -150,6 +150,7 @@ def _supervisor() -> Iterator[Finding]:
                     "supervisor", "wrong", f"a probe did not come back: {told}", "file a bug with this output"
                 )
             yield from _layers(supervisors, layout, ground.described(None))
+            yield from _programs(supervisors, layout, ground.described(None))
         except AipassError as exc:
             yield Finding("supervisor", "wrong", str(exc), "file a bug with this output")
         finally:
@@ -208,6 +209,57 @@ def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str])
             yield Finding(
                 layer, "ok", f"{described[layer]}: a program that tried to get out was stopped{cost}"
             )
+
+
+def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str]) -> Iterator[Finding]:
+    """Each agent CLI on this machine: whether it starts behind the layers, and whether anything signs it in."""
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    there = [layer for layer, text in described.items() if not text.startswith("none")]
+    run = 2
+    for name, driver in sorted(plugins.drivers().items()):
+        path = shutil.which(getattr(driver, "program", "") or "")
+        if path is None:
+            continue
+        run += 1
+        ground = {
+            "fence": "fence" in there,
+            "wall": "wall" in there,
+            "outside": [],
+            "sockets": [],
+            "tree": [],
+        }
+        ground |= {"own": [str(layout.run_spool(run))], "tmp": f"{layout.root}/.aipass/tmp/{run}"}
+        said, record = _run(supervisors, layout, run, [path, "--version"], ground if there else None)
+        version = next((line.strip() for line in said.splitlines() if any(map(str.isdigit, line))), "")
+        if record is None or record["exit"] != 0:
+            yield Finding(
+                f"driver {name}", "wrong", f"{path} --version: {json.dumps(record)}", "try it by hand"
+            )
+            continue
+        behind = (
+            f"starts behind {' and '.join(there)}, where it is asked nothing"
+            if there
+            else "keeps its own questions"
+        )
+        accounts: tuple[str, ...] = getattr(driver, "accounts", ())
+        account = _account(accounts) if accounts else "needs no sign-in of its own"
+        text = f"{path}, {version}, {behind}; {account or 'nothing that signs it in was found'}"
+        needs = account is None
+        remedy = f"run `{name}` once and sign in, or set {accounts[0]}" if needs else ""
+        yield Finding(f"driver {name}", "note" if needs else "ok", text, remedy)
+
+
+def _account(accounts: tuple[str, ...]) -> str | None:
+    """The first of these names and files that is there: none is read."""
+    for one in accounts:
+        if "/" in one and Path(one).expanduser().exists():
+            return f"signed in by {one}"
+        if one in os.environ:
+            return f"signed in by ${one}"
+    return None
 
 
 #: What the lack of a layer means.

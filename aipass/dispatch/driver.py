@@ -145,6 +145,7 @@ class Driver(Protocol):
     Besides it may have:
 
     - `program`: what `aipass init` and `aipass doctor` look for;
+    - `accounts`: names of environment variables, and files (`~/…`), of which any signs it in, for `aipass doctor`;
     - `handoff`: "write" where what it has written it has finished, else "exit";
     - `briefed`: True where it is a model that shall be told who it is, and how to answer, ask and send;
     - `session(stdout)`: the conversation's name, from the output of a run that was cut off, or None;

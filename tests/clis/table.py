@@ -26,6 +26,7 @@ def main(folder: Path, page: Path) -> None:
     for line in (folder / "rows.jsonl").read_text().splitlines():
         row = json.loads(line)
         rows.setdefault(row["case"], {})[row["cli"]] = row["came"]
+    small = rows.pop("llm with SmolLM2 on the CPU", {})
     tried = {name for came in rows.values() for name in came}
     if tried != PACKAGES.keys():
         print(f"{page} stays as it is: only {', '.join(sorted(tried))} could be tried")
@@ -34,6 +35,10 @@ def main(folder: Path, page: Path) -> None:
     lines = [f"| case | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for case, came in sorted(rows.items()):
         lines.append(f"| {case} | {' | '.join(came.get(name, '-') for name in PACKAGES)} |")
+    if small:
+        lines.append(
+            f'\nThe `llm` driver, with the model SmolLM2 on the processor and no network, said: "{small["llm"]}"'
+        )
     page.write_text(HEAD + "\n".join(lines) + "\n")
 
 
