@@ -34,9 +34,10 @@ test-clis: $(READY) build/clis/.ready build/clis/.llm   ## the real CLIs against
 	@alone="unshare --net"; $$alone true 2> /dev/null || alone="unshare --map-root-user --net"; \
 	$$alone true 2> /dev/null || { echo "skipped: no network namespace can be made here"; exit 0; }; \
 	rm -f build/clis/rows.jsonl; \
-	AIPASS_CLIS=$(CURDIR)/build/clis/node_modules/.bin AIPASS_CLIS_ROWS=$(CURDIR)/build/clis/rows.jsonl \
+	clis() { AIPASS_CLIS=$(CURDIR)/build/clis/node_modules/.bin AIPASS_CLIS_ROWS=$(CURDIR)/build/clis/rows.jsonl \
 	    $$alone sh -c 'ip link set lo up && cd tests && exec "$$0" "$$@"' \
-	    $(CURDIR)/$(RUN) -m pytest -q -m clis clis -p no:randomly -n 4 && \
+	    $(CURDIR)/$(RUN) -m pytest -q -m clis clis -p no:randomly "$$@"; }; \
+	clis -n 4 -k "not first_request" && clis -k first_request && \
 	$(RUN) tests/clis/table.py build/clis docs/clis-tested.md
 
 build/clis/.ready: Makefile
