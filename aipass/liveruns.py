@@ -219,10 +219,7 @@ class LiveRuns:
 
     def _look_after(self, step: Step, row: Row, verdict: Outcome, ended: Ended, cause: int | None) -> None:
         """Pause a driver that has reached a limit, and an agent that fails of one thing again and again."""
-        settings = self._dispatcher.config.agents.get(row["agent"])
-        if settings is None:
-            return
-        driver, now = settings.driver, step.now
+        driver, now = row["driver"], step.now
         if ended.limits:
             until = iso(self._dispatcher.pauses.until(driver))
             detail = {"reason": verdict.reason, "until": until}

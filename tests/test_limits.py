@@ -195,6 +195,14 @@ def test_three_equal_faults_pause_the_agent_until_somebody_resumes_it(house):
     assert len(house.events("agent.paused")) == 1, "it begins to count anew"
 
 
+def test_faults_are_alike_whatever_the_request_was_called(house):
+    for number, request in enumerate(["req_011CX", "req_2aZ9", "req_9"], 1):
+        house.ask("send", agent="a", text=f"work {number}")
+        fault = f"API Error: 401 invalid x-api-key ({request}, 14:0{number})"
+        end(house, number, "failed", reason=fault, fault=fault)
+    assert len(house.events("agent.paused")) == 1
+
+
 @pytest.mark.parametrize("between", ["succeeded", "no fault", "an hour"])
 def test_faults_that_are_not_in_a_row_pause_nobody(house, between):
     for number in range(1, 6):

@@ -78,10 +78,22 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
             else ""
         )
         click.echo(f"  run {run['id']:<5} {how}{ended}, process {run['pid'] or '-'}")
+    if used := _used(found["usage"] or {}):
+        click.echo(f"  used      {used}")
     click.echo(f"  answer    {found['answer'] or '-'}")
     click.echo(
         f"more: `aipass logs {found['id']}`, `aipass why {found['id']}`, `aipass show {found['id']} --prompt`"
     )
+
+
+def _used(usage: dict[str, Any]) -> str:
+    """Tokens and cost in words, as far as they are known."""
+    told = (
+        ("input_tokens", "{:,.0f} tokens in"),
+        ("output_tokens", "{:,.0f} out"),
+        ("cost_usd", "{:.4f} US dollars"),
+    )
+    return ", ".join(text.format(usage[name]) for name, text in told if usage.get(name) is not None)
 
 
 def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:

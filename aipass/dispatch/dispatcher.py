@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ LONGEST_KEY_CHARS = 120
 RETRY, RATE = "retry:", "rate:"
 #: An agent whose last dispatches, this many, failed of the same thing (no key, no program, no such model) is paused.
 ALIKE = 3
+_DIFFERS = re.compile(r"[0-9a-zA-Z_-]*[0-9][0-9a-zA-Z_-]*")
 #: Ends of a run that had been told to stop, which make no more of it than that.
 _NOT_AFTER_STOP = retry.RETRIED | {"killed", "blocked", "limit", "afresh"}
 FINAL = frozenset(("succeeded", "failed", "cancelled"))
@@ -342,7 +344,8 @@ class Dispatcher:
         kept = {"id": dispatch["id"], "session": facts.get("session"), "usage": used}
         limits = False
         if outcome == "limit" and settings is not None:
-            until, limits = self.pauses.limit(settings.driver, reason or "it does not say which", resets, now)
+            driver = run["driver"] or settings.driver
+            until, limits = self.pauses.limit(driver, reason or "it does not say which", resets, now)
             waited = until - (dispatch["limited"] or now.wall)
             if again and settings.on_limit == "wait" and waited <= settings.max_wait:
                 self._ledger.run("dispatch_limited", {**kept, "now": now.wall, "reason": reason})
@@ -396,8 +399,11 @@ class Dispatcher:
     def alike(self, agent: str, now: Instant) -> str | None:
         """What the agent's last dispatches failed of, if of the same and within an hour; else None."""
         rows = self._ledger.all("last_faults", {"agent": agent, "since": now.wall - HOUR_S, "limit": ALIKE})
-        faults = {row["fault"] for row in rows}
-        return None if len(rows) < ALIKE or len(faults) > 1 else faults.pop()
+        if len(rows) < ALIKE or any(row["fault"] is None for row in rows):
+            return None
+        # Ids of requests and moments differ each time.
+        faults = {_DIFFERS.sub("", row["fault"]) for row in rows}
+        return None if len(faults) > 1 else str(rows[0]["fault"])
 
     def resume(self, name: str) -> bool:
         """Start under a name again; whether it was paused."""

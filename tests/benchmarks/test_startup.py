@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 
 import pytest
 
+from aipass.dispatch.driver import prewrite_hook
 from aipass.ledger import Ledger
 from benchmarks import kit
 
@@ -57,6 +60,29 @@ def test_commands_over_a_bare_interpreter(root, row, tmp_path, stub, bytecode):
             goal,
             met=over <= 0.060 if goal else None,
         )
+
+
+def test_the_pre_write_hook_over_a_bare_interpreter(row, tmp_path, bytecode):
+    """An agent's CLI starts it before each file that it writes by its own tool."""
+    asked = tmp_path / "asked.json"
+    asked.write_text(json.dumps({"tool_input": {"file_path": "/nowhere/x"}, "cwd": "/"}))
+    env = {**os.environ, "AIPASS_DENIED": str(tmp_path / "denied.md")}
+    took: dict[str, list[float]] = {"bare": [], "hook": []}
+    for _ in range(ROUNDS + 1):
+        for name, command in (("bare", f"{sys.executable} -I -S -c pass"), ("hook", prewrite_hook())):
+            with asked.open() as file:
+                began = time.perf_counter()
+                subprocess.run(["sh", "-c", command], stdin=file, env=env, capture_output=True, check=True)
+                took[name].append(time.perf_counter() - began)
+    middle = {name: statistics.median(values[1:]) for name, values in took.items()}
+    row(
+        "the pre-write hook, over python -I -S -c pass",
+        kit.ms(middle["hook"]),
+        kit.ms(middle["bare"]),
+        middle["hook"] / middle["bare"],
+        "<= 30 ms",
+        met=middle["hook"] <= 0.030,
+    )
 
 
 def fill(layout, *, files: bool) -> None:
