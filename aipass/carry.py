@@ -205,6 +205,8 @@ class Carrier:
         if self._dispatcher.pauses.why("handler", action.name) is not None:
             self._look_again(step)
         found = self._dispatcher.resume(action.name)
+        if "driver" in found:
+            step.facts.append(Fact("driver.resumed", "engine", ref=action.name))
         text = (
             f"{action.name} is resumed"
             if found

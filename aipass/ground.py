@@ -154,10 +154,9 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
     home = config.home(job.agent)
     own = [str(layout.run_spool(job.run)), str(cache(layout, job.agent)), str(job.state)]
     own += map(expand, command.state)
-    # What is not there is not to be made: the next that looks for it would be the user's own CLI. The real file, which the
-    # fence sees, where a link leads to it.
-    sources = (expand(share.source) for share in command.shares if share.writable)
-    shared = [f"{os.path.realpath(source)}*" for source in sources if os.path.exists(source)]
+    # The files themselves, and nothing that could be put in their place: what is not there is not to be made either.
+    sources = (os.path.realpath(expand(share.source)) for share in command.shares if share.writable)
+    files = [source for source in sources if os.path.isfile(source)]
     if home.startswith(".aipass/"):
         own.append(str(layout.root / home))
     return {
@@ -165,7 +164,8 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
         "wall": layers.wall,
         "own": own,
         "tmp": temporary(layout, job.run),
-        "outside": [*map(expand, config.sandbox.write), *map(expand, command.writes), *shared],
+        "outside": [*map(expand, config.sandbox.write), *map(expand, command.writes)],
+        "files": files,
         "sockets": [expand(entry) for entry in config.sandbox.sockets],
         "tree": tree(layout.root, config, job.agent),
     }
@@ -213,8 +213,10 @@ def _below(folder: str, rule: str) -> str:
     return f"{negated}/{base}/{anywhere}{rule.lstrip('/')}"
 
 
-def environment(layout: Layout, agent: str, tmp: str, folder: Path) -> dict[str, str]:
-    """What makes programs keep their temporary files, caches and bytecode in the run's own folders."""
+def environment(layout: Layout, agent: str, tmp: str, folder: Path, *, fence: bool) -> dict[str, str]:
+    """What makes programs keep their temporary files, caches and bytecode in the run's own folders; and where a `fence`
+    says what it has refused.
+    """
     caches = cache(layout, agent)
     return {
         "TMPDIR": tmp,
@@ -225,7 +227,7 @@ def environment(layout: Layout, agent: str, tmp: str, folder: Path) -> dict[str,
         "YARN_CACHE_FOLDER": str(caches / "yarn"),
         "PYTHONPYCACHEPREFIX": str(caches / "pycache"),
         "GOCACHE": str(caches / "go-build"),
-        "AIPASS_DENIED": str(folder / DENIED),
+        **({"AIPASS_DENIED": str(folder / DENIED)} if fence else {}),
     }
 
 

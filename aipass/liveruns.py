@@ -220,14 +220,15 @@ class LiveRuns:
     def _look_after(self, step: Step, row: Row, verdict: Outcome, ended: Ended, cause: int | None) -> None:
         """Pause a driver that has reached a limit, and an agent that fails of one thing again and again."""
         driver, now = row["driver"], step.now
+        proves = verdict.state in PROVES
+        if self._dispatcher.pauses.ended(driver, row["id"], now, proves=proves):
+            step.facts.append(Fact("driver.resumed", "engine", ref=driver, cause=cause))
         if ended.limits:
-            until = iso(self._dispatcher.pauses.until(driver))
+            until = iso(self._dispatcher.pauses.until(driver, now))
             detail = {"reason": verdict.reason, "until": until}
             step.facts.append(Fact("driver.paused", "engine", ref=driver, cause=cause, detail=detail))
-            for dispatch in self._dispatcher.fail_limited(driver, now):
-                step.facts.append(self._dispatcher.finished(dispatch, cause=cause))
-        elif verdict.state in PROVES and self._dispatcher.pauses.passed(driver, now):
-            step.facts.append(Fact("driver.resumed", "engine", ref=driver, cause=cause))
+        for dispatch in self._dispatcher.fail_limited(driver, now):
+            step.facts.append(self._dispatcher.finished(dispatch, cause=cause))
         if ended.state != "failed":
             return
         fault = self._dispatcher.alike(row["agent"], now)

@@ -91,7 +91,8 @@ class World:
             os.replace(folder / PROMPT_HALF, folder / wire.PROMPT)
             (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
             job.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            command = check_command(drivers[job.settings.driver].command(job))
+            # As it was chosen; the configuration may say another by now, and that is what judges it.
+            command = check_command(drivers[row["driver"]].command(job))
             shares.furnish(job.state, command.shares, contained=job.contained)
             hops = self._row("dispatch", job.dispatch)["hops"]
             own = {
@@ -109,7 +110,7 @@ class World:
             if stands is not None:
                 row = self._row("dispatch", job.dispatch)
                 stands |= {"plan": row["plan"], "phase": row["phase"]}
-                own |= ground.environment(self.layout, job.agent, stands["tmp"], folder)
+                own |= ground.environment(self.layout, job.agent, stands["tmp"], folder, fence=layers.fence)
             base = self._inherited(config.sandbox.env)
             env = environment.compose(base, self._environ, job.settings, command.env, own)
             message = {
@@ -148,12 +149,12 @@ class World:
         """What a driver is told about a run; with `drivers` the prompt is made, else it is read as it was made."""
         dispatch = self._row("dispatch", run["dispatch"])
         settings = config.agents[run["agent"]]
-        session, used = self._conversation(dispatch, settings.driver)
+        session, used = self._conversation(dispatch, run["driver"])
         if drivers is None:
             text = _read_text(self.layout.run(run["id"]) / wire.PROMPT)
         else:
-            work = brief.Work(dispatch, run["id"], session is not None)
-            text = brief.whole(self._ledger, self.layout, config, drivers.get(settings.driver), work)
+            work = brief.Work(dispatch, run["id"], dispatch["attempts"], session is not None)
+            text = brief.whole(self._ledger, self.layout, config, drivers.get(run["driver"]), work)
         return Job(
             run["id"],
             run["dispatch"],
@@ -189,9 +190,12 @@ class World:
     def set_territory(self, table: dict[str, Any], handed: list[dict[str, Any]]) -> None:
         """Let the supervisors know who owns what from now on, and what was handed over by runs that live on."""
         self._serial += 1
-        # For the pre-write hooks of runs without a fence.
-        wire.write_atomic(self.layout.state / TERRITORY, json.dumps(table))
         self._runner.set_territory({"serial": self._serial, "table": table, "handed": handed})
+        try:
+            # For the pre-write hooks of runs without a fence, which only explain.
+            wire.write_atomic(self.layout.state / TERRITORY, json.dumps(table))
+        except OSError as exc:
+            logger.error("who owns what cannot be written for hooks", error=str(exc))
 
     def start_check(self, run: int, plan: str, phase: Phase, config: Config) -> None:
         """Run the checks of a phase, in the fence; what they say stays in `.aipass/checks/<number>`."""
@@ -207,7 +211,7 @@ class World:
         root = str(self.layout.root)
         env |= {"PWD": root, "AIPASS_ROOT": root, "GIT_OPTIONAL_LOCKS": "0"}
         if stands is not None:
-            env |= ground.environment(self.layout, name, stands["tmp"], folder)
+            env |= ground.environment(self.layout, name, stands["tmp"], folder, fence=layers.fence)
         self._runner.start_run(
             {
                 "run": run,

@@ -13,6 +13,7 @@ from aipass_plugins.records import (
     OVERLOAD,
     Records,
     afresh,
+    amount,
     count,
     denied,
     inner,
@@ -26,7 +27,7 @@ from aipass_plugins.records import (
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
 from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
-from aipass.dispatch.resets import reset_of
+from aipass.dispatch.resets import reset_of, said_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 #: What it says of a conversation that it does not have.
 UNKNOWN_SESSION = "No conversation found"
 NOT_SIGNED_IN = "Not logged in"
-LIMITED = re.compile(r"usage limit|hit your .{0,20}limit|limit reached", re.IGNORECASE)
+LIMITED = re.compile(
+    r"usage limit|rate limit|hit your .{0,20}limit|(weekly|hour|opus|sonnet) limit reached", re.IGNORECASE
+)
 #: Its tools that write a file; a shell's writes are the fence's alone.
 WRITERS = "Write|Edit|MultiEdit|NotebookEdit"
 #: What it reads, from its caches or not.
@@ -130,8 +133,8 @@ class ClaudeDriver:
         if result.get("is_error") is not False or end.code != 0:
             status = result.get("api_error_status")
             reason = text[:400] or words(result.get("subtype")) or "it reported an error"
-            if status == LIMIT or LIMITED.search(text):
-                until = resets or reset_of(text)
+            if status == LIMIT or (result.get("is_error") is True and LIMITED.search(text)):
+                until = resets or reset_of(text, said_at(end.stdout))
                 return Outcome("limit", text, reason=reason, usage=usage, session=session, resets=until)
             known = status in FAULT or status in OVERLOAD or text.startswith(NOT_SIGNED_IN)
             fault = reason if known else None
@@ -192,12 +195,10 @@ def _shown(part: dict[str, Any]) -> str | None:
 
 
 def _usage(result: dict[str, Any]) -> Usage:
-    told, cost = inner(result.get("usage")), result.get("total_cost_usd")
+    told = inner(result.get("usage"))
     read = [count(told.get(name)) for name in READ]
     tokens = sum(one for one in read if one) if any(one is not None for one in read) else None
-    return Usage(
-        tokens, count(told.get("output_tokens")), float(cost) if isinstance(cost, (int, float)) else None
-    )
+    return Usage(tokens, count(told.get("output_tokens")), amount(result.get("total_cost_usd")))
 
 
 @hookimpl

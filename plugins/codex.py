@@ -22,15 +22,15 @@ from aipass_plugins.records import (
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
 from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
-from aipass.dispatch.resets import reset_of
+from aipass.dispatch.resets import reset_of, said_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 #: It tells no status; these are its words for a model server that is overloaded, that wants no more, or wants no such client.
-OVERLOAD = re.compile(r"high demand|status 5[0-9][0-9]|stream disconnected", re.IGNORECASE)
-LIMITED = re.compile(r"usage limit|rate limit|status 429|quota", re.IGNORECASE)
-FAULT = re.compile(r"status 40[0134]|environment variable|not logged in|log in again", re.IGNORECASE)
+OVERLOAD = re.compile(r"high demand|status:? 5[0-9][0-9]|stream disconnected", re.IGNORECASE)
+LIMITED = re.compile(r"usage limit|rate limit|status:? 429|too many requests", re.IGNORECASE)
+FAULT = re.compile(r"status:? 40[134]|environment variable|not logged in|log in again", re.IGNORECASE)
 UNKNOWN_SESSION = "no rollout found"
 
 
@@ -102,9 +102,11 @@ class CodexDriver:
         if job.session and says(end.stderr, UNKNOWN_SESSION):
             return afresh()
         if reason is None:
-            return Outcome("failed", text, reason=no_result(end.code, end.signal, last), session=session)
+            reason = no_result(end.code, end.signal, last)
+            return Outcome("failed", text, reason=reason, usage=usage, session=session)
         if LIMITED.search(reason):
-            return Outcome("limit", text, reason=reason, session=session, resets=reset_of(reason))
+            resets = reset_of(reason, said_at(end.stdout))
+            return Outcome("limit", text, reason=reason[:400], usage=usage, session=session, resets=resets)
         state = "overload" if OVERLOAD.search(reason) else "failed"
         fault = reason[:200] if state == "overload" or FAULT.search(reason) else None
         return Outcome(state, text, reason=reason[:400], usage=usage, session=session, fault=fault)

@@ -22,11 +22,11 @@ from aipass_plugins.records import (
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
 from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
-from aipass.dispatch.resets import reset_of
+from aipass.dispatch.resets import reset_of, said_at
 
-OVERLOAD = re.compile(r'"code": ?5[0-9][0-9]|UNAVAILABLE|INTERNAL|overloaded', re.IGNORECASE)
-LIMITED = re.compile(r'"code": ?429|RESOURCE_EXHAUSTED|quota|rate limit', re.IGNORECASE)
-FAULT = re.compile(r'"code": ?40[0134]|API key|UNAUTHENTICATED|auth method', re.IGNORECASE)
+OVERLOAD = re.compile(r'"code": ?5[0-9][0-9]|UNAVAILABLE|"status": ?"INTERNAL"|[Oo]verloaded')
+LIMITED = re.compile(r'"code": ?429|RESOURCE_EXHAUSTED|(daily|current|your) quota|[Rr]ate limit')
+FAULT = re.compile(r'"code": ?40[134]|API key|UNAUTHENTICATED|auth method', re.IGNORECASE)
 #: Its exit status for a conversation that it does not have, and for no way to sign in.
 UNKNOWN_SESSION, NO_AUTH = 42, 41
 HOOK = {"type": "command", "command": prewrite_hook("gemini"), "name": "aipass", "timeout": 10_000}
@@ -97,7 +97,8 @@ class GeminiDriver:
         reason = words(inner(result.get("error")).get("message")) or "it reported an error"
         if LIMITED.search(reason):
             # When it ends stands in its report of the error only.
-            until = reset_of(reason) or reset_of(tail(end.stderr, lines=40, chars=8_000))
+            at = said_at(end.stdout)
+            until = reset_of(reason, at) or reset_of(tail(end.stderr, lines=40, chars=8_000), at)
             return Outcome("limit", text, reason=reason[:400], usage=usage, session=session, resets=until)
         state = "overload" if OVERLOAD.search(reason) else "failed"
         fault = reason[:200] if state == "overload" or FAULT.search(reason) else None

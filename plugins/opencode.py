@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import re
 from typing import TYPE_CHECKING, Any
 
 from aipass_plugins.records import (
@@ -13,6 +13,7 @@ from aipass_plugins.records import (
     OVERLOAD,
     Records,
     afresh,
+    amount,
     count,
     inner,
     no_result,
@@ -25,7 +26,7 @@ from aipass_plugins.records import (
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
 from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
-from aipass.dispatch.resets import reset_of
+from aipass.dispatch.resets import reset_of, said_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 #: Neither updates nor shared conversations; the rest is the user's own configuration.
 QUIET = {"autoupdate": False, "share": "disabled"}
 NEEDS = {"dependencies": {"@opencode-ai/plugin": "*"}}
+LIMITED = re.compile(r"rate limit|usage limit|too many requests|quota exceeded", re.IGNORECASE)
 UNKNOWN_SESSION = "Session not found"
 #: What it says, and goes on without, where it may not do something.
 REFUSED = "permission requested:"
@@ -66,7 +68,7 @@ class OpencodeDriver:
 
     name = program = "opencode"
     briefed = True
-    accounts = ("OPENCODE_API_KEY", "~/.local/share/opencode/auth.json", "~/.config/opencode/opencode.json")
+    accounts = ("OPENCODE_API_KEY", "~/.local/share/opencode/auth.json")
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is asked. A title spares it a call of the model for one."""
@@ -124,7 +126,7 @@ class OpencodeDriver:
                     error = inner(one.get("error"))
         session, usage, last = told_of.session, _usage(steps), tail(end.stderr)
         if error is not None:
-            return _failed(error, text, usage, session)
+            return _failed(error, text, usage, session, said_at(end.stdout))
         if job.session and says(end.stderr, UNKNOWN_SESSION):
             return afresh()
         if says(end.stderr, REFUSED):
@@ -166,12 +168,13 @@ def _plugin() -> str:
     return "".join(f"const {name} = {value}\n" for name, value in named.items()) + PLUGIN
 
 
-def _failed(error: dict[str, Any], text: str, usage: Usage | None, session: str | None) -> Outcome:
+def _failed(error: dict[str, Any], text: str, usage: Usage | None, session: str | None, at: float) -> Outcome:
     data = inner(error.get("data"))
-    status, wait = data.get("statusCode"), data.get("wait_s")
+    status, wait = data.get("statusCode"), amount(data.get("wait_s"))
     reason = (words(data.get("message")) or words(error.get("name")) or "it reported an error")[:400]
-    if status == LIMIT or (isinstance(wait, (int, float)) and wait * 1000 >= PATIENCE_MS):
-        resets = reset_of(reason) or (time.time() + wait if isinstance(wait, (int, float)) else None)
+    is_long = wait is not None and wait * 1000 >= PATIENCE_MS
+    if status == LIMIT or is_long or LIMITED.search(reason):
+        resets = reset_of(reason, at) or (at + wait if wait else None)
         return Outcome("limit", text, reason=reason, usage=usage, session=session, resets=resets)
     state = "overload" if status in OVERLOAD or wait is not None else "failed"
     fault = reason if state == "overload" or status in FAULT else None
@@ -186,7 +189,7 @@ def _usage(steps: list[dict[str, Any]]) -> Usage | None:
     return Usage(
         sum(count(t.get("input")) or 0 for t in tokens),
         sum(count(t.get("output")) or 0 for t in tokens),
-        sum(float(cost) for cost in costs if isinstance(cost, (int, float))),
+        sum(amount(cost) or 0.0 for cost in costs),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from aipass import Outcome
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-#: A line that is longer holds what a tool printed; it is no record that a driver needs.
-LONGEST_LINE = 64_000_000
+#: So much of an output is read, from its begin and to its end: the engine waits meanwhile, and what stands between is what
+#: tools printed.
+HEAD_BYTES, TAIL_BYTES, TAIL_LINES = 1_000_000, 16_000_000, 100_000
 #: How an agent says that it cannot go on without an answer: the prompt tells it to.
 QUESTION = "QUESTION:"
 #: HTTP states of a model server after which another attempt makes sense, and those that no attempt mends.
 OVERLOAD = frozenset((500, 502, 503, 504, 529))
-FAULT = frozenset((400, 401, 403, 404))
+FAULT = frozenset((401, 403, 404))
 LIMIT = 429
 
 
@@ -52,15 +54,22 @@ def afresh() -> Outcome:
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Every line that is a JSON object; what else a CLI prints is passed over."""
+    """The lines that are JSON objects with a type, of a long output the first and the last; all else is passed over."""
     try:
         with open_regular(path) as file:
-            while line := file.readline(LONGEST_LINE):
-                found = record(line)
-                if found is not None:
-                    yield found
+            head = file.read(HEAD_BYTES)
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(len(head), size - TAIL_BYTES))
+            rest = file.read(TAIL_BYTES)
     except OSError:
         return
+    if size > HEAD_BYTES + TAIL_BYTES:
+        lines = [*head.split(b"\n")[:-1][:TAIL_LINES], *rest.split(b"\n")[1:][-TAIL_LINES:]]
+    else:
+        lines = (head + rest).split(b"\n")[-2 * TAIL_LINES :]
+    for line in lines:
+        if line.startswith(b"{") and b'"type"' in line and (found := record(line)) is not None:
+            yield found
 
 
 def record(line: bytes | str) -> dict[str, Any] | None:
@@ -83,8 +92,14 @@ def inner(value: object) -> dict[str, Any]:
 
 
 def count(value: object) -> int | None:
-    """A field that should be a number of tokens; None where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A field that should be a number of tokens, or of seconds; None where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12 else None
+
+
+def amount(value: object) -> float | None:
+    """A field that should be an amount of money, or of seconds; None where it is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < 10**12 else None  # type: ignore[operator,arg-type]
 
 
 def denied(tools: Iterable[object]) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -49,14 +50,16 @@ class TestClaude(DriverContract):
             resumed=True,
         ),
         Output(
-            line(type="rate_limit_event", rate_limit_info={"status": "rejected", "resetsAt": 1_900_000_000})
+            line(type="rate_limit_event", rate_limit_info={"status": "rejected", "resetsAt": int(time.time()) + 3600})
             + line(type="result", is_error=True, result="You've hit your limit · resets 3pm"),
             1,
             "limit",
             resets=True,
         ),
-        Output(line(type="result", is_error=True, result="Claude AI usage limit reached|1900000000"), 1, "limit", resets=True),
+        Output(line(type="result", is_error=True, result=f"Claude AI usage limit reached|{int(time.time()) + 3600}"), 1, "limit", resets=True),
         Output(line(type="result", is_error=True, api_error_status=529, result="Overloaded"), 1, "overload"),
+        Output(line(type="result", is_error=True, result="Context limit reached"), 1, "failed"),
+        Output(line(type="result", is_error=False, result="I raised the usage limit"), 1, "failed"),
         Output(line(type="result", is_error=False, result="I looked.\n\nQUESTION: Which one?"), 0, "blocked"),
         Output(
             line(type="result", is_error=False, result="I could not ask", permission_denials=[
@@ -88,6 +91,20 @@ class TestCodex(DriverContract):
             "overload",
         ),
         Output(line(type="turn.failed", error=None), 1, "failed"),
+        Output(
+            line(
+                type="turn.failed",
+                error={"message": "exceeded retry limit, last status: 429 Too Many Requests"},
+            ),
+            1,
+            "limit",
+        ),
+        Output(
+            line(type="turn.failed", error={"message": "exceeded retry limit, last status: 503"}),
+            1,
+            "overload",
+        ),
+        Output(line(type="turn.failed", error={"message": "Disk quota exceeded"}), 1, "failed"),
     )
 
 
@@ -217,6 +234,19 @@ def test_geminis_settings_are_the_users_and_our_hook(tmp_path, monkeypatch):
     assert Share(".gemini/settings.json", "~/.gemini/settings.json") in shares
 
 
+def test_a_huge_output_is_judged_in_no_time_by_its_begin_and_its_end(tmp_path):
+    first, last = line(type="init", session_id="s-1"), line(type="result", is_error=False, result="done")
+    for number, filling in enumerate(
+        (b"\n" * 30_000_000, b'{"type":1}\n' * 3_000_000, b"x" * 40_000_000 + b"\n")
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        before = time.process_time()
+        found = outcome(ClaudeDriver(), folder, first + filling + last)
+        assert (found.state, found.answer, found.session) == ("succeeded", "done", "s-1")
+        assert time.process_time() - before < 10, "it used to take minutes"
+
+
 # -- when a limit ends -------------------------------------------------------------------------------------------------
 
 NOW = datetime(2026, 11, 24, 14, 30).astimezone().timestamp()
@@ -225,7 +255,11 @@ NOW = datetime(2026, 11, 24, 14, 30).astimezone().timestamp()
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Claude AI usage limit reached|1900000000", 1_900_000_000),
+        ("Claude AI usage limit reached|1795600000", 1_795_600_000),
+        ("Claude AI usage limit reached|1999999999", None),
+        ("try again in 99999999999999 days", None),
+        ("try again at Nov 25th, 9998 2:30 PM", None),
+        ("You've hit your limit · resets 2:29pm", NOW - 60),
         ("Please try again in 3 hours 22 minutes.", NOW + 3 * 3600 + 22 * 60),
         ("try again in 5 days 2 hours 1 minute", NOW + 5 * 86400 + 7200 + 60),
         ("Please retry in 34.5s.", NOW + 34.5),

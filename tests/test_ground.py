@@ -259,3 +259,29 @@ def test_a_prompt_says_what_git_says_of_what_was_delivered(tmp_path):
 
 def git(folder, *words):
     subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_only_the_content_of_a_sign_in_that_is_there_is_granted(tmp_path, aipass_bench, monkeypatch):
+    home = tmp_path / "home"
+    (home / ".codex").mkdir(parents=True)
+    real = home / "dotfiles-auth.json"
+    real.write_text("{}")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("CODEX_HOME", raising=False)
+    bench = aipass_bench('[agents.a]\ndriver = "codex"\n')
+    bench.ask("send", agent="a", text="x")
+    assert bench.runner.started[1]["ground"]["files"] == [], "what is not there is not to be made"
+    bench.finish(1)
+    (home / ".codex/auth.json").symlink_to(real)
+    bench.ask("send", agent="a", text="y")
+    assert bench.runner.started[2]["ground"]["files"] == [str(real)]
+    assert str(real) not in bench.runner.started[2]["ground"]["outside"]
+
+
+def test_supervisors_are_told_who_owns_what_though_the_file_for_hooks_cannot_be_written(aipass_bench):
+    bench = aipass_bench('[agents.a]\ndriver = "command"\ncommand = ["x"]\nowns = ["/a"]\n')
+    (bench.layout.state / "territory.json").unlink()
+    (bench.layout.state / "territory.json").mkdir()
+    bench.layout.config.write_text('[agents.a]\ndriver = "command"\ncommand = ["x"]\nowns = ["/b"]\n')
+    bench.ask("reload")
+    assert bench.runner.territory["table"]["agents"]["a"]["owns"] == ["/b"]

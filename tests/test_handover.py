@@ -297,3 +297,35 @@ before = time.monotonic(); os.rename('d/two', 'd/one'); say((time.monotonic() - 
     own.end(old)
     # It used to be a hundred times; a busy machine makes it a few.
     assert slower < 30
+
+
+def test_a_sign_in_may_be_written_and_nothing_else_of_it(own):
+    """What lies beside it, and what could be put in its place, is the user's alone: the next run is granted what stands there."""
+    home = own.base / "user"
+    home.mkdir()
+    sign_in, other = home / "auth.json", home / "auth.json.work"
+    sign_in.write_text("old")
+    other.write_text("another account's")
+    code = f"""
+import shutil
+os.chdir({str(home)!r})
+open('auth.json', 'w').write('refreshed')
+def attempt(what):
+    try: what(); say('DONE', what)
+    except OSError as exc: say(errno.errorcode[exc.errno])
+attempt(lambda: open('auth.json.work', 'w'))
+attempt(lambda: open('auth.json.tmp', 'w'))
+attempt(lambda: os.unlink('auth.json'))
+attempt(lambda: os.rename('auth.json', 'gone'))
+attempt(lambda: os.symlink('/etc/passwd', 'auth.json.lock'))
+attempt(lambda: os.link('auth.json', 'second'))
+attempt(lambda: os.mkdir('auth.json.d'))
+"""
+    done = own.py("a", START + code, files=[str(sign_in)])
+    assert done.exit == 0, done.err
+    assert "DONE" not in done.out
+    assert sorted(path.name for path in home.iterdir()) == ["auth.json", "auth.json.work"]
+    assert (sign_in.read_text(), other.read_text()) == ("refreshed", "another account's")
+    os.link(sign_in, home / "second")
+    again = own.py("a", "open(" + repr(str(sign_in)) + ", 'w')", files=[str(sign_in)])
+    assert "ermission denied" in again.err, "a file of two names may be something else's"

@@ -100,6 +100,84 @@ def test_a_limit_that_goes_on_is_waited_for_again_and_longer(house):
     assert house.ledger.all("pauses") == []
 
 
+def test_a_limit_that_is_told_too_short_is_no_storm(house):
+    house.ask("send", agent="a", text="work")
+    for run in range(1, 12):
+        end(house, run, "limit", resets=resets(house, 2))
+        before = house.clock.now().mono
+        while not house.running():
+            house.advance(1)
+        waited = house.clock.now().mono - before
+    assert 3600 <= waited < 3700, "each time in a row twice as long, up to an hour"
+
+
+def test_a_limit_never_becomes_shorter_and_never_longer_than_limits_are(house):
+    for agent in "ad":
+        house.ask("send", agent=agent, text="work")
+    end(house, 1, "limit", resets=resets(house, 4 * HOUR))
+    end(house, 2, "limit", resets=resets(house, 6))
+    house.advance(4 * HOUR - 10)
+    assert house.running() == []
+    house.advance(20)
+    assert len(house.running()) == 1
+    (run,) = house.running()
+    house.ask("send", agent="c", text="x")
+    end(house, run, "limit", resets=resets(house, 1e9))
+    assert datetime.fromisoformat(house.events("driver.paused")[-1].detail["until"]).timestamp() == resets(
+        house, 8 * 24 * HOUR
+    )
+
+
+def test_what_runs_since_before_a_limit_neither_tries_nor_holds_the_trial_back(house):
+    for agent in "ad":
+        house.ask("send", agent=agent, text="work")
+    end(house, 1, "limit", resets=resets(house, HOUR))
+    house.advance(HOUR)
+    assert house.running() == [2, 3], "one tries, while the older run goes on"
+    house.ask("send", agent="e", text="work")
+    end(house, 2, "succeeded")
+    assert house.running() == [3], "the older one's end proves nothing"
+    end(house, 3, "succeeded")
+    assert house.running() == [4]
+
+
+def test_a_limit_and_a_pause_of_one_name_are_two(aipass_bench):
+    talker = Talker()
+    bench = aipass_bench('[agents.talker]\ndriver = "talker"\n[agents.b]\ndriver = "talker"\n', talker)
+    for number in (1, 2, 3):
+        bench.ask("send", agent="talker", text=f"work {number}")
+        end(bench, number, "failed", reason="no key", fault="no key")
+    assert bench.dispatch(3)["state"] == "failed"
+    bench.ask("send", agent="b", text="work")
+    bench.ask("send", agent="talker", text="more")
+    end(bench, 4, "limit", resets=resets(bench, HOUR))
+    bench.advance(HOUR)
+    end(bench, 5, "succeeded")
+    assert [row["name"] for row in bench.ledger.all("pauses")] == ["talker"], "the agent's pause"
+    assert bench.running() == []
+    assert bench.ask("resume", name="talker")["exit"] == 0
+    assert bench.running() == [6]
+
+
+def test_what_waits_behind_a_limit_longer_than_it_may_fails(house):
+    for agent in "ac":
+        house.ask("send", agent=agent, text="work")
+    house.ask("send", agent="c", text="more")
+    end(house, 1, "limit", resets=resets(house, 3 * HOUR))
+    assert house.dispatch(3)["state"] == "failed"
+    assert "later than max_wait allows" in house.dispatch(3)["reason"]
+    assert house.ask("send", agent="c", text="still more")["exit"] == 3
+
+
+def test_work_between_limits_does_not_count_as_waiting(house):
+    house.ask("send", agent="c", text="work")
+    end(house, 1, "limit", resets=resets(house, HOUR))
+    house.advance(HOUR)
+    house.advance(5 * HOUR)  # it works
+    end(house, 2, "limit", resets=resets(house, 0.9 * HOUR))
+    assert house.dispatch(1)["state"] == "queued"
+
+
 def test_a_limit_outlives_the_engine(house):
     house.ask("send", agent="a", text="work")
     end(house, 1, "limit", resets=resets(house, HOUR))
@@ -289,6 +367,17 @@ def test_another_drivers_conversation_is_none(house):
     assert house.jobs[-1].session is None
 
 
+def test_a_reply_to_what_is_blocked_is_its_answer(house):
+    house.ask("send", agent="a", text="first")
+    end(house, 1, "blocked", reason="Which one?", session="s-1")
+    asked = house.ask("send", agent="a", text="The second", reply_to="1")
+    assert (asked["dispatch"], asked["message"]) == (1, "dispatch 1 goes on")
+    assert house.jobs[-1].session == "s-1"
+    assert "The second" in house.runner.prompt(2)
+    end(house, 2, "succeeded", answer="done")
+    assert house.dispatch(1)["state"] == "succeeded"
+
+
 def test_a_reply_joins_nothing_but_the_same_reply(house):
     house.ask("send", agent="a", text="first")
     end(house, 1, "succeeded", session="s-1")
@@ -325,12 +414,12 @@ def test_neither_clock_alone_can_make_a_limit_longer(tmp_path):
     pauses = Pauses(ledger, timers)
     with ledger.transaction():
         pauses.limit("x", "limit", 2_000.0, Instant(0.0, 1_000.0))
-        assert pauses.is_limited("x", Instant(999.0, 1_999.0))
-        assert not pauses.is_limited("x", Instant(10.0, 2_000.0)), "the machine was suspended"
-        assert not pauses.is_limited("x", Instant(1_000.0, 500.0)), "the clock was set back"
+        assert pauses.until("x", Instant(999.0, 1_999.0)) == 2_000.0
+        assert pauses.until("x", Instant(10.0, 2_000.0)) is None, "the machine was suspended"
+        assert pauses.until("x", Instant(1_000.0, 500.0)) is None, "the clock was set back"
         again = Pauses(ledger, Timers())
         again.load(Instant(0.0, -50_000.0))
-        assert not again.is_limited("x", Instant(1_000.0, -49_000.0))
+        assert again.until("x", Instant(1_000.0, -49_000.0)) is None
     ledger.close()
 
 

@@ -257,7 +257,7 @@ def _account(accounts: tuple[str, ...]) -> str | None:
     for one in accounts:
         if "/" in one and Path(one).expanduser().exists():
             return f"signed in by {one}"
-        if one in os.environ:
+        if os.environ.get(one):
             return f"signed in by ${one}"
     return None
 

@@ -117,5 +117,9 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
     plugins = Plugins()
     plugins.load_installed()
     driver = plugins.drivers().get(settings.agents[row["agent"]].driver)
-    work = brief.Work(row, None, row["session"] is not None)
+    session = row["session"]
+    if row["attempts"] == 0 and row["reply_to"] is not None:
+        before = ledger.one("dispatch", {"id": row["reply_to"]})
+        session = None if before is None else before["session"]
+    work = brief.Work(row, None, row["attempts"] + 1, session is not None)
     return brief.whole(ledger, layout, settings, driver, work)

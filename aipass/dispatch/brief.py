@@ -39,10 +39,13 @@ REPEATED_CHARS = 4000
 
 
 class Work(NamedTuple):
-    """What a prompt is made for: a dispatch, its agent's attempt (None: none yet), and whether a conversation goes on."""
+    """What a prompt is made for: a dispatch, a run (None: none yet), which attempt that is, and whether it goes on with a
+    conversation.
+    """
 
     dispatch: Row
     run: int | None
+    attempt: int
     goes_on: bool
 
 
@@ -54,7 +57,7 @@ def whole(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None,
     row = work.dispatch
     said = prompt.compose(prompt.part_of(one) for one in ledger.all("senders", {"dispatch": row["id"]}))
     parts = []
-    if work.goes_on and row["attempts"] > 1:
+    if work.goes_on and work.attempt > 1:
         said = f"Your last attempt ended before it was done. Go on where you were. What was asked:\n\n{said}"
     parts.append(said)
     if row["reply_to"] is not None and not work.goes_on:

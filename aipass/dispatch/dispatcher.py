@@ -24,7 +24,7 @@ from aipass.units import show_duration, show_moment
 if TYPE_CHECKING:
     from aipass.action import Dispatch
     from aipass.clock import Instant
-    from aipass.config import Config
+    from aipass.config import Agent, Config
     from aipass.event import Event
     from aipass.ledger import Ledger, Row
     from aipass.sources.clock import Timers
@@ -34,7 +34,7 @@ LONGEST_KEY_CHARS = 120
 RETRY, RATE = "retry:", "rate:"
 #: An agent whose last dispatches, this many, failed of the same thing (no key, no program, no such model) is paused.
 ALIKE = 3
-_DIFFERS = re.compile(r"[0-9a-zA-Z_-]*[0-9][0-9a-zA-Z_-]*")
+_WORD, _PLAIN = re.compile(r"[^\w-]+"), re.compile(r"[^0-9]+")
 #: Ends of a run that had been told to stop, which make no more of it than that.
 _NOT_AFTER_STOP = retry.RETRIED | {"killed", "blocked", "limit", "afresh"}
 FINAL = frozenset(("succeeded", "failed", "cancelled"))
@@ -109,10 +109,16 @@ class Dispatcher:
         if wish.agent not in self.config.agents:
             return Submitted(f"refused: there is no agent `{wish.agent}`", exit_code=EXIT_USAGE)
         settings = self.config.agents[wish.agent]
-        if settings.on_limit == "fail" and self.pauses.is_limited(settings.driver, now):
+        until = self.pauses.until(settings.driver, now)
+        if until is not None and not self._may_wait(settings, None, until - now.wall):
             return Submitted(f"refused: {self.obstacle(wish.agent, now)}", exit_code=EXIT_REFUSED)
         if (wrong := self._wrong_reply(wish)) is not None:
             return Submitted(f"refused: {wrong}", exit_code=EXIT_FAILED)
+        if wish.reply_to is not None and self._row(wish.reply_to)["state"] == "blocked":
+            # What waits for an answer has one.
+            self._add_sender(wish.reply_to, event, wish)
+            done = self.retry(wish.reply_to)
+            return replace(done, text=f"dispatch {wish.reply_to} goes on") if not done.exit_code else done
         hops = self.hops(event.by) if hops is None else hops
         if hops > self.config.limits.hops:
             return Submitted(
@@ -281,16 +287,25 @@ class Dispatcher:
         chosen = self._queue.choose(
             Capacity(limits.concurrency, dict(limits.per_driver)),
             self._driver_of,
-            lambda agent: self.obstacle(agent, now, remember=True),
+            lambda agent: self._claim(agent, now),
         )
         starts = []
         for agent, dispatch in chosen:
             self._ledger.run("dispatch_running", {"id": dispatch, "now": now.wall})
-            about = {"dispatch": dispatch, "agent": agent, "now": now.wall, "driver": self._driver_of(agent)}
+            driver = self._driver_of(agent)
+            about = {"dispatch": dispatch, "agent": agent, "now": now.wall, "driver": driver}
             run = self._ledger.run("insert_run", about)
+            self.pauses.begun(driver, run)
             self._runs.add(agent, now.mono)
             starts.append(Start(run, dispatch, agent))
         return starts
+
+    def _claim(self, agent: str, now: Instant) -> str | None:
+        """Why an agent may not start now; where it may, it does."""
+        found = self.obstacle(agent, now, remember=True)
+        if found is None:
+            self.pauses.try_one(self._driver_of(agent), now)
+        return found
 
     def obstacle(self, agent: str, now: Instant, *, remember: bool = False) -> str | None:
         """Why an agent may not start anything now; `remember`: look again when a limit allows."""
@@ -298,7 +313,7 @@ class Dispatcher:
             return f"agent `{agent}` is not configured any more"
         driver = self._driver_of(agent)
         for kind, name in (("agent", agent), ("driver", driver)):
-            found = self.pauses.obstacle(kind, name, now, is_busy=driver in self._queue.busy().values())
+            found = self.pauses.obstacle(kind, name, now)
             if found is not None:
                 return found
         limit = self.config.limits.runs_per_hour
@@ -346,19 +361,18 @@ class Dispatcher:
         if outcome == "limit" and settings is not None:
             driver = run["driver"] or settings.driver
             until, limits = self.pauses.limit(driver, reason or "it does not say which", resets, now)
-            waited = until - (dispatch["limited"] or now.wall)
-            if again and settings.on_limit == "wait" and waited <= settings.max_wait:
-                self._ledger.run("dispatch_limited", {**kept, "now": now.wall, "reason": reason})
+            wait = until - now.wall
+            if again and self._may_wait(settings, dispatch, wait):
+                self._ledger.run("dispatch_limited", {**kept, "wait": wait, "reason": reason})
                 self._queue.add(run["agent"], dispatch["id"], dispatch["priority"])
-                return Ended(outcome, "queued", reason, until - now.wall, limits)
-            if settings.on_limit == "wait":
-                reason = f"{reason or 'a limit'}; it ends at {show_moment(until, now.wall)}, which is later than max_wait allows"
+                return Ended(outcome, "queued", reason, wait, limits)
+            reason = _too_long(settings, reason or "a limit", until, now)
         if outcome == "afresh" and again and settings is not None and dispatch["session"] is not None:
             self._ledger.run("dispatch_afresh", {"id": dispatch["id"], "reason": reason, "usage": used})
             self._queue.add(run["agent"], dispatch["id"], dispatch["priority"])
             return Ended(outcome, "queued", reason, 0.0)
         if again and settings is not None and retry.is_retried(outcome, dispatch["tries"], settings.retries):
-            wait = retry.delay_s(dispatch["id"], dispatch["tries"])
+            wait = retry.delay_s(dispatch["id"], dispatch["tries"], outcome)
             self._ledger.run("dispatch_again", {**kept, "not_before": now.wall + wait, "reason": reason})
             self._timers.set(f"{RETRY}{dispatch['id']}", now.mono + wait)
             return Ended(outcome, "queued", reason, wait)
@@ -383,18 +397,30 @@ class Dispatcher:
 
     def fail_limited(self, driver: str, now: Instant) -> list[int]:
         """Fail what waits for a driver at its limit, of agents that would rather fail; returns what."""
-        reason = self.pauses.why("driver", driver)
-        if reason is None or not self.pauses.is_limited(driver, now):
+        until, reason = self.pauses.until(driver, now), self.pauses.why("driver", driver)
+        if until is None or reason is None:
             return []
         failed = []
         for row in self._ledger.all("queued"):
             settings = self.config.agents.get(row["agent"])
-            if settings is not None and settings.driver == driver and settings.on_limit == "fail":
-                self._queue.remove(row["id"])
-                self._timers.drop(f"{RETRY}{row['id']}")
-                self._finish(row["id"], "failed", reason, now)
-                failed.append(int(row["id"]))
+            if settings is None or settings.driver != driver:
+                continue
+            # What has met the limit itself has its wait counted already.
+            if self._may_wait(settings, None, until - now.wall) or (
+                settings.on_limit == "wait" and self._row(row["id"])["limited"]
+            ):
+                continue
+            self._queue.remove(row["id"])
+            self._timers.drop(f"{RETRY}{row['id']}")
+            self._finish(row["id"], "failed", _too_long(settings, reason, until, now), now)
+            failed.append(int(row["id"]))
         return failed
+
+    @staticmethod
+    def _may_wait(settings: Agent, dispatch: Row | None, wait: float) -> bool:
+        """Whether a dispatch may wait so long for the end of a limit, on top of what it has waited for limits."""
+        waited = (dispatch["limited"] or 0.0) if dispatch is not None else 0.0
+        return settings.on_limit == "wait" and waited + wait <= settings.max_wait
 
     def alike(self, agent: str, now: Instant) -> str | None:
         """What the agent's last dispatches failed of, if of the same and within an hour; else None."""
@@ -402,13 +428,13 @@ class Dispatcher:
         if len(rows) < ALIKE or any(row["fault"] is None for row in rows):
             return None
         # Ids of requests and moments differ each time.
-        faults = {_DIFFERS.sub("", row["fault"]) for row in rows}
+        faults = {tuple(word for word in _WORD.split(row["fault"]) if _PLAIN.fullmatch(word)) for row in rows}
         return None if len(faults) > 1 else str(rows[0]["fault"])
 
-    def resume(self, name: str) -> bool:
-        """Start under a name again; whether it was paused."""
+    def resume(self, name: str) -> list[str]:
+        """Start under a name again; returns the kinds that were paused under it."""
         self._ledger.run("forget_faults", {"agent": name})
-        return self.pauses.drop(name)
+        return self.pauses.resume(name)
 
     def _finish(self, dispatch: int, state: str, reason: str | None, now: Instant, **facts: object) -> None:
         about = {name: facts.get(name) for name in ("exit", "session", "fault", "usage")}
@@ -464,6 +490,13 @@ class Dispatcher:
         row = self._ledger.one("dispatch", {"id": dispatch})
         assert row is not None
         return row
+
+
+def _too_long(settings: Agent, reason: str, until: float, now: Instant) -> str:
+    """Why a dispatch does not wait for the end of a limit."""
+    if settings.on_limit == "fail":
+        return reason
+    return f"{reason}; it ends at {show_moment(until, now.wall)}, which is later than max_wait allows"
 
 
 _GONE = "its agent is not configured any more"

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -49,7 +49,7 @@ class Share:
     """Something that a CLI needs in `job.state`: of the user's, such as its sign-in, and left out where the user has none;
     or a file of ours, with `text`.
 
-    `name`: where in `job.state`. It leads to the user's file, which the run may write with `writable`; with `copied` it
+    `name`: where in `job.state`. It leads to the user's file, whose content the run may write with `writable`; with `copied` it
     is a copy, made anew when the user's is newer: for what a CLI writes as well, and must not change for the user.
     """
 
@@ -65,7 +65,7 @@ class Command:
     """How to start the agent. `env` is added to the run's environment; `stdin`: it reads the prompt there.
 
     `shares`: what of the user's it needs in `job.state`. `state`: folders outside the repository that are wholly this
-    CLI's; they are made where they are missing. `writes`: other paths that it must write; `…*` is all that begins so.
+    CLI's; they are made where they are missing. `writes`: other folders that it must write.
     """
 
     argv: tuple[str, ...]
@@ -132,6 +132,10 @@ class Outcome:
     fault: str | None = None
 
 
+#: Later than any limit ends (the year 5000), and more than anybody uses: what is beyond is a mistake, such as milliseconds.
+LAST_MOMENT, MOST = 95_617_584_000, 10**15
+#: A reason is read by people, in lists.
+REASON_CHARS = 1000
 #: What an Outcome's state may be.
 OUTCOME_STATES = ("succeeded", "failed", "overload", "limit", "afresh", "blocked")
 #: What a CLI may call a conversation: it comes back as one of its arguments.
@@ -207,7 +211,7 @@ def check_command(found: object) -> Command:
 
 
 def check_outcome(found: object) -> Outcome:
-    """`found`, if it is a sound Outcome; raises PluginError that names the field."""
+    """`found` with its words cut to what people read, if it is a sound Outcome; raises PluginError that names the field."""
     if not isinstance(found, Outcome):
         raise PluginError(f"outcome returned {found!r:.200}; an Outcome is wanted")
     _check(
@@ -222,12 +226,13 @@ def check_outcome(found: object) -> Outcome:
     for name in ("reason", "fault"):
         _check(f"Outcome.{name}", getattr(found, name), _or_none(str), "text")
     _check("Outcome.session", found.session, _is_session, f"a name such as {SESSION.pattern} allows")
-    _check("Outcome.resets", found.resets, _or_none(int, float), "seconds since the epoch")
+    _check("Outcome.resets", found.resets, _is_moment, "seconds since the epoch")
     _check("Outcome.usage", found.usage, _or_none(Usage), "a Usage")
     if found.usage is not None:
         for name in ("input_tokens", "output_tokens", "cost_usd"):
-            _check(f"Usage.{name}", getattr(found.usage, name), _or_none(int, float), "a number")
-    return found
+            _check(f"Usage.{name}", getattr(found.usage, name), _is_amount, "a number, not below 0")
+    reason, fault = (None if one is None else one[:REASON_CHARS] for one in (found.reason, found.fault))
+    return replace(found, reason=reason, fault=fault)
 
 
 def _check(name: str, value: object, test: Callable[[Any], bool], wanted: str) -> None:
@@ -245,6 +250,15 @@ def _is_share(found: object) -> bool:
 
 def _is_session(found: object) -> bool:
     return found is None or (isinstance(found, str) and SESSION.fullmatch(found) is not None)
+
+
+def _is_moment(found: object) -> bool:
+    return found is None or (_is_amount(found) and float(str(found)) < LAST_MOMENT)
+
+
+def _is_amount(found: object) -> bool:
+    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    return found is None or (is_number and 0 <= found < MOST)  # type: ignore[operator]
 
 
 def _is_word(found: object) -> bool:

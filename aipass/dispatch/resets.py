@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _EPOCH = re.compile(r"\|\s*(1\d{9})\b")
@@ -19,6 +23,10 @@ _AT = re.compile(
     r"(?:\s+(?P<year>\d{4}))?,?\s+(?:at\s+)?)?(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s*(?P<half>[ap]\.?m\b)?",
     re.IGNORECASE,
 )
+#: A moment that has just passed is that one, and not the next day's: clocks differ.
+_PASSED_S = 300.0
+#: No limit is longer.
+_LONGEST_S = 366 * 86400.0
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 
@@ -29,6 +37,19 @@ def reset_of(text: str, now: float | None = None) -> float | None:
     `try again at 10:30 PM`, `try again at Nov 25th, 2026 10:30 PM`; times of day are this machine's.
     """
     now = time.time() if now is None else now
+    found = _find(text, now)
+    return found if found is None or found < now + _LONGEST_S else None
+
+
+def said_at(path: Path) -> float:
+    """When something was written last to an output, in seconds since the epoch: `now` for what it says."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _find(text: str, now: float) -> float | None:
     if (epoch := _EPOCH.search(text)) is not None:
         return float(epoch[1])
     if (wait := _IN.search(text)) is not None:
@@ -51,9 +72,9 @@ def _moment(at: re.Match[str], now: datetime) -> float | None:
         if at["month"]:
             month = _MONTHS.index(at["month"].lower()) + 1
             found = found.replace(year=int(at["year"] or now.year), month=month, day=int(at["day"]))
-            if not at["year"] and found < now:
+            if not at["year"] and (now - found).total_seconds() >= _PASSED_S:
                 found = found.replace(year=now.year + 1)
-        elif found <= now:
+        elif (now - found).total_seconds() >= _PASSED_S:
             found += timedelta(days=1)
     except ValueError:
         return None

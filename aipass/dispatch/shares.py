@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -78,12 +78,17 @@ def _copy(source: Path, name: str, folder: int) -> None:
     found = source.stat()
     mark = f"{found.st_mtime_ns} {found.st_size}"
     try:
-        with open(os.open(_mark(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)) as file:
-            known = file.read(100)
+        handle = os.open(
+            _mark(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+        )
+        try:
+            known = os.read(handle, 100)
+        finally:
+            os.close(handle)
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
-        known = ""
-    if known != mark:
+        known = b""
+    if known != mark.encode():
         with source.open("rb") as file:
             _put(file, name, folder)
         _write(mark, _mark(name), folder)
@@ -120,5 +125,6 @@ def _put(content: BinaryIO, name: str, folder: int) -> None:
             shutil.copyfileobj(content, target)
         os.rename(half, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        os.unlink(half, dir_fd=folder)
+        with suppress(OSError):  # it may not have come so far
+            os.unlink(half, dir_fd=folder)
         raise

@@ -36,6 +36,9 @@ RUBBISH: dict[str, bytes] = {
     "numbers for text": b'{"type": "message", "role": "assistant", "content": 7, "session_id": 7, "sessionID": [], "thread_id": {}}\n',
     "a nested abyss": b"[" * 100_000 + b"\n",
     "a long line": b"{" + b"x" * 2_000_000 + b"\n",
+    "moments and amounts beyond all": b'{"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1e400}}\n'
+    b'{"type": "result", "is_error": true, "result": "usage limit reached, try again in 99999999999999 days", "usage": {"input_tokens": -5, "output_tokens": 1e300}}\n'
+    b'{"type": "error", "error": {"data": {"message": "x", "wait_s": NaN}}}\n{"type": "turn.failed", "error": {"message": "usage limit|1999999999999"}}\n',
     "a session that is an option": b'{"type": "init", "session_id": "--yes", "sessionID": "--yes", "thread_id": "-rf /"}\n',
 }
 
@@ -120,7 +123,7 @@ class DriverContract:
     def test_a_conversation_is_gone_on_with(self, job: Job) -> None:
         """Whoever can tell a conversation's name can go on with it."""
         command = self.driver.command(replace(job, session="s-1"))
-        assert ("s-1" in command.argv) is hasattr(self.driver, "session")
+        assert any("s-1" in word for word in command.argv) is hasattr(self.driver, "session")
 
     @pytest.mark.parametrize("code", [0, 1, 137, None])
     @pytest.mark.parametrize("what", RUBBISH)

@@ -70,7 +70,7 @@ UPDATE dispatches SET session = CASE WHEN attempts > 0 THEN session
 
 -- name: dispatch_again
 -- It waits for another attempt.
-UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason, limited = NULL,
+UPDATE dispatches SET state = 'queued', not_before = :not_before, reason = :reason,
     session = ifnull(:session, session), usage = ifnull(:usage, usage)
 WHERE id = :id
 
@@ -82,7 +82,7 @@ WHERE id = :id
 
 -- name: dispatch_limited
 -- It waits for the end of a limit, which costs it no attempt.
-UPDATE dispatches SET state = 'queued', not_before = 0, tries = tries - 1, limited = ifnull(limited, :now), reason = :reason,
+UPDATE dispatches SET state = 'queued', not_before = 0, tries = tries - 1, limited = ifnull(limited, 0) + :wait, reason = :reason,
     session = ifnull(:session, session), usage = ifnull(:usage, usage)
 WHERE id = :id
 

@@ -50,7 +50,7 @@ CREATE TABLE dispatches (
     usage      TEXT,
     session    TEXT,
     fault      TEXT,             -- what kept the CLI from working, where it failed of that
-    limited    REAL,             -- since when it waits for the end of limits
+    limited    REAL,             -- how long it has waited for the ends of limits, in seconds
     reply_to   INTEGER           -- the dispatch whose conversation it goes on with
 );
 -- One open dispatch for an agent and a key that has not begun; what has begun may have one follow-up.

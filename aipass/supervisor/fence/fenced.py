@@ -65,6 +65,8 @@ class Fenced:
     opened: set[str] = field(default_factory=set)
     #: Its stdout and stderr, which it may open by name.
     outputs: frozenset[str] = frozenset()
+    #: Files outside whose content it may write, and nothing else of them: the user's sign-ins.
+    files: frozenset[str] = frozenset()
     #: Whether all its processes are the supervisor's own user with all its capabilities; None: to be asked.
     is_ourselves: bool | None = None
     #: When it last wrote, on the monotonic clock.
@@ -87,12 +89,7 @@ class Fenced:
 
     def is_granted_outside(self, path: str) -> bool:
         """Whether the path lies in a folder of `[sandbox] write`."""
-        return any(
-            path.startswith(entry[:-1])
-            if entry.endswith("*")
-            else path == entry or path.startswith(entry + "/")
-            for entry in self.outside
-        )
+        return any(path == entry or path.startswith(entry + "/") for entry in self.outside)
 
     def wrote(self, pid: int, what: str, path: str) -> None:
         """Note a write before it happens: whoever sees the file change finds here who did it."""

@@ -185,7 +185,8 @@ class Keeper:
             writable = [
                 *own,
                 *map(str, spec.ground["tree"]),
-                *(str(path).removesuffix("*") for path in spec.ground["outside"]),
+                *map(str, spec.ground["outside"]),
+                *map(str, spec.ground.get("files", ())),
                 *wall.DEVICES,
             ]
             writable += ["/dev/pts", *(f for f in SHARED_TEMPORARY if not self.root.startswith(f + "/"))]
@@ -217,6 +218,7 @@ class Keeper:
                 bool(spec.ground["wall"]),
                 start.listener,
                 start.pid,
+                files=frozenset(map(str, spec.ground.get("files", ()))),
                 outputs=frozenset(str(spec.folder / name) for name in (wire.STDOUT, wire.STDERR)),
             )
             self._runs[spec.run] = run

@@ -270,6 +270,8 @@ class Work:
         run = self.run
         if run.is_own(path):
             return None
+        if path in run.files and operation in _INSIDE and status is not None and stat.S_ISREG(status.mode):
+            return self._many_names(place, status)
         if run.is_granted_outside(path):
             return None if status is None or operation not in _INSIDE else self._many_names(place, status)
         if status is not None and stat.S_ISCHR(status.mode):

@@ -59,7 +59,10 @@ def refusal(path: str) -> str:
         with open(explained, "rb") as file:
             file.seek(known)
             lines = file.read().decode("utf-8", "replace").splitlines()
-        return lines[-1].removeprefix("- ") if lines else ""
+        # Another refusal may have come at the same moment.
+        name = os.path.basename(path)
+        of_this = [line for line in lines if name in line] or lines
+        return of_this[-1].removeprefix("- ") if of_this else ""
     except OSError:
         pass
     return ""
@@ -72,7 +75,7 @@ def _by_rules(path: str) -> str:
     from aipass.supervisor.fence.territory import Territory
 
     root, run = os.environ["AIPASS_ROOT"], int(os.environ["AIPASS_RUN"])
-    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    real = os.path.realpath(path)
     if not real.startswith(root + "/"):
         return ""
     with open(os.path.join(root, ".aipass", TERRITORY)) as file:

@@ -1,4 +1,4 @@
--- Version 2: plans that have begun; limits, faults and conversations of agents' CLIs.
+-- Version 2: plans that have begun.
 
 CREATE TABLE plans (
     id       TEXT PRIMARY KEY,
@@ -36,9 +36,3 @@ CREATE TABLE written (
     path  TEXT NOT NULL,
     PRIMARY KEY (plan, phase, path)
 ) WITHOUT ROWID;
-
-ALTER TABLE dispatches ADD COLUMN fault TEXT;
-ALTER TABLE dispatches ADD COLUMN limited REAL;
-ALTER TABLE dispatches ADD COLUMN reply_to INTEGER;
-ALTER TABLE runs ADD COLUMN driver TEXT;
-ALTER TABLE pauses ADD COLUMN until REAL;

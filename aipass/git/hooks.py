@@ -1,0 +1,224 @@
+"""Git hooks that tell the engine what git did: written, chained to what was there, shown and taken away again.
+
+A hook is a few lines of POSIX sh. It leaves one file in the spool of every root that is named in `<common dir>/aipass/roots`,
+by rename, and needs no Python, no engine and no environment; whatever goes wrong with that, git's work goes on. The hook that
+was there before runs as it did, with the same arguments and stdin, and its status is the hook's.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aipass.errors import AipassError, ConfigError
+from aipass.git.ask import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: What git did; the hooks that git gives something on stdin; those that can keep git from doing it, which tell afterwards.
+HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite", "pre-push", "reference-transaction")
+WITH_STDIN = frozenset(("post-rewrite", "pre-push", "reference-transaction"))
+BEFORE = frozenset(("pre-push",))
+MARK = "# Made by aipass"
+ASIDE = ".before-aipass"
+#: Where hooks leave their files, in a root's spool.
+SPOOL = "git"
+
+SCRIPT = """\
+#!/bin/sh
+{mark}: tells its engine what git did. `aipass git uninstall` brings back what was here before.
+name={name}
+before=${{0%/*}}/$name{aside}
+tell() {{
+    [ -r {roots} ] || return 0
+    while IFS= read -r root; do
+        spool=$root/.aipass/spool/{spool}
+        [ -d "$spool" ] && [ -w "$spool" ] || continue
+        half=$spool/.$name.$$
+        {{ printf '%s\\0' "$name" "${{GIT_DIR:-}}" "$PWD" "$#" "$@" && printf %s "$given"; }} > "$half" &&
+            command -p mv -f "$half" "$spool/$name.$$"
+    done < {roots}
+}}
+given=
+{body}"""
+#: What there is to tell stands in the arguments; the hook of before goes last, and its status is ours.
+AFTER = """\
+tell "$@" 2> /dev/null
+[ -x "$before" ] || exit 0
+exec "$before" "$@"
+"""
+#: A variable holds stdin whole but for its last newlines, and git ends each line with one.
+STDIN = """\
+given=$(command -p cat; printf x); given=${given%x}
+"""
+WITH_INPUT = """\
+tell "$@" 2> /dev/null
+[ -x "$before" ] || exit 0
+printf %s "$given" | "$before" "$@"
+"""
+#: Only what was done is told, not what is being prepared.
+TRANSACTION = """\
+if [ "$1" = committed ]; then tell "$@" 2> /dev/null; fi
+[ -x "$before" ] || exit 0
+printf %s "$given" | "$before" "$@"
+"""
+ASKED = """\
+if [ -x "$before" ]; then printf %s "$given" | "$before" "$@" || exit; fi
+tell "$@" 2> /dev/null
+exit 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One hook as it is. `state`: `installed`, `missing`, `other` (somebody else's stands there), `changed` (ours, edited)."""
+
+    name: str
+    path: Path
+    state: str
+    #: Whether a hook of before is called by ours.
+    chained: bool
+
+
+def folder(root: Path) -> Path:
+    """Where git looks for the hooks of the repository that holds `root`; honours core.hooksPath.
+
+    Raises ConfigError where there is no repository.
+    """
+    return _path(root, "hooks")
+
+
+def common(root: Path) -> Path:
+    """What all worktrees of the repository share, and no commit can hold: `<git common dir>/aipass`."""
+    return _path(root, "config").parent / "aipass"
+
+
+def _path(root: Path, name: str) -> Path:
+    # With -z git ends what it says by a newline all the same; a path may end with one itself.
+    found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name)
+    if not found:
+        raise ConfigError(f"{root}: is not in a git repository; `git init` makes one")
+    return Path(found[0].removesuffix("\n"))
+
+
+def script(name: str, roots: Path) -> str:
+    """The hook's whole text."""
+    body = AFTER
+    if name in WITH_STDIN:
+        body = STDIN + (
+            ASKED if name in BEFORE else TRANSACTION if name == "reference-transaction" else WITH_INPUT
+        )
+    quoted = shlex.quote(str(roots))
+    return SCRIPT.format(mark=MARK, name=name, aside=ASIDE, roots=quoted, spool=SPOOL, body=body)
+
+
+def status(root: Path) -> list[Hook]:
+    """Each hook as it is now."""
+    where, roots = folder(root), common(root) / "roots"
+    return [_look(where / name, name, roots) for name in HOOKS]
+
+
+def _look(path: Path, name: str, roots: Path) -> Hook:
+    chained = os.path.lexists(_aside(path))
+    try:
+        text = path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        state = "other" if path.is_symlink() else "missing"
+        return Hook(name, path, state, chained)
+    except OSError:
+        return Hook(name, path, "other", chained)
+    if MARK not in text:
+        return Hook(name, path, "other", chained)
+    whole = text == script(name, roots) and os.access(path, os.X_OK)
+    return Hook(name, path, "installed" if whole else "changed", chained)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ASIDE)
+
+
+def install(root: Path, spool: Path) -> list[Hook]:
+    """Write every hook that is not there, and name this root to them; what stood there is put aside and called.
+
+    Raises ConfigError where there is no repository, AipassError where the folder cannot be written.
+    """
+    if "\n" in str(root):
+        raise ConfigError(f"{str(root)!r}: hooks cannot tell a root whose path holds a newline")
+    where, ours = folder(root), common(root)
+    try:
+        (spool / SPOOL).mkdir(mode=0o700, parents=True, exist_ok=True)
+        where.mkdir(parents=True, exist_ok=True)
+        ours.mkdir(exist_ok=True)
+        known = list(_roots(ours))
+        if str(root) not in known:
+            _write(ours / "roots", "".join(f"{one}\n" for one in [*known, str(root)]), 0o644)
+        for hook in status(root):
+            if hook.state in {"other", "missing"}:
+                _install(hook, ours / "roots")
+            elif hook.state == "changed":
+                _write(hook.path, script(hook.name, ours / "roots"), 0o755)
+    except OSError as exc:
+        raise AipassError(f"{exc.filename or where}: {exc.strerror}; the hooks are as they were") from exc
+    return status(root)
+
+
+def _install(hook: Hook, roots: Path) -> None:
+    if hook.state == "other":
+        if hook.chained:
+            raise AipassError(
+                f"{hook.path}: another hook took the place of ours, and {_aside(hook.path).name} is kept from before; "
+                "put the one that is right in its place, remove the other, and install again"
+            )
+        os.rename(hook.path, _aside(hook.path))
+    try:
+        _write(hook.path, script(hook.name, roots), 0o755)
+    except BaseException:
+        if hook.state == "other":
+            os.rename(_aside(hook.path), hook.path)
+        raise
+
+
+def uninstall(root: Path) -> list[Hook]:
+    """Take this root's name away; with the last root the hooks go, and what stood there before comes back as it was."""
+    ours = common(root)
+    left = [one for one in _roots(ours) if one != str(root)]
+    try:
+        if left:
+            _write(ours / "roots", "".join(f"{one}\n" for one in left), 0o644)
+            return status(root)
+        for hook in status(root):
+            if hook.state in {"installed", "changed"}:
+                if hook.chained:
+                    os.replace(_aside(hook.path), hook.path)
+                else:
+                    hook.path.unlink()
+        (ours / "roots").unlink(missing_ok=True)
+    except OSError as exc:
+        raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
+    return status(root)
+
+
+def _roots(ours: Path) -> Iterator[str]:
+    """The roots that hooks tell, as far as they are there still."""
+    try:
+        lines = (ours / "roots").read_text("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        return
+    yield from (line for line in lines if os.path.isdir(line))
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Whole or not at all: git may just be starting it."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half.write_text(text, "utf-8", "surrogateescape")
+        half.chmod(stat.S_IMODE(mode))
+        half.replace(path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
