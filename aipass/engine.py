@@ -31,6 +31,7 @@ from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
 from aipass.event import Fact
 from aipass.foreign import Foreign
+from aipass.git.news import GitNews, GitSeen
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
 from aipass.plan.reserved import reserved
@@ -106,7 +107,7 @@ class Engine:
         ground.check_outside(world.layout, config)
         check_drivers(config, drivers)
         self._router = plugins.router(config)
-        self._known = Known(ledger)
+        self._known, self._git = Known(ledger), GitNews(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
         self._authors = Authors(world.layout)
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
@@ -331,6 +332,8 @@ class Engine:
             self._steering.take(step, item, self._carrier.settle)
         elif isinstance(item, Reloaded):
             self._on_reloaded(step, item)
+        elif isinstance(item, GitSeen):
+            step.facts.extend(self._git.settle(item))
         else:
             if isinstance(item, ScanEnd) and item.reason == "start" and not item.top:
                 self.ledger.run("set_meta", {"key": "baseline", "value": "1"})

@@ -48,7 +48,8 @@ class _Rule:
             return None if event.ref == self.name else "that timer is another's"
         if rule.cron is not None and event.ref != rule.name:
             return "that time is another rule's"
-        if self._paths is not None and (event.path is None or not self._paths.match(event.path)):
+        paths = [event.path] if event.path is not None else event.detail.get("paths", [])
+        if self._paths is not None and not any(map(self._paths.match, paths)):
             return f"the path is none of {', '.join(rule.paths)}"
         if rule.branch is not None and event.detail.get("branch") != rule.branch:
             return f"the branch is {event.detail.get('branch')}, not {rule.branch}"

@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "plan": "Phases that own parts of the tree, in an order.",
     "deliver": "For agents: my phase is delivered.",
     "owns": "Who may write a path now.",
+    "git": "Hooks that tell the engine what git did.",
     "plugins": "What is installed.",
     "schema": "JSON Schema of what people write and scripts read.",
     "doctor": "What is wrong with this machine.",

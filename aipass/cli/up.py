@@ -98,6 +98,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     from aipass.clock import SystemClock
     from aipass.engine import Engine
     from aipass.sources.filesystem import Filesystem
+    from aipass.sources.git import Git
     from aipass.sources.runs import Supervisors
     from aipass.sources.spool import Spool
     from aipass.world import World
@@ -105,7 +106,8 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     supervisors = Supervisors(layout)
     world = World(layout, ledger, supervisors, os.environ)
     filesystem = Filesystem(layout.root, settings.watch.ignore, baseline=ledger.meta("baseline") is None)
-    sources = (supervisors, Spool(layout.spool), *plugins.sources(layout.root, settings))
+    git = Git(layout.root, layout.spool)
+    sources = (supervisors, Spool(layout.spool), git, *plugins.sources(layout.root, settings))
     return Engine(world, ledger, plugins, settings, SystemClock(), filesystem=filesystem, sources=sources)
 
 

@@ -1,8 +1,9 @@
 """Git hooks that tell the engine what git did: written, chained to what was there, shown and taken away again.
 
-A hook is a few lines of POSIX sh. It leaves one file in the spool of every root that is named in `<common dir>/aipass/roots`,
-by rename, and needs no Python, no engine and no environment; whatever goes wrong with that, git's work goes on. The hook that
-was there before runs as it did, with the same arguments and stdin, and its status is the hook's.
+A hook is a few lines of POSIX sh that start no program. It leaves one empty file in the spool of every root that is named in
+`<common dir>/aipass/roots`: that git did something is all that it tells, what it was stands in git's own logs. It needs no
+Python, no engine and no environment; whatever goes wrong with that, git's work goes on. The hook that was there before runs as
+it did, with the same arguments and stdin, and its status is the hook's.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ from aipass.git.ask import ask
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: What git did; the hooks that git gives something on stdin; those that can keep git from doing it, which tell afterwards.
 HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite", "pre-push", "reference-transaction")
-WITH_STDIN = frozenset(("post-rewrite", "pre-push", "reference-transaction"))
-BEFORE = frozenset(("pre-push",))
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
 #: Where hooks leave their files, in a root's spool.
@@ -31,45 +29,32 @@ SPOOL = "git"
 
 SCRIPT = """\
 #!/bin/sh
-{mark}: tells its engine what git did. `aipass git uninstall` brings back what was here before.
+{mark}: tells its engine that git did something. `aipass git uninstall` brings back what was here before.
 name={name}
 before=${{0%/*}}/$name{aside}
 tell() {{
     [ -r {roots} ] || return 0
     while IFS= read -r root; do
-        spool=$root/.aipass/spool/{spool}
-        [ -d "$spool" ] && [ -w "$spool" ] || continue
-        half=$spool/.$name.$$
-        {{ printf '%s\\0' "$name" "${{GIT_DIR:-}}" "$PWD" "$#" "$@" && printf %s "$given"; }} > "$half" &&
-            command -p mv -f "$half" "$spool/$name.$$"
+        [ -d "$root/.aipass/spool/{spool}" ] && printf '' > "$root/.aipass/spool/{spool}/$name"
     done < {roots}
 }}
-given=
 {body}"""
-#: What there is to tell stands in the arguments; the hook of before goes last, and its status is ours.
+#: The hook of before goes last, with arguments and stdin as they came, and its status is ours.
 AFTER = """\
-tell "$@" 2> /dev/null
+tell 2> /dev/null
 [ -x "$before" ] || exit 0
 exec "$before" "$@"
 """
-#: A variable holds stdin whole but for its last newlines, and git ends each line with one.
-STDIN = """\
-given=$(command -p cat; printf x); given=${given%x}
-"""
-WITH_INPUT = """\
-tell "$@" 2> /dev/null
-[ -x "$before" ] || exit 0
-printf %s "$given" | "$before" "$@"
-"""
 #: Only what was done is told, not what is being prepared.
 TRANSACTION = """\
-if [ "$1" = committed ]; then tell "$@" 2> /dev/null; fi
+if [ "$1" = committed ]; then tell 2> /dev/null; fi
 [ -x "$before" ] || exit 0
-printf %s "$given" | "$before" "$@"
+exec "$before" "$@"
 """
+#: It may keep git from it, and then there is nothing to tell.
 ASKED = """\
-if [ -x "$before" ]; then printf %s "$given" | "$before" "$@" || exit; fi
-tell "$@" 2> /dev/null
+if [ -x "$before" ]; then "$before" "$@" || exit; fi
+tell 2> /dev/null
 exit 0
 """
 
@@ -108,11 +93,7 @@ def _path(root: Path, name: str) -> Path:
 
 def script(name: str, roots: Path) -> str:
     """The hook's whole text."""
-    body = AFTER
-    if name in WITH_STDIN:
-        body = STDIN + (
-            ASKED if name in BEFORE else TRANSACTION if name == "reference-transaction" else WITH_INPUT
-        )
+    body = {"pre-push": ASKED, "reference-transaction": TRANSACTION}.get(name, AFTER)
     quoted = shlex.quote(str(roots))
     return SCRIPT.format(mark=MARK, name=name, aside=ASIDE, roots=quoted, spool=SPOOL, body=body)
 

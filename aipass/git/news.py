@@ -1,0 +1,169 @@
+"""What git did, each thing once: the logs that git keeps of its refs, compared with how far the ledger knows them.
+
+Hooks, a folder that is watched, and a start of the engine all end here, so it does not matter which of them saw a change, or
+whether all did. Called inside the transaction that records the facts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aipass.event import Fact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aipass.ledger import Ledger
+
+SOURCE = "git"
+HEAD, HEADS, REMOTES, TAGS = "HEAD", "refs/heads/", "refs/remotes/", "refs/tags/"
+#: Refs of ours, which nobody's rules are about.
+OURS = "refs/heads/aipass/"
+_LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) .*> (\d+) [-+]\d{4}(?:\t(.*))?")
+_MOVING = re.compile(r"checkout: moving from (.*) to (.*)")
+_NEW_COMMIT = re.compile(r"(commit|cherry-pick|revert|am)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a ref's log: from which commit to which, when (seconds since the epoch), and by what."""
+
+    old: str
+    new: str
+    time: float
+    message: str
+
+    @classmethod
+    def of(cls, line: bytes) -> Entry | None:
+        """From a line of the log's file; None for what is none."""
+        match = _LINE.fullmatch(line)
+        if match is None:
+            return None
+        old, new, time, message = match.groups()
+        return cls(old.decode(), new.decode(), float(time), os.fsdecode(message or b""))
+
+    @property
+    def mark(self) -> str:
+        """What tells it from every other."""
+        return f"{self.old} {self.new} {self.time:.0f} {self.message}"
+
+    @property
+    def makes_commit(self) -> bool:
+        """Whether a commit was made by it, and not only moved to."""
+        return _NEW_COMMIT.match(self.message) is not None
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether another's commits came by it."""
+        return self.message.startswith(("merge ", "pull"))
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A commit: who made it, its first line, the paths that it changed."""
+
+    author: str
+    subject: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GitSeen:
+    """Logs of refs as they are now, oldest entry first, the tags, and what is known of the newer commits.
+
+    `detached`: HEAD is on no branch, so that its own log is the only one to tell of commits.
+    """
+
+    logs: Mapping[str, tuple[Entry, ...]]
+    tags: Mapping[str, str] | None = None
+    about: Mapping[str, About] = field(default_factory=dict)
+    detached: bool = False
+
+
+class GitNews:
+    """How far the ledger knows the logs, and the rules by which entries become facts."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def settle(self, seen: GitSeen) -> list[Fact]:
+        """The facts that were not known yet. What was there when git was first looked at is no news."""
+        is_first = self._ledger.meta("git.baseline") is None
+        facts: list[Fact] = []
+        for ref in sorted(seen.logs, key=lambda ref: ref == HEAD):
+            entries = seen.logs[ref]
+            for entry in self._new(ref, entries):
+                if not is_first:
+                    facts += self._facts(ref, entry, seen)
+                elif entry.makes_commit:
+                    self._is_new_commit(entry.new)
+            if entries:
+                self._know(ref, entries[-1].mark, entries[-1].time)
+        if seen.tags is not None:
+            tags = list(self._tags(seen.tags))
+            facts += [] if is_first else tags
+        if is_first:
+            self._ledger.run("set_meta", {"key": "git.baseline", "value": "1"})
+        return facts
+
+    def _new(self, ref: str, entries: tuple[Entry, ...]) -> list[Entry]:
+        row = self._ledger.one("git_ref", {"ref": ref})
+        if row is None:
+            return list(entries)
+        for at in range(len(entries) - 1, -1, -1):
+            if entries[at].mark == row["known"]:
+                return list(entries[at + 1 :])
+        # The log was cut, or the branch was made anew.
+        return [entry for entry in entries if entry.time > row["time"]]
+
+    def _know(self, ref: str, known: str, time: float) -> None:
+        self._ledger.run("set_git_ref", {"ref": ref, "known": known, "time": time})
+
+    def _is_new_commit(self, sha: str) -> bool:
+        """Whether a commit is told for the first time, on whatever branch."""
+        if self._ledger.one("git_commit", {"sha": sha}) is not None:
+            return False
+        self._ledger.run("insert_git_commit", {"sha": sha})
+        return True
+
+    def _facts(self, ref: str, entry: Entry, seen: GitSeen) -> Iterator[Fact]:
+        about = seen.about.get(entry.new)
+        detail: dict[str, object] = {"sha": entry.new, "old": entry.old, "branch": None}
+        if about is not None:
+            detail |= {"author": about.author, "subject": about.subject}
+        if ref == HEAD:
+            if (moved := _MOVING.fullmatch(entry.message)) is not None:
+                detail |= {"from": moved[1], "branch": moved[2]}
+                yield Fact("git.checkout", SOURCE, ref=entry.new, detail=detail)
+            elif seen.detached and entry.makes_commit and self._is_new_commit(entry.new):
+                yield Fact("git.commit", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
+        elif ref.startswith(HEADS):
+            detail["branch"] = ref.removeprefix(HEADS)
+            if entry.makes_commit:
+                if self._is_new_commit(entry.new):
+                    yield Fact("git.commit", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
+            elif entry.is_merge:
+                yield Fact("git.merge", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
+            else:
+                yield Fact("git.ref", SOURCE, ref=ref, detail=detail | {"reason": entry.message})
+        elif entry.message == "update by push":
+            remote, _, branch = ref.removeprefix(REMOTES).partition("/")
+            detail |= {"remote": remote, "branch": branch}
+            yield Fact("git.push", SOURCE, ref=entry.new, detail=detail)
+        else:
+            yield Fact("git.ref", SOURCE, ref=ref, detail=detail | {"reason": entry.message})
+
+    def _tags(self, tags: Mapping[str, str]) -> Iterator[Fact]:
+        known = {row["ref"]: row["known"] for row in self._ledger.all("git_tags")}
+        for ref, sha in tags.items():
+            if known.get(ref) != sha:
+                self._know(ref, sha, 0.0)
+                detail = {"sha": sha, "old": known.get(ref), "branch": None, "tag": ref.removeprefix(TAGS)}
+                yield Fact("git.ref", SOURCE, ref=ref, detail=detail)
+
+
+def _made(entry: Entry, about: About | None) -> dict[str, object]:
+    return {"paths": list(about.paths) if about is not None else [], "amend": "(amend)" in entry.message}

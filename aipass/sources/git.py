@@ -1,0 +1,205 @@
+"""The git source: tells how the logs of refs stand, whenever a hook or the logs' folders say that something was done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aipass.git import hooks
+from aipass.git.ask import ask
+from aipass.git.news import HEAD, HEADS, OURS, REMOTES, TAGS, About, Entry, GitSeen
+from aipass.sources.emitter import Ground
+from aipass.sources.filesystem import Watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+#: So much of a log's end is read; and so many commits are described that were made while nobody looked.
+TAIL_BYTES, DESCRIBED = 512_000, 500
+#: A commit changes several logs one after the other; then they are read once.
+REST_S = 0.03
+#: Of a commit with more paths, the first are told.
+MAX_PATHS = 1000
+DESCRIBE_TIMEOUT_S = 60.0
+
+
+class Git:
+    """Watches the logs of one repository's refs, and the spool folder of its hooks."""
+
+    name = "git"
+
+    def __init__(self, root: Path, spool: Path) -> None:
+        self._root, self._spool = root, spool / hooks.SPOOL
+        self._tell: Callable[[list[GitSeen]], None] | None = None
+        self._watched: list[Watched] = []
+        self._something, self._settled = threading.Event(), threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        #: What each log was when it was read last, and the entries that were described.
+        self._known: dict[str, tuple[int, int, int]] = {}
+        self._described: set[str] = set()
+
+    def start(self, tell: Callable[[list[GitSeen]], None]) -> None:
+        """Begin to observe; without a repository there is nothing to see."""
+        self._tell = tell
+        found = ask(self._root, "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
+        lines = found[0].removesuffix("\n").split("\n") if found else []
+        if len(lines) != 2:
+            self._settled.set()
+            return
+        own, common = map(Path, lines)
+        self._logs = {own / "logs", common / "logs"}
+        self._own, self._common = own, common
+        for folder in (*self._logs, self._spool):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._watched.append(Watched(Ground(root=str(folder), tell=lambda _: self._something.set())))
+        for watched in self._watched:
+            watched.start()
+        self._something.set()
+        self._thread = threading.Thread(target=self._run, name="git", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all that `start` began."""
+        self._ending = True
+        self._something.set()
+        for watched in self._watched:
+            watched.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def is_settled(self) -> bool:
+        """Whether what was done while nobody looked has been told."""
+        return self._settled.is_set() and not self._something.is_set()
+
+    def _run(self) -> None:
+        assert self._tell is not None
+        while True:
+            self._something.wait()
+            if self._ending:
+                return
+            threading.Event().wait(REST_S)
+            self._take_notes()
+            self._something.clear()
+            seen = self._look()
+            if seen is not None:
+                self._tell([seen])
+            self._settled.set()
+
+    def _take_notes(self) -> None:
+        """What hooks left only says that something was done; what it was, the logs say."""
+        for entry in os.scandir(self._spool):
+            if not entry.name.startswith("."):
+                try:
+                    os.unlink(entry.path)
+                except OSError:
+                    continue
+
+    def _look(self) -> GitSeen | None:
+        changed = {ref: path for ref, path in self._files() if self._is_changed(ref, path)}
+        is_tags = self._is_changed(TAGS, self._common / "refs/tags", self._common / "packed-refs")
+        if not changed and not is_tags:
+            return None
+        logs = {ref: _read(path) for ref, path in changed.items()}
+        new = [
+            entry.new
+            for entries in logs.values()
+            for entry in entries
+            if entry.makes_commit or entry.is_merge
+        ]
+        wanted = [sha for sha in dict.fromkeys(new) if sha not in self._described][-DESCRIBED:]
+        self._described.update(wanted)
+        try:
+            is_detached = not (self._own / "HEAD").read_bytes().startswith(b"ref:")
+        except OSError:
+            is_detached = False
+        tags = (
+            dict(_pairs(ask(self._root, "for-each-ref", f"--format={_TAG}", "refs/tags")))
+            if is_tags
+            else None
+        )
+        return GitSeen(logs, tags, dict(self._describe(wanted)), is_detached)
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """The logs that tell what people do: of HEAD, of branches but ours, and of remotes."""
+        yield HEAD, self._own / "logs/HEAD"
+        top = self._common / "logs"
+        for kind in (HEADS, REMOTES):
+            for folder, _, names in os.walk(top / kind):
+                for name in names:
+                    path = Path(folder, name)
+                    ref = str(path.relative_to(top))
+                    if not ref.startswith(OURS) and not name.endswith(".lock"):
+                        yield ref, path
+
+    def _is_changed(self, ref: str, *paths: Path) -> bool:
+        parts = []
+        for path in paths:
+            try:
+                found = path.stat()
+            except OSError:
+                continue
+            parts.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        now = tuple(map(sum, zip(*parts, strict=True))) if parts else (0, 0, 0)
+        if not parts and ref not in self._known:
+            return False
+        changed = self._known.get(ref) != now
+        self._known[ref] = now  # type: ignore[assignment]
+        return changed
+
+    def _describe(self, shas: list[str]) -> Iterator[tuple[str, About]]:
+        """Author, first line and paths of commits, all by one git."""
+        if not shas:
+            return
+        env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        words = (
+            "log",
+            "--no-walk=unsorted",
+            "--stdin",
+            "-z",
+            "--name-only",
+            "--diff-merges=first-parent",
+            "--no-renames",
+        )
+        command = ["git", "-c", "core.quotePath=false", *words, "--ignore-missing", f"--format={_COMMIT}"]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self._root,
+                env={**env, "GIT_OPTIONAL_LOCKS": "0"},
+                input="\n".join(shas).encode() + b"\n",
+                capture_output=True,
+                check=False,
+                timeout=DESCRIBE_TIMEOUT_S,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return
+        for part in os.fsdecode(done.stdout).split(_BEGIN)[1:]:
+            sha, author, subject, *paths = part.split("\0")
+            names = [path.removeprefix("\n") for path in paths]
+            yield sha, About(author, subject, tuple(name for name in names if name)[:MAX_PATHS])
+
+
+_BEGIN = "\x01\x02\x01"
+_COMMIT = "%x01%x02%x01%H%x00%an%x00%s"
+_TAG = "%(refname)%00%(objectname)%00"
+
+
+def _pairs(words: list[str]) -> Iterable[tuple[str, str]]:
+    clean = [word.strip("\n") for word in words if word.strip("\n")]
+    return zip(clean[::2], clean[1::2], strict=False)
+
+
+def _read(path: Path) -> tuple[Entry, ...]:
+    """The last entries of a log."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return ()
+    return tuple(entry for line in lines if (entry := Entry.of(line)) is not None)

@@ -1,0 +1,258 @@
+"""Git hooks in the set-ups that people have: installed, fired by the real git, taken away; git's work always goes on."""
+
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+from aipass.errors import AipassError, ConfigError
+from aipass.git import hooks
+
+GIT = shutil.which("git") or "git"  # by its path: one test takes PATH away
+NEW = '#!/bin/sh\necho "$0 $* $(cat)" >> ran.txt\nexit 0\n'
+
+
+class Repo:
+    """A repository with one commit."""
+
+    def __init__(self, root, *words):
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self.git("init", "-q", "-b", "main", *words)
+
+    def git(self, *words, check=True, cwd=None, **env):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        clean |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "EMAIL": "a@b.c", **env}
+        return subprocess.run(
+            [GIT, "-c", "user.name=A B", *words], cwd=cwd or self.root, env=clean, capture_output=True, text=True, check=check
+        )  # fmt: skip
+
+    def commit(self, name="file", **more):
+        (self.root / name).write_text(name)
+        self.git("add", name)
+        return self.git("commit", "-q", "-m", f"Add {name}", **more)
+
+    def put(self, path, text=NEW, mode=0o755):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    @property
+    def spool(self):
+        return self.root / ".aipass/spool"
+
+    def install(self):
+        return hooks.install(self.root, self.spool)
+
+    def told(self, name):
+        """Whether a hook has told something since this was asked last."""
+        path = self.spool / hooks.SPOOL / name
+        if not path.exists():
+            return False
+        assert path.read_bytes() == b""
+        path.unlink()
+        return True
+
+
+def listing(folder):
+    """All that is there, exactly."""
+    return {
+        path.name: (stat.S_IMODE(path.lstat().st_mode), os.readlink(path) if path.is_symlink() else path.read_bytes(), path.lstat().st_mtime_ns)
+        for path in folder.iterdir()
+    }  # fmt: skip
+
+
+@pytest.fixture
+def repo(tmp_path):
+    return Repo((tmp_path / "a repo, 'quoted' $HOME").resolve())
+
+
+def test_each_hook_tells(repo, tmp_path):
+    assert {hook.state for hook in repo.install()} == {"installed"}
+    there = Repo(tmp_path / "there.git", "--bare")
+    repo.commit()
+    assert repo.told("post-commit")
+    assert repo.told("reference-transaction")
+    repo.git("checkout", "-q", "-b", "other")
+    assert repo.told("post-checkout")
+    repo.commit("second")
+    repo.git("commit", "-q", "--amend", "-m", "Second")
+    assert repo.told("post-rewrite")
+    repo.git("checkout", "-q", "main")
+    repo.git("merge", "-q", "--no-ff", "-m", "Merge", "other")
+    assert repo.told("post-merge")
+    repo.git("push", "-q", str(there.root), "main")
+    assert repo.told("pre-push")
+
+
+@pytest.mark.parametrize("name", hooks.HOOKS)
+def test_the_hook_that_was_there_runs_as_before_and_comes_back_byte_for_byte(repo, name, tmp_path):
+    where = repo.root / ".git/hooks"
+    repo.put(where / name)
+    before = listing(where)
+    repo.install()
+    there = Repo(tmp_path / "there.git", "--bare")
+    repo.commit()
+    repo.git("commit", "-q", "--amend", "-m", "x")
+    repo.git("checkout", "-q", "-b", "other")
+    repo.commit("second")
+    repo.git("checkout", "-q", "main")
+    repo.git("merge", "-q", "--no-ff", "-m", "Merge", "other")
+    repo.git("push", "-q", str(there.root), "main")
+    ran = (repo.root / "ran.txt").read_text()
+    assert name in ran
+    if name == "pre-push":
+        assert f"{there.root} {there.root} refs/heads/main" in ran
+    assert repo.told(name)
+    hooks.uninstall(repo.root)
+    assert listing(where) == before
+    assert not (repo.root / ".git/aipass/roots").exists()
+
+
+@pytest.mark.parametrize("name", ["pre-push", "reference-transaction"])
+def test_the_status_of_the_hook_that_was_there_is_the_hooks(repo, name, tmp_path):
+    there = Repo(tmp_path / "there.git", "--bare")
+    repo.commit()
+    repo.put(repo.root / ".git/hooks" / name, "#!/bin/sh\necho no >&2\nexit 1\n")
+    repo.install()
+    if name == "pre-push":
+        done = repo.git("push", "-q", str(there.root), "main", check=False)
+        assert not repo.told("pre-push"), "what did not happen is not told"
+    else:
+        done = repo.git("branch", "x", check=False)
+    assert done.returncode != 0
+    assert "no" in done.stderr
+
+
+def test_a_hook_that_git_would_not_run_is_not_run(repo):
+    where = repo.root / ".git/hooks"
+    repo.put(where / "post-commit", mode=0o644)
+    before = listing(where)
+    repo.install()
+    repo.commit()
+    assert not (repo.root / "ran.txt").exists()
+    hooks.uninstall(repo.root)
+    assert listing(where) == before
+
+
+def test_a_hook_that_is_a_link_comes_back_as_one(repo):
+    real = repo.put(repo.root / "scripts/hook")
+    where = repo.root / ".git/hooks"
+    (where / "post-commit").symlink_to("../../scripts/hook")
+    repo.install()
+    repo.commit()
+    assert "post-commit" in (repo.root / "ran.txt").read_text()
+    hooks.uninstall(repo.root)
+    assert os.readlink(where / "post-commit") == "../../scripts/hook"
+    assert real.read_text() == NEW
+
+
+@pytest.mark.parametrize("where", [".husky/_", ".githooks", "/absolute"])
+def test_hooks_lie_where_git_looks_for_them(repo, where, tmp_path):
+    path = tmp_path / "shared hooks" if where == "/absolute" else repo.root / where
+    repo.put(path / "post-commit")
+    repo.git("config", "core.hooksPath", str(path) if where == "/absolute" else where)
+    repo.install()
+    repo.commit()
+    assert repo.told("post-commit")
+    assert "post-commit" in (repo.root / "ran.txt").read_text()
+    hooks.uninstall(repo.root)
+    assert sorted(one.name for one in path.iterdir()) == ["post-commit"]
+
+
+def test_every_worktree_that_is_a_root_is_told(repo, tmp_path):
+    repo.commit()
+    other = Repo.__new__(Repo)
+    other.root = (tmp_path / "other").resolve()
+    repo.git("worktree", "add", "-q", str(other.root), "-b", "side")
+    repo.install()
+    other.install()
+    other.commit("there")
+    assert repo.told("post-commit")
+    assert other.told("post-commit")
+    hooks.uninstall(other.root)
+    assert {hook.state for hook in hooks.status(repo.root)} == {"installed"}, (
+        "the first root still wants them"
+    )
+    hooks.uninstall(repo.root)
+    assert {hook.state for hook in hooks.status(repo.root)} == {"missing"}
+
+
+def test_in_a_submodule_and_in_a_bare_repository(repo, tmp_path):
+    inner = Repo(tmp_path / "inner")
+    inner.commit()
+    repo.commit()
+    repo.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(inner.root), "sub")
+    sub = Repo.__new__(Repo)
+    sub.root = repo.root / "sub"
+    sub.install()
+    sub.commit("x")
+    assert sub.told("post-commit")
+    bare = Repo(tmp_path / "bare.git", "--bare")
+    bare.install()
+    repo.git("push", "-q", str(bare.root), "main")
+    assert bare.told("reference-transaction")
+
+
+@pytest.mark.parametrize("missing", ["spool", "roots", "environment"])
+def test_git_works_on_whatever_is_missing(repo, missing):
+    repo.install()
+    if missing == "spool":
+        subprocess.run(["rm", "-rf", repo.root / ".aipass"], check=True)
+    elif missing == "roots":
+        (repo.root / ".git/aipass/roots").unlink()
+    done = repo.commit(
+        **({"PATH": "/nonexistent", "HOME": "/nonexistent"} if missing == "environment" else {})
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+    if missing == "environment":
+        assert repo.told("post-commit")
+
+
+def test_what_cannot_be_told_is_no_error_of_gits(repo):
+    repo.install()
+    (repo.spool / "git").rmdir()
+    (repo.spool / "git").write_text("a file in its place")
+    done = repo.commit()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_somebody_has_put_in_its_place_is_theirs(repo):
+    where = repo.root / ".git/hooks"
+    repo.put(where / "post-commit", "#!/bin/sh\n# of before\n")
+    repo.install()
+    repo.put(where / "post-commit", "#!/bin/sh\n# anew\n")
+    (hook,) = [hook for hook in hooks.status(repo.root) if hook.name == "post-commit"]
+    assert (hook.state, hook.chained) == ("other", True)
+    with pytest.raises(AipassError, match="another hook took the place of ours"):
+        repo.install()
+    hooks.uninstall(repo.root)
+    assert "anew" in (where / "post-commit").read_text()
+    assert "of before" in (where / "post-commit.before-aipass").read_text(), "nothing is lost"
+
+
+def test_installing_twice_is_installing_once_and_mends_what_was_edited(repo):
+    repo.put(repo.root / ".git/hooks/post-commit")
+    repo.install()
+    before = listing(repo.root / ".git/hooks")
+    repo.install()
+    assert listing(repo.root / ".git/hooks") == before
+    path = repo.root / ".git/hooks/post-merge"
+    path.write_text(path.read_text() + "exit 1\n")
+    assert [hook.name for hook in hooks.status(repo.root) if hook.state == "changed"] == ["post-merge"]
+    repo.install()
+    assert {hook.state for hook in hooks.status(repo.root)} == {"installed"}
+
+
+def test_without_a_repository_it_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="is not in a git repository"):
+        hooks.install(tmp_path, tmp_path / "spool")
+
+
+def test_a_root_with_a_newline_is_refused(tmp_path):
+    repo = Repo(tmp_path / "two\nlines")
+    with pytest.raises(ConfigError, match="holds a newline"):
+        repo.install()

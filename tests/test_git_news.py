@@ -1,0 +1,248 @@
+"""What git did becomes events, each once: by hooks, by other clients, and while no engine ran."""
+
+import json
+import os
+
+import pytest
+
+from aipass.event import Fact
+from aipass.git.news import HEAD, About, Entry, GitNews, GitSeen
+from aipass.ledger import Ledger
+
+ZERO = "0" * 40
+
+
+def sha(number):
+    return f"{number:040x}"
+
+
+def entry(old, new, message, time=None):
+    return Entry(sha(old), sha(new), float(time if time is not None else new), message)
+
+
+@pytest.fixture
+def news(tmp_path):
+    ledger = Ledger.open(tmp_path / "l.db")
+
+    def settle(logs, **more):
+        with ledger.transaction():
+            return GitNews(ledger).settle(
+                GitSeen({ref: tuple(entries) for ref, entries in logs.items()}, **more)
+            )
+
+    settle.ledger = ledger
+    yield settle
+    ledger.close()
+
+
+MAIN = "refs/heads/main"
+
+
+def kinds(facts):
+    return [(fact.kind, fact.detail["branch"], fact.detail["sha"][-1]) for fact in facts]
+
+
+def test_what_was_there_at_first_is_no_news_and_what_comes_is_told_once(news):
+    log = [entry(0, 1, "commit (initial): a")]
+    assert news({MAIN: log, HEAD: log}, tags={"refs/tags/v1": sha(1)}) == []
+    log = [*log, entry(1, 2, "commit: b"), entry(2, 3, "commit (amend): b")]
+    found = news({MAIN: log, HEAD: log})
+    assert kinds(found) == [("git.commit", "main", "2"), ("git.commit", "main", "3")]
+    assert [fact.detail["amend"] for fact in found] == [False, True]
+    assert news({MAIN: log, HEAD: log}) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("commit: x", "git.commit"),
+        ("commit (merge): x", "git.commit"),
+        ("cherry-pick: x", "git.commit"),
+        ("revert: Revert x", "git.commit"),
+        ("am: x", "git.commit"),
+        ("merge other: Fast-forward", "git.merge"),
+        ("pull --rebase: Fast-forward", "git.merge"),
+        ("rebase (finish): refs/heads/main onto 1", "git.ref"),
+        ("reset: moving to HEAD~1", "git.ref"),
+        ("branch: Created from main", "git.ref"),
+        ("commitment to nothing", "git.ref"),
+        ("", "git.ref"),
+    ],
+)
+def test_what_an_entry_means_follows_from_its_message(news, message, kind):
+    news({MAIN: [entry(0, 1, "commit (initial): a")]})
+    found = news({MAIN: [entry(0, 1, "commit (initial): a"), entry(1, 2, message)]})
+    assert [fact.kind for fact in found] == [kind]
+
+
+def test_a_rebase_of_many_is_one_event(news):
+    news({MAIN: [entry(0, 1, "commit (initial): a")]})
+    picks = [entry(n, n + 1, "rebase (pick): x") for n in range(2, 500)]
+    finish = entry(1, 500, "rebase (finish): refs/heads/main onto 2")
+    found = news({MAIN: [entry(0, 1, "commit (initial): a"), finish], HEAD: picks}, detached=False)
+    assert [(fact.kind, fact.detail["old"], fact.detail["sha"]) for fact in found] == [
+        ("git.ref", sha(1), sha(500))
+    ]
+
+
+def test_commits_on_no_branch_are_told_by_head_alone(news):
+    first = entry(0, 1, "commit (initial): a")
+    news({MAIN: [first], HEAD: [first]})
+    head = [first, entry(1, 1, "checkout: moving from main to v1"), entry(1, 2, "commit: loose")]
+    found = news({HEAD: head}, detached=True)
+    assert kinds(found) == [("git.checkout", "v1", "1"), ("git.commit", None, "2")]
+    # A branch that is made there later tells the same commit not again.
+    assert news({"refs/heads/new": [entry(1, 2, "commit: loose")]}) == []
+
+
+def test_a_log_that_was_cut_tells_what_is_newer(news):
+    news({MAIN: [entry(0, 5, "commit: a")]})
+    found = news({MAIN: [entry(3, 4, "commit: old"), entry(6, 7, "commit: b"), entry(7, 8, "commit: c")]})
+    assert kinds(found) == [("git.commit", "main", "7"), ("git.commit", "main", "8")]
+
+
+def test_pushes_and_new_tags(news):
+    news({"refs/remotes/origin/main": [entry(0, 1, "fetch: x")]}, tags={"refs/tags/v1": sha(1)})
+    log = [entry(0, 1, "fetch: x"), entry(1, 2, "update by push"), entry(2, 3, "fetch origin: fast-forward")]
+    found = news({"refs/remotes/origin/main": log}, tags={"refs/tags/v1": sha(1), "refs/tags/v2": sha(2)})
+    assert [(fact.kind, fact.ref) for fact in found] == [
+        ("git.push", sha(2)),
+        ("git.ref", "refs/remotes/origin/main"),
+        ("git.ref", "refs/tags/v2"),
+    ]
+    assert (found[0].detail["remote"], found[0].detail["branch"]) == ("origin", "main")
+    assert news({}, tags={"refs/tags/v1": sha(1), "refs/tags/v2": sha(2)}) == []
+
+
+def test_who_and_what_is_told_where_it_is_known(news):
+    news({MAIN: [entry(0, 1, "commit (initial): a")]})
+    about = {sha(2): About("A B", "Add x", ("x",))}
+    (fact,) = news({MAIN: [entry(0, 1, "commit (initial): a"), entry(1, 2, "commit: Add x")]}, about=about)
+    detail = {
+        "sha": sha(2),
+        "old": sha(1),
+        "branch": "main",
+        "author": "A B",
+        "subject": "Add x",
+        "paths": ["x"],
+        "amend": False,
+    }
+    assert fact == Fact("git.commit", "git", ref=sha(2), detail=detail)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (f"{sha(1)} {sha(2)} A <a@b> 1700000000 +0100\tcommit: x".encode(), "commit: x"),
+        (f"{sha(1)} {sha(2)} A <a@b> 1700000000 +0100".encode(), ""),
+        (f"{sha(1)} {sha(2)} Ä > <a@b> 1700000000 -0800\tx\ty".encode(), "x\ty"),
+        (b"", None),
+        (b"half a li", None),
+    ],
+)
+def test_a_line_of_a_log(line, expected):
+    found = Entry.of(line)
+    assert (None if found is None else found.message) == expected
+
+
+# -- with the real git ---------------------------------------------------------------------------------------------------
+
+
+def commit(repository, name, *words):
+    repository.write(name, name)
+    git(repository, "add", name)
+    git(repository, "commit", "-q", "-m", f"Add {name}", *words)
+
+
+def git(repository, *words):
+    import subprocess
+
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    words = ("git", "-c", "user.name=A B", "-c", "user.email=a@b.c", *words)
+    return subprocess.run(
+        words, cwd=repository.root, env=env, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def told(repository, kind="git.*"):
+    lines = repository.aipass("events", "--json", "--kind", kind).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+RULE = (
+    '[agents.reviewer]\ndriver = "command"\ncommand = ["cat"]\nowns = []\n'
+    '[[on]]\nname = "review"\nevent = "git.commit"\nbranch = "main"\npaths = ["src/"]\n'
+    'dispatch = "reviewer"\ntask = "Review {sha}: {subject} by {author}"\n'
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hooked", [True, False])
+def test_a_commit_starts_an_agent_with_hooks_and_without(repository, hooked):
+    repository.write("aipass.toml", RULE)
+    git(repository, "checkout", "-q", "-B", "main")
+    commit(repository, "before.txt")
+    repository.aipass("init")
+    if hooked:
+        assert "post-commit" in repository.aipass("git", "install").stdout
+    repository.aipass("up", "--detach")
+    repository.wait_for(lambda: repository.aipass("status", "--json"), "the engine")
+    commit(repository, "src/x.py")
+    answer = repository.answer("reviewer/review.*.md").read_text()
+    head = git(repository, "rev-parse", "HEAD").strip()
+    assert answer == f"Review {head}: Add src/x.py by A B"
+    commit(repository, "docs.txt")
+    repository.wait_for(lambda: len(told(repository, "git.commit")) == 2, "the second commit")
+    assert [event["detail"]["paths"] for event in told(repository, "git.commit")] == [
+        ["src/x.py"],
+        ["docs.txt"],
+    ]
+    dispatches = json.loads(repository.aipass("dispatches", "--json").stdout)
+    assert len(dispatches) == 1, "the other is none of its paths"
+    if hooked:
+        repository.wait_for(
+            lambda: not list((repository.root / ".aipass/spool/git").iterdir()), "the hooks' files"
+        )
+
+
+@pytest.mark.slow
+def test_what_was_done_while_no_engine_ran_is_told_once(repository):
+    repository.write("aipass.toml", RULE)
+    git(repository, "checkout", "-q", "-B", "main")
+    commit(repository, "before.txt")
+    repository.aipass("init")
+    repository.aipass("git", "install")
+    repository.aipass("up", "--until-idle")
+    assert told(repository) == []
+    for number in range(3):
+        commit(repository, f"src/{number}.py")
+    git(repository, "checkout", "-q", "-b", "other")
+    commit(repository, "src/other.py")
+    git(repository, "checkout", "-q", "main")
+    git(repository, "merge", "-q", "other")
+    git(repository, "tag", "v1")
+    repository.aipass("up", "--until-idle")
+    repository.aipass("up", "--until-idle")
+    found = [(event["kind"], str(event["detail"]["branch"])) for event in told(repository)]
+    assert sorted(found) == sorted(
+        [
+            *[("git.commit", "main")] * 3,
+            ("git.ref", "other"),  # it was made
+            ("git.checkout", "other"),
+            ("git.commit", "other"),
+            ("git.checkout", "main"),
+            ("git.merge", "main"),
+            ("git.ref", "None"),  # the tag
+        ]
+    )
+    dispatches = json.loads(repository.aipass("dispatches", "--json").stdout)
+    assert [one["state"] for one in dispatches] == ["succeeded"] * 3
+
+
+@pytest.mark.slow
+def test_an_agent_installs_no_hooks(repository):
+    repository.write("aipass.toml", RULE)
+    repository.aipass("init")
+    done = repository.aipass("git", "install", check=3, env={"AIPASS_AGENT": "reviewer"})
+    assert "`git install` is for people, and `reviewer` is an agent" in done.stderr
+    assert "not installed" in repository.aipass("git", "status").stdout
