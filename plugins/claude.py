@@ -161,7 +161,8 @@ class ClaudeDriver:
                 return "\n".join(filter(None, map(_shown, _parts(found)))) or None
             case "result":
                 turns, cost = found.get("num_turns"), found.get("total_cost_usd")
-                return f"= {found.get('subtype')}, {turns} turns, {cost} US dollars"
+                how = "succeeded" if found.get("is_error") is False else "failed"
+                return f"= {how}, {turns} turn{'' if turns == 1 else 's'}, {cost} US dollars"
         return None
 
 

@@ -55,8 +55,10 @@ def test_python_examples_run(text, pytester):
         pytester.runpytest("-p", "no:randomly").assert_outcomes(passed=1)
         return
     if "DriverContract" in text:
-        pytester.makepyfile(text)
+        pytester.makepyfile(mycli=blocks(ROOT / "docs/drivers.md", "python")[0], test_mycli=text)
+        pytester.syspathinsert()
         assert pytester.runpytest("-p", "no:randomly").ret == 0
+        return
     module = type(sys)("example")
     exec(compile(text, "example", "exec"), module.__dict__)
     plugins = Plugins()

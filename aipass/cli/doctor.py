@@ -213,6 +213,7 @@ def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str])
 
 def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str]) -> Iterator[Finding]:
     """Each agent CLI on this machine: whether it starts behind the layers, and whether anything signs it in."""
+    from aipass.dispatch.driver import tail
     from aipass.plugins import Plugins
 
     plugins = Plugins()
@@ -232,12 +233,14 @@ def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str
             "tree": [],
         }
         ground |= {"own": [str(layout.run_spool(run))], "tmp": f"{layout.root}/.aipass/tmp/{run}"}
-        said, record = _run(supervisors, layout, run, [path, "--version"], ground if there else None)
+        # A home of its own: some write there before they say anything.
+        own = {"HOME": str(ground["tmp"]), "TMPDIR": str(ground["tmp"])} if there else {}
+        asked = [path, "--version"]
+        said, record = _run(supervisors, layout, run, asked, ground if there else None, own)
         version = next((line.strip() for line in said.splitlines() if any(map(str.isdigit, line))), "")
         if record is None or record["exit"] != 0:
-            yield Finding(
-                f"driver {name}", "wrong", f"{path} --version: {json.dumps(record)}", "try it by hand"
-            )
+            why = tail(layout.run(run) / wire.STDERR) or "it does not come back"
+            yield Finding(f"driver {name}", "wrong", f"{path} --version: {why}", "try it by hand")
             continue
         behind = (
             f"starts behind {' and '.join(there)}, where it is asked nothing"
@@ -270,7 +273,12 @@ _WITHOUT = {
 
 
 def _run(
-    supervisors: Supervisors, layout: Layout, run: int, argv: list[str], ground: dict[str, Any] | None
+    supervisors: Supervisors,
+    layout: Layout,
+    run: int,
+    argv: list[str],
+    ground: dict[str, Any] | None,
+    env: dict[str, str] | None = None,
 ) -> tuple[str, dict[str, Any] | None]:
     """What a program prints that the supervisor runs, and how it ended."""
     folder = layout.run(run)
@@ -278,7 +286,7 @@ def _run(
     (folder / wire.PROMPT).write_text("probe")
     message = {"run": run, "agent": "probe", "folder": str(folder), "root": str(layout.root), "argv": argv}
     message |= {
-        "env": dict(os.environ),
+        "env": {**os.environ, **(env or {})},
         "cwd": str(layout.root),
         "stdin": True,
         "timeout_s": 60,

@@ -12,6 +12,7 @@ import click
 from aipass.cli.ask import ask, check_agent
 from aipass.cli.output import poll
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError, ConfigError, NoEngineError
+from aipass.event import plain
 from aipass.layout import find_root
 from aipass.request import MAX_REQUEST_BYTES
 
@@ -77,7 +78,22 @@ def command(
     if row is None:
         return 0
     click.echo(row["dispatch"], err=wait)
+    _tell_pause(layout, agent)
     return _wait(layout, row["dispatch"], limit) if wait else 0
+
+
+def _tell_pause(layout: Layout, agent: str) -> None:
+    """Say what keeps the work from starting, so that nobody waits for nothing."""
+    from aipass.config_quick import agents
+    from aipass.ledger import Ledger
+
+    names = {"agent": agent, "driver": agents(layout).get(agent, {}).get("driver")}
+    ledger = Ledger.read(layout.ledger)
+    for pause in ledger.all("pauses"):
+        if names.get(pause["kind"]) == pause["name"]:
+            text = f"it waits: {pause['kind']} {pause['name']} is paused: {plain(pause['reason'])}"
+            click.echo(f"{text}; `aipass resume {pause['name']}` ends that", err=True)
+    ledger.close()
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -139,6 +155,9 @@ def _wait(layout: Layout, dispatch: int, limit: float | None) -> int:
         click.echo(f"dispatch {dispatch} is blocked: {row['reason']}", err=True)
         return EXIT_REFUSED
     sys.stdout.flush()
-    sys.stdout.buffer.write((layout.root / row["answer"]).read_bytes())
+    said = (layout.root / row["answer"]).read_bytes()
+    sys.stdout.buffer.write(said)
+    if sys.stdout.isatty() and not said.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
     sys.stdout.buffer.flush()
     return 0 if row["state"] == "succeeded" else EXIT_FAILED

@@ -78,6 +78,9 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
             else ""
         )
         click.echo(f"  run {run['id']:<5} {how}{ended}, process {run['pid'] or '-'}")
+    for refused in ledger.all("refused_of", {"dispatch": row["id"]}):
+        reason = json.loads(refused["detail"])["reason"]
+        click.echo(f"  refused   {plain(str(printable(refused['path'])))}: {plain(reason)}")
     if used := _used(found["usage"] or {}):
         click.echo(f"  used      {used}")
     click.echo(f"  answer    {found['answer'] or '-'}")

@@ -147,7 +147,8 @@ def _show(found: dict[str, Any]) -> None:
         until = (
             f" until {clock(datetime.fromisoformat(pause['until']).timestamp())}" if pause["until"] else ""
         )
-        click.secho(f"paused   {pause['kind']} {pause['name']}{until}: {pause['reason']}", fg="yellow")
+        text = f"paused   {pause['kind']} {pause['name']}{until}: {pause['reason']}"
+        click.secho(f"{text}; `aipass resume {pause['name']}` ends that", fg="yellow")
     for text in found["attention"]:
         click.secho(f"note     {text}", fg="yellow")
     click.echo()

@@ -484,3 +484,9 @@ SELECT 1 FROM git_commits WHERE sha = :sha
 -- name: insert_git_commit
 -- It is told, once.
 INSERT INTO git_commits (sha) VALUES (:sha)
+
+-- name: refused_of
+-- Paths that the fence refused the last run of a dispatch, a few of them.
+SELECT path, max(detail) AS detail FROM events
+WHERE kind = 'write.denied' AND run = (SELECT max(id) FROM runs WHERE dispatch = :dispatch)
+GROUP BY path ORDER BY min(id) LIMIT 5

@@ -23,7 +23,7 @@ ROOT_NEVER = {
     ".aipass": "this is the engine's own folder",
 }
 ANYWHERE_NEVER = {
-    ".git": "git's own files; `aipass git commit` and `aipass pr` commit for agents",
+    ".git": "git's own files; people commit what agents have written",
     "aipass.toml": "a nested root is not an agent's to make or change",
 }
 STATE, TRINITY = ".aipass", ".trinity"
