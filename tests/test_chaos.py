@@ -97,7 +97,7 @@ def everything_is_in_order(repository, expected: int):
         assert json.loads(answer.with_suffix(".json").read_text())["state"] == "succeeded"
     assert list(root.glob("inbox/*/*")) == []
     assert [p for p in (root / ".aipass/spool").rglob("*") if p.is_file()] == []
-    assert [p.name for p in (root / ".aipass/spool").iterdir()] == ["human"]
+    assert sorted(p.name for p in (root / ".aipass/spool").iterdir()) == ["git", "human"]
     leftovers = [p for p in root.rglob("*") if p.name.endswith(".tmp") or ".exit." in p.name]
     assert leftovers == []
 
