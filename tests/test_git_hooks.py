@@ -197,6 +197,39 @@ def test_in_a_submodule_and_in_a_bare_repository(repo, tmp_path):
     assert bare.told("reference-transaction")
 
 
+HUSKY = '#!/usr/bin/env sh\n. "$(dirname "$0")/h"'
+H = 'n=$(basename "$0")\ns=$(dirname "$(dirname "$0")")/$n\n[ ! -f "$s" ] && exit 0\nsh -e "$s" "$@"\nexit $?\n'
+
+
+def test_huskys_hooks_find_their_own_by_their_name_as_before(repo, tmp_path):
+    there = Repo(tmp_path / "there.git", "--bare")
+    repo.commit()
+    repo.put(repo.root / ".husky/_/h", H, 0o644)
+    for name in ("pre-push", "post-commit"):
+        repo.put(repo.root / ".husky/_" / name, HUSKY)
+    repo.put(repo.root / ".husky/pre-push", "exit 1\n", 0o644)
+    repo.put(repo.root / ".husky/post-commit", 'echo "$0 $*" > ran.txt\n', 0o644)
+    repo.git("config", "core.hooksPath", ".husky/_")
+    repo.install()
+    repo.commit("second")
+    assert (repo.root / "ran.txt").read_text().startswith(".husky/post-commit")
+    assert repo.git("push", "-q", str(there.root), "main", check=False).returncode != 0
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a link"])
+def test_whatever_stands_where_a_note_goes_is_left_alone(repo, what):
+    repo.install()
+    victim = repo.root / "victim"
+    victim.write_text("precious")
+    note = repo.spool / "git/post-commit"
+    if what == "a pipe":
+        os.mkfifo(note)
+    else:
+        note.symlink_to(victim)
+    assert repo.commit().returncode == 0
+    assert victim.read_text() == "precious"
+
+
 @pytest.mark.parametrize("missing", ["spool", "roots", "environment"])
 def test_git_works_on_whatever_is_missing(repo, missing):
     repo.install()

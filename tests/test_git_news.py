@@ -206,6 +206,22 @@ def test_a_commit_starts_an_agent_with_hooks_and_without(repository, hooked):
 
 
 @pytest.mark.slow
+def test_no_name_and_no_subject_can_say_what_another_commit_is(repository):
+    repository.write("aipass.toml", RULE)
+    git(repository, "checkout", "-q", "-B", "main")
+    repository.aipass("init")
+    repository.aipass("up", "--until-idle")
+    commit(repository, "zz\x01\x02\x01q")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "x\x01\x02\x01y")
+    os.mkfifo(repository.root / ".git/logs/refs/heads/pipe")
+    repository.aipass("up", "--until-idle")
+    found = [
+        (event["detail"]["subject"], event["detail"]["paths"]) for event in told(repository, "git.commit")
+    ]
+    assert found == [("Add zz\x01\x02\x01q", ["zz\x01\x02\x01q"]), ("x\x01\x02\x01y", [])]
+
+
+@pytest.mark.slow
 def test_what_was_done_while_no_engine_ran_is_told_once(repository):
     repository.write("aipass.toml", RULE)
     git(repository, "checkout", "-q", "-B", "main")

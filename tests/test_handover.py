@@ -303,11 +303,12 @@ def test_a_sign_in_may_be_written_and_nothing_else_of_it(own):
     """What lies beside it, and what could be put in its place, is the user's alone: the next run is granted what stands there."""
     home = own.base / "user"
     home.mkdir()
+    (own.root / "dir").mkdir()
     sign_in, other = home / "auth.json", home / "auth.json.work"
     sign_in.write_text("old")
     other.write_text("another account's")
     code = f"""
-import shutil
+ROOT = os.environ['AIPASS_ROOT']
 os.chdir({str(home)!r})
 open('auth.json', 'w').write('refreshed')
 def attempt(what):
@@ -319,6 +320,10 @@ attempt(lambda: os.unlink('auth.json'))
 attempt(lambda: os.rename('auth.json', 'gone'))
 attempt(lambda: os.symlink('/etc/passwd', 'auth.json.lock'))
 attempt(lambda: os.link('auth.json', 'second'))
+attempt(lambda: os.link('auth.json', ROOT + '/dir/second'))
+open(ROOT + '/dir/plain', 'w').close()
+os.symlink('/etc/passwd', ROOT + '/dir/link')
+for name in ('plain', 'link'): attempt(lambda: os.rename(ROOT + '/dir/' + name, 'auth.json'))
 attempt(lambda: os.mkdir('auth.json.d'))
 """
     done = own.py("a", START + code, files=[str(sign_in)])

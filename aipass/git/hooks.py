@@ -35,25 +35,32 @@ before=${{0%/*}}/$name{aside}
 tell() {{
     [ -r {roots} ] || return 0
     while IFS= read -r root; do
-        [ -d "$root/.aipass/spool/{spool}" ] && printf '' > "$root/.aipass/spool/{spool}/$name"
+        note=$root/.aipass/spool/{spool}/$name
+        [ -e "$note" ] || [ -L "$note" ] || [ ! -d "${{note%/*}}" ] || printf '' > "$note"
     done < {roots}
+}}
+# A script of sh goes on in this shell: some find their own files, and their name, by $0.
+is_sh() {{
+    IFS= read -r first < "$before"
+    case $first in '#!/bin/sh' | '#!/usr/bin/sh' | '#!/usr/bin/env sh') return 0 ;; esac
+    return 1
 }}
 {body}"""
 #: The hook of before goes last, with arguments and stdin as they came, and its status is ours.
+CHAINED = """\
+[ -x "$before" ] || exit 0
+if is_sh; then . "$before"; else exec "$before" "$@"; fi
+"""
 AFTER = """\
 tell 2> /dev/null
-[ -x "$before" ] || exit 0
-exec "$before" "$@"
 """
 #: Only what was done is told, not what is being prepared.
 TRANSACTION = """\
 if [ "$1" = committed ]; then tell 2> /dev/null; fi
-[ -x "$before" ] || exit 0
-exec "$before" "$@"
 """
 #: It may keep git from it, and then there is nothing to tell.
 ASKED = """\
-if [ -x "$before" ]; then "$before" "$@" || exit; fi
+if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
 tell 2> /dev/null
 exit 0
 """
@@ -85,7 +92,7 @@ def common(root: Path) -> Path:
 
 def _path(root: Path, name: str) -> Path:
     # With -z git ends what it says by a newline all the same; a path may end with one itself.
-    found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name)
+    found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name, bare=True)
     if not found:
         raise ConfigError(f"{root}: is not in a git repository; `git init` makes one")
     return Path(found[0].removesuffix("\n"))
@@ -93,7 +100,7 @@ def _path(root: Path, name: str) -> Path:
 
 def script(name: str, roots: Path) -> str:
     """The hook's whole text."""
-    body = {"pre-push": ASKED, "reference-transaction": TRANSACTION}.get(name, AFTER)
+    body = {"pre-push": ASKED, "reference-transaction": TRANSACTION + CHAINED}.get(name, AFTER + CHAINED)
     quoted = shlex.quote(str(roots))
     return SCRIPT.format(mark=MARK, name=name, aside=ASIDE, roots=quoted, spool=SPOOL, body=body)
 

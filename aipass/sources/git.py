@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import structlog
 
 from aipass.git import hooks
 from aipass.git.ask import ask
 from aipass.git.news import HEAD, HEADS, OURS, REMOTES, TAGS, About, Entry, GitSeen
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
+from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+logger = structlog.get_logger("aipass")
 
 #: So much of a log's end is read; and so many commits are described that were made while nobody looked.
 TAIL_BYTES, DESCRIBED = 512_000, 500
@@ -23,7 +27,7 @@ TAIL_BYTES, DESCRIBED = 512_000, 500
 REST_S = 0.03
 #: Of a commit with more paths, the first are told.
 MAX_PATHS = 1000
-DESCRIBE_TIMEOUT_S = 60.0
+MAX_SUBJECT = 2000
 
 
 class Git:
@@ -82,15 +86,21 @@ class Git:
             if self._ending:
                 return
             threading.Event().wait(REST_S)
-            self._take_notes()
             self._something.clear()
-            seen = self._look()
+            try:
+                self._take_notes()
+                seen = self._look()
+            except Exception:
+                # What lies there is anybody's; the next time may be better.
+                logger.exception("what git did cannot be read")
+                seen = None
             if seen is not None:
                 self._tell([seen])
             self._settled.set()
 
     def _take_notes(self) -> None:
         """What hooks left only says that something was done; what it was, the logs say."""
+        self._spool.mkdir(parents=True, exist_ok=True)
         for entry in os.scandir(self._spool):
             if not entry.name.startswith("."):
                 try:
@@ -113,7 +123,8 @@ class Git:
         wanted = [sha for sha in dict.fromkeys(new) if sha not in self._described][-DESCRIBED:]
         self._described.update(wanted)
         try:
-            is_detached = not (self._own / "HEAD").read_bytes().startswith(b"ref:")
+            with open_regular(self._own / "HEAD") as file:
+                is_detached = not file.read(10).startswith(b"ref:")
         except OSError:
             is_detached = False
         tags = (
@@ -151,40 +162,15 @@ class Git:
         return changed
 
     def _describe(self, shas: list[str]) -> Iterator[tuple[str, About]]:
-        """Author, first line and paths of commits, all by one git."""
-        if not shas:
-            return
-        env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        words = (
-            "log",
-            "--no-walk=unsorted",
-            "--stdin",
-            "-z",
-            "--name-only",
-            "--diff-merges=first-parent",
-            "--no-renames",
-        )
-        command = ["git", "-c", "core.quotePath=false", *words, "--ignore-missing", f"--format={_COMMIT}"]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=self._root,
-                env={**env, "GIT_OPTIONAL_LOCKS": "0"},
-                input="\n".join(shas).encode() + b"\n",
-                capture_output=True,
-                check=False,
-                timeout=DESCRIBE_TIMEOUT_S,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return
-        for part in os.fsdecode(done.stdout).split(_BEGIN)[1:]:
-            sha, author, subject, *paths = part.split("\0")
-            names = [path.removeprefix("\n") for path in paths]
-            yield sha, About(author, subject, tuple(name for name in names if name)[:MAX_PATHS])
+        """Author, first line and paths of commits. Read by NUL alone, which none of them can hold."""
+        for sha in shas:
+            told = ask(self._root, "log", "-1", "-z", "--format=%an%x00%s", sha)
+            if len(told) == 2:
+                words = ("diff-tree", "-z", "-r", "--root", "--no-commit-id", "--name-only", "--no-renames")
+                paths = ask(self._root, *words, "--diff-merges=first-parent", sha)
+                yield sha, About(told[0], told[1][:MAX_SUBJECT], tuple(paths[:MAX_PATHS]))
 
 
-_BEGIN = "\x01\x02\x01"
-_COMMIT = "%x01%x02%x01%H%x00%an%x00%s"
 _TAG = "%(refname)%00%(objectname)%00"
 
 
@@ -196,10 +182,11 @@ def _pairs(words: list[str]) -> Iterable[tuple[str, str]]:
 def _read(path: Path) -> tuple[Entry, ...]:
     """The last entries of a log."""
     try:
-        with path.open("rb") as file:
+        # An agent's program outside the fence may have put a pipe there, or something endless.
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read().split(b"\n")
+            lines = file.read(TAIL_BYTES).split(b"\n")
     except OSError:
         return ()
     return tuple(entry for line in lines if (entry := Entry.of(line)) is not None)

@@ -124,6 +124,7 @@ def rename(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int)
     if work.goes_on(source, target):
         return Plain.CONTINUE
     _keep_apart(work, source, target)
+    _keep_in_place(work, source, target)
     took = work.permit(*_asked_by_rename(work, source, target, exchange))
     kernel.rename(source.folder, source.spelled, target.folder, target.spelled, flags)
     took()
@@ -153,6 +154,18 @@ def _keep_apart(work: Work, one: Place, other: Place) -> None:
     """
     if work.run.is_own(one.path) is not work.run.is_own(other.path):
         raise OSError(errno.EXDEV, "own folders are as a filesystem of their own")
+
+
+def _keep_in_place(work: Work, *places: Place) -> None:
+    """Of a file whose content alone may be written nothing is put in the place, and it gets no other name.
+
+    What stands there is what the next run is granted.
+    """
+    for place in places:
+        if place.path in work.run.files:
+            raise work.refuse(
+                Refused(place.path, "its content may be written, and nothing else of it"), "move"
+            )
 
 
 def _check_kinds(source: Place, target: Place, exchange: bool) -> None:
@@ -285,6 +298,7 @@ def link(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int) -
     assert source.status is not None
     # A file that has no name yet as well: a descriptor goes on saying that it lies where it was made.
     _keep_apart(work, source, target)
+    _keep_in_place(work, source, target)
     took = work.permit((Operation.WRITE, source), (Operation.CREATE, target))
     os.link(
         f"/proc/thread-self/fd/{source.handle}",
