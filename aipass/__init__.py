@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from aipass.action import (
         Action,
         Cancel,
+        ClosePr,
         Deliver,
         Dispatch,
         Ignore,
+        MergePr,
         Notify,
+        OpenPr,
         Pause,
         Refuse,
         Reject,
@@ -35,7 +38,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "aipass.action": (
-        "Action", "Cancel", "Deliver", "Dispatch", "Ignore", "Notify", "Pause", "Refuse", "Reject", "Reload",
+        "Action", "Cancel", "ClosePr", "Deliver", "Dispatch", "Ignore", "MergePr", "Notify", "OpenPr", "Pause", "Refuse", "Reject", "Reload",
         "Resume", "Retry", "Wake",
     ),
     "aipass.dispatch.driver": ("Command", "Job", "Outcome", "Share", "Usage"),
@@ -50,6 +53,7 @@ __all__ = [
     "Action",
     "AipassError",
     "Cancel",
+    "ClosePr",
     "Command",
     "ConfigError",
     "Deliver",
@@ -60,7 +64,9 @@ __all__ = [
     "Ignore",
     "Job",
     "LedgerError",
+    "MergePr",
     "Notify",
+    "OpenPr",
     "Outcome",
     "Pause",
     "PluginError",

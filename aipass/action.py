@@ -9,7 +9,14 @@ from typing import Any
 # Priorities are small integers; larger runs first. 0 is what everything has that says nothing.
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
 
-_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "dict": dict,
+    "list": list,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,45 @@ class Check(Action):
 
     plan: str
     phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPr(Action):
+    """Make a PR of what an agent owns and changed, or with `draft` a commit on its own branch.
+
+    `paths`: only these, and what lies below them; empty: all. `include`: take paths as they are now, whoever has changed them.
+    `dispatch` is the work that it is of; `run` the live run that asks.
+    """
+
+    agent: str
+    title: str
+    body: str = ""
+    dispatch: int | None = None
+    run: int | None = None
+    plan: str | None = None
+    phase: str | None = None
+    paths: list[str] = field(default_factory=list)
+    include: bool = False
+    draft: bool = False
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MergePr(Action):
+    """Merge PRs into the branch that is checked out, by `method` (empty: as aipass.toml says), if their checks pass."""
+
+    prs: list[int]
+    method: str = ""
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePr(Action):
+    """Close PRs without merging them."""
+
+    prs: list[int]
+    reason: str = ""
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,17 @@ class Authors:
         moves = found.st_size == 0 or abs(time.time() - found.st_ctime) < within
         return moves and not writers.is_complete(self._layout.root / path, 0)
 
+    def last_of(self, run: int) -> list[str]:
+        """What a run has written, marked or removed last, alive or not, and nobody known after it."""
+        if run in self._read:
+            self._tail(run)
+        return [path for path, last in self._last.items() if last.run == run]
+
+    def known(self) -> list[tuple[str, int]]:
+        """Every path that is known to have been written by a run, with the last that did."""
+        self.refresh()
+        return [(path, last.run) for path, last in self._last.items()]
+
     def has_open(self) -> bool:
         """Whether there is anything to sweep."""
         return bool(self._open)
@@ -172,6 +183,9 @@ class Authors:
         before = self._last.pop(path, None)
         if what == Operation.MARK.value and before is not None and before.run == run:
             self._last[path] = before  # a mode, a time: the content is what it was
+            if before.closed is not None:
+                before.closed = None
+                self._open.add(path)
             return
         self._last[path] = _Write(run, what, 1 if before is None else before.count + 1)
         if what in _CONTENT:
@@ -182,6 +196,19 @@ class Authors:
             oldest = next(iter(self._last))
             del self._last[oldest]
             self._open.discard(oldest)
+
+
+def writers_of(layout: Layout) -> dict[str, str]:
+    """Which paths runs that live have written, and which run that is in words; for threads beside the engine's."""
+    from aipass.ledger import Ledger
+
+    ledger = Ledger.read(layout.ledger)
+    try:
+        live = [(row["id"], row["agent"]) for row in ledger.all("live_runs")]
+    finally:
+        ledger.close()
+    found = holders(layout, live)
+    return {path: f"run {run} of {agent} is writing it" for path, (run, agent) in found.items()}
 
 
 def holders(layout: Layout, live: Iterable[tuple[int, str]]) -> dict[str, tuple[int, str]]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aipass.sources.clock import Timers
     from aipass.steering import Steering
     from aipass.step import Effect, Step
+    from aipass.work import Work
     from aipass.world import World
 
 logger = structlog.get_logger("aipass")
@@ -58,11 +59,12 @@ class Carrier:
         clock: Clock,
         plans: Plans,
         steering: Steering,
+        work: Work,
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
         self._look_again, self._clock, self._plans = look_again, clock, plans
-        self._steering = steering
+        self._steering, self._work = steering, work
 
     def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
         """Record an action with its event; what is to be done in the world waits for the commit."""
@@ -71,6 +73,8 @@ class Carrier:
         number = self._ledger.add_action(event.id, handler, action, state, outcome)
         if isinstance(action, act.Check):
             self._plans.start_check(step, action, number)
+        elif isinstance(action, act.OpenPr) and later is not None:
+            self._plans.start_pr(action, number)
         if later is not None:
             # A run that starts now reads a handed-over file by its path; a prompt stands in the ledger already.
             by_path = isinstance(action, act.Dispatch) and "text" not in event.detail
@@ -86,6 +90,16 @@ class Carrier:
                 return partial(self._reject, act.Reject(**payload), number)
             case "Steer":
                 return partial(self._steering.read, number, act.Steer(**payload))
+            case "OpenPr":
+                return partial(self._work.make, row["event"], act.OpenPr(**payload), number)
+            case "MergePr":
+                return partial(
+                    self._work.ask, "merge", row["event"], row["run"], act.MergePr(**payload), number
+                )
+            case "ClosePr":
+                return partial(
+                    self._work.ask, "close", row["event"], row["run"], act.ClosePr(**payload), number
+                )
             case "Reload":
                 return partial(self._reload, number, act.Reload(**payload))
             case "Dispatch":
@@ -165,6 +179,12 @@ class Carrier:
                 return (*self._plans.note(step, action), None)
             case act.Steer():
                 return self._steering.steer(action)
+            case act.OpenPr():
+                return self._work.open(event, action)
+            case act.MergePr():
+                return self._work.merge(event, action)
+            case act.ClosePr():
+                return self._work.close(event, action)
             case act.Reload():
                 return "to be read", False, lambda number: self._reload(number, action)
         return f"{type(action).__name__} is no action that the engine knows", True, None

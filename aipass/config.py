@@ -199,6 +199,26 @@ class Inbox(Model):
     max_size: Size = Field(20_000_000, description="Larger files are rejected")
 
 
+class Pulling(Model):
+    """`[pr]`: how PRs are opened and merged."""
+
+    checks: tuple[Word, ...] = Field(
+        (), description="Commands that must pass on a checkout of what a merge would come to", strict=False
+    )
+    check_timeout: Duration = Field(3600.0, description="Ends checks that take longer")
+    method: Literal["merge", "squash", "ff"] = Field(
+        "merge", description="A merge commit, one commit, or the PR's own where nothing came between"
+    )
+    secrets: bool = Field(True, description="Refuse PRs with new lines that look like keys or passwords")
+    allow_secrets: tuple[Pattern, ...] = Field(
+        (), description="Files that may hold what looks like one", strict=False
+    )
+    forge: str = Field(
+        "local", description="Where PRs are shown as well: local (nowhere), gh, glab, or a plugin's"
+    )
+    remote: Word = Field("origin", description="The forge's remote")
+
+
 class Sandbox(Model):
     """`[sandbox]`: the fence and the wall around runs."""
 
@@ -250,6 +270,7 @@ class Config(Model):
     watch: Watch = Watch()
     inbox: Inbox = Inbox()
     sandbox: Sandbox = Sandbox()
+    pr: Pulling = Pulling()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Config:
@@ -450,7 +471,7 @@ def hold_back(old: Config, new: Config) -> tuple[Config, list[str]]:
         waiting += [f"agents.{name}.{field}" for field in changed]
         agents[name] = agent.model_copy(update={field: getattr(before, field) for field in changed})
     update: dict[str, Any] = {"agents": agents}
-    for field in ("sandbox", "orchestrator"):
+    for field in ("sandbox", "orchestrator", "pr"):
         if getattr(old, field) != getattr(new, field):
             waiting.append(field)
             update[field] = getattr(old, field)

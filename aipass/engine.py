@@ -31,6 +31,7 @@ from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
 from aipass.event import Fact
 from aipass.foreign import Foreign
+from aipass.git.desk import CheckAsked, GitDone, Sealed
 from aipass.git.news import GitNews, GitSeen
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
@@ -45,6 +46,7 @@ from aipass.sources.runs import Report
 from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
 from aipass.view import LedgerView
+from aipass.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from aipass.clock import Clock, Instant
     from aipass.config import Config
     from aipass.event import Event
+    from aipass.git.desk import Desk
     from aipass.layout import Layout
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
@@ -93,10 +96,11 @@ class Engine:
         *,
         filesystem: Filesystem | None = None,
         sources: Sequence[Source] = (),
+        desk: Desk | None = None,
     ) -> None:
         self.layout, self.ledger, self.config = world.layout, ledger, config
         self._world, self._plugins, self._clock = world, plugins, clock
-        self._filesystem, self._sources = filesystem, tuple(sources)
+        self._filesystem, self._sources = filesystem, (*sources, *([desk] if desk is not None else ()))
         self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._own: deque[Any] = deque()
         self._held: list[Any] = []
@@ -112,6 +116,7 @@ class Engine:
         self._authors = Authors(world.layout)
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
+        self._work = Work(ledger, self._dispatcher, world, self._authors, self._plans, desk)
         self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
         self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)
         self._alarms = Alarms(ledger, self._timers)
@@ -127,6 +132,7 @@ class Engine:
             clock,
             self._plans,
             self._steering,
+            self._work,
         )
         self._runs = LiveRuns(
             ledger,
@@ -138,6 +144,7 @@ class Engine:
             self._own.append,
             self._authors,
             self._plans,
+            self._work,
         )
 
     # -- from outside ----------------------------------------------------------------------------------------------
@@ -178,6 +185,7 @@ class Engine:
             self._start_source(source)
         self._tell_territory(self.config)
         self._runs.adopt_all()
+        self._work.start()
         if self._filesystem is not None:
             self._filesystem.start(self.tell)
 
@@ -334,6 +342,12 @@ class Engine:
             self._on_reloaded(step, item)
         elif isinstance(item, GitSeen):
             step.facts.extend(self._git.settle(item))
+        elif isinstance(item, GitDone):
+            self._work.take(step, item)
+        elif isinstance(item, Sealed):
+            self._work.sealed(item)
+        elif isinstance(item, CheckAsked):
+            step.effects.append(partial(self._work.check, item))
         else:
             if isinstance(item, ScanEnd) and item.reason == "start" and not item.top:
                 self.ledger.run("set_meta", {"key": "baseline", "value": "1"})
@@ -473,7 +487,7 @@ class Engine:
 
     def _start_source(self, source: Source) -> None:
         try:
-            source.start(self.tell_now if source.name == "runs" else self.tell)
+            source.start(self.tell_now if source.name in {"runs", "pulls"} else self.tell)
         except AipassError:
             raise  # without a supervisor or a spool there is no engine
         except Exception as exc:

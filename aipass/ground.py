@@ -171,17 +171,19 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
     }
 
 
-def of_check(layout: Layout, config: Config, name: str, run: int, layers: Active) -> dict[str, Any]:
-    """The ground of a phase's checks: what is nobody's, what git ignores, and nothing else of the tree."""
+def of_check(
+    layout: Layout, config: Config, name: str, run: int, layers: Active, folder: str | None = None
+) -> dict[str, Any]:
+    """The ground of checks: what is nobody's, what git ignores, and nothing else of the tree; with a `folder` only that."""
     return {
         "fence": layers.fence,
         "wall": layers.wall,
-        "own": [str(cache(layout, name))],
+        "own": [str(cache(layout, name)), *([folder] if folder is not None else [])],
         "tmp": temporary(layout, run),
         "outside": [*map(expand, config.sandbox.write)],
         "sockets": [expand(entry) for entry in config.sandbox.sockets],
         "tree": [],
-        "extra": ignored(layout.root),
+        "extra": ignored(layout.root) if folder is None else [],
     }
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from aipass.config import Config
     from aipass.dispatch.driver import Driver
     from aipass.event import Event
+    from aipass.git.forge import Forge
     from aipass.router import Handler
+    from aipass.secret import Secret
     from aipass.sources import Source
 
 hookspec = pluggy.HookspecMarker("aipass")
@@ -35,6 +37,16 @@ def register_drivers() -> Iterable[Driver]:  # type: ignore[empty-body]
 @hookspec
 def register_sources(root: str, config: Config) -> Iterable[Source]:  # type: ignore[empty-body]
     """Sources of events. Called at start with the root's path; a source that raises in `start` is told and left out."""
+
+
+@hookspec
+def register_forges() -> Iterable[Forge]:  # type: ignore[empty-body]
+    """Where PRs are shown and merged besides here. Called once at start; two of one name are an error."""
+
+
+@hookspec
+def find_secrets(text: str) -> Iterable[Secret]:  # type: ignore[empty-body]
+    """What in a text looks like a key or a password. Called for each file of a PR, in a thread beside the engine's."""
 
 
 @hookspec

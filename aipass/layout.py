@@ -19,6 +19,8 @@ RUN_FOLDER = re.compile(r"run-([1-9][0-9]{0,17})")
 
 #: Checks have numbers of their own among a supervisor's runs.
 CHECKS = 1 << 50
+#: And so have those of merges.
+MERGES = 1 << 51
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,14 @@ class Layout:
 
     def run(self, run: int) -> Path:
         """The folder of one run, or of one check."""
+        if run >= MERGES:
+            return self.merges / str(run - MERGES)
         return self.runs / str(run) if run < CHECKS else self.state / "checks" / str(run - CHECKS)
+
+    @property
+    def merges(self) -> Path:
+        """What the checks of merges said, a folder for each."""
+        return self.state / "merges"
 
     def cli_state(self, agent: str) -> Path:
         """What an agent's CLI keeps from run to run: conversations, settings, its sign-in."""

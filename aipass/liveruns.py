@@ -10,7 +10,7 @@ import structlog
 
 from aipass.errors import AipassError
 from aipass.event import Fact, iso, printable
-from aipass.layout import CHECKS
+from aipass.layout import CHECKS, MERGES
 from aipass.sources.runs import Report
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aipass.plans import Plans
     from aipass.sources.clock import Timers
     from aipass.step import Step
+    from aipass.work import Work
     from aipass.world import World
 
 logger = structlog.get_logger("aipass")
@@ -52,10 +53,11 @@ class LiveRuns:
         back: Callable[[Report], None],
         authors: Authors,
         plans: Plans,
+        work: Work,
     ) -> None:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
         self._clock, self._drivers, self._back = clock, drivers, back
-        self._authors, self._plans = authors, plans
+        self._authors, self._plans, self._work = authors, plans, work
         #: Refusals in a row, and how long the journal was then.
         self._refused: dict[int, tuple[int, int]] = {}
 
@@ -87,6 +89,7 @@ class LiveRuns:
                 if row["stop"] is not None:
                     self._world.stop(row["id"], "cancelled", row["stop"])
             self._plans.adopt_checks()
+            self._work.adopt()
         except (OSError, AipassError) as exc:
             logger.error("the supervisor cannot be asked yet", error=str(exc))
             self._timers.set(ADOPT, self._clock.now().mono + TRY_AGAIN_S)
@@ -112,6 +115,9 @@ class LiveRuns:
             step.effects.append(self.adopt_all)
             return
         if told == "territory":
+            return
+        if message.get("run", 0) >= MERGES:
+            self._work.take_check(message)
             return
         if message.get("run", 0) >= CHECKS:
             self._plans.take_check(step, message)
@@ -180,6 +186,7 @@ class LiveRuns:
         for path in self._authors.ended(row["id"]):
             if self._plans.wants(row["id"], path):
                 step.facts.append(Fact("phase.written", SOURCE, path=path, by=row["id"]))
+        self._work.ended(step, row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         ended = self._dispatcher.end(

@@ -118,6 +118,7 @@ class Plans:
                     phase["dispatch_state"] in FINAL,
                     phase["last_run"],
                     phase["checking"] is not None,
+                    phase["opening"] is not None,
                     partial(self._written, row["id"], phase["id"]),
                     partial(self._writing, spec, phase["last_run"]),
                     partial(self._held, spec, own),
@@ -231,10 +232,10 @@ class Plans:
     def _seal_of(self, step: Step, action: act.Written) -> str:
         key = action.plan, action.phase, step.now.mono
         if self._sealed is None or self._sealed[0] != key:
-            self._sealed = key, self._seal(action.plan, action.phase)
+            self._sealed = key, self.seal(action.plan, action.phase)
         return self._sealed[1]
 
-    def _seal(self, plan: str, phase: str) -> str:
+    def seal(self, plan: str, phase: str) -> str:
         """What tells whether anything of what a phase has delivered was changed: contents, and how often it was touched.
 
         No times, which a program can set and a mapping does not change; and a file that was exchanged and put back has
@@ -260,6 +261,8 @@ class Plans:
         """Take a phase to another state; one that begins anew has nothing behind it."""
         if phase["checking"] is not None:
             self.drop_check(step, phase, f"phase {phase['id']} is {state}")
+        if phase["opening"] is not None:
+            self.change("phase_opening", plan=phase["plan"], id=phase["id"], opening=None, seal=None)
         if state in {"waiting", "ready"}:
             self.change("drop_written", plan=phase["plan"], phase=phase["id"])
         about = {"plan": phase["plan"], "id": phase["id"], "state": state}
@@ -319,7 +322,7 @@ class Plans:
 
     def start_check(self, step: Step, action: act.Check, number: int) -> None:
         """A check begins; what it says comes back as a report."""
-        seal = self._seal(action.plan, action.phase)
+        seal = self.seal(action.plan, action.phase)
         self.change("phase_checking", plan=action.plan, id=action.phase, checking=number, seal=seal)
         step.effects.append(partial(self._start_check, number))
 
@@ -327,6 +330,12 @@ class Plans:
         """What a check says does not matter any more."""
         self.change("phase_checking", plan=phase["plan"], id=phase["id"], checking=None, seal=None)
         step.effects.append(partial(self._world.stop, CHECKS + phase["checking"], "cancelled", reason))
+
+    def start_pr(self, action: act.OpenPr, number: int) -> None:
+        """The PR that a phase ends with is being made, of what is there now."""
+        if action.plan is not None and action.phase is not None:
+            seal = self.seal(action.plan, action.phase)
+            self.change("phase_opening", plan=action.plan, id=action.phase, opening=number, seal=seal)
 
     def is_checking(self) -> bool:
         """Whether any check runs."""
@@ -376,7 +385,7 @@ class Plans:
                 passed = message["outcome"] == "exited" and message.get("exit") == 0
                 if ground.active(self._dispatcher.config).fence:
                     # Without one the check itself may have written it.
-                    detail["changed"] = phase["seal"] != self._seal(phase["plan"], phase["id"])
+                    detail["changed"] = phase["seal"] != self.seal(phase["plan"], phase["id"])
                 detail |= {"output": f".aipass/checks/{number}/stdout.log"}
                 cut_off = message["outcome"] in INTERRUPTED
                 detail |= {"state": "succeeded" if passed else "lost" if cut_off else "failed"}

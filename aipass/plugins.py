@@ -12,7 +12,9 @@ from aipass import hookspecs
 from aipass.dispatch.driver import check_driver
 from aipass.errors import PluginError
 from aipass.event import KINDS
+from aipass.git.forge import LOCAL, Forge
 from aipass.router import Handler, Router
+from aipass.secret import Secret
 from aipass.sources import check_source
 
 if TYPE_CHECKING:
@@ -119,6 +121,23 @@ class Plugins:
                 drivers[driver.name] = driver
             self._drivers = drivers
         return self._drivers
+
+    def forges(self) -> dict[str, Forge]:
+        """All drivers of forges by name."""
+        forges: dict[str, Forge] = {}
+        for forge in _flat(self.hook.register_forges(), "register_forges"):
+            if not isinstance(forge, Forge):
+                raise PluginError(
+                    f"register_forges returned {forge!r}, which is no driver of a forge: docs/git.md says what one has"
+                )
+            if forge.name in forges or forge.name == LOCAL:
+                raise PluginError(f"two drivers of forges are named `{forge.name}`; choose another name")
+            forges[forge.name] = forge
+        return forges
+
+    def find_secrets(self, text: str) -> list[Secret]:
+        """What plugins find in a text."""
+        return [Secret(*found) for found in _flat(self.hook.find_secrets(text=text), "find_secrets")]
 
     def router(self, config: Config) -> Router:
         """A router of all handlers as they are with this configuration."""

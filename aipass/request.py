@@ -35,9 +35,25 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
     "reload": {},
     "plan": {"do": (str, True), "id": (str, True)},
     "deliver": {},
+    "pr": {
+        "do": (str, True),
+        "title": (str, False),
+        "body": (str, False),
+        "agent": (str, False),
+        "dispatch": (str, False),
+        "paths": (list, False),
+        "include": (bool, False),
+        "ids": (list, False),
+        "method": (str, False),
+        "reason": (str, False),
+    },
+    "commit": {"title": (str, True), "body": (str, False), "paths": (list, False), "include": (bool, False)},
 }
+_KINDS = {str: "text", int: "a number", bool: "true or false", list: "a list"}
 #: Who asks follows from the folder; only a person, or the orchestrator, may ask for these.
 ORCHESTRATOR_VERBS = frozenset(("cancel", "retry", "resume", "plan"))
+#: And what of `pr`.
+ORCHESTRATOR_PR = frozenset(("merge", "close"))
 PERSON_VERBS = frozenset(("reload",))
 
 
@@ -86,10 +102,10 @@ def parse(data: bytes) -> dict[str, Any]:
     for name, value in found.items():
         if name != "verb" and name not in known:
             raise ValueError(f"`{name}` is no field of {verb}; its fields are {', '.join(known) or 'none'}")
-        if name != "verb" and (not isinstance(value, known[name][0]) or isinstance(value, bool)):
-            raise ValueError(
-                f"`{name}` is {_show(value)}; it must be {'a number' if known[name][0] is int else 'text'}"
-            )
+        if name != "verb" and type(value) is not known[name][0]:
+            raise ValueError(f"`{name}` is {_show(value)}; it must be {_KINDS[known[name][0]]}")
+        if isinstance(value, list) and not all(isinstance(one, (str, int)) for one in value):
+            raise ValueError(f"`{name}` is {_show(value)}; it must be a list of texts or numbers")
     missing = [name for name, (_, required) in known.items() if required and name not in found]
     if missing:
         raise ValueError(f"`{missing[0]}` is missing; {verb} needs it")

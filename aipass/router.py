@@ -57,6 +57,10 @@ class View(Protocol):
         """The agent of a run: who did it, for an event's `by`."""
         ...
 
+    def agent_of_dispatch(self, dispatch: int) -> str | None:
+        """The agent of a dispatch."""
+        ...
+
     def fired(self, handler: str) -> int:
         """How many dispatches this handler has asked for within the last hour."""
         ...

@@ -66,6 +66,11 @@ class LedgerView:
         row = self._ledger.one("run", {"id": run})
         return None if row is None else str(row["agent"])
 
+    def agent_of_dispatch(self, dispatch: int) -> str | None:
+        """The agent of a dispatch."""
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        return None if row is None else str(row["agent"])
+
     def fired(self, handler: str) -> int:
         """How many dispatches this handler has asked for within the last hour."""
         return self._fired.count(handler, self.now.mono)

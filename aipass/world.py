@@ -26,10 +26,11 @@ from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aipass.config import Config
     from aipass.dispatch.driver import Driver
+    from aipass.git.desk import CheckAsked
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
     from aipass.plan.model import Phase
@@ -199,35 +200,53 @@ class World:
 
     def start_check(self, run: int, plan: str, phase: Phase, config: Config) -> None:
         """Run the checks of a phase, in the fence; what they say stays in `.aipass/checks/<number>`."""
-        folder = self.layout.run(run)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._start_check(run, check_name(plan, phase.id), phase.checks, config)
+
+    def _start_check(
+        self,
+        run: int,
+        name: str,
+        commands: Sequence[str],
+        config: Config,
+        *,
+        folder: str | None = None,
+        timeout_s: float = CHECK_TIMEOUT_S,
+    ) -> None:
+        """`folder` is where they work and what they may write; left out: the root, and what git ignores there."""
+        place = folder or str(self.layout.root)
+        own = self.layout.run(run)
+        own.mkdir(parents=True, exist_ok=True, mode=0o700)
         script = "exec 2>&1; " + "".join(
-            f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in phase.checks
+            f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in commands
         )
         layers = ground.active(config)
-        name = check_name(plan, phase.id)
-        stands = ground.of_check(self.layout, config, name, run, layers) if any(layers) else None
+        stands = ground.of_check(self.layout, config, name, run, layers, folder) if any(layers) else None
         env = dict(self._inherited(config.sandbox.env))
-        root = str(self.layout.root)
-        env |= {"PWD": root, "AIPASS_ROOT": root, "GIT_OPTIONAL_LOCKS": "0"}
+        env |= {"PWD": place, "AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
         if stands is not None:
-            env |= ground.environment(self.layout, name, stands["tmp"], folder, fence=layers.fence)
+            env |= ground.environment(self.layout, name, stands["tmp"], own, fence=layers.fence)
         self._runner.start_run(
             {
                 "run": run,
                 "agent": name,
-                "folder": str(folder),
+                "folder": str(own),
                 "root": str(self.layout.root),
                 "argv": ["sh", "-c", script],
                 "env": env,
-                "cwd": str(self.layout.root),
+                "cwd": place,
                 "stdin": False,
-                "timeout_s": CHECK_TIMEOUT_S,
+                "timeout_s": timeout_s,
                 "stall_s": 0,
                 "linger": False,
                 "waits": self.stop_waits_s,
                 "ground": stands,
             }
+        )
+
+    def start_merge_check(self, asked: CheckAsked, name: str, config: Config) -> None:
+        """Run commands in the fence on a checkout of what a merge would come to; nothing else of the tree is theirs to write."""
+        self._start_check(
+            asked.run, name, asked.commands, config, folder=asked.folder, timeout_s=config.pr.check_timeout
         )
 
     def stop(self, run: int, why: str, reason: str) -> None:
@@ -474,7 +493,7 @@ class World:
     def prune(self, before: float) -> int:
         """Remove the folders of runs and checks of before a moment (seconds since the epoch); returns how many."""
         removed, after = 0, 0
-        for top in (self.layout.state / "checks", self.layout.quarantine / "foreign"):
+        for top in (self.layout.state / "checks", self.layout.merges, self.layout.quarantine / "foreign"):
             for folder in top.iterdir() if top.is_dir() else ():
                 if folder.stat().st_mtime < before:
                     shutil.rmtree(folder, ignore_errors=True)

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aipass import Cancel, Dispatch, Handler, Notify, Refuse, Reload, Resume, Retry, hookimpl
+from aipass import (
+    Cancel,
+    ClosePr,
+    Dispatch,
+    Handler,
+    MergePr,
+    Notify,
+    OpenPr,
+    Refuse,
+    Reload,
+    Resume,
+    Retry,
+    hookimpl,
+)
 from aipass.action import Reply, Steer
 from aipass.plan import progress
-from aipass.request import ORCHESTRATOR_VERBS, PERSON_VERBS
+from aipass.request import ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, PERSON_VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,9 +48,11 @@ def on_request(event: Event, view: View) -> Iterable[Action]:
             return [Refuse(request, f"run {event.by} is not known here", 3)]
         if verb in PERSON_VERBS:
             return [Refuse(request, f"`{verb}` is for people, and `{agent}` is an agent", 3)]
-        if verb in ORCHESTRATOR_VERBS and view.setting("orchestrator") != agent:
+        is_theirs = verb in ORCHESTRATOR_VERBS or (verb == "pr" and event.detail["do"] in ORCHESTRATOR_PR)
+        if is_theirs and view.setting("orchestrator") != agent:
+            named = f"pr {event.detail['do']}" if verb == "pr" else verb
             return [
-                Refuse(request, f"`{verb}` is for people and the orchestrator, and `{agent}` is neither", 3)
+                Refuse(request, f"`{named}` is for people and the orchestrator, and `{agent}` is neither", 3)
             ]
     match verb:
         case "send":
@@ -50,6 +65,10 @@ def on_request(event: Event, view: View) -> Iterable[Action]:
             return [Steer(event.detail["do"], event.detail["id"], request)]
         case "deliver":
             return _deliver(event, view, request)
+        case "pr":
+            return [_pull(event, view, request, agent)]
+        case "commit":
+            return [_open(event, view, request, agent, draft=True)]
         case "resume":
             return [Resume(event.detail["name"], request)]
         case _:
@@ -64,6 +83,7 @@ def on_rejected(event: Event, view: View) -> Iterable[Action]:
     ]
 
 
+METHODS = ("merge", "squash", "ff")
 STEERING = ("start", "pause", "resume", "stop")
 
 
@@ -105,6 +125,58 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
         priority=event.detail.get("priority", 0),
         sender=agent or event.detail.get("sender") or "human",
         reply_to=before,
+        request=request,
+    )
+
+
+def _pull(event: Event, view: View, request: str, agent: str | None) -> Action:
+    """A PR is to be opened, merged or closed."""
+    do = event.detail["do"]
+    if do == "open":
+        return _open(event, view, request, agent)
+    if do not in ORCHESTRATOR_PR:
+        return Refuse(request, f"`{do}` is none of open, merge, close", 2)
+    prs = [int(one) for one in event.detail.get("ids", ()) if str(one).isdecimal() and len(str(one)) < 16]
+    if not prs or len(prs) != len(event.detail["ids"]):
+        return Refuse(request, "name the PRs by their numbers; `aipass pr list` shows them", 2)
+    if do == "close":
+        return ClosePr(prs, event.detail.get("reason") or "", request)
+    method = event.detail.get("method") or ""
+    if method not in {"", *METHODS}:
+        return Refuse(request, f"`{method}` is none of {', '.join(METHODS)}", 2)
+    return MergePr(prs, method, request)
+
+
+def _open(event: Event, view: View, request: str, agent: str | None, *, draft: bool = False) -> Action:
+    """A PR of what an agent wrote: its own where an agent asks, the one that a person names."""
+    title = (event.detail.get("title") or "").strip()
+    if not title:
+        return Refuse(request, 'a PR needs a title: `-m "Add login"`', 2)
+    named = event.detail.get("dispatch")
+    dispatch = None if named is None else view.resolve(named)
+    if named is not None and dispatch is None:
+        return Refuse(request, f"there is no dispatch `{named}`; `aipass dispatches` lists them", 1)
+    whose = event.detail.get("agent") or (None if dispatch is None else view.agent_of_dispatch(dispatch))
+    if agent is not None and whose not in {None, agent}:
+        return Refuse(request, f"`{agent}` hands in its own work only", 3)
+    whose = agent or whose
+    if whose is None:
+        return Refuse(request, "say whose work it is: `--agent NAME`, or `--dispatch ID`", 2)
+    if view.agent(whose) is None:
+        return Refuse(
+            request,
+            f"there is no agent `{whose}`; the agents are: {', '.join(view.agents()) or 'none yet'}",
+            2,
+        )
+    return OpenPr(
+        whose,
+        title,
+        event.detail.get("body") or "",
+        dispatch,
+        event.by,
+        paths=[str(path) for path in event.detail.get("paths", ())],
+        include=event.detail.get("include", False),
+        draft=draft,
         request=request,
     )
 

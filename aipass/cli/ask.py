@@ -33,10 +33,17 @@ def is_agent() -> bool:
     return "AIPASS_RUN" in os.environ
 
 
-def ask(layout: Layout, verb: str, *, needs_engine: bool = False, **fields: Any) -> Row | None:  # noqa: ANN401 - a request's fields
+def ask(
+    layout: Layout,
+    verb: str,
+    *,
+    needs_engine: bool = False,
+    patience_s: float | None = REPLY_WAIT_S,
+    **fields: Any,  # noqa: ANN401 - a request's fields
+) -> Row | None:
     """Leave a request and wait for the engine's reply; None where no engine runs, with the request's id said.
 
-    Raises NoEngineError where one is needed, and ReplyError where it was refused.
+    `patience_s` None: as long as an engine runs. Raises NoEngineError where one is needed, and ReplyError where it was refused.
     """
     running = lock.holder(layout) is not None
     if not running and (needs_engine or is_agent()):
@@ -58,10 +65,10 @@ def ask(layout: Layout, verb: str, *, needs_engine: bool = False, **fields: Any)
         click.echo(name)
         click.echo("no engine runs here; the request waits for `aipass up`", err=True)
         return None
-    return reply(layout, name)
+    return reply(layout, name, patience_s)
 
 
-def reply(layout: Layout, name: str) -> Row:
+def reply(layout: Layout, name: str, patience_s: float | None = REPLY_WAIT_S) -> Row:
     """Wait for the engine's reply to a request. Raises ReplyError where it was refused, NoEngineError where the engine went."""
     from aipass.ledger import Ledger
 
@@ -76,9 +83,11 @@ def reply(layout: Layout, name: str) -> Row:
         row = ledger.one("request", {"id": name})
         if row is not None and row["exit"] is not None:
             return row
+        if patience_s is None and lock.holder(layout) is None:
+            return False
         return None
 
-    row = poll(look, REPLY_WAIT_S)
+    row = poll(look, patience_s) or None
     if ledger is not None:
         ledger.close()
     if row is None:

@@ -1,4 +1,4 @@
-"""`aipass git`: hooks that tell the engine what git did."""
+"""`aipass git`: hooks that tell the engine what git did, and an agent's own commits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.output import json_option, print_json, table
-from aipass.errors import EXIT_REFUSED, AipassError
+from aipass.cli.ask import ask, is_agent
+from aipass.cli.output import json_option, print_json, relative_to_root, table
+from aipass.errors import EXIT_REFUSED, AipassError, ConfigError
 from aipass.git import hooks
 from aipass.layout import find_root
 
@@ -26,7 +27,7 @@ WORDS = {
 
 @click.group("git")
 def command() -> None:
-    """Hooks that tell the engine at once what git did. Without them it sees the same in git's own logs."""
+    """Hooks that tell the engine at once what git did, and commits of agents on their own branches."""
 
 
 @command.command("install")
@@ -69,6 +70,29 @@ def status(as_json: bool) -> None:
         )
     else:
         _show(found)
+
+
+@command.command("commit")
+@click.option(
+    "-m", "--message", "messages", multiple=True, required=True, help="First the title, then paragraphs."
+)
+@click.option("--include", is_flag=True, help="Take paths as they are now, whoever has changed them since.")
+@click.argument("paths", nargs=-1)
+def commit(messages: tuple[str, ...], include: bool, paths: tuple[str, ...]) -> None:
+    """For agents: commit what you have changed on your own branch. HEAD, index and files stay as they are.
+
+    `aipass pr open` hands it in.
+    """
+    if not is_agent():
+        raise ConfigError(
+            "`aipass git commit` is for agents; people use `git commit`, or `aipass pr open --agent NAME`"
+        )
+    layout = find_root()
+    named = [relative_to_root(layout, path) for path in paths]
+    body = "\n\n".join(messages[1:])
+    row = ask(layout, "commit", needs_engine=True, title=messages[0], body=body, paths=named, include=include)
+    if row is not None:
+        click.echo(row["message"])
 
 
 def _refusal(verb: str) -> str | None:

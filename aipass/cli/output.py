@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aipass.errors import ConfigError
 from aipass.event import iso, plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
 
 STATE_COLOURS = {
@@ -138,3 +141,14 @@ def poll(check: Callable[[], Any], timeout_s: float | None, label: Callable[[], 
 def senders_of(ledger: Ledger, dispatch: int) -> list[str]:
     """Names of those who asked for a dispatch."""
     return [row["sender"] for row in ledger.all("senders", {"dispatch": dispatch})]
+
+
+def relative_to_root(layout: Layout, path: str) -> str:
+    """A path as a person gave it, from where they stand, relative to the root.
+
+    Raises ConfigError where it lies outside.
+    """
+    relative = os.path.relpath(os.path.join(os.path.realpath(os.curdir), path), layout.root)
+    if relative == ".." or relative.startswith("../"):
+        raise ConfigError(f"{path}: lies outside of {layout.root}")
+    return relative

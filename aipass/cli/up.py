@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,8 +96,10 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
 
 
 def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> Engine:  # noqa: ANN401 - Plugins, imported late
+    from aipass.authors import writers_of
     from aipass.clock import SystemClock
     from aipass.engine import Engine
+    from aipass.git.desk import Desk
     from aipass.sources.filesystem import Filesystem
     from aipass.sources.git import Git
     from aipass.sources.runs import Supervisors
@@ -108,7 +111,10 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     filesystem = Filesystem(layout.root, settings.watch.ignore, baseline=ledger.meta("baseline") is None)
     git = Git(layout.root, layout.spool)
     sources = (supervisors, Spool(layout.spool), git, *plugins.sources(layout.root, settings))
-    return Engine(world, ledger, plugins, settings, SystemClock(), filesystem=filesystem, sources=sources)
+    desk = Desk(layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout))
+    return Engine(
+        world, ledger, plugins, settings, SystemClock(), filesystem=filesystem, sources=sources, desk=desk
+    )
 
 
 def _run(

@@ -1,7 +1,7 @@
 """How a plan goes on: what follows from an event, given where the plan stands. Pure.
 
 waiting ─ all before it done ─> ready ─ its run starts ─> running ─ all is written and has settled ─> delivered
-delivered ─ its checks pass ─> done; it fails when its run ends without that
+delivered ─ its checks pass, and its PR is open where it ends with one ─> done; it fails when its run ends without that
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aipass.action import Advance, Check, Dispatch, Ignore, Notify, Wake, Written
+from aipass.action import Advance, Check, Dispatch, Ignore, Notify, OpenPr, Wake, Written
 from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class PhaseView:
     last_run: int | None = None
     #: A check is running.
     checking: bool = False
+    #: Its PR is being opened.
+    opening: bool = False
     #: Paths that its run wrote since it began, of those that it delivers, and that are there.
     written: Callable[[], Collection[str]] = tuple
     #: Those of what it delivers that its run is writing at this moment.
@@ -131,6 +133,10 @@ def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action
             yield from _after_delivery(plan, phase)
         case "check.finished" if _concerns(plan, event, phase) and phase.state == "delivered":
             yield from _checked(plan, phase, event)
+        case "pr.opened" | "pr.updated" | "pr.failed" if (
+            _concerns(plan, event, phase) and phase.state == "delivered"
+        ):
+            yield from _handed_in(plan, phase, event)
         case "dispatch.finished" if (
             phase.dispatch is not None and event.detail.get("dispatch") == phase.dispatch
         ):
@@ -207,21 +213,51 @@ def _settled(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
     elif phase.state == "delivered":
         if _may_be_checked(phase):
             yield Check(plan.id, phase.id)
+        elif phase.spec.pr and not phase.spec.checks and (phase.handoff == "write" or phase.over):
+            yield from _finish(plan, phase)
     else:
         yield Advance(plan.id, phase.id, "delivered")
 
 
 def _may_be_checked(phase: PhaseView) -> bool:
-    return bool(phase.spec.checks) and not phase.checking and (phase.handoff == "write" or phase.over)
+    idle = not phase.checking and not phase.opening
+    return bool(phase.spec.checks) and idle and (phase.handoff == "write" or phase.over)
+
+
+def _check(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
+    """Have it checked, if it is to be."""
+    if phase.spec.checks:
+        yield Check(plan.id, phase.id)
+    else:
+        yield from _finish(plan, phase)
+
+
+def _finish(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
+    """It is done, once its PR is open where it ends with one."""
+    if not phase.spec.pr:
+        yield Advance(plan.id, phase.id, "done")
+    elif not phase.opening:
+        title = f"{plan.plan.title}: {phase.id}"
+        yield OpenPr(
+            phase.spec.agent, title, phase.spec.task, phase.dispatch, phase.run, plan=plan.id, phase=phase.id
+        )
+
+
+def _handed_in(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
+    """What came of the PR that it ends with."""
+    if event.detail.get("changed") or phase.writing():
+        yield _wait(plan, phase)  # what is in the PR is not what is there
+    elif event.kind != "pr.failed" or event.detail.get("nothing"):
+        yield Advance(plan.id, phase.id, "done")
+    else:
+        yield from _not_yet(plan, phase, f"its PR could not be opened: {event.detail.get('reason')}")
 
 
 def _after_delivery(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
     if phase.handoff == "exit" and not phase.over:
         yield Ignore(f"phase {phase.id} hands over when its run ends")
-    elif phase.spec.checks:
-        yield Check(plan.id, phase.id)
     else:
-        yield Advance(plan.id, phase.id, "done")
+        yield from _check(plan, phase)
 
 
 def deliver(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
@@ -229,7 +265,7 @@ def deliver(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
     yield Advance(plan.id, phase.id, "delivered", handoff="write")
     # One that was delivered already waited for its run's end.
     if phase.state == "delivered" and not phase.checking:
-        yield Check(plan.id, phase.id) if phase.spec.checks else Advance(plan.id, phase.id, "done")
+        yield from _check(plan, phase)
 
 
 def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
@@ -241,7 +277,7 @@ def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
     elif event.detail.get("changed") or phase.writing():
         yield _wait(plan, phase)  # what it checked is not what is there
     elif event.detail.get("exit") == 0:
-        yield Advance(plan.id, phase.id, "done")
+        yield from _finish(plan, phase)
     else:
         why = event.detail.get("reason") or f"{event.detail.get('output')} says what"
         yield from _not_yet(plan, phase, f"a check failed; {why}")
@@ -259,10 +295,10 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
     if phase.state not in ACTIVE:
         return
     if event.detail.get("state") != "succeeded":
-        if phase.state == "delivered" and phase.handoff == "write" and phase.spec.checks:
+        if phase.state == "delivered" and phase.handoff == "write" and (phase.spec.checks or phase.spec.pr):
             # It was handed in before: the check decides.
-            if not phase.checking:
-                yield Check(plan.id, phase.id)
+            if not phase.checking and not phase.opening:
+                yield from _check(plan, phase)
             return
         yield from _fail(
             plan, phase, str(event.detail.get("reason") or f"its run was {event.detail.get('state')}")
@@ -270,8 +306,8 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
     elif phase.state == "delivered":
         if missing := phase.missing():
             yield from _fail(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
-        elif not phase.checking:
-            yield Check(plan.id, phase.id) if phase.spec.checks else Advance(plan.id, phase.id, "done")
+        elif not phase.checking and not phase.opening:
+            yield from _check(plan, phase)
     elif missing := phase.missing():
         yield from _fail(plan, phase, f"its run ended without delivering {', '.join(missing)}")
     else:

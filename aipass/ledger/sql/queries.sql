@@ -14,7 +14,8 @@ UPDATE actions SET state = :state, outcome = :outcome WHERE id = :id
 
 -- name: pending_actions
 -- What was recorded and perhaps not done when the engine ended.
-SELECT id, event, type, payload, outcome FROM actions WHERE state = 'pending' ORDER BY id
+SELECT a.id, a.event, a.type, a.payload, a.outcome, e.run FROM actions a JOIN events e ON e.id = a.event
+WHERE a.state = 'pending' ORDER BY a.id
 
 -- name: last_ids
 -- Ids go on from here.
@@ -484,6 +485,36 @@ SELECT 1 FROM git_commits WHERE sha = :sha
 -- name: insert_git_commit
 -- It is told, once.
 INSERT INTO git_commits (sha) VALUES (:sha)
+
+-- name: put_work
+-- What a run has written; what a later one wrote stays.
+INSERT INTO work (path, run, agent, dispatch, seal) VALUES (:path, :run, :agent, :dispatch, :seal)
+ON CONFLICT (path) DO UPDATE SET run = excluded.run, agent = excluded.agent, dispatch = excluded.dispatch, seal = excluded.seal
+WHERE excluded.run >= work.run
+
+-- name: work_of
+-- What an agent's runs that ended have written last.
+SELECT * FROM work WHERE agent = :agent
+
+-- name: run_sealed
+-- What it wrote is noted.
+UPDATE runs SET sealed = 1 WHERE id = :id
+
+-- name: unsealed
+-- Runs whose end nobody has followed up.
+SELECT * FROM runs WHERE state = 'ended' AND sealed IS NULL ORDER BY id
+
+-- name: phase_opening
+-- Its PR is being opened, or has been.
+UPDATE phases SET opening = :opening, seal = :seal WHERE plan = :plan AND id = :id
+
+-- name: phase_pr
+-- Its PR.
+UPDATE phases SET pr = :pr WHERE plan = :plan AND id = :id
+
+-- name: open_actions
+-- Requests that are being carried out.
+SELECT count(*) AS number FROM actions WHERE state = 'pending' AND type = :type
 
 -- name: refused_of
 -- Paths that the fence refused the last run of a dispatch, a few of them.

@@ -85,7 +85,8 @@ CREATE TABLE runs (
     signal   INTEGER,
     outcome  TEXT,
     stop     TEXT,              -- why it was told to stop
-    driver   TEXT               -- what it was started with
+    driver   TEXT,              -- what it was started with
+    sealed   INTEGER            -- whether what it wrote is in `work`
 );
 CREATE UNIQUE INDEX runs_one_live ON runs (agent) WHERE state <> 'ended';
 CREATE INDEX runs_live ON runs (id) WHERE state <> 'ended';
@@ -164,6 +165,8 @@ CREATE TABLE phases (
     finished REAL,
     handoff  TEXT,             -- what its agent said; NULL: as the plan or the driver has it
     reason   TEXT,
+    opening  INTEGER,          -- the action that opens its PR
+    pr       INTEGER,          -- the PR
     PRIMARY KEY (plan, id)
 ) WITHOUT ROWID;
 CREATE INDEX phases_dispatch ON phases (dispatch) WHERE dispatch IS NOT NULL;
@@ -185,3 +188,13 @@ CREATE TABLE git_refs (
 CREATE TABLE git_commits (
     sha TEXT PRIMARY KEY
 ) WITHOUT ROWID;
+
+-- What runs that ended have written last, each path once.
+CREATE TABLE work (
+    path     BLOB PRIMARY KEY,
+    run      INTEGER NOT NULL,
+    agent    TEXT NOT NULL,
+    dispatch INTEGER NOT NULL,
+    seal     TEXT              -- what it was when the run ended; NULL: somebody has changed it since
+) WITHOUT ROWID;
+CREATE INDEX work_agent ON work (agent);

@@ -1,0 +1,185 @@
+"""`aipass pr`: what agents hand in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.cli.ask import ask, is_agent
+from aipass.cli.output import json_option, print_json, relative_to_root, table
+from aipass.errors import AipassError, ConfigError
+from aipass.event import plain, printable
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.git.records import Pr, Records
+    from aipass.layout import Layout
+
+STATES = ("open", "merged", "closed")
+
+
+@click.group("pr")
+def command() -> None:
+    """What agents hand in: each PR is a commit of one agent's own changes, on a branch of its own."""
+
+
+@command.command("open")
+@click.option("-m", "--message", "messages", multiple=True, help="First the title, then paragraphs.")
+@click.option("--agent", metavar="NAME", help="For people: whose work it is.")
+@click.option("--dispatch", metavar="ID", help="Only what was written for this dispatch.")
+@click.option("--include", is_flag=True, help="Take paths as they are now, whoever has changed them since.")
+@click.argument("paths", nargs=-1)
+def open_(
+    messages: tuple[str, ...], agent: str | None, dispatch: str | None, include: bool, paths: tuple[str, ...]
+) -> None:
+    """Hand in what an agent has changed; with PATHS only that. The same title again goes on with the same PR.
+
+    Nobody's HEAD, index or files change.
+    """
+    if not messages:
+        raise ConfigError('a PR needs a title: `aipass pr open -m "Add login"`')
+    layout = find_root()
+    fields: dict[str, Any] = {"title": messages[0], "agent": agent, "dispatch": dispatch, "include": include}
+    fields |= {"body": "\n\n".join(messages[1:]), "paths": [relative_to_root(layout, path) for path in paths]}
+    _say(ask(layout, "pr", needs_engine=is_agent(), do="open", **fields))
+
+
+@command.command("list")
+@click.option("--state", type=click.Choice([*STATES, "all"]), default="all", show_default=True)
+@json_option
+def list_(state: str, as_json: bool) -> None:
+    """All PRs, oldest first."""
+    wrong: list[str] = []
+    found = [pr for pr in _records(find_root()).all(wrong) if state in {"all", pr.state}]
+    if as_json:
+        print_json([_listed(pr) for pr in found])
+    elif not found:
+        click.echo("no PRs" if state == "all" else f"no PR is {state}")
+    else:
+        rows = ((pr.id, pr.state, pr.agent, len(pr.paths), pr.title) for pr in found)
+        table(("ID", "STATE", "AGENT", "PATHS", "TITLE"), rows)
+    for text in wrong:
+        click.echo(f"warning: {text}", err=True)
+
+
+@command.command("show")
+@click.argument("number", metavar="ID", type=int)
+@json_option
+def show(number: int, as_json: bool) -> None:
+    """One PR, whole."""
+    pr = _records(find_root()).get(number)
+    if as_json:
+        about = pr.model_dump(mode="json", exclude={"schema_", "root", "asked"})
+        print_json(about | {"paths": [printable(path) for path in pr.paths]})
+        return
+    click.secho(f"PR {pr.id}: {plain(pr.title)}", bold=True)
+    for name, value in (
+        ("state", pr.state + (f": {plain(pr.reason)}" if pr.reason else "")),
+        ("agent", pr.agent),
+        ("dispatch", pr.dispatch),
+        ("plan", f"{pr.plan}, phase {pr.phase}" if pr.plan else None),
+        ("branch", pr.ref.removeprefix("refs/heads/") if pr.state == "open" else f"refs/aipass/pr/{pr.id}"),
+        ("for", (pr.branch or "").removeprefix("refs/heads/") or None),
+        ("upon", f"PR {', '.join(map(str, pr.stacked_on))}" if pr.stacked_on else pr.base[:10]),
+        ("commit", pr.head[:10]),
+        ("merged as", pr.merged[:10] if pr.merged else None),
+        ("opened", pr.created),
+        ("updated", pr.updated),
+        ("ended", pr.finished),
+        ("address", pr.url),
+    ):
+        if value is not None:
+            click.echo(f"{name + ':':<11}{value}")
+    if pr.body:
+        click.echo(f"\n{pr.body.strip()}")
+    click.echo()
+    for path in pr.paths:
+        click.echo(f"  {plain(str(printable(path)))}")
+
+
+@command.command("diff")
+@click.argument("number", metavar="ID", type=int)
+@click.option("--stat", is_flag=True, help="Only how much changes in which file.")
+def diff(number: int, stat: bool) -> int:
+    """What one PR changes, as `git diff` shows it."""
+    layout = find_root()
+    pr = _records(layout).get(number)
+    words = ["git", "diff", *(["--stat"] if stat else []), pr.base, pr.head, "--"]
+    sys.stdout.flush()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")}
+    return subprocess.run(words, cwd=layout.root, env=env, check=False).returncode
+
+
+@command.command("merge")
+@click.argument("numbers", metavar="ID...", type=int, nargs=-1, required=True)
+@click.option(
+    "--method", type=click.Choice(["merge", "squash", "ff"]), help="Instead of what aipass.toml says."
+)
+def merge(numbers: tuple[int, ...], method: str | None) -> None:
+    """Merge PRs into the branch that is checked out, if their checks pass. For people and the orchestrator.
+
+    Several are tested together; where that fails, those that fail alone are found and left out.
+    """
+    _say(_decide("merge", numbers, method=method))
+
+
+@command.command("close")
+@click.argument("numbers", metavar="ID...", type=int, nargs=-1, required=True)
+@click.option("--reason", help="Why.")
+def close(numbers: tuple[int, ...], reason: str | None) -> None:
+    """Close PRs without merging them; their commits stay. For people and the orchestrator."""
+    _say(_decide("close", numbers, reason=reason))
+
+
+def _decide(do: str, numbers: tuple[int, ...], **fields: str | None) -> Any:  # noqa: ANN401 - a row, or nothing
+    layout = find_root()
+    records = _records(layout)
+    for number in numbers:
+        records.get(number)  # said here at once where there is none
+    return ask(layout, "pr", needs_engine=is_agent(), patience_s=None, do=do, ids=list(numbers), **fields)
+
+
+def _say(row: Any) -> None:  # noqa: ANN401 - a row, or nothing
+    if row is not None:
+        click.echo(plain_lines(row["message"]))
+
+
+def plain_lines(text: str) -> str:
+    """Several lines without control characters."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def _records(layout: Layout) -> Records:
+    from aipass.git import hooks
+    from aipass.git.records import Records
+
+    try:
+        return Records(hooks.common(layout.root))
+    except AipassError as exc:
+        raise ConfigError(str(exc)) from exc
+
+
+def _listed(pr: Pr) -> dict[str, Any]:
+    """A PR as scripts see it."""
+    return {
+        "id": pr.id,
+        "agent": pr.agent,
+        "ref": pr.ref,
+        "base": pr.base,
+        "state": pr.state,
+        "title": pr.title,
+        "created": pr.created,
+        "dispatch": pr.dispatch,
+        "head": pr.head,
+        "branch": (pr.branch or "").removeprefix("refs/heads/") or None,
+        "paths": [printable(path) for path in pr.paths],
+        "stacked_on": list(pr.stacked_on),
+        "plan": pr.plan,
+        "phase": pr.phase,
+        "merged": pr.merged,
+        "url": pr.url,
+    }

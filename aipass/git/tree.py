@@ -1,0 +1,223 @@
+"""Trees as git keeps them: what lies at some paths in a commit, what git would keep of a working file now, and commits made of both.
+
+Everything goes through an index of its own (`GIT_INDEX_FILE`) that holds the asked paths only, and `git fast-import`, so that
+the cost is that of the paths, whatever the size of the repository, and nobody's index or HEAD is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from aipass.event import iso
+from aipass.git.repo import GitError, batches, records
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from aipass.git.repo import Repo
+
+FOLDER_MODE = "040000"
+IS_FOLDER = "it is a folder"
+
+
+class Entry(NamedTuple):
+    """One path in a tree: git's mode (`100644 100755 120000 160000`) and the object."""
+
+    mode: str
+    sha: str
+
+
+#: Paths with what is there; None: nothing.
+Entries = dict[str, Entry | None]
+
+
+def at(repo: Repo, commit: str, paths: Iterable[str]) -> Entries:
+    """What a commit holds at these paths; folders as entries of mode 040000."""
+    wanted = sorted(set(paths))
+    found: Entries = dict.fromkeys(wanted)
+    for batch in batches(wanted):
+        for line in records(
+            repo.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", commit, "--", *batch)
+        ):
+            about, _, path = line.partition("\t")
+            mode, _, sha = about.split(" ")
+            if path in found:
+                found[path] = Entry(mode, sha)
+    return found
+
+
+def between(repo: Repo, old: str, new: str) -> dict[str, tuple[Entry | None, Entry | None]]:
+    """The paths in which two commits or trees differ, with what is there in each."""
+    words = records(repo.run("diff-tree", "-r", "-z", "--no-renames", "--raw", "--no-abbrev", old, new))
+    found = {}
+    for about, path in zip(words[::2], words[1::2], strict=True):
+        old_mode, new_mode, old_sha, new_sha, _ = about.removeprefix(":").split(" ")
+        before = None if old_mode == "000000" else Entry(old_mode, old_sha)
+        after = None if new_mode == "000000" else Entry(new_mode, new_sha)
+        found[path] = before, after
+    return found
+
+
+def unusable(repo: Repo, path: str) -> str | None:
+    """Why git cannot keep what lies at a path now; None where it can, also where nothing is there."""
+    parts = path.split("/")
+    for depth in range(1, len(parts)):
+        folder = repo.top.joinpath(*parts[:depth])
+        try:
+            if stat.S_ISLNK(folder.lstat().st_mode):
+                return f"{'/'.join(parts[:depth])} is a symbolic link"
+        except OSError:
+            return None
+        if (folder / ".git").exists():
+            return f"{'/'.join(parts[:depth])} is a repository of its own"
+    try:
+        found = (repo.top / path).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        return str(exc.strerror)
+    if stat.S_ISDIR(found.st_mode):
+        return IS_FOLDER
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
+        return "it is neither a file nor a link"
+    if stat.S_ISREG(found.st_mode) and not os.access(repo.top / path, os.R_OK):
+        return "it cannot be read"
+    return None
+
+
+@contextmanager
+def private_index(repo: Repo) -> Iterator[dict[str, str]]:
+    """An index of our own; the environment that makes git use it."""
+    repo.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = repo.scratch / f"index-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        yield {"GIT_INDEX_FILE": str(path), "GIT_WORK_TREE": str(repo.top), "GIT_DIR": str(repo.own)}
+    finally:
+        for name in (path, path.with_name(path.name + ".lock")):
+            name.unlink(missing_ok=True)
+
+
+def now(repo: Repo, base: Entries) -> Entries:
+    """What git would keep of the working files at the paths of `base`, which is what it has there.
+
+    Modes, links, filters, line ends as `git add` has them; the objects are written. Raises GitError.
+    """
+    if not base:
+        return {}
+    before = b"".join(
+        b"%s %s\t%s\0" % (entry.mode.encode(), entry.sha.encode(), os.fsencode(path))
+        for path, entry in base.items()
+        if entry is not None and entry.mode != FOLDER_MODE
+    )
+    with private_index(repo) as env:
+        repo.run("update-index", "-z", "--index-info", stdin=before, env=env)
+        names = b"".join(os.fsencode(path) + b"\0" for path in base)
+        repo.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=names, env=env)
+        said = records(repo.run("ls-files", "-z", "--stage", "--full-name", env=env))
+    found: Entries = dict.fromkeys(base)
+    for line in said:
+        about, _, path = line.partition("\t")
+        mode, sha, _ = about.split(" ")
+        if path in found:
+            found[path] = Entry(mode, sha)
+    return found
+
+
+def ignored(repo: Repo, paths: Collection[str]) -> set[str]:
+    """Those of the paths that git ignores, tracked ones left out."""
+    if not paths:
+        return set()
+    # A name that begins with `:` means something else to it.
+    names = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
+    said = records(repo.run("check-ignore", "-z", "--stdin", stdin=names, fine=(0, 1)))
+    return {path.removeprefix("./") for path in said}
+
+
+def commit(
+    repo: Repo,
+    ref: str,
+    parents: Sequence[str],
+    changes: Mapping[str, Entry | None],
+    message: str,
+    author: str,
+) -> str:
+    """A commit of the first parent's tree with these changes, as the new value of `ref`; returns its id.
+
+    `author` is `Name <address>`. Raises GitError.
+    """
+    when = f"{int(time.time())} {time.strftime('%z')}"
+    lines = [f"commit {ref}", "mark :1", f"author {author} {when}", f"committer {repo.signer()} {when}"]
+    data = message.encode("utf-8", "replace")
+    stream = [_lines(*lines, f"data {len(data)}"), data, _lines("", *_parents(parents))]
+    for path, entry in sorted(changes.items(), key=lambda change: change[1] is not None):
+        # What goes away goes first: a file may take the place of a folder.
+        words = b"D " if entry is None else f"M {entry.mode} {entry.sha} ".encode()
+        stream.append(words + _quoted(path) + b"\n")
+    stream.append(_lines("", "get-mark :1", "done"))
+    said = (
+        repo.run("fast-import", "--quiet", "--done", "--force", "--date-format=raw", stdin=b"".join(stream))
+        .decode()
+        .strip()
+    )
+    if not said:
+        raise GitError("`git fast-import` made no commit and does not say why")
+    return said
+
+
+def _lines(*lines: str) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+
+
+def _parents(parents: Sequence[str]) -> Iterator[str]:
+    for place, parent in enumerate(parents):
+        yield f"{'merge' if place else 'from'} {parent}"
+
+
+_ESCAPED = {ord("\\"): b"\\\\", ord('"'): b'\\"', ord("\n"): b"\\n"}
+
+
+def _quoted(path: str) -> bytes:
+    """A path as fast-import reads it."""
+    return b'"' + b"".join(_ESCAPED.get(byte, bytes((byte,))) for byte in os.fsencode(path)) + b'"'
+
+
+def merged(repo: Repo, ours: str, theirs: str) -> tuple[str, list[str]]:
+    """The tree that a merge of two commits comes to, and the paths in conflict; no conflict: an empty list."""
+    words = ("merge-tree", "--write-tree", "-z", "--no-messages", "--name-only", ours, theirs)
+    said = records(repo.run(*words, fine=(0, 1)))
+    return said[0], said[1:]
+
+
+def join(repo: Repo, made: str, parents: Sequence[str], message: str, author: str | None = None) -> str:
+    """A commit of a tree that is there already. `author` is `Name <address>`; left out: the user."""
+    env: dict[str, str] = {}
+    for role, who in (("AUTHOR", author or repo.signer()), ("COMMITTER", repo.signer())):
+        name, _, address = who.rpartition(" <")
+        env |= {f"GIT_{role}_NAME": name or "aipass", f"GIT_{role}_EMAIL": address.removesuffix(">")}
+    upon = [word for parent in parents for word in ("-p", parent)]
+    said = repo.run("commit-tree", made, *upon, "-F", "-", stdin=message.encode("utf-8", "replace"), env=env)
+    return said.decode().strip()
+
+
+def staged(repo: Repo, paths: Iterable[str]) -> Entries:
+    """What the user's index has at these paths."""
+    wanted = sorted(set(paths))
+    found: Entries = dict.fromkeys(wanted)
+    for batch in batches(wanted):
+        for line in records(
+            repo.run("--literal-pathspecs", "ls-files", "-z", "--stage", "--full-name", "--", *batch)
+        ):
+            about, _, path = line.partition("\t")
+            mode, sha, _ = about.split(" ")
+            if path in found:
+                found[path] = Entry(mode, sha)
+    return found
+
+
+def today() -> str:
+    """This moment as records have it."""
+    return iso(time.time()) or ""

@@ -1,0 +1,16 @@
+-- Version 5: what agents have written, for the PRs that are made of it.
+
+CREATE TABLE work (
+    path     BLOB PRIMARY KEY,
+    run      INTEGER NOT NULL,
+    agent    TEXT NOT NULL,
+    dispatch INTEGER NOT NULL,
+    seal     TEXT              -- what it was when the run ended; NULL: somebody has changed it since
+) WITHOUT ROWID;
+CREATE INDEX work_agent ON work (agent);
+
+ALTER TABLE runs ADD COLUMN sealed INTEGER;    -- whether what it wrote is in `work`
+UPDATE runs SET sealed = 1 WHERE state = 'ended';
+
+ALTER TABLE phases ADD COLUMN opening INTEGER; -- the action that opens its PR
+ALTER TABLE phases ADD COLUMN pr INTEGER;      -- the PR

@@ -1,0 +1,35 @@
+"""PRs: an author hears that its PR was merged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aipass import Dispatch, Handler, Ignore, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aipass import Action, Event, View
+    from aipass.config import Config
+
+
+@hookimpl
+def register_handlers(config: Config) -> list[Handler]:
+    """Merged PRs, for every configuration."""
+    del config
+    return [Handler("merged PRs", ("pr.merged",), on_merged)]
+
+
+def on_merged(event: Event, view: View) -> Iterable[Action]:
+    """Wake the author."""
+    about = event.detail
+    if view.agent(about["agent"]) is None:
+        return [Ignore(f"its author `{about['agent']}` is no agent here any more")]
+    text = (
+        f"Your PR {about['pr']} “{about['title']}” was merged into {about['branch'] or 'the branch'} as {about['sha'][:10]}. "
+        "If more was meant to follow it, go on with that; otherwise there is nothing to do."
+    )
+    subject = f"PR {about['pr']} is merged"
+    return [
+        Dispatch(about["agent"], text, subject=subject, key=subject, sender="pr", stem=f"pr-{about['pr']}")
+    ]

@@ -1,0 +1,152 @@
+"""PRs on GitHub and GitLab through the CLIs that people have signed in to: `gh` and `glab`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from aipass import AipassError, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aipass.git.forge import Forge
+    from aipass.git.records import Pr
+    from aipass.git.repo import Repo
+
+TIMEOUT_S = 120.0
+#: How each calls our ways of merging.
+GH_MERGES = {"merge": "--merge", "squash": "--squash", "ff": "--rebase"}
+GLAB_MERGES: dict[str, tuple[str, ...]] = {"merge": (), "squash": ("--squash",), "ff": ("--rebase",)}
+
+
+@hookimpl
+def register_forges() -> list[Forge]:
+    """Both of them."""
+    return [GitHub(), GitLab()]
+
+
+class GitHub:
+    """`gh`: the PR's branch is pushed, and shown as a pull request."""
+
+    name = "gh"
+
+    def open(self, repo: Repo, pr: Pr, remote: str) -> str | None:
+        """Push its branch; make the pull request if there is none yet."""
+        _push(repo, pr, remote)
+        if pr.url is not None:
+            return pr.url
+        words = ("pr", "create", "--head", _branch(pr), "--title", pr.title, "--body", _body(pr))
+        into = ("--base", pr.branch.removeprefix("refs/heads/")) if pr.branch else ()
+        return _address(self._run(repo, *words, *into))
+
+    def merge(self, repo: Repo, pr: Pr, remote: str, method: str) -> None:
+        """Merge the pull request, if its head is still what was tested here."""
+        del remote
+        self._run(
+            repo,
+            "pr",
+            "merge",
+            pr.url or _branch(pr),
+            GH_MERGES[method],
+            "--match-head-commit",
+            pr.head,
+        )
+
+    def close(self, repo: Repo, pr: Pr, remote: str, reason: str) -> None:
+        """Close the pull request."""
+        del remote
+        self._run(repo, "pr", "close", pr.url or _branch(pr), "--comment", reason)
+
+    def _run(self, repo: Repo, *words: str) -> str:
+        return _run(repo, self.name, words)
+
+
+class GitLab:
+    """`glab`: the same as merge requests."""
+
+    name = "glab"
+
+    def open(self, repo: Repo, pr: Pr, remote: str) -> str | None:
+        """Push its branch; make the merge request if there is none yet."""
+        _push(repo, pr, remote)
+        if pr.url is not None:
+            return pr.url
+        words = (
+            "mr",
+            "create",
+            "--source-branch",
+            _branch(pr),
+            "--title",
+            pr.title,
+            "--description",
+            _body(pr),
+            "--yes",
+        )
+        into = ("--target-branch", pr.branch.removeprefix("refs/heads/")) if pr.branch else ()
+        return _address(_run(repo, self.name, (*words, *into)))
+
+    def merge(self, repo: Repo, pr: Pr, remote: str, method: str) -> None:
+        """Merge the merge request, if its head is still what was tested here."""
+        del remote
+        _run(
+            repo,
+            self.name,
+            ("mr", "merge", _branch(pr), "--sha", pr.head, "--yes", *GLAB_MERGES[method]),
+        )
+
+    def close(self, repo: Repo, pr: Pr, remote: str, reason: str) -> None:
+        """Say why, and close the merge request."""
+        del remote
+        _run(repo, self.name, ("mr", "note", _branch(pr), "--message", reason))
+        _run(repo, self.name, ("mr", "close", _branch(pr)))
+
+
+def _branch(pr: Pr) -> str:
+    return pr.ref.removeprefix("refs/heads/")
+
+
+def _body(pr: Pr) -> str:
+    about = f"Made by the agent {pr.agent}" + (f" (dispatch {pr.dispatch})" if pr.dispatch else "")
+    return f"{pr.body.strip()}\n\n{about}.".strip()
+
+
+def _push(repo: Repo, pr: Pr, remote: str) -> None:
+    # With a lease on nothing of ours: the branch is this PR's alone.
+    repo.run("push", "--quiet", "--no-verify", "--force", remote, f"{pr.head}:{pr.ref}")
+
+
+def _run(repo: Repo, program: str, words: Sequence[str]) -> str:
+    if shutil.which(program) is None:
+        raise AipassError(
+            f"`{program}` is not installed; install it, sign in with `{program} auth login`, and ask again"
+        )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            [program, *words],
+            cwd=repo.top,
+            env=env,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise AipassError(f"`{program} {' '.join(words[:2])}` could not be run: {exc}") from exc
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip())[:1000]
+        raise AipassError(
+            f"`{program} {' '.join(words[:2])}` ended with {done.returncode}: {said or 'it does not say why'}"
+        )
+    return done.stdout
+
+
+def _address(said: str) -> str | None:
+    """The last address in what a CLI said."""
+    found = [word for word in said.split() if word.startswith(("https://", "http://"))]
+    return found[-1] if found else None

@@ -1,0 +1,58 @@
+"""Finds what looks like a key or a password, with the detectors of detect-secrets that know a key by its own form.
+
+Those that only measure how random a text looks are left out: lock files and hashes look random, and are none.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aipass import hookimpl
+from aipass.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEFT_OUT = {
+    "Base64 High Entropy String",
+    "Hex High Entropy String",
+    "Secret Keyword",
+    "IBM COS HMAC Credentials",
+    "Private Key",
+}
+#: Keys of the services that agents themselves use: by the forms that their makers print.
+OWN = {
+    "Private Key": re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY( BLOCK)?-----"),
+    "Anthropic or OpenAI key": re.compile(r"\bsk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{32,}"),
+    "Google API key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
+    "GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"),
+}
+MAX_LINE = 20_000
+
+
+@hookimpl
+def find_secrets(text: str) -> list[Secret]:
+    """Whatever looks like one, line by line."""
+    return list(_find(text))
+
+
+def _find(text: str) -> Iterator[Secret]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > MAX_LINE:
+            continue  # no person wrote it
+        for detector in _detectors():
+            for value in detector.analyze_string(line):
+                yield Secret(number, str(detector.secret_type), str(value))
+        for kind, form in OWN.items():
+            for match in form.finditer(line):
+                yield Secret(number, kind, match[0])
+
+
+@cache
+def _detectors() -> list[Any]:
+    # Imported when first needed: it takes longer than all else that a start needs.
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+
+    return [made() for kind, made in get_mapping_from_secret_type_to_class().items() if kind not in LEFT_OUT]
