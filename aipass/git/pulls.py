@@ -315,7 +315,7 @@ class Pulls:
         wanted = dict.fromkeys(claims)
         changes = _differing(tree.at(repo, parent, wanted), there, wanted)
         on: list[int] = []
-        for other in reversed(self._records.open()):
+        for other in reversed(self._standing()):
             common = changes.keys() & set(other.paths)
             if (
                 not common
@@ -339,6 +339,14 @@ class Pulls:
                 f"{printable(path)} stands where others have files below or above it; take those away first"
             )
         return sorted(on), parent, changes
+
+    def _standing(self) -> list[Pr]:
+        """PRs whose changes are not here yet: open ones, and those that were merged on a forge and not pulled."""
+        return [
+            pr
+            for pr in self._records.all()
+            if pr.state == "open" or (pr.state == "merged" and pr.merged is None)
+        ]
 
     def _upon(self, parent: str, tip: str, other: str, name: str) -> str:
         """A commit that holds what another holds, and what was built upon so far."""

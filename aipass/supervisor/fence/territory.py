@@ -23,7 +23,7 @@ ROOT_NEVER = {
     ".aipass": "this is the engine's own folder",
 }
 ANYWHERE_NEVER = {
-    ".git": "git's own files; people commit what agents have written",
+    ".git": "git's own files; hand in what you have changed with `aipass pr open`, commit it with `aipass git commit`",
     "aipass.toml": "a nested root is not an agent's to make or change",
 }
 STATE, TRINITY = ".aipass", ".trinity"
