@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from watchdog.observers.api import EventEmitter
@@ -37,6 +37,7 @@ BATCH = 500
 CREATED_WAIT_MS = 10
 # A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
 FRESH_S = 60.0
+INDEX_LOCK = "index.lock"
 
 
 @dataclass(slots=True)
@@ -51,6 +52,8 @@ class Ground:
     #: Take note of what is there at the start without telling it, but for `loud`.
     baseline: bool = False
     loud: str = "inbox"
+    #: Git's own folder for this tree. While its `index.lock` stands there, git is at work on the tree.
+    git: str | None = None
 
 
 class TreeEmitter(EventEmitter):
@@ -66,6 +69,9 @@ class TreeEmitter(EventEmitter):
         self._folder_of: dict[int, str] = {}
         self._watch_of: dict[str, int] = {}
         self._polled: set[str] = set()
+        self._git_watch = -1
+        #: In the order of the kernel's events, so that it is exact whenever they are read.
+        self._by_git = False
         self._told_limit = False
         self._asked: deque[tuple[str, str]] = deque()
         self._wake_in, self._wake_out = os.pipe()
@@ -102,7 +108,17 @@ class TreeEmitter(EventEmitter):
                 self._inotify = inotify.Inotify()
             except OSError:
                 self._inotify = None
+        self._watch_git()
         self._asked.append(("", "start"))
+
+    def _watch_git(self) -> None:
+        if self._inotify is None or self._ground.git is None:
+            return
+        try:
+            self._git_watch = self._inotify.add(os.fsencode(self._ground.git))
+        except OSError:
+            return  # nobody can say then what git did
+        self._by_git = os.path.lexists(f"{self._ground.git}/{INDEX_LOCK}")
 
     def on_thread_stop(self) -> None:
         """Wake the thread, so that it sees that it shall end."""
@@ -159,6 +175,8 @@ class TreeEmitter(EventEmitter):
     _next_poll = 0.0
 
     def _tell(self, seen: Observation) -> None:
+        if self._by_git and not isinstance(seen, (ScanEnd, Limited)):
+            seen = replace(seen, git=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
             self._flush()
@@ -282,6 +300,13 @@ class TreeEmitter(EventEmitter):
             for raw in events:
                 if raw.mask & inotify.IN_Q_OVERFLOW:
                     self._asked.append(("", "overflow"))
+                    self._by_git = self._git_watch >= 0 and os.path.lexists(
+                        f"{self._ground.git}/{INDEX_LOCK}"
+                    )
+                    continue
+                if raw.watch == self._git_watch:
+                    if raw.name == os.fsencode(INDEX_LOCK):
+                        self._by_git = bool(raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO))
                     continue
                 self._take_one(raw, pending)
             events = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from watchdog.events import FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
+from aipass.git.ask import ask
 from aipass.sources.emitter import Ground, TreeEmitter
 from aipass.sources.ignore import Ignore
 
@@ -54,6 +55,7 @@ class Filesystem:
             ignore=Ignore(self._root, self._patterns),
             first=("inbox",),
             baseline=self._baseline,
+            git=next(iter(ask(self._root, "rev-parse", "--absolute-git-dir")), "").removesuffix("\n") or None,
         )
         self._watched = Watched(self._ground)
         self._watched.start()

@@ -7,6 +7,7 @@ Called inside the transaction that records the facts.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aipass.event import Fact
@@ -27,6 +28,12 @@ class Known:
 
     def settle(self, seen: Observation) -> list[Fact]:
         """The facts that an observation amounts to: none where the ledger knew it already."""
+        facts = self._settle(seen)
+        if getattr(seen, "git", False):
+            return [replace(fact, detail={**fact.detail, "git": True}) for fact in facts]
+        return facts
+
+    def _settle(self, seen: Observation) -> list[Fact]:
         match seen:
             case Seen():
                 return self._seen(seen)

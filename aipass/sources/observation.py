@@ -23,12 +23,16 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file is there. `complete`: nobody is writing it any more. `type` is `file`, `symlink` or another kind of node."""
+    """A file is there. `complete`: nobody is writing it any more. `type` is `file`, `symlink` or another kind of node.
+
+    `git`, here and below: it came about while git itself was at work on the tree.
+    """
 
     path: str
     identity: Identity
     complete: bool
     type: str = "file"
+    git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Moved:
     new: str
     folder: bool
     identity: Identity | None = None
+    git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Gone:
 
     path: str
     folder: bool
+    git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class Listing:
     entries: tuple[Seen, ...]
     quiet: bool = False
     ignoring: bool = False
+    git: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,115 @@
+"""Which changes of files git itself made: told from those of people and agents by the order of the kernel's own events."""
+
+import os
+import queue
+import subprocess
+import time
+
+import pytest
+from git_kit import git
+
+from aipass.sources.filesystem import Filesystem
+from aipass.sources.observation import Gone, Listing, Moved, ScanEnd, Seen
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/sys/fs/inotify"), reason="there is no inotify here")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "r"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    for number in range(20):
+        (root / f"f{number}").write_text(f"{number}\n")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    git(root, "checkout", "-q", "-b", "side")
+    (root / "new").mkdir()
+    for number in range(10):
+        (root / f"f{number}").write_text(f"side {number}\n")
+        (root / f"new/n{number}").write_text("n\n")
+    (root / "f19").unlink()
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "side 1")
+    (root / "f10").write_text("side\n")
+    git(root, "commit", "-qam", "side 2")
+    git(root, "checkout", "-q", "main")
+    (root / "f18").write_text("main\n")
+    git(root, "commit", "-qam", "main")
+    told = queue.SimpleQueue()
+    source = Filesystem(root, baseline=True)
+    source.start(lambda batch: [told.put(one) for one in batch])
+    assert source._watched.emitter.settled.wait(10)
+
+    def seen():
+        """Paths that were seen to change since the last time, and whether git did it."""
+        mark = root / f"mark{time.time_ns()}"
+        mark.write_text("")
+        found = {}
+        while True:
+            one = told.get(timeout=10)
+            if isinstance(one, Seen) and one.path == mark.name:
+                return found
+            if isinstance(one, Seen | Gone) and not one.path.startswith("mark") and one.path != "new":
+                found[one.path] = one.git
+            elif isinstance(one, Moved):
+                found[one.new] = found[one.old] = one.git
+            elif isinstance(one, Listing) and not one.quiet:
+                found |= {entry.path: one.git for entry in one.entries}
+            assert not isinstance(one, ScanEnd) or one.reason in {"start", "new"}
+
+    seen()
+    yield root, seen
+    source.stop()
+
+
+SIDE = {f"f{n}" for n in range(11)} | {"f19"} | {f"new/n{n}" for n in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("before", "words", "paths"),
+    [
+        ((), ("checkout", "-q", "side"), SIDE | {"f18"}),
+        ((), ("merge", "-q", "-m", "x", "side"), SIDE),
+        ((), ("reset", "-q", "--hard", "HEAD~1"), {"f18"}),
+        ((), ("cherry-pick", "side"), {"f10"}),
+        ((), ("revert", "--no-edit", "HEAD"), {"f18"}),
+        ((), ("restore", "--source", "side", "f3", "f4"), {"f3", "f4"}),
+        ((("checkout", "-q", "side"),), ("rebase", "-q", "main"), SIDE | {"f18"}),
+    ],
+    ids=["checkout", "merge", "reset", "cherry-pick", "revert", "restore", "rebase"],
+)
+def test_what_git_writes_is_marked(tree, before, words, paths):
+    root, seen = tree
+    for one in before:
+        git(root, *one)
+    seen()
+    git(root, *words)
+    found = seen()
+    assert set(found) == paths
+    assert all(found.values()), {path for path, by_git in found.items() if not by_git}
+
+
+def test_a_stash_and_its_return_are_marked(tree):
+    root, seen = tree
+    (root / "f3").write_text("mine\n")
+    assert seen() == {"f3": False}
+    git(root, "stash", "-q")
+    assert seen() == {"f3": True}
+    git(root, "stash", "pop", "-q")
+    assert seen() == {"f3": True}
+
+
+def test_what_a_person_writes_and_adds_and_commits_at_once_is_theirs(tree):
+    root, seen = tree
+    for number in range(30):
+        script = f"echo {number} > f1; echo {number} > made{number}; git add -A; git commit -qm x"
+        subprocess.run(["sh", "-c", script], cwd=root, check=True)
+        assert seen() == {"f1": False, f"made{number}": False}
+
+
+def test_a_patch_by_am_is_marked(tree):
+    root, seen = tree
+    patch = git(root, "format-patch", "-1", "--stdout", "side")
+    git(root, "am", "-q", stdin=patch.encode())
+    assert seen() == {"f10": True}
