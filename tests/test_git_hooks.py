@@ -1,9 +1,11 @@
 """Git hooks in the set-ups that people have: installed, fired by the real git, taken away; git's work always goes on."""
 
 import os
+import shlex
 import shutil
 import stat
 import subprocess
+import sys
 
 import pytest
 
@@ -57,6 +59,11 @@ class Repo:
         return True
 
 
+def states(found):
+    """Of those that everybody gets."""
+    return {hook.state for hook in found if hook.name in hooks.HOOKS}
+
+
 def listing(folder):
     """All that is there, exactly."""
     return {
@@ -71,7 +78,7 @@ def repo(tmp_path):
 
 
 def test_each_hook_tells(repo, tmp_path):
-    assert {hook.state for hook in repo.install()} == {"installed"}
+    assert states(repo.install()) == {"installed"}
     there = Repo(tmp_path / "there.git", "--bare")
     repo.commit()
     assert repo.told("post-commit")
@@ -174,11 +181,9 @@ def test_every_worktree_that_is_a_root_is_told(repo, tmp_path):
     assert repo.told("post-commit")
     assert other.told("post-commit")
     hooks.uninstall(other.root)
-    assert {hook.state for hook in hooks.status(repo.root)} == {"installed"}, (
-        "the first root still wants them"
-    )
+    assert states(hooks.status(repo.root)) == {"installed"}, "the first root still wants them"
     hooks.uninstall(repo.root)
-    assert {hook.state for hook in hooks.status(repo.root)} == {"missing"}
+    assert states(hooks.status(repo.root)) == {"missing"}
 
 
 def test_in_a_submodule_and_in_a_bare_repository(repo, tmp_path):
@@ -277,7 +282,7 @@ def test_installing_twice_is_installing_once_and_mends_what_was_edited(repo):
     path.write_text(path.read_text() + "exit 1\n")
     assert [hook.name for hook in hooks.status(repo.root) if hook.state == "changed"] == ["post-merge"]
     repo.install()
-    assert {hook.state for hook in hooks.status(repo.root)} == {"installed"}
+    assert states(hooks.status(repo.root)) == {"installed"}
 
 
 def test_without_a_repository_it_says_so(tmp_path):
@@ -289,3 +294,41 @@ def test_a_root_with_a_newline_is_refused(tmp_path):
     repo = Repo(tmp_path / "two\nlines")
     with pytest.raises(ConfigError, match="holds a newline"):
         repo.install()
+
+
+def test_hooks_that_ask_are_written_only_for_those_who_want_them_and_never_block_without_aipass(
+    repo, tmp_path
+):
+    own = repo.put(repo.root / ".git/hooks/pre-commit", "#!/bin/sh\necho own >> ran.txt\n")
+    repo.install()
+    assert (repo.root / ".git/hooks/pre-commit").read_bytes() == own.read_bytes()
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    assert states(hooks.status(repo.root)) == {"installed"}
+    for name in (hooks.GUARD, hooks.TRAILERS):
+        path = repo.root / f".git/hooks/{name}"
+        text = path.read_text()
+        assert "-m aipass git" in text
+        # Another Python, without aipass; one that is not there; one that is broken.
+        for other in (shutil.which("true"), str(tmp_path / "gone"), shutil.which("false")):
+            path.write_text(text.replace(shlex.quote(sys.executable), other))
+            repo.commit(f"with-{name}-{os.path.basename(other)}")
+        path.write_text(text)
+    assert repo.git("log", "--format=%s").stdout.count("Add with-") == 6
+    assert (repo.root / "ran.txt").read_text() == "own\n" * 6
+    hooks.uninstall(repo.root)
+    assert sorted(os.listdir(repo.root / ".git/hooks")) == sorted(
+        {*os.listdir(repo.root / ".git/hooks")} - {"commit-msg"}
+    )
+    assert (repo.root / ".git/hooks/pre-commit").read_text() == "#!/bin/sh\necho own >> ran.txt\n"
+
+
+def test_a_hook_of_before_that_refuses_is_obeyed_by_those_that_ask(repo):
+    repo.put(repo.root / ".git/hooks/pre-commit", "#!/bin/sh\nexit 7\n")
+    repo.put(repo.root / ".git/hooks/commit-msg", '#!/bin/sh\ngrep -q Add "$1"\n')
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    (repo.root / "x").write_text("x")
+    repo.git("add", "x")
+    assert repo.git("commit", "-qm", "Add x", check=False).returncode
+    (repo.root / ".git/hooks/pre-commit.before-aipass").write_text("#!/bin/sh\n")
+    assert repo.git("commit", "-qm", "x", check=False).returncode
+    repo.git("commit", "-qm", "Add x")

@@ -357,6 +357,58 @@ def test_without_an_engine_a_person_leaves_the_request_and_an_agents_verbs_say_s
     repository.wait_for(lambda: read(repository, "pr", "list")[0]["state"] == "merged", "the merge")
 
 
+def test_the_guard_keeps_back_what_a_running_phase_writes_and_the_message_names_whose_work_it_is(repository):
+    build(
+        repository,
+        {
+            "db": (
+                "echo half > app/model.py; until [ -e go ]; do sleep 0.05; done; echo whole > app/model.py\n",
+                "",
+            ),
+            "api": ("echo by api > src/one.py\n", 'owns = ["src/"]'),
+        },
+        files={"app/model.py": "old\n", "src/one.py": "1\n", "mine.txt": "m\n"},
+    )
+    repository.aipass("git", "install", "--guard", "--trailers")
+    whole = {
+        "id": "0001",
+        "title": "Login",
+        "phases": [
+            {"id": "model", "agent": "db", "task": "t", "owns": ["app/"], "delivers": ["app/model.py"]}
+        ],
+    }
+    repository.aipass("send", "api", "go", "--wait")
+    repository.write("plans/0001-login.json", json.dumps(whole))
+    repository.aipass("plan", "start", "1")
+    repository.wait_for(lambda: (repository.root / "app/model.py").read_text() == "half\n", "its first write")
+    repository.write("mine.txt", "mine\n")
+
+    def commit(*words):
+        return subprocess.run(
+            ["git", "commit", "-qm", "Work", *words],
+            cwd=repository.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    refused = commit("-a")
+    assert refused.returncode
+    assert "app/model.py  (phase model of plan 0001, run 2 of db)" in refused.stderr
+    assert "--no-verify" in refused.stderr
+    assert commit("--", "mine.txt", "src/one.py").returncode == 0
+    assert git(repository.root, "log", "-1", "--format=%B").strip() == "Work\n\nDispatch: 1"
+    # What the person has changed since is theirs.
+    repository.write("app/model.py", "a person's\n")
+    repository.wait_for(
+        lambda: (
+            [e for e in events(repository, "file.closed") if e["path"] == "app/model.py"][-1]["by"] is None
+        )
+    )
+    assert commit("-a").returncode == 0
+    (repository.root / "go").write_text("")
+
+
 # -- thirty at once --------------------------------------------------------------------------------------------------
 
 MANY = 30

@@ -10,6 +10,7 @@ import click
 from aipass.cli.ask import ask, is_agent
 from aipass.cli.output import json_option, print_json, relative_to_root, table
 from aipass.errors import EXIT_REFUSED, AipassError, ConfigError
+from aipass.event import plain, printable
 from aipass.git import hooks
 from aipass.layout import find_root
 
@@ -31,13 +32,20 @@ def command() -> None:
 
 
 @command.command("install")
-def install() -> int:
+@click.option(
+    "--guard", is_flag=True, help="Also pre-commit: keep back what agents are in the middle of writing."
+)
+@click.option(
+    "--trailers", is_flag=True, help="Also commit-msg: name the dispatches whose work is committed."
+)
+def install(guard: bool, trailers: bool) -> int:
     """Write the hooks. What stood there runs as before, with the same arguments and stdin, and comes back with `uninstall`."""
     if (reason := _refusal("install")) is not None:
         click.echo(reason, err=True)
         return EXIT_REFUSED
     layout = find_root()
-    _show(hooks.install(layout.root, layout.spool))
+    wanted = [*hooks.HOOKS, *([hooks.GUARD] if guard else []), *([hooks.TRAILERS] if trailers else [])]
+    _show(hooks.install(layout.root, layout.spool, wanted))
     return 0
 
 
@@ -70,6 +78,31 @@ def status(as_json: bool) -> None:
         )
     else:
         _show(found)
+
+
+@command.command("guard", hidden=True)
+def guard() -> int:
+    """What the pre-commit hook asks: exit status 3 where the commit holds what an agent is in the middle of writing."""
+    from aipass.git import guard as guarding
+
+    unfinished = guarding.unfinished(find_root())
+    if not unfinished:
+        return 0
+    click.echo("aipass: not committed, because agents are in the middle of writing this:")
+    for path, who in unfinished.items():
+        click.echo(f"  {plain(str(printable(path)))}  ({who})")
+    click.echo("Commit the rest by name (`git commit -- PATH…`), or wait (`aipass plan status`);")
+    click.echo("`git commit --no-verify` commits all the same.")
+    return EXIT_REFUSED
+
+
+@command.command("trailers", hidden=True)
+@click.argument("file")
+def trailers(file: str) -> None:
+    """What the commit-msg hook asks: name in a message whose work is committed."""
+    from aipass.git import guard as guarding
+
+    guarding.add_trailers(find_root(), file)
 
 
 @command.command("commit")
@@ -105,6 +138,12 @@ def _show(found: list[Hook]) -> None:
     click.echo(f"hooks in {found[0].path.parent}")
     table(
         ("HOOK", "STATE"),
-        ((h.name, WORDS[h.state] + (", calls the one of before" if h.chained else "")) for h in found),
+        ((h.name, _words(h)) for h in found),
         flexible=1,
     )
+
+
+def _words(hook: Hook) -> str:
+    if hook.name not in hooks.HOOKS and hook.state in {"missing", "other"}:
+        return f"not asked for; `aipass git install --{'guard' if hook.name == hooks.GUARD else 'trailers'}` writes it"
+    return WORDS[hook.state] + (", calls the one of before" if hook.chained else "")

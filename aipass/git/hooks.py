@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,12 @@ from aipass.errors import AipassError, ConfigError
 from aipass.git.ask import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite", "pre-push", "reference-transaction")
+#: Written only for those who want them: these ask aipass something.
+GUARD, TRAILERS = "pre-commit", "commit-msg"
+ALL = (*HOOKS, GUARD, TRAILERS)
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
 #: Where hooks leave their files, in a root's spool.
@@ -66,6 +70,19 @@ exit 0
 """
 
 
+#: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
+GUARDING = """\
+if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
+if [ -x {python} ]; then {python} -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi
+exit 0
+"""
+NAMING = """\
+if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
+if [ -x {python} ]; then {python} -m aipass git trailers "$1" > /dev/null 2>&1; fi
+exit 0
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Hook:
     """One hook as it is. `state`: `installed`, `missing`, `other` (somebody else's stands there), `changed` (ours, edited)."""
@@ -100,7 +117,15 @@ def _path(root: Path, name: str) -> Path:
 
 def script(name: str, roots: Path) -> str:
     """The hook's whole text."""
-    body = {"pre-push": ASKED, "reference-transaction": TRANSACTION + CHAINED}.get(name, AFTER + CHAINED)
+    bodies = {
+        "pre-push": ASKED,
+        "reference-transaction": TRANSACTION + CHAINED,
+        GUARD: GUARDING,
+        TRAILERS: NAMING,
+    }
+    body = bodies.get(name, AFTER + CHAINED)
+    if name in {GUARD, TRAILERS}:
+        body = body.format(python=shlex.quote(sys.executable))
     quoted = shlex.quote(str(roots))
     return SCRIPT.format(mark=MARK, name=name, aside=ASIDE, roots=quoted, spool=SPOOL, body=body)
 
@@ -108,7 +133,7 @@ def script(name: str, roots: Path) -> str:
 def status(root: Path) -> list[Hook]:
     """Each hook as it is now."""
     where, roots = folder(root), common(root) / "roots"
-    return [_look(where / name, name, roots) for name in HOOKS]
+    return [_look(where / name, name, roots) for name in ALL]
 
 
 def _look(path: Path, name: str, roots: Path) -> Hook:
@@ -130,8 +155,8 @@ def _aside(path: Path) -> Path:
     return path.with_name(path.name + ASIDE)
 
 
-def install(root: Path, spool: Path) -> list[Hook]:
-    """Write every hook that is not there, and name this root to them; what stood there is put aside and called.
+def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook]:
+    """Write every wanted hook that is not there, and name this root to them; what stood there is put aside and called.
 
     Raises ConfigError where there is no repository, AipassError where the folder cannot be written.
     """
@@ -146,7 +171,7 @@ def install(root: Path, spool: Path) -> list[Hook]:
         if str(root) not in known:
             _write(ours / "roots", "".join(f"{one}\n" for one in [*known, str(root)]), 0o644)
         for hook in status(root):
-            if hook.state in {"other", "missing"}:
+            if hook.name in wanted and hook.state in {"other", "missing"}:
                 _install(hook, ours / "roots")
             elif hook.state == "changed":
                 _write(hook.path, script(hook.name, ours / "roots"), 0o755)

@@ -496,6 +496,10 @@ WHERE excluded.run >= work.run
 -- What an agent's runs that ended have written last.
 SELECT * FROM work WHERE agent = :agent
 
+-- name: work_at
+-- Who wrote a path last.
+SELECT * FROM work WHERE path = :path
+
 -- name: run_sealed
 -- What it wrote is noted.
 UPDATE runs SET sealed = 1 WHERE id = :id

@@ -1,0 +1,84 @@
+"""What two hooks ask that people may want: whether a commit holds an agent's unfinished work, and whose work it holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from aipass.authors import holders
+from aipass.config import load
+from aipass.git.pulls import seal
+from aipass.ground import table
+from aipass.ledger import Ledger
+from aipass.plan.reserved import reserved
+from aipass.supervisor.fence.territory import Kind, Territory
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+
+#: So many of the last events of a path are looked at.
+LOOKED_AT = 20
+
+
+def staged(layout: Layout) -> list[str]:
+    """The paths of the commit that is being made, relative to the root. In a hook's own environment, index and all."""
+    words = ("diff", "--cached", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--relative")
+    done = subprocess.run(["git", *words], cwd=layout.root, capture_output=True, check=False)
+    return [os.fsdecode(entry) for entry in done.stdout.split(b"\0") if entry]
+
+
+def unfinished(layout: Layout) -> dict[str, str]:
+    """Paths of the commit that a running phase owns and its run wrote last, with that run in words."""
+    paths = staged(layout)
+    if not paths or not layout.ledger.exists():
+        return {}
+    ledger = Ledger.read(layout.ledger)
+    try:
+        live = [(row["id"], row["agent"]) for row in ledger.all("live_runs")]
+        written = holders(layout, live)
+        if not written:
+            return {}
+        phases = reserved(ledger)[0]
+        territory = Territory.of(table(load(layout.config), phases))
+        found = {}
+        for path in paths:
+            owner = territory.owner(path)
+            run = written.get(path, (None, ""))[0]
+            if (
+                owner.kind is Kind.PHASE
+                and owner.run == run is not None
+                and _last(ledger, path) in {run, None}
+            ):
+                found[path] = f"phase {owner.phase} of plan {owner.plan}, run {run} of {owner.agents[0]}"
+        return found
+    finally:
+        ledger.close()
+
+
+def _last(ledger: Ledger, path: str) -> int | str | None:
+    """Who changed a path last, as far as it was seen: a run, `a person`, or nobody (it was never seen)."""
+    for row in ledger.all("events_of_path", {"path": path, "limit": LOOKED_AT}):
+        if row["kind"] in {"file.closed", "file.deleted"}:
+            return "a person" if row["run"] is None else int(row["run"])
+    return None
+
+
+def add_trailers(layout: Layout, message: str) -> None:
+    """Name in a commit's message the dispatches whose work it holds as they left it."""
+    paths = staged(layout)
+    if not paths or not layout.ledger.exists():
+        return
+    ledger = Ledger.read(layout.ledger)
+    try:
+        found: dict[int, None] = {}
+        for path in paths:
+            row = ledger.one("work_at", {"path": os.fsencode(path)})
+            if row is not None and row["seal"] == seal(layout.root / path):
+                found[row["dispatch"]] = None
+    finally:
+        ledger.close()
+    if found:
+        trailers = [word for dispatch in sorted(found) for word in ("--trailer", f"Dispatch: {dispatch}")]
+        how = ("--in-place", "--if-exists", "addIfDifferent")
+        subprocess.run(["git", "interpret-trailers", *how, *trailers, message], cwd=layout.root, check=False)
