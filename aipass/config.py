@@ -145,6 +145,7 @@ class Rule(Model):
     debounce: Duration = Field(0.0, description="Firings within it collapse into one, of the last event")
     self: bool = Field(False, description="Fire on what this rule's own agent did as well")
     git: bool = Field(False, description="Fire on file events that git itself made as well")
+    rebased: bool = Field(False, description="Fire on each commit that a rebase has made as well")
     per_hour: Annotated[int, Field(ge=1)] = Field(30, description="Pauses itself beyond this")
 
     @model_validator(mode="after")

@@ -55,6 +55,8 @@ class _Rule:
             return f"the branch is {event.detail.get('branch')}, not {rule.branch}"
         if not rule.git and event.detail.get("git"):
             return "git itself made the change (git = false)"
+        if not rule.rebased and event.detail.get("rebased"):
+            return "a rebase made the commit (rebased = false)"
         values = values_of(event)
         for name, wanted in rule.where.items():
             found = event.detail.get(name.removeprefix("detail."), values.get(name))

@@ -262,3 +262,118 @@ def test_an_agent_installs_no_hooks(repository):
     done = repository.aipass("git", "install", check=3, env={"AIPASS_AGENT": "reviewer"})
     assert "`git install` is for people, and `reviewer` is an agent" in done.stderr
     assert "not installed" in repository.aipass("git", "status").stdout
+
+
+def test_a_branch_that_is_made_anew_in_the_same_second_tells_its_commit(news):
+    first = entry(0, 1, "commit (initial): a")
+    news({MAIN: [first]})
+    news({"refs/heads/b": [entry(0, 1, "branch: Created from main", 50), entry(1, 2, "commit: b", 50)]})
+    found = news(
+        {"refs/heads/b": [entry(0, 1, "branch: Created from main", 50), entry(1, 3, "commit: c", 50)]}
+    )
+    assert kinds(found) == [("git.commit", "b", "3")]
+
+
+def test_a_commit_dated_far_ahead_hides_nothing(news):
+    news({MAIN: [entry(0, 1, "commit (initial): a")]}, now=10.0)
+    news({MAIN: [entry(1, 2, "commit: ahead", 10**9)]}, now=20.0)
+    found = news(
+        {MAIN: [entry(1, 3, "merge other: Fast-forward", 30), entry(3, 4, "commit: c", 30)]}, now=30.0
+    )
+    assert [fact.kind for fact in found] == ["git.merge", "git.commit"]
+
+
+def test_a_branch_that_is_renamed_or_copied_tells_no_old_merge_again(news):
+    log = [
+        entry(0, 1, "branch: Created from x"),
+        entry(1, 2, "merge y: Fast-forward"),
+        entry(2, 3, "commit: c"),
+    ]
+    news({MAIN: []})
+    news({"refs/heads/b": log})
+    renamed = [*log, entry(3, 3, "Branch: renamed refs/heads/b to refs/heads/c")]
+    assert [(f.kind, f.detail["reason"]) for f in news({"refs/heads/c": renamed})] == [
+        ("git.ref", "Branch: renamed refs/heads/b to refs/heads/c")
+    ]
+    # What was committed under the old name while nobody looked is told all the same.
+    later = [*log, entry(3, 4, "commit: d"), entry(4, 4, "Branch: copied refs/heads/b to refs/heads/e")]
+    assert [fact.kind for fact in news({"refs/heads/e": later})] == ["git.commit", "git.ref"]
+
+
+def test_many_refs_that_move_in_one_way_are_one_event(news):
+    news({MAIN: []})
+    logs = {f"refs/remotes/origin/b{n}": [entry(0, n, "fetch origin: storing head")] for n in range(1, 200)}
+    logs["refs/heads/x"] = [entry(0, 1, "branch: Created from main")]
+    found = news(logs)
+    assert sorted((fact.ref, fact.detail.get("count")) for fact in found if fact.ref) == [
+        ("refs/heads/x", None)
+    ]
+    (folded,) = (fact for fact in found if fact.ref is None)
+    assert (folded.detail["count"], len(folded.detail["refs"])) == (199, 199)
+
+
+def test_each_commit_of_a_rebase_is_told_to_whom_it_was_asked_for(news):
+    news({MAIN: [entry(0, 1, "commit (initial): a")]})
+    finish = entry(1, 9, "rebase (finish): refs/heads/main onto " + sha(2))
+    about = {sha(8): About("A B", "eight", ("x",))}
+    found = news(
+        {MAIN: [entry(0, 1, "commit (initial): a"), finish]}, rebased={sha(9): (sha(8), sha(9))}, about=about
+    )
+    assert kinds(found) == [
+        ("git.ref", "main", "9"),
+        ("git.commit", "main", "8"),
+        ("git.commit", "main", "9"),
+    ]
+    assert [fact.detail.get("rebased") for fact in found] == [None, True, True]
+    assert found[1].detail["paths"] == ["x"]
+
+
+EACH = RULE.replace('paths = ["src/"]\n', "rebased = true\n") + (
+    '[[on]]\nname = "saved"\nevent = "file.closed"\npaths = ["src/"]\ndispatch = "reviewer"\ntask = "Look at {path}"\n'
+)
+
+
+@pytest.mark.slow
+def test_a_rebase_tags_in_folders_and_long_subjects_with_a_real_engine(repository):
+    repository.write("aipass.toml", EACH)
+    git(repository, "checkout", "-q", "-B", "main")
+    commit(repository, "src/base.py")
+    repository.aipass("init")
+    repository.aipass("up", "--detach")
+    git(repository, "checkout", "-q", "-b", "side")
+    commit(repository, "src/side.py")
+    git(repository, "checkout", "-q", "main")
+    for number in range(20):
+        commit(repository, f"src/m{number}.py")
+    repository.wait_for(lambda: len(told(repository, "git.commit")) == 21, "all commits")
+    git(repository, "rebase", "-q", "side")
+    repository.wait_for(lambda: len(told(repository, "git.commit")) == 41, "each commit of the rebase")
+    rebased = [event for event in told(repository, "git.commit") if event["detail"].get("rebased")]
+    shas = git(repository, "rev-list", "--reverse", "side..main").split()
+    assert [event["detail"]["sha"] for event in rebased] == shas
+    assert [event["detail"]["paths"] for event in rebased] == [[f"src/m{n}.py"] for n in range(20)]
+    assert [
+        e["detail"]["reason"].split(" onto")[0]
+        for e in told(repository, "git.ref")
+        if "rebase" in str(e["detail"])
+    ] == ["rebase (finish): refs/heads/main"]
+    # What git wrote in the tree fires no rule about files.
+    files = told(repository, "file.closed")
+    assert any(event["detail"].get("git") for event in files)
+    by_git = {event["id"] for event in files if event["detail"].get("git")}
+    repository.wait_for(
+        lambda: json.loads(repository.aipass("status", "--json").stdout)["counts"]["queued"] == 0
+    )
+    causes = {one["cause"] for one in map(json.loads, shown(repository))}
+    assert not causes & by_git
+    git(repository, "tag", "v/2")
+    repository.wait_for(
+        lambda: any(e["detail"].get("tag") == "v/2" for e in told(repository, "git.ref")), "the tag"
+    )
+    git(repository, "commit", "-q", "--allow-empty", "-m", "x" * 100_000)
+    repository.wait_for(lambda: len(told(repository, "git.commit")) == 42, "the commit with a long subject")
+
+
+def shown(repository):
+    for one in json.loads(repository.aipass("dispatches", "--json").stdout):
+        yield repository.aipass("show", str(one["id"]), "--json").stdout

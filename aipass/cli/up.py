@@ -109,12 +109,19 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     supervisors = Supervisors(layout)
     world = World(layout, ledger, supervisors, os.environ)
     filesystem = Filesystem(layout.root, settings.watch.ignore, baseline=ledger.meta("baseline") is None)
-    git = Git(layout.root, layout.spool)
+    engine: Engine | None = None
+
+    def wants_rebased() -> bool:
+        """Asked when something is seen, of the configuration that is in force then."""
+        return engine is not None and any(rule.rebased for rule in engine.config.on)
+
+    git = Git(layout.root, layout.spool, wants_rebased)
     sources = (supervisors, Spool(layout.spool), git, *plugins.sources(layout.root, settings))
     desk = Desk(layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout))
-    return Engine(
+    engine = Engine(
         world, ledger, plugins, settings, SystemClock(), filesystem=filesystem, sources=sources, desk=desk
     )
+    return engine
 
 
 def _run(

@@ -25,6 +25,11 @@ OURS = "refs/heads/aipass/"
 _LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) .*> (\d+) [-+]\d{4}(?:\t(.*))?")
 _MOVING = re.compile(r"checkout: moving from (.*) to (.*)")
 _NEW_COMMIT = re.compile(r"(commit|cherry-pick|revert|am)\b")
+_TAKEN_OVER = re.compile(r"[Bb]ranch: (renamed|copied) ")
+#: The end of a rebase in a branch's own log, with the commit that it went onto.
+REBASED = re.compile(r"rebase (?:-i )?\(finish\): refs/heads/.* onto ([0-9a-f]{40,64})")
+#: So many refs that moved in one and the same way are told one by one; more are one event.
+MANY, NAMED = 50, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +79,16 @@ class About:
 class GitSeen:
     """Logs of refs as they are now, oldest entry first, the tags, and what is known of the newer commits.
 
-    `detached`: HEAD is on no branch, so that its own log is the only one to tell of commits.
+    `detached`: HEAD is on no branch, so that its own log is the only one to tell of commits. `rebased`: by the new tip of a branch
+    that was rebased the commits that it was rebased to, oldest first, where somebody wants each. `now` in seconds since the epoch.
     """
 
     logs: Mapping[str, tuple[Entry, ...]]
     tags: Mapping[str, str] | None = None
     about: Mapping[str, About] = field(default_factory=dict)
     detached: bool = False
+    rebased: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    now: float = float("inf")
 
 
 class GitNews:
@@ -101,23 +109,27 @@ class GitNews:
                 elif entry.makes_commit:
                     self._is_new_commit(entry.new)
             if entries:
-                self._know(ref, entries[-1].mark, entries[-1].time)
+                # A date that lies ahead must not hide what comes before it.
+                self._know(ref, entries[-1].mark, min(entries[-1].time, seen.now))
         if seen.tags is not None:
             tags = list(self._tags(seen.tags))
             facts += [] if is_first else tags
         if is_first:
             self._ledger.run("set_meta", {"key": "git.baseline", "value": "1"})
-        return facts
+        return _folded(facts)
 
     def _new(self, ref: str, entries: tuple[Entry, ...]) -> list[Entry]:
         row = self._ledger.one("git_ref", {"ref": ref})
         if row is None:
-            return list(entries)
+            # With another's name came its log: of what lies before, commits may be news; they are known by themselves.
+            taken = max((at for at, one in enumerate(entries) if _TAKEN_OVER.match(one.message)), default=0)
+            return [one for at, one in enumerate(entries) if at >= taken or one.makes_commit]
         for at in range(len(entries) - 1, -1, -1):
             if entries[at].mark == row["known"]:
                 return list(entries[at + 1 :])
         # The log was cut, or the branch was made anew.
-        return [entry for entry in entries if entry.time > row["time"]]
+        then = row["time"]
+        return [one for one in entries if one.time > then or (one.makes_commit and one.time >= then)]
 
     def _know(self, ref: str, known: str, time: float) -> None:
         self._ledger.run("set_git_ref", {"ref": ref, "known": known, "time": time})
@@ -149,12 +161,24 @@ class GitNews:
                 yield Fact("git.merge", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
             else:
                 yield Fact("git.ref", SOURCE, ref=ref, detail=detail | {"reason": entry.message})
+                yield from self._rebased(entry, seen, detail["branch"])
         elif entry.message == "update by push":
             remote, _, branch = ref.removeprefix(REMOTES).partition("/")
             detail |= {"remote": remote, "branch": branch}
             yield Fact("git.push", SOURCE, ref=entry.new, detail=detail)
         else:
             yield Fact("git.ref", SOURCE, ref=ref, detail=detail | {"reason": entry.message})
+
+    def _rebased(self, entry: Entry, seen: GitSeen, branch: object) -> Iterator[Fact]:
+        """Each commit that a rebase has made, where somebody wants to know."""
+        for sha in seen.rebased.get(entry.new, ()):
+            if self._is_new_commit(sha):
+                detail: dict[str, object] = {"sha": sha, "old": None, "branch": branch, "rebased": True}
+                about = seen.about.get(sha)
+                if about is not None:
+                    detail |= {"author": about.author, "subject": about.subject}
+                made = Entry("", sha, entry.time, "commit: by a rebase")
+                yield Fact("git.commit", SOURCE, ref=sha, detail=detail | _made(made, about))
 
     def _tags(self, tags: Mapping[str, str]) -> Iterator[Fact]:
         known = {row["ref"]: row["known"] for row in self._ledger.all("git_tags")}
@@ -167,3 +191,25 @@ class GitNews:
 
 def _made(entry: Entry, about: About | None) -> dict[str, object]:
     return {"paths": list(about.paths) if about is not None else [], "amend": "(amend)" in entry.message}
+
+
+def _folded(facts: list[Fact]) -> list[Fact]:
+    """With many refs that moved in the same way as one fact, in the place of the first."""
+    alike: dict[str, list[Fact]] = {}
+    for fact in facts:
+        if fact.kind == "git.ref":
+            alike.setdefault(_way(fact), []).append(fact)
+    told = []
+    for fact in facts:
+        group = alike.get(_way(fact), []) if fact.kind == "git.ref" else []
+        if len(group) <= MANY:
+            told.append(fact)
+        elif fact is group[0]:
+            refs = [one.ref for one in group]
+            detail = {**fact.detail, "branch": None, "count": len(refs), "refs": refs[:NAMED]}
+            told.append(Fact("git.ref", SOURCE, ref=None, detail=detail))
+    return told
+
+
+def _way(fact: Fact) -> str:
+    return "tag" if "tag" in fact.detail else str(fact.detail.get("reason")).partition(":")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import structlog
 
 from aipass.git import hooks
 from aipass.git.ask import ask
-from aipass.git.news import HEAD, HEADS, OURS, REMOTES, TAGS, About, Entry, GitSeen
+from aipass.git.news import HEAD, HEADS, OURS, REBASED, REMOTES, TAGS, About, Entry, GitSeen
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
 from aipass.supervisor.wire import open_regular
@@ -28,6 +29,10 @@ REST_S = 0.03
 #: Of a commit with more paths, the first are told.
 MAX_PATHS = 1000
 MAX_SUBJECT = 2000
+#: Of a rebase of more commits, the newest are told.
+MAX_REBASED = 5000
+#: A line of a log that is longer is cut off by none but a broken program.
+MAX_LINE_BYTES = 8_000_000
 
 
 class Git:
@@ -35,7 +40,9 @@ class Git:
 
     name = "git"
 
-    def __init__(self, root: Path, spool: Path) -> None:
+    def __init__(self, root: Path, spool: Path, wants_rebased: Callable[[], bool] = lambda: False) -> None:
+        """`wants_rebased`: whether anybody wants each commit of a rebase."""
+        self._wants_rebased = wants_rebased
         self._root, self._spool = root, spool / hooks.SPOOL
         self._tell: Callable[[list[GitSeen]], None] | None = None
         self._watched: list[Watched] = []
@@ -56,8 +63,9 @@ class Git:
             return
         own, common = map(Path, lines)
         self._logs = {own / "logs", common / "logs"}
+        self._tags = common / "refs/tags"
         self._own, self._common = own, common
-        for folder in (*self._logs, self._spool):
+        for folder in (*self._logs, self._tags, self._spool):
             folder.mkdir(parents=True, exist_ok=True)
             self._watched.append(Watched(Ground(root=str(folder), tell=lambda _: self._something.set())))
         for watched in self._watched:
@@ -110,7 +118,8 @@ class Git:
 
     def _look(self) -> GitSeen | None:
         changed = {ref: path for ref, path in self._files() if self._is_changed(ref, path)}
-        is_tags = self._is_changed(TAGS, self._common / "refs/tags", self._common / "packed-refs")
+        folders = (Path(folder) for folder, _, _ in os.walk(self._tags))
+        is_tags = self._is_changed(TAGS, *folders, self._common / "packed-refs")
         if not changed and not is_tags:
             return None
         logs = {ref: _read(path) for ref, path in changed.items()}
@@ -120,6 +129,8 @@ class Git:
             for entry in entries
             if entry.makes_commit or entry.is_merge
         ]
+        rebased = dict(self._rebased(logs.values())) if self._wants_rebased() else {}
+        new += [sha for shas in rebased.values() for sha in shas]
         wanted = [sha for sha in dict.fromkeys(new) if sha not in self._described][-DESCRIBED:]
         self._described.update(wanted)
         try:
@@ -132,7 +143,22 @@ class Git:
             if is_tags
             else None
         )
-        return GitSeen(logs, tags, dict(self._describe(wanted)), is_detached)
+        return GitSeen(logs, tags, dict(self._describe(wanted)), is_detached, rebased, time.time())
+
+    def _rebased(self, logs: Iterable[tuple[Entry, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The commits that rebases have made, by the branch's new tip."""
+        for entries in logs:
+            for entry in entries:
+                match = REBASED.match(entry.message)
+                if match is not None and entry.new not in self._described:
+                    said = ask(
+                        self._root,
+                        "rev-list",
+                        "--reverse",
+                        f"--max-count={MAX_REBASED}",
+                        f"{match[1]}..{entry.new}",
+                    )
+                    yield entry.new, tuple("".join(said).split())
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         """The logs that tell what people do: of HEAD, of branches but ours, and of remotes."""
@@ -185,8 +211,14 @@ def _read(path: Path) -> tuple[Entry, ...]:
         # An agent's program outside the fence may have put a pipe there, or something endless.
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read(TAIL_BYTES).split(b"\n")
+            tail = TAIL_BYTES
+            while True:
+                file.seek(max(0, size - tail))
+                lines = file.read(tail).split(b"\n")
+                # The last line ends the file, and the one before it may begin before what was read.
+                if len(lines) > 2 or tail >= min(size, MAX_LINE_BYTES):
+                    break
+                tail *= 4
     except OSError:
         return ()
     return tuple(entry for line in lines if (entry := Entry.of(line)) is not None)
