@@ -75,7 +75,7 @@ def _dispatch() -> dict[str, Any]:
 def _request() -> dict[str, Any]:
     from aipass.request import FIELDS
 
-    names = {str: "string", int: "integer"}
+    names = {str: "string", int: "integer", bool: "boolean", list: "array"}
     options = [
         {
             "type": "object",

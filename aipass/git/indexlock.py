@@ -21,22 +21,9 @@ WAIT_S, PAUSE_S = 10.0, 0.02
 #: A lock that is younger may be of a program that has not been seen yet.
 MIN_AGE_S = 60.0
 HALF = "index.lock.aipass"
-#: Programs that lock an index, by the beginnings of their names. Some close the file and go on.
-LOCKERS = (
-    "git",
-    "jgit",
-    "tig",
-    "lazygit",
-    "gitui",
-    "jj",
-    "hg",
-    "java",
-    "node",
-    "code",
-    "idea",
-    "pycharm",
-    "emacs",
-)
+#: Programs that may hold the lock with the file closed, as git does while an editor or a hook runs; by the beginnings of their
+#: names. All others keep it open, as far as is known.
+LOCKERS = ("git", "jgit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +42,10 @@ def look(own: Path) -> Lock | None:
         found = path.lstat()
     except OSError:
         return None
-    return Lock(path, found.st_ctime, _why_held(found))
+    return Lock(path, found.st_ctime, _why_held(found, _places(own)))
 
 
-def _why_held(lock: os.stat_result) -> str | None:
+def _why_held(lock: os.stat_result, places: list[str]) -> str | None:
     age = time.time() - lock.st_ctime
     if age < MIN_AGE_S:
         return (
@@ -79,16 +66,39 @@ def _why_held(lock: os.stat_result) -> str | None:
             continue  # it has just ended
         if (why := _has_open(folder, lock)) is not None:
             return f"process {pid} ({name}) {why}"
-        if name.startswith(LOCKERS) and began <= lock.st_ctime + 1:
+        if name.startswith(LOCKERS) and began <= lock.st_ctime + 1 and _may_work_in(folder, places):
             return f"process {pid} ({name}) was there already when it was made"
     return None
 
 
+def _places(own: Path) -> list[str]:
+    """Git's own folder and its working tree."""
+    found = [own]
+    if own.name == ".git":
+        found.append(own.parent)
+    try:
+        found.append(Path((own / "gitdir").read_text().strip()).parent)  # a linked worktree's
+    except (OSError, ValueError):
+        pass
+    return [os.path.realpath(place) for place in found]
+
+
+def _may_work_in(folder: Path, places: list[str]) -> bool:
+    """Whether a process works there, as far as can be seen."""
+    try:
+        here = os.readlink(folder / "cwd")
+        told = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+    except OSError:
+        return True
+    is_inside = any(here == place or here.startswith(place + "/") for place in places)
+    return is_inside or b"GIT_DIR=" in told or b"--git-dir" in told or b"--work-tree" in told
+
+
 def _has_open(folder: Path, lock: os.stat_result) -> str | None:
     try:
-        for entry in os.scandir(folder / "fd"):
+        for name in os.listdir(folder / "fd"):
             try:
-                found = os.stat(entry.path)
+                found = os.stat(folder / "fd" / name)
             except OSError:
                 continue
             if (found.st_dev, found.st_ino) == (lock.st_dev, lock.st_ino):

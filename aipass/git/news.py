@@ -185,7 +185,13 @@ class GitNews:
         for ref, sha in tags.items():
             if known.get(ref) != sha:
                 self._know(ref, sha, 0.0)
-                detail = {"sha": sha, "old": known.get(ref), "branch": None, "tag": ref.removeprefix(TAGS)}
+                detail = {
+                    "sha": sha,
+                    "old": known.get(ref),
+                    "branch": None,
+                    "tag": ref.removeprefix(TAGS),
+                    "reason": "tag",
+                }
                 yield Fact("git.ref", SOURCE, ref=ref, detail=detail)
 
 

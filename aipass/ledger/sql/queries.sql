@@ -516,10 +516,6 @@ UPDATE phases SET opening = :opening, seal = :seal WHERE plan = :plan AND id = :
 -- Its PR.
 UPDATE phases SET pr = :pr WHERE plan = :plan AND id = :id
 
--- name: open_actions
--- Requests that are being carried out.
-SELECT count(*) AS number FROM actions WHERE state = 'pending' AND type = :type
-
 -- name: refused_of
 -- Paths that the fence refused the last run of a dispatch, a few of them.
 SELECT path, max(detail) AS detail FROM events
