@@ -66,11 +66,9 @@ class Work:
         for row in self._ledger.all("unsealed"):
             self._desk.seal(row["id"], row["finished"], self._journal(row["id"]))
         merges = self._world.layout.merges
-        for entry in os.scandir(merges) if merges.is_dir() else ():
-            if entry.name.isdecimal() and read_exit(merges / entry.name) is None:
-                self._world.stop(
-                    MERGES + int(entry.name), "cancelled", "the engine that asked for it is gone"
-                )
+        for path in merges.iterdir() if merges.is_dir() else ():
+            if path.name.isdecimal() and read_exit(path) is None:
+                self._world.stop(MERGES + int(path.name), "cancelled", "the engine that asked for it is gone")
 
     def _journal(self, run: int) -> list[str]:
         try:
@@ -121,11 +119,13 @@ class Work:
         plan, phase = action.plan, action.phase
         if plan is None and dispatch is not None and (row := self._ledger.one("dispatch", {"id": dispatch})):
             plan, phase = row["plan"], row["phase"]
+        asked = self._ledger.one("event", {"id": event})
         fenced = ground.active(self._config).fence
         allowed = Patterns(self._config.pr.allow_secrets)
         wish = Wish(
             str(self._world.layout.root),
-            number,
+            # A ledger that begins anew counts from the beginning.
+            f"{number} {asked['time'] if asked else 0}",
             action.agent,
             action.title,
             action.body,

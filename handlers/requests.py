@@ -83,6 +83,7 @@ def on_rejected(event: Event, view: View) -> Iterable[Action]:
     ]
 
 
+MAX_TITLE = 200
 METHODS = ("merge", "squash", "ff")
 STEERING = ("start", "pause", "resume", "stop")
 
@@ -152,6 +153,10 @@ def _open(event: Event, view: View, request: str, agent: str | None, *, draft: b
     title = (event.detail.get("title") or "").strip()
     if not title:
         return Refuse(request, 'a PR needs a title: `-m "Add login"`', 2)
+    if len(title) > MAX_TITLE:
+        return Refuse(
+            request, f"a title has at most {MAX_TITLE} characters; give the rest with a second `-m`", 2
+        )
     named = event.detail.get("dispatch")
     dispatch = None if named is None else view.resolve(named)
     if named is not None and dispatch is None:

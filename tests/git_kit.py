@@ -51,7 +51,7 @@ class Bench:
         claims = more.pop("claims", None) or {path: Claim(seal(self.root / path)) for path in paths}
         wish = Wish(
             str(self.root),
-            more.pop("asked", self.asked),
+            str(more.pop("asked", self.asked)),
             agent,
             title or f"Work of {agent}",
             claims=claims,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -42,7 +43,7 @@ def test_it_is_had_for_a_block_and_given_back(lease, tmp_path):
         assert (ticket.holder, ticket.reason, ticket.pid) == ("api", "a PR", os.getpid())
         assert abs(ticket.since - time.time()) < 60
     assert lease.tickets() == []
-    assert os.listdir(tmp_path / FOLDER) == [".order"]
+    assert os.listdir(tmp_path / FOLDER) == ["00000000000000000001.done"]
 
 
 def test_another_is_refused_with_who_has_it_and_since_when(lease):
@@ -86,6 +87,37 @@ def test_who_is_killed_has_lost_it(lease, tmp_path):
         assert [ticket.holder for ticket in lease.tickets()] == ["next"]
     child.stdin.close()
     child.stdout.close()
+
+
+def test_an_agent_that_locks_every_file_there_keeps_nobody_waiting(lease, tmp_path):
+    code = """\
+import fcntl, os, sys
+held = [os.open(os.path.join(sys.argv[1], name), os.O_RDONLY) for name in os.listdir(sys.argv[1])]
+for one in held:
+    fcntl.flock(one, fcntl.LOCK_EX)
+    fcntl.lockf(one, fcntl.LOCK_SH)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    with lease.hold("first", "x"):
+        words = [sys.executable, "-c", code, str(tmp_path / FOLDER)]
+        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "locked\n"
+    with lease.hold("second", "x", 1.0):
+        pass
+    child.communicate()
+
+
+def test_a_ticket_of_a_process_with_a_number_that_came_again_is_dead(lease, tmp_path):
+    with lease.hold("x", "x"):
+        (name,) = (name for name in os.listdir(tmp_path / FOLDER) if name.isdecimal())
+        path = tmp_path / FOLDER / name
+        ticket = json.loads(path.read_text())
+        path.write_text(json.dumps({**ticket, "born": ticket["born"] + 1}))
+        assert lease.tickets() == []
+    (tmp_path / FOLDER / "00000000000000000009").write_text("nonsense")
+    with lease.hold("y", "y", 1.0):
+        assert [one.holder for one in lease.tickets()] == ["y"]
 
 
 def test_a_lease_that_was_broken_is_noticed_before_anything_is_changed(lease):

@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -47,6 +48,7 @@ logger = structlog.get_logger("aipass")
 MOST_TRIES = 3
 #: A check that cannot be started is tried again.
 START_PAUSE_S, START_TRIES = 0.5, 20
+STOP_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,9 @@ class Desk:
         for waiting in (self._jobs, self._merges, self._checked):
             waiting.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(
+                STOP_WAIT_S
+            )  # a filter of the user's may take its time; what it is for is asked again
 
     def is_settled(self) -> bool:
         """Whether nothing waits here."""
@@ -337,9 +341,10 @@ class Desk:
                         one.failed or f"a bug in aipass: {type(exc).__name__}: {exc}; {report} says more"
                     )
         for job in answered:
-            self._tell([self._merged(job, [wanted[number] for number in dict.fromkeys(job.ids)])])
+            mine = [wanted[number] for number in dict.fromkeys(job.ids)]
+            self._answer(job, partial(self._merged, mine))
 
-    def _merged(self, job: Job, mine: list[_Merge]) -> GitDone:
+    def _merged(self, mine: list[_Merge], job: Job) -> GitDone:
         records, lines, facts = Records(self._repository().shared), [], []
         for one in mine:
             pr = records.get(one.pr.id)
@@ -479,12 +484,14 @@ class Desk:
     def _repository(self) -> Repo:
         if self._repo is None or not self._repo.own.exists():
             self._repo = Repo(self._layout.root, self._layout.state / "git")
+        else:
+            self._repo.look_again()
         return self._repo
 
     @contextmanager
     def _lease(self, repo: Repo, job: Job, reason: str) -> Iterator[Held]:
         detail: dict[str, Any] = {"holder": job.who, "reason": reason, "pid": os.getpid()}
-        with Lease(repo.shared).hold(job.who, reason) as held:
+        with Lease(repo.shared).hold(job.who, reason, ending=lambda: self._ending) as held:
             self._tell([Fact("lease.taken", "git", ref="git", by=job.by, cause=job.cause, detail=detail)])
             try:
                 # What another engine left half done in this tree comes first.
@@ -507,11 +514,11 @@ class Desk:
         repo = self._repository()
         with Lease(repo.shared).hold("aipass", "tidy up"):
             Merger(repo, Records(repo.shared)).recover()
-            for entry in os.scandir(repo.scratch):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
+            for path in repo.scratch.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
                 else:
-                    os.unlink(entry.path)
+                    path.unlink()
 
 
 class _EndingError(Exception):

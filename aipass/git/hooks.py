@@ -109,7 +109,7 @@ def common(root: Path) -> Path:
 
 def _path(root: Path, name: str) -> Path:
     # With -z git ends what it says by a newline all the same; a path may end with one itself.
-    found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name, bare=True)
+    found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name, bare=True, hooks=True)
     if not found:
         raise ConfigError(f"{root}: is not in a git repository; `git init` makes one")
     return Path(found[0].removesuffix("\n"))

@@ -1,18 +1,18 @@
-"""The repo-wide git lease: one at a time builds or merges, whoever asks in the order of asking, and nobody who died holds it.
+"""The repo-wide git lease: one at a time builds or merges, in the order of asking, and nobody who died holds it.
 
-Everyone who wants it leaves a ticket, a file that is locked as long as its process lives; the kernel frees the lock of one
-that was killed. The first ticket that is still locked holds the lease. Tickets lie in `<git common dir>/aipass/lease`, where
-no commit can take them along.
+Everyone who wants it leaves a ticket, a file with a number and with the process that it is of: its id, and when it was born, which
+is the proof of life. The lowest ticket of a living process holds the lease. Tickets lie in `<git common dir>/aipass/lease`, where
+no commit can take them along. No file locks: an agent, which may read everything, could hold one and keep everybody waiting.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.errors import RefusedError
@@ -20,22 +20,33 @@ from aipass.event import iso
 from aipass.supervisor import process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-FOLDER, ORDER = "lease", ".order"
+FOLDER = "lease"
+#: A ticket that was given back; the newest of them stays, so that no number comes twice.
+DONE = ".done"
 PAUSE_S, WAIT_S = 0.01, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Who has the lease or waits for it. `since` and `born` (of the process) in seconds since the epoch and since boot."""
+    """Who has the lease or waits for it. `since` in seconds since the epoch; `born` and `boot` tell the process from every other."""
 
     holder: str
     reason: str
     since: float
     pid: int
     born: int
+    boot: str
+
+    @classmethod
+    def of(cls, holder: str, reason: str) -> Ticket:
+        """One of this process."""
+        return cls(holder, reason, time.time(), os.getpid(), born(os.getpid()), boot())
+
+    def is_alive(self) -> bool:
+        """Whether its process lives."""
+        return self.boot == boot() and born(self.pid) == self.born
 
     def told(self) -> str:
         """Who, what and since when, for people."""
@@ -45,16 +56,12 @@ class Ticket:
 class Held:
     """The lease, as its holder has it."""
 
-    def __init__(self, path: Path, handle: int) -> None:
-        self._path, self._handle = path, handle
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def check(self) -> None:
         """Raise RefusedError where a person has broken the lease meanwhile: asked before anything is changed."""
-        try:
-            there = os.stat(self._path)
-        except FileNotFoundError:
-            there = None
-        if there is None or there.st_ino != os.fstat(self._handle).st_ino:
+        if not self._path.exists():
             raise RefusedError(
                 "the git lease was broken by a person meanwhile; nothing was changed; ask again"
             )
@@ -67,21 +74,21 @@ class Lease:
         self._folder = common / FOLDER
 
     @contextmanager
-    def hold(self, holder: str, reason: str, wait_s: float = WAIT_S) -> Iterator[Held]:
+    def hold(
+        self, holder: str, reason: str, wait_s: float = WAIT_S, ending: Callable[[], bool] = lambda: False
+    ) -> Iterator[Held]:
         """Have it for the time of a block, in the order of asking.
 
-        Raises RefusedError, naming who has it, where it does not come free within `wait_s`; OSError where its folder cannot
-        be written.
+        Raises RefusedError, naming who has it, where it does not come free within `wait_s`, or `ending` says so; OSError where its
+        folder cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, handle = self._queue(Ticket(holder, reason, time.time(), os.getpid(), _born(os.getpid())))
-        held = Held(path, handle)
+        path = self._queue(Ticket.of(holder, reason))
         try:
-            self._wait(path, time.monotonic() + wait_s)
-            yield held
+            self._wait(path, time.monotonic() + wait_s, ending)
+            yield Held(path)
         finally:
-            _remove(path, handle)
-            os.close(handle)
+            self._give_back(path)
 
     def tickets(self) -> list[Ticket]:
         """Who has it, first, and who waits, in their order."""
@@ -90,69 +97,86 @@ class Lease:
     def break_(self) -> Ticket | None:
         """Take it from whoever has it, who finds out before changing anything; the one it was taken from."""
         for path, ticket in self._alive():
-            path.unlink(missing_ok=True)
+            self._give_back(path)
             return ticket
         return None
 
-    def _queue(self, ticket: Ticket) -> tuple[Path, int]:
-        """Get in line: the ticket is locked before anybody can see it."""
-        order = os.open(self._folder / ORDER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def _numbers(self) -> list[int]:
         try:
-            fcntl.flock(order, fcntl.LOCK_EX)
-            # A number is used once, also where all before it are gone: who looks at an old list must not meet a new ticket.
-            number = int(os.pread(order, 20, 0) or b"0") + 1
-            os.pwrite(order, b"%020d" % number, 0)
-            path = self._folder / f"{number:020d}"
-            half = self._folder / f".{number:020d}"
-            half.unlink(missing_ok=True)
-            handle = os.open(half, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            os.write(handle, json.dumps(asdict(ticket)).encode())
-            os.rename(half, path)
-        finally:
-            os.close(order)
-        return path, handle
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+        return [int(stem) for name in names if (stem := name.removesuffix(DONE)).isdecimal()]
 
-    def _wait(self, mine: Path, deadline: float) -> None:
+    def _queue(self, ticket: Ticket) -> Path:
+        """Get in line behind all who are there, and were."""
+        half = self._folder / f".{os.getpid()}-{time.monotonic_ns()}"
+        half.write_text(json.dumps(asdict(ticket)))
+        try:
+            while True:
+                number = max(self._numbers(), default=0) + 1
+                path = self._folder / f"{number:020d}"
+                try:
+                    os.link(half, path)
+                except FileExistsError:
+                    continue
+                # Whoever looked long ago may have taken a number whose time has passed, ahead of one who holds the lease.
+                if all(other <= number for other in self._numbers()):
+                    return path
+                path.unlink(missing_ok=True)
+        finally:
+            half.unlink(missing_ok=True)
+
+    def _give_back(self, path: Path) -> None:
+        try:
+            os.rename(path, path.with_name(path.name + DONE))
+        except FileNotFoundError:
+            return  # it was broken
+        newest = max(self._numbers(), default=0)
+        for name in os.listdir(self._folder):
+            if name.endswith(DONE) and name != f"{newest:020d}{DONE}":
+                (self._folder / name).unlink(missing_ok=True)
+
+    def _wait(self, mine: Path, deadline: float, ending: Callable[[], bool]) -> None:
         while (first := next(self._alive(), None)) is not None and first[0].name < mine.name:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or ending():
                 raise RefusedError(
                     f"the git lease is held by {first[1].told()}; ask again, or look with `aipass lock`"
                 )
             time.sleep(PAUSE_S)
 
     def _alive(self) -> Iterator[tuple[Path, Ticket]]:
-        """Tickets whose processes live, oldest first; the others are cleared away."""
+        """Tickets whose processes live, oldest first; the others are given back for them."""
         try:
-            names = sorted(name for name in os.listdir(self._folder) if not name.startswith("."))
+            names = sorted(name for name in os.listdir(self._folder) if name.isdecimal())
         except FileNotFoundError:
             return
         for name in names:
             path = self._folder / name
             try:
-                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
+                ticket = Ticket(**json.loads(path.read_bytes()))
+                if ticket.is_alive():
+                    yield path, ticket
+                    continue
+            except FileNotFoundError:
                 continue  # just given back
+            except (ValueError, TypeError):
+                pass  # no ticket of ours
             try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                _remove(path, handle)
-            except BlockingIOError:
-                try:
-                    yield path, Ticket(**json.loads(os.pread(handle, 4096, 0)))
-                except (ValueError, TypeError):
-                    yield path, Ticket("?", "its ticket cannot be read", os.fstat(handle).st_mtime, 0, 0)
-            finally:
-                os.close(handle)
+                self._give_back(path)
+            except OSError:
+                continue  # who only looks may not write there
 
 
-def _remove(path: Path, handle: int) -> None:
-    try:
-        if os.stat(path).st_ino == os.fstat(handle).st_ino:
-            path.unlink()
-    except FileNotFoundError:
-        pass  # it was broken
-
-
-def _born(pid: int) -> int:
+def born(pid: int) -> int:
+    """When a process was born, in ticks since boot; 0 where there is none, or it is dead already."""
     found = process.look(pid)
-    return 0 if found is None else found.start
+    return 0 if found is None or found.state in "ZX" else found.start
+
+
+def boot() -> str:
+    """Which boot of this machine this is."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -11,29 +11,34 @@ import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from aipass.errors import AipassError, RefusedError
 from aipass.event import printable
-from aipass.git import indexlock, tree
-from aipass.git.pulls import NAMED, seal
-from aipass.git.repo import records
+from aipass.git import indexlock, swap, tree
+from aipass.git.lease import Ticket, born
+from aipass.git.pulls import NAMED, current, seal
+from aipass.git.repo import batches, records
 from aipass.git.tree import Entry
 from aipass.supervisor import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from aipass.git.lease import Held
     from aipass.git.records import Pr, Records
     from aipass.git.repo import Repo, Tip
 
+logger = structlog.get_logger("aipass")
+
 METHODS = ("merge", "squash", "ff")
-FOLDER, INTENT = "merge", "intent.json"
+FOLDER, INTENT = "merge", "merge.json"
 #: In git's own folder: the next index, until it takes its place.
 HALF_INDEX = "index.aipass"
-NOTHING = "0" * 40
+Changes = dict[str, tuple[Entry | None, Entry | None]]
 
 
 @dataclass(slots=True)
@@ -63,16 +68,26 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a merge is about to do. `writes`: working files that it replaces, kept under their place in it; `lock`: what the
-    index.lock of this merge holds.
+    """What a merge is about to do. `lock` is what its index.lock holds; the process that does it is `pid`, `born` in `boot`.
+
+    `writes`: working files that it replaces, with the seal that each had; what takes their place lies in `stage`, and what was
+    there lies there afterwards.
     """
 
     branch: str
     old: str
     new: str
     prs: list[int]
-    writes: list[str]
     lock: str
+    stage: str
+    writes: dict[str, str]
+    pid: int
+    born: int
+    boot: str
+
+
+#: Merges of this process that are in the middle of it.
+_ACTIVE: set[str] = set()
 
 
 class Merger:
@@ -80,7 +95,8 @@ class Merger:
 
     def __init__(self, repo: Repo, records: Records) -> None:
         self._repo, self._records = repo, records
-        self._folder = repo.scratch / FOLDER
+        # Beside the index: one for each working tree, whichever root of it asks.
+        self._intent = repo.own / "aipass" / INTENT
 
     def prepare(self, prs: Iterable[Pr], method: str, by: str) -> Prepared:
         """The commits of merging these PRs, in this order. Raises RefusedError where the branch cannot take any now."""
@@ -92,8 +108,9 @@ class Merger:
                 "HEAD is on no branch, so there is nothing to merge into; check one out, then ask again"
             )
         done = Prepared(tip, tip.commit)
-        for pr in prs:
-            why = self._missing(pr, done.prs)
+        for one in prs:
+            pr = current(repo, one)
+            why = self._missing(pr, done.prs, tip)
             made, conflicts = ("", []) if why else tree.merged(repo, done.commit, pr.head)
             if conflicts:
                 named = ", ".join(str(printable(path)) for path in conflicts[:NAMED])
@@ -105,11 +122,17 @@ class Merger:
             done.prs.append(pr)
         return done
 
-    def _missing(self, pr: Pr, before: Sequence[Pr]) -> str | None:
+    def _missing(self, pr: Pr, before: Sequence[Pr], tip: Tip) -> str | None:
         if pr.state != "open":
             return f"it is {pr.state} already"
+        if pr.branch not in {None, tip.branch} and self._repo.ref(str(pr.branch)) is not None:
+            meant, here = (str(name).removeprefix("refs/heads/") for name in (pr.branch, tip.branch))
+            return f"it was made for {meant}, and {here} is checked out here"
         for number in pr.stacked_on:
-            state = self._records.get(number).state
+            try:
+                state = self._records.get(number).state
+            except AipassError as exc:
+                return f"it goes on from PR {number}: {exc}"
             if state == "closed":
                 return f"it goes on from PR {number}, which was closed"
             if state == "open" and number not in {one.id for one in before}:
@@ -148,51 +171,78 @@ class Merger:
         hidden = self._not_checked_out(changes)
         there = {path: change for path, change in changes.items() if path not in hidden}
         mark = f"aipass {os.getpid()} {time.time_ns()}"
-        intent = Intent(branch, ready.tip.commit, ready.commit, [pr.id for pr in ready.prs], [], mark)
+        stage = repo.scratch / f"{FOLDER}-{time.time_ns()}"
+        who = Ticket.of("", "")
+        numbers = [pr.id for pr in ready.prs]
+        intent = Intent(
+            branch, ready.tip.commit, ready.commit, numbers, mark, str(stage), {}, who.pid, who.born, who.boot
+        )
+        _ACTIVE.add(mark)
         try:
             self._put(intent)
             with indexlock.taken(repo.own, mark):
                 if repo.tip() != ready.tip or repo.unfinished():
                     raise RefusedError(f"{branch.removeprefix('refs/heads/')} has moved meanwhile; ask again")
                 seals = {path: seal(repo.top / path) for path in there}
-                intent = replace(intent, writes=self._writes(there, busy))
+                intent = replace(intent, writes={path: seals[path] for path in self._writes(there, busy)})
                 self._staged(changes)
                 self._put(intent)
-                self._exchange(intent, changes, hidden, seals, held)
+                self._exchange(intent, changes, hidden, held)
         except BaseException:
+            _ACTIVE.discard(mark)
             self.recover()
             raise
+        finally:
+            _ACTIVE.discard(mark)
         self._finish(intent)
 
     def _put(self, intent: Intent) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        wire.write_atomic(self._folder / INTENT, json.dumps(asdict(intent)))
+        self._intent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        wire.write_atomic(self._intent, json.dumps(asdict(intent)))
 
-    def _exchange(
-        self,
-        intent: Intent,
-        changes: dict[str, tuple[Entry | None, Entry | None]],
-        hidden: set[str],
-        seals: dict[str, str],
-        held: Held,
-    ) -> None:
-        repo = self._repo
-        for place, path in enumerate(intent.writes):
-            self._move_away(path, self._folder / str(place), seals[path])
+    def _exchange(self, intent: Intent, changes: Changes, hidden: set[str], held: Held) -> None:
+        repo, stage = self._repo, Path(intent.stage)
         with self._new_index(changes, hidden) as env:
             written = [path for path in intent.writes if changes[path][1] is not None]
-            names = b"".join(os.fsencode(path) + b"\0" for path in written)
             if written:
-                repo.run("checkout-index", "-f", "-u", "-z", "--stdin", stdin=names, env=env)
+                # Whole and filtered before anything in the tree is touched.
+                names = b"".join(os.fsencode(path) + b"\0" for path in written)
+                stage.mkdir(mode=0o700, parents=True)
+                repo.run("checkout-index", "-f", f"--prefix={stage}/", "-z", "--stdin", stdin=names, env=env)
+            # What goes away first: a file may take the place of a folder.
+            for path in sorted(intent.writes, key=lambda path: changes[path][1] is not None):
+                self._replace(path, stage / path, intent.writes[path], is_new=changes[path][1] is not None)
             repo.run("update-index", "-q", "--refresh", env=env, fine=(0, 1))
             held.check()
             names_of = ", ".join(f"PR {number}" for number in intent.prs)
             repo.move(f"merge {names_of}", f"update {intent.branch} {intent.new} {intent.old}")
 
+    def _replace(self, path: str, staged: Path, known: str, *, is_new: bool) -> None:
+        """Have a working file become what is staged, or go away; what was there must be what was looked at."""
+        target = self._repo.top / path
+        try:
+            if not is_new:
+                staged.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                swap.move(target, staged)
+            elif known == "gone":
+                target.parent.mkdir(parents=True, exist_ok=True)
+                swap.move(staged, target)
+                return
+            else:
+                swap.exchange(staged, target)
+        except OSError as exc:
+            raise RefusedError(f"{printable(path)}: {exc.strerror}; nothing was changed") from exc
+        if seal(staged) != known:
+            if is_new:
+                swap.exchange(staged, target)
+            else:
+                swap.move(staged, target)
+            raise RefusedError(
+                f"{printable(path)} was changed at this moment; nothing was changed; ask again"
+            )
+
     @contextmanager
-    def _new_index(
-        self, changes: dict[str, tuple[Entry | None, Entry | None]], hidden: set[str]
-    ) -> Iterator[dict[str, str]]:
+    def _new_index(self, changes: Changes, hidden: set[str]) -> Iterator[dict[str, str]]:
         """The user's index with these changes, for the time of a block; then it takes the old one's place. The lock is held."""
         index, half = self._repo.own / "index", self._repo.own / HALF_INDEX
         with tree.private_index(self._repo) as env:
@@ -203,14 +253,12 @@ class Merger:
             shutil.copyfile(env["GIT_INDEX_FILE"], half)
         os.replace(half, index)
 
-    def _enter(
-        self, changes: dict[str, tuple[Entry | None, Entry | None]], hidden: set[str], env: dict[str, str]
-    ) -> None:
+    def _enter(self, changes: Changes, hidden: set[str], env: dict[str, str]) -> None:
         """What the paths are from now on, into an index."""
         lines = []
         # What goes away first: a file may take the place of a folder.
-        for path, (_, new) in sorted(changes.items(), key=lambda change: change[1][1] is not None):
-            about = f"{new.mode} {new.sha}" if new is not None else f"0 {NOTHING}"
+        for path, (old, new) in sorted(changes.items(), key=lambda change: change[1][1] is not None):
+            about = f"{new.mode} {new.sha}" if new is not None else f"0 {'0' * len(old.sha if old else '')}"
             lines.append(about.encode() + b"\t" + os.fsencode(path) + b"\0")
         self._repo.run("update-index", "-z", "--index-info", stdin=b"".join(lines), env=env)
         still = [path for path in hidden if changes[path][1] is not None]
@@ -219,22 +267,24 @@ class Merger:
             self._repo.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=names, env=env)
 
     def _not_checked_out(self, paths: Iterable[str]) -> set[str]:
-        """Those of the paths that a sparse checkout leaves out."""
-        if (
-            self._repo.one("config", "--type=bool", "--default=false", "--get", "core.sparseCheckout")
-            != "true"
-        ):
-            return set()
-        wanted = set(paths)
-        lines = records(self._repo.run("ls-files", "-z", "-t", "--full-name"))
-        return {line[2:] for line in lines if line.startswith("S ")} & wanted
+        """Those of the paths that a sparse checkout, or the user, leaves out of the working tree."""
+        found: set[str] = set()
+        for batch in batches(sorted(paths)):
+            words = ("--literal-pathspecs", "ls-files", "-z", "-t", "--full-name", "--", *batch)
+            found |= {line[2:] for line in records(self._repo.run(*words)) if line.startswith("S ")}
+        return found & set(paths)
 
-    def _writes(
-        self, changes: dict[str, tuple[Entry | None, Entry | None]], busy: Callable[[str], str | None]
-    ) -> list[str]:
+    def _writes(self, changes: Changes, busy: Callable[[str], str | None]) -> list[str]:
         """The working files that must be replaced, where nobody has changed them. Raises RefusedError."""
         repo = self._repo
         wrong = {path: why for path in changes if (why := tree.unusable(repo, path)) is not None}
+        for path, (_, new) in changes.items():
+            if (
+                new is not None
+                and path not in wrong
+                and (above := self._file_above(path, changes)) is not None
+            ):
+                wrong[path] = f"{above} is no folder here"
         there = tree.now(repo, {path: old for path, (old, _) in changes.items() if path not in wrong})
         # Where a folder is, the file that goes away is gone already.
         there |= {
@@ -243,12 +293,11 @@ class Merger:
         writes, touched = [], []
         for path, (old, new) in changes.items():
             if path not in there or there[path] not in {old, new}:
-                touched.append(
-                    f"{printable(path)} ({busy(path) or wrong.get(path) or 'changed since, by nobody known'})"
-                )
+                why = busy(path) or wrong.get(path) or "changed since, by nobody known"
+                touched.append(f"{printable(path)} ({why})")
             elif there[path] != new:
-                if (why := busy(path)) is not None:
-                    touched.append(f"{printable(path)} ({why})")
+                if (writer := busy(path)) is not None:
+                    touched.append(f"{printable(path)} ({writer})")
                 writes.append(path)
         if touched:
             more = f" and {len(touched) - NAMED} more" if len(touched) > NAMED else ""
@@ -257,38 +306,60 @@ class Merger:
             )
         return writes
 
-    def _staged(self, changes: dict[str, tuple[Entry | None, Entry | None]]) -> None:
-        """Raise RefusedError where a person has staged something else for one of the paths."""
+    def _file_above(self, path: str, changes: Changes) -> str | None:
+        """Something that is no folder where a path needs one, and that the merge does not take away."""
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            above = "/".join(parts[:depth])
+            place = self._repo.top / above
+            if (
+                os.path.lexists(place)
+                and not place.is_dir()
+                and changes.get(above, (None, path))[1] is not None
+            ):
+                return str(printable(above))
+        return None
+
+    def _staged(self, changes: Changes) -> None:
+        """Raise RefusedError where a person has staged something else for one of the paths, or above or below it."""
         words = records(
             self._repo.run("diff-index", "--cached", "-z", "--no-renames", "--raw", "--no-abbrev", "HEAD")
         )
+        above = {
+            "/".join(path.split("/")[:depth]) for path in changes for depth in range(1, path.count("/") + 1)
+        }
         for about, path in zip(words[::2], words[1::2], strict=True):
             _, mode, _, sha, _ = about.removeprefix(":").split(" ")
             staged = None if mode == "000000" else Entry(mode, sha)
-            if path in changes and staged != changes[path][1]:
+            folders = ("/".join(path.split("/")[:depth]) for depth in range(1, path.count("/") + 1))
+            clashes = path in above or any(changes.get(one, (None, None))[1] is not None for one in folders)
+            if (path in changes and staged != changes[path][1]) or (
+                path not in changes and staged and clashes
+            ):
                 raise RefusedError(
                     f"{printable(path)} is staged otherwise than the PR has it; commit or unstage it; nothing was changed"
                 )
 
-    def _move_away(self, path: str, kept: Path, known: str) -> None:
-        """Put a working file aside; it must be what was looked at."""
-        source = self._repo.top / path
-        if not os.path.lexists(source):
-            return
-        os.rename(source, kept)
-        if seal(kept) != known:
-            raise RefusedError(
-                f"{printable(path)} was changed at this moment; nothing was changed; ask again"
-            )
+    # -- after a crash ---------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Finish a merge that was interrupted, or undo it."""
+        """Finish a merge that was interrupted, or undo it. What anybody has written since stays.
+
+        Raises RefusedError where its process is in the middle of it.
+        """
         try:
-            found: Any = json.loads((self._folder / INTENT).read_text("utf-8"))
+            found: Any = json.loads(self._intent.read_text("utf-8"))
             intent = Intent(**found)
-        except (OSError, ValueError, TypeError):
-            shutil.rmtree(self._folder, ignore_errors=True)
+        except FileNotFoundError:
             return
+        except (OSError, ValueError, TypeError):
+            os.replace(self._intent, self._intent.with_name(f"{INTENT}.unusable"))
+            return
+        ours = intent.pid == os.getpid() and intent.born == born(intent.pid)
+        if intent.lock in _ACTIVE or (
+            not ours and Ticket("", "", 0.0, intent.pid, intent.born, intent.boot).is_alive()
+        ):
+            raise RefusedError(f"process {intent.pid} is in the middle of a merge; ask again when it is done")
         indexlock.drop(self._repo.own, intent.lock)
         (self._repo.own / HALF_INDEX).unlink(missing_ok=True)
         now = self._repo.commit_of(intent.branch)
@@ -296,22 +367,38 @@ class Merger:
             self._catch_up(intent)
             self._finish(intent)
             return
-        for place, path in enumerate(intent.writes):
-            kept, target = self._folder / str(place), self._repo.top / path
-            if os.path.lexists(kept):
-                os.makedirs(target.parent, exist_ok=True)
-                os.replace(kept, target)
-        self._drop_new(intent)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._undo(intent, now)
+        self._drop(intent)
 
-    def _drop_new(self, intent: Intent) -> None:
-        """Files that the merge has made where nothing was."""
-        changes = tree.between(self._repo, intent.old, intent.new)
-        made = {path: None for path in intent.writes if changes[path][0] is None}
-        usable = {path: None for path in made if tree.unusable(self._repo, path) is None}
-        for path, entry in tree.now(self._repo, dict(usable)).items():
-            if entry is not None and entry == changes[path][1]:
-                (self._repo.top / path).unlink(missing_ok=True)
+    def _undo(self, intent: Intent, now: str | None) -> None:
+        """Put back what was there, where the merge's own file stands, or nothing. `now`: where the branch stands."""
+        repo, stage = self._repo, Path(intent.stage)
+        changes = tree.between(repo, intent.old, intent.new)
+        usable = {path: None for path in intent.writes if tree.unusable(repo, path) is None}
+        there = tree.now(repo, dict(usable))
+        is_there = now == intent.old
+        wanted = tree.at(repo, now, intent.writes) if now is not None else {}
+        for path, known in intent.writes.items():
+            target, kept = repo.top / path, stage / path
+            is_ours = path in there and changes[path][1] is not None and there[path] == changes[path][1]
+            try:
+                if known == "gone":
+                    # It was made where nothing was; still staged, it never came there.
+                    if is_ours and is_there and not os.path.lexists(kept):
+                        target.unlink()
+                elif seal(kept) == known and not os.path.lexists(target) and wanted.get(path) is not None:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    swap.move(kept, target)
+                elif seal(kept) == known and is_ours and is_there:
+                    swap.exchange(kept, target)
+            except OSError as exc:
+                logger.error(
+                    "a file of a merge that was interrupted stays as it is", path=path, error=str(exc)
+                )
+
+    def _drop(self, intent: Intent) -> None:
+        shutil.rmtree(intent.stage, ignore_errors=True)
+        self._intent.unlink(missing_ok=True)
 
     def _catch_up(self, intent: Intent) -> None:
         """The branch has moved, and the index perhaps not: what it has of before becomes what is now."""
@@ -332,23 +419,30 @@ class Merger:
     def _finish(self, intent: Intent) -> None:
         """The records, the branches that have done their work, and what was kept meanwhile."""
         self._sweep(intent)
-        gone = []
         for number in intent.prs:
-            pr = self._records.get(number)
+            try:
+                pr = self._records.get(number)
+            except AipassError as exc:
+                logger.error("a PR is merged, and its record cannot be used", pr=number, error=str(exc))
+                continue
             if pr.state == "open":
                 self._note(pr, intent.new)
-            if (head := self._repo.ref(pr.ref)) is not None and head == pr.head:
-                gone.append(f"delete {pr.ref} {head}")
-        if gone:
-            self._repo.move("aipass: merged", *gone)
-        shutil.rmtree(self._folder, ignore_errors=True)
+            self._drop_branch(pr, intent.new)
+        self._drop(intent)
+
+    def _drop_branch(self, pr: Pr, merged: str | None = None) -> None:
+        """A PR's branch goes once it has done its work; not where a person works on it, or has committed more."""
+        head = self._repo.ref(pr.ref)
+        if head is None or pr.ref in self._repo.checked_out():
+            return
+        if head == pr.head or (merged is not None and self._repo.is_ancestor(head, merged)):
+            self._repo.move("aipass: has done its work", f"delete {pr.ref} {head}")
 
     def note_merged(self, pr: Pr, held: Held) -> None:
         """It was merged elsewhere."""
         held.check()
         self._note(pr, None)
-        if (head := self._repo.ref(pr.ref)) is not None:
-            self._repo.move("aipass: merged", f"delete {pr.ref} {head}")
+        self._drop_branch(pr)
 
     def _note(self, pr: Pr, commit: str | None) -> None:
         merged = {"state": "merged", "merged": commit, "finished": tree.today()}
@@ -372,6 +466,5 @@ class Merger:
         held.check()
         closed = pr.model_copy(update={"state": "closed", "reason": reason, "finished": tree.today()})
         self._records.put(closed)
-        if (head := self._repo.ref(pr.ref)) is not None:
-            self._repo.move("aipass: closed", f"delete {pr.ref} {head}")
+        self._drop_branch(pr)
         return closed

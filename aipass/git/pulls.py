@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from aipass.errors import AipassError, RefusedError
 from aipass.event import printable
 from aipass.git import tree
-from aipass.git.records import DRAFT, KEPT, Pr, folder_of, slug
+from aipass.git.records import DRAFT, KEPT, Pr, folder_of, slug, title_of
 from aipass.git.repo import records
 from aipass.layout import STATE_NAME
 from aipass.supervisor.wire import open_regular
@@ -56,7 +56,7 @@ class Wish:
     """A PR that is asked for. Paths are relative to the root."""
 
     root: str
-    asked: int
+    asked: str
     agent: str
     title: str
     body: str = ""
@@ -132,6 +132,7 @@ class Pulls:
         if not wish.draft and (made := self._records.of_request(wish.root, wish.asked)) is not None:
             return self._finish(made, made.updated is None, held)
         repo, tip = self._repo, self._repo.tip()
+        self._free_way(wish.agent)
         claims, left_out = self._claims(wish, tip.commit)
         before = tree.at(repo, tip.commit, claims)
         there = tree.now(repo, before)
@@ -144,37 +145,54 @@ class Pulls:
         stacked, base, changes = self._stack(wish, claims, there, parent, tip.commit, left_out, mine)
         if not changes and (wish.draft or not drafted):
             raise NothingError(_nothing(wish, left_out))
-        self._search(
-            base,
-            {path: entry for path, entry in changes.items() if wish.searched(path.removeprefix(repo.prefix))},
-        )
+        searched = {
+            path: entry for path, entry in changes.items() if wish.searched(path.removeprefix(repo.prefix))
+        }
+        self._search(base, searched)
         held.check()
-        author = f"{wish.agent} <{wish.agent}@aipass>"
         if wish.draft:
             ref = folder_of(wish.agent) + DRAFT
-            made_commit = tree.commit(repo, ref, [base], changes, _message(wish), author)
-            return Opened(None, made_commit, ref, left_out=left_out)
+            return Opened(None, self._commit(ref, base, changes, wish), ref, left_out=left_out)
         number = mine.id if mine is not None else self._next()
+        pr = mine or self._record(wish, number, tip.branch)
+        fork = (
+            base
+            if stacked or base == tip.commit or mine is not None
+            else repo.one("merge-base", tip.commit, base)
+        )
+        drafts = tree.between(repo, fork, base) if drafted else {}
+        # What was drafted may have been taken back since.
+        after: Entries = {path: change[1] for path, change in drafts.items()} | changes
+        if mine is None and tree.at(repo, fork, after) == after:
+            raise NothingError(_nothing(wish, left_out))
         kept = f"{KEPT}{number}"
-        head = tree.commit(repo, kept, [base], changes, _message(wish), author) if changes else base
+        pr = pr.model_copy(
+            update={
+                "head": self._commit(kept, base, changes, wish) if changes else base,
+                "base": pr.base if mine is not None else fork,
+                "paths": tuple(sorted({*pr.paths, *after})),
+                "stacked_on": tuple(dict.fromkeys((*pr.stacked_on, *stacked))),
+                "updated": tree.today() if mine is not None else None,
+                "root": wish.root,
+                "asked": wish.asked,
+            }
+        )
         if not changes:
-            repo.move("aipass: handed in", f"update {kept} {head}")
-        if mine is not None:
-            pr = mine.model_copy(
-                update={"head": head, "updated": tree.today(), "root": wish.root, "asked": wish.asked}
-            )
-            pr.stacked_on = tuple(dict.fromkeys((*mine.stacked_on, *stacked)))
-        else:
-            pr = self._record(wish, number, head, tip.branch, stacked)
-            pr.base = (
-                base if stacked else repo.one("merge-base", tip.commit, base) if base != tip.commit else base
-            )
-        pr.paths = tuple(sorted(tree.between(repo, pr.base, head)))
+            repo.move("aipass: handed in", f"update {kept} {pr.head}")
         self._records.put(pr)
         return self._finish(pr, mine is None, held, left_out)
 
+    def _commit(self, ref: str, base: str, changes: Entries, wish: Wish) -> str:
+        author = f"{wish.agent} <{wish.agent}@aipass>"
+        return tree.commit(self._repo, ref, [base], changes, _message(wish), author)
+
     def _finish(self, pr: Pr, new: bool, held: Held, left_out: list[tuple[str, str]] | None = None) -> Opened:
-        """Have its branch stand where its record says."""
+        """Have its branch stand where its record says, unless a person has it checked out."""
+        if (where := self._repo.checked_out().get(pr.ref)) is not None and self._repo.ref(pr.ref) != pr.head:
+            raise RefusedError(
+                f"PR {pr.id} is made, and {pr.ref.removeprefix('refs/heads/')} is checked out in {where}: "
+                f"`git merge refs/aipass/pr/{pr.id}` there brings it on"
+            )
         draft = folder_of(pr.agent) + DRAFT
         changes = [f"update {pr.ref} {pr.head}"]
         if (old := self._repo.commit_of(draft)) is not None and self._repo.is_ancestor(old, pr.head):
@@ -184,30 +202,38 @@ class Pulls:
         return Opened(pr, pr.head, pr.ref, new, left_out or [])
 
     def _open_one(self, wish: Wish) -> Pr | None:
-        """The agent's open PR of the same title, which it goes on with."""
-        name = slug(wish.title)
-        return next(
-            (pr for pr in self._records.open() if pr.agent == wish.agent and slug(pr.title) == name), None
-        )
+        """The agent's open PR of the same title, which it goes on with, as people have left its branch."""
+        title = title_of(wish.title).casefold()
+        mine = (pr for pr in self._records.open() if pr.agent == wish.agent and pr.title.casefold() == title)
+        found = next(mine, None)
+        return None if found is None else current(self._repo, found)
 
-    def _record(self, wish: Wish, number: int, head: str, branch: str | None, stacked: list[int]) -> Pr:
+    def _free_way(self, agent: str) -> None:
+        """Raise RefusedError where a branch stands in the way of the folder of the agent's branches."""
+        parts = folder_of(agent).rstrip("/").split("/")
+        for depth in (3, 4):
+            name = "/".join(parts[:depth])
+            if self._repo.ref(name) is not None:
+                short = name.removeprefix("refs/heads/")
+                raise RefusedError(
+                    f"the branch `{short}` stands in the way of `{short}/…`; rename it: `git branch -m {short} OTHER`"
+                )
+
+    def _record(self, wish: Wish, number: int, branch: str | None) -> Pr:
         return Pr(
             id=number,
             agent=wish.agent,
             ref=self._free_name(folder_of(wish.agent) + slug(wish.title)),
-            base=head,
-            head=head,
+            base="",
+            head="",
             state="open",
-            title=" ".join(wish.title.split()),
-            body=wish.body,
+            title=title_of(wish.title),
+            body=_printable(wish.body),
             created=tree.today(),
             dispatch=wish.dispatch,
             plan=wish.plan,
             phase=wish.phase,
             branch=branch,
-            stacked_on=tuple(stacked),
-            root=wish.root,
-            asked=wish.asked,
         )
 
     def _next(self) -> int:
@@ -251,6 +277,9 @@ class Pulls:
             for path, was in were.items()
             if was is not None and was.mode != tree.FOLDER_MODE
         }
+        for path, module in tree.in_submodules(repo, tip, found).items():
+            del found[path]
+            left_out.append((path, f"{module} is a submodule"))
         # Build output and the like is not what anybody asked for.
         for path in tree.ignored(repo, found):
             del found[path]
@@ -285,11 +314,15 @@ class Pulls:
         kept = {}
         for path, claim in claims.items():
             changed = claim.changed or (claim.seal is not None and claim.seal != seal(self._repo.top / path))
-            if not changed or wish.include:
+            if there[path] is None and os.path.isfile(self._repo.top / path):
+                left_out.append((path, "git takes no file of this name"))
+            elif not changed or wish.include:
                 kept[path] = claim
+            elif there[path] == before[path]:
+                left_out.append((path, f"it is as the branch has it, not as {wish.agent} wrote it"))
             elif claim.now:
                 refused.append(path)
-            elif there[path] != before[path]:
+            else:
                 left_out.append((path, "somebody has changed it since"))
         if refused:
             named = ", ".join(str(printable(path)) for path in refused[:NAMED])
@@ -315,7 +348,8 @@ class Pulls:
         wanted = dict.fromkeys(claims)
         changes = _differing(tree.at(repo, parent, wanted), there, wanted)
         on: list[int] = []
-        for other in reversed(self._standing()):
+        for one in reversed(self._standing()):
+            other = current(repo, one)
             common = changes.keys() & set(other.paths)
             if (
                 not common
@@ -446,11 +480,24 @@ def _nothing(wish: Wish, left_out: list[tuple[str, str]]) -> str:
 
 def _message(wish: Wish) -> str:
     """The commit's message: title, body, and where it comes from."""
-    title = " ".join(wish.title.split())
+    title = title_of(wish.title)
     trailers = [
         f"{name}: {value}"
         for name, value in (("Dispatch", wish.dispatch), ("Plan", wish.plan), ("Phase", wish.phase))
         if value is not None
     ]
-    parts = [title, wish.body.strip(), "\n".join(trailers)]
+    parts = [title, _printable(wish.body).strip(), "\n".join(trailers)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+
+
+def current(repo: Repo, pr: Pr) -> Pr:
+    """A PR as its branch has it now: only people can have moved that, and what they committed there is meant to be in it."""
+    head = repo.commit_of(pr.ref)
+    if head is None or head == pr.head:
+        return pr
+    paths = {*pr.paths, *tree.between(repo, pr.head, head)}
+    return pr.model_copy(update={"head": head, "paths": tuple(sorted(paths))})

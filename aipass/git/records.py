@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from aipass.errors import AipassError
 from aipass.supervisor import wire
@@ -48,9 +49,9 @@ class Pr(BaseModel):
     paths: tuple[str, ...] = ()
     #: Open PRs whose changes it goes on from.
     stacked_on: tuple[int, ...] = ()
-    #: The root that asked, and the number of the request there: the same request is carried out once.
+    #: The root that asked, and its mark of the request: the same request is carried out once.
     root: str = ""
-    asked: int = 0
+    asked: str = ""
     updated: str | None = None
     finished: str | None = None
     #: Why it was closed, or the commit that holds it.
@@ -98,8 +99,9 @@ class Records:
             return Pr.model_validate({"schema_": SCHEMA, **{k: v for k, v in found.items() if k != "schema"}})
         except FileNotFoundError:
             raise AipassError(f"there is no PR {number}; `aipass pr list` lists them") from None
-        except (OSError, ValueError, ValidationError, AttributeError) as exc:
-            raise AipassError(f"{path}: cannot be used ({exc}); put it right, or move it away") from exc
+        except (OSError, ValueError, AttributeError, RecursionError) as exc:
+            why = str(exc).partition("\n")[0] or type(exc).__name__
+            raise AipassError(f"{path}: cannot be used ({why}); put it right, or move it away") from exc
 
     def put(self, pr: Pr) -> None:
         """Write one, whole or not at all."""
@@ -108,7 +110,7 @@ class Records:
         data = {"schema": data.pop("schema_"), **data}
         wire.write_atomic(self._folder / f"{pr.id}.json", json.dumps(data, indent=2) + "\n")
 
-    def of_request(self, root: str, asked: int) -> Pr | None:
+    def of_request(self, root: str, asked: str) -> Pr | None:
         """The PR that a request has led to."""
         return next((pr for pr in self.all() if pr.root == root and pr.asked == asked), None)
 
@@ -126,8 +128,16 @@ def slug(title: str) -> str:
 
 def folder_of(agent: str) -> str:
     """Where an agent's branches are: its name, as far as git takes it."""
-    name = re.sub(r"\.{2,}|\.$", "-", agent)
-    return HEADS + re.sub(r"\.lock$", "-lock", name) + "/"
+    name = re.sub(r"\.lock$", "-lock", re.sub(r"\.{2,}|\.$", "-", agent))
+    if name != agent:
+        # Another agent may be called as this one is written.
+        name += "-" + hashlib.sha256(agent.encode()).hexdigest()[:6]
+    return HEADS + name + "/"
 
 
-__all__ = ["DRAFT", "FOLDER", "HEADS", "KEPT", "Pr", "Records", "folder_of", "slug"]
+def title_of(text: str) -> str:
+    """A title in one line, without characters that no commit can hold."""
+    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+
+
+__all__ = ["DRAFT", "FOLDER", "HEADS", "KEPT", "Pr", "Records", "folder_of", "slug", "title_of"]

@@ -6,6 +6,8 @@ Paths are relative to the top of the working tree, with `/`.
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,43 @@ class Repo:
         self.prefix = "" if relative == "." else relative + "/"
         self.shared = self.common / "aipass"
         self.scratch = scratch
+        #: What keeps git from starting a program that lies in the tree, as its environment says it.
+        self._defused: dict[str, str] = {}
+        self.unsafe: set[str] = set()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Read anew which filters and merge drivers are configured, before something is done: those that lie in the tree, where
+        agents write, must not be started. What needs one fails, and says so.
+        """
+        self._defused, self.unsafe = {}, set()
+        words = ("config", "-z", "--get-regexp", r"^(filter|merge)\..*\.(clean|smudge|process|driver)$")
+        commands: dict[str, dict[str, str]] = {}
+        for entry in records(self.run(*words, fine=(0, 1))):
+            name, _, command = entry.partition("\n")
+            driver, _, field = name.rpartition(".")
+            commands.setdefault(driver, {})[field] = command
+        settings: dict[str, str] = {}
+        for driver, fields in commands.items():
+            if any(map(self._is_in_tree, fields.values())):
+                self.unsafe.add(driver)
+                settings |= {f"{driver}.{field}": "false" for field in fields}
+                settings |= {f"{driver}.required": "true"} if driver.startswith("filter.") else {}
+        if settings:
+            self._defused = {"GIT_CONFIG_COUNT": str(len(settings))}
+            for place, (name, value) in enumerate(settings.items()):
+                self._defused |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}
+
+    def _is_in_tree(self, command: str) -> bool:
+        """Whether a command names a program or a script that lies in the working tree."""
+        top = os.path.realpath(self.top)
+        for word in re.findall(r"[^\s;|&<>()'\"$`=]+", command):
+            # A word may happen to be a file's name; a script is named by a path, or with its ending.
+            is_script = ("/" in word or "." in word) and (self.top / word).is_file()
+            found = str(self.top / word) if is_script else shutil.which(word)
+            if found is not None and os.path.realpath(found).startswith(top + "/"):
+                return True
+        return False
 
     def run(
         self,
@@ -84,7 +123,13 @@ class Repo:
         clean = {
             name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT
         }
-        clean |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", **(env or {})}
+        clean |= {
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_TERMINAL_PROMPT": "0",
+            "LC_ALL": "C",
+            **self._defused,
+            **(env or {}),
+        }
         command = ["git", *QUIET, *PLAIN, *words]
         try:
             # Without anything to say it reads nothing, not what a terminal may say.
@@ -101,6 +146,8 @@ class Repo:
             raise GitError(f"`git {words[0]}` could not be run: {exc}") from exc
         if done.returncode not in fine:
             said = os.fsdecode(done.stderr).strip() or os.fsdecode(done.stdout).strip()[:500]
+            if self.unsafe:
+                said += f"; {', '.join(sorted(self.unsafe))} is a program in the working tree, where agents write, and is not started"
             raise GitError(f"`git {words[0]}` ended with {done.returncode}: {said or 'it does not say why'}")
         return done.stdout
 
@@ -151,18 +198,24 @@ class Repo:
         )
 
     def move(self, reason: str, *changes: str) -> None:
-        """Change refs, all or none: lines of `git update-ref --stdin`. Raises RefusedError where one has moved meanwhile."""
+        """Change refs, all or none: lines of `git update-ref --stdin`. Raises RefusedError where one cannot be moved."""
+        lines = "".join(f"{one}\n" for one in changes)
         try:
-            self.run(
-                "update-ref",
-                "-m",
-                reason,
-                "--create-reflog",
-                "--stdin",
-                stdin="".join(f"{one}\n" for one in changes).encode(),
-            )
+            self.run("update-ref", "-m", reason, "--create-reflog", "--stdin", stdin=lines.encode())
         except GitError as exc:
-            raise RefusedError(f"somebody was quicker: {exc}; nothing was changed; ask again") from exc
+            raise RefusedError(f"a branch cannot be moved: {exc}; nothing was changed") from exc
+
+    def checked_out(self) -> dict[str, str]:
+        """Branches that are checked out in some worktree, with its folder."""
+        found = {}
+        where = ""
+        for line in records(self.run("worktree", "list", "--porcelain", "-z")):
+            name, _, value = line.partition(" ")
+            if name == "worktree":
+                where = value
+            elif name == "branch":
+                found[value] = where
+        return found
 
     def signer(self) -> str:
         """Who the user is to git, for commits that aipass makes for them: `Name <address>`."""

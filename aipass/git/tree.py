@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aipass.git.repo import Repo
 
-FOLDER_MODE = "040000"
+FOLDER_MODE, MODULE_MODE = "040000", "160000"
 IS_FOLDER = "it is a folder"
 
 
@@ -125,6 +125,16 @@ def now(repo: Repo, base: Entries) -> Entries:
         if path in found:
             found[path] = Entry(mode, sha)
     return found
+
+
+def in_submodules(repo: Repo, commit: str, paths: Iterable[str]) -> dict[str, str]:
+    """Those of the paths that lie in a submodule, checked out or not, with its own path."""
+    above = {
+        path: ["/".join(path.split("/")[:depth]) for depth in range(1, path.count("/") + 1)] for path in paths
+    }
+    entries = at(repo, commit, {one for folders in above.values() for one in folders})
+    modules = {path for path, entry in entries.items() if entry is not None and entry.mode == MODULE_MODE}
+    return {path: one for path, folders in above.items() for one in folders if one in modules}
 
 
 def ignored(repo: Repo, paths: Collection[str]) -> set[str]:

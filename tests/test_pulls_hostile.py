@@ -1,0 +1,426 @@
+"""PRs and merges against mishaps and malice: nothing that anybody has written is lost, and no agent's program runs outside the fence."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from git_kit import Bench, git
+
+from aipass.errors import AipassError, RefusedError
+from aipass.git import merge, swap
+from aipass.git.lease import Held, Lease, Ticket
+from aipass.git.merge import Merger
+from aipass.git.pulls import Claim, NothingError
+from aipass.git.records import Records, folder_of
+from aipass.git.repo import GitError, Repo
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path / "r", {"a.txt": "a\n", "src/one.py": "1\n", "src/two.py": "2\n", "docs/x": "x\n"})
+
+
+def opened(bench, text="11\n", path="src/one.py", agent="api", **more):
+    bench.write(path, text)
+    return bench.open(agent, [path], **more)
+
+
+# -- programs that lie in the tree -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", ["reference-transaction", "post-index-change", "post-merge", "post-commit"])
+def test_no_hook_that_lies_in_the_tree_is_run(bench, tmp_path, hook):
+    bench.git("config", "core.hooksPath", ".githooks")
+    bench.write(f".githooks/{hook}", f"#!/bin/sh\ntouch {tmp_path}/ran\n", 0o755)
+    opened(bench)
+    bench.git("-c", "core.hooksPath=/dev/null", "checkout", "-q", "src/one.py")
+    assert not bench.merge(1).refused
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["tools/clean.sh", "sh tools/clean.sh %f", "sh -c 'cd . && tools/clean.sh'", "{top}/tools/clean.sh"],
+)
+def test_a_filter_that_lies_in_the_tree_is_not_run_and_what_needs_it_is_refused(bench, tmp_path, command):
+    bench.git("config", "filter.fx.clean", command.format(top=bench.top))
+    bench.write("tools/clean.sh", f"#!/bin/sh\ntouch {tmp_path}/ran\ncat\n", 0o755)
+    bench.repo.look_again()
+    opened(bench)  # it needs none
+    bench.write(".gitattributes", "docs/* filter=fx\n")
+    with pytest.raises(GitError, match="fx"):
+        opened(bench, "xx\n", "docs/x", title="Other")
+    assert not (tmp_path / "ran").exists()
+    assert len(bench.records.all()) == 1
+
+
+def test_a_merge_driver_that_lies_in_the_tree_is_not_run(bench, tmp_path):
+    bench.git("config", "merge.mx.driver", "tools/merge.sh %A")
+    bench.write("tools/merge.sh", f"#!/bin/sh\ntouch {tmp_path}/ran\n", 0o755)
+    bench.write(".gitattributes", "docs/* merge=mx\n")
+    bench.git("add", "-A")
+    bench.git("commit", "-qm", "driver")
+    bench.repo.look_again()
+    opened(bench, "agent\n", "docs/x")
+    bench.write("docs/x", "person\n")
+    bench.git("commit", "-qam", "person")
+    assert bench.merge(1).refused == {1: "it conflicts with main in docs/x"}
+    assert not (tmp_path / "ran").exists()
+
+
+# -- what people write meanwhile ---------------------------------------------------------------------------------------
+
+
+def test_what_a_person_saves_at_the_moment_of_the_merge_is_kept(bench, monkeypatch):
+    opened(bench)
+    bench.git("checkout", "-q", "src/one.py")
+    whole = swap.exchange
+
+    def exchange(one, other):
+        if other.name == "one.py" and not getattr(exchange, "done", False):
+            exchange.done = True
+            other.write_text("a person's\n")
+        whole(one, other)
+
+    monkeypatch.setattr(swap, "exchange", exchange)
+    with pytest.raises(RefusedError, match=r"src/one\.py was changed at this moment"):
+        bench.merge(1)
+    assert (bench.top / "src/one.py").read_text() == "a person's\n"
+    assert bench.git("status", "--porcelain") == " M src/one.py\n"
+    bench.whole()
+
+
+def interrupted(bench, monkeypatch, numbers=(1,)):
+    """A merge that ends as by kill -9 just before the branch would move: all files are written."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Merger, "recover", lambda _: None)
+        patch.setattr(Repo, "move", lambda *_: 1 / 0)
+        patch.setattr(merge.indexlock, "drop", lambda *_: None)
+        with pytest.raises(ZeroDivisionError):
+            bench.merge(*numbers)
+
+
+def prepared(bench):
+    opened(bench)
+    bench.write("src/new.py", "n\n")
+    (bench.top / "docs/x").unlink()
+    bench.open("web", ["src/new.py", "docs/x"])
+    bench.git("checkout", "-q", ".")
+    (bench.top / "src/new.py").unlink()
+
+
+def test_after_a_crash_what_was_there_comes_back(bench, monkeypatch):
+    prepared(bench)
+    before = bench.working()
+    interrupted(bench, monkeypatch, (1, 2))
+    assert bench.working() != before
+    Merger(bench.repo, bench.records).recover()
+    assert bench.working() == before
+    bench.whole()
+
+
+def test_after_a_crash_what_people_have_written_since_stays(bench, monkeypatch):
+    prepared(bench)
+    interrupted(bench, monkeypatch, (1, 2))
+    for path in ("src/one.py", "src/new.py", "docs/x"):
+        bench.write(path, "a person's\n")
+    Merger(bench.repo, bench.records).recover()
+    for path in ("src/one.py", "src/new.py", "docs/x"):
+        assert (bench.top / path).read_text() == "a person's\n"
+    assert not (bench.top / ".git/index.lock").exists()
+    with pytest.raises(RefusedError, match="not as the PR has it"):
+        bench.merge(1, 2)
+
+
+def test_after_a_crash_and_a_persons_commit_nothing_is_put_back_over_it(bench, monkeypatch):
+    prepared(bench)
+    interrupted(bench, monkeypatch, (1, 2))
+    (bench.top / ".git/index.lock").unlink()
+    bench.git("add", "-A")
+    bench.git("commit", "-qm", "a person's")
+    before = bench.working()
+    Merger(bench.repo, bench.records).recover()
+    assert bench.working() == before
+    assert bench.git("status", "--porcelain") == ""
+
+
+def test_another_root_of_the_same_tree_recovers_first(bench, monkeypatch, tmp_path):
+    prepared(bench)
+    before = bench.working()
+    interrupted(bench, monkeypatch, (1, 2))
+    Merger(Repo(bench.top / "src", tmp_path / "scratch"), bench.records).recover()
+    assert bench.working() == before
+
+
+def test_a_merge_of_a_process_that_lives_is_left_alone(bench, monkeypatch):
+    prepared(bench)
+    interrupted(bench, monkeypatch, (1, 2))
+    path = bench.repo.own / "aipass/merge.json"
+    child = subprocess.Popen(["sleep", "60"])
+    alive = Ticket.of("", "")
+    from aipass.git.lease import born
+
+    told = {**json.loads(path.read_text()), "pid": child.pid, "born": born(child.pid), "boot": alive.boot}
+    path.write_text(json.dumps(told))
+    working = bench.working()
+    with pytest.raises(RefusedError, match=f"process {child.pid} is in the middle of a merge"):
+        Merger(bench.repo, bench.records).recover()
+    assert bench.working() == working
+    child.kill()
+    child.wait()
+    Merger(bench.repo, bench.records).recover()
+    assert bench.working() != working
+
+
+def test_a_lease_that_is_broken_in_the_middle_undoes_the_merge(bench, monkeypatch):
+    prepared(bench)
+    before = bench.working()
+
+    def broken(_):
+        raise RefusedError("the git lease was broken")
+
+    monkeypatch.setattr(Held, "check", broken)
+    with pytest.raises(RefusedError, match="was broken"):
+        bench.merge(1, 2)
+    assert bench.working() == before
+    bench.whole()
+
+
+@pytest.mark.parametrize("how", ["untracked file", "staged file", "staged below", "link"])
+def test_a_file_where_the_pr_has_a_folder_is_not_pushed_away(bench, how):
+    if how == "staged below":
+        opened(bench, "agent\n", "foo")
+        (bench.top / "foo").unlink()
+        bench.write("foo/mine", "mine\n")
+        bench.git("add", "foo/mine")
+        (bench.top / "foo/mine").unlink()
+        (bench.top / "foo").rmdir()
+    else:
+        opened(bench, "agent\n", "foo/bar")
+        (bench.top / "foo/bar").unlink()
+        (bench.top / "foo").rmdir()
+        if how == "link":
+            (bench.top / "foo").symlink_to("docs")
+        else:
+            bench.write("foo", "mine\n")
+        if how == "staged file":
+            bench.git("add", "foo")
+            (bench.top / "foo").unlink()
+    before, index = bench.working(), bench.git("ls-files", "-s")
+    with pytest.raises(RefusedError, match="foo"):
+        bench.merge(1)
+    assert bench.working() == before
+    assert bench.git("ls-files", "-s") == index
+    bench.whole()
+
+
+def test_a_file_that_the_user_skips_stays_skipped(bench):
+    opened(bench)
+    bench.git("checkout", "-q", "src/one.py")
+    bench.git("update-index", "--skip-worktree", "src/one.py")
+    bench.write("src/one.py", "my own, never committed\n")
+    assert not bench.merge(1).refused
+    assert (bench.top / "src/one.py").read_text() == "my own, never committed\n"
+    assert bench.git("ls-files", "-t", "src/one.py") == "S src/one.py\n"
+    assert bench.git("status", "--porcelain") == ""
+
+
+# -- people who work on a PR's branch ----------------------------------------------------------------------------------
+
+
+def on_branch(bench, tmp_path, text="fixed by a person\n"):
+    made = opened(bench)
+    tree = tmp_path / "wt"
+    bench.git("worktree", "add", "-q", str(tree), made.pr.ref.removeprefix("refs/heads/"))
+    (tree / "src/one.py").write_text(text)
+    git(tree, "commit", "-qam", "fix")
+    return made, tree, git(tree, "rev-parse", "HEAD").strip()
+
+
+def test_what_a_person_commits_on_its_branch_is_merged_with_it_and_the_branch_stays_while_it_is_checked_out(
+    bench, tmp_path
+):
+    made, tree, tip = on_branch(bench, tmp_path)
+    bench.git("checkout", "-q", "src/one.py")
+    assert not bench.merge(1).refused
+    assert (bench.top / "src/one.py").read_text() == "fixed by a person\n"
+    assert git(tree, "rev-parse", "HEAD").strip() == tip
+    assert bench.git("rev-parse", made.pr.ref).strip() == tip
+
+
+def test_closing_leaves_a_branch_that_a_person_has_moved(bench, tmp_path):
+    made, tree, tip = on_branch(bench, tmp_path)
+    bench.git("worktree", "remove", "--force", str(tree))
+    with Lease(bench.repo.shared).hold("t", "t") as held:
+        Merger(bench.repo, bench.records).close(made.pr, "no", held)
+    assert bench.git("rev-parse", made.pr.ref).strip() == tip
+
+
+def test_an_update_goes_on_from_what_a_person_committed_and_moves_no_branch_that_is_checked_out(
+    bench, tmp_path
+):
+    made, tree, tip = on_branch(bench, tmp_path)
+    bench.write("src/two.py", "22\n")
+    with pytest.raises(RefusedError, match=r"is checked out in .*: `git merge refs/aipass/pr/1` there"):
+        bench.open("api", ["src/two.py"], made.pr.title)
+    assert git(tree, "status", "--porcelain") == ""
+    bench.git("worktree", "remove", "--force", str(tree))
+    bench.write("src/two.py", "222\n")
+    again = bench.open("api", ["src/two.py"], made.pr.title)
+    assert bench.tree(again.commit)["src/one.py"][1] == "fixed by a person\n"
+    assert bench.repo.is_ancestor(tip, again.commit)
+
+
+def test_a_pr_is_merged_only_into_the_branch_that_it_was_made_for(bench):
+    bench.git("branch", "release")
+    opened(bench)
+    bench.git("stash", "-q")
+    bench.git("checkout", "-q", "release")
+    assert bench.merge(1).refused == {1: "it was made for main, and release is checked out here"}
+    bench.git("branch", "-m", "main", "trunk")  # a branch of that name is no more
+    assert not bench.merge(1).refused
+
+
+# -- names, titles, records --------------------------------------------------------------------------------------------
+
+
+def test_titles_that_look_alike_as_branches_are_prs_of_their_own(bench):
+    first, second = (
+        opened(bench, title="修复登录"),
+        opened(bench, "22\n", "src/two.py", title="Добавить тесты"),
+    )
+    third = opened(bench, "x2\n", "docs/x", title="修复登录 ")
+    assert [first.pr.id, second.pr.id, third.pr.id] == [1, 2, 1]
+    assert second.pr.ref == first.pr.ref + "-2"
+
+
+def test_agents_whose_names_git_writes_alike_have_branches_of_their_own(bench):
+    assert len({folder_of(name) for name in ("a.lock", "a-lock", "x..y", "x-y", "x.", "x-")}) == 6
+    bench.write("src/one.py", "11\n")
+    bench.open("a.lock", ["src/one.py"], draft=True)
+    bench.write("src/two.py", "22\n")
+    assert bench.open("a-lock", ["src/two.py"]).pr.paths == ("src/two.py",)
+    for name in ("a.lock", "x..y", "x."):
+        bench.git("check-ref-format", folder_of(name) + "x")
+
+
+def test_a_branch_in_the_way_is_named(bench):
+    bench.git("branch", "aipass")
+    with pytest.raises(RefusedError, match="the branch `aipass` stands in the way"):
+        opened(bench)
+    assert not bench.records.all()
+
+
+def test_a_title_and_body_with_any_characters_make_a_pr_that_can_be_merged(bench):
+    opened(bench, title="a\0b\n\nc\x1b[31m", body="x\0y\n\tz")
+    assert bench.records.get(1).title == "ab c[31m"
+    bench.git("checkout", "-q", ".")
+    assert not bench.merge(1).refused
+
+
+def test_a_record_that_is_nonsense_is_named_and_stops_nothing_else(bench):
+    opened(bench)
+    folder = bench.repo.shared / "prs"
+    for number, text in enumerate(("", "[" * 100_000, '{"schema": 99}', "null", '{"id": 1}'), 2):
+        (folder / f"{number}.json").write_text(text)
+    wrong: list[str] = []
+    assert [pr.id for pr in bench.records.all(wrong)] == [1]
+    assert len(wrong) == 5
+    assert "written by another version" in wrong[2]
+    assert opened(bench, "22\n", "src/two.py", title="Next").pr.id == 7
+    with pytest.raises(AipassError, match=r"2\.json: cannot be used"):
+        Records(bench.repo.shared).get(2)
+
+
+def test_a_pr_upon_one_whose_record_is_gone_is_refused_and_others_are_merged(bench):
+    opened(bench)
+    opened(bench, "111\n", title="Upon it")
+    opened(bench, "22\n", "src/two.py", agent="web")
+    (bench.repo.shared / "prs/1.json").unlink()
+    ready = bench.merge(2, 3)
+    assert ready.refused == {2: "it goes on from PR 1: there is no PR 1; `aipass pr list` lists them"}
+    assert bench.records.get(3).state == "merged"
+
+
+def test_what_was_merged_and_changed_by_a_person_is_no_reason_to_refuse_the_next_pr(bench):
+    opened(bench)
+    bench.git("checkout", "-q", ".")
+    bench.merge(1)
+    bench.write("src/one.py", "a person's\n")
+    bench.git("commit", "-qam", "person")
+    bench.write("src/two.py", "22\n")
+    made = bench.open("api", [], "Next", claims={"src/one.py": Claim("old"), "src/two.py": Claim()})
+    assert made.pr.paths == ("src/two.py",)
+    assert made.left_out == [("src/one.py", "it is as the branch has it, not as api wrote it")]
+
+
+def test_names_that_git_does_not_take_are_left_out_and_said(bench):
+    bench.git("config", "core.protectNTFS", "true")
+    bench.write("src/git~1", "x\n")
+    bench.write("src/one.py", "11\n")
+    assert bench.open("api", ["src/git~1", "src/one.py"]).left_out == [
+        ("src/git~1", "git takes no file of this name")
+    ]
+
+
+def test_below_a_submodule_that_is_not_checked_out_nothing_is_handed_in(bench):
+    bench.git("update-index", "--add", "--cacheinfo", "160000", "1" * 40, "sub")
+    bench.git("commit", "-qm", "sub")
+    bench.write("sub/x", "x\n")
+    bench.write("src/one.py", "11\n")
+    assert bench.open("api", ["sub/x", "src/one.py"]).left_out == [("sub/x", "sub is a submodule")]
+
+
+def test_a_draft_that_was_taken_back_is_nothing(bench):
+    bench.write("src/new.py", "n\n")
+    bench.open("api", ["src/new.py"], draft=True)
+    (bench.top / "src/new.py").unlink()
+    with pytest.raises(NothingError):
+        bench.open("api", ["src/new.py"], "All")
+
+
+def test_an_update_upon_anothers_pr_names_its_own_paths(bench):
+    opened(bench, title="Mine")
+    opened(bench, "web\n", "docs/x", agent="web")
+    bench.write("docs/x", "web\nand api\n")
+    again = bench.open("api", ["docs/x"], "Mine")
+    assert again.pr.paths == ("docs/x", "src/one.py")
+    assert again.pr.stacked_on == (2,)
+
+
+def test_a_repository_of_sha_256_is_as_any_other(tmp_path):
+    top = tmp_path / "r"
+    top.mkdir()
+    git(top, "init", "-q", "-b", "main", "--object-format=sha256")
+    bench = Bench(top, {"a": "a\n", "b": "b\n"})
+    bench.write("a", "A\n")
+    (bench.top / "b").unlink()
+    bench.write("c", "c\n")
+    bench.open("api", ["a", "b", "c"])
+    assert not bench.merge(1).refused
+    assert bench.git("status", "--porcelain") == ""
+
+
+def test_names_that_are_no_utf_8_and_many_paths(bench):
+    name = os.fsdecode(b"src/\xff\xfe")
+    (bench.top / name).write_text("x\n")
+    many = [f"many/{n // 100}/f{n}" for n in range(3000)]
+    for path in many:
+        bench.write(path, path)
+    made = bench.open("api", [name, *many])
+    assert set(made.pr.paths) == {name, *many}
+    assert Records(bench.repo.shared).get(1).paths == made.pr.paths
+    assert not bench.merge(1).refused
+    assert bench.git("status", "--porcelain") == ""
+
+
+def test_a_read_only_git_folder_refuses_in_words(bench):
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    (bench.top / ".git/objects").chmod(0o500)
+    try:
+        with pytest.raises(GitError, match=r"insufficient permission|Permission denied"):
+            opened(bench)
+    finally:
+        (bench.top / ".git/objects").chmod(0o700)
