@@ -251,7 +251,7 @@ def test_a_merge_goes_on_after_the_engine_was_killed_while_its_checks_ran(reposi
     build(
         repository,
         {"api": ("echo 11 > src/one.py; aipass pr open -m one\n", 'owns = ["src/"]')},
-        '[pr]\nchecks = ["sleep 1"]\n',
+        '[pr]\nchecks = ["until [ -e $AIPASS_ROOT/go ]; do sleep 0.1; done"]\n',
     )
     repository.aipass("send", "api", "go", "--wait")
     asking = subprocess.Popen(
@@ -265,8 +265,9 @@ def test_a_merge_goes_on_after_the_engine_was_killed_while_its_checks_ran(reposi
     said = asking.communicate(timeout=30)[0].decode()
     assert "the engine went away" in said
     repository.aipass("up", "--detach")
+    repository.write("go", "")
     repository.wait_for(lambda: read(repository, "pr", "list")[0]["state"] == "merged", "the merge")
-    assert git(repository.root, "status", "--porcelain") == ""
+    assert git(repository.root, "status", "--porcelain") == "?? go\n"
     assert not read(repository, "lock")["held"]
 
 
@@ -374,7 +375,7 @@ def test_the_guard_keeps_back_what_a_running_phase_writes_and_the_message_names_
         "id": "0001",
         "title": "Login",
         "phases": [
-            {"id": "model", "agent": "db", "task": "t", "owns": ["app/"], "delivers": ["app/model.py"]}
+            {"id": "model", "agent": "db", "task": "t", "owns": ["app/"], "delivers": ["app/done"]}
         ],
     }
     repository.aipass("send", "api", "go", "--wait")
@@ -414,6 +415,8 @@ def test_the_guard_keeps_back_what_a_running_phase_writes_and_the_message_names_
 MANY = 30
 WORK = """\
 import os, subprocess, sys, time, pathlib
+if "was merged" in sys.stdin.read():
+    sys.exit()
 me = pathlib.Path(os.environ["AIPASS_AGENT"])
 (me / "base").write_text(f"changed by {me}\\n")
 (me / "new dir").mkdir(exist_ok=True)
