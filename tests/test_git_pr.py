@@ -374,9 +374,7 @@ def test_the_guard_keeps_back_what_a_running_phase_writes_and_the_message_names_
     whole = {
         "id": "0001",
         "title": "Login",
-        "phases": [
-            {"id": "model", "agent": "db", "task": "t", "owns": ["app/"], "delivers": ["app/done"]}
-        ],
+        "phases": [{"id": "model", "agent": "db", "task": "t", "owns": ["app/"], "delivers": ["app/done"]}],
     }
     repository.aipass("send", "api", "go", "--wait")
     repository.write("plans/0001-login.json", json.dumps(whole))

@@ -38,6 +38,14 @@ except PermissionError as error:
     print(open(os.environ["AIPASS_DENIED"]).read(), end="")
 open("app/page.html", "w").write("<h1>Login</h1>\\n")
 """,
+    "changes.py": """\
+import subprocess, sys
+if "was merged" in sys.stdin.read():
+    sys.exit()
+open("CHANGES.md", "a").write("- There is a page to log in.\\n")
+subprocess.run(["aipass", "pr", "open", "-m", "Tell of the login"])
+print("git add -A ends with", subprocess.call(["git", "add", "-A"], stderr=subprocess.DEVNULL))
+""",
     "reviewer.py": """\
 import sys
 prompt = sys.stdin.read()
@@ -62,6 +70,11 @@ command = ["{python}", "model.py"]
 driver  = "command"
 command = ["{python}", "page.py"]
 
+[agents.scribe]
+driver  = "command"
+command = ["{python}", "changes.py"]
+owns    = ["/CHANGES.md"]
+
 [[on]]                      # what the writer writes starts the reviewer
 name     = "review"
 event    = "file.closed"
@@ -78,6 +91,8 @@ PLAN = """\
    "owns": ["/app/*.html"], "delivers": ["/app/*.html"]}]}
 """
 WAIT_S = 60.0
+#: Whose the first commit is, where git knows nobody.
+IDENTITY = ("-c", "user.name=You", "-c", "user.email=you@example.invalid")
 
 
 @click.command("demo")
@@ -112,7 +127,10 @@ class Tour:
         for name, text in AGENTS.items():
             (self._root / name).write_text(text)
         (self._root / "aipass.toml").write_text(CONFIG.format(python=sys.executable))
+        (self._root / "CHANGES.md").write_text("# Changes\n")
         self.run("init")
+        for words in (["add", "-A"], ["commit", "-qm", "Begin"]):
+            subprocess.run(["git", "-C", str(self._root), *IDENTITY, *words], check=False, env=self._env)
         self.run("up", "--detach")
         self._say("Drop a file in an inbox, and the agent works on it.")
         click.secho("$ echo 'Write hello.txt' > inbox/writer/hello.md", bold=True)
@@ -157,6 +175,23 @@ class Tour:
         self._show("cat outbox/web/page.*.md", self._await("outbox/web/page.*.md"))
         self.run("why", "app/model.py")
         self.run("owns", "app/model.py")
+        self._pr()
+
+    def _pr(self) -> None:
+        self._say(
+            "An agent hands in what it has changed as a PR; your HEAD, your index and your files stay as they are."
+        )
+        self.run("send", "scribe", "Tell of the login", "--wait")
+        self._show("cat outbox/scribe/send.*.md", self._await("outbox/scribe/send.*.md"))
+        self.run("pr", "list")
+        self.run("pr", "diff", "1")
+        self._say("Only you merge it, or the agent that you name.")
+        self.run("pr", "merge", "1")
+        click.secho("$ git log --oneline --graph", bold=True)
+        log = ["git", "-C", str(self._root), "log", "--oneline", "--graph"]
+        click.echo(
+            subprocess.run(log, env=self._env, capture_output=True, text=True, check=False).stdout, nl=False
+        )
 
     def run(self, *words: str, quiet: bool = False) -> str:
         """Run a verb as a user would, and show it."""

@@ -229,7 +229,8 @@ def _show(plan: dict[str, Any]) -> None:
             p["agent"],
             p["status"],
             p["dispatch"] or "-",
-            plain(p["reason"] or " ".join(p["delivered"])) or "-",
+            plain(p["reason"] or " ".join(p["delivered"])) + (f" (PR {p['pr']})" if p.get("pr") else "")
+            or "-",
         )
         for p in plan["phases"]
     )
@@ -285,7 +286,8 @@ def _begun(ledger: Ledger, row: Row) -> dict[str, Any]:
     phases = []
     for r in ledger.all("phases_of", {"plan": row["id"]}):
         written = [w["path"] for w in ledger.all("written_of", {"plan": row["id"], "phase": r["id"]})]
-        phases.append(_phase(plan.phase(r["id"]), r["state"], r["dispatch"], written, r["reason"]))
+        about = _phase(plan.phase(r["id"]), r["state"], r["dispatch"], written, r["reason"])
+        phases.append(about | {"pr": r["pr"]})
     return {
         "id": row["id"],
         "title": row["title"],
@@ -306,6 +308,7 @@ def _phase(
         "delivered": written,
         "dispatch": dispatch,
         "reason": reason,
+        "pr": None,
     }
 
 

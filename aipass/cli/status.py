@@ -69,6 +69,7 @@ def gather(layout: Layout) -> dict[str, Any]:
         "counts": {state: counts.get(state, 0) for state in STATES},
         "plans": [],
         "leases": [],
+        "prs": [],
         "pauses": [],
         "attention": [],
         "notices": [],
@@ -76,6 +77,7 @@ def gather(layout: Layout) -> dict[str, Any]:
     if ledger is not None:
         _add_ledger(found, ledger)
         ledger.close()
+    _add_git(found, layout)
     if broken is not None and not found["attention"]:
         found["attention"].append(f"aipass.toml cannot be used: {broken}")
     return found
@@ -89,6 +91,23 @@ def _sandbox(layout: Layout) -> Config | None:
         return config.load(layout.config)
     except ConfigError:
         return None
+
+
+def _add_git(found: dict[str, Any], layout: Layout) -> None:
+    """Who builds or merges, and what waits to be merged."""
+    from aipass.git import hooks
+    from aipass.git.lease import Lease
+    from aipass.git.records import Records
+
+    try:
+        shared = hooks.common(layout.root)
+    except ConfigError:
+        return  # without git there is neither
+    found["leases"] = [
+        {"name": "git", "holder": t.holder, "reason": t.reason, "since": iso(t.since), "pid": t.pid}
+        for t in Lease(shared).tickets()
+    ]
+    found["prs"] = [{"id": pr.id, "agent": pr.agent, "title": pr.title} for pr in Records(shared).open()]
 
 
 def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
@@ -143,6 +162,10 @@ def _show(found: dict[str, Any]) -> None:
         click.echo(
             f"plan     {plan['id']} {plan['title']}: {plan['status']}; `aipass plan status {plan['id']}`"
         )
+    if found["prs"]:
+        click.echo(f"prs      {len(found['prs'])} open; `aipass pr list`")
+    for place, lease in enumerate(found["leases"]):
+        click.echo(f"lease    {'waiting' if place else 'held'}: {lease['holder']}, {lease['reason']}")
     for pause in found["pauses"]:
         until = (
             f" until {clock(datetime.fromisoformat(pause['until']).timestamp())}" if pause["until"] else ""
