@@ -263,7 +263,8 @@ class Config(Model):
     """The whole of aipass.toml."""
 
     orchestrator: str = Field(
-        "human", description="The agent that may cancel, retry and resume as a person may, or `human`"
+        "human",
+        description="The agent that may cancel, retry, resume, plan and merge as a person may, or `human`",
     )
     agents: dict[Name, Agent] = Field(default_factory=dict, description="By name")
     on: tuple[Rule, ...] = Field((), description="Rules", strict=False)

@@ -87,7 +87,12 @@ def settings() -> str:
         ("on[].", config.Rule),
         ("limits.", config.Limits),
     ]
-    tables += [("watch.", config.Watch), ("inbox.", config.Inbox), ("sandbox.", config.Sandbox)]
+    tables += [
+        ("watch.", config.Watch),
+        ("inbox.", config.Inbox),
+        ("sandbox.", config.Sandbox),
+        ("pr.", config.Pulling),
+    ]
     for prefix, model in tables:
         for name, field in model.model_fields.items():
             if prefix or name == "orchestrator":

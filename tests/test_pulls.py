@@ -392,6 +392,10 @@ def test_a_secret_on_a_new_line_is_refused_and_shown_to_nobody(bench):
     assert bench.open(
         "api", ["src/one.py"], find_secrets=find_secrets, searched=lambda path: path != "src/one.py"
     )
+    bench.write("docs/x", "other\n")
+    with pytest.raises(RefusedError, match="the PR's own words: GitHub Token"):
+        bench.open("api", ["docs/x"], f"Use {key}", find_secrets=find_secrets)
+    bench.git("checkout", "-q", "docs/x")
     bench.merge(1)
     # What is there already is no news.
     bench.write("src/one.py", f"1\n\ntoken = '{key}'\nmore\n")
@@ -516,7 +520,7 @@ def test_conflicts_are_refused_with_the_paths_and_the_others_merged(bench):
     bench.write("src/one.py", "by a person\n")
     bench.git("commit", "-qm", "person", "src/one.py")
     ready = bench.merge(1, 2)
-    assert ready.refused == {1: "it conflicts with main in src/one.py"}
+    assert ready.refused[1].startswith("it conflicts with main in src/one.py; ")
     assert [pr.state for pr in bench.records.all()] == ["open", "merged"]
     assert bench.git("status", "--porcelain") == ""
 

@@ -115,7 +115,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
         """Asked when something is seen, of the configuration that is in force then."""
         return engine is not None and any(rule.rebased for rule in engine.config.on)
 
-    git = Git(layout.root, layout.spool, wants_rebased)
+    git = Git(layout.root, layout.spool, wants_rebased, baseline=ledger.meta("git.baseline") is None)
     sources = (supervisors, Spool(layout.spool), git, *plugins.sources(layout.root, settings))
     desk = Desk(layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout))
     engine = Engine(

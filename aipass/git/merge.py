@@ -114,7 +114,10 @@ class Merger:
             made, conflicts = ("", []) if why else tree.merged(repo, done.commit, pr.head)
             if conflicts:
                 named = ", ".join(str(printable(path)) for path in conflicts[:NAMED])
-                why = f"it conflicts with {tip.branch.removeprefix('refs/heads/')} in {named}"
+                why = (
+                    f"it conflicts with {tip.branch.removeprefix('refs/heads/')} in {named}; "
+                    f"commit a merge of both on {pr.ref.removeprefix('refs/heads/')}, or close it and have it opened anew with another title"
+                )
             if why:
                 done.refused[pr.id] = why
                 continue
@@ -134,9 +137,9 @@ class Merger:
             except AipassError as exc:
                 return f"it goes on from PR {number}: {exc}"
             if state == "closed":
-                return f"it goes on from PR {number}, which was closed"
+                return f"it goes on from PR {number}, which was closed; close it as well, and have it opened anew with another title"
             if state == "open" and number not in {one.id for one in before}:
-                return f"it goes on from PR {number}, which is not merged; merge both: `aipass pr merge {number} {pr.id}`"
+                return f"it goes on from PR {number}, which is not merged; that one comes first, or with it: `aipass pr merge {number} {pr.id}`"
         return None
 
     def _commit(self, onto: str, made: str, pr: Pr, method: str, by: str) -> str:

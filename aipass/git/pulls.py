@@ -148,7 +148,7 @@ class Pulls:
         searched = {
             path: entry for path, entry in changes.items() if wish.searched(path.removeprefix(repo.prefix))
         }
-        self._search(base, searched)
+        self._search(base, searched, f"{wish.title}\n{wish.body}")
         held.check()
         if wish.draft:
             ref = folder_of(wish.agent) + DRAFT
@@ -395,11 +395,12 @@ class Pulls:
 
     # -- secrets ---------------------------------------------------------------------------------------------------
 
-    def _search(self, base: str, changes: Entries) -> None:
-        """Raise RefusedError where a line that is new looks like a key or a password."""
+    def _search(self, base: str, changes: Entries, words: str) -> None:
+        """Raise RefusedError where a line that is new, or the message, looks like a key or a password."""
         if self._find_secrets is None:
             return
         found = [f"{printable(path)}:{line}: {kind}" for path, line, kind in self._secrets(base, changes)]
+        found += [f"the PR's own words: {secret.kind}" for secret in self._find_secrets(words)]
         if found:
             more = f"\nand {len(found) - NAMED} more" if len(found) > NAMED else ""
             raise RefusedError(

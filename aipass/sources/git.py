@@ -40,9 +40,18 @@ class Git:
 
     name = "git"
 
-    def __init__(self, root: Path, spool: Path, wants_rebased: Callable[[], bool] = lambda: False) -> None:
-        """`wants_rebased`: whether anybody wants each commit of a rebase."""
-        self._wants_rebased = wants_rebased
+    def __init__(
+        self,
+        root: Path,
+        spool: Path,
+        wants_rebased: Callable[[], bool] = lambda: False,
+        *,
+        baseline: bool = False,
+    ) -> None:
+        """`wants_rebased`: whether anybody wants each commit of a rebase. `baseline`: nobody has looked here before, and what is there
+        at the start is no news; what comes a moment later is.
+        """
+        self._wants_rebased, self._baseline = wants_rebased, baseline
         self._root, self._spool = root, spool / hooks.SPOOL
         self._tell: Callable[[list[GitSeen]], None] | None = None
         self._watched: list[Watched] = []
@@ -70,6 +79,8 @@ class Git:
             self._watched.append(Watched(Ground(root=str(folder), tell=lambda _: self._something.set())))
         for watched in self._watched:
             watched.start()
+        if self._baseline:
+            tell([self._look(describe=False) or GitSeen({})])
         self._something.set()
         self._thread = threading.Thread(target=self._run, name="git", daemon=True)
         self._thread.start()
@@ -116,7 +127,7 @@ class Git:
                 except OSError:
                     continue
 
-    def _look(self) -> GitSeen | None:
+    def _look(self, *, describe: bool = True) -> GitSeen | None:
         changed = {ref: path for ref, path in self._files() if self._is_changed(ref, path)}
         folders = (Path(folder) for folder, _, _ in os.walk(self._tags))
         is_tags = self._is_changed(TAGS, *folders, self._common / "packed-refs")
@@ -132,6 +143,7 @@ class Git:
         rebased = dict(self._rebased(logs.values())) if self._wants_rebased() else {}
         new += [sha for shas in rebased.values() for sha in shas]
         wanted = [sha for sha in dict.fromkeys(new) if sha not in self._described][-DESCRIBED:]
+        wanted = wanted if describe else []
         self._described.update(wanted)
         try:
             with open_regular(self._own / "HEAD") as file:
