@@ -514,7 +514,8 @@ class Person(threading.Thread):
 
     def git(self, *words):
         done = subprocess.run(["git", *words], cwd=self.root, capture_output=True, text=True, check=False)
-        if done.returncode:
+        # An agent may have changed a file since it was looked: then git itself refuses a rebase.
+        if done.returncode and "You have unstaged changes" not in done.stderr:
             self.failed.append((words, done.stderr))
         tip = subprocess.run(
             ["git", "rev-parse", "refs/heads/main"],
