@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from aipass.layout import Layout
 
 ATTEMPTS, PAUSE_S = 5, 0.02
+# A killed process holds its locks until the kernel has taken it apart, which takes longer the more memory it has.
+DYING_S = 10.0
+PF_EXITING = 0x4  # the kernel's include/linux/sched.h; field 9 of /proc/PID/stat, proc_pid_stat(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Holder:
 
 def take(layout: Layout, started: float) -> int:
     """Hold the lock as long as the returned descriptor is open. Raises RefusedError naming the engine that has it."""
+    living(layout)
     handle = os.open(layout.engine_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for _ in range(ATTEMPTS):
         try:
@@ -73,3 +78,26 @@ def holder(layout: Layout) -> Holder | None:
     finally:
         os.close(handle)
     return None
+
+
+def living(layout: Layout) -> Holder | None:
+    """The engine that runs here and will go on: one that was killed a moment ago is waited for, up to DYING_S."""
+    until = time.monotonic() + DYING_S
+    while (found := holder(layout)) is not None and is_dying(found.pid) and time.monotonic() < until:
+        time.sleep(PAUSE_S)
+    return found
+
+
+def is_dying(pid: int) -> bool:
+    """Whether a process was killed and only has to be taken apart, or is gone. False where the system does not tell."""
+    if pid <= 0 or not os.path.isdir("/proc/self"):
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            # The name in parentheses may hold anything, parentheses too; flags is the seventh field after it.
+            flags = int(stat.read().rpartition(b")")[2].split()[6])
+        with open(f"/proc/{pid}/status", "rb") as status:
+            waiting = [line.split()[1] for line in status if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+    except (OSError, ValueError, IndexError):
+        return True
+    return bool(flags & PF_EXITING) or any(int(mask, 16) & 1 << (signal.SIGKILL - 1) for mask in waiting)

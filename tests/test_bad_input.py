@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -1082,6 +1084,25 @@ def test_a_second_engine_is_refused_and_names_the_first(repository):
         fails(run(repository, *words), 3, "an engine runs here already", f"process {pid},", "aipass down")
     fails(run(repository, "up", "--detach"), 0, f"process {pid}")
     is_still_well(repository, pid)
+
+
+def test_an_engine_that_was_killed_a_moment_ago_is_waited_for(repository):
+    """The kernel takes a killed process apart in its own time, and the lock is held for as long."""
+    repository.write("aipass.toml", A)
+    (repository.root / ".aipass").mkdir()
+    with (
+        open(repository.root / ".aipass/engine.lock", "w+") as lock,
+        subprocess.Popen(["sleep", "60"]) as killed,
+    ):
+        json.dump({"pid": killed.pid, "version": "0", "started": time.time()}, lock)
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fails(run(repository, "up", "--until-idle"), 3, f"process {killed.pid},")
+        killed.kill()  # and not waited for: it is a zombie from here on, and the lock is still held
+        letting_go = threading.Timer(1.0, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        letting_go.start()
+        assert run(repository, "up", "--until-idle").returncode == 0
+        letting_go.join()
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe{", b'{"pid": "x"}', b"[]"])

@@ -200,7 +200,7 @@ def _is_tracked(layout: Layout) -> bool:
 def _detach(layout: Layout, *, yes: bool) -> int:
     from aipass import prepare
 
-    running = lock.holder(layout)
+    running = lock.living(layout)
     if running is not None:
         click.echo(f"an engine runs here already (process {running.pid})")
         return 0
