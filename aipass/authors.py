@@ -53,16 +53,18 @@ class Authors:
         """Read this run's journal from now on."""
         self._read.setdefault(run, 0)
 
-    def ended(self, run: int) -> list[str]:
-        """A run is over: what it left in its journal is read, and nothing of it is open. Returns what was until now."""
+    def ended(self, run: int, finished: float) -> list[str]:
+        """A run is over: what it left in its journal is read, and nothing of it is open. Returns what was until now.
+
+        finished: when the last of its processes was gone, in seconds; what changed later was somebody else.
+        """
         if run not in self._read:
             return []
         self._tail(run)
         del self._read[run]
-        now = time.time()
         mine = [path for path in self._open if self._last[path].run == run]
         for path in mine:
-            self._close(path, now)
+            self._close(path, finished)
         return mine
 
     def length(self, run: int) -> int:

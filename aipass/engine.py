@@ -175,6 +175,8 @@ class Engine:
         self._timers.set(PRUNE, now.mono)
         self._timers.set(SWEEP, now.mono + SWEEP_S)
         self._own.append(Fact("engine.started", "engine", detail={"agents": len(self.config.agents)}))
+        # What a request that is carried out again is made of.
+        self._runs.recall()
         again = Step(now)
         again.effects = [
             effect for row in self.ledger.all("pending_actions") if (effect := self._carrier.redo(row))

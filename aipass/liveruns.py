@@ -80,6 +80,14 @@ class LiveRuns:
         if ended is not None:
             self._back(Report(ended))
 
+    def recall(self) -> None:
+        """Read what runs wrote that an engine before did not follow to the end, the oldest run first."""
+        for row in self._ledger.all("unfollowed"):
+            self._authors.follow(row["id"])
+            if row["state"] == "ended":
+                self._authors.ended(row["id"], row["finished"])
+        self._authors.refresh()
+
     def adopt_all(self) -> None:
         """Have the supervisors say what became of every run that the ledger believes to live."""
         try:
@@ -183,10 +191,12 @@ class LiveRuns:
 
     def _ended(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         self._refused.pop(row["id"], None)
-        for path in self._authors.ended(row["id"]):
+        # An engine may hear of it long after; what a person changed meanwhile is the person's.
+        finished = float(message.get("finished") or step.now.wall)
+        for path in self._authors.ended(row["id"], finished):
             if self._plans.wants(row["id"], path):
                 step.facts.append(Fact("phase.written", SOURCE, path=path, by=row["id"]))
-        self._work.ended(step, row["id"])
+        self._work.ended(step, row["id"], finished)
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         ended = self._dispatcher.end(
@@ -199,6 +209,7 @@ class LiveRuns:
             session=verdict.session,
             resets=verdict.resets,
             fault=verdict.fault,
+            finished=finished,
             **how,
         )
         detail: dict[str, Any] = {
@@ -212,16 +223,16 @@ class LiveRuns:
             detail["retry_in_s"] = round(ended.retry_in, 3)
         if ended.outcome == "lost":
             step.facts.append(self._fact("run.lost", row, left=message.get("left", [])))
-        finished = self._fact("run.finished", row, **detail)
-        step.facts.append(finished)
+        told = self._fact("run.finished", row, **detail)
+        step.facts.append(told)
         if ended.state == "blocked":
             text = f"dispatch {row['dispatch']} of {row['agent']} waits for you: {ended.reason or 'it does not say why'}"
             step.notify(self._ledger, f"{text}; `aipass retry {row['dispatch']}` goes on with it")
         elif ended.state == "queued":
-            self._plans.hold_back(step, row["dispatch"], finished.cause)
+            self._plans.hold_back(step, row["dispatch"], told.cause)
         else:
-            step.facts.append(self._dispatcher.finished(row["dispatch"], run=row["id"], cause=finished.cause))
-        self._look_after(step, row, verdict, ended, finished.cause)
+            step.facts.append(self._dispatcher.finished(row["dispatch"], run=row["id"], cause=told.cause))
+        self._look_after(step, row, verdict, ended, told.cause)
         step.effects.append(partial(self._world.close_spool, row["id"]))
 
     def _look_after(self, step: Step, row: Row, verdict: Outcome, ended: Ended, cause: int | None) -> None:

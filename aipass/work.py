@@ -83,10 +83,10 @@ class Work:
                 continue  # the machine stopped in the middle of it
         return list(found)
 
-    def ended(self, step: Step, run: int) -> None:
-        """A run is over: note what it wrote, as it is now."""
+    def ended(self, step: Step, run: int, finished: float) -> None:
+        """A run is over since `finished` (seconds): note what it wrote, as it is now."""
         if self._desk is not None:
-            step.effects.append(partial(self._desk.seal, run, step.now.wall, self._authors.last_of(run)))
+            step.effects.append(partial(self._desk.seal, run, finished, self._authors.last_of(run)))
 
     def sealed(self, item: Sealed) -> None:
         """What a run had written is known."""

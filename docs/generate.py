@@ -8,12 +8,16 @@ import sys
 from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aipass import action, config, errors, event, hookspecs
 from aipass.cli.main import VERBS
 from aipass.supervisor.fence.calls import CALLS, LET_THROUGH, WITHOUT_WALL, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 
@@ -22,13 +26,19 @@ def commands() -> str:
     """One heading for each verb, with its usage line and its help."""
     parts = ["# The command line\n", "Every read verb takes `--json`, and needs no engine.\n"]
     for verb in VERBS:
-        command: click.Command = import_module(f"aipass.cli.{verb}").command
-        context = click.Context(command, info_name=f"aipass {verb}", max_content_width=90, terminal_width=90)
-        usage = command.get_usage(context).removeprefix("Usage: ").strip()
-        parts.append(
-            f"## `{' '.join(usage.split())}`\n\n```text\n{command.get_help(context).split(chr(10), 2)[2].rstrip()}\n```\n"
-        )
+        parts += _command(import_module(f"aipass.cli.{verb}").command, f"aipass {verb}")
     return "\n".join(parts)
+
+
+def _command(command: click.Command, name: str) -> Iterator[str]:
+    """One verb, and those below it."""
+    context = click.Context(command, info_name=name, max_content_width=90, terminal_width=90)
+    usage = command.get_usage(context).removeprefix("Usage: ").strip()
+    text = command.get_help(context).split("\n", 2)[2].rstrip()
+    yield f"## `{' '.join(usage.split())}`\n\n```text\n{text}\n```\n"
+    if isinstance(command, click.Group):
+        for below, one in command.commands.items():
+            yield from _command(one, f"{name} {below}")
 
 
 def events() -> str:

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_handlers(config: Config) -> list[Handler]:
-    """Merged PRs, for every configuration."""
-    del config
-    return [Handler("merged PRs", ("pr.merged",), on_merged)]
+    """Merged PRs, where authors are to hear of them."""
+    return [Handler("merged PRs", ("pr.merged",), on_merged)] if config.pr.wake_author else []
 
 
 def on_merged(event: Event, view: View) -> Iterable[Action]:

@@ -16,6 +16,8 @@ from conftest import agent
 from fence_kit import NO_FENCE
 from git_kit import git
 
+from aipass.git.lease import Lease
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(NO_FENCE), reason=f"there is no fence here: {NO_FENCE}"),
@@ -237,8 +239,17 @@ def test_merges_that_fail_their_checks_are_found_by_halves_and_the_others_merged
     done = repository.aipass("pr", "merge", *(str(n) for n in range(1, 7)), check=1)
     assert done.stdout == ""
     assert done.stderr.count("is merged as") == 5
-    assert f"PR {bad} is not merged: its checks failed (status 1); .aipass/merges/" in done.stderr
+    assert (
+        f"PR {bad} is not merged: its check `echo x >> ../../../src/one.py; ! grep -rq bad a?` failed (status 1); .aipass/merges/"
+        in done.stderr
+    )
     assert [pr["state"] for pr in read(repository, "pr", "list")].count("merged") == 5
+    assert "(its merge failed)" in repository.aipass("pr", "list").stdout
+    assert "not merged: its check `echo" in repository.aipass("pr", "show", str(bad)).stdout
+    assert "being tested" not in repository.aipass("status").stdout
+    good = next(pr["id"] for pr in read(repository, "pr", "list") if pr["agent"] == "a1")
+    assert f"PR {good} is merged already, as" in repository.aipass("pr", "merge", str(good)).stdout
+    assert len(events(repository, "pr.merged")) == 5
     assert git(repository.root, "rev-parse", "HEAD") != before
     assert git(repository.root, "status", "--porcelain").splitlines() == ["?? a3/"]
     assert (
@@ -261,6 +272,8 @@ def test_a_merge_goes_on_after_the_engine_was_killed_while_its_checks_ran(reposi
         stderr=subprocess.STDOUT,
     )
     repository.wait_for(lambda: list((repository.root / ".aipass").glob("merges/*/stdout.log")), "the check")
+    for verb in (["status"], ["lock"], ["pr", "list"]):
+        assert "PR 1 is being tested; .aipass/merges/" in repository.aipass(*verb).stdout
     os.kill(read(repository, "status")["engine"]["pid"], signal.SIGKILL)
     said = asking.communicate(timeout=30)[0].decode()
     assert "the engine went away" in said
@@ -344,6 +357,57 @@ def test_a_person_opens_a_pr_of_what_a_dispatch_has_written_also_after_a_restart
     assert read(repository, "pr", "list")[0]["paths"] == ["src/one.py"]
     repository.aipass("pr", "open", "-m", "y", "--agent", "api", "--include")
     assert read(repository, "pr", "list")[1]["paths"] == ["src/n"]
+
+
+@pytest.mark.parametrize("run", ["lives", "ended"])
+def test_a_request_that_a_killed_engine_left_is_carried_out_with_what_the_run_had_written(repository, run):
+    asks = "aipass pr open -m one\n" if run == "lives" else ""
+    build(repository, {"api": (f"echo 11 > src/one.py; echo n > src/n; {asks}", 'owns = ["src/"]')})
+    lease = Lease(repository.root / ".git/aipass")
+    with lease.hold("test", "nothing is made meanwhile"):
+        repository.aipass("send", "api", "go")
+        if run == "ended":
+            # Sealing waits at the desk behind the PR that waits for the lease.
+            repository.wait_for(lambda: (repository.root / "src/n").exists(), "the work")
+            words = [sys.executable, "-m", "aipass", "pr", "open", "-m", "one", "--agent", "api"]
+            asking = subprocess.Popen(words, cwd=repository.root, stderr=subprocess.DEVNULL)
+            repository.wait_for(lambda: len(lease.tickets()) == 2, "the engine at the lease")
+            repository.wait_for(lambda: read(repository, "status")["counts"]["succeeded"], "the end")
+        repository.wait_for(lambda: len(lease.tickets()) == 2, "the engine at the lease")
+        os.kill(read(repository, "status")["engine"]["pid"], signal.SIGKILL)
+        if run == "ended":
+            asking.kill()
+            asking.wait()
+            repository.write("src/n", "a person's\n")
+        repository.aipass("up", "--detach")
+        repository.wait_for(lambda: len(lease.tickets()) == 2, "the new engine at the lease")
+    if run == "lives":
+        repository.wait_for(lambda: read(repository, "pr", "list"), "the PR")
+        assert read(repository, "pr", "list")[0]["paths"] == ["src/n", "src/one.py"]
+    else:
+        repository.wait_for(lambda: events(repository, "pr.failed"), "the answer")
+        (failed,) = events(repository, "pr.failed")
+        assert "changed by somebody else since api wrote it: src/n;" in failed["detail"]["reason"]
+        repository.aipass("pr", "open", "-m", "one", "--agent", "api", "src/one.py")
+        assert read(repository, "pr", "list")[0]["paths"] == ["src/one.py"]
+
+
+def test_what_a_person_changed_after_a_run_ended_while_no_engine_ran_is_theirs(repository):
+    build(
+        repository,
+        {"api": ("echo 11 > src/one.py; until [ -e go ]; do sleep 0.05; done\n", 'owns = ["src/"]')},
+    )
+    repository.aipass("send", "api", "go")
+    repository.wait_for(lambda: (repository.root / "src/one.py").read_text() == "11\n", "the work")
+    repository.aipass("down")
+    repository.write("go", "")
+    repository.wait_for(lambda: (repository.root / ".aipass/runs/1/exit").exists(), "the end")
+    time.sleep(0.05)  # file times are as coarse as the kernel's tick
+    repository.write("src/one.py", "a person's\n")
+    repository.aipass("up", "--detach")
+    repository.wait_for(lambda: read(repository, "status")["counts"]["succeeded"], "the end")
+    refused = repository.aipass("pr", "open", "-m", "x", "--agent", "api", check=3).stderr
+    assert "changed by somebody else since api wrote it: src/one.py;" in refused
 
 
 def test_without_an_engine_a_person_leaves_the_request_and_an_agents_verbs_say_so(repository):
@@ -539,9 +603,16 @@ class Person(threading.Thread):
             self.git("stash", "pop", "-q")
             self.git("checkout", "-q", "--", "mine.txt")
             if number % 3 == 0:
-                self.git(
-                    "-c", "rebase.autoStash=false", "rebase", "-q", "--force-rebase", "HEAD~1"
-                ) if self.is_clean() else None
+                self.rebase()
+
+    def rebase(self):
+        if self.is_clean():
+            self.git("-c", "rebase.autoStash=false", "rebase", "-q", "--force-rebase", "HEAD~1")
+        if (self.root / ".git/rebase-merge").exists():
+            # An agent wrote in the middle of it, and git stopped there: the person leaves it, with all files as they are.
+            self.git("rebase", "--quit")
+            self.git("symbolic-ref", "HEAD", "refs/heads/main")
+            self.git("checkout", "-q", "HEAD", "--", "mine.txt")
 
     def is_clean(self):
         said = subprocess.run(

@@ -352,6 +352,13 @@ def test_what_was_merged_and_changed_by_a_person_is_no_reason_to_refuse_the_next
     bench.write("src/two.py", "22\n")
     made = bench.open("api", [], "Next", claims={"src/one.py": Claim("old"), "src/two.py": Claim()})
     assert made.pr.paths == ("src/two.py",)
+    assert made.left_out == []  # it was handed in
+
+
+def test_what_a_person_took_back_is_said(bench):
+    bench.write("src/two.py", "22\n")
+    made = bench.open("api", [], "Next", claims={"src/one.py": Claim("old"), "src/two.py": Claim()})
+    assert made.pr.paths == ("src/two.py",)
     assert made.left_out == [("src/one.py", "it is as the branch has it, not as api wrote it")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from aipass.cli.output import poll
 from aipass.errors import AipassError, ConfigError, NoEngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aipass.layout import Layout
     from aipass.ledger import Row
 
@@ -39,11 +42,12 @@ def ask(
     *,
     needs_engine: bool = False,
     patience_s: float | None = REPLY_WAIT_S,
+    label: Callable[[], str] | None = None,
     **fields: Any,  # noqa: ANN401 - a request's fields
 ) -> Row | None:
     """Leave a request and wait for the engine's reply; None where no engine runs, with the request's id said.
 
-    `patience_s` None: as long as an engine runs. Raises NoEngineError where one is needed, and ReplyError where it was refused.
+    `patience_s` None: as long as an engine runs. `label` is shown on a terminal meanwhile. Raises NoEngineError where one is needed, and ReplyError where it was refused.
     """
     running = lock.holder(layout) is not None
     if not running and (needs_engine or is_agent()):
@@ -58,17 +62,23 @@ def ask(
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = request.write(spool, verb, **fields)
     except OSError as exc:
-        raise ConfigError(
-            f"{spool}: the request cannot be left there ({exc.strerror}); is the disk full, or the folder another user's?"
-        ) from exc
+        hint = "is the disk full, or the folder another user's?"
+        if exc.errno in {errno.EACCES, errno.EPERM} and not is_agent():
+            hint = "what an agent starts must keep its AIPASS_ variables; else, is the folder another user's?"
+        raise ConfigError(f"{spool}: the request cannot be left there ({exc.strerror}); {hint}") from exc
     if not running:
         click.echo(name)
         click.echo("no engine runs here; the request waits for `aipass up`", err=True)
         return None
-    return reply(layout, name, patience_s)
+    return reply(layout, name, patience_s, label)
 
 
-def reply(layout: Layout, name: str, patience_s: float | None = REPLY_WAIT_S) -> Row:
+def reply(
+    layout: Layout,
+    name: str,
+    patience_s: float | None = REPLY_WAIT_S,
+    label: Callable[[], str] | None = None,
+) -> Row:
     """Wait for the engine's reply to a request. Raises ReplyError where it was refused, NoEngineError where the engine went."""
     from aipass.ledger import Ledger
 
@@ -87,7 +97,7 @@ def reply(layout: Layout, name: str, patience_s: float | None = REPLY_WAIT_S) ->
             return False
         return None
 
-    row = poll(look, patience_s) or None
+    row = poll(look, patience_s, label) or None
     if ledger is not None:
         ledger.close()
     if row is None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
 from aipass.cli.output import clock, dispatch_json, json_option, print_json, table
+from aipass.event import plain
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
     from aipass.ledger import Row
+
+TASK_CHARS = 40  # of the task, where a reason stands beside it
 
 
 @click.command("dispatches")
@@ -29,6 +33,7 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
     layout = find_root()
     rows: list[Row] = []
     senders: dict[int, list[str]] = {}
+    starts: dict[int, str] = {}
     if layout.ledger.exists():
         ledger = Ledger.read(layout.ledger)
         rows = ledger.all("list_dispatches")
@@ -40,6 +45,7 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
         rows = rows[-limit:] if limit else rows
         for row in ledger.each("all_senders"):
             senders.setdefault(row["dispatch"], []).append(row["sender"])
+            starts.setdefault(row["dispatch"], row["start"])
         ledger.close()
     if as_json:
         print_json([dispatch_json(row, senders.get(row["id"], [])) for row in rows])
@@ -56,8 +62,18 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
                     r["state"],
                     r["attempts"],
                     clock(r["created"]),
-                    r["reason"] or r["subject"] or r["key"],
+                    _what(r, starts.get(r["id"], "")),
                 )
                 for r in rows
             ),
         )
+
+
+def _what(row: Row, start: str) -> str:
+    """What was asked for, in one line, and why it is as it is."""
+    task = " ".join(plain(row["subject"] or start or row["key"]).split())
+    if not row["reason"]:
+        return task
+    return (
+        f"{textwrap.shorten(task, TASK_CHARS, placeholder='…')}: {row['reason']}" if task else row["reason"]
+    )

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from aipass import lock as engine
 from aipass.cli.ask import is_agent
 from aipass.cli.output import clock, json_option, print_json
 from aipass.errors import EXIT_REFUSED, ConfigError
 from aipass.event import iso, plain
-from aipass.git import hooks, indexlock
+from aipass.git import hooks, indexlock, testing
 from aipass.git.ask import ask
 from aipass.git.lease import Lease
 from aipass.layout import find_root
@@ -39,6 +40,9 @@ def command(context: click.Context, as_json: bool) -> None:
         return
     if not tickets:
         click.echo("nobody holds the git lease")
+    layout = find_root()
+    if tested := testing.in_words(layout) if engine.holder(layout) else None:
+        click.echo(f"{tested}; the lease is not held for it")
     for place, ticket in enumerate(tickets):
         word = "waits since" if place else "held since"
         click.echo(

@@ -229,7 +229,8 @@ def _show(plan: dict[str, Any]) -> None:
             p["agent"],
             p["status"],
             p["dispatch"] or "-",
-            plain(p["reason"] or " ".join(p["delivered"])) + (f" (PR {p['pr']})" if p.get("pr") else "")
+            plain(" ".join(p["reason"].split()) if p["reason"] else " ".join(p["delivered"]))
+            + (f" (PR {p['pr']})" if p.get("pr") else "")
             or "-",
         )
         for p in plan["phases"]

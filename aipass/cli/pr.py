@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from aipass import lock
 from aipass.cli.ask import ask, is_agent
-from aipass.cli.output import json_option, print_json, relative_to_root, table
+from aipass.cli.output import clock, json_option, print_json, relative_to_root, table
 from aipass.errors import AipassError, ConfigError
 from aipass.event import plain, printable
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from aipass.git.records import Pr, Records
     from aipass.layout import Layout
 
@@ -53,15 +58,21 @@ def open_(
 @json_option
 def list_(state: str, as_json: bool) -> None:
     """All PRs, oldest first."""
+    from aipass.git import testing
+
+    layout = find_root()
     wrong: list[str] = []
-    found = [pr for pr in _records(find_root()).all(wrong) if state in {"all", pr.state}]
+    found = [pr for pr in _records(layout).all(wrong) if state in {"all", pr.state}]
     if as_json:
         print_json([_listed(pr) for pr in found])
     elif not found:
         click.echo("no PRs" if state == "all" else f"no PR is {state}")
     else:
-        rows = ((pr.id, pr.state, pr.agent, len(pr.paths), pr.title) for pr in found)
+        failed = _failed(layout, found)
+        rows = ((pr.id, pr.state, pr.agent, len(pr.paths), _titled(pr, failed)) for pr in found)
         table(("ID", "STATE", "AGENT", "PATHS", "TITLE"), rows)
+        if tested := testing.in_words(layout) if lock.holder(layout) else None:
+            click.echo(tested)
     for text in wrong:
         click.echo(f"warning: {text}", err=True)
 
@@ -71,10 +82,12 @@ def list_(state: str, as_json: bool) -> None:
 @json_option
 def show(number: int, as_json: bool) -> None:
     """One PR, whole."""
-    pr = _records(find_root()).get(number)
+    layout = find_root()
+    pr = _records(layout).get(number)
+    failed = _failed(layout, [pr]).get(number)
     if as_json:
         about = pr.model_dump(mode="json", exclude={"schema_", "root", "asked"})
-        print_json(about | {"paths": [printable(path) for path in pr.paths]})
+        print_json(about | {"paths": [printable(path) for path in pr.paths], "failed": failed})
         return
     click.secho(f"PR {pr.id}: {plain(pr.title)}", bold=True)
     for name, value in (
@@ -87,13 +100,14 @@ def show(number: int, as_json: bool) -> None:
         ("upon", f"PR {', '.join(map(str, pr.stacked_on))}" if pr.stacked_on else pr.base[:10]),
         ("commit", pr.head[:10]),
         ("merged as", pr.merged[:10] if pr.merged else None),
-        ("opened", pr.created),
-        ("updated", pr.updated),
-        ("ended", pr.finished),
+        ("opened", _clock(pr.created)),
+        ("updated", _clock(pr.updated)),
+        ("ended", _clock(pr.finished)),
         ("address", pr.url),
+        ("not merged", failed and plain(failed)),
     ):
         if value is not None:
-            click.echo(f"{name + ':':<11}{value}")
+            click.echo(f"{name + ':':<12}{value}")
     if pr.body:
         click.echo(f"\n{pr.body.strip()}")
     click.echo()
@@ -135,12 +149,53 @@ def close(numbers: tuple[int, ...], reason: str | None) -> None:
     _say(_decide("close", numbers, reason=reason))
 
 
+def _titled(pr: Pr, failed: Mapping[int, str]) -> str:
+    """A title, and what matters for the next step."""
+    more = []
+    if pr.state == "open" and pr.stacked_on:
+        more.append(f"upon PR {', '.join(map(str, pr.stacked_on))}")
+    if pr.id in failed:
+        more.append("its merge failed")
+    return f"{plain(pr.title)} ({'; '.join(more)})" if more else plain(pr.title)
+
+
+def _failed(layout: Layout, prs: Iterable[Pr]) -> dict[int, str]:
+    """Why open ones were not merged when that was asked for last, as far as they have not changed since."""
+    from aipass.ledger import Ledger
+
+    if not layout.ledger.exists():
+        return {}
+    ledger, found = Ledger.read(layout.ledger), {}
+    for pr in prs:
+        if pr.state == "open":
+            told = ledger.all("events_about", {"kind": "pr.failed", "ref": str(pr.id)})
+            if told and told[0]["time"] >= datetime.fromisoformat(pr.updated or pr.created).timestamp():
+                found[pr.id] = str(json.loads(told[0]["detail"])["reason"])
+    ledger.close()
+    return found
+
+
+def _clock(moment: str | None) -> str | None:
+    return None if moment is None else clock(datetime.fromisoformat(moment).timestamp())
+
+
 def _decide(do: str, numbers: tuple[int, ...], **fields: str | None) -> Any:  # noqa: ANN401 - a row, or nothing
+    from aipass.git import testing
+
     layout = find_root()
     records = _records(layout)
     for number in numbers:
         records.get(number)  # said here at once where there is none
-    return ask(layout, "pr", needs_engine=is_agent(), patience_s=None, do=do, ids=list(numbers), **fields)
+    return ask(
+        layout,
+        "pr",
+        needs_engine=is_agent(),
+        patience_s=None,
+        label=lambda: testing.in_words(layout) or "",
+        do=do,
+        ids=list(numbers),
+        **fields,
+    )
 
 
 def _say(row: Any) -> None:  # noqa: ANN401 - a row, or nothing

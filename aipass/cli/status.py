@@ -70,6 +70,7 @@ def gather(layout: Layout) -> dict[str, Any]:
         "plans": [],
         "leases": [],
         "prs": [],
+        "testing": None,
         "pauses": [],
         "attention": [],
         "notices": [],
@@ -95,7 +96,7 @@ def _sandbox(layout: Layout) -> Config | None:
 
 def _add_git(found: dict[str, Any], layout: Layout) -> None:
     """Who builds or merges, and what waits to be merged."""
-    from aipass.git import hooks
+    from aipass.git import hooks, testing
     from aipass.git.lease import Lease
     from aipass.git.records import Records
 
@@ -107,6 +108,7 @@ def _add_git(found: dict[str, Any], layout: Layout) -> None:
         {"name": "git", "holder": t.holder, "reason": t.reason, "since": iso(t.since), "pid": t.pid}
         for t in Lease(shared).tickets()
     ]
+    found["testing"] = testing.in_words(layout) if found["engine"]["running"] else None
     found["prs"] = [{"id": pr.id, "agent": pr.agent, "title": pr.title} for pr in Records(shared).open()]
 
 
@@ -164,6 +166,8 @@ def _show(found: dict[str, Any]) -> None:
         )
     if found["prs"]:
         click.echo(f"prs      {len(found['prs'])} open; `aipass pr list`")
+    if found["testing"]:
+        click.echo(f"merge    {found['testing']}")
     for place, lease in enumerate(found["leases"]):
         click.echo(f"lease    {'waiting' if place else 'held'}: {lease['holder']}, {lease['reason']}")
     for pause in found["pauses"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import textwrap
 import threading
 import time
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import structlog
 from aipass.crash import write_report
 from aipass.errors import EXIT_FAILED, AipassError, RefusedError
 from aipass.event import Fact, printable
+from aipass.git import testing
 from aipass.git.forge import LOCAL
 from aipass.git.lease import Lease
 from aipass.git.merge import Merger
@@ -29,9 +31,11 @@ from aipass.git.records import Records
 from aipass.git.repo import Repo
 from aipass.layout import MERGES
 from aipass.plan.progress import INTERRUPTED
+from aipass.supervisor import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from aipass.config import Pulling
     from aipass.git.forge import Forge
@@ -49,6 +53,8 @@ MOST_TRIES = 3
 #: A check that cannot be started is tried again.
 START_PAUSE_S, START_TRIES = 0.5, 20
 STOP_WAIT_S = 10.0
+#: Of a check's command, in the words about what it came to.
+NAMED_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +295,11 @@ class Desk:
             with self._lease(repo, job, f"close PR {number}") as held:
                 pr = Merger(repo, records).close(records.get(number), job.reason, held)
             done.append(f"PR {number} is closed; its commits stay as {pr.head[:10]}, refs/aipass/pr/{number}")
+            above = [str(other.id) for other in records.open() if number in other.stacked_on]
+            if above:
+                done.append(
+                    f"PR {', '.join(above)} holds its changes as well and cannot be merged without it"
+                )
             facts.append(_fact("pr.closed", job, pr, reason=job.reason))
         return GitDone(job.action, job.request, 0, "\n".join(done), tuple(facts))
 
@@ -352,7 +363,11 @@ class Desk:
                 where = (
                     "on the forge; `git pull` brings it here" if pr.merged is None else f"as {pr.merged[:10]}"
                 )
-                lines.append(f"PR {pr.id} is merged {where}")
+                if one.pr.state == "merged":
+                    # By an earlier request, or for this one by an engine that was killed before it could say so.
+                    lines.append(f"PR {pr.id} is merged already, {where}")
+                else:
+                    lines.append(f"PR {pr.id} is merged {where}")
                 facts.append(_fact("pr.merged", job, pr))
             else:
                 lines.append(f"PR {pr.id} is not merged: {one.failed}")
@@ -445,8 +460,9 @@ class Desk:
         try:
             ready.checkout(repo, folder)
             for _ in range(START_TRIES):
-                number = self._next_check(job.action)
-                message = self._run_check(CheckAsked(MERGES + number, str(folder), commands))
+                own = self._next_check(job.action, [pr.id for pr in ready.prs])
+                message = self._run_check(CheckAsked(MERGES + int(own.name), str(folder), commands))
+                testing.end(own)
                 if message["tell"] == "ended" and message["outcome"] not in INTERRUPTED:
                     break
                 time.sleep(START_PAUSE_S)
@@ -457,7 +473,8 @@ class Desk:
         if message["outcome"] == "exited" and message.get("exit") == 0:
             return None
         why = message.get("reason") or f"status {message.get('exit')}"
-        return f"its checks failed ({why}); .aipass/merges/{number}/stdout.log says what"
+        which = textwrap.shorten(testing.reached(own / wire.STDOUT, commands), NAMED_CHARS, placeholder="…")
+        return f"its check `{which}` failed ({why}); {(own / wire.STDOUT).relative_to(self._layout.root)} says what"
 
     def _run_check(self, asked: CheckAsked) -> dict[str, Any]:
         """What a supervisor says of it in the end. Raises _EndingError where the engine stops first."""
@@ -471,13 +488,13 @@ class Desk:
         finally:
             self._checking = None
 
-    def _next_check(self, action: int) -> int:
-        """A number that no check had: one that was asked before a crash may still run."""
+    def _next_check(self, action: int, prs: Sequence[int]) -> Path:
+        """A folder that no check had: one that was asked before a crash may still run."""
         number = action * 1000
-        while self._layout.run(MERGES + number).exists():
+        while (folder := self._layout.run(MERGES + number)).exists():
             number += 1
-        self._layout.run(MERGES + number).mkdir(parents=True, mode=0o700)
-        return number
+        testing.begin(folder, prs)
+        return folder
 
     # -- both ------------------------------------------------------------------------------------------------------
 

@@ -296,7 +296,11 @@ class Merger:
         writes, touched = [], []
         for path, (old, new) in changes.items():
             if path not in there or there[path] not in {old, new}:
-                why = busy(path) or wrong.get(path) or "changed since, by nobody known"
+                why = (
+                    busy(path)
+                    or wrong.get(path)
+                    or "changed since, by a person or a program that is no agent of aipass"
+                )
                 touched.append(f"{printable(path)} ({why})")
             elif there[path] != new:
                 if (writer := busy(path)) is not None:

@@ -312,12 +312,15 @@ class Pulls:
         """Without what somebody else has changed since: that is refused where it is of the work that the PR is of."""
         refused = []
         kept = {}
+        merged = self._merged(wish.agent)
         for path, claim in claims.items():
             changed = claim.changed or (claim.seal is not None and claim.seal != seal(self._repo.top / path))
             if there[path] is None and os.path.isfile(self._repo.top / path):
                 left_out.append((path, "git takes no file of this name"))
             elif not changed or wish.include:
                 kept[path] = claim
+            elif there[path] == before[path] and path in merged:
+                continue  # it was handed in, and people went on from there
             elif there[path] == before[path]:
                 left_out.append((path, f"it is as the branch has it, not as {wish.agent} wrote it"))
             elif claim.now:
@@ -332,6 +335,11 @@ class Pulls:
                 "`--include` to take it as it is now, or name the other paths"
             )
         return kept
+
+    def _merged(self, agent: str) -> set[str]:
+        """Paths of the agent's PRs that were merged."""
+        mine = (pr for pr in self._records.all() if pr.agent == agent and pr.state == "merged")
+        return {path for pr in mine for path in pr.paths}
 
     def _stack(
         self,
@@ -474,6 +482,8 @@ def _is_below(path: str, tops: tuple[str, ...]) -> bool:
 
 def _nothing(wish: Wish, left_out: list[tuple[str, str]]) -> str:
     text = f"{wish.agent} has changed nothing that is not handed in already"
+    if not wish.claims and wish.claims is not None:
+        text = f"{wish.agent} has written nothing that a PR could hold; `aipass owns PATH` says who may write what"
     if left_out:
         text += "; left out: " + ", ".join(f"{printable(path)} ({why})" for path, why in left_out[:NAMED])
     return text

@@ -35,8 +35,8 @@ INSERT INTO senders (dispatch, sender, stem, text, file, event) VALUES (:dispatc
 SELECT id, dispatch, sender, stem, text, file, event FROM senders WHERE dispatch = :dispatch ORDER BY id
 
 -- name: all_senders
--- Names only, for lists.
-SELECT dispatch, sender FROM senders ORDER BY id
+-- For lists: names, and how the texts begin.
+SELECT dispatch, sender, substr(text, 1, 200) AS start FROM senders ORDER BY id
 
 -- name: open_of_key
 -- What a new request with this key may join: the queued one first.
@@ -268,6 +268,10 @@ INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE 
 -- name: event
 -- One event.
 SELECT * FROM events WHERE id = :id
+
+-- name: events_about
+-- What was told of one thing that a kind of events names, newest first.
+SELECT time, detail FROM events WHERE kind = :kind AND ref = :ref ORDER BY id DESC
 
 -- name: events
 -- The log, oldest first, from an id on.
@@ -503,6 +507,10 @@ SELECT * FROM work WHERE path = :path
 -- name: run_sealed
 -- What it wrote is noted.
 UPDATE runs SET sealed = 1 WHERE id = :id
+
+-- name: unfollowed
+-- Runs that live or whose end nobody has followed up.
+SELECT id, state, finished FROM runs WHERE state <> 'ended' OR sealed IS NULL ORDER BY id
 
 -- name: unsealed
 -- Runs whose end nobody has followed up.
