@@ -353,9 +353,7 @@ class Dispatcher:
         if run["stop"] is not None and outcome in _NOT_AFTER_STOP:
             outcome, reason = "cancelled", run["stop"]
         ended = {"exit": facts.get("exit"), "signal": facts.get("signal"), "outcome": outcome}
-        self._ledger.run(
-            "run_ended", {"id": run["id"], "finished": facts.get("finished", now.wall), **ended}
-        )
+        self._ledger.run("run_ended", {"id": run["id"], "finished": facts.get("finished", now.wall), **ended})
         settings = self.config.agents.get(run["agent"])
         used = self._used(dispatch, usage)
         kept = {"id": dispatch["id"], "session": facts.get("session"), "usage": used}
