@@ -625,11 +625,27 @@ class Person(threading.Thread):
         return not said.stdout
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("killing", [False, True])
 def test_thirty_agents_while_a_person_works_and_the_engine_is_killed(repository, killing):
     names = many(repository)
     person = Person(repository.root)
     person.start()
+    try:
+        kills = work_and_kill(repository, names, killing)
+    finally:
+        person.ending.set()
+        person.join()
+    assert not person.failed
+    check_all(repository, names, person.bases)
+    assert bool(kills) == killing
+    done = repository.aipass("pr", "merge", *map(str, range(1, MANY + 1)))
+    assert done.stdout.count("is merged as") == MANY
+    assert git(repository.root, "status", "--porcelain", "-uno") == ""
+
+
+def work_and_kill(repository, names, killing):
+    """Have all of them open PRs; meanwhile the engine is killed, up to six times. Returns how often."""
     dice = random.Random(30)
     for name in names:
         repository.aipass("send", name, "go")
@@ -643,11 +659,4 @@ def test_thirty_agents_while_a_person_works_and_the_engine_is_killed(repository,
             kills += 1
         repository.aipass("up", "--detach")
     wait_for_prs(repository, names)
-    person.ending.set()
-    person.join()
-    assert not person.failed
-    check_all(repository, names, person.bases)
-    assert not killing or kills == 6
-    done = repository.aipass("pr", "merge", *map(str, range(1, MANY + 1)))
-    assert done.stdout.count("is merged as") == MANY
-    assert git(repository.root, "status", "--porcelain", "-uno") == ""
+    return kills
