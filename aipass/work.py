@@ -201,7 +201,15 @@ class Work:
         self._ledger.run("settle_action", {"id": done.action, "state": state, "outcome": done.text})
         answer(self._ledger, done.request, done.code, done.text)
         for fact in done.facts:
-            step.facts.append(self._of_phase(fact) if fact.detail.get("phase") else fact)
+            if not self._is_told(fact):
+                step.facts.append(self._of_phase(fact) if fact.detail.get("phase") else fact)
+
+    def _is_told(self, fact: Fact) -> bool:
+        """Whether a merge was told before: one that is asked for again, after a crash or by a person, is found done."""
+        if fact.kind != "pr.merged":
+            return False
+        self._ledger.flush()
+        return self._ledger.one("events_about", {"kind": fact.kind, "ref": fact.ref}) is not None
 
     def _of_phase(self, fact: Fact) -> Fact:
         """A PR that a plan's phase ends with: whether what it is of was changed meanwhile."""

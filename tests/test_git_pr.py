@@ -538,7 +538,7 @@ def check_all(repository, names, bases):
     assert kept == sorted(f"refs/aipass/pr/{pr['id']}" for pr in prs)
 
 
-def wait_for_prs(repository, names, timeout=90.0):
+def wait_for_prs(repository, names, timeout=200.0):
     def done():
         states = read(repository, "status")["counts"]
         return states["running"] == states["queued"] == 0 and len(read(repository, "pr", "list")) == len(
