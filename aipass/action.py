@@ -60,6 +60,8 @@ class Dispatch(Action):
     identity: str | None = None
     #: The spool request that waits for the dispatch's id.
     request: str | None = None
+    #: The dispatch of whoever asks that goes on with the answer.
+    wake: int | None = None
     #: The dispatch of this agent whose conversation it goes on with.
     reply_to: int | None = None
     #: The phase whose work this is.
@@ -229,6 +231,84 @@ class ClosePr(Action):
 
     prs: list[int]
     reason: str = ""
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Action):
+    """Take an entry into an agent's state file: a `todo`, a `learning`, an `observation`, or what it is `doing`.
+
+    A text that is too long is cut, and what came of it says so. `run` is the live run that asks.
+    """
+
+    agent: str
+    kind: str
+    text: str
+    tags: list[str] = field(default_factory=list)
+    run: int | None = None
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishTodo(Action):
+    """Take a todo off an agent's list."""
+
+    agent: str
+    todo: int
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Action):
+    """Say something to an agent, to `all`, or to `human`; a run of theirs that lives finds it at once. It starts nobody.
+
+    `files`: paths that come with it, relative to the root. `run` is the live run that asks.
+    """
+
+    to: str
+    text: str
+    sender: str
+    subject: str | None = None
+    files: list[str] = field(default_factory=list)
+    reply_to: int | None = None
+    run: int | None = None
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Action):
+    """Ask `human`, or another agent, which is started for it. The dispatch that asks is blocked until there is an answer.
+
+    `options`: what may be answered, for eyes. `waits`: the live run `run` waits for the answer.
+    """
+
+    to: str
+    text: str
+    sender: str
+    options: list[str] = field(default_factory=list)
+    waits: bool = False
+    run: int | None = None
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Action):
+    """Answer a question. A dispatch that is blocked on it alone goes on with the answer."""
+
+    question: int
+    text: str
+    sender: str
+    run: int | None = None
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRead(Action):
+    """Whoever `reader` names has seen these messages; those that are for others stay as they are."""
+
+    messages: list[int]
+    reader: str
+    run: int | None = None
     request: str | None = None
 
 

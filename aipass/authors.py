@@ -131,6 +131,10 @@ class Authors:
         moves = found.st_size == 0 or abs(time.time() - found.st_ctime) < within
         return moves and not writers.is_complete(self._layout.root / path, 0)
 
+    def written_by(self, run: int) -> list[str]:
+        """What a run has written last, alive or not, in the order of writing, without what is gone."""
+        return [path for path, last in self._last.items() if last.run == run and last.what in _CONTENT]
+
     def last_of(self, run: int) -> list[str]:
         """What a run has written, marked or removed last, alive or not, and nobody known after it."""
         if run in self._read:

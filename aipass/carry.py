@@ -15,11 +15,12 @@ import structlog
 
 from aipass import action as act
 from aipass.cancel import cancel
-from aipass.errors import AipassError
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError
 from aipass.event import Fact
 from aipass.request import answer
 from aipass.step import Done
-from aipass.units import show_duration
+from aipass.talk.letter import quoted
+from aipass.units import count, show_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from aipass.sources.clock import Timers
     from aipass.steering import Steering
     from aipass.step import Effect, Step
+    from aipass.talk.mail import Mail
+    from aipass.talk.questions import Questions
+    from aipass.trinity.keeper import Keeper
     from aipass.work import Work
     from aipass.world import World
 
@@ -60,11 +64,15 @@ class Carrier:
         plans: Plans,
         steering: Steering,
         work: Work,
+        keeper: Keeper,
+        mail: Mail,
+        questions: Questions,
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
         self._look_again, self._clock, self._plans = look_again, clock, plans
-        self._steering, self._work = steering, work
+        self._steering, self._work, self._keeper = steering, work, keeper
+        self._mail, self._questions = mail, questions
 
     def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
         """Record an action with its event; what is to be done in the world waits for the commit."""
@@ -160,6 +168,8 @@ class Carrier:
                 return (*self._cancel(step, event, action), None)
             case act.Retry():
                 done = self._dispatcher.retry(action.dispatch)
+                if done.dispatch is not None:
+                    self._questions.retried(step, done.dispatch)
                 answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
                 return done.text, bool(done.exit_code), None
             case act.Pause():
@@ -185,6 +195,26 @@ class Carrier:
                 return self._work.merge(event, action)
             case act.ClosePr():
                 return self._work.close(event, action)
+            case act.Note() | act.FinishTodo():
+                return (*self._note(step, action), None)
+            case act.Message():
+                return (*self._say(step, event, action), None)
+            case act.Ask():
+                code, text = self._questions.ask(
+                    step, event, action, partial(self.carry, step, handler, event)
+                )
+                answer(self._ledger, action.request, code, text)
+                return text, bool(code), None
+            case act.Answer():
+                code, text = self._questions.answer(
+                    step, event, action, partial(self.carry, step, handler, event)
+                )
+                answer(self._ledger, action.request, code, text)
+                return text, bool(code), None
+            case act.MarkRead():
+                news = self._mail.seen(step, action.reader, action.messages, action.run)
+                answer(self._ledger, action.request, 0, f"{count(news, 'message')} read")
+                return f"{count(news, 'message')} read by {action.reader}", False, None
             case act.Reload():
                 return "to be read", False, lambda number: self._reload(number, action)
         return f"{type(action).__name__} is no action that the engine knows", True, None
@@ -195,6 +225,8 @@ class Carrier:
         hops = self._plans.hops_after(event) if action.plan is None else self._plans.hops(action.plan)
         done = self._dispatcher.submit(event, handler, action, step.now, hops)
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
+        if action.reply_to is not None and action.reply_to == done.dispatch:
+            self._questions.replied(step, done.dispatch, action.text, action.sender, event.id)
         if done.dispatch is None:
             self._plans.refused(step, event, action, done.text)
             if action.file is not None:
@@ -211,6 +243,54 @@ class Carrier:
         done = cancel(step, self._dispatcher, self._world, action.dispatch, action.reason, event.id)
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
         return done.text, bool(done.exit_code)
+
+    def _note(self, step: Step, action: act.Note | act.FinishTodo) -> tuple[str, bool]:
+        if isinstance(action, act.FinishTodo):
+            text, failed = self._keeper.done(step, action.agent, action.todo)
+        else:
+            run = None if action.run is None else self._ledger.one("run", {"id": action.run})
+            text, failed = self._keeper.note(step, action.agent, action.kind, action.text, action.tags, run)
+        answer(self._ledger, action.request, EXIT_REFUSED if failed else 0, text)
+        return text, failed
+
+    def ended(self, step: Step, event: Event) -> None:
+        """A dispatch has ended: see to the questions that it asked or was to answer, and to agents that wait for it."""
+        dispatch = event.detail["dispatch"]
+        carry = partial(self.carry, step, "talk", event)
+        self._questions.finished(step, event, partial(self._world.said, dispatch), carry)
+        for row in self._ledger.all("senders", {"dispatch": dispatch}):
+            asks = None if row["wake"] is None else self._ledger.one("dispatch", {"id": row["wake"]})
+            if asks is None:
+                continue
+            agent, reason = event.detail["agent"], event.detail["reason"]
+            said = quoted(self._world.said(dispatch) or reason or "It said nothing.")
+            text = f"What you asked of {agent} (dispatch {dispatch}) is {event.detail['state']}. It says:\n\n{said}\n"
+            key = f"woken by {dispatch}"
+            carry(
+                act.Dispatch(
+                    asks["agent"], text, key=key, sender=agent, stem=f"woken-{dispatch}", reply_to=asks["id"]
+                )
+            )
+
+    def _say(self, step: Step, event: Event, action: act.Message) -> tuple[str, bool]:
+        if action.reply_to is not None and self._ledger.one("message", {"id": action.reply_to}) is None:
+            text = f"there is no message {action.reply_to} to reply to; `aipass messages` lists them"
+            answer(self._ledger, action.request, EXIT_FAILED, text)
+            return text, True
+        run = None if action.run is None else self._ledger.one("run", {"id": action.run})
+        said = {
+            "sender": action.sender,
+            "subject": action.subject,
+            "files": action.files,
+            "reply_to": action.reply_to,
+        }
+        numbers = [
+            self._mail.post(step, one, action.text, **said, run=run, cause=event.id)  # type: ignore[arg-type]
+            for one in self._mail.recipients(action.to, action.sender)
+        ]
+        text = "nobody is there to be told" if not numbers else " ".join(map(str, numbers))
+        answer(self._ledger, action.request, 0 if numbers else EXIT_FAILED, text)
+        return f"message {text} to {action.to}", not numbers
 
     def _pause(self, step: Step, event: Event, action: act.Pause) -> str:
         if (

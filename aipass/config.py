@@ -89,6 +89,12 @@ class Agent(Model):
         strict=False,
     )
     model: Word | None = Field(None, description="Passed to the driver")
+    role: Word | None = Field(
+        None, description="What it is here, in a word or two; in its passport and its brief"
+    )
+    purpose: Word | None = Field(
+        None, description="What it is for, in a sentence; in its passport and its brief"
+    )
     brief: Word | None = Field(
         None,
         description="A file of the repository that says what the agent is told about itself; default our own words for models; empty: nothing",
@@ -260,6 +266,27 @@ def _misfit(text: str, *place: str | int) -> PydanticCustomError:
     return PydanticCustomError("misfit", "{text}", {"text": text, "place": place})
 
 
+class State(Model):
+    """`[state]`: how much of what an agent notes stays in its files; the oldest moves to memory, open todos never."""
+
+    todos: Annotated[int, Field(ge=1, le=1000)] = Field(
+        30, description="Open todos of an agent; more are refused"
+    )
+    learnings: Annotated[int, Field(ge=0, le=1000)] = Field(50, description="Learnings in its file")
+    observations: Annotated[int, Field(ge=0, le=1000)] = Field(50, description="Observations in its file")
+    sessions: Annotated[int, Field(ge=0, le=1000)] = Field(20, description="Sessions in its file")
+    text: Annotated[int, Field(ge=20, le=10_000)] = Field(600, description="Characters of one entry")
+
+
+class Memory(Model):
+    """`[memory]`: what is remembered, and how much of it a prompt holds."""
+
+    in_prompt: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        1500,
+        description="Characters of a prompt for messages, open todos and what memory holds; 0: none of it",
+    )
+
+
 class Config(Model):
     """The whole of aipass.toml."""
 
@@ -274,6 +301,8 @@ class Config(Model):
     inbox: Inbox = Inbox()
     sandbox: Sandbox = Sandbox()
     pr: Pulling = Pulling()
+    state: State = State()
+    memory: Memory = Memory()
 
     @model_validator(mode="after")
     def _names_agree(self) -> Config:

@@ -45,6 +45,11 @@ from aipass.sources.observation import ScanEnd
 from aipass.sources.runs import Report
 from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
+from aipass.talk.mail import Mail
+from aipass.talk.postbox import MailOpened
+from aipass.talk.questions import Questions
+from aipass.trinity.keeper import Keeper
+from aipass.trinity.shelf import StateRejected, StateSaved
 from aipass.view import LedgerView
 from aipass.work import Work
 
@@ -61,6 +66,8 @@ if TYPE_CHECKING:
     from aipass.router import Handler, Router
     from aipass.sources import Source
     from aipass.sources.filesystem import Filesystem
+    from aipass.talk.postbox import Postbox
+    from aipass.trinity.shelf import Shelf
     from aipass.world import World
 
 logger = structlog.get_logger("aipass")
@@ -97,10 +104,13 @@ class Engine:
         filesystem: Filesystem | None = None,
         sources: Sequence[Source] = (),
         desk: Desk | None = None,
+        shelf: Shelf | None = None,
+        postbox: Postbox | None = None,
     ) -> None:
         self.layout, self.ledger, self.config = world.layout, ledger, config
         self._world, self._plugins, self._clock = world, plugins, clock
-        self._filesystem, self._sources = filesystem, (*sources, *([desk] if desk is not None else ()))
+        self._filesystem = filesystem
+        self._sources = (*sources, *(source for source in (desk, shelf, postbox) if source is not None))
         self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._own: deque[Any] = deque()
         self._held: list[Any] = []
@@ -117,6 +127,9 @@ class Engine:
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
         self._work = Work(ledger, self._dispatcher, world, self._authors, self._plans, desk)
+        self._mail = Mail(ledger, self._dispatcher, world)
+        self._questions = Questions(ledger, self._dispatcher, self._mail)
+        self._keeper = Keeper(ledger, self._dispatcher, shelf)
         self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
         self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)
         self._alarms = Alarms(ledger, self._timers)
@@ -133,6 +146,9 @@ class Engine:
             self._plans,
             self._steering,
             self._work,
+            self._keeper,
+            self._mail,
+            self._questions,
         )
         self._runs = LiveRuns(
             ledger,
@@ -145,6 +161,10 @@ class Engine:
             self._authors,
             self._plans,
             self._work,
+            self._keeper,
+            self._mail,
+            self._questions,
+            postbox,
         )
 
     # -- from outside ----------------------------------------------------------------------------------------------
@@ -162,6 +182,8 @@ class Engine:
     def start(self) -> None:
         """Take up where the last engine ended, then begin to observe."""
         now = self._clock.now()
+        again = Step(now)
+        self._keeper.at(now.wall)
         with self.ledger.transaction():
             for row in self.ledger.all("pauses"):
                 if row["kind"] == "handler":  # a new engine may have new code
@@ -171,17 +193,18 @@ class Engine:
                 self.ledger.run("set_meta", {"key": key, "value": value})
             self._load(now)
             self._dispatcher.reconfigure(self.config)
+            self._keeper.serve(again)
+            self._keeper.publish(again)
         self._alarms.set_crons(self.config, now)
         self._timers.set(PRUNE, now.mono)
         self._timers.set(SWEEP, now.mono + SWEEP_S)
         self._own.append(Fact("engine.started", "engine", detail={"agents": len(self.config.agents)}))
         # What a request that is carried out again is made of.
         self._runs.recall()
-        again = Step(now)
-        again.effects = [
+        again.effects += [
             effect for row in self.ledger.all("pending_actions") if (effect := self._carrier.redo(row))
         ]
-        again.effects.append(self._world.tidy)
+        again.effects += [self._world.tidy, self._mail.redeliver]
         self._act(again)
         for source in self._sources:
             self._start_source(source)
@@ -302,6 +325,7 @@ class Engine:
 
     def _commit(self, step: Step, items: list[Any], due: list[str]) -> None:
         self._view.at(step.now)
+        self._keeper.at(step.now.wall)
         self._plans.look_again()
         with self.ledger.transaction():
             for key in due:
@@ -314,7 +338,10 @@ class Engine:
                 if self._plans.begun(start.dispatch):
                     step.changes_territory = True
                     self._timers.set(SWEEP, step.now.mono + SWEEP_S)
+                self._keeper.begun(start.agent)
+                self._mail.enclose(start.run, start.agent, start.dispatch)
                 step.starts.append(partial(self._runs.begin, start.run))
+            self._keeper.publish(step)
 
     def _on_due(self, step: Step, key: str) -> None:
         if key == SWEEP:
@@ -348,6 +375,15 @@ class Engine:
             self._work.take(step, item)
         elif isinstance(item, Sealed):
             self._work.sealed(item)
+        elif isinstance(item, StateSaved):
+            for text in self._keeper.take(step, item):
+                self._mail.post(step, item.agent, text)
+        elif isinstance(item, MailOpened):
+            run = self.ledger.one("run", {"id": item.run})
+            if run is not None:
+                self._mail.seen(step, run["agent"], [item.message], item.run)
+        elif isinstance(item, StateRejected):
+            self._mail.post(step, item.agent, self._keeper.rejected(step, item))
         elif isinstance(item, CheckAsked):
             step.effects.append(partial(self._work.check, item))
         else:
@@ -395,6 +431,8 @@ class Engine:
                 path, reason = event.detail["spool"], event.detail["reason"]
                 step.effects.append(partial(self._world.set_aside, path, reason, event.id))
             self._foreign.look(step, event)
+            if event.kind == "dispatch.finished":
+                self._carrier.ended(step, event)
             if event.kind == "request.received" and event.detail.get("verb") == "deliver" and event.by:
                 self._plans.catch_up(event.by)
             for handler in self._router.match(event):
@@ -550,6 +588,7 @@ class Engine:
                 step.notify(self.ledger, text)
             # The rest only once this is committed: a commit that fails must leave the old one in force.
             step.before.append(partial(self._take_over, read.config, read.router, step.now))
+            self._keeper.serve(step)
             self._look_again(step)
 
     def _take_over(self, config: Config, router: Router, now: Instant) -> None:

@@ -12,6 +12,7 @@ from aipass.errors import AipassError
 from aipass.event import Fact, iso, printable
 from aipass.layout import CHECKS, MERGES
 from aipass.sources.runs import Report
+from aipass.trinity import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from aipass.plans import Plans
     from aipass.sources.clock import Timers
     from aipass.step import Step
+    from aipass.talk.mail import Mail
+    from aipass.talk.postbox import Postbox
+    from aipass.talk.questions import Questions
+    from aipass.trinity.keeper import Keeper
     from aipass.work import Work
     from aipass.world import World
 
@@ -54,10 +59,15 @@ class LiveRuns:
         authors: Authors,
         plans: Plans,
         work: Work,
+        keeper: Keeper,
+        mail: Mail,
+        questions: Questions,
+        postbox: Postbox | None,
     ) -> None:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
         self._clock, self._drivers, self._back = clock, drivers, back
-        self._authors, self._plans, self._work = authors, plans, work
+        self._authors, self._plans, self._work, self._keeper = authors, plans, work, keeper
+        self._mail, self._questions, self._postbox = mail, questions, postbox
         #: Refusals in a row, and how long the journal was then.
         self._refused: dict[int, tuple[int, int]] = {}
 
@@ -79,6 +89,8 @@ class LiveRuns:
             return
         if ended is not None:
             self._back(Report(ended))
+        elif self._postbox is not None:
+            self._postbox.watch(run)
 
     def recall(self) -> None:
         """Read what runs wrote that an engine before did not follow to the end, the oldest run first."""
@@ -93,6 +105,8 @@ class LiveRuns:
         try:
             for row in self._ledger.all("live_runs"):
                 self._authors.follow(row["id"])
+                if self._postbox is not None:
+                    self._postbox.watch(row["id"])
                 self._world.adopt(row["id"], row["agent"])
                 if row["stop"] is not None:
                     self._world.stop(row["id"], "cancelled", row["stop"])
@@ -186,6 +200,7 @@ class LiveRuns:
         params = {"id": row["id"], "pid": message["pid"], "started": message["started"]}
         if self._ledger.run("run_started", params):
             step.facts.append(self._fact("run.started", row, pid=message["pid"]))
+            self._mail.opened(step, row["id"], row["agent"])
         if row["stop"] is not None and message["tell"] == "started":
             step.effects.append(partial(self._world.stop, row["id"], "cancelled", row["stop"]))
 
@@ -197,7 +212,12 @@ class LiveRuns:
             if self._plans.wants(row["id"], path):
                 step.facts.append(Fact("phase.written", SOURCE, path=path, by=row["id"]))
         self._work.ended(step, row["id"], finished)
+        files = self._authors.written_by(row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
+        asked = self._questions.open_of(row["dispatch"])
+        if verdict.state == "succeeded" and asked:
+            reason = f"it waits for an answer to question {', '.join(str(one['id']) for one in asked)}"
+            verdict = replace(verdict, state="blocked", reason=reason)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         ended = self._dispatcher.end(
             row,
@@ -223,17 +243,22 @@ class LiveRuns:
             detail["retry_in_s"] = round(ended.retry_in, 3)
         if ended.outcome == "lost":
             step.facts.append(self._fact("run.lost", row, left=message.get("left", [])))
+        session = sessions.of(
+            row, finished, ended.outcome, sessions.words(verdict.answer) or ended.reason, files
+        )
+        self._keeper.ended(step, row, session)
         told = self._fact("run.finished", row, **detail)
         step.facts.append(told)
-        if ended.state == "blocked":
-            text = f"dispatch {row['dispatch']} of {row['agent']} waits for you: {ended.reason or 'it does not say why'}"
-            step.notify(self._ledger, f"{text}; `aipass retry {row['dispatch']}` goes on with it")
-        elif ended.state == "queued":
+        if ended.state == "blocked" and not asked:
+            self._questions.unasked(step, row, ended.reason or "it does not say why it cannot go on")
+        if ended.state == "queued":
             self._plans.hold_back(step, row["dispatch"], told.cause)
-        else:
+        elif ended.state != "blocked":
             step.facts.append(self._dispatcher.finished(row["dispatch"], run=row["id"], cause=told.cause))
         self._look_after(step, row, verdict, ended, told.cause)
         step.effects.append(partial(self._world.close_spool, row["id"]))
+        if self._postbox is not None:
+            step.effects.append(partial(self._postbox.watch, row["id"], lives=False))
 
     def _look_after(self, step: Step, row: Row, verdict: Outcome, ended: Ended, cause: int | None) -> None:
         """Pause a driver that has reached a limit, and an agent that fails of one thing again and again."""

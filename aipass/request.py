@@ -28,6 +28,7 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
         "priority": (int, False),
         "reply_to": (str, False),
         "sender": (str, False),
+        "wake": (bool, False),
     },
     "cancel": {"id": (str, True)},
     "retry": {"id": (str, True)},
@@ -47,6 +48,23 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
         "method": (str, False),
         "reason": (str, False),
     },
+    "note": {
+        "do": (str, True),
+        "text": (str, False),
+        "todo": (int, False),
+        "tags": (list, False),
+        "agent": (str, False),
+    },
+    "message": {
+        "to": (str, True),
+        "text": (str, True),
+        "subject": (str, False),
+        "files": (list, False),
+        "reply_to": (int, False),
+    },
+    "ask": {"to": (str, True), "text": (str, True), "options": (list, False), "waits": (bool, False)},
+    "answer": {"question": (int, True), "text": (str, True)},
+    "read": {"ids": (list, True)},
     "commit": {"title": (str, True), "body": (str, False), "paths": (list, False), "include": (bool, False)},
 }
 _KINDS = {str: "text", int: "a number", bool: "true or false", list: "a list"}

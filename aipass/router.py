@@ -57,6 +57,10 @@ class View(Protocol):
         """The agent of a run: who did it, for an event's `by`."""
         ...
 
+    def dispatch_of_run(self, run: int | None) -> int | None:
+        """The dispatch that a run works on."""
+        ...
+
     def agent_of_dispatch(self, dispatch: int) -> str | None:
         """The agent of a dispatch."""
         ...

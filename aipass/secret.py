@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 class Secret(NamedTuple):
@@ -11,3 +14,14 @@ class Secret(NamedTuple):
     line: int
     kind: str
     value: str
+
+
+def masked(find: Callable[[str], Iterable[Secret]], text: str) -> tuple[str, list[str]]:
+    """`text` without what `find` takes for a secret, and what kinds those were. The longest first: one may hold another."""
+    found = sorted({(one.value, one.kind) for one in find(text) if one.value}, key=lambda one: -len(one[0]))
+    kinds = []
+    for value, kind in found:
+        if value in text:
+            text = text.replace(value, f"[{kind} masked]")
+            kinds.append(kind)
+    return text, sorted(set(kinds))

@@ -66,6 +66,11 @@ class LedgerView:
         row = self._ledger.one("run", {"id": run})
         return None if row is None else str(row["agent"])
 
+    def dispatch_of_run(self, run: int | None) -> int | None:
+        """The dispatch that a run works on."""
+        row = None if run is None else self._ledger.one("run", {"id": run})
+        return None if row is None else int(row["dispatch"])
+
     def agent_of_dispatch(self, dispatch: int) -> str | None:
         """The agent of a dispatch."""
         row = self._ledger.one("dispatch", {"id": dispatch})

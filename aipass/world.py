@@ -24,6 +24,9 @@ from aipass.plan.reserved import check_name
 from aipass.supervisor import wire
 from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
+from aipass.talk import letter
+from aipass.talk.postbox import MAIL
+from aipass.trinity import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("aipass")
 
 RESULT = "result.json"
+#: So many unread messages a run finds at its start besides those in its prompt.
+MOST_WAITING = 100
 CHECK_TIMEOUT_S = 3600.0
 PROMPT_HALF = f".{wire.PROMPT}.tmp"
 REJECTED = ".rejected.json"
@@ -83,6 +88,10 @@ class World:
         try:
             folder.mkdir(exist_ok=True, mode=0o700)
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
+            (folder / MAIL).mkdir(exist_ok=True, mode=0o700)
+            for letter_ in self._ledger.all("unread", {"recipient": row["agent"], "limit": MOST_WAITING}):
+                if letter_["shown"] != run:
+                    self.put_mail(run, letter_["id"])
             job = self.job(row, config, drivers)
             # By rename: after a crash this is done again, perhaps while the run is just opening it.
             with open(
@@ -105,6 +114,7 @@ class World:
                 "AIPASS_SPOOL": str(self.layout.run_spool(run)),
                 "AIPASS_HOPS": str(hops),
                 "AIPASS_PROMPT_FILE": str(folder / wire.PROMPT),
+                "AIPASS_MAIL": str(folder / MAIL),
             }
             layers = ground.active(config)
             stands = ground.of_run(self.layout, config, job, command, layers) if any(layers) else None
@@ -139,6 +149,20 @@ class World:
             return {"tell": "ended", "run": run, "outcome": "start-failed", "reason": reason}
         self._runner.start_run(message)
         return None
+
+    def said(self, dispatch: int) -> str:
+        """What a dispatch's last run said at its end, as far as it is short; empty where that is nothing."""
+        runs = self._ledger.all("runs_of", {"dispatch": dispatch})
+        found = self._result(runs[-1]["id"]).get("answer") if runs else None
+        return sessions.words(Path(found["file"]) if isinstance(found, dict) else found)
+
+    def put_mail(self, run: int, message: int) -> None:
+        """Let a run that lives find a message; a second time changes nothing."""
+        row = self._ledger.one("message", {"id": message})
+        place = self.layout.run(run) / MAIL
+        if row is not None and not (place / f"{message}.md").exists():
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            wire.write_atomic(place / f"{message}.md", letter.whole(row))
 
     def _inherited(self, allowed: tuple[str, ...] | None) -> dict[str, str]:
         """The part of every run's environment that is the same for all; worked out once."""

@@ -18,7 +18,7 @@ from aipass import (
     Retry,
     hookimpl,
 )
-from aipass.action import Reply, Steer
+from aipass.action import Answer, Ask, FinishTodo, MarkRead, Message, Note, Reply, Steer
 from aipass.plan import progress
 from aipass.request import ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, PERSON_VERBS
 
@@ -69,6 +69,18 @@ def on_request(event: Event, view: View) -> Iterable[Action]:
             return [_pull(event, view, request, agent)]
         case "commit":
             return [_open(event, view, request, agent, draft=True)]
+        case "note":
+            return [_note(event, view, request, agent)]
+        case "message":
+            return [_message(event, view, request, agent)]
+        case "ask":
+            return [_ask(event, view, request, agent)]
+        case "answer":
+            return [
+                Answer(event.detail["question"], event.detail["text"], agent or "human", event.by, request)
+            ]
+        case "read":
+            return [_read(event, request, agent)]
         case "resume":
             return [Resume(event.detail["name"], request)]
         case _:
@@ -85,6 +97,7 @@ def on_rejected(event: Event, view: View) -> Iterable[Action]:
 
 MAX_TITLE = 200
 METHODS = ("merge", "squash", "ff")
+NOTES = ("todo", "learning", "observation", "doing")
 STEERING = ("start", "pause", "resume", "stop")
 
 
@@ -107,11 +120,7 @@ def _deliver(event: Event, view: View, request: str) -> Iterable[Action]:
 def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
     target, text = event.detail["agent"], event.detail["text"]
     if view.agent(target) is None:
-        return Refuse(
-            request,
-            f"there is no agent `{target}`; the agents are: {', '.join(view.agents()) or 'none yet'}",
-            2,
-        )
+        return _nobody(view, request, target)
     if not text.strip():
         return Refuse(request, "there is nothing to say; give a text", 2)
     reply_to = event.detail.get("reply_to")
@@ -127,6 +136,7 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
         sender=agent or event.detail.get("sender") or "human",
         reply_to=before,
         request=request,
+        wake=view.dispatch_of_run(event.by) if event.detail.get("wake") else None,
     )
 
 
@@ -168,11 +178,7 @@ def _open(event: Event, view: View, request: str, agent: str | None, *, draft: b
     if whose is None:
         return Refuse(request, "say whose work it is: `--agent NAME`, or `--dispatch ID`", 2)
     if view.agent(whose) is None:
-        return Refuse(
-            request,
-            f"there is no agent `{whose}`; the agents are: {', '.join(view.agents()) or 'none yet'}",
-            2,
-        )
+        return _nobody(view, request, whose)
     return OpenPr(
         whose,
         title,
@@ -183,6 +189,76 @@ def _open(event: Event, view: View, request: str, agent: str | None, *, draft: b
         include=event.detail.get("include", False),
         draft=draft,
         request=request,
+    )
+
+
+def _note(event: Event, view: View, request: str, agent: str | None) -> Action:
+    """An entry for an agent's own state file; a person says for whom."""
+    detail = event.detail
+    whose = detail.get("agent") or agent
+    if agent is not None and whose != agent:
+        return Refuse(request, f"`{agent}` notes for itself only", 3)
+    if whose is None:
+        return Refuse(request, "say whose note it is: `--agent NAME`", 2)
+    if view.agent(whose) is None:
+        return _nobody(view, request, whose)
+    if detail["do"] == "done":
+        return FinishTodo(whose, detail.get("todo", 0), request)
+    if detail["do"] not in NOTES:
+        return Refuse(request, f"`{detail['do']}` is none of {', '.join(NOTES)}, done", 2)
+    if not detail.get("text", "").strip():
+        return Refuse(request, "there is nothing to note; give a text", 2)
+    return Note(
+        whose, detail["do"], detail["text"], [str(tag) for tag in detail.get("tags", ())], event.by, request
+    )
+
+
+def _message(event: Event, view: View, request: str, agent: str | None) -> Action:
+    """Something to be said to an agent, to all, or to the person."""
+    to, text = event.detail["to"], event.detail["text"]
+    if to not in {"all", "human"} and view.agent(to) is None:
+        return _nobody(view, request, to)
+    if to == agent:
+        return Refuse(
+            request, "a message to yourself goes nowhere; `aipass note` keeps something for later", 2
+        )
+    if not text.strip():
+        return Refuse(request, "there is nothing to say; give a text", 2)
+    files = [str(path) for path in event.detail.get("files", ())]
+    return Message(
+        to,
+        text,
+        agent or "human",
+        event.detail.get("subject"),
+        files,
+        event.detail.get("reply_to"),
+        event.by,
+        request,
+    )
+
+
+def _ask(event: Event, view: View, request: str, agent: str | None) -> Action:
+    """A question that must be answered, of an agent or of the person."""
+    to, text = event.detail["to"], event.detail["text"]
+    if to != "human" and view.agent(to) is None:
+        return _nobody(view, request, to)
+    if to == (agent or "human"):
+        return Refuse(request, "nobody can ask themselves; ask `human`, or another agent", 2)
+    if not text.strip():
+        return Refuse(request, "there is nothing to ask; give a text", 2)
+    options = [str(option) for option in event.detail.get("options", ())]
+    return Ask(to, text, agent or "human", options, event.detail.get("waits", False), event.by, request)
+
+
+def _read(event: Event, request: str, agent: str | None) -> Action:
+    """Whoever asks has seen these messages; only those that are for them count."""
+    ids = [one for one in event.detail["ids"] if isinstance(one, int)]
+    return MarkRead(ids, agent or "human", event.by, request)
+
+
+def _nobody(view: View, request: str, name: str) -> Refuse:
+    return Refuse(
+        request, f"there is no agent `{name}`; the agents are: {', '.join(view.agents()) or 'none yet'}", 2
     )
 
 

@@ -77,3 +77,21 @@ def test_a_tag_has_its_notes_written_and_handed_in(example):
     repository.answer("writer/notes.*.md")
     (pr,) = json.loads(repository.aipass("pr", "list", "--json").stdout)
     assert (pr["title"], pr["paths"]) == ("Release notes of v1.2.0", ["CHANGELOG.md"])
+
+
+def test_two_agents_talk_and_a_person_answers(repository):
+    folder = EXAMPLES / "talk"
+    for path in folder.iterdir():
+        repository.write(path.name, path.read_text())
+    repository.aipass("init")
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "lead", "Build the store")
+    repository.wait_for(
+        lambda: json.loads(repository.aipass("status", "--json").stdout)["counts"]["blocked"], "the question"
+    )
+    assert "Postgres or SQLite?" in repository.aipass("questions").stdout
+    assert "dispatch 1 of lead goes on" in repository.aipass("answer", "1", "Postgres").stdout
+    woken = repository.answer("lead/woken-2.*.md").read_text()
+    assert woken == "The store is built:\n> store/kind says Postgres\n"
+    assert "the store is kept in Postgres" in repository.aipass("trinity", "show", "lead").stdout
+    assert (repository.root / "store/kind").read_text() == "Postgres\n"

@@ -334,7 +334,10 @@ def test_a_later_attempt_goes_on_with_the_conversation(aipass_bench):
     bench.finish(3, "blocked s-2")
     assert bench.dispatch(1)["state"] == "blocked"
     assert bench.dispatch(1)["reason"] == "it asks"
-    assert "dispatch 1 of a waits for you: it asks; `aipass retry 1` goes on with it" in bench.notices()
+    assert (
+        'dispatch 1 of a waits for you: it asks; `aipass answer 1 "…"` answers it (question 1)'
+        in bench.notices()
+    )
     assert bench.running() == []
     bench.ask("retry", id="1")
     assert talker.jobs[3].session == "s-2"

@@ -7,8 +7,9 @@ import subprocess
 import pytest
 from git_kit import Bench, git
 
+from aipass import swap
 from aipass.errors import AipassError, RefusedError
-from aipass.git import merge, swap
+from aipass.git import merge
 from aipass.git.lease import Held, Lease, Ticket
 from aipass.git.merge import Merger
 from aipass.git.pulls import Claim, NothingError

@@ -1,131 +1,98 @@
-"""How verbs ask for something: a request in the spool, and the engine's reply in the ledger."""
+"""`aipass ask`: ask the person, or another agent, something that must be answered."""
 
 from __future__ import annotations
 
-import errno
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from aipass import lock, request
+from aipass.cli.asking import ask, check_agent, is_agent, leave
 from aipass.cli.output import poll
-from aipass.errors import AipassError, ConfigError, NoEngineError
+from aipass.errors import ConfigError, NoEngineError, RefusedError
+from aipass.layout import find_root
+from aipass.talk.mail import HUMAN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aipass.layout import Layout
     from aipass.ledger import Row
 
-# An engine answers within milliseconds; one that is in a storm, or starting, within seconds.
-REPLY_WAIT_S = 60.0
 
+@click.command("ask")
+@click.argument("to", metavar="human|AGENT")
+@click.argument("text")
+@click.option("--options", multiple=True, metavar="A,B", help="What may be answered; may be given again.")
+@click.option(
+    "--wait",
+    "patience",
+    is_flag=False,
+    flag_value="",
+    metavar="[T]",
+    help="Wait for the answer and print it, for so long (10m) or for ever; exit status 3 where there is none in time.",
+)
+def command(to: str, text: str, options: tuple[str, ...], patience: str | None) -> int:
+    """Ask a question; prints its id.
 
-class ReplyError(AipassError):
-    """The engine's refusal, with the exit code that it chose."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-def is_agent() -> bool:
-    """Whether this command was started by a run."""
-    return "AIPASS_RUN" in os.environ
-
-
-def ask(
-    layout: Layout,
-    verb: str,
-    *,
-    needs_engine: bool = False,
-    patience_s: float | None = REPLY_WAIT_S,
-    label: Callable[[], str] | None = None,
-    **fields: Any,  # noqa: ANN401 - a request's fields
-) -> Row | None:
-    """Leave a request and wait for the engine's reply; None where no engine runs, with the request's id said.
-
-    `patience_s` None: as long as an engine runs. `label` is shown on a terminal meanwhile. Raises NoEngineError where one is needed, and ReplyError where it was refused.
+    An agent need not wait: it ends, its dispatch is blocked, and goes on in the same conversation with the answer.
     """
-    running = lock.holder(layout) is not None
-    if not running and (needs_engine or is_agent()):
-        raise NoEngineError("no engine runs here; start one with `aipass up`")
-    if is_agent() and not os.environ.get("AIPASS_SPOOL"):
-        raise ConfigError(
-            "AIPASS_RUN is set and AIPASS_SPOOL is not; unset AIPASS_RUN, or leave both as aipass set them"
-        )
-    spool = Path(os.environ["AIPASS_SPOOL"]) if is_agent() else layout.human_spool()
-    try:
-        if not is_agent():
-            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = request.write(spool, verb, **fields)
-    except OSError as exc:
-        hint = "is the disk full, or the folder another user's?"
-        if exc.errno in {errno.EACCES, errno.EPERM} and not is_agent():
-            hint = "what an agent starts must keep its AIPASS_ variables; else, is the folder another user's?"
-        raise ConfigError(f"{spool}: the request cannot be left there ({exc.strerror}); {hint}") from exc
-    if not running:
-        click.echo(name)
-        click.echo("no engine runs here; the request waits for `aipass up`", err=True)
+    layout = find_root()
+    if to != HUMAN:
+        check_agent(layout, to)
+    limit = _limit(patience)
+    choices = [part.strip() for option in options for part in option.split(",") if part.strip()]
+    row = ask(
+        layout,
+        "ask",
+        needs_engine=patience is not None,
+        to=to,
+        text=text,
+        options=choices or None,
+        waits=patience is not None,
+    )
+    if row is None:
+        return 0
+    number = int(row["message"])
+    click.echo(number, err=patience is not None)
+    return 0 if patience is None else _wait(layout, number, limit)
+
+
+def _limit(patience: str | None) -> float | None:
+    if not patience:
         return None
-    return reply(layout, name, patience_s, label)
+    from aipass.units import parse_duration
+
+    try:
+        return parse_duration(patience)
+    except ValueError as exc:
+        raise ConfigError(f"--wait: {exc}") from exc
 
 
-def reply(
-    layout: Layout,
-    name: str,
-    patience_s: float | None = REPLY_WAIT_S,
-    label: Callable[[], str] | None = None,
-) -> Row:
-    """Wait for the engine's reply to a request. Raises ReplyError where it was refused, NoEngineError where the engine went."""
+def _wait(layout: Layout, number: int, limit: float | None) -> int:
+    """Print the answer when it is there."""
+    from aipass import lock
     from aipass.ledger import Ledger
 
-    ledger: Ledger | None = None
+    ledger = Ledger.read(layout.ledger)
 
-    def look() -> Row | bool | None:
-        nonlocal ledger
-        if ledger is None:
-            if not layout.ledger.exists():
-                return None
-            ledger = Ledger.read(layout.ledger)
-        row = ledger.one("request", {"id": name})
-        if row is not None and row["exit"] is not None:
+    def look() -> Row | None:
+        row = ledger.one("message", {"id": number})
+        if row is not None and (row["answered"] is not None or row["closed"] is not None):
             return row
-        if patience_s is None and lock.holder(layout) is None:
-            return False
+        if lock.holder(layout) is None:
+            raise NoEngineError(f"the engine went away; question {number} stays open")
         return None
 
-    row = poll(look, patience_s, label) or None
-    if ledger is not None:
+    replies: list[int] = []
+    try:
+        row = poll(look, limit, lambda: f"question {number} waits for an answer …")
+        replies = [one["id"] for one in ledger.all("replies", {"id": number})]
+    finally:
         ledger.close()
     if row is None:
-        if lock.holder(layout) is None:
-            raise NoEngineError(f"the engine went away; the request {name} waits for `aipass up`")
-        raise AipassError(
-            f"the engine has not answered {name} within {REPLY_WAIT_S:.0f} seconds; `aipass status` and .aipass/log.jsonl may say why"
-        )
-    if row["exit"]:
-        raise ReplyError(row["message"], row["exit"])
-    return row  # type: ignore[no-any-return]
-
-
-def known_agents(layout: Layout) -> dict[str, Any]:
-    """The configured agents, without validating all of aipass.toml."""
-    from aipass.config_quick import agents
-
-    return agents(layout)
-
-
-def check_agent(layout: Layout, name: str) -> None:
-    """Raise ConfigError where there is no such agent, naming those that there are."""
-    agents = known_agents(layout)
-    if name not in agents:
-        import difflib
-
-        near = difflib.get_close_matches(name, agents, 1)
-        hint = (
-            f"; did you mean `{near[0]}`?" if near else f"; the agents are: {', '.join(agents) or 'none yet'}"
-        )
-        raise ConfigError(f"there is no agent `{name}`{hint}")
+        hint = "; end your work: it goes on with the answer" if is_agent() else ""
+        raise RefusedError(f"question {number} has no answer yet{hint}")
+    if row["answered"] is None:
+        raise RefusedError(f"question {number} is closed: {row['closed']}")
+    click.echo(row["answer"])
+    if replies:
+        leave(layout, "read", ids=replies)  # it came as a message as well
+    return 0

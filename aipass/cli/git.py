@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.ask import ask, is_agent
+from aipass.cli.asking import ask, is_agent
 from aipass.cli.output import json_option, print_json, relative_to_root, table
 from aipass.errors import EXIT_REFUSED, AipassError, ConfigError
 from aipass.event import plain, printable

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from aipass import lock as engine
-from aipass.cli.ask import is_agent
+from aipass.cli.asking import is_agent
 from aipass.cli.output import clock, json_option, print_json
 from aipass.errors import EXIT_REFUSED, ConfigError
 from aipass.event import iso, plain

@@ -145,7 +145,7 @@ def graph(plan: str, mermaid: bool) -> None:
 
 
 def _steer(verb: str, plan: str) -> None:
-    from aipass.cli.ask import ask
+    from aipass.cli.asking import ask
     from aipass.plan import model
 
     if not plan.isdecimal():

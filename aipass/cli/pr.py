@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass import lock
-from aipass.cli.ask import ask, is_agent
+from aipass.cli.asking import ask, is_agent
 from aipass.cli.output import clock, json_option, print_json, relative_to_root, table
 from aipass.errors import AipassError, ConfigError
 from aipass.event import plain, printable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from aipass.cli.ask import ask, is_agent
+from aipass.cli.asking import ask, is_agent
 from aipass.errors import RefusedError
 from aipass.layout import find_root
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from aipass.cli.ask import ask
+from aipass.cli.asking import ask
 from aipass.errors import AipassError
 from aipass.layout import find_root
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.ask import ask, check_agent
+from aipass.cli.asking import ask, check_agent, is_agent
 from aipass.cli.output import poll
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError, ConfigError, NoEngineError
 from aipass.event import plain
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--reply-to", metavar="ID", help="Go on with the conversation of this dispatch of the same agent."
 )
+@click.option("--wake", is_flag=True, help="For agents: be started again with the answer.")
 @click.option(
     "--wait", is_flag=True, help="Wait for the answer and print it; exit status 1 unless it succeeded."
 )
@@ -46,6 +47,7 @@ def command(
     key: str | None,
     priority: int | None,
     reply_to: str | None,
+    wake: bool,
     wait: bool,
     timeout: str | None,
 ) -> int:
@@ -55,7 +57,9 @@ def command(
     """
     layout = find_root()
     check_agent(layout, agent)
-    said = _text(text, file)
+    if wake and not is_agent():
+        raise ConfigError("--wake is for agents, who are started again; use --wait")
+    said = text_of(text, file)
     limit = None
     if timeout is not None:
         from aipass.units import parse_duration
@@ -74,6 +78,7 @@ def command(
         key=key,
         priority=priority,
         reply_to=reply_to,
+        wake=wake or None,
     )
     if row is None:
         return 0
@@ -96,7 +101,8 @@ def _tell_pause(layout: Layout, agent: str) -> None:
     ledger.close()
 
 
-def _text(text: str | None, file: Path | None) -> str:
+def text_of(text: str | None, file: Path | None) -> str:
+    """What is to be said: TEXT, a file, or stdin where that is no terminal. Raises ConfigError where that is nothing."""
     if text is not None and file is not None:
         raise ConfigError("give either TEXT or --file, not both")
     if file is not None and str(file) != "-":

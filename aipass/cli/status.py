@@ -12,8 +12,9 @@ from aipass import ground, lock
 from aipass.cli.output import clock, json_option, print_json, table
 from aipass.config_quick import agents
 from aipass.errors import ConfigError
-from aipass.event import iso
+from aipass.event import iso, plain
 from aipass.layout import find_root
+from aipass.units import count
 
 if TYPE_CHECKING:
     from aipass.config import Config
@@ -71,6 +72,8 @@ def gather(layout: Layout) -> dict[str, Any]:
         "leases": [],
         "prs": [],
         "testing": None,
+        "questions": [],
+        "unread": 0,
         "pauses": [],
         "attention": [],
         "notices": [],
@@ -118,6 +121,20 @@ def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
         | {"until": iso(row["until"])}
         for row in ledger.all("pauses")
     ]
+    found["questions"] = [
+        {
+            "id": row["id"],
+            "from": row["sender"],
+            "to": row["recipient"],
+            "dispatch": row["dispatch"],
+            "text": row["text"],
+        }
+        for row in ledger.all("questions", {"all": 0})
+    ]
+    unread = ledger.one("count_unread", {"recipient": "human"})
+    # What is asked is shown by itself.
+    asked = sum(1 for row in found["questions"] if row["to"] == "human")
+    found["unread"] = max(0, (unread["number"] if unread is not None else 0) - asked)
     found["plans"] = [
         {"id": row["id"], "title": row["title"], "status": row["state"]} for row in ledger.all("open_plans")
     ]
@@ -164,6 +181,14 @@ def _show(found: dict[str, Any]) -> None:
         click.echo(
             f"plan     {plan['id']} {plan['title']}: {plan['status']}; `aipass plan status {plan['id']}`"
         )
+    for one in found["questions"]:
+        text = " ".join(plain(one["text"]).split())
+        whose = "you" if one["to"] == "human" else one["to"]
+        click.secho(
+            f'asks     {one["from"]} asks {whose}: {text}; `aipass answer {one["id"]} "…"`', fg="magenta"
+        )
+    if found["unread"]:
+        click.echo(f"mail     {count(found['unread'], 'unread message')}; `aipass messages`")
     if found["prs"]:
         click.echo(f"prs      {len(found['prs'])} open; `aipass pr list`")
     if found["testing"]:

@@ -100,10 +100,13 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     from aipass.clock import SystemClock
     from aipass.engine import Engine
     from aipass.git.desk import Desk
+    from aipass.secret import masked
     from aipass.sources.filesystem import Filesystem
     from aipass.sources.git import Git
     from aipass.sources.runs import Supervisors
     from aipass.sources.spool import Spool
+    from aipass.talk.postbox import Postbox
+    from aipass.trinity.shelf import Shelf
     from aipass.world import World
 
     supervisors = Supervisors(layout)
@@ -118,8 +121,18 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     git = Git(layout.root, layout.spool, wants_rebased, baseline=ledger.meta("git.baseline") is None)
     sources = (supervisors, Spool(layout.spool), git, *plugins.sources(layout.root, settings))
     desk = Desk(layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout))
+    shelf = Shelf(layout, partial(masked, plugins.find_secrets))
     engine = Engine(
-        world, ledger, plugins, settings, SystemClock(), filesystem=filesystem, sources=sources, desk=desk
+        world,
+        ledger,
+        plugins,
+        settings,
+        SystemClock(),
+        filesystem=filesystem,
+        sources=sources,
+        desk=desk,
+        shelf=shelf,
+        postbox=Postbox(layout),
     )
     return engine
 

@@ -11,30 +11,36 @@ from aipass.plan.preamble import preamble
 from aipass.supervisor.fence.fenced import DENIED
 from aipass.supervisor.wire import open_regular
 from aipass.template import fill
+from aipass.trinity import preface
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from aipass.config import Config
+    from aipass.config import Agent, Config
     from aipass.dispatch.driver import Driver
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
 
 #: What a model is told about itself; `brief` in aipass.toml names a file that takes its place. Every name stands for text.
 BRIEF = """\
-You are {agent}, one of several agents that work on this repository at the same time; aipass starts each of them.
+You are {agent}{about}, one of several agents that work on this repository at the same time; aipass starts each of them.
 
 - Your last message is your answer and goes to whoever asked: say what you did, and what is left.
 - You may write: {owns}. The rest belongs to others: a write there fails with "Permission denied", and the file that
   $AIPASS_DENIED names says whose it is. Do not work around that.
 - Git's own files are nobody's to write. `aipass pr open -m "Add login"` hands in what you have changed, for review; the
   working tree stays as it is. `aipass git commit -m "…"` keeps a step on a branch of your own. Reading git is free.
-- `aipass send AGENT "…"` gives work to another agent ({others}); `aipass owns PATH` says whose a file is.
-- Nobody reads along while you work. If you cannot go on without an answer, end with a paragraph that begins with
-  QUESTION: and you will be started again with the answer.
+- `aipass send AGENT "…"` gives work to another agent ({others}), with `--wake` you are started again with its answer;
+  `aipass message AGENT "…"` only tells it something. `aipass owns PATH` says whose a file is.
+- What others tell you comes with your prompt, and while you work as files into the folder $AIPASS_MAIL.
+- `aipass note "…"` keeps what you have learned for your next run, `aipass note --todo "…"` what is left to do; both stand
+  in {home}/.trinity/local.json, which is yours to edit.
+- Nobody reads along while you work. If you cannot go on without an answer, ask (`aipass ask human "…"`, or an agent) and
+  end: you are started again with the answer. A last paragraph that begins with QUESTION: does the same.
 """
 #: What a brief may name.
-NAMES = ("agent", "home", "owns", "others", "orchestrator", "driver", "model")
+NAMES = ("agent", "about", "role", "purpose", "home", "owns", "others", "orchestrator", "driver", "model")
 MAX_BRIEF_BYTES = 100_000
 #: So much of what it replies to is repeated where the conversation is not known to the CLI.
 REPEATED_CHARS = 4000
@@ -57,9 +63,11 @@ def whole(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None,
     Raises AipassError where the agent's `brief` names a file that cannot be read.
     """
     row = work.dispatch
-    said = prompt.compose(prompt.part_of(one) for one in ledger.all("senders", {"dispatch": row["id"]}))
+    senders = ledger.all("senders", {"dispatch": row["id"]})
+    news = _since_the_last_run(ledger, row["id"], senders) if work.goes_on and work.attempt > 1 else []
+    said = prompt.compose(prompt.part_of(one) for one in news or senders)
     parts = []
-    if work.goes_on and work.attempt > 1:
+    if work.goes_on and work.attempt > 1 and not news:
         said = f"Your last attempt ended before it was done. Go on where you were. What was asked:\n\n{said}"
     parts.append(said)
     if row["reply_to"] is not None and not work.goes_on:
@@ -70,11 +78,38 @@ def whole(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None,
         parts.append(
             preamble(ledger, layout.root, row["plan"], row["phase"], config.agents[row["agent"]].owns)
         )
+    parts.append(_preface(ledger, config, row, work.run))
     whole = prompt.joined(parts)
     before = None if work.run is None else ledger.one("run_before", {"agent": row["agent"], "id": work.run})
     if before is None:
         return whole
     return prompt.with_refusals(whole, before["id"], _read(layout.run(before["id"]) / DENIED))
+
+
+def _since_the_last_run(ledger: Ledger, dispatch: int, senders: Sequence[Row]) -> list[Row]:
+    """Who has said something since the last run ended that went this far: an answer, mostly."""
+    ended = [run for run in ledger.all("runs_of", {"dispatch": dispatch}) if run["finished"] is not None]
+    if not ended:
+        return []
+    times = {one["event"]: ledger.one("event", {"id": one["event"]}) for one in senders}
+    return [
+        one for one in senders if (event := times[one["event"]]) and event["time"] > ended[-1]["finished"]
+    ]
+
+
+def _preface(ledger: Ledger, config: Config, dispatch: Row, run: int | None) -> str:
+    """Messages and todos. Without a run, for a look ahead: the messages that the next run would get."""
+    limit, agent = config.memory.in_prompt, dispatch["agent"]
+    if run is None:
+        shown = preface.fitting(ledger.all("unread", {"recipient": agent, "limit": 100}), limit)
+    else:
+        shown = ledger.all("shown_messages", {"run": run})
+    unread = ledger.one("count_unread", {"recipient": agent})
+    left = (unread["number"] if unread else 0) - sum(1 for row in shown if row["read"] is None)
+    # The question that this is the work of stands above.
+    shown = [row for row in shown if row["work"] != dispatch["id"]]
+    todos = [row for row in ledger.all("open_notes", {"agent": agent}) if row["source"] == "todo"]
+    return preface.preface(shown, left, todos, (), limit)
 
 
 def _brief(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None, row: Row) -> str:
@@ -95,6 +130,9 @@ def _brief(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None
     others = ", ".join(sorted(config.agents.keys() - {row["agent"]})) or "there is none"
     values = {
         "agent": row["agent"],
+        "about": _about(settings),
+        "role": settings.role or "",
+        "purpose": settings.purpose or "",
         "home": config.home(row["agent"]),
         "owns": _owns(ledger, config, row),
         "others": others,
@@ -103,6 +141,12 @@ def _brief(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None
         "model": settings.model or "",
     }
     return fill(text, values)
+
+
+def _about(settings: Agent) -> str:
+    """Behind its name: what it is, and for what."""
+    parts = [part for part in (settings.role, settings.purpose) if part]
+    return f" ({': '.join(parts)})" if parts else ""
 
 
 def _owns(ledger: Ledger, config: Config, row: Row) -> str:

@@ -217,6 +217,7 @@ class Dispatcher:
                 "stem": wish.stem,
                 "text": wish.text,
                 "file": file,
+                "wake": wish.wake,
                 "event": event.id,
             },
         )

@@ -6,16 +6,16 @@ import io
 import os
 import shutil
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from aipass.folders import opened
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from aipass.dispatch.driver import Share
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def furnish(state: Path, shares: Iterable[Share], *, contained: bool = True) -> None:
@@ -31,30 +31,13 @@ def furnish(state: Path, shares: Iterable[Share], *, contained: bool = True) -> 
             continue
         is_copy = share.copied or not (contained or share.writable or source.is_dir())
         *folders, name = share.name.split("/")
-        with _folder(state, folders) as handle:
+        with opened(state, folders) as handle:
             if share.text is not None:
                 _write(share.text, name, handle)
             elif is_copy:
                 _copy(source, name, handle)
             else:
                 _link(source, name, handle)
-
-
-@contextmanager
-def _folder(state: Path, names: Iterable[str]) -> Iterator[int]:
-    handle = os.open(state, _FOLDER)
-    try:
-        for name in names:
-            try:
-                os.mkdir(name, 0o700, dir_fd=handle)
-            except FileExistsError:
-                pass
-            inner = os.open(name, _FOLDER, dir_fd=handle)
-            os.close(handle)
-            handle = inner
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _link(source: Path, name: str, folder: int) -> None:
@@ -100,7 +83,7 @@ def _forget(state: Path, share: str) -> None:
     path = state.joinpath(*folders)
     if not os.path.lexists(path / _mark(name)):
         return
-    with _folder(state, folders) as handle:
+    with opened(state, folders) as handle:
         for one in (name, _mark(name)):
             try:
                 os.unlink(one, dir_fd=handle)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from aipass import swap
 from aipass.errors import AipassError, RefusedError
 from aipass.event import printable
-from aipass.git import indexlock, swap, tree
+from aipass.git import indexlock, tree
 from aipass.git.lease import Ticket, born
 from aipass.git.pulls import NAMED, current, seal
 from aipass.git.repo import batches, records

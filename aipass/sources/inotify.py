@@ -49,9 +49,9 @@ class Inotify:
         if self.descriptor < 0:
             raise _error()
 
-    def add(self, path: bytes) -> int:
+    def add(self, path: bytes, mask: int = MASK) -> int:
         """Watch one folder; the same folder again gives the same number. Raises WatchLimitError and OSError."""
-        watch: int = self._libc.inotify_add_watch(self.descriptor, path, MASK)
+        watch: int = self._libc.inotify_add_watch(self.descriptor, path, mask)
         if watch < 0:
             error = _error()
             raise WatchLimitError(*error.args) if error.errno == errno.ENOSPC else error

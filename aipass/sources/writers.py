@@ -25,11 +25,19 @@ def is_complete(path: str | bytes | os.PathLike[str], mtime_ns: int) -> bool:
 
 
 def _has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return None
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
+        return None
+    try:
+        return is_written(handle)
+    finally:
+        os.close(handle)
+
+
+def is_written(handle: int) -> bool | None:
+    """Whether anybody has the file open for writing that `handle` has open for reading; None where nobody can say."""
+    if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:
         # Whoever opens the file in these microseconds makes the kernel signal us: with one that is ignored by default.
@@ -38,6 +46,4 @@ def _has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as exc:
         return True if exc.errno == errno.EAGAIN else None
-    finally:
-        os.close(handle)
     return False

@@ -28,11 +28,12 @@ VALUES (:agent, :key, 'queued', :subject, :priority, :hops, :created, :cause, :h
 
 -- name: insert_sender
 -- Somebody who wants the answer.
-INSERT INTO senders (dispatch, sender, stem, text, file, event) VALUES (:dispatch, :sender, :stem, :text, :file, :event)
+INSERT INTO senders (dispatch, sender, stem, text, file, event, wake)
+VALUES (:dispatch, :sender, :stem, :text, :file, :event, :wake)
 
 -- name: senders
 -- Who wants the answer, in the order of asking.
-SELECT id, dispatch, sender, stem, text, file, event FROM senders WHERE dispatch = :dispatch ORDER BY id
+SELECT id, dispatch, sender, stem, text, file, event, wake FROM senders WHERE dispatch = :dispatch ORDER BY id
 
 -- name: all_senders
 -- For lists: names, and how the texts begin.
@@ -529,3 +530,155 @@ UPDATE phases SET pr = :pr WHERE plan = :plan AND id = :id
 SELECT path, max(detail) AS detail FROM events
 WHERE kind = 'write.denied' AND run = (SELECT max(id) FROM runs WHERE dispatch = :dispatch)
 GROUP BY path ORDER BY min(id) LIMIT 5
+
+-- name: insert_memory
+-- Something to be remembered.
+INSERT INTO memory (source, agent, text, tags, path, dispatch, run, time, detail)
+VALUES (:source, :agent, :text, :tags, :path, :dispatch, :run, :time, :detail)
+
+-- name: put_note
+-- An entry of a state file.
+INSERT INTO notes (id, agent, source, place, since, changed, earlier) VALUES (:id, :agent, :source, :place, :stamp, :stamp, '[]')
+
+-- name: known_notes
+-- Entries that stand in a file, and those that have gone since a copy of it was made.
+SELECT n.*, m.text, m.tags FROM notes n JOIN memory m ON m.id = n.id
+WHERE n.agent = :agent AND n.source = :source AND (n.gone IS NULL OR n.gone > :base) ORDER BY n.place, n.id
+
+-- name: open_notes
+-- Entries that stand in an agent's files, in their order.
+SELECT n.id, n.source, n.place, m.text, m.tags, m.time FROM notes n JOIN memory m ON m.id = n.id
+WHERE n.agent = :agent AND n.gone IS NULL ORDER BY n.place, n.id
+
+-- name: note
+-- One entry.
+SELECT n.*, m.text FROM notes n JOIN memory m ON m.id = n.id WHERE n.id = :id
+
+-- name: note_gone
+-- It stands in no file any more.
+UPDATE notes SET gone = :stamp WHERE id = :id AND gone IS NULL
+
+-- name: note_place
+-- Where it stands in its list.
+UPDATE notes SET place = :place WHERE id = :id
+
+-- name: note_changed
+-- It says something else.
+UPDATE notes SET changed = :stamp, earlier = :earlier WHERE id = :id
+
+-- name: change_memory
+-- It says something else.
+UPDATE memory SET text = :text, tags = :tags WHERE id = :id
+
+-- name: state
+-- What is to stand in a file.
+SELECT * FROM states WHERE agent = :agent AND file = :file
+
+-- name: states
+-- What is to stand in all files.
+SELECT agent, file, body FROM states
+
+-- name: put_state
+-- What is to stand in a file from now on.
+INSERT INTO states (agent, file, updated, doing, body) VALUES (:agent, :file, :updated, :doing, :body)
+ON CONFLICT (agent, file) DO UPDATE SET updated = excluded.updated, doing = excluded.doing, body = excluded.body
+
+-- name: put_copy
+-- What an agent may have read.
+INSERT OR REPLACE INTO copies (agent, file, updated, engine, doing) VALUES (:agent, :file, :updated, :engine, :doing)
+
+-- name: copies
+-- What an agent may have read, newest first.
+SELECT updated, engine, doing FROM copies WHERE agent = :agent AND file = :file ORDER BY updated DESC
+
+-- name: drop_copies
+-- Only the newest are kept.
+DELETE FROM copies WHERE agent = :agent AND file = :file AND updated <= (SELECT updated FROM copies
+WHERE agent = :agent AND file = :file ORDER BY updated DESC LIMIT 1 OFFSET :keep)
+
+-- name: last_sessions
+-- What an agent did last, newest first.
+SELECT * FROM memory WHERE agent = :agent AND source = 'session' ORDER BY id DESC LIMIT :limit
+
+-- name: work_now
+-- What an agent works on.
+SELECT r.id AS run, r.created, d.id AS dispatch, d.plan, d.phase, d.subject,
+(SELECT text FROM senders WHERE dispatch = d.id ORDER BY id LIMIT 1) AS task
+FROM runs r JOIN dispatches d ON d.id = r.dispatch WHERE r.agent = :agent AND r.state <> 'ended'
+
+-- name: insert_message
+-- Somebody says something to somebody.
+INSERT INTO messages (sender, recipient, subject, text, files, reply_to, dispatch, run, sent, asks, options)
+VALUES (:sender, :recipient, :subject, :text, :files, :reply_to, :dispatch, :run, :sent, :asks, :options)
+
+-- name: message
+-- One message.
+SELECT * FROM messages WHERE id = :id
+
+-- name: unread
+-- What somebody has not read yet, oldest first.
+SELECT * FROM messages WHERE recipient = :recipient AND read IS NULL ORDER BY id LIMIT :limit
+
+-- name: count_unread
+-- How much that is.
+SELECT count(*) AS number FROM messages WHERE recipient = :recipient AND read IS NULL
+
+-- name: messages_of
+-- What somebody was told, newest first.
+SELECT * FROM messages WHERE recipient = :recipient ORDER BY id DESC LIMIT :limit
+
+-- name: message_delivered
+-- It lies where its recipient finds it.
+UPDATE messages SET delivered = :now WHERE id = :id AND delivered IS NULL
+
+-- name: message_shown
+-- A run's prompt holds it.
+UPDATE messages SET shown = :run WHERE id = :id
+
+-- name: shown_messages
+-- What a run's prompt holds.
+SELECT * FROM messages WHERE shown = :run ORDER BY id
+
+-- name: message_read
+-- Its recipient has seen it.
+UPDATE messages SET read = :now, delivered = ifnull(delivered, :now) WHERE id = :id AND recipient = :recipient AND read IS NULL
+
+-- name: questions
+-- What was asked, oldest first.
+SELECT * FROM messages WHERE asks AND (:all OR (answered IS NULL AND closed IS NULL)) ORDER BY id
+
+-- name: open_questions
+-- What a dispatch has asked and was not told.
+SELECT * FROM messages WHERE dispatch = :dispatch AND asks AND answered IS NULL AND closed IS NULL ORDER BY id
+
+-- name: question_work
+-- A dispatch shall answer it.
+UPDATE messages SET work = :work WHERE id = :id
+
+-- name: questions_of_work
+-- What a dispatch shall answer, and has not.
+SELECT * FROM messages WHERE work = :work AND asks AND answered IS NULL AND closed IS NULL ORDER BY id
+
+-- name: question_answered
+-- It has an answer.
+UPDATE messages SET answer = :answer, answered = :now, answerer = :by, read = ifnull(read, :now), delivered = ifnull(delivered, :now)
+WHERE id = :id AND answered IS NULL AND closed IS NULL
+
+-- name: question_closed
+-- No answer is wanted any more.
+UPDATE messages SET closed = :reason, read = ifnull(read, :now), delivered = ifnull(delivered, :now)
+WHERE id = :id AND answered IS NULL AND closed IS NULL
+
+-- name: waiting_for
+-- Whose answers an agent's live run waits for.
+SELECT m.recipient FROM messages m JOIN runs r ON r.id = m.run
+WHERE m.sender = :agent AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND r.state <> 'ended'
+
+-- name: answers_for
+-- What a dispatch has asked and was told since its last run ended, or while that lived.
+SELECT m.* FROM messages m WHERE m.dispatch = :dispatch AND m.asks AND m.answered IS NOT NULL
+AND m.run = (SELECT max(id) FROM runs WHERE dispatch = :dispatch) ORDER BY m.id
+
+-- name: replies
+-- What answers a message.
+SELECT id FROM messages WHERE reply_to = :id AND read IS NULL

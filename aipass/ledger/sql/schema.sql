@@ -68,7 +68,8 @@ CREATE TABLE senders (
     stem     TEXT NOT NULL,
     text     TEXT NOT NULL,
     file     TEXT,             -- what was handed in, as JSON: path, type, size
-    event    INTEGER NOT NULL
+    event    INTEGER NOT NULL,
+    wake     INTEGER           -- the dispatch that goes on with the answer
 );
 CREATE INDEX senders_dispatch ON senders (dispatch);
 
@@ -198,3 +199,80 @@ CREATE TABLE work (
     seal     TEXT              -- what it was when the run ended; NULL: somebody has changed it since
 ) WITHOUT ROWID;
 CREATE INDEX work_agent ON work (agent);
+
+-- Everything that is remembered, by one count of ids.
+CREATE TABLE memory (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    source   TEXT NOT NULL CHECK (source IN ('todo', 'learning', 'observation', 'session', 'answer', 'message', 'plan', 'pr')),
+    agent    TEXT NOT NULL,    -- whose it is
+    text     TEXT NOT NULL,
+    tags     TEXT NOT NULL,    -- a JSON list
+    path,                      -- a file that it is about
+    dispatch INTEGER,
+    run      INTEGER,
+    time     REAL NOT NULL,
+    detail   TEXT NOT NULL     -- of a session: when it began, how it ended, its files
+);
+CREATE INDEX memory_agent ON memory (agent, source, id);
+
+-- Entries of state files. `since`, `changed`, `gone`: the first copy of the file (its `updated`, in milliseconds) with it,
+-- with this text, without it.
+CREATE TABLE notes (
+    id      INTEGER PRIMARY KEY REFERENCES memory (id),
+    agent   TEXT NOT NULL,
+    source  TEXT NOT NULL,
+    place   INTEGER NOT NULL,  -- in its list
+    since   INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    gone    INTEGER,
+    earlier TEXT NOT NULL      -- what it said before, a JSON list
+);
+CREATE INDEX notes_agent ON notes (agent, source, gone);
+
+-- What is to stand in each file.
+CREATE TABLE states (
+    agent   TEXT NOT NULL,
+    file    TEXT NOT NULL,
+    updated INTEGER NOT NULL,
+    doing   TEXT,
+    body    BLOB NOT NULL,
+    PRIMARY KEY (agent, file)
+) WITHOUT ROWID;
+
+-- What stood there: an agent may still save a copy that it began with one of these.
+CREATE TABLE copies (
+    agent   TEXT NOT NULL,
+    file    TEXT NOT NULL,
+    updated INTEGER NOT NULL,
+    engine  TEXT NOT NULL,     -- the engine's fields by their hashes, as JSON
+    doing   TEXT,
+    PRIMARY KEY (agent, file, updated)
+) WITHOUT ROWID;
+
+CREATE TABLE messages (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    sender    TEXT NOT NULL,   -- an agent, `human`, or `aipass` itself
+    recipient TEXT NOT NULL,   -- an agent, or `human`
+    subject   TEXT,
+    text      TEXT NOT NULL,
+    files     TEXT NOT NULL,   -- paths that come with it, a JSON list
+    reply_to  INTEGER,
+    dispatch  INTEGER,         -- what its sender was working on
+    run       INTEGER,
+    sent      REAL NOT NULL,
+    delivered REAL,
+    read      REAL,
+    shown     INTEGER,         -- the run whose prompt holds it
+    asks      INTEGER NOT NULL,  -- whether it is a question, and then:
+    options   TEXT NOT NULL,   -- what may be answered, a JSON list
+    work      INTEGER,         -- the dispatch that shall answer it
+    answer    TEXT,
+    answered  REAL,
+    answerer  TEXT,
+    closed    TEXT             -- why no answer is wanted any more
+);
+CREATE INDEX messages_recipient ON messages (recipient, id);
+CREATE INDEX messages_unread ON messages (recipient, id) WHERE read IS NULL;
+CREATE INDEX messages_replies ON messages (reply_to) WHERE read IS NULL;
+CREATE INDEX messages_shown ON messages (shown) WHERE read IS NULL;
+CREATE INDEX messages_open ON messages (dispatch) WHERE asks AND answered IS NULL AND closed IS NULL;

@@ -1,0 +1,77 @@
+"""`aipass questions`: what waits for an answer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.cli.output import json_option, print_json
+from aipass.event import iso, plain
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.ledger import Row
+
+
+@click.command("questions")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also those that have their answer; with --json always."
+)
+@json_option
+def command(everything: bool, as_json: bool) -> int:
+    """Questions that are open, oldest first; `aipass answer ID "…"` answers one."""
+    from aipass.ledger import Ledger
+
+    ledger = Ledger.read(find_root().ledger)
+    rows = ledger.all("questions", {"all": int(everything or as_json)})
+    states = {row["dispatch"]: _state(ledger.one("dispatch", {"id": row["dispatch"]})) for row in rows}
+    ledger.close()
+    if as_json:
+        print_json([record(row) for row in rows])
+    elif not rows:
+        click.echo("nobody waits for an answer" if not everything else "nothing was asked yet")
+    else:
+        click.echo("\n\n".join(_shown(row, states[row["dispatch"]]) for row in rows))
+    return 0
+
+
+def record(row: Row) -> dict[str, Any]:
+    """A question as `--json` has it."""
+    return {
+        "id": row["id"],
+        "from": row["sender"],
+        "to": row["recipient"],
+        "text": row["text"],
+        "options": json.loads(row["options"]),
+        "dispatch": row["dispatch"],
+        "asked": iso(row["sent"]),
+        "answered": iso(row["answered"]),
+        "answer": row["answer"],
+        "answerer": row["answerer"],
+        "closed": row["closed"],
+    }
+
+
+def _state(dispatch: Row | None) -> str:
+    return "" if dispatch is None else str(dispatch["state"])
+
+
+def _shown(row: Row, state: str) -> str:
+    whose = (
+        f", dispatch {row['dispatch']} is {'waiting' if state == 'running' else state}"
+        if row["dispatch"]
+        else ""
+    )
+    lines = [f"{row['id']}  {row['sender']} asks {row['recipient']} ({iso(row['sent'])}{whose})"]
+    lines += [f"    {plain(line)}" for line in row["text"].splitlines()]
+    lines += [f"    - {plain(option)}" for option in json.loads(row["options"])]
+    if row["answered"] is not None:
+        lines += [
+            f"    {row['answerer']} answered:",
+            *(f"    > {plain(line)}" for line in row["answer"].splitlines()),
+        ]
+    elif row["closed"] is not None:
+        lines.append(f"    closed: {plain(row['closed'])}")
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""`aipass trinity`: what agents know of themselves, as it stands in their state files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.cli.asking import check_agent
+from aipass.cli.output import json_option, print_json
+from aipass.errors import AipassError
+from aipass.event import plain, printable
+from aipass.layout import find_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aipass.config import Config
+    from aipass.layout import Layout
+
+
+@click.group("trinity")
+def command() -> None:
+    """State files: who an agent is, what it is doing, has learned and has seen."""
+
+
+@command.command("show")
+@click.argument("agent")
+@json_option
+def show(agent: str, as_json: bool) -> int:
+    """What AGENT knows."""
+    from aipass import config
+    from aipass.trinity.model import FILES
+
+    layout = find_root()
+    check_agent(layout, agent)
+    folder = _folder(layout, config.load(layout.config), agent)
+    found: dict[str, Any] = {}
+    for name in FILES:
+        try:
+            found[name.removesuffix(".json")] = json.loads((folder / name).read_bytes())
+        except FileNotFoundError:
+            raise AipassError(f"{folder / name}: is not there yet; `aipass up` makes it") from None
+        except (OSError, ValueError) as exc:
+            raise AipassError(
+                f"{folder / name}: cannot be read ({exc}); `aipass trinity check` says more"
+            ) from exc
+    if as_json:
+        print_json(found)
+        return 0
+    _print(agent, found)
+    return 0
+
+
+@command.command("check")
+@click.argument("agents", nargs=-1)
+@json_option
+def check(agents: tuple[str, ...], as_json: bool) -> int:
+    """Whether all state files can be used; says line and field where not."""
+    from aipass import config
+
+    layout = find_root()
+    for name in agents:
+        check_agent(layout, name)
+    settings = config.load(layout.config)
+    problems = [
+        problem
+        for agent in agents or tuple(settings.agents)
+        for problem in _problems(layout, settings, agent)
+    ]
+    if as_json:
+        print_json({"ok": not problems, "problems": problems})
+    elif not problems:
+        click.echo("all state files can be used")
+    for one in () if as_json else problems:
+        where = f"{one['file']}:{one['line']}" + (f" `{one['field']}`" if one["field"] else "")
+        click.echo(f"{one['agent']}: {where}: {one['message']}")
+    return 1 if problems else 0
+
+
+def _folder(layout: Layout, settings: Config, agent: str) -> Path:
+    from aipass.trinity.model import FOLDER
+
+    return layout.root / settings.home(agent) / FOLDER
+
+
+def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, Any]]:
+    from aipass.supervisor.wire import open_regular
+    from aipass.trinity.document import MAX_BYTES, FaultError, read
+    from aipass.trinity.model import FILES, PASSPORT, parse
+
+    found = []
+    for name in FILES:
+        path = _folder(layout, settings, agent) / name
+        try:
+            with open_regular(path) as file:
+                data = file.read(MAX_BYTES + 1)
+            if name == PASSPORT:
+                read(data)
+            else:
+                parse(name, data, settings.state)
+        except FaultError as fault:
+            line, field, message = fault.line, fault.field, fault.message
+        except FileNotFoundError:
+            line, field, message = 1, "", "is not there yet; `aipass up` makes it"
+        except OSError as exc:
+            line, field, message = 1, "", f"cannot be read ({exc.strerror}); it must be a plain file"
+        else:
+            continue
+        shown = printable(str(path.relative_to(layout.root)))
+        found.append(
+            {"agent": agent, "file": shown, "line": line, "field": field or None, "message": message}
+        )
+    return found
+
+
+def _print(agent: str, found: dict[str, Any]) -> None:
+    passport, local = found["passport"], found["local"]
+    about = ", ".join(
+        plain(str(passport[name])) for name in ("role", "driver", "model") if passport.get(name)
+    )
+    click.secho(f"{agent}" + (f" ({about})" if about else ""), bold=True)
+    if passport.get("purpose"):
+        click.echo(f"  {plain(passport['purpose'])}")
+    now = local["now"]
+    if now["dispatch"] is not None:
+        click.echo(f"  works on dispatch {now['dispatch']}: {plain(now['task'] or '')}")
+    if now["doing"]:
+        click.echo(f"  doing: {plain(now['doing'])}")
+    lists = {"todos": local["todos"], "learnings": local["learnings"]}
+    for title, entries in (lists | {"observations": found["observations"]["observations"]}).items():
+        click.secho(f"{title}", bold=True)
+        for entry in entries:
+            click.echo(f"  {entry['id']:>4}  {plain(entry['text'])}")
+        if not entries:
+            click.echo("        none")
+    click.secho("sessions", bold=True)
+    for one in local["sessions"]:
+        click.echo(f"  {one['dispatch']:>4}  {one['outcome']}: {plain(one['summary'])}")
+    if not local["sessions"]:
+        click.echo("        none")

@@ -1,0 +1,29 @@
+"""A message as its recipient reads it: quoted, under who says so, so that it is nobody's order. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from aipass.event import iso, plain
+
+if TYPE_CHECKING:
+    from aipass.ledger import Row
+
+
+def whole(row: Row) -> str:
+    """A message of the ledger as Markdown."""
+    lines = [f"# Message {row['id']} from {row['sender']}", "", f"- sent: {iso(row['sent'])}"]
+    if row["subject"]:
+        lines.append(f"- subject: {plain(row['subject'])}")
+    if row["reply_to"] is not None:
+        lines.append(f"- in reply to: message {row['reply_to']}")
+    lines += [f"- with: {plain(path)}" for path in json.loads(row["files"])]
+    if row["sender"] != "aipass":
+        lines.append(f'- answer: `aipass message {row["sender"]} --reply-to {row["id"]} "…"`')
+    return "\n".join([*lines, "", quoted(row["text"])]) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A text of somebody else's, each line of it marked as such."""
+    return "\n".join(f"> {plain(line)}".rstrip() for line in text.splitlines()) or ">"

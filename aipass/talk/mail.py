@@ -1,0 +1,141 @@
+"""The engine's side of messages: rows, and a file in the mail folder of a run that lives."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass.event import Fact
+from aipass.trinity import preface
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aipass.config import Config
+    from aipass.dispatch.dispatcher import Dispatcher
+    from aipass.ledger import Ledger, Row
+    from aipass.step import Step
+    from aipass.world import World
+
+#: Who may be written to besides the agents, and who the engine itself is.
+ALL, HUMAN, ENGINE = "all", "human", "aipass"
+
+#: More than any prompt has room for.
+MOST_ENCLOSED = 100
+
+
+class Mail:
+    """What is said, to whom, and whether it was seen."""
+
+    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, world: World) -> None:
+        self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
+
+    @property
+    def _config(self) -> Config:
+        return self._dispatcher.config
+
+    # -- inside the transaction ------------------------------------------------------------------------------------
+
+    def post(
+        self,
+        step: Step,
+        recipient: str,
+        text: str,
+        *,
+        sender: str = ENGINE,
+        subject: str | None = None,
+        files: Sequence[str] = (),
+        reply_to: int | None = None,
+        run: Row | None = None,
+        cause: int | None = None,
+    ) -> int:
+        """Leave somebody a message; a run of theirs that lives finds it at once. Returns its id."""
+        about = {"subject": subject, "files": files, "reply_to": reply_to}
+        number = self.put(step, recipient, text, sender=sender, run=run, cause=cause, **about)  # type: ignore[arg-type]
+        if recipient == HUMAN:
+            begin = " ".join((subject or text).split())[:200]
+            step.notify(
+                self._ledger,
+                f"{sender} writes to you (message {number}): {begin}; `aipass messages` shows it",
+                cause,
+            )
+        return number
+
+    def put(
+        self,
+        step: Step,
+        recipient: str,
+        text: str,
+        *,
+        sender: str,
+        subject: str | None = None,
+        files: Sequence[str] = (),
+        reply_to: int | None = None,
+        run: Row | None = None,
+        cause: int | None = None,
+        options: Sequence[str] | None = None,
+    ) -> int:
+        """The same, and a person is told of it by somebody else. With `options` it is a question."""
+        about: dict[str, object] = {
+            "sender": sender,
+            "recipient": recipient,
+            "subject": subject,
+            "text": text,
+        }
+        about |= {"reply_to": reply_to, "files": json.dumps(list(files)), "sent": step.now.wall}
+        about |= {
+            "dispatch": None if run is None else run["dispatch"],
+            "run": None if run is None else run["id"],
+        }
+        about |= {"asks": int(options is not None), "options": json.dumps(list(options or ()))}
+        number = self._ledger.run("insert_message", about)
+        detail = {"from": sender, "to": recipient, "subject": subject, "text": text[:200]}
+        by = None if run is None else run["id"]
+        step.facts.append(
+            Fact("message.received", "mail", ref=str(number), by=by, cause=cause, detail=detail)
+        )
+        work = None if recipient == HUMAN else self._ledger.one("work_now", {"agent": recipient})
+        if work is not None:
+            self._ledger.run("message_delivered", {"id": number, "now": step.now.wall})
+            step.effects.append(partial(self._world.put_mail, work["run"], number))
+        return number
+
+    def enclose(self, run: int, agent: str, dispatch: int) -> None:
+        """A run is about to start: what its prompt has room for goes with it, and the question that it is to answer."""
+        unread = self._ledger.all("unread", {"recipient": agent, "limit": MOST_ENCLOSED})
+        own = [row for row in unread if row["work"] == dispatch]
+        others = [row for row in unread if row["work"] != dispatch]
+        for row in (*own, *preface.fitting(others, self._config.memory.in_prompt)):
+            self._ledger.run("message_shown", {"id": row["id"], "run": run})
+
+    def opened(self, step: Step, run: int, agent: str) -> None:
+        """A run has begun: it has what its prompt holds."""
+        self.seen(step, agent, [row["id"] for row in self._ledger.all("shown_messages", {"run": run})], run)
+
+    def seen(self, step: Step, recipient: str, numbers: Iterable[int], by: int | None = None) -> int:
+        """Somebody has read these messages of theirs; returns how many of them were news."""
+        news = 0
+        for number in numbers:
+            about = {"id": number, "recipient": recipient, "now": step.now.wall}
+            if self._ledger.run("message_read", about):
+                news += 1
+                step.facts.append(
+                    Fact("message.read", "mail", ref=str(number), by=by, detail={"by": recipient})
+                )
+        return news
+
+    def recipients(self, named: str, sender: str) -> list[str]:
+        """Who is meant by a name: `all` are all agents but the one that writes. Empty where there is nobody."""
+        if named == ALL:
+            return [agent for agent in self._config.agents if agent != sender]
+        return [named] if named == HUMAN or named in self._config.agents else []
+
+    # -- in the world, after the commit ----------------------------------------------------------------------------
+
+    def redeliver(self) -> None:
+        """At the start: what was recorded as delivered to a run that lives, and perhaps was not."""
+        for run in self._ledger.all("live_runs"):
+            for row in self._ledger.all("unread", {"recipient": run["agent"], "limit": -1}):
+                if row["delivered"] is not None and row["shown"] != run["id"]:
+                    self._world.put_mail(run["id"], row["id"])

@@ -1,0 +1,220 @@
+"""The engine's side of questions: who waits for whose answer, and what goes on when it is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aipass import action as act
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
+from aipass.event import Fact, iso, plain
+from aipass.talk.letter import quoted
+from aipass.talk.mail import HUMAN
+from aipass.trinity.sessions import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.dispatch.dispatcher import Dispatcher
+    from aipass.event import Event
+    from aipass.ledger import Ledger, Row
+    from aipass.step import Step
+    from aipass.talk.mail import Mail
+
+#: What came of it: an exit code and words.
+Said = tuple[int, str]
+
+
+class Questions:
+    """What was asked, and what it keeps from going on."""
+
+    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, mail: Mail) -> None:
+        self._ledger, self._dispatcher, self._mail = ledger, dispatcher, mail
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def ask(self, step: Step, event: Event, action: act.Ask, carry: Callable[[act.Action], None]) -> Said:
+        """Record a question; an agent is started for it."""
+        run = None if action.run is None else self._ledger.one("run", {"id": action.run})
+        if action.waits and (circle := self._circle(action.sender, action.to)):
+            return EXIT_REFUSED, (
+                f"{' waits for '.join(circle)}: to wait for {action.to} would close a circle; ask without --wait, and end"
+            )
+        number = self._put(step, action.sender, action.to, action.text, action.options, run, event.id)
+        if action.to == HUMAN:
+            self._notify(step, f"{action.sender} asks", number, action.text, event.id)
+            return 0, str(number)
+        key = f"question {number}"
+        words = f"{action.sender} asks you (question {number}):\n\n{quoted(action.text)}\n"
+        words += "".join(f"\n- {plain(option)}" for option in action.options) + (
+            "\n" if action.options else ""
+        )
+        words += f'\nAnswer it: `aipass answer {number} "…"`. If you end without that, what you say at the end is the answer.\n'
+        carry(act.Dispatch(action.to, words, key, key, sender=action.sender, stem=f"question-{number}"))
+        work = self._ledger.one("open_of_key", {"agent": action.to, "key": key})
+        if work is None:
+            self._close(step, number, "nobody could be started for it")
+            return (
+                EXIT_REFUSED,
+                f"{action.to} cannot be started for that; `aipass why` says what keeps it from starting",
+            )
+        self._ledger.run("question_work", {"id": number, "work": work["id"]})
+        return 0, str(number)
+
+    def unasked(self, step: Step, run: Row, text: str) -> None:
+        """A run has ended with a question that nobody heard: it is put to the person."""
+        number = self._put(step, run["agent"], HUMAN, text, [], run, None)
+        self._notify(step, f"dispatch {run['dispatch']} of {run['agent']} waits for you", number, text, None)
+
+    def _put(
+        self,
+        step: Step,
+        sender: str,
+        to: str,
+        text: str,
+        options: list[str],
+        run: Row | None,
+        cause: int | None,
+    ) -> int:
+        detail = {"from": sender, "to": to, "text": text[:200]}
+        number = self._mail.put(step, to, text, sender=sender, run=run, cause=cause, options=options)
+        by = None if run is None else run["id"]
+        step.facts.append(Fact("question.asked", "mail", ref=str(number), by=by, cause=cause, detail=detail))
+        return number
+
+    def _notify(self, step: Step, who: str, number: int, text: str, cause: int | None) -> None:
+        begin = " ".join(plain(text).split())[:200]
+        step.notify(
+            self._ledger,
+            f'{who}: {begin}; `aipass answer {number} "…"` answers it (question {number})',
+            cause,
+        )
+
+    def _circle(self, asker: str, to: str) -> list[str]:
+        """Who would wait for whom, from the asked back to the asker; empty where nobody would."""
+        paths, seen = [[to]], {to}
+        while paths:
+            path = paths.pop()
+            for row in self._ledger.all("waiting_for", {"agent": path[-1]}):
+                name = row["recipient"]
+                if name == asker:
+                    return [*path, name]
+                if name not in seen:
+                    seen.add(name)
+                    paths.append([*path, name])
+        return []
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def answer(
+        self, step: Step, event: Event, action: act.Answer, carry: Callable[[act.Action], None]
+    ) -> Said:
+        """Take an answer, and let go on what waited for it alone."""
+        row = self._ledger.one("message", {"id": action.question})
+        if row is None or not row["asks"]:
+            return (
+                EXIT_FAILED,
+                f"there is no question {action.question}; `aipass questions` lists those that are open",
+            )
+        if action.sender not in {row["recipient"], HUMAN}:
+            step.notify(
+                self._ledger,
+                f"{action.sender} tried to answer question {row['id']}, which is for {row['recipient']}; it was refused",
+                event.id,
+            )
+            return (
+                EXIT_REFUSED,
+                f"question {row['id']} is for {row['recipient']}, and only that may answer it, or a person",
+            )
+        if row["answered"] is not None:
+            when = f"{iso(row['answered'])}: {summary(row['answer'])}"
+            return EXIT_REFUSED, f"question {row['id']} was answered already by {row['answerer']}, {when}"
+        if row["closed"] is not None:
+            return EXIT_REFUSED, f"question {row['id']} needs no answer any more: {row['closed']}"
+        if not action.text.strip():
+            return EXIT_USAGE, "there is nothing to say; give an answer"
+        self._take(step, row, action.text, action.sender, event.id)
+        if row["work"] is not None and action.sender != row["recipient"]:
+            carry(act.Cancel(row["work"], f"question {row['id']} was answered by {action.sender}"))
+        elif row["work"] is not None and self._is_queued(row["work"]):
+            carry(act.Cancel(row["work"], f"question {row['id']} was answered meanwhile"))
+        return self._go_on(row, carry)
+
+    def _is_queued(self, dispatch: int) -> bool:
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        return row is not None and row["state"] == "queued"
+
+    def _take(self, step: Step, row: Row, text: str, by: str, cause: int | None) -> None:
+        self._ledger.run(
+            "question_answered", {"id": row["id"], "answer": text, "now": step.now.wall, "by": by}
+        )
+        detail = {"from": row["sender"], "to": row["recipient"], "by": by, "answer": text[:200]}
+        step.facts.append(Fact("question.answered", "mail", ref=str(row["id"]), cause=cause, detail=detail))
+        asks = None if row["run"] is None else self._ledger.one("run", {"id": row["run"]})
+        if asks is not None and asks["state"] != "ended":
+            self._mail.post(step, row["sender"], text, sender=by, reply_to=row["id"], cause=cause)
+
+    def _go_on(self, row: Row, carry: Callable[[act.Action], None]) -> Said:
+        """The dispatch that asked goes on, unless it has other questions open."""
+        said = f"question {row['id']} is answered"
+        asks = None if row["dispatch"] is None else self._ledger.one("dispatch", {"id": row["dispatch"]})
+        if asks is None or asks["state"] == "running":
+            return 0, said
+        if asks["state"] != "blocked":
+            return (
+                0,
+                f"{said}; dispatch {asks['id']}, which asked, is {asks['state']} and does not go on by that",
+            )
+        others = self._ledger.all("open_questions", {"dispatch": asks["id"]})
+        if others:
+            numbers = ", ".join(str(other["id"]) for other in others)
+            return 0, f"{said}; dispatch {asks['id']} waits for an answer to {numbers} as well"
+        carry(self._continued(asks))
+        return 0, f"{said}; dispatch {asks['id']} of {asks['agent']} goes on"
+
+    def _continued(self, asks: Row) -> act.Dispatch:
+        """What a blocked dispatch goes on with: the answers to all that its last run asked."""
+        told = []
+        for row in self._ledger.all("answers_for", {"dispatch": asks["id"]}):
+            text = row["answer"] if row["answerer"] == HUMAN else quoted(row["answer"])
+            told.append(
+                f"You asked (question {row['id']}): {summary(row['text'])}\n\n{row['answerer']} answers:\n\n{text}\n"
+            )
+        first = self._ledger.all("senders", {"dispatch": asks["id"]})[0]
+        return act.Dispatch(
+            asks["agent"], "\n".join(told), sender="aipass answer", stem=first["stem"], reply_to=asks["id"]
+        )
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def open_of(self, dispatch: int) -> list[Row]:
+        """What a dispatch has asked and was not told."""
+        return self._ledger.all("open_questions", {"dispatch": dispatch})
+
+    def replied(self, step: Step, dispatch: int, text: str, by: str, cause: int | None) -> None:
+        """A dispatch that was blocked goes on with what somebody said to it: that is the answer to all that it asked."""
+        for row in self.open_of(dispatch):
+            self._take(step, row, text, by, cause)
+
+    def retried(self, step: Step, dispatch: int) -> None:
+        """A dispatch goes on without an answer."""
+        for row in self.open_of(dispatch):
+            self._close(step, row["id"], f"dispatch {dispatch} was tried again without an answer")
+
+    def finished(
+        self, step: Step, event: Event, said: Callable[[], str], carry: Callable[[act.Action], None]
+    ) -> None:
+        """A dispatch has ended: what it was to answer is answered by what it said; what it asked needs no answer."""
+        dispatch, state = event.detail["dispatch"], event.detail["state"]
+        for row in self.open_of(dispatch):
+            self._close(step, row["id"], f"dispatch {dispatch}, which asked, is {state}")
+        for row in self._ledger.all("questions_of_work", {"work": dispatch}):
+            text = said() if state == "succeeded" else ""
+            text = (
+                text
+                or f"{row['recipient']} ended without an answer ({state}: {event.detail['reason'] or 'it says nothing'})"
+            )
+            self._take(step, row, text, row["recipient"], event.id)
+            self._go_on(row, carry)
+
+    def _close(self, step: Step, number: int, reason: str) -> None:
+        self._ledger.run("question_closed", {"id": number, "reason": reason, "now": step.now.wall})

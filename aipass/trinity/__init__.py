@@ -1,0 +1,1 @@
+"""What an agent knows of itself from run to run: three files for eyes, rows in the ledger behind them."""

@@ -1,0 +1,441 @@
+"""The engine's side of state: what agents know, as rows, and the three files that show it.
+
+Everything here happens inside the engine's transaction; what stands on the disk is the shelf's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from functools import partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from aipass.event import Fact, iso, printable
+from aipass.trinity.document import render
+from aipass.trinity.merge import Note, merge
+from aipass.trinity.model import FILES, KEYS, LISTS, LOCAL, NOW, OBSERVATIONS, PASSPORT, SCHEMA, Entry
+from aipass.units import count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aipass.config import Config
+    from aipass.dispatch.dispatcher import Dispatcher
+    from aipass.ledger import Ledger, Row
+    from aipass.step import Step
+    from aipass.trinity.shelf import Shelf, StateRejected, StateSaved
+
+#: Copies of a file that an agent may still hold and save.
+KEPT_COPIES = 100
+#: Of a task, in the file.
+TASK_CHARS = 200
+#: Which of the engine's fields stand in a file, besides `updated`, which is checked by nobody: models like to renew it.
+ENGINES = {
+    LOCAL: ("schema", "agent", *(f"now.{name}" for name in NOW if name != "doing"), "sessions"),
+    OBSERVATIONS: ("schema", "agent"),
+}
+FILE_OF = {"todo": LOCAL, "learning": LOCAL, "observation": OBSERVATIONS}
+_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+
+
+class Keeper:
+    """What each agent knows."""
+
+    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, shelf: Shelf | None) -> None:
+        self._ledger, self._dispatcher, self._shelf = ledger, dispatcher, shelf
+        self._moment = 0
+        self._stamps: dict[tuple[str, str], int] = {}
+        self._dirty: dict[tuple[str, str], bool] = {}
+
+    @property
+    def _config(self) -> Config:
+        return self._dispatcher.config
+
+    def at(self, wall: float) -> None:
+        """The moment of the step that begins, in seconds. What a transaction that failed had touched is forgotten."""
+        self._moment = round(wall * 1000)
+        self._stamps.clear()
+        self._dirty.clear()
+
+    # -- whose files there are -------------------------------------------------------------------------------------
+
+    def serve(self, step: Step) -> None:
+        """Have every configured agent's files there, as aipass.toml and the rows say."""
+        for agent in self._config.agents:
+            for file in FILES:
+                self._touch(agent, file)
+        if self._shelf is not None:
+            homes = {agent: self._config.home(agent) for agent in self._config.agents}
+            known = {(row["agent"], row["file"]): bytes(row["body"]) for row in self._ledger.all("states")}
+            step.effects.append(partial(self._shelf.serve, homes, self._config.state, known))
+
+    def begun(self, agent: str) -> None:
+        """An agent begins to work on something."""
+        if agent not in self._config.agents:
+            return
+        self._touch(agent, LOCAL)
+        row, work = self._state(agent, LOCAL), self._ledger.one("work_now", {"agent": agent})
+        if row is None or row["doing"] is None or work is None:
+            return
+        # What it was doing for another dispatch it does no more; a later attempt goes on with it.
+        last = self._ledger.one("last_sessions", {"agent": agent, "limit": 1})
+        before = json.loads(row["body"])["now"]["dispatch"] or (
+            last["dispatch"] if last is not None else None
+        )
+        if before != work["dispatch"]:
+            self._doing(agent, None, row)
+
+    def ended(self, step: Step, run: Row, session: dict[str, Any]) -> None:
+        """An agent's run is over: what it did is remembered. `session`: its outcome, summary and files."""
+        detail = {name: session[name] for name in ("started", "finished", "outcome", "files")}
+        self._remember("session", run["agent"], session["summary"], step.now.wall, run=run, detail=detail)
+        if run["agent"] in self._config.agents:
+            self._touch(run["agent"], LOCAL)
+
+    # -- what is noted ---------------------------------------------------------------------------------------------
+
+    def note(
+        self, step: Step, agent: str, kind: str, text: str, tags: Sequence[str], run: Row | None
+    ) -> tuple[str, bool]:
+        """Take an entry into an agent's file; what came of it in words, and whether it failed."""
+        limit = self._config.state.text
+        kept = text.strip()[:limit]
+        cut = (
+            ""
+            if len(text.strip()) <= limit
+            else f"; only its first {limit} of {len(text.strip())} characters fit ([state] text)"
+        )
+        if kind == "doing":
+            self._doing(agent, kept, self._state(agent, LOCAL))
+            return f"{agent} is doing that{cut}", False
+        if kind == "todo" and len(self._open(agent, kind)) >= self._config.state.todos:
+            todos = self._config.state.todos
+            return (
+                f"{agent} has {count(todos, 'open todo')}, and no more fit ([state] todos); finish one: `aipass note done ID`",
+                True,
+            )
+        number = self._add(step, agent, kind, kept, tags, len(self._open(agent, kind)), run)
+        self._roll_over(agent, kind)
+        return f"{kind} {number} of {agent} is noted{cut}", False
+
+    def done(self, step: Step, agent: str, number: int) -> tuple[str, bool]:
+        """Take a todo off an agent's list."""
+        del step
+        row = self._ledger.one("note", {"id": number})
+        if row is None or row["agent"] != agent or row["source"] != "todo":
+            return (
+                f"{agent} has no todo {number}; `aipass trinity show {agent}` shows those that it has",
+                True,
+            )
+        if row["gone"] is not None:
+            return f"todo {number} is done already", False
+        self._gone(agent, "todo", number)
+        return f"todo {number} is done: {row['text'].splitlines()[0]}", False
+
+    # -- what agents save ------------------------------------------------------------------------------------------
+
+    def take(self, step: Step, item: StateSaved) -> list[str]:
+        """Merge what an agent saved into what is known of it. Returns what the agent should be told."""
+        agent, file, saved = item.agent, item.file, item.saved
+        if agent not in self._config.agents:
+            return []
+        row = self._state(agent, file)
+        copies = self._ledger.all("copies", {"agent": agent, "file": file})
+        base, begun = _base(saved.found.get("updated"), copies)
+        run = self._ledger.one("work_now", {"agent": agent})
+        counts = {"added": 0, "changed": 0, "removed": 0}
+        for kind, entries in saved.lists.items():
+            for name, number in self._merge(step, agent, kind, entries, base, run).items():
+                counts[name] += number
+        if file == LOCAL and (begun is None or saved.doing != begun["doing"]) and row is not None:
+            self._doing(agent, saved.doing, row)
+        forged = _forged(file, saved.found, copies)
+        self._touch(agent, file, anyway=True)
+        self._tell(step, item, counts, forged, run)
+        told = []
+        if forged:
+            told.append(
+                f"In your {file} the fields {', '.join(f'`{name}`' for name in forged)} are aipass's own: they were put back as "
+                f"they were, and what you changed in your own fields was taken."
+            )
+        if item.masked:
+            told.append(
+                f"What looks like a secret was taken out of your {file}: {', '.join(item.masked)}. Keep none there."
+            )
+        return told
+
+    def _tell(
+        self, step: Step, item: StateSaved, counts: dict[str, int], forged: list[str], run: Row | None
+    ) -> None:
+        about: dict[str, Any] = {"agent": item.agent, "file": item.file}
+        by = None if run is None else run["run"]
+        path = self.path(item.agent, item.file)
+        if any(counts.values()):
+            step.facts.append(
+                Fact("state.saved", "state", path=path, ref=item.agent, by=by, detail=about | counts)
+            )
+        if forged:
+            detail = about | {
+                "fields": forged,
+                "reason": "these fields are the engine's, and were put back",
+                "kept": None,
+            }
+            step.facts.append(
+                Fact("state.rejected", "state", path=path, ref=item.agent, by=by, detail=detail)
+            )
+
+    def rejected(self, step: Step, item: StateRejected) -> str:
+        """Record that something could not be used. Returns what the agent should be told."""
+        run = self._ledger.one("work_now", {"agent": item.agent})
+        by = None if run is None else run["run"]
+        path = self.path(item.agent, item.file)
+        where = f"line {item.line}" + (f", field `{item.field}`" if item.field else "")
+        detail = {
+            "agent": item.agent,
+            "file": item.file,
+            "line": item.line,
+            "field": item.field or None,
+            "reason": item.reason,
+            "kept": item.kept,
+        }
+        step.facts.append(Fact("state.rejected", "state", path=path, ref=item.agent, by=by, detail=detail))
+        kept = f"; what you wrote is kept in {item.kept}" if item.kept else ""
+        return f"Your {printable(path)} could not be used: {where}: {item.reason}. The last good state was put back{kept}."
+
+    def path(self, agent: str, file: str) -> str:
+        """Where a state file lies, relative to the root."""
+        home = self._config.home(agent) if agent in self._config.agents else agent
+        return f"{home}/.trinity/{file}".rstrip("/")
+
+    def _merge(
+        self, step: Step, agent: str, kind: str, entries: Sequence[Entry], base: int, run: Row | None
+    ) -> dict[str, int]:
+        about = {"agent": agent, "source": kind}
+        rows = self._ledger.all("known_notes", about | {"base": base})
+        known = {row["id"]: row for row in rows}
+        done = merge(map(_note, rows), entries, base)
+        stamp = self._touch(agent, FILE_OF[kind])
+        for number, entry in done.changed:
+            row = known[number]
+            earlier = json.dumps([*json.loads(row["earlier"]), row["text"]])
+            self._ledger.run("note_changed", {"id": number, "stamp": stamp, "earlier": earlier})
+            self._ledger.run(
+                "change_memory", {"id": number, "text": entry.text, "tags": json.dumps(entry.tags)}
+            )
+        for number in done.removed:
+            self._gone(agent, kind, number)
+        added = 0
+        for place, one in enumerate(done.order):
+            if isinstance(one, Entry):
+                added += 1
+                self._add(step, agent, kind, one.text, one.tags, place, run)
+            elif known[one]["place"] != place:
+                self._ledger.run("note_place", {"id": one, "place": place})
+        self._roll_over(agent, kind)
+        return {"added": added, "changed": len(done.changed), "removed": len(done.removed)}
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def _open(self, agent: str, kind: str) -> list[Row]:
+        return [row for row in self._ledger.all("open_notes", {"agent": agent}) if row["source"] == kind]
+
+    def _add(
+        self, step: Step, agent: str, kind: str, text: str, tags: Iterable[str], place: int, run: Row | None
+    ) -> int:
+        number = self._remember(kind, agent, text, step.now.wall, tags=tags, run=run)
+        stamp = self._touch(agent, FILE_OF[kind])
+        self._ledger.run(
+            "put_note", {"id": number, "agent": agent, "source": kind, "place": place, "stamp": stamp}
+        )
+        return number
+
+    def _remember(
+        self,
+        source: str,
+        agent: str,
+        text: str,
+        when: float,
+        *,
+        tags: Iterable[str] = (),
+        run: Row | None = None,
+        path: str | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> int:
+        about = {
+            "source": source,
+            "agent": agent,
+            "text": text,
+            "tags": json.dumps(list(tags)),
+            "path": path,
+            "time": when,
+        }
+        about |= {"dispatch": None, "run": None, "detail": json.dumps(detail or {})}
+        if run is not None:
+            about |= {"dispatch": run["dispatch"], "run": run["run"] if "run" in run.keys() else run["id"]}  # noqa: SIM118 - a Row
+        return self._ledger.run("insert_memory", about)
+
+    def _gone(self, agent: str, kind: str, number: int) -> None:
+        self._ledger.run("note_gone", {"id": number, "stamp": self._touch(agent, FILE_OF[kind])})
+
+    def _roll_over(self, agent: str, kind: str) -> None:
+        """The oldest beyond the limit stand in memory only from now on; todos never."""
+        if kind == "todo":
+            return
+        most: int = getattr(self._config.state, f"{kind}s")
+        rows = sorted(self._open(agent, kind), key=lambda row: (row["time"], row["id"]))
+        for row in rows[: max(0, len(rows) - most)]:
+            self._gone(agent, kind, row["id"])
+
+    def _doing(self, agent: str, doing: str | None, row: Row | None) -> None:
+        stamp = self._touch(agent, LOCAL)
+        body = b"" if row is None else row["body"]
+        updated = stamp - 1 if row is None else row["updated"]
+        self._ledger.run(
+            "put_state", {"agent": agent, "file": LOCAL, "updated": updated, "doing": doing, "body": body}
+        )
+
+    # -- what is to stand in the files -----------------------------------------------------------------------------
+
+    def _touch(self, agent: str, file: str, *, anyway: bool = False) -> int:
+        """A file is to be looked at before the commit; the `updated` that it will have. `anyway`: put in place in any case."""
+        key = agent, file
+        self._dirty[key] = self._dirty.get(key, False) or anyway
+        if key not in self._stamps:
+            row = self._state(agent, file)
+            self._stamps[key] = max(self._moment, row["updated"] + 1 if row is not None else 0)
+        return self._stamps[key]
+
+    def publish(self, step: Step) -> None:
+        """Record what is to stand in the files that were touched, and have it put there after the commit."""
+        for (agent, file), anyway in self._dirty.items():
+            row = self._state(agent, file)
+            stamp = self._stamps[agent, file]
+            document = self._document(agent, file, row, stamp)
+            body = render(document)
+            if row is not None and row["body"] and _same(document, json.loads(row["body"])):
+                body = bytes(row["body"])
+                if not anyway:
+                    continue
+            else:
+                doing = document["now"]["doing"] if file == LOCAL else None
+                self._ledger.run(
+                    "put_state",
+                    {"agent": agent, "file": file, "updated": stamp, "doing": doing, "body": body},
+                )
+                if file != PASSPORT:
+                    engine = json.dumps({name: _hash(_at(document, name)) for name in ENGINES[file]})
+                    about = {"agent": agent, "file": file}
+                    self._ledger.run("put_copy", about | {"updated": stamp, "engine": engine, "doing": doing})
+                    self._ledger.run("drop_copies", about | {"keep": KEPT_COPIES})
+            if self._shelf is not None:
+                step.effects.append(partial(self._shelf.publish, agent, file, body))
+
+    def _state(self, agent: str, file: str) -> Row | None:
+        return self._ledger.one("state", {"agent": agent, "file": file})
+
+    def _document(self, agent: str, file: str, row: Row | None, stamp: int) -> dict[str, Any]:
+        values: dict[str, Any] = {"schema": SCHEMA, "agent": agent, "updated": iso(stamp / 1000)}
+        if file == PASSPORT:
+            settings = self._config.agents[agent]
+            created = json.loads(row["body"])["created"] if row is not None else iso(stamp / 1000)
+            owns = None if settings.owns is None else list(settings.owns)
+            values |= {"role": settings.role, "purpose": settings.purpose, "driver": settings.driver}
+            values |= {"model": settings.model, "owns": owns, "created": created}
+        else:
+            notes = self._ledger.all("open_notes", {"agent": agent})
+            for key, kind in LISTS.items():
+                values[key] = [_entry(note) for note in notes if note["source"] == kind]
+        if file == LOCAL:
+            work = self._ledger.one("work_now", {"agent": agent})
+            values["now"] = _now(work, None if row is None else row["doing"])
+            limit = {"agent": agent, "limit": self._config.state.sessions}
+            values["sessions"] = [_session(one) for one in self._ledger.all("last_sessions", limit)]
+        return {key: values[key] for key in KEYS[file]}
+
+
+def _note(row: Row) -> Note:
+    return Note(
+        row["id"],
+        row["text"],
+        tuple(json.loads(row["tags"])),
+        row["since"],
+        row["changed"],
+        row["gone"],
+        tuple(json.loads(row["earlier"])),
+    )
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return {"id": row["id"], "text": row["text"], "added": iso(row["time"]), "tags": json.loads(row["tags"])}
+
+
+def _session(row: Row) -> dict[str, Any]:
+    detail = json.loads(row["detail"])
+    return {
+        "dispatch": row["dispatch"],
+        "run": row["run"],
+        "started": detail["started"],
+        "finished": detail["finished"],
+        "outcome": detail["outcome"],
+        "summary": row["text"],
+        "files": detail["files"],
+    }
+
+
+def _now(work: Row | None, doing: str | None) -> dict[str, Any]:
+    now: dict[str, Any] = dict.fromkeys(NOW)
+    if work is not None:
+        task = " ".join((work["subject"] or work["task"] or "").split())[:TASK_CHARS] or None
+        since = iso(work["created"])
+        now |= {
+            "dispatch": work["dispatch"],
+            "plan": work["plan"],
+            "phase": work["phase"],
+            "task": task,
+            "since": since,
+        }
+    return now | {"doing": doing}
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two documents say the same, whenever they were written."""
+    return {**one, "updated": None} == {**other, "updated": None}
+
+
+def _base(updated: object, copies: Sequence[Row]) -> tuple[int, Row | None]:
+    """The copy that an agent began with: its `updated` in milliseconds, and its row; the newest where nobody can say."""
+    if isinstance(updated, str) and _ISO.fullmatch(updated):
+        try:
+            asked = round(datetime.fromisoformat(updated).timestamp() * 1000)
+        except ValueError:
+            asked = -1
+        for row in copies:
+            if row["updated"] == asked:
+                return asked, row
+    return (copies[0]["updated"], copies[0]) if copies else (0, None)
+
+
+def _at(document: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - JSON
+    for part in name.split("."):
+        document = document.get(part) if isinstance(document, dict) else None  # type: ignore[assignment]
+    return document
+
+
+def _hash(value: object) -> str:
+    return blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _forged(file: str, found: dict[str, Any], copies: Sequence[Row]) -> list[str]:
+    """The engine's fields that say what no copy ever said. One that was left out is only put back."""
+    known = [json.loads(row["engine"]) for row in copies]
+    forged = []
+    for name in ENGINES[file]:
+        top, _, below = name.partition(".")
+        if top not in found or (below and below not in (found[top] if isinstance(found[top], dict) else {})):
+            continue
+        value = _hash(_at(found, name))
+        if all(engine.get(name) != value for engine in known):
+            forged.append(name)
+    return forged

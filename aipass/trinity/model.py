@@ -1,0 +1,195 @@
+"""The three files' shapes. What the engine writes into them is not read back; what an agent writes is checked. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from aipass.trinity.document import FaultError, kind_of, line_of, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import ValidationInfo
+    from pydantic_core import ErrorDetails
+
+    from aipass.config import State
+
+SCHEMA = 1
+FOLDER = ".trinity"
+PASSPORT, LOCAL, OBSERVATIONS = "passport.json", "local.json", "observations.json"
+FILES = (PASSPORT, LOCAL, OBSERVATIONS)
+#: What stands in which file, by kind; the singular is the kind's name.
+LISTS = {"todos": "todo", "learnings": "learning", "observations": "observation"}
+#: The keys of each file in their order.
+KEYS = {
+    PASSPORT: ("schema", "agent", "role", "purpose", "driver", "model", "owns", "created"),
+    LOCAL: ("schema", "agent", "updated", "now", "todos", "learnings", "sessions"),
+    OBSERVATIONS: ("schema", "agent", "updated", "observations"),
+}
+NOW = ("dispatch", "plan", "phase", "task", "since", "doing")
+MAX_TAGS, MAX_TAG = 20, 60
+
+
+def _text(value: str, info: ValidationInfo) -> str:
+    """Text that a person and a database can hold."""
+    limit = int((info.context or {}).get("text", len(value)))
+    if not value.strip():
+        raise ValueError("it is empty; write what is to be remembered, or leave the entry out")
+    if len(value) > limit:
+        raise ValueError(f"it has {len(value)} characters; at most {limit} are kept ([state] text)")
+    return _plain(value)
+
+
+def _plain(value: str) -> str:
+    for letter in value:
+        if (letter < " " and letter not in "\n\t") or "\ud800" <= letter <= "\udfff" or letter == "\x7f":
+            raise ValueError(f"it holds the character U+{ord(letter):04X}; take it out")
+    return value
+
+
+def _tag(value: str) -> str:
+    if not value.strip() or len(value) > MAX_TAG:
+        raise ValueError(f"a tag has 1 to {MAX_TAG} characters")
+    return _plain(value)
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Tag = Annotated[str, AfterValidator(_tag)]
+
+
+class Shape(BaseModel):
+    """Base of what an agent may save: no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Entry(Shape):
+    """A todo, a learning or an observation. A new one has neither id nor time: the engine gives them."""
+
+    id: Annotated[int, Field(ge=1, lt=1 << 60)] | None = None
+    text: Text
+    added: str | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS, strict=False)] = ()
+
+
+class Now(Shape):
+    """What an agent is doing: only `doing` is its own to write."""
+
+    dispatch: Any = None
+    plan: Any = None
+    phase: Any = None
+    task: Any = None
+    since: Any = None
+    doing: Text | None = None
+
+
+class Local(Shape):
+    """`local.json` as an agent may save it."""
+
+    schema_: Any = Field(None, alias="schema")
+    agent: Any = None
+    updated: Any = None
+    now: Now = Field(default_factory=Now)
+    todos: Annotated[tuple[Entry, ...], Field(strict=False)]
+    learnings: Annotated[tuple[Entry, ...], Field(strict=False)]
+    sessions: Any = None
+
+
+class Observations(Shape):
+    """`observations.json` as an agent may save it."""
+
+    schema_: Any = Field(None, alias="schema")
+    agent: Any = None
+    updated: Any = None
+    observations: Annotated[tuple[Entry, ...], Field(strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What an agent saved: its own part checked, the engine's as it was found."""
+
+    lists: dict[str, tuple[Entry, ...]]
+    doing: str | None
+    found: dict[str, Any]
+
+
+#: By the schema that a document has: what makes one of the next of it.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def migrated(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of an older schema as one of today's; what has no usable number is taken for today's."""
+    number = document.get("schema")
+    while type(number) is int and number in MIGRATIONS:
+        document = MIGRATIONS[number](document)
+        number = document["schema"]
+    if type(number) is int and number > SCHEMA:
+        raise FaultError(
+            f"schema {number} is newer than this aipass knows ({SCHEMA}); leave `schema` as it was",
+            1,
+            "schema",
+        )
+    return document
+
+
+def parse(name: str, data: bytes, limits: State) -> Saved:
+    """What is in `local.json` or `observations.json`. Raises FaultError with the line, the field, and what would be right."""
+    text, document = read(data)
+    document = migrated(document)
+    model = Local if name == LOCAL else Observations
+    try:
+        found = model.model_validate(document, context={"text": limits.text})
+    except ValidationError as exc:
+        raise _fault(text, exc.errors(include_url=False)) from None
+    lists = {kind: getattr(found, key) for key, kind in LISTS.items() if hasattr(found, key)}
+    if len(lists.get("todo", ())) > limits.todos:
+        raise FaultError(
+            f"there are {len(lists['todo'])} todos; {limits.todos} may be open ([state] todos): finish some, or take them out",
+            line_of(text, ("todos", limits.todos)),
+            "todos",
+        )
+    return Saved(lists, found.now.doing if isinstance(found, Local) else None, document)
+
+
+def _fault(text: str, errors: list[ErrorDetails]) -> FaultError:
+    """The first of pydantic's errors in our words."""
+    error = min(errors, key=lambda one: line_of(text, tuple(one["loc"])))
+    place = tuple(error["loc"])
+    field = ".".join(map(str, place))
+    kind, context = error["type"], error.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            known = _known(place)
+            message = f"there is no such field here; the fields are {', '.join(known)}"
+        case "missing":
+            message = f'it is missing; write `"{place[-1]}": {"[]" if str(place[-1]) in LISTS else "…"}`'
+        case "value_error":
+            message = str(context["error"])
+        case "too_long":
+            message = f"there are more than {context['max_length']}"
+        case _:
+            message = f"it is {kind_of(error['input'])}; it must be {_wanted(place)}"
+    return FaultError(message, line_of(text, place), field)
+
+
+def _known(place: tuple[str | int, ...]) -> list[str]:
+    model: type[BaseModel] = Local if place[0] != "observations" and len(place) == 1 else Entry
+    if place[0] == "now":
+        model = Now
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _wanted(place: tuple[str | int, ...]) -> str:
+    last = place[-1]
+    if last == "id":
+        return "a whole number, or left out: the engine gives it"
+    if last in {"text", "doing", "added"} or (len(place) > 2 and place[-2] == "tags"):
+        return "text" if last != "doing" else "text or null"
+    if last == "now":
+        return 'an object, such as {"doing": "…"}'
+    if isinstance(last, int):
+        return 'an object, such as {"text": "…"}'
+    return "a list"

@@ -1,0 +1,47 @@
+"""What a run did, in a few words, made of its own record: no model is asked. Pure, but for reading an answer's beginning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aipass.event import iso, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aipass.ledger import Row
+
+SUMMARY_CHARS, FILES = 400, 20
+_READ_BYTES = 20_000
+
+
+def words(answer: str | Path | None) -> str:
+    """The beginning of an answer; empty where there is none."""
+    if isinstance(answer, Path):
+        try:
+            with answer.open("rb") as file:
+                answer = file.read(_READ_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return ""
+    return answer or ""
+
+
+def of(run: Row, finished: float, outcome: str, said: str | None, files: Sequence[str]) -> dict[str, Any]:
+    """A session as it is remembered. `finished`: seconds; `files`: what the run wrote, relative to the root."""
+    own = [printable(path) for path in files if ".trinity" not in path.split("/")]
+    return {
+        "started": iso(run["started"] or run["created"]),
+        "finished": iso(finished),
+        "outcome": outcome,
+        "summary": summary(said or outcome),
+        "files": own[:FILES] + ([f"and {len(own) - FILES} more"] if len(own) > FILES else []),
+    }
+
+
+def summary(said: str) -> str:
+    """The first paragraph of what was said, in one line, without control characters."""
+    paragraphs = [part for part in said.replace("\r", "").split("\n\n") if part.strip()]
+    line = " ".join((paragraphs or [""])[0].split())
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+    return line if len(line) <= SUMMARY_CHARS else line[: SUMMARY_CHARS - 1] + "…"
