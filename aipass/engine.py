@@ -32,6 +32,7 @@ from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
 from aipass.event import Fact
 from aipass.foreign import Foreign
 from aipass.git.desk import CheckAsked, GitDone, Sealed
+from aipass.git.forge import LOCAL
 from aipass.git.news import GitNews, GitSeen
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
@@ -119,7 +120,7 @@ class Engine:
         self._timers, self._fired = Timers(), Hourly()
         drivers = plugins.drivers()
         ground.check_outside(world.layout, config)
-        check_drivers(config, drivers)
+        check_drivers(config, drivers, plugins.forges())
         self._router = plugins.router(config)
         self._known, self._git = Known(ledger), GitNews(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
@@ -550,7 +551,7 @@ class Engine:
         try:
             new = configuration.load(self.layout.config)
             ground.check_outside(self.layout, new)
-            check_drivers(new, self._plugins.drivers())
+            check_drivers(new, self._plugins.drivers(), self._plugins.forges())
             waiting: list[str] = []
             if not action.trusted:
                 new, waiting = configuration.hold_back(self.config, new)
@@ -629,8 +630,8 @@ class Engine:
             self._fired.add(row["handler"], now.mono - max(0.0, now.wall - row["time"]))
 
 
-def check_drivers(config: Config, drivers: Iterable[str]) -> None:
-    """Raise ConfigError where an agent's driver is not installed, or a layer is required that there is none of."""
+def check_drivers(config: Config, drivers: Iterable[str], forges: Iterable[str]) -> None:
+    """Raise ConfigError where an agent's driver or the forge is not installed, or a layer is required that there is none of."""
     ground.check_layers(config)
     names = sorted(drivers)
     for name, agent in config.agents.items():
@@ -638,6 +639,11 @@ def check_drivers(config: Config, drivers: Iterable[str]) -> None:
             raise ConfigError(
                 f'{CONFIG_NAME}: agents.{name}.driver: there is no driver "{agent.driver}"; installed are: {", ".join(names)}'
             )
+    known = [LOCAL, *sorted(forges)]
+    if config.pr.forge not in known:
+        raise ConfigError(
+            f'{CONFIG_NAME}: pr.forge: there is no driver for the forge "{config.pr.forge}"; installed are: {", ".join(known)}'
+        )
 
 
 def make_inboxes(layout: Layout, config: Config) -> None:

@@ -128,7 +128,7 @@ class Plugins:
         for forge in _flat(self.hook.register_forges(), "register_forges"):
             if not isinstance(forge, Forge):
                 raise PluginError(
-                    f"register_forges returned {forge!r}, which is no driver of a forge: docs/git.md says what one has"
+                    f"register_forges returned {forge!r}, which is no driver of a forge: docs/pull-requests.md says what one has"
                 )
             if forge.name in forges or forge.name == LOCAL:
                 raise PluginError(f"two drivers of forges are named `{forge.name}`; choose another name")

@@ -1,57 +1,33 @@
-"""Files that change places in one step, or move to where nothing is: what a program has written meanwhile is not lost on the way."""
+"""Files that change places in one step, or move to where nothing is: what a program has written meanwhile is not lost on the way.
+
+Folders are held open, so that nobody can put a link in the way.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from aipass.supervisor import process
 from aipass.supervisor.fence import kernel
 
-if TYPE_CHECKING:
-    from pathlib import Path
+#: Under this ending lies for a moment what the first of two names shall hold, where the system cannot exchange at once.
+ASIDE = ".aside"
 
 
-def exchange(one: Path, other: Path) -> None:
-    """Have two files change places, at once where the system can. Raises OSError."""
-    if not _at_once(one, other, kernel.RENAME_EXCHANGE):
-        aside = one.with_name(one.name + ".aside")
-        os.rename(other, aside)
-        os.rename(one, other)
-        os.rename(aside, one)
+def exchange(folder: int, one: str, other_folder: int, other: str) -> None:
+    """Have `one` in a folder and `other` in another change places, at once where the system can. Raises OSError."""
+    if not _try(folder, one, other_folder, other, kernel.RENAME_EXCHANGE):
+        os.rename(other, one + ASIDE, src_dir_fd=other_folder, dst_dir_fd=folder)
+        os.rename(one, other, src_dir_fd=folder, dst_dir_fd=other_folder)
+        os.rename(one + ASIDE, one, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def move(old: Path, new: Path) -> None:
+def move(folder: int, old: str, other_folder: int, new: str) -> None:
     """Give a file another name that nothing has yet. Raises OSError, FileExistsError where something has."""
-    if not _at_once(old, new, kernel.RENAME_NOREPLACE):
-        os.link(old, new, follow_symlinks=False)
-        old.unlink()
-
-
-def exchange_in(folder: int, one: str, other: str) -> None:
-    """The same as `exchange`, in a folder that is held open."""
-    if not _try(folder, one, folder, other, kernel.RENAME_EXCHANGE):
-        aside = one + ".aside"
-        os.rename(other, aside, src_dir_fd=folder, dst_dir_fd=folder)
-        os.rename(one, other, src_dir_fd=folder, dst_dir_fd=folder)
-        os.rename(aside, one, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def move_in(folder: int, old: str, new: str) -> None:
-    """The same as `move`, in a folder that is held open."""
-    if not _try(folder, old, folder, new, kernel.RENAME_NOREPLACE):
-        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    if not _try(folder, old, other_folder, new, kernel.RENAME_NOREPLACE):
+        os.link(old, new, src_dir_fd=folder, dst_dir_fd=other_folder, follow_symlinks=False)
         os.unlink(old, dir_fd=folder)
-
-
-def _at_once(one: Path, other: Path, flags: int) -> bool:
-    folders = [os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in (one, other)]
-    try:
-        return _try(folders[0], one.name, folders[1], other.name, flags)
-    finally:
-        for folder in folders:
-            os.close(folder)
 
 
 def _try(folder: int, one: str, other_folder: int, other: str, flags: int) -> bool:

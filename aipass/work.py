@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from functools import partial
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING
 from aipass import ground
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED
 from aipass.git.desk import CheckAsked, GitDone, Job, Sealed
-from aipass.git.pulls import Claim, Wish
+from aipass.git.pulls import Claim, Wish, touched
 from aipass.layout import MERGES
 from aipass.patterns import Patterns
 from aipass.plan.reserved import reserved
 from aipass.request import answer
-from aipass.supervisor.fence.fenced import JOURNAL
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.supervisor.wire import read_exit
 
@@ -64,24 +62,11 @@ class Work:
         if self._desk is None:
             return
         for row in self._ledger.all("unsealed"):
-            self._desk.seal(row["id"], row["finished"], self._journal(row["id"]))
+            self._desk.seal(row["id"], row["finished"], self._authors.last_of(row["id"]), late=True)
         merges = self._world.layout.merges
         for path in merges.iterdir() if merges.is_dir() else ():
             if path.name.isdecimal() and read_exit(path) is None:
                 self._world.stop(MERGES + int(path.name), "cancelled", "the engine that asked for it is gone")
-
-    def _journal(self, run: int) -> list[str]:
-        try:
-            lines = (self._world.layout.run(run) / JOURNAL).read_bytes().splitlines()
-        except OSError:
-            return []
-        found: dict[str, None] = {}
-        for line in lines:
-            try:
-                found[str(json.loads(line)[2])] = None
-            except (ValueError, IndexError, TypeError):
-                continue  # the machine stopped in the middle of it
-        return list(found)
 
     def ended(self, step: Step, run: int, finished: float) -> None:
         """A run is over since `finished` (seconds): note what it wrote, as it is now."""
@@ -94,8 +79,10 @@ class Work:
         if row is None:
             return
         about = {"run": row["id"], "agent": row["agent"], "dispatch": row["dispatch"]}
+        # Who wrote last is known of runs that this engine has followed; of others a later run's word is the better one.
+        statement = "put_late_work" if item.late else "put_work"
         for path, seal in item.seals.items():
-            self._ledger.run("put_work", {"path": os.fsencode(path), "seal": seal, **about})
+            self._ledger.run(statement, {"path": os.fsencode(path), "seal": seal, **about})
         self._ledger.run("run_sealed", {"id": row["id"]})
 
     # -- what is asked for -----------------------------------------------------------------------------------------
@@ -202,7 +189,7 @@ class Work:
         answer(self._ledger, done.request, done.code, done.text)
         for fact in done.facts:
             if not self._is_told(fact):
-                step.facts.append(self._of_phase(fact) if fact.detail.get("phase") else fact)
+                step.facts.append(self._of_phase(fact, done.action) if fact.detail.get("phase") else fact)
 
     def _is_told(self, fact: Fact) -> bool:
         """Whether a merge was told before: one that is asked for again, after a crash or by a person, is found done."""
@@ -211,17 +198,17 @@ class Work:
         self._ledger.flush()
         return self._ledger.one("events_about", {"kind": fact.kind, "ref": fact.ref}) is not None
 
-    def _of_phase(self, fact: Fact) -> Fact:
-        """A PR that a plan's phase ends with: whether what it is of was changed meanwhile."""
+    def _of_phase(self, fact: Fact, action: int) -> Fact:
+        """The PR that a plan's phase waits for: whether what it is of was changed meanwhile. Any other of its work is none."""
         phase = self._ledger.one("phase", {"plan": fact.detail["plan"], "id": fact.detail["phase"]})
-        if phase is None or phase["opening"] is None:
+        if phase is None or phase["opening"] != action:
             return fact
         changed = phase["seal"] != self._plans.seal(phase["plan"], phase["id"])
         about = {"plan": phase["plan"], "id": phase["id"]}
         self._plans.change("phase_opening", **about, opening=None, seal=None)
         if fact.kind in {"pr.opened", "pr.updated"}:
             self._plans.change("phase_pr", **about, pr=fact.detail["pr"])
-        return replace(fact, detail={**fact.detail, "changed": changed})
+        return replace(fact, detail={**fact.detail, "ends_phase": True, "changed": changed})
 
     def check(self, asked: CheckAsked) -> None:
         """After the commit: have the checks of a merge run."""
@@ -243,10 +230,15 @@ class Work:
         """What an agent was the last to write, by its runs that ended and the one that lives."""
         found: dict[str, Claim] = {}
         sealed = {}
+        works = {dispatch}
+        if action.plan is not None:
+            # An earlier attempt at the phase counts as well.
+            phase = {"plan": action.plan, "phase": action.phase}
+            works |= {row["id"] for row in self._ledger.all("dispatches_of_phase", phase)}
         for row in self._ledger.all("work_of", {"agent": action.agent}):
             path = os.fsdecode(row["path"])
             sealed[path] = row["run"]
-            now = dispatch is None or row["dispatch"] == dispatch
+            now = dispatch is None or row["dispatch"] in works
             found[path] = Claim(row["seal"], row["seal"] is None, now)
         runs: dict[int, Row | None] = {}
         for path, run in self._authors.known():
@@ -256,8 +248,9 @@ class Work:
             if about is None or about["agent"] != action.agent:
                 found.pop(path, None)  # it is another's work by now
             elif sealed.get(path) != run:
-                now = dispatch is None or about["dispatch"] == dispatch
-                found[path] = Claim(None, self._authors.by(path) != run, now)
+                now = dispatch is None or about["dispatch"] in works
+                at = touched(self._world.layout.root / path)
+                found[path] = Claim(None, self._authors.by(path) != run, now, at)
         if action.plan is not None or (action.run is None and action.dispatch is not None):
             found = {path: claim for path, claim in found.items() if claim.now}
         return found

@@ -247,6 +247,9 @@ class World:
         stands = ground.of_check(self.layout, config, name, run, layers, folder) if any(layers) else None
         env = dict(self._inherited(config.sandbox.env))
         env |= {"PWD": place, "AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
+        if folder is not None:
+            # A repository around the checkout, which is none, would answer in its place.
+            env["GIT_CEILING_DIRECTORIES"] = str(Path(folder).parent)
         if stands is not None:
             env |= ground.environment(self.layout, name, stands["tmp"], own, fence=layers.fence)
         self._runner.start_run(

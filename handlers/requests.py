@@ -171,12 +171,15 @@ def _open(event: Event, view: View, request: str, agent: str | None, *, draft: b
     dispatch = None if named is None else view.resolve(named)
     if named is not None and dispatch is None:
         return Refuse(request, f"there is no dispatch `{named}`; `aipass dispatches` lists them", 1)
-    whose = event.detail.get("agent") or (None if dispatch is None else view.agent_of_dispatch(dispatch))
+    worker = None if dispatch is None else view.agent_of_dispatch(dispatch)
+    whose = event.detail.get("agent") or worker
     if agent is not None and whose not in {None, agent}:
         return Refuse(request, f"`{agent}` hands in its own work only", 3)
     whose = agent or whose
     if whose is None:
         return Refuse(request, "say whose work it is: `--agent NAME`, or `--dispatch ID`", 2)
+    if worker not in {None, whose}:
+        return Refuse(request, f"dispatch {dispatch} is {worker}'s work, not {whose}'s", 3 if agent else 2)
     if view.agent(whose) is None:
         return _nobody(view, request, whose)
     return OpenPr(

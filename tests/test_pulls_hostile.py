@@ -78,11 +78,11 @@ def test_what_a_person_saves_at_the_moment_of_the_merge_is_kept(bench, monkeypat
     bench.git("checkout", "-q", "src/one.py")
     whole = swap.exchange
 
-    def exchange(one, other):
-        if other.name == "one.py" and not getattr(exchange, "done", False):
+    def exchange(folder, one, other_folder, other):
+        if other == "one.py" and not getattr(exchange, "done", False):
             exchange.done = True
-            other.write_text("a person's\n")
-        whole(one, other)
+            (bench.top / "src/one.py").write_text("a person's\n")
+        whole(folder, one, other_folder, other)
 
     monkeypatch.setattr(swap, "exchange", exchange)
     with pytest.raises(RefusedError, match=r"src/one\.py was changed at this moment"):
@@ -96,7 +96,12 @@ def interrupted(bench, monkeypatch, numbers=(1,)):
     """A merge that ends as by kill -9 just before the branch would move: all files are written."""
     with monkeypatch.context() as patch:
         patch.setattr(Merger, "recover", lambda _: None)
-        patch.setattr(Repo, "move", lambda *_: 1 / 0)
+        move = Repo.move
+        patch.setattr(
+            Repo,
+            "move",
+            lambda repo, why, *changes: 1 / 0 if why.startswith("merge ") else move(repo, why, *changes),
+        )
         patch.setattr(merge.indexlock, "drop", lambda *_: None)
         with pytest.raises(ZeroDivisionError):
             bench.merge(*numbers)

@@ -314,7 +314,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
 
     def configuration() -> str:
         settings.append(config.load(layout.config))
-        check_drivers(settings[0], plugins.drivers())
+        check_drivers(settings[0], plugins.drivers(), plugins.forges())
         return f"valid, {layout.config}"
 
     def state_folder() -> str:

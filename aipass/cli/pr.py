@@ -50,7 +50,8 @@ def open_(
     layout = find_root()
     fields: dict[str, Any] = {"title": messages[0], "agent": agent, "dispatch": dispatch, "include": include}
     fields |= {"body": "\n\n".join(messages[1:]), "paths": [relative_to_root(layout, path) for path in paths]}
-    _say(ask(layout, "pr", needs_engine=is_agent(), do="open", **fields))
+    # As long as it takes: others may hold the lease, and a forge may be slow.
+    _say(ask(layout, "pr", needs_engine=is_agent(), patience_s=None, do="open", **fields))
 
 
 @command.command("list")
@@ -122,9 +123,15 @@ def diff(number: int, stat: bool) -> int:
     """What one PR changes, as `git diff` shows it."""
     layout = find_root()
     pr = _records(layout).get(number)
-    words = ["git", "diff", *(["--stat"] if stat else []), pr.base, pr.head, "--"]
-    sys.stdout.flush()
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")}
+    # An open one is as its branch is: people may have gone on there.
+    words = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", pr.ref]
+    stands = subprocess.run(
+        words, cwd=layout.root, env=env, check=False, capture_output=True, text=True
+    ).stdout.strip()
+    head = stands if stands and pr.state == "open" else pr.head
+    words = ["git", "diff", *(["--stat"] if stat else []), pr.base, head, "--"]
+    sys.stdout.flush()
     return subprocess.run(words, cwd=layout.root, env=env, check=False).returncode
 
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aipass.crash import write_report
-from aipass.errors import EXIT_FAILED, AipassError, RefusedError
+from aipass.errors import EXIT_FAILED, AipassError
 from aipass.event import Fact, printable
 from aipass.git import testing
 from aipass.git.forge import LOCAL
-from aipass.git.lease import Lease
-from aipass.git.merge import Merger
+from aipass.git.lease import EndingError, Lease
+from aipass.git.merge import Merger, StaleError
 from aipass.git.pulls import NothingError, Pulls, seal
 from aipass.git.records import Records
 from aipass.git.repo import Repo
@@ -51,7 +51,7 @@ logger = structlog.get_logger("aipass")
 #: A branch that moves while its merge is checked is checked again, so often.
 MOST_TRIES = 3
 #: A check that cannot be started is tried again.
-START_PAUSE_S, START_TRIES = 0.5, 20
+START_PAUSE_S, START_TRIES, BUSY_WAIT_S = 0.5, 20, 60.0
 STOP_WAIT_S = 10.0
 #: Of a check's command, in the words about what it came to.
 NAMED_CHARS = 60
@@ -63,6 +63,8 @@ class Sealed:
 
     run: int
     seals: Mapping[str, str | None]
+    #: It ended while no engine followed it, so nobody can say whether a later run wrote before it.
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,12 @@ class Desk:
         """Line a request up."""
         self._put(self._merges if job.do == "merge" else self._jobs, job)
 
-    def seal(self, run: int, finished: float, paths: Sequence[str]) -> None:
-        """Note what a run that has ended wrote, as it is now. What was changed since `finished` (seconds) nobody can say."""
-        self._put(self._jobs, lambda: self._tell([Sealed(run, dict(self._seals(finished, paths)))]))
+    def seal(self, run: int, finished: float, paths: Sequence[str], *, late: bool = False) -> None:
+        """Note what a run that has ended wrote, as it is now. What was changed since `finished` (seconds) nobody can say.
+
+        `late`: it ended while no engine followed it.
+        """
+        self._put(self._jobs, lambda: self._tell([Sealed(run, dict(self._seals(finished, paths)), late)]))
 
     def took(self, message: dict[str, Any]) -> None:
         """What a supervisor says of a check."""
@@ -191,11 +196,11 @@ class Desk:
     def _seals(self, finished: float, paths: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         for path in paths:
             place = self._layout.root / path
+            found = seal(place)
             try:
                 known = place.lstat().st_ctime <= finished
             except OSError:
                 known = True
-            found = seal(place)
             if found != "other":
                 yield path, found if known else None
 
@@ -217,12 +222,16 @@ class Desk:
     def _quietly(self, work: Callable[[], None]) -> None:
         try:
             work()
+        except EndingError:
+            return  # the next engine begins with it
         except Exception as exc:
             logger.exception("could not be done", error=str(exc))
 
     def _answer(self, job: Job, work: Callable[[Job], GitDone]) -> None:
         try:
             done = work(job)
+        except EndingError:
+            return  # the next engine asks again
         except (AipassError, OSError) as exc:
             code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
             done = GitDone(job.action, job.request, code, str(exc), self._failed(job, str(exc), exc))
@@ -234,7 +243,7 @@ class Desk:
 
     def _failed(self, job: Job, reason: str, exc: Exception) -> tuple[Fact, ...]:
         wish = job.wish
-        detail: dict[str, Any] = {"reason": reason, "do": job.do, "pr": list(job.ids) or None}
+        detail: dict[str, Any] = {"reason": reason, "do": job.do, "pr": None, "prs": list(job.ids)}
         if wish is not None:
             detail |= {
                 "agent": wish.agent,
@@ -262,13 +271,13 @@ class Desk:
 
     def _show(self, repo: Repo, records: Records, job: Job, opened: Opened) -> str:
         """Show it on the forge; it is there all the same where that fails."""
-        forge = self._forge(job)
-        if forge is None or opened.pr is None:
-            return ""
         try:
+            forge = self._forge(job)
+            if forge is None or opened.pr is None:
+                return ""
             url = forge.open(repo, opened.pr, job.settings.remote)
         except AipassError as exc:
-            return f"\nit could not be shown on {forge.name}: {exc}"
+            return f"\nit could not be shown on {job.settings.forge}: {exc}"
         with self._lease(repo, job, f"address of PR {opened.pr.id}"):
             records.put(records.get(opened.pr.id).model_copy(update={"url": url}))
         return f"\n{url}" if url else ""
@@ -286,22 +295,34 @@ class Desk:
     def _close(self, job: Job) -> GitDone:
         repo = self._repository()
         records = Records(repo.shared)
-        done, facts = [], []
+        done, facts, code = [], [], 0
         for number in job.ids:
-            pr = records.get(number)
-            forge = self._forge(job)
-            if forge is not None and pr.url is not None and pr.state == "open":
-                forge.close(repo, pr, job.settings.remote, job.reason)
-            with self._lease(repo, job, f"close PR {number}") as held:
-                pr = Merger(repo, records).close(records.get(number), job.reason, held)
-            done.append(f"PR {number} is closed; its commits stay as {pr.head[:10]}, refs/aipass/pr/{number}")
-            above = [str(other.id) for other in records.open() if number in other.stacked_on]
-            if above:
-                done.append(
-                    f"PR {', '.join(above)} holds its changes as well and cannot be merged without it"
-                )
-            facts.append(_fact("pr.closed", job, pr, reason=job.reason))
-        return GitDone(job.action, job.request, 0, "\n".join(done), tuple(facts))
+            try:
+                pr = records.get(number)
+                if pr.state == "closed":
+                    done.append(f"PR {number} is closed already")
+                    facts.append(_fact("pr.closed", job, pr, reason=pr.reason))
+                    continue
+                done += self._close_one(repo, records, job, pr)
+                facts.append(_fact("pr.closed", job, records.get(number), reason=job.reason))
+            except AipassError as exc:
+                code = max(code, exc.exit_code)
+                done.append(f"PR {number} is not closed: {exc}")
+        if code and not facts:
+            raise AipassError("\n".join(done))
+        return GitDone(job.action, job.request, code, "\n".join(done), tuple(facts))
+
+    def _close_one(self, repo: Repo, records: Records, job: Job, pr: Pr) -> list[str]:
+        forge = self._forge(job)
+        if forge is not None and pr.url is not None and pr.state == "open":
+            forge.close(repo, pr, job.settings.remote, job.reason)
+        with self._lease(repo, job, f"close PR {pr.id}") as held:
+            pr = Merger(repo, records).close(records.get(pr.id), job.reason, held)
+        done = [f"PR {pr.id} is closed; its commits stay as {pr.head[:10]}, refs/aipass/pr/{pr.id}"]
+        above = [str(other.id) for other in records.open() if pr.id in other.stacked_on]
+        if above:
+            done.append(f"PR {', '.join(above)} holds its changes as well and cannot be merged without it")
+        return done
 
     # -- merging ---------------------------------------------------------------------------------------------------
 
@@ -329,7 +350,8 @@ class Desk:
             try:
                 records = Records(self._repository().shared)
                 found = {number: _Merge(records.get(number), job) for number in job.ids}
-                wanted = {**found, **wanted}
+                for number, one in found.items():
+                    wanted.setdefault(number, one)
                 answered.append(job)
             except (AipassError, OSError) as exc:
                 code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
@@ -339,7 +361,7 @@ class Desk:
         for like in _alike(list(wanted.values())):
             try:
                 self._merge(like)
-            except _EndingError:
+            except EndingError:
                 return
             except (AipassError, OSError) as exc:
                 for one in like:
@@ -396,12 +418,17 @@ class Desk:
             together = waiting.pop(0)
             if not together:
                 continue
-            said = self._try(together)
+            code = EXIT_FAILED
+            try:
+                said = self._try(together)
+            except (AipassError, OSError) as exc:
+                # Those that were merged before are merged, whatever keeps these from it.
+                said, code = str(exc), exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
             left = [one for one in together if one.failed is None]
             if said is None or not left:
                 continue
             if len(left) == 1:
-                left[0].failed = said
+                left[0].failed, left[0].code = said, code
                 continue
             middle = len(left) // 2
             waiting[:0] = [left[:middle], left[middle:]]
@@ -413,7 +440,7 @@ class Desk:
         merger, forge = Merger(repo, records), self._forge(job)
         names = ", ".join(f"PR {one.pr.id}" for one in together)
         for attempt in range(MOST_TRIES):
-            prs = [one.pr for one in together if one.failed is None]
+            prs = [records.get(one.pr.id) for one in together if one.failed is None]
             with self._lease(repo, job, f"prepare the merge of {names}"):
                 ready = merger.prepare(prs, job.method, job.who)
             for one in together:
@@ -423,28 +450,33 @@ class Desk:
             if (said := self._check(repo, ready, job)) is not None:
                 return said
             if forge is not None:
-                self._merge_there(repo, records, forge, job, together)
+                self._merge_there(repo, records, forge, job, together, {pr.id: pr for pr in ready.prs})
                 return None
-            writers = self._busy()
-            inside = {repo.prefix + path: who for path, who in writers.items()}
             try:
                 with self._lease(repo, job, f"merge {names}") as held:
+                    inside = {repo.prefix + path: who for path, who in self._busy().items()}
                     merger.apply(ready, held, inside.get)
                 return None
-            except RefusedError as exc:
+            except StaleError as exc:
                 # A commit came between: what was tested is not what would be merged.
-                if repo.tip() == ready.tip or attempt == MOST_TRIES - 1:
+                if attempt == MOST_TRIES - 1:
                     raise
                 logger.info("a merge begins anew", reason=str(exc))
         return None
 
     def _merge_there(
-        self, repo: Repo, records: Records, forge: Forge, job: Job, together: list[_Merge]
+        self,
+        repo: Repo,
+        records: Records,
+        forge: Forge,
+        job: Job,
+        together: list[_Merge],
+        tested: Mapping[int, Pr],
     ) -> None:
         for one in together:
             if one.failed is None:
                 try:
-                    forge.merge(repo, one.pr, job.settings.remote, job.method)
+                    forge.merge(repo, tested[one.pr.id], job.settings.remote, job.method)
                 except AipassError as exc:
                     one.failed = str(exc)
                     continue
@@ -459,12 +491,15 @@ class Desk:
         folder = repo.scratch / f"checkout-{job.action}-{time.monotonic_ns()}"
         try:
             ready.checkout(repo, folder)
-            for _ in range(START_TRIES):
+            tries, until = 0, time.monotonic() + BUSY_WAIT_S
+            while tries < START_TRIES:
                 own = self._next_check(job.action, [pr.id for pr in ready.prs])
                 message = self._run_check(CheckAsked(MERGES + int(own.name), str(folder), commands))
                 testing.end(own)
                 if message["tell"] == "ended" and message["outcome"] not in INTERRUPTED:
                     break
+                # One of an engine that was killed may take its time to end.
+                tries += message["tell"] != "busy" or time.monotonic() >= until
                 time.sleep(START_PAUSE_S)
             else:
                 return "its checks cannot be started, or are ended from outside; `aipass doctor` may say why"
@@ -473,18 +508,20 @@ class Desk:
         if message["outcome"] == "exited" and message.get("exit") == 0:
             return None
         why = message.get("reason") or f"status {message.get('exit')}"
+        if message["outcome"] != "exited":
+            return f"its checks did not end by themselves ({why})"
         which = textwrap.shorten(testing.reached(own / wire.STDOUT, commands), NAMED_CHARS, placeholder="…")
         return f"its check `{which}` failed ({why}); {(own / wire.STDOUT).relative_to(self._layout.root)} says what"
 
     def _run_check(self, asked: CheckAsked) -> dict[str, Any]:
-        """What a supervisor says of it in the end. Raises _EndingError where the engine stops first."""
+        """What a supervisor says of it in the end. Raises EndingError where the engine stops first."""
         self._checking = asked.run
         self._tell([asked])
         try:
             while (message := self._checked.get()) is not None:
                 if message.get("run") == asked.run:
                     return message
-            raise _EndingError
+            raise EndingError
         finally:
             self._checking = None
 
@@ -536,10 +573,6 @@ class Desk:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
-
-
-class _EndingError(Exception):
-    """The engine stops; the next one asks again."""
 
 
 def _alike(wanted: list[_Merge]) -> Iterator[list[_Merge]]:

@@ -67,6 +67,10 @@ class Held:
             )
 
 
+class EndingError(Exception):
+    """Whoever waits for the lease is to end, and asks again another time."""
+
+
 class Lease:
     """The lease of one repository, shared by all its worktrees."""
 
@@ -79,8 +83,8 @@ class Lease:
     ) -> Iterator[Held]:
         """Have it for the time of a block, in the order of asking.
 
-        Raises RefusedError, naming who has it, where it does not come free within `wait_s`, or `ending` says so; OSError where its
-        folder cannot be written.
+        Raises RefusedError, naming who has it, where it does not come free within `wait_s`; EndingError where `ending` says so
+        meanwhile; OSError where its folder cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._queue(Ticket.of(holder, reason))
@@ -139,7 +143,9 @@ class Lease:
 
     def _wait(self, mine: Path, deadline: float, ending: Callable[[], bool]) -> None:
         while (first := next(self._alive(), None)) is not None and first[0].name < mine.name:
-            if time.monotonic() >= deadline or ending():
+            if ending():
+                raise EndingError
+            if time.monotonic() >= deadline:
                 raise RefusedError(
                     f"the git lease is held by {first[1].told()}; ask again, or look with `aipass lock`"
                 )

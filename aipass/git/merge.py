@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aipass import swap
+from aipass import folders, swap
 from aipass.errors import AipassError, RefusedError
 from aipass.event import printable
 from aipass.git import indexlock, tree
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-METHODS = ("merge", "squash", "ff")
 FOLDER, INTENT = "merge", "merge.json"
 #: In git's own folder: the next index, until it takes its place.
 HALF_INDEX = "index.aipass"
+#: What is being merged is held by it, so that git does not take it for garbage.
+HELD = "refs/aipass/merge"
 Changes = dict[str, tuple[Entry | None, Entry | None]]
+Place = tuple[int, str]
 
 
 @dataclass(slots=True)
@@ -85,6 +87,12 @@ class Intent:
     pid: int
     born: int
     boot: str
+    #: Whether all that takes a place lies in the stage: what is not there any more has taken it.
+    staged: bool = False
+
+
+class StaleError(RefusedError):
+    """What was tested is not what would be merged: the branch has moved, or a PR has changed."""
 
 
 #: Merges of this process that are in the middle of it.
@@ -183,10 +191,10 @@ class Merger:
         )
         _ACTIVE.add(mark)
         try:
+            repo.move("aipass: is being merged", f"update {HELD} {ready.commit}")
             self._put(intent)
             with indexlock.taken(repo.own, mark):
-                if repo.tip() != ready.tip or repo.unfinished():
-                    raise RefusedError(f"{branch.removeprefix('refs/heads/')} has moved meanwhile; ask again")
+                self._still(ready, branch)
                 seals = {path: seal(repo.top / path) for path in there}
                 intent = replace(intent, writes={path: seals[path] for path in self._writes(there, busy)})
                 self._staged(changes)
@@ -199,6 +207,17 @@ class Merger:
         finally:
             _ACTIVE.discard(mark)
         self._finish(intent)
+
+    def _still(self, ready: Prepared, branch: str) -> None:
+        """Raise StaleError where the branch or one of the PRs is not what it was when the merge was prepared."""
+        if self._repo.tip() != ready.tip or self._repo.unfinished():
+            raise StaleError(f"{branch.removeprefix('refs/heads/')} has moved meanwhile; ask again")
+        for pr in ready.prs:
+            now = current(self._repo, self._records.get(pr.id))
+            if now.state != "open" or now.head != pr.head:
+                raise StaleError(
+                    f"PR {pr.id} was {'changed' if now.state == 'open' else now.state} meanwhile; ask again"
+                )
 
     def _put(self, intent: Intent) -> None:
         self._intent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,6 +232,7 @@ class Merger:
                 names = b"".join(os.fsencode(path) + b"\0" for path in written)
                 stage.mkdir(mode=0o700, parents=True)
                 repo.run("checkout-index", "-f", f"--prefix={stage}/", "-z", "--stdin", stdin=names, env=env)
+            self._put(replace(intent, staged=True))
             # What goes away first: a file may take the place of a folder.
             for path in sorted(intent.writes, key=lambda path: changes[path][1] is not None):
                 self._replace(path, stage / path, intent.writes[path], is_new=changes[path][1] is not None)
@@ -223,27 +243,36 @@ class Merger:
 
     def _replace(self, path: str, staged: Path, known: str, *, is_new: bool) -> None:
         """Have a working file become what is staged, or go away; what was there must be what was looked at."""
-        target = self._repo.top / path
+        staged.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            if not is_new:
-                staged.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                swap.move(target, staged)
-            elif known == "gone":
-                target.parent.mkdir(parents=True, exist_ok=True)
-                swap.move(staged, target)
-                return
-            else:
-                swap.exchange(staged, target)
+            with self._places(path, staged, make=is_new and known == "gone") as (target, kept):
+                if not is_new:
+                    swap.move(*target, *kept)
+                elif known == "gone":
+                    swap.move(*kept, *target)
+                    return
+                else:
+                    swap.exchange(*kept, *target)
+                if seal(staged) == known:
+                    return
+                if is_new:
+                    swap.exchange(*kept, *target)
+                else:
+                    swap.move(*kept, *target)
         except OSError as exc:
             raise RefusedError(f"{printable(path)}: {exc.strerror}; nothing was changed") from exc
-        if seal(staged) != known:
-            if is_new:
-                swap.exchange(staged, target)
-            else:
-                swap.move(staged, target)
-            raise RefusedError(
-                f"{printable(path)} was changed at this moment; nothing was changed; ask again"
-            )
+        raise RefusedError(f"{printable(path)} was changed at this moment; nothing was changed; ask again")
+
+    @contextmanager
+    def _places(self, path: str, staged: Path, *, make: bool) -> Iterator[tuple[Place, Place]]:
+        """A working file and what lies in the stage, each as the folder that holds it and its name; never through a link."""
+        *above, name = path.split("/")
+        kept = os.open(staged.parent, folders.FLAGS)
+        try:
+            with folders.opened(self._repo.top, above, make=make, mode=0o777) as folder:
+                yield (folder, name), (kept, staged.name)
+        finally:
+            os.close(kept)
 
     @contextmanager
     def _new_index(self, changes: Changes, hidden: set[str]) -> Iterator[dict[str, str]]:
@@ -371,6 +400,17 @@ class Merger:
         indexlock.drop(self._repo.own, intent.lock)
         (self._repo.own / HALF_INDEX).unlink(missing_ok=True)
         now = self._repo.commit_of(intent.branch)
+        if self._repo.commit_of(intent.new) is None:
+            # Git has thrown it away since, so it never came to the branch. What was replaced, if anything was, is kept.
+            kept = self._intent.with_name(f"kept-{time.time_ns()}")
+            if os.path.isdir(intent.stage):
+                shutil.move(intent.stage, kept)
+                logger.error(
+                    "a merge that was interrupted cannot be undone; what it replaced is kept",
+                    folder=str(kept),
+                )
+            self._drop(intent)
+            return
         if now is not None and self._repo.is_ancestor(intent.new, now):
             self._catch_up(intent)
             self._finish(intent)
@@ -388,17 +428,22 @@ class Merger:
         wanted = tree.at(repo, now, intent.writes) if now is not None else {}
         for path, known in intent.writes.items():
             target, kept = repo.top / path, stage / path
+            aside = kept.with_name(kept.name + swap.ASIDE)
+            if os.path.lexists(aside):
+                os.replace(aside, kept)  # it was killed in the middle of an exchange, which was no exchange
             is_ours = path in there and changes[path][1] is not None and there[path] == changes[path][1]
             try:
                 if known == "gone":
                     # It was made where nothing was; still staged, it never came there.
-                    if is_ours and is_there and not os.path.lexists(kept):
-                        target.unlink()
+                    if intent.staged and is_ours and is_there and not os.path.lexists(kept):
+                        with folders.opened(repo.top, path.split("/")[:-1], make=False) as folder:
+                            os.unlink(target.name, dir_fd=folder)
                 elif seal(kept) == known and not os.path.lexists(target) and wanted.get(path) is not None:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    swap.move(kept, target)
+                    with self._places(path, kept, make=True) as (there_, here):
+                        swap.move(*here, *there_)
                 elif seal(kept) == known and is_ours and is_there:
-                    swap.exchange(kept, target)
+                    with self._places(path, kept, make=False) as (there_, here):
+                        swap.exchange(*here, *there_)
             except OSError as exc:
                 logger.error(
                     "a file of a merge that was interrupted stays as it is", path=path, error=str(exc)
@@ -407,6 +452,8 @@ class Merger:
     def _drop(self, intent: Intent) -> None:
         shutil.rmtree(intent.stage, ignore_errors=True)
         self._intent.unlink(missing_ok=True)
+        if (held := self._repo.ref(HELD)) is not None:
+            self._repo.move("aipass: is merged", f"delete {HELD} {held}")
 
     def _catch_up(self, intent: Intent) -> None:
         """The branch has moved, and the index perhaps not: what it has of before becomes what is now."""
@@ -462,7 +509,9 @@ class Merger:
             folder = self._repo.top.joinpath(path).parent
             while folder != self._repo.top and not os.path.lexists(self._repo.top / path):
                 try:
-                    folder.rmdir()
+                    *above, name = folder.relative_to(self._repo.top).parts
+                    with folders.opened(self._repo.top, above, make=False) as handle:
+                        os.rmdir(name, dir_fd=handle)
                 except OSError:
                     break
                 folder = folder.parent

@@ -43,12 +43,14 @@ class NothingError(AipassError):
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A path that an agent wrote last. `seal` is what it was then (None: not looked at, its run lives); `changed`: somebody
-    has changed it since; `now`: it was written by the work that the PR is of, and not by something before.
+    has changed it since; `now`: it was written by the work that the PR is of, and not by something before; `at`: its ctime in
+    nanoseconds when that was found out.
     """
 
     seal: str | None = None
     changed: bool = False
     now: bool = True
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,14 @@ class Opened:
         return text + "".join(f"\nleft out: {printable(path)}: {why}" for path, why in self.left_out[:NAMED])
 
 
+def touched(path: Path) -> int:
+    """When a file was changed last, in nanoseconds; 0 where there is none."""
+    try:
+        return path.lstat().st_ctime_ns
+    except OSError:
+        return 0
+
+
 def seal(path: Path) -> str:
     """What tells whether anybody has changed a file: its content and whether it may be run, or where a link leads."""
     try:
@@ -130,6 +140,8 @@ class Pulls:
         changed what it wrote, or where something looks like a secret; GitError.
         """
         if not wish.draft and (made := self._records.of_request(wish.root, wish.asked)) is not None:
+            if made.state != "open":
+                return Opened(made, made.head, made.ref, made.updated is None)
             return self._finish(made, made.updated is None, held)
         repo, tip = self._repo, self._repo.tip()
         self._free_way(wish.agent)
@@ -152,6 +164,11 @@ class Pulls:
         held.check()
         if wish.draft:
             ref = folder_of(wish.agent) + DRAFT
+            if (where := repo.checked_out().get(ref)) is not None:
+                short = ref.removeprefix("refs/heads/")
+                raise RefusedError(
+                    f"{short} is checked out in {where}, and would move under whoever works there"
+                )
             return Opened(None, self._commit(ref, base, changes, wish), ref, left_out=left_out)
         number = mine.id if mine is not None else self._next()
         pr = mine or self._record(wish, number, tip.branch)
@@ -194,11 +211,18 @@ class Pulls:
                 f"`git merge refs/aipass/pr/{pr.id}` there brings it on"
             )
         draft = folder_of(pr.agent) + DRAFT
-        changes = [f"update {pr.ref} {pr.head}"]
-        if (old := self._repo.commit_of(draft)) is not None and self._repo.is_ancestor(old, pr.head):
+        changes, stands = [], self._repo.ref(pr.ref)
+        if stands is None:
+            changes.append(f"create {pr.ref} {pr.head}")
+        elif stands != pr.head and self._repo.is_ancestor(stands, pr.head):
+            changes.append(f"update {pr.ref} {pr.head} {stands}")
+        # Else people have gone on there since, or have made another of it: that stays.
+        old = self._repo.commit_of(draft)
+        if old is not None and draft not in self._repo.checked_out() and self._repo.is_ancestor(old, pr.head):
             changes.append(f"delete {draft} {old}")
         held.check()
-        self._repo.move(f"aipass: PR {pr.id}", *changes)
+        if changes:
+            self._repo.move(f"aipass: PR {pr.id}", *changes)
         return Opened(pr, pr.head, pr.ref, new, left_out or [])
 
     def _open_one(self, wish: Wish) -> Pr | None:
@@ -315,6 +339,8 @@ class Pulls:
         merged = self._merged(wish.agent)
         for path, claim in claims.items():
             changed = claim.changed or (claim.seal is not None and claim.seal != seal(self._repo.top / path))
+            # It may have been changed between the asking and now, by nobody knows whom.
+            changed = changed or (claim.at is not None and claim.at != touched(self._repo.top / path))
             if there[path] is None and os.path.isfile(self._repo.top / path):
                 left_out.append((path, "git takes no file of this name"))
             elif not changed or wish.include:
@@ -384,11 +410,19 @@ class Pulls:
 
     def _standing(self) -> list[Pr]:
         """PRs whose changes are not here yet: open ones, and those that were merged on a forge and not pulled."""
-        return [
-            pr
-            for pr in self._records.all()
-            if pr.state == "open" or (pr.state == "merged" and pr.merged is None)
-        ]
+        return [pr for pr in self._records.all() if pr.state == "open" or self._is_elsewhere(pr)]
+
+    def _is_elsewhere(self, pr: Pr) -> bool:
+        """Whether it was merged on a forge, and that has not come here yet: by merging, or by other commits of the same."""
+        if pr.state != "merged" or pr.merged is not None:
+            return False
+        repo, tip = self._repo, self._repo.tip().commit
+        if not repo.is_ancestor(pr.head, tip) and tree.at(repo, tip, pr.paths) != tree.at(
+            repo, pr.head, pr.paths
+        ):
+            return True
+        self._records.put(pr.model_copy(update={"merged": tip}))
+        return False
 
     def _upon(self, parent: str, tip: str, other: str, name: str) -> str:
         """A commit that holds what another holds, and what was built upon so far."""

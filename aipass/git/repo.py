@@ -82,7 +82,7 @@ class Repo:
         """Read anew which filters and merge drivers are configured, before something is done: those that lie in the tree, where
         agents write, must not be started. What needs one fails, and says so.
         """
-        self._defused, self.unsafe = {}, set()
+        unsafe: set[str] = set()
         words = ("config", "-z", "--get-regexp", r"^(filter|merge)\..*\.(clean|smudge|process|driver)$")
         commands: dict[str, dict[str, str]] = {}
         for entry in records(self.run(*words, fine=(0, 1))):
@@ -92,13 +92,14 @@ class Repo:
         settings: dict[str, str] = {}
         for driver, fields in commands.items():
             if any(map(self._is_in_tree, fields.values())):
-                self.unsafe.add(driver)
+                unsafe.add(driver)
                 settings |= {f"{driver}.{field}": "false" for field in fields}
                 settings |= {f"{driver}.required": "true"} if driver.startswith("filter.") else {}
-        if settings:
-            self._defused = {"GIT_CONFIG_COUNT": str(len(settings))}
-            for place, (name, value) in enumerate(settings.items()):
-                self._defused |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}
+        defused = {"GIT_CONFIG_COUNT": str(len(settings))} if settings else {}
+        for place, (name, value) in enumerate(settings.items()):
+            defused |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}
+        # At once: another thread may start git at any moment.
+        self._defused, self.unsafe = defused, unsafe
 
     def _is_in_tree(self, command: str) -> bool:
         """Whether a command names a program or a script that lies in the working tree."""
@@ -127,6 +128,8 @@ class Repo:
             "GIT_OPTIONAL_LOCKS": "0",
             "GIT_TERMINAL_PROMPT": "0",
             "LC_ALL": "C",
+            # A filter that is Python must not find its modules in the tree, where agents write.
+            "PYTHONSAFEPATH": "1",
             **self._defused,
             **(env or {}),
         }

@@ -134,7 +134,7 @@ def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action
         case "check.finished" if _concerns(plan, event, phase) and phase.state == "delivered":
             yield from _checked(plan, phase, event)
         case "pr.opened" | "pr.updated" | "pr.failed" if (
-            _concerns(plan, event, phase) and phase.state == "delivered"
+            _concerns(plan, event, phase) and phase.state == "delivered" and event.detail.get("ends_phase")
         ):
             yield from _handed_in(plan, phase, event)
         case "dispatch.finished" if (

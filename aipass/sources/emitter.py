@@ -38,6 +38,8 @@ CREATED_WAIT_MS = 10
 # A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
 FRESH_S = 60.0
 INDEX_LOCK = "index.lock"
+# Git holds it for seconds, in a large tree.
+LOCK_FRESH_S = 10.0
 
 
 @dataclass(slots=True)
@@ -118,7 +120,14 @@ class TreeEmitter(EventEmitter):
             self._git_watch = self._inotify.add(os.fsencode(self._ground.git))
         except OSError:
             return  # nobody can say then what git did
-        self._by_git = os.path.lexists(f"{self._ground.git}/{INDEX_LOCK}")
+        self._by_git = self._is_git_at_work()
+
+    def _is_git_at_work(self) -> bool:
+        """Where nobody saw the lock being made: one that stands there for long was left behind."""
+        try:
+            return time.time() - os.lstat(f"{self._ground.git}/{INDEX_LOCK}").st_mtime < LOCK_FRESH_S
+        except OSError:
+            return False
 
     def on_thread_stop(self) -> None:
         """Wake the thread, so that it sees that it shall end."""
@@ -300,9 +309,7 @@ class TreeEmitter(EventEmitter):
             for raw in events:
                 if raw.mask & inotify.IN_Q_OVERFLOW:
                     self._asked.append(("", "overflow"))
-                    self._by_git = self._git_watch >= 0 and os.path.lexists(
-                        f"{self._ground.git}/{INDEX_LOCK}"
-                    )
+                    self._by_git = self._git_watch >= 0 and self._is_git_at_work()
                     continue
                 if raw.watch == self._git_watch:
                     if raw.name == os.fsencode(INDEX_LOCK):

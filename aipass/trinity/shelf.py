@@ -429,7 +429,7 @@ class Shelf:
             return
         half = _write(key[1], self._known[key], folder)
         try:
-            swap.move_in(folder, half, key[1])
+            swap.move(folder, half, folder, key[1])
         except FileExistsError:
             os.unlink(half, dir_fd=folder)
             self._ask(partial(self._look, key))
@@ -456,9 +456,9 @@ class Shelf:
         half = _write(file, body, folder)
         try:
             try:
-                swap.exchange_in(folder, half, file)
+                swap.exchange(folder, half, folder, file)
             except FileNotFoundError:
-                swap.move_in(folder, half, file)
+                swap.move(folder, half, folder, file)
                 return
             # Under the other name stands now what stood there, whatever that is.
             self._take_away(key, half, {before, body, self._told.pop(key, None)}, folder)

@@ -492,10 +492,19 @@ SELECT 1 FROM git_commits WHERE sha = :sha
 INSERT INTO git_commits (sha) VALUES (:sha)
 
 -- name: put_work
--- What a run has written; what a later one wrote stays.
+-- What a run has written, and nobody after it.
+INSERT INTO work (path, run, agent, dispatch, seal) VALUES (:path, :run, :agent, :dispatch, :seal)
+ON CONFLICT (path) DO UPDATE SET run = excluded.run, agent = excluded.agent, dispatch = excluded.dispatch, seal = excluded.seal
+
+-- name: put_late_work
+-- The same of a run that ended while nobody looked: what a later one wrote stays.
 INSERT INTO work (path, run, agent, dispatch, seal) VALUES (:path, :run, :agent, :dispatch, :seal)
 ON CONFLICT (path) DO UPDATE SET run = excluded.run, agent = excluded.agent, dispatch = excluded.dispatch, seal = excluded.seal
 WHERE excluded.run >= work.run
+
+-- name: dispatches_of_phase
+-- All attempts at a phase of a plan.
+SELECT id FROM dispatches WHERE plan = :plan AND phase = :phase
 
 -- name: work_of
 -- What an agent's runs that ended have written last.
@@ -511,7 +520,7 @@ UPDATE runs SET sealed = 1 WHERE id = :id
 
 -- name: unfollowed
 -- Runs that live or whose end nobody has followed up.
-SELECT id, state, finished FROM runs WHERE state <> 'ended' OR sealed IS NULL ORDER BY id
+SELECT id, state, finished FROM runs WHERE state <> 'ended' OR sealed IS NULL ORDER BY finished IS NULL, finished, id
 
 -- name: unsealed
 -- Runs whose end nobody has followed up.

@@ -41,6 +41,7 @@ RUNS_CODE = frozenset(
         ".mcp.json",
         ".husky",
         ".envrc",
+        ".gitconfig",
         ".direnv",
         ".vscode",
         ".idea",

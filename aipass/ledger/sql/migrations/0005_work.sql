@@ -5,7 +5,7 @@ CREATE TABLE work (
     run      INTEGER NOT NULL,
     agent    TEXT NOT NULL,
     dispatch INTEGER NOT NULL,
-    seal     TEXT              -- what it was when the run ended; NULL: somebody has changed it since
+    seal     TEXT              -- what it was when the run ended; NULL: nobody can say, it was changed meanwhile
 ) WITHOUT ROWID;
 CREATE INDEX work_agent ON work (agent);
 
