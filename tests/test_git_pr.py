@@ -410,6 +410,162 @@ def test_what_a_person_changed_after_a_run_ended_while_no_engine_ran_is_theirs(r
     assert "changed by somebody else since api wrote it: src/one.py;" in refused
 
 
+def phased(repository, **phase):
+    whole = {
+        "id": "model", "agent": "db", "task": "t", "owns": ["app/"], "delivers": ["app/model.py"], "settle": "100ms", **phase,
+    }  # fmt: skip
+    repository.write("plans/0001-login.json", json.dumps({"id": "0001", "title": "Login", "phases": [whole]}))
+    repository.aipass("plan", "start", "1")
+
+
+def status(repository):
+    return read(repository, "plan", "status", "1")
+
+
+def test_no_pr_but_its_own_ends_a_phase(repository):
+    """Neither its own agent nor another gets past a failed check by handing something in."""
+    db = "echo x > app/model.py; until [ -e app/go ]; do sleep 0.05; done; aipass pr open -m Mine; sleep 1\n"
+    eve = "aipass pr open -m Mine --agent eve --dispatch 1\n"
+    build(repository, {"db": (db, ""), "eve": (eve, 'owns=["eve/"]')}, files={"app/keep": ""})
+    phased(repository, checks=["false"])
+    repository.wait_for(lambda: events(repository, "check.finished"), "the check")
+    refused = repository.aipass("send", "eve", "go", "--wait", check=1).stdout
+    assert "db's work, not eve's" in refused + (repository.root / ".aipass/runs/2/stderr.log").read_text()
+    assert status(repository)["status"] == "running"
+    repository.write("app/go", "")
+    repository.wait_for(lambda: events(repository, "pr.opened"), "its own PR")
+    repository.wait_for(lambda: status(repository)["status"] == "failed", "the end")
+
+
+def test_the_pr_of_a_phase_holds_what_an_earlier_attempt_wrote(repository):
+    script = "if [ -e app/other.py ]; then echo x > app/model.py; else echo o > app/other.py; exit 1; fi\n"
+    build(repository, {"db": (script, "")}, files={"app/keep": ""})
+    phased(repository, pr=True)
+    repository.wait_for(lambda: status(repository)["status"] == "failed", "the first attempt")
+    repository.aipass("plan", "resume", "1")
+    repository.wait_for(lambda: status(repository)["status"] == "done", "the second")
+    assert [pr["paths"] for pr in read(repository, "pr", "list")] == [["app/model.py", "app/other.py"]]
+
+
+def test_who_wrote_last_owns_the_work_also_where_that_run_is_the_older(repository):
+    build(
+        repository,
+        {
+            "aa": ("until [ -e go ]; do sleep 0.05; done; echo aa > free/f\n", ""),
+            "bb": ("echo bb > free/f\n", ""),
+        },
+        files={"free/keep": ""},
+    )
+    repository.aipass("send", "aa", "go")
+    repository.wait_for(lambda: read(repository, "status")["counts"]["running"], "the older run")
+    repository.aipass("send", "bb", "go", "--wait")
+    (repository.root / "free/f").unlink()  # whoever holds it: a person makes way
+    repository.write("go", "")
+    repository.wait_for(lambda: read(repository, "status")["counts"]["succeeded"] == 2, "both")
+    repository.aipass("down")
+    repository.aipass("up", "--detach")
+    assert "PR 1 is opened" in repository.aipass("pr", "open", "-m", "X", "--agent", "aa").stdout
+    assert (
+        "has written nothing" in repository.aipass("pr", "open", "-m", "Y", "--agent", "bb", check=1).stderr
+    )
+
+
+def test_an_index_lock_that_was_left_behind_silences_no_rule(repository):
+    rule = '[[on]]\nname="r"\nevent="file.closed"\npaths=["src/**"]\ndispatch="rev"\ntask="t {path}"\n'
+    build(repository, {"rev": ("echo hi\n", "")}, rule)
+    repository.aipass("down")
+    lock = repository.root / ".git/index.lock"
+    lock.write_text("")
+    os.utime(lock, (time.time() - 3600, time.time() - 3600))
+    repository.aipass("up", "--detach")
+    repository.write("src/new.py", "1\n")
+    repository.wait_for(lambda: read(repository, "dispatches"), "the rule")
+
+
+def test_git_in_a_check_does_not_take_another_repository_for_the_checkouts(repository):
+    checks = "git rev-parse --show-toplevel 2>/dev/null || echo no repository"
+    build(
+        repository,
+        {"api": ("echo 11 > src/one.py; aipass pr open -m one\n", 'owns = ["src/"]')},
+        f'[pr]\nchecks = ["{checks}"]\n',
+    )
+    repository.aipass("send", "api", "go", "--wait")
+    repository.aipass("pr", "merge", "1")
+    (said,) = (repository.root / ".aipass/merges").glob("*/stdout.log")
+    assert "no repository" in said.read_text().splitlines()[-1]
+
+
+def test_closing_several_closes_those_that_are_open_and_says_of_the_others(repository):
+    build(
+        repository,
+        {
+            "api": (
+                "for n in 1 2 3; do echo $n > src/$n; aipass pr open -m $n src/$n; done\n",
+                'owns = ["src/"]',
+            )
+        },
+    )
+    repository.aipass("send", "api", "go", "--wait")
+    repository.aipass("pr", "close", "2")
+    said = repository.aipass("pr", "close", "1", "2", "3").stdout
+    assert "PR 1 is closed;" in said
+    assert "PR 2 is closed already" in said
+    assert "PR 3 is closed;" in said
+    assert {event["ref"] for event in events(repository, "pr.closed")} == {"1", "2", "3"}
+
+
+def test_what_waits_for_the_lease_when_the_engine_stops_is_carried_out_by_the_next(repository):
+    build(repository, {"api": ("echo 11 > src/one.py\n", 'owns = ["src/"]')})
+    repository.aipass("send", "api", "go", "--wait")
+    lease = Lease(repository.root / ".git/aipass")
+    with lease.hold("test", "nothing is made meanwhile"):
+        words = [sys.executable, "-m", "aipass", "pr", "open", "-m", "one", "--agent", "api"]
+        asking = subprocess.Popen(
+            words, cwd=repository.root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        repository.wait_for(lambda: len(lease.tickets()) == 2, "the engine at the lease")
+        repository.aipass("down")
+        assert asking.wait(timeout=30) == 4
+    assert not events(repository, "pr.failed")
+    repository.aipass("up", "--detach")
+    repository.wait_for(lambda: read(repository, "pr", "list"), "the PR")
+
+
+def test_requests_that_wait_together_are_merged_in_the_order_of_asking(repository):
+    """Two are asked for one after the other, while a third is tested."""
+    wait = "until [ -e go ]; do sleep 0.05; done"
+    build(
+        repository,
+        {
+            "api": ("echo 11 > src/one.py; aipass pr open -m one\n", 'owns = ["src/"]'),
+            "web": ("echo w > w; aipass pr open -m w w\n", 'owns = ["w"]'),
+            "db": ("echo d > d; aipass pr open -m d d\n", 'owns = ["d"]'),
+        },
+        f'[pr]\nchecks = ["cd $AIPASS_ROOT; {wait}"]\n',
+    )
+    for name in ("api", "web", "db"):
+        repository.aipass("send", name, "go", "--wait")
+    asking = []
+    for number in (1, 3, 2):
+        words = [sys.executable, "-m", "aipass", "pr", "merge", str(number)]
+        asking.append(subprocess.Popen(words, cwd=repository.root, stdout=subprocess.DEVNULL))
+        count = len(asking)
+        repository.wait_for(
+            lambda count=count: (
+                len([e for e in events(repository, "request.received") if e["detail"].get("do") == "merge"])
+                == count
+            ),
+            "the request",
+        )
+        if number == 1:
+            repository.wait_for(
+                lambda: list((repository.root / ".aipass").glob("merges/*/stdout.log")), "the check"
+            )
+    repository.write("go", "")
+    assert [one.wait(timeout=60) for one in asking] == [0, 0, 0]
+    assert [event["ref"] for event in events(repository, "pr.merged")] == ["1", "3", "2"]
+
+
 def test_without_an_engine_a_person_leaves_the_request_and_an_agents_verbs_say_so(repository):
     build(repository, {"api": ("echo 11 > src/one.py; aipass pr open -m one\n", 'owns = ["src/"]')})
     repository.aipass("send", "api", "go", "--wait")

@@ -12,7 +12,7 @@ from aipass.errors import AipassError, RefusedError
 from aipass.git import merge
 from aipass.git.lease import Held, Lease, Ticket
 from aipass.git.merge import Merger
-from aipass.git.pulls import Claim, NothingError
+from aipass.git.pulls import Claim, NothingError, touched
 from aipass.git.records import Records, folder_of
 from aipass.git.repo import GitError, Repo
 
@@ -230,6 +230,164 @@ def test_a_file_that_the_user_skips_stays_skipped(bench):
     assert (bench.top / "src/one.py").read_text() == "my own, never committed\n"
     assert bench.git("ls-files", "-t", "src/one.py") == "S src/one.py\n"
     assert bench.git("status", "--porcelain") == ""
+
+
+def test_a_folder_that_becomes_a_link_at_the_moment_of_the_merge_leads_nowhere(bench, monkeypatch):
+    """An agent that owns `src/` swaps a folder of it for a link into git's hooks, after it was looked at."""
+    bench.write("src/sub/keep", "k\n")
+    bench.git("add", "-A")
+    bench.git("commit", "-qm", "sub")
+    opened(bench, "#!/bin/sh\n", "src/sub/post-commit")
+    (bench.top / "src/sub/post-commit").unlink()
+    staged = Merger._staged
+
+    def swapped(self, changes):
+        staged(self, changes)
+        os.rename(bench.top / "src/sub", bench.top / "src/gone")
+        (bench.top / "src/sub").symlink_to("../.git/hooks")
+
+    monkeypatch.setattr(Merger, "_staged", swapped)
+    with pytest.raises(RefusedError, match="src/sub/post-commit"):
+        bench.merge(1)
+    assert not (bench.top / ".git/hooks/post-commit").exists()
+
+
+def test_a_pr_that_is_closed_or_changed_after_it_was_tested_is_not_merged_as_it_was(bench):
+    opened(bench)
+    merger = Merger(bench.repo, bench.records)
+    ready = merger.prepare([bench.records.get(1)], "merge", "test")
+    before = bench.git("rev-parse", "main")
+    bench.write("src/new.py", "n\n")
+    bench.open("api", ["src/new.py"])
+    with Lease(bench.repo.shared).hold("test", "merge") as held:
+        with pytest.raises(merge.StaleError, match="PR 1 was changed meanwhile"):
+            merger.apply(ready, held, lambda _: None)
+        ready = merger.prepare([bench.records.get(1)], "merge", "test")
+        merger.close(bench.records.get(1), "no", held)
+        with pytest.raises(merge.StaleError, match="PR 1 was closed meanwhile"):
+            merger.apply(ready, held, lambda _: None)
+    assert bench.git("rev-parse", "main") == before
+    bench.whole()
+
+
+def test_while_filters_are_looked_for_those_in_the_tree_are_not_started(bench, tmp_path, monkeypatch):
+    """Two threads share a repository: what one knows must hold while the other finds out anew."""
+    bench.git("config", "filter.fx.clean", "tools/clean.sh")
+    bench.write("tools/clean.sh", f"#!/bin/sh\ntouch {tmp_path}/ran\ncat\n", 0o755)
+    bench.write(".gitattributes", "docs/* filter=fx\n")
+    bench.repo.look_again()
+    run, other = Repo.run, []
+
+    def between(self, *words, **how):
+        if words[0] == "config" and not other:
+            other.append(1)
+            bench.write("docs/x", "new\n")
+            with pytest.raises(GitError):
+                run(self, "add", "docs/x")
+        return run(self, *words, **how)
+
+    monkeypatch.setattr(Repo, "run", between)
+    bench.repo.look_again()
+    assert other
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_changes_between_the_asking_and_the_making_is_no_agents(bench):
+    bench.write("src/one.py", "agent\n")
+    claim = Claim(at=touched(bench.top / "src/one.py"))
+    bench.write("src/one.py", "a person's\n")
+    with pytest.raises(RefusedError, match=r"changed by somebody else since api wrote it: src/one\.py"):
+        bench.open("api", ["src/one.py"], claims={"src/one.py": claim})
+
+
+def test_a_draft_that_a_person_has_checked_out_is_neither_moved_nor_deleted(bench, tmp_path):
+    opened(bench, draft=True)
+    draft = f"{folder_of('api')}draft".removeprefix("refs/heads/")
+    name = next(line.strip("* ").strip() for line in bench.git("branch", "--list", "aipass/*").splitlines())
+    assert name.startswith(draft.rpartition("/")[0])
+    bench.git("worktree", "add", "-q", str(tmp_path / "wt"), name)
+    with pytest.raises(RefusedError, match="is checked out in"):
+        opened(bench, "12\n", draft=True, title="Again")
+    opened(bench, "13\n")
+    assert git(tmp_path / "wt", "status", "--porcelain") == ""
+    assert git(tmp_path / "wt", "rev-parse", "HEAD") == bench.git("rev-parse", name)
+
+
+def test_a_request_that_is_carried_out_again_moves_nothing_that_people_went_on_with(bench, tmp_path):
+    made = opened(bench, asked=77)
+    short = made.pr.ref.removeprefix("refs/heads/")
+    bench.git("worktree", "add", "-q", str(tmp_path / "wt"), short)
+    git(tmp_path / "wt", "commit", "-qm", "a person's", "--allow-empty")
+    bench.git("worktree", "remove", "--force", str(tmp_path / "wt"))
+    theirs = bench.git("rev-parse", short)
+    assert opened(bench, asked=77).pr.id == 1
+    assert bench.git("rev-parse", short) == theirs
+    bench.git("checkout", "-q", "src/one.py")
+    assert not bench.merge(1).refused
+    assert bench.git("branch", "--list", short) == ""
+    opened(bench, asked=77)
+    assert bench.git("branch", "--list", short) == ""
+
+
+def test_a_merge_whose_commit_git_has_thrown_away_blocks_nothing_and_loses_nothing(bench, monkeypatch):
+    prepared(bench)
+    interrupted(bench, monkeypatch, (1, 2))
+    path = bench.repo.own / "aipass/merge.json"
+    stage = json.loads(path.read_text())["stage"]
+    assert os.path.isdir(stage)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "new": "1" * 40}))
+    Merger(bench.repo, bench.records).recover()
+    assert not path.exists()
+    (kept,) = (bench.repo.own / "aipass").glob("kept-*")
+    assert (kept / "src/one.py").read_text() == "1\n"
+    assert bench.git("for-each-ref", "refs/aipass/merge") == ""
+
+
+def test_recovery_takes_away_nothing_that_it_had_not_put_there(bench, monkeypatch):
+    """Killed before anything was staged; then a person takes the same file out of the PR's branch."""
+    bench.write("src/new.py", "n\n")
+    bench.open("web", ["src/new.py"])
+    (bench.top / "src/new.py").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Merger, "recover", lambda _: None)
+        patch.setattr(Merger, "_exchange", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bench.merge(1)
+    bench.write("src/new.py", "n\n")
+    Merger(bench.repo, bench.records).recover()
+    assert (bench.top / "src/new.py").read_text() == "n\n"
+    bench.whole()
+
+
+def test_where_nothing_can_be_exchanged_at_once_a_kill_in_the_middle_loses_nothing(bench, monkeypatch):
+    prepared(bench)
+    before = bench.working()
+    monkeypatch.setattr(swap, "_try", lambda *_: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Merger, "recover", lambda _: None)
+        real = os.rename
+
+        def rename(old, new, **how):
+            if str(old) == "one.py" and not str(new).endswith(swap.ASIDE):
+                raise ZeroDivisionError
+            real(old, new, **how)
+
+        patch.setattr(swap.os, "rename", rename)
+        with pytest.raises(ZeroDivisionError):
+            bench.merge(1, 2)
+    assert bench.working() != before
+    Merger(bench.repo, bench.records).recover()
+    assert bench.working() == before
+
+
+def test_what_was_merged_elsewhere_as_another_commit_stands_in_nobodys_way(bench):
+    opened(bench)
+    bench.git("commit", "-qam", "squashed on a forge")
+    pr = bench.records.get(1)
+    bench.records.put(pr.model_copy(update={"state": "merged", "merged": None}))
+    made = opened(bench, "12\n", agent="web")
+    assert made.pr.stacked_on == ()
+    assert bench.records.get(1).merged == bench.git("rev-parse", "HEAD").strip()
 
 
 # -- people who work on a PR's branch ----------------------------------------------------------------------------------
