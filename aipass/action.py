@@ -259,6 +259,15 @@ class FinishTodo(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Forget(Action):
+    """Remove something that is remembered, for good. `agent`: who asks, and may forget its own only; None: a person."""
+
+    memory: int
+    agent: str | None = None
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message(Action):
     """Say something to an agent, to `all`, or to `human`; a run of theirs that lives finds it at once. It starts nobody.
 

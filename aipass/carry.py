@@ -131,6 +131,14 @@ class Carrier:
         self._ledger.run("settle_action", {"id": done.action, "state": state, "outcome": done.outcome})
         if done.answer is not None:
             self._ledger.run("dispatch_answer", {"id": done.dispatch, "answer": done.answer})
+            row, said = (
+                self._ledger.one("dispatch", {"id": done.dispatch}),
+                self._world.said(done.dispatch or 0),
+            )
+            if row is not None and said.strip():
+                self._keeper.remember(
+                    "answer", row["agent"], said, step.now.wall, dispatch=row["id"], path=done.answer
+                )
         if done.taken is not None:
             # It is not there any more: whatever comes under its name is news, the same file once more included.
             self._known_gone(*done.taken)
@@ -195,8 +203,12 @@ class Carrier:
                 return self._work.merge(event, action)
             case act.ClosePr():
                 return self._work.close(event, action)
+            case act.Forget():
+                code, text = self._keeper.forget(action.memory, action.agent)
+                answer(self._ledger, action.request, code, text)
+                return text, bool(code), None
             case act.Note() | act.FinishTodo():
-                return (*self._note(step, action), None)
+                return (*self._note(step, event, action), None)
             case act.Message():
                 return (*self._say(step, event, action), None)
             case act.Ask():
@@ -244,12 +256,14 @@ class Carrier:
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
         return done.text, bool(done.exit_code)
 
-    def _note(self, step: Step, action: act.Note | act.FinishTodo) -> tuple[str, bool]:
+    def _note(self, step: Step, event: Event, action: act.Note | act.FinishTodo) -> tuple[str, bool]:
         if isinstance(action, act.FinishTodo):
             text, failed = self._keeper.done(step, action.agent, action.todo)
         else:
             run = None if action.run is None else self._ledger.one("run", {"id": action.run})
             text, failed = self._keeper.note(step, action.agent, action.kind, action.text, action.tags, run)
+        if event.detail.get("masked"):
+            text += f"; what looks like a secret was masked: {', '.join(event.detail['masked'])}"
         answer(self._ledger, action.request, EXIT_REFUSED if failed else 0, text)
         return text, failed
 
@@ -270,6 +284,34 @@ class Carrier:
                 act.Dispatch(
                     asks["agent"], text, key=key, sender=agent, stem=f"woken-{dispatch}", reply_to=asks["id"]
                 )
+            )
+
+    def remember(self, step: Step, event: Event) -> None:
+        """What happened and may be asked for later: PRs, plans, answers to questions."""
+        detail, when = event.detail, step.now.wall
+        if event.kind == "pr.opened":
+            said = f"PR {detail['pr']}: {detail['title']}\n{' '.join(map(str, detail['paths'][:100]))}"
+            self._keeper.remember("pr", detail["agent"], said, when, dispatch=detail["dispatch"])
+        elif (
+            event.kind == "plan.finished" and (row := self._ledger.one("plan", {"id": event.ref})) is not None
+        ):
+            phases = "\n".join(
+                f"{phase['id']} ({phase['agent']}): {phase['task']}"
+                for phase in json.loads(row["body"])["phases"]
+            )
+            said = f"Plan {row['id']}, {row['title']}: {row['state']}\n{phases}"
+            self._keeper.remember("plan", "human", said, when, path=row["file"])
+        elif event.kind == "question.answered" and (
+            row := self._ledger.one("message", {"id": int(event.ref or 0)})
+        ):
+            said = f"{row['text']}\n{row['answerer']} answers: {row['answer']}"
+            self._keeper.remember(
+                "answer",
+                row["answerer"],
+                said,
+                when,
+                dispatch=row["dispatch"],
+                detail={"question": row["id"]},
             )
 
     def _say(self, step: Step, event: Event, action: act.Message) -> tuple[str, bool]:

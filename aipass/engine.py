@@ -39,6 +39,7 @@ from aipass.liveruns import ADOPT, START, LiveRuns
 from aipass.plan.reserved import reserved
 from aipass.plans import CHECK, Plans
 from aipass.request import answer
+from aipass.secret import masked
 from aipass.sources import intake
 from aipass.sources.clock import Timers
 from aipass.sources.known import Known
@@ -88,6 +89,8 @@ DONE_WAIT_S = 0.02
 # A timer whose step failed for a bug of ours is tried again, not often.
 BUG_PAUSE_S = 60.0
 PRUNE_EVERY_S = 86400.0
+#: Requests whose text others will read.
+SAYING = frozenset(("note", "message", "ask", "answer"))
 PRUNE, HELD, SWEEP = "prune", "held", "sweep"
 
 
@@ -128,9 +131,10 @@ class Engine:
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
         self._work = Work(ledger, self._dispatcher, world, self._authors, self._plans, desk)
-        self._mail = Mail(ledger, self._dispatcher, world)
+        self._mask = partial(masked, plugins.find_secrets)
+        self._keeper = Keeper(ledger, self._dispatcher, shelf, self._mask)
+        self._mail = Mail(ledger, self._dispatcher, world, self._keeper)
         self._questions = Questions(ledger, self._dispatcher, self._mail)
-        self._keeper = Keeper(ledger, self._dispatcher, shelf)
         self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
         self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)
         self._alarms = Alarms(ledger, self._timers)
@@ -420,8 +424,10 @@ class Engine:
         """Record the facts that wait, with what handlers want of them, until none is left."""
         while step.facts:
             fact = step.facts.popleft()
-            if fact.kind == "request.received" and not self._is_new_request(step, fact):
-                continue
+            if fact.kind == "request.received":
+                if not self._is_new_request(step, fact):
+                    continue
+                fact = self._without_secrets(step, fact)
             event = self.ledger.record(fact, step.now)
             if not event.kind.startswith("file."):
                 self._plans.look_again()
@@ -432,6 +438,7 @@ class Engine:
                 path, reason = event.detail["spool"], event.detail["reason"]
                 step.effects.append(partial(self._world.set_aside, path, reason, event.id))
             self._foreign.look(step, event)
+            self._carrier.remember(step, event)
             if event.kind == "dispatch.finished":
                 self._carrier.ended(step, event)
             if event.kind == "request.received" and event.detail.get("verb") == "deliver" and event.by:
@@ -444,6 +451,19 @@ class Engine:
         if "spool" in fact.detail:
             step.effects.append(partial(self._world.consume, fact.detail["spool"], fact.by))
         return self.ledger.one("is_request", {"id": fact.ref}) is None
+
+    def _without_secrets(self, step: Step, fact: Fact) -> Fact:
+        """What is said to others, without what looks like a secret: not even the log has that. Who says it is told."""
+        if fact.detail.get("verb") not in SAYING or not isinstance(fact.detail.get("text"), str):
+            return fact
+        text, kinds = self._mask(fact.detail["text"])
+        if not kinds:
+            return fact
+        run = None if fact.by is None else self.ledger.one("run", {"id": fact.by})
+        if run is not None:
+            told = f"What looks like a secret was masked in what you said: {', '.join(kinds)}."
+            self._mail.post(step, run["agent"], told)
+        return replace(fact, detail={**fact.detail, "text": text, "masked": kinds})
 
     # -- handlers --------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
     },
     "ask": {"to": (str, True), "text": (str, True), "options": (list, False), "waits": (bool, False)},
     "answer": {"question": (int, True), "text": (str, True)},
+    "forget": {"memory": (int, True)},
     "read": {"ids": (list, True)},
     "commit": {"title": (str, True), "body": (str, False), "paths": (list, False), "include": (bool, False)},
 }

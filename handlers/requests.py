@@ -18,7 +18,7 @@ from aipass import (
     Retry,
     hookimpl,
 )
-from aipass.action import Answer, Ask, FinishTodo, MarkRead, Message, Note, Reply, Steer
+from aipass.action import Answer, Ask, FinishTodo, Forget, MarkRead, Message, Note, Reply, Steer
 from aipass.plan import progress
 from aipass.request import ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, PERSON_VERBS
 
@@ -79,6 +79,8 @@ def on_request(event: Event, view: View) -> Iterable[Action]:
             return [
                 Answer(event.detail["question"], event.detail["text"], agent or "human", event.by, request)
             ]
+        case "forget":
+            return [Forget(event.detail["memory"], agent, request)]
         case "read":
             return [_read(event, request, agent)]
         case "resume":

@@ -784,7 +784,9 @@ def quick_reply(repository) -> Path:
     """A sitecustomize that shortens the wait for a reply, so that a test of it takes no minute."""
     folder = repository.root.parent / "site"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text("import aipass.cli.asking\naipass.cli.ask.REPLY_WAIT_S = 3.0\n")
+    (folder / "sitecustomize.py").write_text(
+        "import aipass.cli.asking\naipass.cli.asking.REPLY_WAIT_S = 3.0\n"
+    )
     return folder
 
 

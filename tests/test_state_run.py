@@ -263,3 +263,18 @@ def test_messages_are_shown_and_read_by_whom_they_are_for(repository):
     repository.wait_for(lambda: read(repository, "status")["unread"] == 0, "the reading")
     assert repository.aipass("messages", "--unread").stdout == "nothing was said to you that is not read\n"
     assert len(read(repository, "messages", "--limit", "1")) == 1
+
+
+def test_a_new_ledger_takes_over_the_files_of_an_earlier_one_without_a_word(repository):
+    build(repository, {"api": "cat"})
+    repository.aipass("note", "--agent", "api", "known")
+    repository.aipass("note", "--agent", "api", "--todo", "to do")
+    repository.wait_for(lambda: local(repository, "api")["todos"], "the notes")
+    repository.aipass("down")
+    for path in (repository.root / ".aipass").glob("ledger.db*"):
+        path.unlink()
+    repository.aipass("up", "--detach")
+    repository.wait_for(lambda: "known" in repository.aipass("recall", "known").stdout, "the learning")
+    assert [entry["text"] for entry in local(repository, "api")["todos"]] == ["to do"]
+    assert not events(repository, "state.rejected")
+    assert read(repository, "messages", "api") == []

@@ -37,6 +37,8 @@ VERBS: dict[str, str] = {
     "lock": "Who builds or merges now.",
     "note": "Keep something in an agent's state file.",
     "trinity": "State files: what agents know of themselves.",
+    "recall": "What is remembered of something.",
+    "forget": "Remove something that is remembered.",
     "message": "Tell an agent, all of them or the person something.",
     "messages": "What was said to an agent, or to you.",
     "ask": "Ask the person, or an agent, something that must be answered.",

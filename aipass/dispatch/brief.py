@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aipass.dispatch import prompt
 from aipass.errors import AipassError
+from aipass.event import plain
 from aipass.plan import model
 from aipass.plan.preamble import preamble
 from aipass.supervisor.fence.fenced import DENIED
 from aipass.supervisor.wire import open_regular
 from aipass.template import fill
 from aipass.trinity import preface
+from aipass.trinity.recall import SOURCES, recall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +36,7 @@ You are {agent}{about}, one of several agents that work on this repository at th
 - `aipass send AGENT "…"` gives work to another agent ({others}), with `--wake` you are started again with its answer;
   `aipass message AGENT "…"` only tells it something. `aipass owns PATH` says whose a file is.
 - What others tell you comes with your prompt, and while you work as files into the folder $AIPASS_MAIL.
-- `aipass note "…"` keeps what you have learned for your next run, `aipass note --todo "…"` what is left to do; both stand
+- `aipass recall "…"` finds what you and others have learned and done; `aipass note "…"` keeps what you have learned, `aipass note --todo "…"` what is left to do; both stand
   in {home}/.trinity/local.json, which is yours to edit.
 - Nobody reads along while you work. If you cannot go on without an answer, ask (`aipass ask human "…"`, or an agent) and
   end: you are started again with the answer. A last paragraph that begins with QUESTION: does the same.
@@ -78,7 +80,7 @@ def whole(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None,
         parts.append(
             preamble(ledger, layout.root, row["plan"], row["phase"], config.agents[row["agent"]].owns)
         )
-    parts.append(_preface(ledger, config, row, work.run))
+    parts.append(_preface(ledger, config, row, work.run, briefed=bool(getattr(driver, "briefed", False))))
     whole = prompt.joined(parts)
     before = None if work.run is None else ledger.one("run_before", {"agent": row["agent"], "id": work.run})
     if before is None:
@@ -97,7 +99,7 @@ def _since_the_last_run(ledger: Ledger, dispatch: int, senders: Sequence[Row]) -
     ]
 
 
-def _preface(ledger: Ledger, config: Config, dispatch: Row, run: int | None) -> str:
+def _preface(ledger: Ledger, config: Config, dispatch: Row, run: int | None, *, briefed: bool) -> str:
     """Messages and todos. Without a run, for a look ahead: the messages that the next run would get."""
     limit, agent = config.memory.in_prompt, dispatch["agent"]
     if run is None:
@@ -109,7 +111,34 @@ def _preface(ledger: Ledger, config: Config, dispatch: Row, run: int | None) -> 
     # The question that this is the work of stands above.
     shown = [row for row in shown if row["work"] != dispatch["id"]]
     todos = [row for row in ledger.all("open_notes", {"agent": agent}) if row["source"] == "todo"]
-    return preface.preface(shown, left, todos, (), limit)
+    hits = _hits(ledger, dispatch, briefed=briefed) if limit else ()
+    return preface.preface(shown, left, todos, hits, limit)
+
+
+#: What a program is told from memory is what somebody chose to keep; a model is told all.
+KEPT = ("learning", "observation")
+HITS = 5
+
+
+def _hits(ledger: Ledger, dispatch: Row, *, briefed: bool) -> list[str]:
+    """What memory holds on a task, quoted, best first."""
+    asked = " ".join(row["text"][:500] for row in ledger.all("senders", {"dispatch": dispatch["id"]})[:3])
+    sources = SOURCES if briefed else KEPT
+    found = recall(
+        ledger, asked, asker=dispatch["agent"], sources=sources, now=dispatch["created"], limit=HITS + 5
+    )
+    lines = []
+    for hit in found:
+        row = hit.row
+        if row["dispatch"] == dispatch["id"]:
+            continue  # it is what this goes on with
+        of = f", dispatch {row['dispatch']}" if row["dispatch"] is not None else ""
+        lines.append(f"- {row['source']} {row['id']} of {row['agent']}{of}:\n  > {_line(row['text'])}\n")
+    return lines[:HITS]
+
+
+def _line(text: str) -> str:
+    return plain(" ".join(text.split()))[:300]
 
 
 def _brief(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None, row: Row) -> str:

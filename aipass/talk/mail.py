@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.ledger import Ledger, Row
     from aipass.step import Step
+    from aipass.trinity.keeper import Keeper
     from aipass.world import World
 
 #: Who may be written to besides the agents, and who the engine itself is.
@@ -28,8 +29,8 @@ MOST_ENCLOSED = 100
 class Mail:
     """What is said, to whom, and whether it was seen."""
 
-    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, world: World) -> None:
-        self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
+    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, world: World, keeper: Keeper) -> None:
+        self._ledger, self._dispatcher, self._world, self._keeper = ledger, dispatcher, world, keeper
 
     @property
     def _config(self) -> Config:
@@ -90,6 +91,10 @@ class Mail:
         }
         about |= {"asks": int(options is not None), "options": json.dumps(list(options or ()))}
         number = self._ledger.run("insert_message", about)
+        if sender != ENGINE:
+            self._keeper.remember(
+                "message", sender, text, step.now.wall, run=run, detail={"to": recipient, "message": number}
+            )
         detail = {"from": sender, "to": recipient, "subject": subject, "text": text[:200]}
         by = None if run is None else run["id"]
         step.facts.append(

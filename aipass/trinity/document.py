@@ -64,7 +64,8 @@ def read(data: bytes) -> tuple[str, dict[str, Any]]:
 
 def render(document: Mapping[str, Any]) -> bytes:
     """A document as it stands in its file: keys in their order, two spaces, one entry a line, a line end at the end."""
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    # Half a pair of somebody's, or a name that is not UTF-8, has no place in a file.
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def line_of(text: str, place: Place) -> int:

@@ -12,14 +12,16 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED
 from aipass.event import Fact, iso, printable
 from aipass.trinity.document import render
 from aipass.trinity.merge import Note, merge
 from aipass.trinity.model import FILES, KEYS, LISTS, LOCAL, NOW, OBSERVATIONS, PASSPORT, SCHEMA, Entry
+from aipass.trinity.words import indexed
 from aipass.units import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aipass.config import Config
     from aipass.dispatch.dispatcher import Dispatcher
@@ -37,14 +39,24 @@ ENGINES = {
     OBSERVATIONS: ("schema", "agent"),
 }
 FILE_OF = {"todo": LOCAL, "learning": LOCAL, "observation": OBSERVATIONS}
+#: So much of a text must be the same for it to be taken out of the log with it.
+SCRUBBED_CHARS = 150
+#: Of a text that is remembered.
+MAX_REMEMBERED = 20_000
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 
 
 class Keeper:
     """What each agent knows."""
 
-    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, shelf: Shelf | None) -> None:
-        self._ledger, self._dispatcher, self._shelf = ledger, dispatcher, shelf
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        shelf: Shelf | None,
+        mask: Callable[[str], tuple[str, list[str]]],
+    ) -> None:
+        self._ledger, self._dispatcher, self._shelf, self._mask = ledger, dispatcher, shelf, mask
         self._moment = 0
         self._stamps: dict[tuple[str, str], int] = {}
         self._dirty: dict[tuple[str, str], bool] = {}
@@ -90,7 +102,7 @@ class Keeper:
     def ended(self, step: Step, run: Row, session: dict[str, Any]) -> None:
         """An agent's run is over: what it did is remembered. `session`: its outcome, summary and files."""
         detail = {name: session[name] for name in ("started", "finished", "outcome", "files")}
-        self._remember("session", run["agent"], session["summary"], step.now.wall, run=run, detail=detail)
+        self.remember("session", run["agent"], session["summary"], step.now.wall, run=run, detail=detail)
         if run["agent"] in self._config.agents:
             self._touch(run["agent"], LOCAL)
 
@@ -134,6 +146,77 @@ class Keeper:
         self._gone(agent, "todo", number)
         return f"todo {number} is done: {row['text'].splitlines()[0]}", False
 
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def remember(
+        self,
+        source: str,
+        agent: str,
+        text: str,
+        when: float,
+        *,
+        tags: Iterable[str] = (),
+        run: Row | None = None,
+        dispatch: int | None = None,
+        path: str | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> int:
+        """Keep something that may be asked for later; returns its id. What looks like a secret is not kept."""
+        text = self._mask(text[:MAX_REMEMBERED])[0]
+        about = {
+            "source": source,
+            "agent": agent,
+            "text": text,
+            "tags": json.dumps(list(tags)),
+            "path": path,
+            "time": when,
+        }
+        about |= {"dispatch": dispatch, "run": None, "detail": json.dumps(detail or {})}
+        if run is not None:
+            about |= {
+                "dispatch": run["dispatch"],
+                "run": run["run"] if "run" in run.keys() else run["id"],  # noqa: SIM118 - a Row
+            }
+        number = self._ledger.run("insert_memory", about)
+        if source != "todo":
+            self._ledger.run(
+                "put_words", {"id": number, "words": indexed(text, *tags, printable(path) or "")}
+            )
+        return number
+
+    def forget(self, number: int, agent: str | None) -> tuple[int, str]:
+        """Remove something for good, from file, memory, index and log. `agent`: who asks; None: a person.
+
+        Returns an exit code and words.
+        """
+        row = self._ledger.one("memory", {"id": number})
+        if row is None:
+            return EXIT_FAILED, f"nothing is remembered as {number}; `aipass recall` shows ids"
+        if agent is not None and row["agent"] != agent:
+            return EXIT_REFUSED, f"{number} is {row['agent']}'s, and `{agent}` forgets its own only"
+        if (note := self._ledger.one("note", {"id": number})) is not None:
+            if note["gone"] is None:
+                self._touch(row["agent"], FILE_OF[row["source"]])
+            self._ledger.run("drop_note", {"id": number})
+        if row["source"] == "session":
+            self._touch(row["agent"], LOCAL)
+        self._ledger.run("drop_memory", {"id": number})
+        self._ledger.run("drop_words", {"id": number})
+        self._ledger.run("clear_words")
+        self._scrub(row["text"])
+        return 0, f"{row['source']} {number} of {row['agent']} is forgotten"
+
+    def _scrub(self, text: str) -> None:
+        """Take a text out of the log as well: that something was said stays, what it was does not."""
+        self._ledger.flush()
+        begin = json.dumps(text)[1:-1][:SCRUBBED_CHARS]
+        for event in self._ledger.all("events_that_say", {"text": begin}):
+            detail = json.dumps(_without(json.loads(event["detail"]), text), separators=(",", ":"))
+            self._ledger.run("change_event", {"id": event["id"], "detail": detail})
+        for done in self._ledger.all("actions_that_say", {"text": begin}):
+            payload = json.dumps(_without(json.loads(done["payload"]), text), separators=(",", ":"))
+            self._ledger.run("change_action", {"id": done["id"], "payload": payload})
+
     # -- what agents save ------------------------------------------------------------------------------------------
 
     def take(self, step: Step, item: StateSaved) -> list[str]:
@@ -151,7 +234,8 @@ class Keeper:
                 counts[name] += number
         if file == LOCAL and (begun is None or saved.doing != begun["doing"]) and row is not None:
             self._doing(agent, saved.doing, row)
-        forged = _forged(file, saved.found, copies)
+        # A file of an earlier ledger says what no copy of this one ever said.
+        forged = _forged(file, saved.found, copies) if begun is not None or len(copies) > 1 else []
         self._touch(agent, file, anyway=True)
         self._tell(step, item, counts, forged, run)
         told = []
@@ -224,6 +308,9 @@ class Keeper:
             self._ledger.run(
                 "change_memory", {"id": number, "text": entry.text, "tags": json.dumps(entry.tags)}
             )
+            self._ledger.run("drop_words", {"id": number})
+            if kind != "todo":
+                self._ledger.run("put_words", {"id": number, "words": indexed(entry.text, *entry.tags)})
         for number in done.removed:
             self._gone(agent, kind, number)
         added = 0
@@ -244,37 +331,12 @@ class Keeper:
     def _add(
         self, step: Step, agent: str, kind: str, text: str, tags: Iterable[str], place: int, run: Row | None
     ) -> int:
-        number = self._remember(kind, agent, text, step.now.wall, tags=tags, run=run)
+        number = self.remember(kind, agent, text, step.now.wall, tags=tags, run=run)
         stamp = self._touch(agent, FILE_OF[kind])
         self._ledger.run(
             "put_note", {"id": number, "agent": agent, "source": kind, "place": place, "stamp": stamp}
         )
         return number
-
-    def _remember(
-        self,
-        source: str,
-        agent: str,
-        text: str,
-        when: float,
-        *,
-        tags: Iterable[str] = (),
-        run: Row | None = None,
-        path: str | None = None,
-        detail: dict[str, Any] | None = None,
-    ) -> int:
-        about = {
-            "source": source,
-            "agent": agent,
-            "text": text,
-            "tags": json.dumps(list(tags)),
-            "path": path,
-            "time": when,
-        }
-        about |= {"dispatch": None, "run": None, "detail": json.dumps(detail or {})}
-        if run is not None:
-            about |= {"dispatch": run["dispatch"], "run": run["run"] if "run" in run.keys() else run["id"]}  # noqa: SIM118 - a Row
-        return self._ledger.run("insert_memory", about)
 
     def _gone(self, agent: str, kind: str, number: int) -> None:
         self._ledger.run("note_gone", {"id": number, "stamp": self._touch(agent, FILE_OF[kind])})
@@ -314,7 +376,7 @@ class Keeper:
             stamp = self._stamps[agent, file]
             document = self._document(agent, file, row, stamp)
             body = render(document)
-            if row is not None and row["body"] and _same(document, json.loads(row["body"])):
+            if row is not None and row["body"] and _same(json.loads(body), json.loads(row["body"])):
                 body = bytes(row["body"])
                 if not anyway:
                     continue
@@ -353,6 +415,15 @@ class Keeper:
             limit = {"agent": agent, "limit": self._config.state.sessions}
             values["sessions"] = [_session(one) for one in self._ledger.all("last_sessions", limit)]
         return {key: values[key] for key in KEYS[file]}
+
+
+def _without(detail: dict[str, Any], text: str) -> dict[str, Any]:
+    """What an event or an action holds, without a text that begins like this one."""
+    begin = text[:SCRUBBED_CHARS]
+    return {
+        name: "(forgotten)" if isinstance(value, str) and begin in value else value
+        for name, value in detail.items()
+    }
 
 
 def _note(row: Row) -> Note:
@@ -405,7 +476,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _base(updated: object, copies: Sequence[Row]) -> tuple[int, Row | None]:
-    """The copy that an agent began with: its `updated` in milliseconds, and its row; the newest where nobody can say."""
+    """The copy that an agent began with: its `updated` in milliseconds, and its row. Where nobody can say: the newest's, and None."""
     if isinstance(updated, str) and _ISO.fullmatch(updated):
         try:
             asked = round(datetime.fromisoformat(updated).timestamp() * 1000)
@@ -414,7 +485,7 @@ def _base(updated: object, copies: Sequence[Row]) -> tuple[int, Row | None]:
         for row in copies:
             if row["updated"] == asked:
                 return asked, row
-    return (copies[0]["updated"], copies[0]) if copies else (0, None)
+    return (copies[0]["updated"] if copies else 0), None
 
 
 def _at(document: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - JSON

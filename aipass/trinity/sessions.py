@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aipass.event import iso, printable
+from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ def words(answer: str | Path | None) -> str:
     """The beginning of an answer; empty where there is none."""
     if isinstance(answer, Path):
         try:
-            with answer.open("rb") as file:
+            with open_regular(answer) as file:
                 answer = file.read(_READ_BYTES).decode("utf-8", "replace")
         except OSError:
             return ""

@@ -160,6 +160,7 @@ class Shelf:
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._mask("")  # what it needs takes a while to load
         while True:
             while not self._asked.empty():
                 work = self._asked.get()
@@ -345,6 +346,9 @@ class Shelf:
         """Tell what was saved, where it is news. Raises FaultError where it cannot be used."""
         agent, file = key
         if data in {self._known.get(key), self._told.get(key)}:
+            return
+        if file == PASSPORT and key not in self._known:
+            self._told[key] = data  # of an earlier ledger; ours takes its place
             return
         if file == PASSPORT:
             raise _of_passport(data, self._known.get(key, b"{}"))

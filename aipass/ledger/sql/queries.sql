@@ -691,3 +691,49 @@ AND m.run = (SELECT max(id) FROM runs WHERE dispatch = :dispatch) ORDER BY m.id
 -- name: replies
 -- What answers a message.
 SELECT id FROM messages WHERE reply_to = :id AND read IS NULL
+
+-- name: put_words
+-- What something remembered is found by.
+INSERT INTO memory_words (rowid, words) VALUES (:id, :words)
+
+-- name: drop_words
+-- It is not found any more.
+DELETE FROM memory_words WHERE rowid = :id
+
+-- name: clear_words
+-- What was dropped leaves the index for good.
+INSERT INTO memory_words (memory_words) VALUES ('optimize')
+
+-- name: recall
+-- What has any of these words, the best first.
+SELECT m.*, w.rank FROM (SELECT rowid, rank FROM memory_words WHERE memory_words MATCH :query ORDER BY rank LIMIT 2000) w
+JOIN memory m ON m.id = w.rowid
+WHERE (:agent IS NULL OR m.agent = :agent) AND instr(:sources, '|' || m.source || '|') ORDER BY w.rank LIMIT :limit
+
+-- name: memory
+-- One thing that is remembered.
+SELECT * FROM memory WHERE id = :id
+
+-- name: drop_memory
+-- It is not remembered any more.
+DELETE FROM memory WHERE id = :id
+
+-- name: drop_note
+-- It stands in no file, and never did.
+DELETE FROM notes WHERE id = :id
+
+-- name: events_that_say
+-- Requests that hold a text that is to be forgotten.
+SELECT id, detail FROM events WHERE kind IN ('request.received', 'message.received', 'question.asked', 'question.answered') AND instr(detail, :text)
+
+-- name: actions_that_say
+-- What was done of such requests.
+SELECT id, payload FROM actions WHERE type IN ('Note', 'Message', 'Ask', 'Answer') AND instr(payload, :text)
+
+-- name: change_action
+-- It says less.
+UPDATE actions SET payload = :payload WHERE id = :id
+
+-- name: change_event
+-- It says less.
+UPDATE events SET detail = :detail WHERE id = :id

@@ -1,0 +1,67 @@
+"""`aipass recall`: what is remembered of something."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+
+from aipass.cli.asking import check_agent, is_agent
+from aipass.cli.output import json_option, print_json
+from aipass.errors import ConfigError
+from aipass.event import iso, plain, printable
+from aipass.layout import find_root
+from aipass.trinity.recall import SOURCES, Hit, recall
+
+
+@click.command("recall")
+@click.argument("words", metavar="QUERY", nargs=-1, required=True)
+@click.option("--agent", help="Only what is this agent's.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    type=click.Choice(SOURCES),
+    help="Only of this kind; may be given again.",
+)
+@click.option("--limit", type=click.IntRange(1, 200), default=10, show_default=True, help="At most so many.")
+@json_option
+def command(
+    words: tuple[str, ...], agent: str | None, sources: tuple[str, ...], limit: int, as_json: bool
+) -> int:
+    """What agents have learned, seen, done, said and handed in about QUERY, best first.
+
+    Any of the words counts, as a whole, in another form, or as the beginning of one; so do the parts of names (`parse_url`).
+    """
+    from aipass.ledger import Ledger
+
+    layout = find_root()
+    if agent is not None and agent != "human":
+        check_agent(layout, agent)
+    asked = " ".join(words)
+    if not asked.strip():
+        raise ConfigError("there is nothing to look for; give some words")
+    ledger = Ledger.read(layout.ledger)
+    asker = os.environ.get("AIPASS_AGENT") if is_agent() else None
+    found = recall(
+        ledger, asked, asker=asker, agent=agent, sources=sources or SOURCES, now=time.time(), limit=limit
+    )
+    ledger.close()
+    if as_json:
+        print_json([hit.as_json() for hit in found])
+    elif not found:
+        click.echo("nothing is remembered of that")
+    else:
+        click.echo("\n\n".join(map(_shown, found)))
+    return 0
+
+
+def _shown(hit: Hit) -> str:
+    row = hit.row
+    where = f", dispatch {row['dispatch']}" if row["dispatch"] is not None else ""
+    where += f", {plain(str(printable(row['path'])))}" if row["path"] else ""
+    lines = [f"{row['id']}  {row['source']} of {row['agent']} ({iso(row['time'])}{where})"]
+    text = [plain(line) for line in row["text"].splitlines() if line.strip()]
+    lines += [f"    {line}" for line in text[:4]]
+    return "\n".join(lines + (["    …"] if len(text) > 4 else []))
