@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 #: A configuration larger than this is a mistake (a log, a database) and is not read.
 MAX_CONFIG_BYTES = 4_000_000
-RESERVED_NAMES = ("human", "all")
+RESERVED_NAMES = ("human", "all", "aipass")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]

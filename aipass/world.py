@@ -520,10 +520,15 @@ class World:
     def prune(self, before: float) -> int:
         """Remove the folders of runs and checks of before a moment (seconds since the epoch); returns how many."""
         removed, after = 0, 0
-        for top in (self.layout.state / "checks", self.layout.merges, self.layout.quarantine / "foreign"):
-            for folder in top.iterdir() if top.is_dir() else ():
-                if folder.stat().st_mtime < before:
-                    shutil.rmtree(folder, ignore_errors=True)
+        aside = self.layout.quarantine / "trinity"
+        tops = [self.layout.state / "checks", self.layout.merges, self.layout.quarantine / "foreign"]
+        for top in [*tops, *(aside.iterdir() if aside.is_dir() else ())]:
+            for path in top.iterdir() if top.is_dir() else ():
+                if path.lstat().st_mtime < before:
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
                     removed += 1
         while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
             for row in rows:
