@@ -65,6 +65,22 @@ def table(
             click.echo(_line(below, widths))
 
 
+def lines_of(text: str, indent: str = "    ") -> list[str]:
+    """A text of many lines for eyes: without control characters, indented, and on a terminal no wider than that."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    found = []
+    for line in text.splitlines():
+        shown = plain(line.expandtabs(4))
+        if width and len(indent) + len(shown) > width:
+            parts = textwrap.wrap(
+                shown, max(20, width - len(indent)), break_on_hyphens=False, break_long_words=False
+            )
+            found += [indent + part for part in parts]
+        else:
+            found.append((indent + shown).rstrip())
+    return found
+
+
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     fitted = [
         cell if len(cell) <= width else cell[: width - 1] + "…"

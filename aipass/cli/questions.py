@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.output import json_option, print_json
+from aipass.cli.output import json_option, lines_of, print_json
 from aipass.event import iso, plain
 from aipass.layout import find_root
 
@@ -65,12 +65,12 @@ def _shown(row: Row, state: str) -> str:
         else ""
     )
     lines = [f"{row['id']}  {row['sender']} asks {row['recipient']} ({iso(row['sent'])}{whose})"]
-    lines += [f"    {plain(line)}" for line in row["text"].splitlines()]
+    lines += lines_of(row["text"])
     lines += [f"    - {plain(option)}" for option in json.loads(row["options"])]
     if row["answered"] is not None:
         lines += [
             f"    {row['answerer']} answered:",
-            *(f"    > {plain(line)}" for line in row["answer"].splitlines()),
+            *lines_of(row["answer"], "    > "),
         ]
     elif row["closed"] is not None:
         lines.append(f"    closed: {plain(row['closed'])}")

@@ -8,7 +8,7 @@ import time
 import click
 
 from aipass.cli.asking import check_agent, is_agent
-from aipass.cli.output import json_option, print_json
+from aipass.cli.output import json_option, lines_of, print_json
 from aipass.errors import ConfigError
 from aipass.event import iso, plain, printable
 from aipass.layout import find_root
@@ -62,6 +62,5 @@ def _shown(hit: Hit) -> str:
     where = f", dispatch {row['dispatch']}" if row["dispatch"] is not None else ""
     where += f", {plain(str(printable(row['path'])))}" if row["path"] else ""
     lines = [f"{row['id']}  {row['source']} of {row['agent']} ({iso(row['time'])}{where})"]
-    text = [plain(line) for line in row["text"].splitlines() if line.strip()]
-    lines += [f"    {line}" for line in text[:4]]
-    return "\n".join(lines + (["    …"] if len(text) > 4 else []))
+    text = lines_of("\n".join(line for line in row["text"].splitlines() if line.strip()))
+    return "\n".join([*lines, *text[:4], *(["    …"] if len(text) > 4 else [])])

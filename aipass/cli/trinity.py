@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass.cli.asking import check_agent
-from aipass.cli.output import json_option, print_json
+from aipass.cli.output import json_option, lines_of, print_json
 from aipass.errors import AipassError
 from aipass.event import plain, printable
 from aipass.layout import find_root
@@ -132,11 +132,17 @@ def _print(agent: str, found: dict[str, Any]) -> None:
     for title, entries in (lists | {"observations": found["observations"]["observations"]}).items():
         click.secho(f"{title}", bold=True)
         for entry in entries:
-            click.echo(f"  {entry['id']:>4}  {plain(entry['text'])}")
+            _entry(entry["id"], entry["text"])
         if not entries:
             click.echo("        none")
     click.secho("sessions", bold=True)
     for one in local["sessions"]:
-        click.echo(f"  {one['dispatch']:>4}  {one['outcome']}: {plain(one['summary'])}")
+        _entry(one["dispatch"], f"{one['outcome']}: {one['summary']}")
     if not local["sessions"]:
         click.echo("        none")
+
+
+def _entry(number: int, text: str) -> None:
+    """One entry under its number, on as many lines as it needs."""
+    first, *more = lines_of(text, " " * 8) or [""]
+    click.echo("\n".join([f"  {number:>4}  {first.strip()}", *more]))
