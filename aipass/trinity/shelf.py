@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aipass import folders, swap
+from aipass.crash import write_report
 from aipass.sources import inotify, writers
 from aipass.trinity.document import MAX_BYTES, FaultError, line_of, read
 from aipass.trinity.model import FILES, FOLDER, KEYS, PASSPORT, Saved, parse
@@ -170,19 +171,24 @@ class Shelf:
             if self._ending and self._asked.empty():
                 return
             self._wait()
-            if self._inotify is not None:
-                self._take(self._inotify.read())
-            self._look_at_replaced()
-            self._try_again()
-            self._poll()
+            self._try(self._round)
+
+    def _round(self) -> None:
+        if self._inotify is not None:
+            self._take(self._inotify.read())
+        self._look_at_replaced()
+        self._try_again()
+        self._poll()
 
     def _try(self, work: Callable[[], None]) -> None:
+        """One thing that goes wrong must not leave all other files alone."""
         try:
             work()
         except OSError as exc:
             logger.error("a state file cannot be seen to", error=str(exc))
-        except Exception:
-            logger.exception("a bug in aipass")
+        except Exception as exc:  # noqa: BLE001 - the thread's own boundary: a bug becomes a report
+            report = write_report(self._layout.crashes, exc, "state files")
+            logger.error("a bug in aipass", report=str(report), error=str(exc))
 
     def _wait(self) -> None:
         poll = select.poll()
