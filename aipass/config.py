@@ -60,8 +60,23 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _home(value: str) -> str:
+    parts = [part for part in value.split("/") if part not in {"", "."}]
+    inside = not value.startswith("/") and parts and ".." not in parts
+    if (
+        not inside
+        or ".git" in parts
+        or (parts[0] == ".aipass" and (parts[1:2] != ["agents"] or len(parts) != 3))
+    ):
+        raise ValueError(
+            f"`{value}` cannot be a home; name a folder of the repository by its path from the root, such as `services/api`"
+        )
+    return "/".join(parts)
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Word = Annotated[str, AfterValidator(_no_nul)]
+Home = Annotated[Word, AfterValidator(_home)]
 
 
 class Model(BaseModel):
@@ -82,7 +97,7 @@ class Agent(Model):
     driver: Annotated[str, Field(min_length=1)] = Field(
         description="How its CLI is run: command, claude, codex, gemini, or a plugin's"
     )
-    home: Word | None = Field(None, description="Its own folder; default `.aipass/agents/<name>`")
+    home: Home | None = Field(None, description="Its own folder; default `.aipass/agents/<name>`")
     owns: tuple[Pattern, ...] | None = Field(
         None,
         description="What it may write outside any plan; left out: all that nobody else owns; empty: nothing",
@@ -312,6 +327,12 @@ class Config(Model):
             if other != name:
                 text = f"agents `{other}` and `{name}` differ only in case; their folders would be one on some filesystems"
                 raise _misfit(text, "agents", name)
+        homes: dict[str, str] = {}
+        for name in self.agents:
+            other = homes.setdefault(self.home(name).lower(), name)
+            if other != name:
+                text = f"agents `{other}` and `{name}` have one home, {self.home(name)}; each needs its own"
+                raise _misfit(text, "agents", name, "home")
         seen: set[str] = set()
         for number, rule in enumerate(self.on):
             if rule.name in seen:
