@@ -234,10 +234,13 @@ class Carrier:
     def _dispatch(
         self, step: Step, handler: str, event: Event, action: act.Dispatch
     ) -> tuple[str, bool, Callable[[int], None] | None]:
+        if event.by is not None and (why := self._questions.refuses(action)) is not None:
+            answer(self._ledger, action.request, EXIT_REFUSED, why)
+            return why, True, None
         hops = self._plans.hops_after(event) if action.plan is None else self._plans.hops(action.plan)
         done = self._dispatcher.submit(event, handler, action, step.now, hops)
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
-        if action.reply_to is not None and action.reply_to == done.dispatch:
+        if action.reply_to is not None and action.reply_to == done.dispatch and event.by is None:
             self._questions.replied(step, done.dispatch, action.text, action.sender, event.id)
         if done.dispatch is None:
             self._plans.refused(step, event, action, done.text)
@@ -274,11 +277,15 @@ class Carrier:
         self._questions.finished(step, event, partial(self._world.said, dispatch), carry)
         for row in self._ledger.all("senders", {"dispatch": dispatch}):
             asks = None if row["wake"] is None else self._ledger.one("dispatch", {"id": row["wake"]})
-            if asks is None:
+            if asks is None or asks["state"] == "cancelled":
                 continue
             agent, reason = event.detail["agent"], event.detail["reason"]
             said = quoted(self._world.said(dispatch) or reason or "It said nothing.")
             text = f"What you asked of {agent} (dispatch {dispatch}) is {event.detail['state']}. It says:\n\n{said}\n"
+            if self._questions.open_of(asks["id"]):
+                # It waits for somebody's answer, and this is none.
+                self._mail.post(step, asks["agent"], text, sender=agent, cause=event.id)
+                continue
             key = f"woken by {dispatch}"
             carry(
                 act.Dispatch(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: A request carries its text; larger things are handed over as files in the inbox.
 MAX_REQUEST_BYTES = 10_000_000
+#: More than any id; SQLite holds it.
+MAX_NUMBER = 1 << 62
 REQUEST_ID = re.compile(r"r-[0-9a-z][0-9a-z-]{3,63}")
 
 #: Verbs and their fields with type and whether they are required. Plain data, so that a verb of the command line that
@@ -123,6 +125,11 @@ def parse(data: bytes) -> dict[str, Any]:
             raise ValueError(f"`{name}` is no field of {verb}; its fields are {', '.join(known) or 'none'}")
         if name != "verb" and type(value) is not known[name][0]:
             raise ValueError(f"`{name}` is {_show(value)}; it must be {_KINDS[known[name][0]]}")
+        if any(
+            type(one) is int and abs(one) >= MAX_NUMBER
+            for one in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError(f"`{name}` is {_show(value)}; no number here is so large")
         if isinstance(value, list) and not all(isinstance(one, (str, int)) for one in value):
             raise ValueError(f"`{name}` is {_show(value)}; it must be a list of texts or numbers")
     missing = [name for name, (_, required) in known.items() if required and name not in found]

@@ -24,11 +24,15 @@ LEFT_OUT = {
 }
 #: Keys of the services that agents themselves use: by the forms that their makers print.
 OWN = {
-    "Private Key": re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY( BLOCK)?-----"),
     "Anthropic or OpenAI key": re.compile(r"\bsk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{32,}"),
     "Google API key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
     "GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"),
 }
+#: With all its lines, up to its end or that of the text.
+PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|.*\Z)",
+    re.DOTALL,
+)
 MAX_LINE = 20_000
 
 
@@ -38,13 +42,21 @@ def find_secrets(text: str) -> list[Secret]:
     return list(_find(text))
 
 
+def _whole(detector: Any, line: str, value: str) -> str:  # noqa: ANN401 - detect-secrets has no types
+    """All of a key: a detector may name only a part of what its own pattern found."""
+    found = (match[0] for pattern in getattr(detector, "denylist", ()) for match in pattern.finditer(line))
+    return max((one for one in found if value in one), key=len, default=value)
+
+
 def _find(text: str) -> Iterator[Secret]:
+    for match in PRIVATE_KEY.finditer(text):
+        yield Secret(text.count("\n", 0, match.start()) + 1, "Private Key", match[0])
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > MAX_LINE:
             continue  # no person wrote it
         for detector in _detectors():
             for value in detector.analyze_string(line):
-                yield Secret(number, str(detector.secret_type), str(value))
+                yield Secret(number, str(detector.secret_type), _whole(detector, line, str(value)))
         for kind, form in OWN.items():
             for match in form.finditer(line):
                 yield Secret(number, kind, match[0])

@@ -353,3 +353,21 @@ def test_two_agents_have_two_homes():
     ):
         config.parse(agent.format("a", "./services/api/") + agent.format("b", "services//api"))
     assert config.parse(agent.format("a", "./x/") + agent.format("b", "y")).home("a") == "x"
+
+
+def test_a_copy_of_nobody_knows_when_removes_nothing(house):
+    copy = body(house)
+    note(house, "todo", "HUMAN TODO")
+    for updated in ("2031-01-01T00:00:00.000Z", None, "yesterday"):
+        save(house, copy | {"updated": updated, "learnings": [{"text": f"from {updated}"}]})
+        assert texts(house, "todos") == ["HUMAN TODO"]
+    assert len(texts(house)) == 3
+
+
+def test_a_note_holds_nothing_that_a_save_would_be_refused_for(house):
+    note(house, "learning", "a\x1b[31mb\r\nc", tags=["x" * 99, " ", *map(str, range(30))])
+    document = body(house)
+    document["todos"].append({"text": "good"})
+    save(house, document)
+    assert texts(house, "todos") == ["good"]
+    assert texts(house) == ["a\N{REPLACEMENT CHARACTER}[31mb\nc"]

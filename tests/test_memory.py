@@ -233,3 +233,19 @@ def test_what_looks_like_a_secret_is_remembered_by_nobody_and_the_writer_is_told
     assert "[Anthropic or OpenAI key masked]" in rows
     told = [row["text"] for row in house.ledger.all("unread", {"recipient": "api", "limit": -1})]
     assert told == ["What looks like a secret was masked in what you said: Anthropic or OpenAI key."]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\nabcdef\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\nMIIEpAIBAAKCAQEA",
+    ],
+)
+def test_all_of_a_key_is_masked(house, key):
+    note(house, f"before {key}")
+    (row,) = house.ledger.all("open_notes", {"agent": "api"})
+    assert row["text"].startswith("before [")
+    assert "abcdef" not in row["text"]
+    assert "MIIE" not in row["text"]

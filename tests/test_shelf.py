@@ -313,3 +313,41 @@ def test_a_publication_that_the_disk_refused_is_made_later(stand, monkeypatch):
 
 def test_json_that_a_test_writes_is_the_shape_that_is_checked():
     assert json.loads(GOOD[LOCAL])["todos"] == [ENTRY]
+
+
+def test_what_a_killed_engine_had_taken_away_and_not_read_is_read_by_the_next(tmp_path):
+    folder = tmp_path / "services/api/.trinity"
+    folder.mkdir(parents=True)
+    (folder / f".{LOCAL}.0123abcd").write_bytes(GOOD[LOCAL].replace(b"mend it", b"taken away"))
+    (folder / f".{LOCAL}.0123abce").write_bytes(GOOD[LOCAL][:50])
+    stand = Stand(tmp_path)
+    try:
+        stand.wait(stand.saved)
+        assert stand.saved()[0].saved.lists["todo"][0].text == "taken away"
+        assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+        assert not stand.rejected()
+    finally:
+        stand.shelf.stop()
+
+
+def test_a_program_that_keeps_its_files_open_uses_up_no_descriptors(stand, monkeypatch):
+    from aipass.trinity import shelf
+
+    monkeypatch.setattr(shelf, "MOST_REPLACED", 5)
+    before, held = len(os.listdir("/proc/self/fd")), []
+    for number in range(40):
+        held.append((stand.folder / LOCAL).open("r+b"))
+        new = GOOD[LOCAL].replace(b'"x"', b'"p%d"' % number)
+        stand.shelf.publish("api", LOCAL, new)
+        stand.wait(lambda new=new: stand.holds(LOCAL, new))
+    stand.wait(lambda: len(os.listdir("/proc/self/fd")) <= before + 40 + 12)
+    for one in held:
+        one.close()
+
+
+def test_a_folder_that_takes_the_place_of_the_watched_one_is_watched(stand, tmp_path):
+    os.rename(tmp_path / "services", tmp_path / "old")
+    stand.shelf.publish("api", LOCAL, GOOD[LOCAL].replace(b'"x"', b'"y"'))
+    stand.wait(lambda: (stand.folder / PASSPORT).exists())
+    by_rename(stand.folder / LOCAL, GOOD[LOCAL].replace(b"mend it", b"in the new one"))
+    stand.wait(stand.saved)

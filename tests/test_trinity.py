@@ -276,3 +276,14 @@ def test_what_was_taken_out_before_the_copy_was_made_comes_back_on_purpose():
     shared.add("x")
     shared.save(0.0, [])
     assert shared.save(shared.clock, [entry("x", 1)]) == ["x"]
+
+
+def test_many_faults_cost_little(monkeypatch):
+    from aipass.trinity import model
+
+    looks = []
+    real = model.line_of
+    monkeypatch.setattr(model, "line_of", lambda *given: looks.append(1) or real(*given))
+    with pytest.raises(FaultError, match="it is a number; it must be an object"):
+        parse(LOCAL, json.dumps({"todos": [], "learnings": [1] * 100_000}).encode(), LIMITS)
+    assert len(looks) <= 20

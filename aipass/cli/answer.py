@@ -12,7 +12,7 @@ from aipass.layout import find_root
 
 
 @click.command("answer")
-@click.argument("question", type=click.IntRange(1))
+@click.argument("question", type=click.IntRange(1, 1 << 60))
 @click.argument("text", required=False)
 @click.option(
     "-f", "--file", type=click.Path(path_type=Path), help="Read the text from a file; `-` is stdin."

@@ -9,7 +9,7 @@ from aipass.layout import find_root
 
 
 @click.command("forget")
-@click.argument("memory", metavar="ID", type=click.IntRange(1))
+@click.argument("memory", metavar="ID", type=click.IntRange(1, 1 << 60))
 def command(memory: int) -> int:
     """Remove what `aipass recall` shows as ID, for good: from state file, memory and log.
 

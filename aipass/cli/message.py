@@ -20,7 +20,9 @@ from aipass.talk.mail import ALL, HUMAN
     "-f", "--file", type=click.Path(path_type=Path), help="Read the text from a file; `-` is stdin."
 )
 @click.option("--subject", help="What it is about.")
-@click.option("--reply-to", type=int, metavar="ID", help="The message that this answers.")
+@click.option(
+    "--reply-to", type=click.IntRange(1, 1 << 60), metavar="ID", help="The message that this answers."
+)
 @click.option("--attach", multiple=True, metavar="PATH", help="A file that comes with it, by its path.")
 def command(
     to: str,

@@ -37,6 +37,8 @@ def show(agent: str, as_json: bool) -> int:
     check_agent(layout, agent)
     folder = _folder(layout, config.load(layout.config), agent)
     found: dict[str, Any] = {}
+    for problem in _problems(layout, config.load(layout.config), agent):
+        raise AipassError(f"{problem['file']}:{problem['line']}: {problem['message']}")
     for name in FILES:
         try:
             found[name.removesuffix(".json")] = json.loads((folder / name).read_bytes())

@@ -17,7 +17,7 @@ _NAMES = (
 #: Folders that tools fill and nobody reviews. `[watch] ignore = ["!build/"]` takes one back.
 IGNORED_FOLDERS = frozenset(_NAMES.split())
 #: Never watched, whatever a configuration says: it would see itself write.
-FORBIDDEN_FOLDERS = frozenset((".git", ".aipass"))
+FORBIDDEN_FOLDERS = frozenset((".git", ".aipass", ".trinity"))
 #: Watched even where git ignores them: they are how people talk to the engine.
 ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
 MAX_GITIGNORE_BYTES = 1_000_000

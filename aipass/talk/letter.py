@@ -15,7 +15,7 @@ def whole(row: Row) -> str:
     """A message of the ledger as Markdown."""
     lines = [f"# Message {row['id']} from {row['sender']}", "", f"- sent: {iso(row['sent'])}"]
     if row["subject"]:
-        lines.append(f"- subject: {plain(row['subject'])}")
+        lines.append(f'- subject, in its words: "{plain(row["subject"])[:200]}"')
     if row["reply_to"] is not None:
         lines.append(f"- in reply to: message {row['reply_to']}")
     lines += [f"- with: {plain(path)}" for path in json.loads(row["files"])]

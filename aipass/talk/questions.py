@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aipass.step import Step
     from aipass.talk.mail import Mail
 
+#: Who a dispatch goes on for when what it asked is answered.
+CONTINUES = "aipass answer"
 #: What came of it: an exit code and words.
 Said = tuple[int, str]
 
@@ -45,7 +47,7 @@ class Questions:
             return 0, str(number)
         key = f"question {number}"
         words = f"{action.sender} asks you (question {number}):\n\n{quoted(action.text)}\n"
-        words += "".join(f"\n- {plain(option)}" for option in action.options) + (
+        words += "".join(f"\n> - {plain(option)[:200]}" for option in action.options) + (
             "\n" if action.options else ""
         )
         words += f'\nAnswer it: `aipass answer {number} "…"`. If you end without that, what you say at the end is the answer.\n'
@@ -143,14 +145,17 @@ class Questions:
         row = self._ledger.one("dispatch", {"id": dispatch})
         return row is not None and row["state"] == "queued"
 
-    def _take(self, step: Step, row: Row, text: str, by: str, cause: int | None) -> None:
+    def _take(
+        self, step: Step, row: Row, text: str, by: str, cause: int | None, *, is_told: bool = False
+    ) -> None:
+        """Note an answer. Who asked hears of it by a message, unless `is_told`, or its dispatch goes on with it."""
         self._ledger.run(
             "question_answered", {"id": row["id"], "answer": text, "now": step.now.wall, "by": by}
         )
         detail = {"from": row["sender"], "to": row["recipient"], "by": by, "answer": text[:200]}
         step.facts.append(Fact("question.answered", "mail", ref=str(row["id"]), cause=cause, detail=detail))
-        asks = None if row["run"] is None else self._ledger.one("run", {"id": row["run"]})
-        if asks is not None and asks["state"] != "ended":
+        asks = None if row["dispatch"] is None else self._ledger.one("dispatch", {"id": row["dispatch"]})
+        if asks is not None and asks["state"] != "blocked" and not is_told:
             self._mail.post(step, row["sender"], text, sender=by, reply_to=row["id"], cause=cause)
 
     def _go_on(self, row: Row, carry: Callable[[act.Action], None]) -> Said:
@@ -169,6 +174,12 @@ class Questions:
             numbers = ", ".join(str(other["id"]) for other in others)
             return 0, f"{said}; dispatch {asks['id']} waits for an answer to {numbers} as well"
         carry(self._continued(asks))
+        after = self._ledger.one("dispatch", {"id": asks["id"]})
+        if after is not None and after["state"] == "blocked":
+            return (
+                0,
+                f"{said}; dispatch {asks['id']} of {asks['agent']} cannot go on now; `aipass why {asks['id']}` says why, `aipass retry {asks['id']}` tries",
+            )
         return 0, f"{said}; dispatch {asks['id']} of {asks['agent']} goes on"
 
     def _continued(self, asks: Row) -> act.Dispatch:
@@ -181,7 +192,7 @@ class Questions:
             )
         first = self._ledger.all("senders", {"dispatch": asks["id"]})[0]
         return act.Dispatch(
-            asks["agent"], "\n".join(told), sender="aipass answer", stem=first["stem"], reply_to=asks["id"]
+            asks["agent"], "\n".join(told), sender=CONTINUES, stem=first["stem"], reply_to=asks["id"]
         )
 
     # -- ends ------------------------------------------------------------------------------------------------------
@@ -193,7 +204,16 @@ class Questions:
     def replied(self, step: Step, dispatch: int, text: str, by: str, cause: int | None) -> None:
         """A dispatch that was blocked goes on with what somebody said to it: that is the answer to all that it asked."""
         for row in self.open_of(dispatch):
-            self._take(step, row, text, by, cause)
+            self._take(step, row, text, by, cause, is_told=True)
+
+    def refuses(self, action: act.Dispatch) -> str | None:
+        """Why an agent's reply may not let a dispatch go on: it waits for the answers of others."""
+        if action.reply_to is None or action.sender == CONTINUES:
+            return None
+        others = [row for row in self.open_of(action.reply_to) if row["recipient"] != action.sender]
+        if not others:
+            return None
+        return f"dispatch {action.reply_to} waits for an answer of {others[0]['recipient']}; `aipass message` tells its agent something"
 
     def retried(self, step: Step, dispatch: int) -> None:
         """A dispatch goes on without an answer."""

@@ -16,7 +16,20 @@ from aipass.errors import EXIT_FAILED, EXIT_REFUSED
 from aipass.event import Fact, iso, printable
 from aipass.trinity.document import render
 from aipass.trinity.merge import Note, merge
-from aipass.trinity.model import FILES, KEYS, LISTS, LOCAL, NOW, OBSERVATIONS, PASSPORT, SCHEMA, Entry
+from aipass.trinity.model import (
+    FILES,
+    KEYS,
+    LISTS,
+    LOCAL,
+    MAX_TAG,
+    MAX_TAGS,
+    NOW,
+    OBSERVATIONS,
+    PASSPORT,
+    SCHEMA,
+    Entry,
+    printed,
+)
 from aipass.trinity.words import indexed
 from aipass.units import count
 
@@ -41,6 +54,8 @@ ENGINES = {
 FILE_OF = {"todo": LOCAL, "learning": LOCAL, "observation": OBSERVATIONS}
 #: So much of a text must be the same for it to be taken out of the log with it.
 SCRUBBED_CHARS = 150
+#: What an entry said before, for copies that still say so.
+KEPT_TEXTS = 20
 #: Of a text that is remembered.
 MAX_REMEMBERED = 20_000
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
@@ -113,6 +128,8 @@ class Keeper:
     ) -> tuple[str, bool]:
         """Take an entry into an agent's file; what came of it in words, and whether it failed."""
         limit = self._config.state.text
+        text = printed(text)
+        tags = [printed(tag).strip()[:MAX_TAG] for tag in tags if tag.strip()][:MAX_TAGS]
         kept = text.strip()[:limit]
         cut = (
             ""
@@ -230,7 +247,8 @@ class Keeper:
         run = self._ledger.one("work_now", {"agent": agent})
         counts = {"added": 0, "changed": 0, "removed": 0}
         for kind, entries in saved.lists.items():
-            for name, number in self._merge(step, agent, kind, entries, base, run).items():
+            counted = self._merge(step, agent, kind, entries, base, run, removes=begun is not None)
+            for name, number in counted.items():
                 counts[name] += number
         if file == LOCAL and (begun is None or saved.doing != begun["doing"]) and row is not None:
             self._doing(agent, saved.doing, row)
@@ -294,16 +312,24 @@ class Keeper:
         return f"{home}/.trinity/{file}".rstrip("/")
 
     def _merge(
-        self, step: Step, agent: str, kind: str, entries: Sequence[Entry], base: int, run: Row | None
+        self,
+        step: Step,
+        agent: str,
+        kind: str,
+        entries: Sequence[Entry],
+        base: int,
+        run: Row | None,
+        *,
+        removes: bool,
     ) -> dict[str, int]:
         about = {"agent": agent, "source": kind}
         rows = self._ledger.all("known_notes", about | {"base": base})
         known = {row["id"]: row for row in rows}
-        done = merge(map(_note, rows), entries, base)
+        done = merge(map(_note, rows), entries, base, removes=removes)
         stamp = self._touch(agent, FILE_OF[kind])
         for number, entry in done.changed:
             row = known[number]
-            earlier = json.dumps([*json.loads(row["earlier"]), row["text"]])
+            earlier = json.dumps([*json.loads(row["earlier"]), row["text"]][-KEPT_TEXTS:])
             self._ledger.run("note_changed", {"id": number, "stamp": stamp, "earlier": earlier})
             self._ledger.run(
                 "change_memory", {"id": number, "text": entry.text, "tags": json.dumps(entry.tags)}

@@ -45,8 +45,11 @@ class Merged:
     removed: list[int] = field(default_factory=list)
 
 
-def merge(known: Iterable[Note], saved: Sequence[Entry], base: float) -> Merged:
-    """Merge one list. `base`: `updated` of the copy that the agent began with."""
+def merge(known: Iterable[Note], saved: Sequence[Entry], base: float, *, removes: bool = True) -> Merged:
+    """Merge one list. `base`: `updated` of the copy that the agent began with.
+
+    `removes`: whether what is not in the save was taken out; not where nobody knows what the agent had before it.
+    """
     notes = {note.id: note for note in known}
     of = _matched(notes, saved, base)
     done = Merged()
@@ -68,7 +71,7 @@ def merge(known: Iterable[Note], saved: Sequence[Entry], base: float) -> Merged:
     for note in notes.values():
         if note.gone is not None or note.id in met:
             continue
-        if note.since <= base:
+        if removes and note.since <= base:
             done.removed.append(note.id)
         else:
             done.order.append(note.id)

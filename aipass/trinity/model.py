@@ -31,6 +31,7 @@ KEYS = {
 }
 NOW = ("dispatch", "plan", "phase", "task", "since", "doing")
 MAX_TAGS, MAX_TAG = 20, 60
+LOOKED_AT = 10
 
 
 def _text(value: str, info: ValidationInfo) -> str:
@@ -45,9 +46,19 @@ def _text(value: str, info: ValidationInfo) -> str:
 
 def _plain(value: str) -> str:
     for letter in value:
-        if (letter < " " and letter not in "\n\t") or "\ud800" <= letter <= "\udfff" or letter == "\x7f":
+        if _is_odd(letter):
             raise ValueError(f"it holds the character U+{ord(letter):04X}; take it out")
     return value
+
+
+def printed(text: str) -> str:
+    """A text without the characters that no entry may hold: line ends are one kind, all else is replaced."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join("\N{REPLACEMENT CHARACTER}" if _is_odd(letter) else letter for letter in text)
+
+
+def _is_odd(letter: str) -> bool:
+    return (letter < " " and letter not in "\n\t") or "\ud800" <= letter <= "\udfff" or letter == "\x7f"
 
 
 def _tag(value: str) -> str:
@@ -156,7 +167,8 @@ def parse(name: str, data: bytes, limits: State) -> Saved:
 
 def _fault(text: str, errors: list[ErrorDetails]) -> FaultError:
     """The first of pydantic's errors in our words."""
-    error = min(errors, key=lambda one: line_of(text, tuple(one["loc"])))
+    # Of many only the first are looked at: each look walks the text from its beginning.
+    error = min(errors[:LOOKED_AT], key=lambda one: line_of(text, tuple(one["loc"])))
     place = tuple(error["loc"])
     field = ".".join(map(str, place))
     kind, context = error["type"], error.get("ctx", {})

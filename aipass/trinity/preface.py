@@ -25,7 +25,7 @@ _REST = len(MORE_MESSAGES) + len(MORE_TODOS) + 10
 
 def letter(row: Row) -> str:
     """One message, as the prompt has it."""
-    about = f", on {plain(row['subject'])}" if row["subject"] else ""
+    about = f', on "{plain(row["subject"])[:200]}"' if row["subject"] else ""
     return (
         f"\nMessage {row['id']} from {row['sender']}{about} ({iso(row['sent'])}):\n\n{quoted(row['text'])}\n"
     )

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import queue
+import re
 import select
 import stat
 import threading
@@ -39,7 +40,9 @@ logger = structlog.get_logger("aipass")
 #: Where the kernel tells nothing, files are looked at so often.
 POLL_S = 1.0
 #: A file that was replaced while somebody had it open for writing is read when it is closed; looked at so often.
-CLOSE_LOOK_S, CLOSE_WAIT_S = 0.02, 600.0
+CLOSE_LOOK_S, CLOSE_WAIT_S, MOST_REPLACED = 0.02, 600.0, 50
+#: What an engine that was killed left of a file that it was just replacing.
+_HALF = re.compile(r"\.(passport|local|observations)\.json\.[0-9a-f]{8}")
 MASK = inotify.MASK | inotify.IN_MOVE_SELF
 _LEFT = inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF | inotify.IN_IGNORED
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -99,6 +102,9 @@ class Shelf:
         self._inotify: inotify.Inotify | None = None
         self._watches: dict[int, str] = {}
         self._watch_of: dict[str, int] = {}
+        #: Which folder is watched: another may come to stand in its place.
+        self._standing: dict[str, tuple[int, int]] = {}
+        self._bad: set[str] = set()
         self._seen: dict[Key, tuple[int, ...] | None] = {}
         self._homes: dict[str, str] = {}
         self._limits: State | None = None
@@ -257,6 +263,8 @@ class Shelf:
                         # By its descriptor: the path may lead elsewhere by now.
                         watch = self._inotify.add(os.fsencode(f"/proc/self/fd/{folder}/."), MASK)
                         self._watches[watch] = agent
+                        found = os.fstat(folder)
+                        self._standing[agent] = found.st_dev, found.st_ino
                         self._watch_of[agent] = watch
                     except OSError as exc:
                         logger.warning("state files are polled", agent=agent, error=str(exc))
@@ -265,8 +273,24 @@ class Shelf:
                 raise
             self._clear(agent)
             return
+        self._sweep(agent)
         for file in FILES:
             self._look((agent, file))
+
+    def _sweep(self, agent: str) -> None:
+        """What an engine that was killed had taken away from its place, and not read yet, is read now."""
+        with self._folder(agent) as folder:
+            for name in os.listdir(folder):
+                if (half := _HALF.fullmatch(name)) is None:
+                    continue
+                key = agent, f"{half[1]}.json"
+                with suppress(FaultError, FileNotFoundError):
+                    data = _content(name, folder)
+                    # The beginning of what is to stand there was ours.
+                    if not self._known.get(key, b"").startswith(data):
+                        self._judge(key, data, None)
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=folder)
 
     def _clear(self, agent: str) -> None:
         """Something that is no folder stands in the place of `.trinity`, or on the way there."""
@@ -276,8 +300,11 @@ class Shelf:
                 kept = self._set_aside(agent, name, folder)
         except OSError as exc:
             reason = f"its home {self._homes[agent]} is no folder, or leads through a symbolic link ({exc.strerror})"
-            self._tell([StateRejected(agent, "", 1, "", reason, None)])
+            if agent not in self._bad:
+                self._bad.add(agent)
+                self._tell([StateRejected(agent, "", 1, "", reason, None)])
             return
+        self._bad.discard(agent)
         reason = f"{FOLDER} must be a folder"
         self._furnish(agent)
         self._tell([StateRejected(agent, "", 1, "", reason, kept)])
@@ -419,9 +446,9 @@ class Shelf:
             try:
                 os.rename(standing or name, stamp, src_dir_fd=folder, dst_dir_fd=target)
             except OSError as exc:
-                if exc.errno != errno.EXDEV:
+                if exc.errno not in {errno.EXDEV, errno.EACCES, errno.EPERM}:
                     raise
-                # The home is on another disk: beside it, then.
+                # The home is on another disk, or it is a folder that may not be moved: beside it, then.
                 os.rename(standing or name, stamp, src_dir_fd=folder, dst_dir_fd=folder)
                 return f"{self._homes[agent]}/{FOLDER}/{stamp}"
         return f"{ASIDE}/{agent}/{stamp}"
@@ -453,6 +480,9 @@ class Shelf:
         try:
             with self._folder(agent) as folder:
                 self._replace(key, before, folder)
+                found = os.fstat(folder)
+            if self._standing.get(agent) != (found.st_dev, found.st_ino):
+                self._furnish(agent)  # another folder stands there now
         except OSError as exc:
             if exc.errno in {errno.ELOOP, errno.ENOTDIR}:
                 self._furnish(agent)
@@ -505,14 +535,21 @@ class Shelf:
 
     def _look_at_replaced(self) -> None:
         waiting, self._replaced = self._replaced, []
-        for one in waiting:
-            if writers.is_written(one.handle) and time.monotonic() < one.until:
+        for place, one in enumerate(waiting):
+            # A program that keeps many of them open must not use up our descriptors: the oldest are read as they are.
+            is_late = time.monotonic() >= one.until or len(waiting) - place > MOST_REPLACED
+            if writers.is_written(one.handle) and not is_late:
                 self._replaced.append(one)
-                continue
+            else:
+                self._try(partial(self._read_replaced, one))
+
+    def _read_replaced(self, one: _Replaced) -> None:
+        try:
             data = self._all_of(one.handle)
+        finally:
             os.close(one.handle)
-            if data != one.known:
-                self._try(partial(self._judge, one.key, data, None))
+        if data != one.known:
+            self._judge(one.key, data, None)
 
     def _try_again(self) -> None:
         """What could not be put in place, for a disk that was full or the like."""
