@@ -214,6 +214,8 @@ class LiveRuns:
         self._work.ended(step, row["id"], finished)
         files = self._authors.written_by(row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
+        if verdict.state not in PROVES:
+            self._mail.unopened(row["id"])
         asked = self._questions.open_of(row["dispatch"])
         if verdict.state == "succeeded" and asked:
             reason = f"it waits for an answer to question {', '.join(str(one['id']) for one in asked)}"

@@ -505,3 +505,16 @@ def test_a_number_that_no_ledger_holds_is_refused_before_it_is_recorded(number):
     for verb in ({"verb": "answer", "question": number, "text": "x"}, {"verb": "read", "ids": [1, number]}):
         with pytest.raises(ValueError, match="no number here is so large"):
             parse(json.dumps(verb).encode())
+
+
+def test_a_prompt_that_no_model_can_have_read_is_shown_again(house):
+    say(house, "api", "hello")
+    run = start(house, "api")
+    assert state(message(house, 1)) == "read"
+    house.finish(run, outcome="lost")
+    assert state(message(house, 1)) == "delivered"
+    house.advance(3600)
+    (again,) = house.running()
+    assert "> hello" in house.runner.prompt(again)
+    house.finish(again, "", exit_code=1)
+    assert state(message(house, 1)) == "read"

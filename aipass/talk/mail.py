@@ -118,6 +118,10 @@ class Mail:
         """A run has begun: it has what its prompt holds."""
         self.seen(step, agent, [row["id"] for row in self._ledger.all("shown_messages", {"run": run})], run)
 
+    def unopened(self, run: int) -> None:
+        """A run ended before its model can have read its prompt: what that held comes again."""
+        self._ledger.run("messages_unread", {"run": run})
+
     def seen(self, step: Step, recipient: str, numbers: Iterable[int], by: int | None = None) -> int:
         """Somebody has read these messages of theirs; returns how many of them were news."""
         news = 0

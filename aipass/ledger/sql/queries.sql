@@ -737,3 +737,7 @@ UPDATE actions SET payload = :payload WHERE id = :id
 -- name: change_event
 -- It says less.
 UPDATE events SET detail = :detail WHERE id = :id
+
+-- name: messages_unread
+-- What a run's prompt held comes again.
+UPDATE messages SET read = NULL WHERE shown = :run AND answered IS NULL AND closed IS NULL

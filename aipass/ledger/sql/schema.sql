@@ -274,7 +274,7 @@ CREATE TABLE messages (
 CREATE INDEX messages_recipient ON messages (recipient, id);
 CREATE INDEX messages_unread ON messages (recipient, id) WHERE read IS NULL;
 CREATE INDEX messages_replies ON messages (reply_to) WHERE read IS NULL;
-CREATE INDEX messages_shown ON messages (shown) WHERE read IS NULL;
+CREATE INDEX messages_shown ON messages (shown) WHERE shown IS NOT NULL;
 CREATE INDEX messages_open ON messages (dispatch) WHERE asks AND answered IS NULL AND closed IS NULL;
 
 CREATE VIRTUAL TABLE memory_words USING fts5 (words, tokenize = 'porter unicode61 remove_diacritics 2', prefix = '3');
