@@ -26,7 +26,7 @@ from aipass_plugins.records import (
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
+from aipass.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, says, tail
 from aipass.dispatch.resets import reset_of, said_at
 
 if TYPE_CHECKING:
@@ -45,12 +45,16 @@ READ = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"
 ASKS = "AskUserQuestion"
 
 
+def _hook(matcher: str, command: str) -> list[dict[str, Any]]:
+    return [{"matcher": matcher, "hooks": [{"type": "command", "command": command, "timeout": 10}]}]
+
+
 SETTINGS = {
     "disableAllHooks": False,
     "hooks": {
-        "PreToolUse": [
-            {"matcher": WRITERS, "hooks": [{"type": "command", "command": prewrite_hook(), "timeout": 10}]}
-        ]
+        "PreToolUse": _hook(WRITERS, prewrite_hook()),
+        "PostToolUse": _hook("*", mail_hook()),
+        "PostToolUseFailure": _hook("*", mail_hook()),
     },
 }
 

@@ -21,7 +21,7 @@ from aipass_plugins.records import (
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
+from aipass.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, says, tail
 from aipass.dispatch.resets import reset_of, said_at
 
 if TYPE_CHECKING:
@@ -36,10 +36,16 @@ UNKNOWN_SESSION = "no rollout found"
 
 #: Its own sandbox: the workspace, and of /tmp what TMPDIR names.
 SANDBOX = ("-s", "workspace-write", "-c", "sandbox_workspace_write.exclude_slash_tmp=true")
+
+
+def _hook(event: str, matcher: str, command: str) -> tuple[str, str]:
+    does = f'{{type="command",timeout=10,command={json.dumps(command)}}}'
+    return "-c", f'hooks.{event}=[{{matcher="{matcher}",hooks=[{does}]}}]'
+
+
 HOOKS = (
-    'hooks.PreToolUse=[{matcher="apply_patch|Bash",hooks=[{type="command",timeout=10,command='
-    + json.dumps(prewrite_hook())
-    + "}]}]"
+    *_hook("PreToolUse", "apply_patch|Bash", prewrite_hook()),
+    *_hook("PostToolUse", ".*", mail_hook()),
 )
 
 
@@ -55,8 +61,10 @@ class CodexDriver:
         own = os.environ.get("CODEX_HOME") or "~/.codex"
         model = ("-m", job.settings.model) if job.settings.model else ()
         # Its hooks run only with this flag; behind the fence what a repository's own hooks do is fenced as well.
-        hooks = ("--dangerously-bypass-hook-trust", "-c", HOOKS) if job.contained else ()
+        hooks = ("--dangerously-bypass-hook-trust", *HOOKS) if job.contained else ()
         quiet = ("-c", "check_for_update_on_startup=false", "-c", "analytics.enabled=false")
+        # A login shell makes PATH anew on many systems, without aipass's own folder in it.
+        shell = ("-c", "allow_login_shell=false")
         resume = ("resume", job.session) if job.session else ()
         return Command(
             argv=(
@@ -64,6 +72,7 @@ class CodexDriver:
                 *(("-s", "danger-full-access") if job.contained else SANDBOX),
                 *hooks,
                 *quiet,
+                *shell,
                 *model,
                 *job.settings.args,
                 *resume,

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from aipass_plugins.records import (
     Records,
@@ -21,7 +22,7 @@ from aipass_plugins.records import (
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, prewrite_hook, tail
+from aipass.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, tail
 from aipass.dispatch.resets import reset_of, said_at
 
 OVERLOAD = re.compile(r'"code": ?5[0-9][0-9]|UNAVAILABLE|"status": ?"INTERNAL"|[Oo]verloaded')
@@ -29,8 +30,19 @@ LIMITED = re.compile(r'"code": ?429|RESOURCE_EXHAUSTED|(daily|current|your) quot
 FAULT = re.compile(r'"code": ?40[134]|API key|UNAUTHENTICATED|auth method', re.IGNORECASE)
 #: Its exit status for a conversation that it does not have, and for no way to sign in.
 UNKNOWN_SESSION, NO_AUTH = 42, 41
-HOOK = {"type": "command", "command": prewrite_hook("gemini"), "name": "aipass", "timeout": 10_000}
-BEFORE_TOOL = {"matcher": "write_file|replace|edit", "hooks": [HOOK]}
+
+
+def _hook(matcher: str, name: str, command: str) -> dict[str, Any]:
+    return {
+        "matcher": matcher,
+        "hooks": [{"type": "command", "command": command, "name": name, "timeout": 10_000}],
+    }
+
+
+HOOKS = {
+    "BeforeTool": _hook("write_file|replace|edit", "aipass", prewrite_hook("gemini")),
+    "AfterTool": _hook(".*", "aipass-mail", mail_hook()),
+}
 
 
 class GeminiDriver:
@@ -130,7 +142,7 @@ class GeminiDriver:
 
 
 def _settings(source: str) -> Share:
-    """The user's settings, and our hook besides theirs; as they are where they are no plain JSON."""
+    """The user's settings, and our hooks besides theirs; as they are where they are no plain JSON."""
     try:
         found = json.loads(Path(source).expanduser().read_bytes())
     except FileNotFoundError:
@@ -139,10 +151,13 @@ def _settings(source: str) -> Share:
         return Share(".gemini/settings.json", source)
     if not isinstance(found, dict):
         return Share(".gemini/settings.json", source)
-    hooks = inner(found.get("hooks"))
-    before = hooks.get("BeforeTool")
-    hooks = {**hooks, "BeforeTool": [*(before if isinstance(before, list) else ()), BEFORE_TOOL]}
-    return Share(".gemini/settings.json", text=json.dumps({**found, "hooks": hooks}))
+    theirs = inner(found.get("hooks"))
+    ours = {event: [*(_listed(theirs.get(event))), hook] for event, hook in HOOKS.items()}
+    return Share(".gemini/settings.json", text=json.dumps({**found, "hooks": {**theirs, **ours}}))
+
+
+def _listed(found: object) -> list[Any]:
+    return found if isinstance(found, list) else []
 
 
 @hookimpl

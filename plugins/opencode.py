@@ -25,7 +25,7 @@ from aipass_plugins.records import (
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, prewrite_hook, says, tail
+from aipass.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, says, tail
 from aipass.dispatch.resets import reset_of, said_at
 
 if TYPE_CHECKING:
@@ -41,14 +41,19 @@ REFUSED = "permission requested:"
 #: How often it may ask a model server again, and how long it may wait for that, before the run ends: by itself it goes on
 #: for ever, and says nothing.
 TRIES, PATIENCE_MS = 3, 60_000
-#: Its plugin: asks before a file is written, and ends a run that only waits.
+#: Its plugin: asks before a file is written, hands over what came meanwhile, and ends a run that only waits.
 PLUGIN = """import { spawnSync } from "node:child_process"
+const run = (hook, told) =>
+  spawnSync("/bin/sh", ["-c", hook], { input: JSON.stringify(told), encoding: "utf8", timeout: 10000 }).stdout
 export const Aipass = async () => ({
   "tool.execute.before": async (input, output) => {
     if (!["write", "edit", "patch", "multiedit", "apply_patch"].includes(input.tool)) return
-    const asked = JSON.stringify({ args: output.args })
-    const said = spawnSync("/bin/sh", ["-c", HOOK], { input: asked, encoding: "utf8", timeout: 10000 })
-    if (said.stdout) throw new Error(JSON.parse(said.stdout).hookSpecificOutput.permissionDecisionReason)
+    const said = run(PREWRITE, { args: output.args })
+    if (said) throw new Error(JSON.parse(said).hookSpecificOutput.permissionDecisionReason)
+  },
+  "tool.execute.after": async (input, output) => {
+    const said = run(MAIL, {})
+    if (said) output.output += "\\n\\n" + JSON.parse(said).hookSpecificOutput.additionalContext
   },
   event: async ({ event }) => {
     const status = event.type === "session.status" ? event.properties.status : {}
@@ -164,7 +169,8 @@ class OpencodeDriver:
 
 
 def _plugin() -> str:
-    named = {"HOOK": json.dumps(prewrite_hook()), "TRIES": str(TRIES), "PATIENCE": str(PATIENCE_MS)}
+    hooks = {"PREWRITE": json.dumps(prewrite_hook()), "MAIL": json.dumps(mail_hook())}
+    named = {**hooks, "TRIES": str(TRIES), "PATIENCE": str(PATIENCE_MS)}
     return "".join(f"const {name} = {value}\n" for name, value in named.items()) + PLUGIN
 
 

@@ -217,7 +217,7 @@ def test_where_nothing_contains_it_a_refused_tool_blocks(tmp_path):
     assert (found.state, found.reason) == ("blocked", "it was refused permission for Bash, Write")
 
 
-def test_geminis_settings_are_the_users_and_our_hook(tmp_path, monkeypatch):
+def test_geminis_settings_are_the_users_and_our_hooks(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     path = tmp_path / "home/.gemini/settings.json"
     path.parent.mkdir(parents=True)
@@ -225,7 +225,8 @@ def test_geminis_settings_are_the_users_and_our_hook(tmp_path, monkeypatch):
     path.write_text(json.dumps({"theme": "dark", "hooks": {"BeforeTool": [theirs], "AfterTool": []}}))
     shares = GeminiDriver().command(DriverContract.job.__wrapped__(TestGemini(), tmp_path)).shares
     (found,) = [json.loads(share.text) for share in shares if share.text]
-    assert (found["theme"], found["hooks"]["AfterTool"]) == ("dark", [])
+    assert found["theme"] == "dark"
+    assert "hook.py" in found["hooks"]["AfterTool"][0]["hooks"][0]["command"]
     assert found["hooks"]["BeforeTool"][0] == theirs
     assert "prewrite.py gemini" in found["hooks"]["BeforeTool"][1]["hooks"][0]["command"]
     path.write_text("// a comment\n{}")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aipass.dispatch.driver import mail_hook
+from aipass.sources import inotify
+from aipass.talk import postbox
 from aipass.talk.postbox import MailOpened
 
 TOML = "".join(f'[agents.{name}]\ndriver = "command"\ncommand = ["true"]\n' for name in ("api", "web", "db"))
@@ -518,3 +523,73 @@ def test_a_prompt_that_no_model_can_have_read_is_shown_again(house):
     assert "> hello" in house.runner.prompt(again)
     house.finish(again, "", exit_code=1)
     assert state(message(house, 1)) == "read"
+
+
+# -- the hook that hands messages over to a model that works -----------------------------------------------------------
+
+
+@pytest.fixture
+def handed(tmp_path):
+    """Calls the mail hook as a CLI does, several at once if need be; returns what each told the model."""
+    mail, spool = tmp_path / "mail", tmp_path / "spool"
+    mail.mkdir()
+    spool.mkdir()
+    env = {**os.environ, "AIPASS_MAIL": str(mail), "AIPASS_SPOOL": str(spool)}
+
+    def call(times=1, event="AfterTool", stdin=None):
+        words = json.dumps({"hook_event_name": event}).encode() if stdin is None else stdin
+        started = [
+            subprocess.Popen(["sh", "-c", mail_hook()], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for _ in range(times)
+        ]  # fmt: skip
+        done = [(one, *one.communicate(words, timeout=30)) for one in started]
+        assert all(one.returncode == 0 for one, _, _ in done), done
+        told = [json.loads(out)["hookSpecificOutput"] for _, out, _ in done if out]
+        assert all(one["hookEventName"] == event for one in told if stdin is None)
+        return "".join(one["additionalContext"] for one in told)
+
+    call.mail, call.spool = mail, spool
+    return call
+
+
+def test_the_hook_hands_over_each_message_once_in_order_also_to_tools_side_by_side(handed):
+    assert handed() == ""
+    for number in (10, 9, 100):
+        (handed.mail / f"{number}.md").write_text(f"# Message {number} from x\n\n> hello {number}\n")
+    (handed.mail / ".11.md.half").write_text("half")
+    text = handed(times=4)
+    assert [text.count(f"hello {number}\n") for number in (9, 10, 100)] == [1, 1, 1]
+    assert text.index("hello 9") < text.index("hello 10") < text.index("hello 100")
+    assert "half" not in text
+    assert handed() == ""
+    (handed.mail / "101.md").write_text("> one more\n")
+    assert "one more" in handed()
+
+
+def test_the_hook_cuts_what_is_long_and_says_where_the_rest_is(handed):
+    (handed.mail / "1.md").write_text("> " + "x" * 50_000)
+    (handed.mail / "2.md").write_text("> short\n")
+    first = handed()
+    assert len(first) < 9_000
+    assert f"the whole message is in {handed.mail / '1.md'}" in first
+    assert "short" not in first
+    assert "> short" in handed(), "and what it kept from being shown comes with the next call"
+
+
+@pytest.mark.parametrize("stdin", [b"", b"[]", b"\xff", b'{"hook_event_name": 7}'])
+def test_the_hook_lets_a_cli_go_on_whatever_it_is_told(handed, stdin):
+    (handed.mail / "1.md").write_text("> hello\n")
+    handed(stdin=stdin)
+    (handed.spool / ".told").unlink(missing_ok=True)
+    (handed.spool / ".told").mkdir()
+    assert handed() == "", "what cannot be noted as handed over waits for the next prompt"
+
+
+def test_what_the_hook_hands_over_counts_as_read(handed):
+    watch = inotify.Inotify()
+    watch.add(os.fsencode(handed.mail), postbox.IN_CLOSE_NOWRITE)
+    (handed.mail / "7.md").write_text("> hello\n")
+    handed()
+    opened = {os.fsdecode(raw.name) for raw in watch.read() if raw.mask & postbox.IN_CLOSE_NOWRITE}
+    watch.close()
+    assert "7.md" in opened

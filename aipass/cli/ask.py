@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command("ask")
 @click.argument("to", metavar="human|AGENT")
 @click.argument("text")
+@click.argument("more", nargs=-1, metavar="")
 @click.option("--options", multiple=True, metavar="A,B", help="What may be answered; may be given again.")
 @click.option(
     "--wait",
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
     metavar="[T]",
     help="Wait for the answer and print it, for so long (10m) or for ever; exit status 3 where there is none in time.",
 )
-def command(to: str, text: str, options: tuple[str, ...], patience: str | None) -> int:
+def command(to: str, text: str, more: tuple[str, ...], options: tuple[str, ...], patience: str | None) -> int:
     """Ask a question; prints its id.
 
     An agent need not wait: it ends, its dispatch is blocked, and goes on in the same conversation with the answer.
     """
+    if more:
+        hint = f"options are one word, with commas: --options {','.join((*options, *more))}"
+        raise ConfigError(
+            f"`{more[0]}`: a question is one word for the shell, in quotes" if not options else hint
+        )
     layout = find_root()
     if to != HUMAN:
         check_agent(layout, to)

@@ -14,6 +14,7 @@ from aipass.errors import PluginError
 from aipass.signature import check_signature
 from aipass.supervisor.fence import prewrite
 from aipass.supervisor.wire import open_regular
+from aipass.talk import hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,6 +175,18 @@ def prewrite_hook(dialect: str = "") -> str:
     and Codex, or with the dialect `gemini` in that one's. It only explains: the fence enforces.
     """
     return shlex.join((sys.executable, "-I", "-S", prewrite.__file__, *((dialect,) if dialect else ())))
+
+
+def mail_hook() -> str:
+    """The command line, for a shell, of the program that hands a model its run's new messages after a tool call.
+
+    It reads what the CLI tells its hooks (JSON, of which only `hook_event_name` matters) and, where there is something to
+    tell, answers `{"hookSpecificOutput": {"hookEventName": …, "additionalContext": …}}`. Where no message has ever come it costs
+    the start of a shell.
+    """
+    program = shlex.join((sys.executable, "-I", "-S", hook.__file__))
+    look = f'for one in "$AIPASS_MAIL"/*.md; do [ ! -e "$one" ] || exec {program}; done'
+    return shlex.join(("sh", "-c", look))
 
 
 def check_driver(driver: object) -> None:

@@ -591,3 +591,34 @@ def test_a_model_that_runs_on_this_machine(repository):
         with open(ROWS, "a") as file:
             row = {"case": "llm with SmolLM2 on the CPU", "cli": "llm", "came": done.stdout.strip()[:80]}
             file.write(json.dumps(row) + "\n")
+
+
+def test_a_message_reaches_it_in_the_middle_of_its_run(house, note):
+    wait = "while [ ! -e mine/go ]; do sleep 0.1; done"
+    number = house.send(f"SHELL touch mine/began; {wait}", "SHELL true", "SAY done")
+    house.repository.wait_for((house.root / "mine/began").exists, "its first tool call", 60)
+    message = house.repository.aipass("message", "it", "the schema changed, see 0012.sql").stdout.strip()
+    asked = len(house.model.requests)
+    house.repository.write("mine/go", "")
+    assert house.end(number)["state"] == "succeeded"
+    told = [json.dumps(body) for _, body in house.model.requests]
+    assert not any("see 0012.sql" in body for body in told[:asked])
+    assert "see 0012.sql" in told[asked], "at the next tool call, not later"
+    assert told[-1].count("see 0012.sql") == 1, "and once"
+    (found,) = json.loads(house.repository.aipass("messages", "it", "--json").stdout)
+    assert (str(found["id"]), bool(found["read"])) == (message, True)
+    note("a message in the middle of its run", "in the model's next call, after its tool's result")
+
+
+def test_a_question_of_its_run_blocks_and_its_answer_resumes_it(house, note):
+    found = house.ask('SHELL aipass ask human "Which database?" --options Postgres,SQLite', "SAY I asked.")
+    assert found["state"] == "blocked", (found, house.logs(found)[-2000:])
+    (question,) = json.loads(house.repository.aipass("questions", "--json").stdout)
+    said = house.repository.aipass("answer", str(question["id"]), "SAY Postgres it is")
+    assert "goes on" in said.stdout
+    again = house.end(str(found["id"]))
+    assert again["state"] == "succeeded", again
+    assert [run["outcome"] for run in again["runs"]] == ["blocked", "succeeded"]
+    assert again["session"] == found["session"]
+    assert "Which database?" in json.dumps(house.model.requests[-1][1]), "the same conversation"
+    note("`aipass ask`, a person's answer", "blocked, then resumed in the same conversation with the answer")
