@@ -238,7 +238,8 @@ class ClosePr(Action):
 class Note(Action):
     """Take an entry into an agent's state file: a `todo`, a `learning`, an `observation`, or what it is `doing`.
 
-    A text that is too long is cut, and what came of it says so. `run` is the live run that asks.
+    A text that is too long is cut, and what came of it says so. `run` is the live run that asks. `added`: when an entry of
+    elsewhere was made, in seconds; it is taken once, and may be a `session`, which memory alone keeps.
     """
 
     agent: str
@@ -247,6 +248,7 @@ class Note(Action):
     tags: list[str] = field(default_factory=list)
     run: int | None = None
     request: str | None = None
+    added: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,7 +264,8 @@ class Carrier:
             text, failed = self._keeper.done(step, action.agent, action.todo)
         else:
             run = None if action.run is None else self._ledger.one("run", {"id": action.run})
-            text, failed = self._keeper.note(step, action.agent, action.kind, action.text, action.tags, run)
+            entry = (action.agent, action.kind, action.text, action.tags, run, action.added)
+            text, failed = self._keeper.note(step, *entry)
         if event.detail.get("masked"):
             text += f"; what looks like a secret was masked: {', '.join(event.detail['masked'])}"
         answer(self._ledger, action.request, EXIT_REFUSED if failed else 0, text)

@@ -54,6 +54,7 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
         "do": (str, True),
         "text": (str, False),
         "todo": (int, False),
+        "added": (str, False),
         "tags": (list, False),
         "agent": (str, False),
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from aipass import (
@@ -100,6 +101,8 @@ def on_rejected(event: Event, view: View) -> Iterable[Action]:
 MAX_TITLE = 200
 METHODS = ("merge", "squash", "ff")
 NOTES = ("todo", "learning", "observation", "doing")
+#: And of elsewhere, with the time when it was made.
+OLD_NOTES = ("todo", "learning", "observation", "session")
 STEERING = ("start", "pause", "resume", "stop")
 
 
@@ -209,13 +212,17 @@ def _note(event: Event, view: View, request: str, agent: str | None) -> Action:
         return _nobody(view, request, whose)
     if detail["do"] == "done":
         return FinishTodo(whose, detail.get("todo", 0), request)
-    if detail["do"] not in NOTES:
-        return Refuse(request, f"`{detail['do']}` is none of {', '.join(NOTES)}, done", 2)
+    kinds = NOTES if "added" not in detail else OLD_NOTES
+    if detail["do"] not in kinds:
+        return Refuse(request, f"`{detail['do']}` is none of {', '.join(kinds)}, done", 2)
     if not detail.get("text", "").strip():
         return Refuse(request, "there is nothing to note; give a text", 2)
-    return Note(
-        whose, detail["do"], detail["text"], [str(tag) for tag in detail.get("tags", ())], event.by, request
-    )
+    try:
+        added = None if "added" not in detail else datetime.fromisoformat(detail["added"]).timestamp()
+    except ValueError:
+        return Refuse(request, f"`{detail['added']}` is no time; write it as 2026-01-31T12:00:00Z", 2)
+    tags = [str(tag) for tag in detail.get("tags", ())]
+    return Note(whose, detail["do"], detail["text"], tags, event.by, request, added)
 
 
 def _message(event: Event, view: View, request: str, agent: str | None) -> Action:

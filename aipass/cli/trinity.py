@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,8 +15,6 @@ from aipass.event import plain, printable
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from aipass.config import Config
     from aipass.layout import Layout
 
@@ -79,6 +78,21 @@ def check(agents: tuple[str, ...], as_json: bool) -> int:
         where = f"{one['file']}:{one['line']}" + (f" `{one['field']}`" if one["field"] else "")
         click.echo(f"{one['agent']}: {where}: {one['message']}")
     return 1 if problems else 0
+
+
+@command.command("import")
+@click.argument("folder", metavar="OLD_FOLDER", type=click.Path(path_type=Path))
+@click.option("--agent", help="Whose it becomes; left out: the agent of the old one's name.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be taken, and what left.")
+@json_option
+def take_over(folder: Path, agent: str | None, dry_run: bool, as_json: bool) -> int:
+    """Take over the state files of AIPass 2.x.
+
+    OLD_FOLDER holds one agent's files, or is above those of many. Nothing in it is changed; a second time takes nothing twice.
+    """
+    from aipass.cli import old_state
+
+    return old_state.take_over(find_root(), folder, agent, dry_run=dry_run, as_json=as_json)
 
 
 def _folder(layout: Layout, settings: Config, agent: str) -> Path:

@@ -58,6 +58,8 @@ SCRUBBED_CHARS = 150
 KEPT_TEXTS = 20
 #: Of a text that is remembered.
 MAX_REMEMBERED = 20_000
+#: Of a session of elsewhere, no more is known.
+_OLD_SESSION = {"imported": True}
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 
 
@@ -124,18 +126,33 @@ class Keeper:
     # -- what is noted ---------------------------------------------------------------------------------------------
 
     def note(
-        self, step: Step, agent: str, kind: str, text: str, tags: Sequence[str], run: Row | None
+        self,
+        step: Step,
+        agent: str,
+        kind: str,
+        text: str,
+        tags: Sequence[str],
+        run: Row | None,
+        added: float | None = None,
     ) -> tuple[str, bool]:
-        """Take an entry into an agent's file; what came of it in words, and whether it failed."""
+        """Take an entry into an agent's file; what came of it in words, and whether it failed.
+
+        added: seconds, when an entry of elsewhere was made; one that is there already is not taken again.
+        """
         limit = self._config.state.text
-        text = printed(text)
+        text = printed(text).strip()
         tags = [printed(tag).strip()[:MAX_TAG] for tag in tags if tag.strip()][:MAX_TAGS]
-        kept = text.strip()[:limit]
-        cut = (
-            ""
-            if len(text.strip()) <= limit
-            else f"; only its first {limit} of {len(text.strip())} characters fit ([state] text)"
-        )
+        if added is not None and kind == "session":
+            limit = MAX_REMEMBERED
+        kept = text[:limit]
+        cut = f"; only its first {limit} of {len(text)} characters fit ([state] text)" if text != kept else ""
+        if added is not None:
+            known = {"agent": agent, "source": kind, "text": self._mask(kept)[0]}
+            if (row := self._ledger.one("same_memory", known)) is not None:
+                return f"{kind} {row['id']} of {agent} says so already", False
+            if kind == "session":
+                number = self.remember(kind, agent, kept, added, tags=tags, detail=_OLD_SESSION)
+                return f"session {number} of {agent} is remembered{cut}", False
         if kind == "doing":
             self._doing(agent, kept, self._state(agent, LOCAL))
             return f"{agent} is doing that{cut}", False
@@ -145,7 +162,7 @@ class Keeper:
                 f"{agent} has {count(todos, 'open todo')}, and no more fit ([state] todos); finish one: `aipass note done ID`",
                 True,
             )
-        number = self._add(step, agent, kind, kept, tags, len(self._open(agent, kind)), run)
+        number = self._add(step, agent, kind, kept, tags, len(self._open(agent, kind)), run, added)
         self._roll_over(agent, kind)
         return f"{kind} {number} of {agent} is noted{cut}", False
 
@@ -355,9 +372,18 @@ class Keeper:
         return [row for row in self._ledger.all("open_notes", {"agent": agent}) if row["source"] == kind]
 
     def _add(
-        self, step: Step, agent: str, kind: str, text: str, tags: Iterable[str], place: int, run: Row | None
+        self,
+        step: Step,
+        agent: str,
+        kind: str,
+        text: str,
+        tags: Iterable[str],
+        place: int,
+        run: Row | None,
+        added: float | None = None,
     ) -> int:
-        number = self.remember(kind, agent, text, step.now.wall, tags=tags, run=run)
+        when = step.now.wall if added is None else added
+        number = self.remember(kind, agent, text, when, tags=tags, run=run)
         stamp = self._touch(agent, FILE_OF[kind])
         self._ledger.run(
             "put_note", {"id": number, "agent": agent, "source": kind, "place": place, "stamp": stamp}

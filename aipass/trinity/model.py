@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from aipass.trinity.document import FaultError, kind_of, line_of, read
+from aipass.trinity.old import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +150,10 @@ def migrated(document: dict[str, Any]) -> dict[str, Any]:
 def parse(name: str, data: bytes, limits: State) -> Saved:
     """What is in `local.json` or `observations.json`. Raises FaultError with the line, the field, and what would be right."""
     text, document = read(data)
+    for mark in MARKS:
+        if mark in document:
+            message = "this is a state file of AIPass 2.x; `aipass trinity import FOLDER` takes it over, also from where it is kept now"
+            raise FaultError(message, line_of(text, (mark,)), mark)
     document = migrated(document)
     model = Local if name == LOCAL else Observations
     try:

@@ -607,7 +607,7 @@ WHERE agent = :agent AND file = :file ORDER BY updated DESC LIMIT 1 OFFSET :keep
 
 -- name: last_sessions
 -- What an agent did last, newest first.
-SELECT * FROM memory WHERE agent = :agent AND source = 'session' ORDER BY id DESC LIMIT :limit
+SELECT * FROM memory WHERE agent = :agent AND source = 'session' AND run IS NOT NULL ORDER BY id DESC LIMIT :limit
 
 -- name: work_now
 -- What an agent works on.
@@ -713,6 +713,10 @@ WHERE (:agent IS NULL OR m.agent = :agent) AND instr(:sources, '|' || m.source |
 -- name: memory
 -- One thing that is remembered.
 SELECT * FROM memory WHERE id = :id
+
+-- name: same_memory
+-- What an agent remembers in these very words.
+SELECT id FROM memory WHERE agent = :agent AND source = :source AND text = :text LIMIT 1
 
 -- name: drop_memory
 -- It is not remembered any more.

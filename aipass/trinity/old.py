@@ -1,0 +1,257 @@
+"""State files of AIPass 2.x and before, as people have them: what can be taken over of them, and what is left. Pure.
+
+Their shapes changed often, and their version fields do not say which one a file has; so each entry is judged by itself.
+What was not understood is never passed over in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+#: `local.json`, `DRONE.local.json` of the versions before, and `<time>-local.json` where it was set aside.
+_NAME = re.compile(r"(?:\d+-)?(?:[\w-]+\.)?(passport|id|local|observations)\.json")
+#: What a document of theirs has, and none of ours.
+MARKS = ("document_metadata", "trinity_version")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+#: At the end of a text of the older ones: when it was learned.
+_STAMP = re.compile(r"\s*\[(\d{4}-\d\d-\d\d(?:T[0-9:.+Z-]+)?)\]$")
+#: Where an entry has its words, in the order in which they are put together; the first that is there of each group.
+_WORDS = (
+    ("key", "title"),
+    ("text", "task", "value", "learning", "detail", "observation", "insight", "pattern", "note", "summary", "activities", "content", "message"),
+)  # fmt: skip
+_DATES = ("date", "created", "added")
+_DONE = frozenset(("done", "complete", "completed", "closed"))
+#: Entries that the old programs wrote about themselves.
+_BIRTH = re.compile(r"(?:First Contact: )?Branch initialized\b")
+_MACHINE = frozenset(("auto-compact", "system_push"))
+#: What a passport said besides role and purpose.
+_CHARACTER = ("what_i_do", "what_i_dont_do", "how_i_work", "traits", "principles", "core_responsibilities")
+#: Keys that hold nothing of an agent's own.
+_FRAME = re.compile(
+    r"document_metadata|guidelines|.*_meta|limits|status|config|metadata|trinity_version|schema_version"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """Something to be taken over. `kind`: todo, learning, observation or session; `time`: seconds."""
+
+    kind: str
+    text: str
+    time: float
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Found:
+    """What the files of one agent hold. `left`: what stays where it is, with the reason, in words."""
+
+    names: list[str] = field(default_factory=list)
+    role: str = ""
+    purpose: str = ""
+    entries: list[Old] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def which(name: str) -> str | None:
+    """What a file is, by its name: passport, local or observations; None for another."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else "passport" if match[1] == "id" else match[1]
+
+
+def read(files: Mapping[str, tuple[bytes, float]]) -> Found:
+    """All that these files hold, by their names; entries oldest first.
+
+    files: what each holds, and when it was changed last, in seconds: an entry without a date is of that moment.
+    """
+    found = Found()
+    for name, (data, changed) in files.items():
+        before = len(found.entries)
+        document = _document(name, data, found)
+        kind = which(name)
+        if document is None or kind is None:
+            continue
+        for key in [key for key in document if _FRAME.fullmatch(key)]:
+            del document[key]
+        if kind == "passport":
+            _passport(name, document, found)
+        elif kind == "local":
+            _local(name, document, found)
+        else:
+            _take(name, "observation", document.pop("observations", None), found)
+        found.entries[before:] = [replace(one, time=one.time or changed) for one in found.entries[before:]]
+        for key, value in document.items():
+            if value not in (None, "", [], {}):
+                found.left.append(f"{name}: `{key}` has no place here")
+    found.entries.sort(key=lambda entry: entry.time)
+    return found
+
+
+def _document(name: str, data: bytes, found: Found) -> dict[str, Any] | None:
+    twice: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [key for key, _ in items]
+        twice.extend(key for key in dict(items) if names.count(key) > 1)
+        return dict(items)
+
+    try:
+        document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as exc:
+        found.left.append(f"{name}: cannot be read ({exc})")
+        return None
+    found.left += [f"{name}: `{key}` stands there twice; the last was taken" for key in twice]
+    if not isinstance(document, dict):
+        found.left.append(f"{name}: it must hold an object")
+        return None
+    return document
+
+
+# -- file by file ------------------------------------------------------------------------------------------------------
+
+
+def _passport(name: str, document: dict[str, Any], found: Found) -> None:
+    """Who it is; that is for aipass.toml, so it is told and not taken."""
+    branch, identity = _inner(document.pop("branch_info", None)), _inner(document.pop("identity", None))
+    places = [branch, identity, document, _inner(document.pop("purpose_identity", None))]
+    for key in ("branch_name", "name", "project_name"):
+        found.names += [value for place in places if isinstance(value := place.get(key), str) and value]
+    found.role = _first(places, ("role", "profile"))
+    found.purpose = _first(places, ("purpose", "description"))
+    others = [key for key in _CHARACTER if any(place.get(key) for place in places)]
+    if others:
+        named = ", ".join(f"`{key}`" for key in others)
+        found.left.append(
+            f"{name}: {named}: the place for that is a file that its CLI reads, such as AGENTS.md"
+        )
+    for key in (*_CHARACTER, "citizenship", "name", "role", "purpose", "email", "description"):
+        document.pop(key, None)
+
+
+def _local(name: str, document: dict[str, Any], found: Found) -> None:
+    for key in ("active_tasks", "active"):
+        active = _inner(document.pop(key, None))
+        focus = active.pop("today_focus", None) or active.pop("current_focus", None)
+        # Some have today's date there.
+        if isinstance(focus, str):
+            focus = [] if _DATE.fullmatch(focus.strip()) or not focus.strip() else [focus]
+        _take(name, "todo", focus, found)
+        _take(name, "session", active.pop("recently_completed", None), found)
+        _take(name, "learning", active.pop("key_learnings", None), found)
+        document |= {f"{key}.{more}": value for more, value in active.items()}
+    _take(name, "session", document.pop("recently_completed", None), found)
+    for key, kind in (("todos", "todo"), ("key_learnings", "learning"), ("sessions", "session")):
+        _take(name, kind, document.pop(key, None), found)
+
+
+def _take(name: str, kind: str, values: object, found: Found) -> None:
+    if isinstance(values, dict):
+        values = [
+            {"key": key, **(value if isinstance(value, dict) else {"value": value})}
+            for key, value in values.items()
+        ]
+    if values is None or values in ("", []):
+        return
+    if not isinstance(values, list):
+        found.left.append(f"{name}: {kind}s are no list")
+        return
+    # The newest stand first in most; entries of one day keep their order then.
+    for value in reversed(values):
+        entries = list(_entries(kind, value))
+        if not entries:
+            found.left.append(f"{name}: a {kind} without words: {json.dumps(value)[:100]}")
+        for entry in entries:
+            if (reason := _useless(entry, value)) is not None:
+                found.left.append(f"{name}: {kind} {json.dumps(entry.text[:60])}: {reason}")
+            else:
+                found.entries.append(entry)
+
+
+def _useless(entry: Old, value: object) -> str | None:
+    status = str(_inner(value).get("status", "")).strip().casefold()
+    if entry.kind == "todo" and status in _DONE:
+        return "it is done already"
+    if _BIRTH.match(entry.text) or status in _MACHINE or _MACHINE & set(entry.tags):
+        return "the old program wrote it about itself"
+    if "{{" in entry.text:
+        return "it is a template"
+    return None
+
+
+def _entries(kind: str, value: object) -> Iterator[Old]:
+    """An entry of theirs as ours; blocks of a day hold several."""
+    if isinstance(value, str):
+        yield from _entry(kind, {"text": value})
+    elif isinstance(value, dict):
+        blocks = value.get("entries", value["note"] if isinstance(value.get("note"), list) else None)
+        if not isinstance(blocks, list):
+            yield from _entry(kind, value)
+            return
+        when, tags = _time(value), _tags(value)
+        for block in blocks:
+            for entry in _entries(kind, block):
+                yield replace(entry, time=entry.time or when, tags=entry.tags or tags)
+
+
+def _entry(kind: str, value: dict[str, Any]) -> Iterator[Old]:
+    parts = [
+        part for names in _WORDS if (part := next(filter(None, (_said(value.get(n)) for n in names)), ""))
+    ]
+    text, when = ": ".join(parts), _time(value)
+    if len(parts) == 2 and parts[1].startswith(parts[0]):
+        text = parts[1]  # a title that was made of the text
+    if (stamp := _STAMP.search(text)) is not None:
+        text, when = text[: stamp.start()], when or _time({"date": stamp[1]})
+    tags = _tags(value)
+    status = _said(value.get("status"))
+    if kind == "session" and status and status.casefold() not in _DONE:
+        text += f" ({status})"
+    if kind == "todo" and (priority := _said(value.get("priority"))):
+        tags = (*tags, priority)
+    if text.strip():
+        yield Old(kind, text.strip(), when, tags)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(_said, value)))
+    if isinstance(value, dict):
+        return "; ".join(filter(None, map(_said, value.values())))
+    return "" if value is None or isinstance(value, bool) else str(value).strip()
+
+
+def _tags(value: dict[str, Any]) -> tuple[str, ...]:
+    tags = value.get("tags")
+    return tuple(str(tag) for tag in tags if str(tag).strip()) if isinstance(tags, list) else ()
+
+
+def _time(value: dict[str, Any]) -> float:
+    """When an entry was made; 0 where it does not say."""
+    for name in _DATES:
+        if isinstance(said := value.get(name), str):
+            try:
+                moment = datetime.fromisoformat(said.strip())
+            except ValueError:
+                continue
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return 0.0
+
+
+def _first(places: Iterable[dict[str, Any]], names: Iterable[str]) -> str:
+    for name in names:
+        for place in places:
+            if isinstance(value := place.get(name), str) and value.strip() and "{{" not in value:
+                return " ".join(value.split())
+    return ""
+
+
+def _inner(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
