@@ -38,7 +38,7 @@ class Stand:
 
     def __init__(self, root, home="services/api"):
         self.layout, self.told = Layout(root), []
-        (root / ".aipass/quarantine").mkdir(parents=True)
+        (root / ".aipass/quarantine").mkdir(parents=True, exist_ok=True)
         self.folder = root / home / ".trinity"
         self.shelf = Shelf(
             self.layout,
@@ -296,7 +296,7 @@ def test_where_the_kernel_tells_nothing_the_files_are_polled(tmp_path, monkeypat
 def test_a_publication_that_the_disk_refused_is_made_later(stand, monkeypatch):
     from aipass.trinity import shelf
 
-    real, refusals = shelf._write, [OSError(28, "full")] * 3
+    real, refusals = shelf.write_half, [OSError(28, "full")] * 3
     monkeypatch.setattr(shelf, "POLL_S", 0.01)
 
     def write(*given):
@@ -304,7 +304,7 @@ def test_a_publication_that_the_disk_refused_is_made_later(stand, monkeypatch):
             raise refusals.pop()
         return real(*given)
 
-    monkeypatch.setattr(shelf, "_write", write)
+    monkeypatch.setattr(shelf, "write_half", write)
     new = GOOD[LOCAL].replace(b'"x"', b'"y"')
     stand.shelf.publish("api", LOCAL, new)
     stand.wait(lambda: stand.holds(LOCAL, new))
@@ -351,3 +351,60 @@ def test_a_folder_that_takes_the_place_of_the_watched_one_is_watched(stand, tmp_
     stand.wait(lambda: (stand.folder / PASSPORT).exists())
     by_rename(stand.folder / LOCAL, GOOD[LOCAL].replace(b"mend it", b"in the new one"))
     stand.wait(stand.saved)
+
+
+def test_what_is_written_into_a_replaced_file_after_the_engine_has_ended_is_read_by_the_next(tmp_path):
+    first = Stand(tmp_path)
+    with (first.folder / LOCAL).open("r+b") as file:
+        new = GOOD[LOCAL].replace(b'"x"', b'"y"')
+        first.shelf.publish("api", LOCAL, new)
+        first.wait(lambda: first.holds(LOCAL, new))
+        first.shelf.publish("api", LOCAL, GOOD[LOCAL])
+        first.wait(first.is_good)
+        first.shelf.stop()
+        second = Stand(tmp_path)
+        try:
+            file.write(GOOD[LOCAL].replace(b"mend it", b"late one"))
+            file.truncate()
+            file.close()
+            second.wait(second.saved)
+            assert second.saved()[0].saved.lists["todo"][0].text == "late one"
+            second.wait(lambda: sorted(path.name for path in second.folder.iterdir()) == sorted(FILES))
+        finally:
+            second.shelf.stop()
+
+
+def test_the_same_rubbish_is_kept_once(stand):
+    for number in range(30):
+        by_rename(stand.folder / LOCAL, b"{ rubbish")
+        stand.wait(lambda number=number: len(stand.rejected()) > number and stand.is_good())
+    assert [path.read_bytes() for path in stand.kept()] == [b"{ rubbish"]
+    assert len({one.kept for one in stand.rejected()}) == 1
+    by_rename(stand.folder / LOCAL, b"{ other rubbish")
+    stand.wait(lambda: len(stand.kept()) == 2)
+
+
+def test_a_formatter_may_have_its_way_and_is_not_answered(stand):
+    formatted = json.dumps(json.loads(GOOD[LOCAL]), indent=8).encode()
+    by_rename(stand.folder / LOCAL, formatted)
+    by_rename(stand.folder / OBSERVATIONS, b"{")
+    stand.wait(stand.rejected)
+    assert stand.holds(LOCAL, formatted)
+    assert not stand.saved()
+
+
+def test_a_program_that_answers_each_of_our_writes_is_not_answered_at_full_rate(stand, monkeypatch):
+    from aipass.trinity import shelf
+
+    made, real = [], shelf.swap.exchange
+    monkeypatch.setattr(shelf, "POLL_S", 3600.0)
+    monkeypatch.setattr(shelf.swap, "exchange", lambda *given: made.append(1) or real(*given))
+    for _ in range(200):
+        stand.shelf.publish("api", LOCAL, GOOD[LOCAL])
+    stand.wait(stand.shelf.is_settled)
+    assert shelf.MOST_AT_ONCE <= len(made) <= shelf.MOST_AT_ONCE + 2
+    by_rename(stand.folder / LOCAL, GOOD[LOCAL].replace(b"mend it", b"still here"))
+    stand.wait(stand.saved)
+    new = GOOD[LOCAL].replace(b'"x"', b'"y"')
+    stand.shelf.publish("api", LOCAL, new)
+    stand.wait(lambda: stand.holds(LOCAL, new), "what is new comes at once")

@@ -287,3 +287,21 @@ def test_many_faults_cost_little(monkeypatch):
     with pytest.raises(FaultError, match="it is a number; it must be an object"):
         parse(LOCAL, json.dumps({"todos": [], "learnings": [1] * 100_000}).encode(), LIMITS)
     assert len(looks) <= 20
+
+
+def test_limits_that_are_lowered_leave_alone_what_stands_already():
+    def document(*texts, doing="x"):
+        entries = [{"id": number, "text": text} for number, text in enumerate(texts, 1)]
+        now = {**GOOD["now"], "doing": doing}
+        return json.dumps({**GOOD, "now": now, "todos": entries}).encode()
+
+    low = State(text=20, todos=2)
+    standing = document("a text that is far too long now", "b", "c", doing="and this is too long as well")
+    saved = parse(LOCAL, standing, low, standing)
+    assert len(saved.lists["todo"]) == 3
+    shorter = document("a text that is far too long now", "b", "changed")
+    assert parse(LOCAL, shorter, low, standing).lists["todo"][2].text == "changed"
+    with pytest.raises(FaultError, match="at most 20"):
+        parse(LOCAL, document("another text that is too long now", "b"), low, standing)
+    with pytest.raises(FaultError, match="there are 4 todos; 2 may be open"):
+        parse(LOCAL, document("a", "b", "c", "d"), low, standing)

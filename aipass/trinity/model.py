@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,10 @@ LOOKED_AT = 10
 
 def _text(value: str, info: ValidationInfo) -> str:
     """Text that a person and a database can hold."""
-    limit = int((info.context or {}).get("text", len(value)))
+    context = info.context or {}
+    limit = int(context.get("text", len(value)))
+    if value in context.get("standing", ()):
+        return value
     if not value.strip():
         raise ValueError("it is empty; write what is to be remembered, or leave the entry out")
     if len(value) > limit:
@@ -147,8 +151,11 @@ def migrated(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def parse(name: str, data: bytes, limits: State) -> Saved:
-    """What is in `local.json` or `observations.json`. Raises FaultError with the line, the field, and what would be right."""
+def parse(name: str, data: bytes, limits: State, standing: bytes = b"") -> Saved:
+    """What is in `local.json` or `observations.json`. Raises FaultError with the line, the field, and what would be right.
+
+    standing: the file as the engine wrote it last. What stands there may stay, also where limits were lowered since.
+    """
     text, document = read(data)
     for mark in MARKS:
         if mark in document:
@@ -156,18 +163,31 @@ def parse(name: str, data: bytes, limits: State) -> Saved:
             raise FaultError(message, line_of(text, (mark,)), mark)
     document = migrated(document)
     model = Local if name == LOCAL else Observations
+    texts, todos = _standing(standing)
     try:
-        found = model.model_validate(document, context={"text": limits.text})
+        found = model.model_validate(document, context={"text": limits.text, "standing": texts})
     except ValidationError as exc:
         raise _fault(text, exc.errors(include_url=False)) from None
     lists = {kind: getattr(found, key) for key, kind in LISTS.items() if hasattr(found, key)}
-    if len(lists.get("todo", ())) > limits.todos:
+    most = max(limits.todos, todos)
+    if len(lists.get("todo", ())) > most:
         raise FaultError(
             f"there are {len(lists['todo'])} todos; {limits.todos} may be open ([state] todos): finish some, or take them out",
-            line_of(text, ("todos", limits.todos)),
+            line_of(text, ("todos", most)),
             "todos",
         )
     return Saved(lists, found.now.doing if isinstance(found, Local) else None, document)
+
+
+def _standing(standing: bytes) -> tuple[set[str], int]:
+    """The texts that stand in a file of ours, and how many todos."""
+    if not standing:
+        return set(), 0
+    document = json.loads(standing)
+    texts = {entry["text"] for key in LISTS for entry in document.get(key, ())}
+    if doing := document.get("now", {}).get("doing"):
+        texts.add(doing)
+    return texts, len(document.get("todos", ()))
 
 
 def _fault(text: str, errors: list[ErrorDetails]) -> FaultError:

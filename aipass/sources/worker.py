@@ -1,0 +1,116 @@
+"""A thread of a source's own: it sleeps until it is asked for something, or the kernel tells of what it watches."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import threading
+from typing import TYPE_CHECKING
+
+import structlog
+
+from aipass.crash import write_report
+from aipass.sources import inotify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+logger = structlog.get_logger("aipass")
+
+
+class Worker:
+    """Does what it is asked for one after the other, and looks at what the kernel tells in between.
+
+    `look` gets the kernel's events, in the thread; `patience` says after how many seconds to look again without any, or
+    None. `crashes`: where a bug is reported.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        crashes: Path,
+        look: Callable[[list[inotify.Raw]], None],
+        patience: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._name, self._crashes, self._look, self._patience = name, crashes, look, patience
+        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self._open, self._lock, self._ending = 0, threading.Lock(), False
+        self._thread: threading.Thread | None = None
+        #: None where the kernel tells nothing.
+        self.inotify: inotify.Inotify | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        try:
+            self.inotify = inotify.Inotify()
+        except (OSError, AttributeError):
+            self.inotify = None
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, when all that was asked for before is done."""
+        self._ending = True
+        self._wake()
+        if self._thread is not None:
+            self._thread.join()
+        if self.inotify is not None:
+            self.inotify.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def ask(self, work: Callable[[], None]) -> None:
+        """Have something done in the thread."""
+        with self._lock:
+            self._open += 1
+        self._asked.put(work)
+        self._wake()
+
+    def is_settled(self) -> bool:
+        """Whether nothing waits here."""
+        with self._lock:
+            return self._open == 0
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do something that must not end the thread, or keep it from the next thing, whatever goes wrong."""
+        try:
+            work()
+        except OSError as exc:
+            logger.error("could not be done", what=self._name, error=str(exc))
+        except Exception as exc:  # noqa: BLE001 - the thread's own boundary: a bug becomes a report
+            report = write_report(self._crashes, exc, self._name)
+            logger.error("a bug in aipass", report=str(report), error=str(exc))
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_out, b"w")
+        except OSError:
+            pass  # it is awake already
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_in, select.POLLIN)
+        if self.inotify is not None:
+            poll.register(self.inotify.descriptor, select.POLLIN)
+        while True:
+            while not self._asked.empty():
+                self.attempt(self._asked.get())
+                with self._lock:
+                    self._open -= 1
+            if self._ending and self._asked.empty():
+                return
+            wait = self._patience()
+            poll.poll(None if wait is None else wait * 1000)
+            try:
+                os.read(self._wake_in, 4096)
+            except BlockingIOError:
+                pass
+            self.attempt(self._round)
+
+    def _round(self) -> None:
+        self._look([] if self.inotify is None else self.inotify.read())
