@@ -290,14 +290,15 @@ class Message(Action):
 class Ask(Action):
     """Ask `human`, or another agent, which is started for it. The dispatch that asks is blocked until there is an answer.
 
-    `options`: what may be answered, for eyes. `waits`: the live run `run` waits for the answer.
+    `options`: what may be answered, for eyes. `waits`: the live run `run` waits for the answer, for so many seconds, or for
+    ever (0).
     """
 
     to: str
     text: str
     sender: str
     options: list[str] = field(default_factory=list)
-    waits: bool = False
+    waits: float | None = None
     run: int | None = None
     request: str | None = None
 

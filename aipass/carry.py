@@ -271,6 +271,10 @@ class Carrier:
         answer(self._ledger, action.request, EXIT_REFUSED if failed else 0, text)
         return text, failed
 
+    def blocked(self, step: Step, event: Event) -> None:
+        """A run has ended and its dispatch waits for an answer, which may be there already."""
+        self._questions.blocked(step, event, partial(self.carry, step, "talk", event))
+
     def ended(self, step: Step, event: Event) -> None:
         """A dispatch has ended: see to the questions that it asked or was to answer, and to agents that wait for it."""
         dispatch = event.detail["dispatch"]

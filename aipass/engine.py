@@ -441,6 +441,8 @@ class Engine:
             self._carrier.remember(step, event)
             if event.kind == "dispatch.finished":
                 self._carrier.ended(step, event)
+            elif event.kind == "run.finished" and event.detail["state"] == "blocked":
+                self._carrier.blocked(step, event)
             if event.kind == "request.received" and event.detail.get("verb") == "deliver" and event.by:
                 self._plans.catch_up(event.by)
             for handler in self._router.match(event):

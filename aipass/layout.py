@@ -75,6 +75,11 @@ class Layout:
         return self.state / "dispatches"
 
     @property
+    def mail(self) -> Path:
+        """What was said, for eyes: a folder for each recipient."""
+        return self.state / "mail"
+
+    @property
     def quarantine(self) -> Path:
         """What could not be used and is kept."""
         return self.state / "quarantine"

@@ -217,8 +217,12 @@ class LiveRuns:
         if verdict.state not in PROVES:
             self._mail.unopened(row["id"])
         asked = self._questions.open_of(row["dispatch"])
-        if verdict.state == "succeeded" and asked:
-            reason = f"it waits for an answer to question {', '.join(str(one['id']) for one in asked)}"
+        unheard = [] if asked else self._questions.unheard(row)
+        if verdict.state == "succeeded" and (asked or unheard):
+            numbers = ", ".join(str(one["id"]) for one in asked or unheard)
+            reason = f"it waits for an answer to question {numbers}"
+            if unheard:
+                reason = f"it goes on with the answer to question {numbers}, which came while it worked"
             verdict = replace(verdict, state="blocked", reason=reason)
         how = {"exit": message.get("exit"), "signal": message.get("signal")}
         ended = self._dispatcher.end(
@@ -251,7 +255,7 @@ class LiveRuns:
         self._keeper.ended(step, row, session)
         told = self._fact("run.finished", row, **detail)
         step.facts.append(told)
-        if ended.state == "blocked" and not asked:
+        if ended.state == "blocked" and not asked and not unheard:
             self._questions.unasked(step, row, ended.reason or "it does not say why it cannot go on")
         if ended.state == "queued":
             self._plans.hold_back(step, row["dispatch"], told.cause)

@@ -65,7 +65,7 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
         "files": (list, False),
         "reply_to": (int, False),
     },
-    "ask": {"to": (str, True), "text": (str, True), "options": (list, False), "waits": (bool, False)},
+    "ask": {"to": (str, True), "text": (str, True), "options": (list, False), "waits": (int, False)},
     "answer": {"question": (int, True), "text": (str, True)},
     "forget": {"memory": (int, True)},
     "read": {"ids": (list, True)},

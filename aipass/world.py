@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("aipass")
 
 RESULT = "result.json"
-#: So many unread messages a run finds at its start besides those in its prompt.
-MOST_WAITING = 100
 CHECK_TIMEOUT_S = 3600.0
 PROMPT_HALF = f".{wire.PROMPT}.tmp"
 REJECTED = ".rejected.json"
@@ -89,7 +87,9 @@ class World:
             folder.mkdir(exist_ok=True, mode=0o700)
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
             (folder / MAIL).mkdir(exist_ok=True, mode=0o700)
-            for letter_ in self._ledger.all("unread", {"recipient": row["agent"], "limit": MOST_WAITING}):
+            for letter_ in self._ledger.all(
+                "unread", {"recipient": row["agent"], "limit": letter.MOST_WAITING}
+            ):
                 if letter_["shown"] != run:
                     self.put_mail(run, letter_["id"])
             job = self.job(row, config, drivers)
@@ -161,6 +161,14 @@ class World:
         row = self._ledger.one("message", {"id": message})
         place = self.layout.run(run) / MAIL
         if row is not None and not (place / f"{message}.md").exists():
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            wire.write_atomic(place / f"{message}.md", letter.whole(row))
+
+    def file_mail(self, recipient: str, message: int) -> None:
+        """Let people see a message as a file, whomever it is to. Nothing reads it there."""
+        row = self._ledger.one("message", {"id": message})
+        if row is not None:
+            place = self.layout.mail / recipient
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             wire.write_atomic(place / f"{message}.md", letter.whole(row))
 
@@ -520,9 +528,10 @@ class World:
     def prune(self, before: float) -> int:
         """Remove the folders of runs and checks of before a moment (seconds since the epoch); returns how many."""
         removed, after = 0, 0
-        aside = self.layout.quarantine / "trinity"
         tops = [self.layout.state / "checks", self.layout.merges, self.layout.quarantine / "foreign"]
-        for top in [*tops, *(aside.iterdir() if aside.is_dir() else ())]:
+        for by_agent in (self.layout.quarantine / "trinity", self.layout.mail):
+            tops += by_agent.iterdir() if by_agent.is_dir() else ()
+        for top in tops:
             for path in top.iterdir() if top.is_dir() else ():
                 if path.lstat().st_mtime < before:
                     if path.is_dir() and not path.is_symlink():

@@ -259,7 +259,7 @@ def _ask(event: Event, view: View, request: str, agent: str | None) -> Action:
     if not text.strip():
         return Refuse(request, "there is nothing to ask; give a text", 2)
     options = [str(option) for option in event.detail.get("options", ())]
-    return Ask(to, text, agent or "human", options, event.detail.get("waits", False), event.by, request)
+    return Ask(to, text, agent or "human", options, event.detail.get("waits"), event.by, request)
 
 
 def _read(event: Event, request: str, agent: str | None) -> Action:

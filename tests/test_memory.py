@@ -117,6 +117,7 @@ def test_everything_is_remembered_as_it_comes_with_its_source_and_the_run_behind
     house.ask("message", to="web", text="redis is gone", by=1)
     house.ask("ask", to="human", text="may redis go?", by=1)
     house.ask("answer", question=2, text="yes, redis may go")
+    house.ask("read", ids=[3], by=1)
     house.finish(1, "I replaced redis by sqlite.")
     house.settle()
     sources = [hit.row["source"] for hit in recall(house.ledger, "redis", now=0.0, limit=50)]

@@ -150,6 +150,45 @@ def test_a_prompt_has_room_for_so_much_and_the_rest_waits_in_the_mail(aipass_ben
     assert [state(message(house, number + 1)) for number in range(9)].count("read") == len(shown)
 
 
+def test_a_message_that_is_too_long_for_any_prompt_keeps_no_other_out(aipass_bench):
+    house = aipass_bench(TOML + "[memory]\nin_prompt = 900\n")
+    say(house, "api", "x" * 5_000)
+    say(house, "api", "short and late")
+    assert house.ask("send", agent="api", text="go", key="1")["dispatch"] == 1
+    (run,) = house.running()
+    prompt = house.runner.prompt(run)
+    assert "Message 1 from human is too long for here (5,000 characters): $AIPASS_MAIL/1.md" in prompt
+    assert "> short and late" in prompt
+    assert "more unread" not in prompt
+    assert [state(message(house, number)) for number in (1, 2)] == ["delivered", "read"]
+    assert list(mail(house, run)) == [1]
+
+
+def test_the_mail_of_a_run_has_no_holes_however_much_is_unread(aipass_bench):
+    house = aipass_bench(TOML + "[memory]\nin_prompt = 0\n")
+    for number in range(120):
+        say(house, "api", f"message {number}")
+    run = start(house, "api")
+    assert sorted(mail(house, run)) == list(range(1, 101))
+    say(house, "api", "and one while it works")
+    assert sorted(mail(house, run)) == list(range(1, 101))
+    house.ask("read", ids=list(range(1, 11)), by=run)
+    assert sorted(mail(house, run)) == list(range(1, 111))
+    house.ask("read", ids=list(range(11, 101)), by=run)
+    assert sorted(mail(house, run)) == list(range(1, 122))
+
+
+def test_every_message_lies_as_a_file_for_eyes(house):
+    run = start(house, "web")
+    say(house, "api", "look at this", subject="news", by=run)
+    say(house, "human", "and you", by=run)
+    texts = {
+        str(path.relative_to(house.layout.mail)): path.read_text() for path in house.layout.mail.rglob("*.md")
+    }
+    assert sorted(texts) == ["api/1.md", "human/2.md"]
+    assert '"news"' in texts["api/1.md"]
+
+
 def test_a_prompt_without_room_says_nothing_of_itself(aipass_bench):
     house = aipass_bench(TOML + "[memory]\nin_prompt = 0\n")
     say(house, "api", "hello")
@@ -278,13 +317,43 @@ def test_several_questions_are_all_waited_for(house):
     assert prompt.index("one?") < prompt.index("two?")
 
 
-def test_an_answer_while_the_run_lives_blocks_nothing(house):
+def test_an_answer_that_a_run_has_read_while_it_lived_blocks_nothing(house):
     run = start(house, "api")
     ask(house, "human", "which?", run)
     assert answer(house, 1, "this")["message"] == "question 1 is answered"
     assert "> this" in mail(house, run)[2]
+    house.engine.tell_now([MailOpened(run, 2)])
+    house.settle()
     house.finish(run)
     assert house.dispatch(1)["state"] == "succeeded"
+
+
+def test_a_run_that_ends_without_having_read_its_answer_goes_on_with_it(house):
+    run = start(house, "api")
+    ask(house, "human", "which?", run)
+    ask(house, "human", "and which?", run)
+    answer(house, 2, "that")
+    answer(house, 1, "this")
+    house.finish(run, "I asked, and end")
+    (again,) = house.running()
+    prompt = house.runner.prompt(again)
+    assert prompt.count("this") == 1, "not as a message as well"
+    assert "which?\n\nhuman answers:\n\nthis\n" in prompt
+    (event,) = [one for one in house.events("run.finished") if one.ref == str(run)]
+    assert event.detail["reason"] == "it goes on with the answer to question 1, 2, which came while it worked"
+    house.finish(again)
+    assert house.dispatch(1)["state"] == "succeeded"
+    assert house.notices() == [one for one in house.notices() if "asks" in one], "nobody is asked anything"
+
+
+@pytest.mark.parametrize(("waits", "later", "goes_on"), [(0, 5000, False), (60, 30, False), (60, 63, True)])
+def test_who_waited_for_an_answer_has_heard_it_unless_it_came_too_late(house, waits, later, goes_on):
+    run = start(house, "api")
+    ask(house, "human", "which?", run, waits=waits)
+    house.advance(later)
+    answer(house, 1, "this")
+    house.finish(run)
+    assert bool(house.running()) is goes_on
 
 
 def test_an_answer_that_comes_twice_or_too_late_or_to_nothing_says_so(house):
@@ -372,14 +441,88 @@ def test_a_question_that_is_answered_from_the_mail_needs_no_run_of_its_own(house
 
 def test_a_wait_that_would_close_a_circle_is_refused(house):
     api, web, db = (start(house, name) for name in ("api", "web", "db"))
-    assert ask(house, "web", "a?", api, waits=True)["exit"] == 0
-    assert ask(house, "db", "b?", web, waits=True)["exit"] == 0
-    refused = ask(house, "api", "c?", db, waits=True)
+    assert ask(house, "web", "a?", api, waits=0)["exit"] == 0
+    assert ask(house, "db", "b?", web, waits=0)["exit"] == 0
+    refused = ask(house, "api", "c?", db, waits=0)
     assert refused["exit"] == 3
     assert refused["message"].startswith(
         "api waits for web waits for db: to wait for api would close a circle"
     )
     assert ask(house, "api", "c?", db)["exit"] == 0
+
+
+def test_nobody_waits_for_whom_it_keeps_from_answering(house):
+    """Who is asked may not ask back the one that waits for it: neither of them could go on."""
+    api = start(house, "api")
+    ask(house, "web", "what colour?", api, waits=0)
+    (web,) = set(house.running()) - {api}
+    for more in ({}, {"waits": 0}):
+        refused = ask(house, "api", "for what?", web, **more)
+        assert refused["exit"] == 3
+        assert refused["message"].startswith("api waits for web: ")
+    db = start(house, "db")
+    assert ask(house, "api", "and you?", db)["exit"] == 0, "who only ends and waits its turn harms nobody"
+    answer(house, 1, "red; for what?", by=web)
+    house.finish(web)
+    assert ask(house, "web", "and this?", api, waits=0)["exit"] == 0
+
+
+@pytest.mark.parametrize("limits", ["concurrency = 1", "concurrency = 9\nper_driver = { command = 1 }"])
+def test_a_run_does_not_wait_in_the_only_place_for_runs(aipass_bench, limits):
+    house = aipass_bench(TOML + f"[limits]\n{limits}\n")
+    run = start(house, "api")
+    refused = ask(house, "web", "what colour?", run, waits=60)
+    assert refused["exit"] == 3
+    assert "so that web could not start; ask without --wait, and end" in refused["message"]
+    assert ask(house, "human", "what colour?", run, waits=60)["exit"] == 0, "a person needs no place"
+    assert ask(house, "web", "what colour?", run)["exit"] == 0
+    house.finish(run)
+    assert house.dispatch(2)["state"] == "running"
+
+
+def test_the_last_free_place_is_kept_for_who_answers(aipass_bench):
+    house = aipass_bench(TOML + "[limits]\nconcurrency = 2\n")
+    api = start(house, "api")
+    assert ask(house, "web", "what colour?", api, waits=60)["exit"] == 0
+    (web,) = set(house.running()) - {api}
+    assert ask(house, "db", "which colours are there?", web, waits=60)["exit"] == 3
+    house.advance(70)
+    assert ask(house, "db", "which colours are there?", web, waits=60)["exit"] == 0, "nobody else waits now"
+
+
+@pytest.mark.parametrize("hops", [5, 6])
+def test_agents_that_ask_each_other_again_and_again_come_to_an_end(aipass_bench, hops):
+    house = aipass_bench(TOML + f"[limits]\nhops = {hops}\nruns_per_hour = 1000\n")
+    api = start(house, "api")
+    asked = 0
+    while ask(house, "web", f"question {asked}?", api)["exit"] == 0:
+        asked += 1
+        house.finish(api)
+        house.finish(house.running()[0], "an answer")
+        if not house.running():
+            break
+        (api,) = house.running()
+    assert asked == 3
+    if hops == 5:  # the last answer is one agent too far
+        assert house.dispatch(1)["state"] == "blocked"
+        assert "dispatch 1 of api has its answer and cannot go on now" in house.notices()[-1]
+        assert house.ask("retry", id="1")["exit"] == 0
+        return
+    house.finish(api)
+    assert house.dispatch(1)["state"] == "succeeded"
+
+
+def test_a_persons_answer_begins_a_new_chain(aipass_bench):
+    house = aipass_bench(TOML + "[limits]\nhops = 2\nruns_per_hour = 1000\n")
+    api = start(house, "api")
+    for _ in range(4):
+        assert ask(house, "web", "what?", api)["exit"] == 0
+        house.finish(api)
+        house.finish(house.running()[0], "an answer")
+        number = int(ask(house, "human", "and you?", house.running()[0])["message"])
+        house.finish(house.running()[0])
+        answer(house, number, "go on")
+        (api,) = house.running()
 
 
 def test_a_chain_of_questions_has_an_end(aipass_bench):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -52,7 +53,7 @@ def command(to: str, text: str, more: tuple[str, ...], options: tuple[str, ...],
         to=to,
         text=text,
         options=choices or None,
-        waits=patience is not None,
+        waits=None if patience is None else math.ceil(limit or 0),
     )
     if row is None:
         return 0

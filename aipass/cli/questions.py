@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,7 @@ from aipass.event import iso, plain
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
-    from aipass.ledger import Row
+    from aipass.ledger import Ledger, Row
 
 
 @click.command("questions")
@@ -26,14 +27,14 @@ def command(everything: bool, as_json: bool) -> int:
 
     ledger = Ledger.read(find_root().ledger)
     rows = ledger.all("questions", {"all": int(everything or as_json)})
-    states = {row["dispatch"]: _state(ledger.one("dispatch", {"id": row["dispatch"]})) for row in rows}
+    states = {row["id"]: state_of(ledger, row) for row in rows}
     ledger.close()
     if as_json:
         print_json([record(row) for row in rows])
     elif not rows:
         click.echo("nobody waits for an answer" if not everything else "nothing was asked yet")
     else:
-        click.echo("\n\n".join(_shown(row, states[row["dispatch"]]) for row in rows))
+        click.echo("\n\n".join(_shown(row, states[row["id"]]) for row in rows))
     return 0
 
 
@@ -54,16 +55,17 @@ def record(row: Row) -> dict[str, Any]:
     }
 
 
-def _state(dispatch: Row | None) -> str:
-    return "" if dispatch is None else str(dispatch["state"])
+def state_of(ledger: Ledger, row: Row) -> str | None:
+    """How whoever asked stands: `waiting` where its run does nothing else, else as its dispatch is; None where a person asked."""
+    dispatch = None if row["dispatch"] is None else ledger.one("dispatch", {"id": row["dispatch"]})
+    if dispatch is None:
+        return None
+    waits = row["waits"] is not None and row["waits"] > time.time()
+    return "waiting" if waits and dispatch["state"] == "running" else str(dispatch["state"])
 
 
-def _shown(row: Row, state: str) -> str:
-    whose = (
-        f", dispatch {row['dispatch']} is {'waiting' if state == 'running' else state}"
-        if row["dispatch"]
-        else ""
-    )
+def _shown(row: Row, state: str | None) -> str:
+    whose = f", dispatch {row['dispatch']} is {state}" if state else ""
     lines = [f"{row['id']}  {row['sender']} asks {row['recipient']} ({iso(row['sent'])}{whose})"]
     lines += lines_of(row["text"])
     lines += [f"    - {plain(option)}" for option in json.loads(row["options"])]

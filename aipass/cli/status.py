@@ -10,6 +10,7 @@ import click
 
 from aipass import ground, lock
 from aipass.cli.output import clock, json_option, print_json, table
+from aipass.cli.questions import state_of
 from aipass.config_quick import agents
 from aipass.errors import ConfigError
 from aipass.event import iso, plain
@@ -127,6 +128,7 @@ def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
             "from": row["sender"],
             "to": row["recipient"],
             "dispatch": row["dispatch"],
+            "state": state_of(ledger, row),
             "text": row["text"],
         }
         for row in ledger.all("questions", {"all": 0})
@@ -185,7 +187,9 @@ def _show(found: dict[str, Any]) -> None:
         text = " ".join(plain(one["text"]).split())
         whose = "you" if one["to"] == "human" else one["to"]
         click.secho(
-            f'asks     {one["from"]} asks {whose}: {text}; `aipass answer {one["id"]} "…"`', fg="magenta"
+            f"asks     {one['from']}{' waits and' if one['state'] == 'waiting' else ''} asks {whose}: {text}; "
+            f'`aipass answer {one["id"]} "…"`',
+            fg="magenta",
         )
     if found["unread"]:
         click.echo(f"mail     {count(found['unread'], 'unread message')}; `aipass messages`")

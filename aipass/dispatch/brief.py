@@ -11,6 +11,7 @@ from aipass.plan import model
 from aipass.plan.preamble import preamble
 from aipass.supervisor.fence.fenced import DENIED
 from aipass.supervisor.wire import open_regular
+from aipass.talk.letter import MOST_WAITING
 from aipass.template import fill
 from aipass.trinity import preface
 from aipass.trinity.recall import SOURCES, recall
@@ -102,17 +103,17 @@ def _since_the_last_run(ledger: Ledger, dispatch: int, senders: Sequence[Row]) -
 def _preface(ledger: Ledger, config: Config, dispatch: Row, run: int | None, *, briefed: bool) -> str:
     """Messages and todos. Without a run, for a look ahead: the messages that the next run would get."""
     limit, agent = config.memory.in_prompt, dispatch["agent"]
-    if run is None:
-        shown = preface.fitting(ledger.all("unread", {"recipient": agent, "limit": 100}), limit)
-    else:
-        shown = ledger.all("shown_messages", {"run": run})
-    unread = ledger.one("count_unread", {"recipient": agent})
-    left = (unread["number"] if unread else 0) - sum(1 for row in shown if row["read"] is None)
+    unread = ledger.all("unread", {"recipient": agent, "limit": MOST_WAITING})
+    shown = preface.fitting(unread, limit) if run is None else ledger.all("shown_messages", {"run": run})
+    known = {row["id"] for row in shown}
+    unread = [row for row in unread if row["id"] not in known]
+    number = ledger.one("count_unread", {"recipient": agent})
+    left = (number["number"] if number else 0) - sum(1 for row in shown if row["read"] is None)
     # The question that this is the work of stands above.
     shown = [row for row in shown if row["work"] != dispatch["id"]]
     todos = [row for row in ledger.all("open_notes", {"agent": agent}) if row["source"] == "todo"]
     hits = _hits(ledger, dispatch, briefed=briefed) if limit else ()
-    return preface.preface(shown, left, todos, hits, limit)
+    return preface.preface(shown, unread, left, todos, hits, limit)
 
 
 #: What a program is told from memory is what somebody chose to keep; a model is told all.

@@ -114,17 +114,14 @@ class Dispatcher:
             return Submitted(f"refused: {self.obstacle(wish.agent, now)}", exit_code=EXIT_REFUSED)
         if (wrong := self._wrong_reply(wish)) is not None:
             return Submitted(f"refused: {wrong}", exit_code=EXIT_FAILED)
-        if wish.reply_to is not None and self._row(wish.reply_to)["state"] == "blocked":
-            # What waits for an answer has one.
-            self._add_sender(wish.reply_to, event, wish)
-            done = self.retry(wish.reply_to)
-            return replace(done, text=f"dispatch {wish.reply_to} goes on") if not done.exit_code else done
         hops = self.hops(event.by) if hops is None else hops
         if hops > self.config.limits.hops:
             return Submitted(
                 f"refused: a chain of {hops} agents waking agents, and limits.hops is {self.config.limits.hops}",
                 exit_code=EXIT_REFUSED,
             )
+        if wish.reply_to is not None and self._row(wish.reply_to)["state"] == "blocked":
+            return self._go_on(wish.reply_to, event, wish, hops)
         key = key_of(wish)
         same = queued = None
         joins = self._ledger.all("open_of_key", {"agent": wish.agent, "key": key})
@@ -160,6 +157,15 @@ class Dispatcher:
         self._add_sender(dispatch, event, wish)
         self._queue.add(wish.agent, dispatch, wish.priority)
         return Submitted(f"dispatch {dispatch}", dispatch)
+
+    def _go_on(self, dispatch: int, event: Event, wish: Dispatch, hops: int) -> Submitted:
+        """What waits for an answer has one. A chain of agents grows by it, and ends with a person's."""
+        self._add_sender(dispatch, event, wish)
+        done = self.retry(dispatch)
+        if done.exit_code:
+            return done
+        self._ledger.run("dispatch_hops", {"id": dispatch, "hops": hops})
+        return replace(done, text=f"dispatch {dispatch} goes on")
 
     def _wrong_reply(self, wish: Dispatch) -> str | None:
         """Why a wish cannot go on with what it replies to; None where it can, or replies to nothing."""

@@ -10,6 +10,9 @@ from aipass.event import iso, plain
 if TYPE_CHECKING:
     from aipass.ledger import Row
 
+#: More than any prompt has room for, and than lie in a run's mail at once: the next come as those are read.
+MOST_WAITING = 100
+
 
 def whole(row: Row) -> str:
     """A message of the ledger as Markdown."""

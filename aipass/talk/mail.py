@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aipass.event import Fact
+from aipass.talk.letter import MOST_WAITING
 from aipass.trinity import preface
 
 if TYPE_CHECKING:
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 #: Who may be written to besides the agents, and who the engine itself is.
 ALL, HUMAN, ENGINE = "all", "human", "aipass"
 
-#: More than any prompt has room for.
-MOST_ENCLOSED = 100
+
+class Asks(NamedTuple):
+    """What makes a question of a message: what may be answered, and until when its run waits, if it does."""
+
+    options: Sequence[str]
+    waits: float | None
 
 
 class Mail:
@@ -75,9 +80,9 @@ class Mail:
         reply_to: int | None = None,
         run: Row | None = None,
         cause: int | None = None,
-        options: Sequence[str] | None = None,
+        asks: Asks | None = None,
     ) -> int:
-        """The same, and a person is told of it by somebody else. With `options` it is a question."""
+        """The same, and a person is told of it by somebody else."""
         about: dict[str, object] = {
             "sender": sender,
             "recipient": recipient,
@@ -89,7 +94,8 @@ class Mail:
             "dispatch": None if run is None else run["dispatch"],
             "run": None if run is None else run["id"],
         }
-        about |= {"asks": int(options is not None), "options": json.dumps(list(options or ()))}
+        about |= {"asks": int(asks is not None), "waits": None if asks is None else asks.waits}
+        about |= {"options": json.dumps([] if asks is None else list(asks.options))}
         number = self._ledger.run("insert_message", about)
         if sender != ENGINE:
             self._keeper.remember(
@@ -100,23 +106,33 @@ class Mail:
         step.facts.append(
             Fact("message.received", "mail", ref=str(number), by=by, cause=cause, detail=detail)
         )
-        work = None if recipient == HUMAN else self._ledger.one("work_now", {"agent": recipient})
-        if work is not None:
-            self._ledger.run("message_delivered", {"id": number, "now": step.now.wall})
-            step.effects.append(partial(self._world.put_mail, work["run"], number))
+        step.effects.append(partial(self._world.file_mail, recipient, number))
+        if recipient != HUMAN:
+            limit = {"recipient": recipient, "limit": MOST_WAITING + 1}
+            waiting = self._ledger.one("count_waiting", limit)
+            if waiting is not None and waiting["number"] <= MOST_WAITING:
+                self._deliver(step, recipient, [number])
         return number
+
+    def _deliver(self, step: Step, recipient: str, numbers: Iterable[int]) -> None:
+        """Put messages into the mail of a run that lives, if there is one."""
+        work = self._ledger.one("work_now", {"agent": recipient})
+        for number in numbers if work is not None else ():
+            self._ledger.run("message_delivered", {"id": number, "now": step.now.wall})
+            step.effects.append(partial(self._world.put_mail, work["run"], number))  # type: ignore[index]
 
     def enclose(self, run: int, agent: str, dispatch: int) -> None:
         """A run is about to start: what its prompt has room for goes with it, and the question that it is to answer."""
-        unread = self._ledger.all("unread", {"recipient": agent, "limit": MOST_ENCLOSED})
+        unread = self._ledger.all("unread", {"recipient": agent, "limit": MOST_WAITING})
         own = [row for row in unread if row["work"] == dispatch]
         others = [row for row in unread if row["work"] != dispatch]
         for row in (*own, *preface.fitting(others, self._config.memory.in_prompt)):
             self._ledger.run("message_shown", {"id": row["id"], "run": run})
 
     def opened(self, step: Step, run: int, agent: str) -> None:
-        """A run has begun: it has what its prompt holds."""
+        """A run has begun: it has what its prompt holds, and the rest lies in its mail."""
         self.seen(step, agent, [row["id"] for row in self._ledger.all("shown_messages", {"run": run})], run)
+        self._top_up(step, agent)
 
     def unopened(self, run: int) -> None:
         """A run ended before its model can have read its prompt: what that held comes again."""
@@ -132,7 +148,18 @@ class Mail:
                 step.facts.append(
                     Fact("message.read", "mail", ref=str(number), by=by, detail={"by": recipient})
                 )
+        if news and recipient != HUMAN:
+            self._top_up(step, recipient)
         return news
+
+    def _top_up(self, step: Step, recipient: str) -> None:
+        """Let the next come into the mail of a run that has read some."""
+        most = {"recipient": recipient, "limit": MOST_WAITING}
+        self._deliver(
+            step,
+            recipient,
+            [row["id"] for row in self._ledger.all("unread", most) if row["delivered"] is None],
+        )
 
     def recipients(self, named: str, sender: str) -> list[str]:
         """Who is meant by a name: `all` are all agents but the one that writes. Empty where there is nobody."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from aipass import action as act
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from aipass.event import Fact, iso, plain
+from aipass.talk.circle import Circle, no_place
 from aipass.talk.letter import quoted
-from aipass.talk.mail import HUMAN
+from aipass.talk.mail import HUMAN, Asks
 from aipass.trinity.sessions import summary
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Who a dispatch goes on for when what it asked is answered.
 CONTINUES = "aipass answer"
+#: An answer is on its way to a run that waits until this much later.
+LATE_S, FOR_EVER_S = 2.0, 1e12
 #: What came of it: an exit code and words.
 Said = tuple[int, str]
 
@@ -37,11 +40,12 @@ class Questions:
     def ask(self, step: Step, event: Event, action: act.Ask, carry: Callable[[act.Action], None]) -> Said:
         """Record a question; an agent is started for it."""
         run = None if action.run is None else self._ledger.one("run", {"id": action.run})
-        if action.waits and (circle := self._circle(action.sender, action.to)):
-            return EXIT_REFUSED, (
-                f"{' waits for '.join(circle)}: to wait for {action.to} would close a circle; ask without --wait, and end"
-            )
-        number = self._put(step, action.sender, action.to, action.text, action.options, run, event.id)
+        if run is not None and action.to != HUMAN and (why := self._endless(step, action, run)) is not None:
+            return EXIT_REFUSED, why
+        until = None
+        if action.waits is not None:
+            until = step.now.wall + (action.waits + LATE_S if action.waits else FOR_EVER_S)
+        number = self._put(step, action.sender, action.to, action.text, action.options, run, event.id, until)
         if action.to == HUMAN:
             self._notify(step, f"{action.sender} asks", number, action.text, event.id)
             return 0, str(number)
@@ -76,9 +80,11 @@ class Questions:
         options: list[str],
         run: Row | None,
         cause: int | None,
+        waits: float | None = None,
     ) -> int:
         detail = {"from": sender, "to": to, "text": text[:200]}
-        number = self._mail.put(step, to, text, sender=sender, run=run, cause=cause, options=options)
+        asks = Asks(options, waits)
+        number = self._mail.put(step, to, text, sender=sender, run=run, cause=cause, asks=asks)
         by = None if run is None else run["id"]
         step.facts.append(Fact("question.asked", "mail", ref=str(number), by=by, cause=cause, detail=detail))
         return number
@@ -91,19 +97,24 @@ class Questions:
             cause,
         )
 
-    def _circle(self, asker: str, to: str) -> list[str]:
-        """Who would wait for whom, from the asked back to the asker; empty where nobody would."""
-        paths, seen = [[to]], {to}
-        while paths:
-            path = paths.pop()
-            for row in self._ledger.all("waiting_for", {"agent": path[-1]}):
-                name = row["recipient"]
-                if name == asker:
-                    return [*path, name]
-                if name not in seen:
-                    seen.add(name)
-                    paths.append([*path, name])
-        return []
+    def _endless(self, step: Step, action: act.Ask, run: Row) -> str | None:
+        """Why no answer could ever come; None where one could."""
+        to, now = action.to, step.now.wall
+        busy = None if action.waits is None else action.sender
+        circle = Circle(self._ledger, busy, run["dispatch"], now).of(to)
+        if circle and circle[-1] == action.sender and busy is None:
+            return (
+                f"{' waits for '.join(circle)}: {to} cannot answer before you have; `aipass questions` shows what it asks, and "
+                f"`aipass answer` may say what you need to know"
+            )
+        if circle:
+            return f"{' waits for '.join(circle)}: to wait for {to} would close a circle; ask without --wait, and end"
+        if (
+            busy is not None
+            and (why := no_place(self._ledger, self._dispatcher.config, run, to, now)) is not None
+        ):
+            return f"{why}, so that {to} could not start; ask without --wait, and end"
+        return None
 
     # -- answering -------------------------------------------------------------------------------------------------
 
@@ -139,7 +150,7 @@ class Questions:
             carry(act.Cancel(row["work"], f"question {row['id']} was answered by {action.sender}"))
         elif row["work"] is not None and self._is_queued(row["work"]):
             carry(act.Cancel(row["work"], f"question {row['id']} was answered meanwhile"))
-        return self._go_on(row, carry)
+        return self._go_on(step, row, event.id, carry)
 
     def _is_queued(self, dispatch: int) -> bool:
         row = self._ledger.one("dispatch", {"id": dispatch})
@@ -158,7 +169,7 @@ class Questions:
         if asks is not None and asks["state"] != "blocked" and not is_told:
             self._mail.post(step, row["sender"], text, sender=by, reply_to=row["id"], cause=cause)
 
-    def _go_on(self, row: Row, carry: Callable[[act.Action], None]) -> Said:
+    def _go_on(self, step: Step, row: Row, cause: int, carry: Callable[[act.Action], None]) -> Said:
         """The dispatch that asked goes on, unless it has other questions open."""
         said = f"question {row['id']} is answered"
         asks = None if row["dispatch"] is None else self._ledger.one("dispatch", {"id": row["dispatch"]})
@@ -173,14 +184,37 @@ class Questions:
         if others:
             numbers = ", ".join(str(other["id"]) for other in others)
             return 0, f"{said}; dispatch {asks['id']} waits for an answer to {numbers} as well"
+        if not self._continue(step, asks, cause, carry):
+            return 0, f"{said}; {self._stays(asks)}"
+        return 0, f"{said}; dispatch {asks['id']} of {asks['agent']} goes on"
+
+    def _continue(self, step: Step, asks: Row, cause: int, carry: Callable[[act.Action], None]) -> bool:
+        """Let a blocked dispatch go on with its answers; whether it does. A person hears of one that does not."""
         carry(self._continued(asks))
         after = self._ledger.one("dispatch", {"id": asks["id"]})
-        if after is not None and after["state"] == "blocked":
-            return (
-                0,
-                f"{said}; dispatch {asks['id']} of {asks['agent']} cannot go on now; `aipass why {asks['id']}` says why, `aipass retry {asks['id']}` tries",
-            )
-        return 0, f"{said}; dispatch {asks['id']} of {asks['agent']} goes on"
+        if after is None or after["state"] != "blocked":
+            return True
+        step.notify(self._ledger, self._stays(asks), cause)
+        return False
+
+    @staticmethod
+    def _stays(asks: Row) -> str:
+        number = asks["id"]
+        return f"dispatch {number} of {asks['agent']} has its answer and cannot go on now; `aipass why {number}` says why, `aipass retry {number}` tries"
+
+    def unheard(self, run: Row) -> list[Row]:
+        """What a run asked, was answered while it lived, and has not read: it must go on to hear of it."""
+        return self._ledger.all("unheard_answers", {"agent": run["agent"], "run": run["id"]})
+
+    def blocked(self, step: Step, event: Event, carry: Callable[[act.Action], None]) -> None:
+        """A run has ended, and its dispatch waits: where for nothing that is still to come, it goes on."""
+        run = self._ledger.one("run", {"id": event.by})
+        asks = self._ledger.one("dispatch", {"id": event.detail["dispatch"]})
+        if run is None or asks is None or asks["state"] != "blocked" or self.open_of(asks["id"]):
+            return
+        if answers := self.unheard(run):
+            self._mail.seen(step, run["agent"], [row["reply"] for row in answers])
+            self._continue(step, asks, event.id, carry)
 
     def _continued(self, asks: Row) -> act.Dispatch:
         """What a blocked dispatch goes on with: the answers to all that its last run asked."""
@@ -234,7 +268,7 @@ class Questions:
                 or f"{row['recipient']} ended without an answer ({state}: {event.detail['reason'] or 'it says nothing'})"
             )
             self._take(step, row, text, row["recipient"], event.id)
-            self._go_on(row, carry)
+            self._go_on(step, row, event.id, carry)
 
     def _close(self, step: Step, number: int, reason: str) -> None:
         self._ledger.run("question_closed", {"id": number, "reason": reason, "now": step.now.wall})

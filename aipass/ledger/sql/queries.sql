@@ -97,6 +97,10 @@ WHERE agent = :agent AND finished > :since AND state IN ('succeeded', 'failed') 
 -- Somebody has mended what was wrong.
 UPDATE dispatches SET fault = NULL WHERE agent = :agent AND fault IS NOT NULL
 
+-- name: dispatch_hops
+-- How long the chain is in which it goes on now.
+UPDATE dispatches SET hops = :hops WHERE id = :id
+
 -- name: dispatch_reopened
 -- Somebody asked for it again.
 UPDATE dispatches SET state = 'queued', tries = 0, not_before = 0, started = NULL, finished = NULL, reason = NULL,
@@ -617,8 +621,8 @@ FROM runs r JOIN dispatches d ON d.id = r.dispatch WHERE r.agent = :agent AND r.
 
 -- name: insert_message
 -- Somebody says something to somebody.
-INSERT INTO messages (sender, recipient, subject, text, files, reply_to, dispatch, run, sent, asks, options)
-VALUES (:sender, :recipient, :subject, :text, :files, :reply_to, :dispatch, :run, :sent, :asks, :options)
+INSERT INTO messages (sender, recipient, subject, text, files, reply_to, dispatch, run, sent, asks, options, waits)
+VALUES (:sender, :recipient, :subject, :text, :files, :reply_to, :dispatch, :run, :sent, :asks, :options, :waits)
 
 -- name: message
 -- One message.
@@ -631,6 +635,10 @@ SELECT * FROM messages WHERE recipient = :recipient AND read IS NULL ORDER BY id
 -- name: count_unread
 -- How much that is.
 SELECT count(*) AS number FROM messages WHERE recipient = :recipient AND read IS NULL
+
+-- name: count_waiting
+-- The same, up to a limit.
+SELECT count(*) AS number FROM (SELECT 1 FROM messages WHERE recipient = :recipient AND read IS NULL LIMIT :limit)
 
 -- name: messages_of
 -- What somebody was told, newest first.
@@ -678,10 +686,21 @@ WHERE id = :id AND answered IS NULL AND closed IS NULL
 UPDATE messages SET closed = :reason, read = ifnull(read, :now), delivered = ifnull(delivered, :now)
 WHERE id = :id AND answered IS NULL AND closed IS NULL
 
--- name: waiting_for
--- Whose answers an agent's live run waits for.
-SELECT m.recipient FROM messages m JOIN runs r ON r.id = m.run
-WHERE m.sender = :agent AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND r.state <> 'ended'
+-- name: waits_of
+-- What an agent's live run waits for, and does nothing else.
+SELECT m.* FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
+WHERE r.agent = :agent AND r.state <> 'ended' AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND m.waits > :now
+
+-- name: waiting_runs
+-- The live runs that wait for an answer of an agent.
+SELECT DISTINCT r.id AS run, r.driver FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
+WHERE r.state <> 'ended' AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND m.waits > :now AND m.recipient <> 'human'
+
+-- name: unheard_answers
+-- Answers that came while a run lived, for which it did not wait, and that it has not read.
+SELECT q.id, r.id AS reply FROM messages r JOIN messages q ON q.id = r.reply_to
+WHERE r.recipient = :agent AND r.read IS NULL AND q.run = :run AND q.asks AND q.sender = r.recipient
+AND r.sender = q.answerer AND (q.waits IS NULL OR q.answered > q.waits) ORDER BY q.id
 
 -- name: answers_for
 -- What a dispatch has asked and was told since its last run ended, or while that lived.

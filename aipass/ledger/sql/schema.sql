@@ -269,7 +269,8 @@ CREATE TABLE messages (
     answer    TEXT,
     answered  REAL,
     answerer  TEXT,
-    closed    TEXT             -- why no answer is wanted any more
+    closed    TEXT,            -- why no answer is wanted any more
+    waits     REAL             -- until when its run waits for the answer
 );
 CREATE INDEX messages_recipient ON messages (recipient, id);
 CREATE INDEX messages_unread ON messages (recipient, id) WHERE read IS NULL;
