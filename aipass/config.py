@@ -300,6 +300,10 @@ class Memory(Model):
         1500,
         description="Characters of a prompt for messages, open todos and what memory holds; 0: none of it",
     )
+    model: str | None = Field(
+        None,
+        description="The folder of a sentence model, to find by meaning as well (`pip install aipass[embeddings]`); no network is used",
+    )
 
 
 class Config(Model):

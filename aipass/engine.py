@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from aipass.sources import Source
     from aipass.sources.filesystem import Filesystem
     from aipass.talk.postbox import Postbox
+    from aipass.trinity.learner import Learner
     from aipass.trinity.shelf import Shelf
     from aipass.world import World
 
@@ -110,11 +111,15 @@ class Engine:
         desk: Desk | None = None,
         shelf: Shelf | None = None,
         postbox: Postbox | None = None,
+        learner: Learner | None = None,
     ) -> None:
         self.layout, self.ledger, self.config = world.layout, ledger, config
         self._world, self._plugins, self._clock = world, plugins, clock
         self._filesystem = filesystem
-        self._sources = (*sources, *(source for source in (desk, shelf, postbox) if source is not None))
+        self._sources = (
+            *sources,
+            *(source for source in (desk, shelf, postbox, learner) if source is not None),
+        )
         self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._own: deque[Any] = deque()
         self._held: list[Any] = []
@@ -132,7 +137,7 @@ class Engine:
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
         self._work = Work(ledger, self._dispatcher, world, self._authors, self._plans, desk)
         self._mask = partial(masked, plugins.find_secrets)
-        self._keeper = Keeper(ledger, self._dispatcher, shelf, self._mask)
+        self._keeper = Keeper(ledger, self._dispatcher, shelf, self._mask, learner)
         self._mail = Mail(ledger, self._dispatcher, world, self._keeper)
         self._questions = Questions(ledger, self._dispatcher, self._mail)
         self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
@@ -441,7 +446,7 @@ class Engine:
             self._carrier.remember(step, event)
             if event.kind == "dispatch.finished":
                 self._carrier.ended(step, event)
-            elif event.kind == "run.finished" and event.detail["state"] == "blocked":
+            elif event.kind == "run.finished" and event.detail.get("state") == "blocked":
                 self._carrier.blocked(step, event)
             if event.kind == "request.received" and event.detail.get("verb") == "deliver" and event.by:
                 self._plans.catch_up(event.by)

@@ -8,6 +8,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from aipass.config import Config
     from aipass.dispatch.driver import Driver
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from aipass.router import Handler
     from aipass.secret import Secret
     from aipass.sources import Source
+    from aipass.trinity.meaning import Meaning
 
 hookspec = pluggy.HookspecMarker("aipass")
 hookimpl = pluggy.HookimplMarker("aipass")
@@ -47,6 +49,14 @@ def register_forges() -> Iterable[Forge]:  # type: ignore[empty-body]
 @hookspec
 def find_secrets(text: str) -> Iterable[Secret]:  # type: ignore[empty-body]
     """What in a text looks like a key or a password. Called for each file of a PR, in a thread beside the engine's."""
+
+
+@hookspec
+def register_meanings(config: Config, folder: Path) -> Iterable[Meaning]:  # type: ignore[empty-body]
+    """Indexes that find by meaning what is remembered, besides the search by words.
+
+    Called when an engine starts, and by `aipass recall`. `folder`: where to keep what they make of texts; a new ledger has another.
+    """
 
 
 @hookspec

@@ -79,6 +79,10 @@ class Layout:
         """What was said, for eyes: a folder for each recipient."""
         return self.state / "mail"
 
+    def meaning(self, ledger: str) -> Path:
+        """What indexes make of what is remembered, by the ledger that remembers it."""
+        return self.state / "meaning" / ledger
+
     @property
     def quarantine(self) -> Path:
         """What could not be used and is kept."""

@@ -16,6 +16,7 @@ from aipass.git.forge import LOCAL, Forge
 from aipass.router import Handler, Router
 from aipass.secret import Secret
 from aipass.sources import check_source
+from aipass.trinity.meaning import Meaning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,6 +139,17 @@ class Plugins:
     def find_secrets(self, text: str) -> list[Secret]:
         """What plugins find in a text."""
         return [Secret(*found) for found in _flat(self.hook.find_secrets(text=text), "find_secrets")]
+
+    def meanings(self, config: Config, folder: Path) -> list[Meaning]:
+        """The indexes that find by meaning."""
+        found: list[Meaning] = []
+        for meaning in _flat(self.hook.register_meanings(config=config, folder=folder), "register_meanings"):
+            if not isinstance(meaning, Meaning):
+                raise PluginError(
+                    f"register_meanings returned {meaning!r}, which is no index: docs/memory.md says what one has"
+                )
+            found.append(meaning)
+        return found
 
     def router(self, config: Config) -> Router:
         """A router of all handlers as they are with this configuration."""

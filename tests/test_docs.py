@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,10 @@ def test_links_lead_somewhere(page):
 def test_no_page_is_unknown_to_the_readme():
     text = (ROOT / "README.md").read_text()
     assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
+
+
+def test_what_is_installed_holds_every_package_of_the_tree():
+    """An editable installation has them all anyway, a wheel only those that are named."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "aipass").rglob("*.py")}
+    assert found == {name for name in named if name.split(".")[0] == "aipass"}

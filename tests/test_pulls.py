@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from git_kit import Bench, git
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aipass.errors import RefusedError
@@ -46,6 +46,11 @@ def put(top: Path, path: str, state) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=trees, edits=trees, method=st.sampled_from(["merge", "squash", "ff"]))
+@example(
+    before={"x/y": ("120000", "nowhere")},
+    edits={"-f": ("120000", "nowhere"), "x/z w": ("120000", "a"), "x/y": None},
+    method="merge",
+)
 def test_a_pr_is_its_base_and_the_owned_edits_and_all_merged_are_the_working_tree(
     tmp_path_factory, before, edits, method
 ):

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from aipass.cli.asking import check_agent, is_agent
 from aipass.cli.output import json_option, lines_of, print_json
+from aipass.config_quick import raw
 from aipass.errors import ConfigError
 from aipass.event import iso, plain, printable
 from aipass.layout import find_root
 from aipass.trinity.recall import SOURCES, Hit, recall
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger
+    from aipass.trinity.meaning import Meaning
 
 
 @click.command("recall")
@@ -44,9 +54,21 @@ def command(
         raise ConfigError("there is nothing to look for; give some words")
     ledger = Ledger.read(layout.ledger)
     asker = os.environ.get("AIPASS_AGENT") if is_agent() else None
-    found = recall(
-        ledger, asked, asker=asker, agent=agent, sources=sources or SOURCES, now=time.time(), limit=limit
+    find = partial(
+        recall,
+        ledger,
+        asked,
+        asker=asker,
+        agent=agent,
+        sources=sources or SOURCES,
+        now=time.time(),
+        limit=limit,
     )
+    try:
+        found = find(meanings=_meanings(layout, ledger))
+    except Exception as exc:  # noqa: BLE001 - a third party's code; the words find without it
+        click.echo(f"found by words alone, as the search by meaning failed: {exc}", err=True)
+        found = find()
     ledger.close()
     if as_json:
         print_json([hit.as_json() for hit in found])
@@ -55,6 +77,19 @@ def command(
     else:
         click.echo("\n\n".join(map(_shown, found)))
     return 0
+
+
+def _meanings(layout: Layout, ledger: Ledger) -> Sequence[Meaning]:
+    """The indexes that aipass.toml asks for; where it asks for none, no plugin is loaded."""
+    memory, known = raw(layout).get("memory"), ledger.meta("memory.id")
+    if known is None or not isinstance(memory, dict) or not memory.get("model"):
+        return ()
+    from aipass import config
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed()
+    return plugins.meanings(config.load(layout.config), layout.meaning(known))
 
 
 def _shown(hit: Hit) -> str:

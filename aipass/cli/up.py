@@ -106,6 +106,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     from aipass.sources.runs import Supervisors
     from aipass.sources.spool import Spool
     from aipass.talk.postbox import Postbox
+    from aipass.trinity.learner import Learner, memory_id
     from aipass.trinity.shelf import Shelf
     from aipass.world import World
 
@@ -133,6 +134,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
         desk=desk,
         shelf=shelf,
         postbox=Postbox(layout),
+        learner=Learner(layout, plugins.meanings(settings, layout.meaning(memory_id(ledger)))),
     )
     return engine
 

@@ -209,7 +209,7 @@ class Questions:
     def blocked(self, step: Step, event: Event, carry: Callable[[act.Action], None]) -> None:
         """A run has ended, and its dispatch waits: where for nothing that is still to come, it goes on."""
         run = self._ledger.one("run", {"id": event.by})
-        asks = self._ledger.one("dispatch", {"id": event.detail["dispatch"]})
+        asks = self._ledger.one("dispatch", {"id": event.detail.get("dispatch")})
         if run is None or asks is None or asks["state"] != "blocked" or self.open_of(asks["id"]):
             return
         if answers := self.unheard(run):

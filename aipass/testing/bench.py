@@ -15,6 +15,7 @@ from aipass.plugins import Plugins
 from aipass.sources.observation import Gone, Seen, identity_of, type_of
 from aipass.testing.clock import VirtualClock
 from aipass.testing.runner import ScriptedRunner
+from aipass.trinity.learner import Learner, memory_id
 from aipass.world import World
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Bench:
             settings,
             self.clock,
             sources=(self.runner, *loaded.sources(self.layout.root, settings)),
+            learner=Learner(
+                self.layout, loaded.meanings(settings, self.layout.meaning(memory_id(self.ledger)))
+            ),
         )
         engine.start()
         self.engine = engine

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.ledger import Ledger, Row
     from aipass.step import Step
+    from aipass.trinity.learner import Learner
     from aipass.trinity.shelf import Shelf, StateRejected, StateSaved
 
 #: Copies of a file that an agent may still hold and save.
@@ -72,9 +73,14 @@ class Keeper:
         dispatcher: Dispatcher,
         shelf: Shelf | None,
         mask: Callable[[str], tuple[str, list[str]]],
+        learner: Learner | None = None,
     ) -> None:
         self._ledger, self._dispatcher, self._shelf, self._mask = ledger, dispatcher, shelf, mask
+        self._learner = learner
         self._moment = 0
+        #: What indexes must learn anew, and whether there is anything new for them.
+        self._changed: list[int] = []
+        self._is_news = False
         self._stamps: dict[tuple[str, str], int] = {}
         self._dirty: dict[tuple[str, str], bool] = {}
 
@@ -87,6 +93,8 @@ class Keeper:
         self._moment = round(wall * 1000)
         self._stamps.clear()
         self._dirty.clear()
+        self._changed.clear()
+        self._is_news = False
 
     # -- whose files there are -------------------------------------------------------------------------------------
 
@@ -212,6 +220,7 @@ class Keeper:
                 "run": run["run"] if "run" in run.keys() else run["id"],  # noqa: SIM118 - a Row
             }
         number = self._ledger.run("insert_memory", about)
+        self._is_news = True
         if source != "todo":
             self._ledger.run(
                 "put_words", {"id": number, "words": indexed(text, *tags, printable(path) or "")}
@@ -235,6 +244,7 @@ class Keeper:
         if row["source"] == "session":
             self._touch(row["agent"], LOCAL)
         self._ledger.run("drop_memory", {"id": number})
+        self._changed.append(number)
         self._ledger.run("drop_words", {"id": number})
         self._ledger.run("clear_words")
         self._scrub(row["text"])
@@ -352,6 +362,7 @@ class Keeper:
                 "change_memory", {"id": number, "text": entry.text, "tags": json.dumps(entry.tags)}
             )
             self._ledger.run("drop_words", {"id": number})
+            self._changed.append(number)
             if kind != "todo":
                 self._ledger.run("put_words", {"id": number, "words": indexed(entry.text, *entry.tags)})
         for number in done.removed:
@@ -445,6 +456,10 @@ class Keeper:
                     self._ledger.run("drop_copies", about | {"keep": KEPT_COPIES})
             if self._shelf is not None:
                 step.effects.append(partial(self._shelf.publish, agent, file, body))
+        if self._learner is not None:
+            step.effects += [partial(self._learner.changed, number) for number in self._changed]
+            if self._is_news:
+                step.effects.append(self._learner.look)
 
     def _state(self, agent: str, file: str) -> Row | None:
         return self._ledger.one("state", {"agent": agent, "file": file})

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aipass.event import iso, printable
-from aipass.trinity.words import query
+from aipass.trinity.words import names, query
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aipass.ledger import Ledger, Row
+    from aipass.trinity.meaning import Meaning
 
 SOURCES = ("learning", "observation", "session", "answer", "message", "plan", "pr")
 #: So many of the best by their words are ranked anew.
@@ -21,8 +23,12 @@ CANDIDATES = 200
 OWN, KEPT = 1.25, {"learning": 1.2, "observation": 1.1}
 #: What is older than this counts half of what the newest does, at the least as much as `FLOOR` says.
 HALF_LIFE_S, FLOOR = 60 * 86400.0, 0.6
-#: The very words in a row count more.
-PHRASE = 1.5
+#: The very words in a row count more, and so does each name that was typed (`parse_url`, `src/api/login.py`, `E0432`).
+PHRASE, NAMED = 1.5, 2.0
+#: Where meaning is asked as well, it decides: a cosine, and to that at most so much for words and for what counts more.
+WORDS, WEIGHTS = 0.1, 0.05
+#: What is farther from what was asked has nothing to do with it.
+LEAST = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +63,67 @@ def recall(
     sources: Sequence[str] = SOURCES,
     now: float,
     limit: int = 10,
+    meanings: Sequence[Meaning] = (),
 ) -> list[Hit]:
     """What is remembered of the words in `asked`, best first.
 
-    asker: whose own counts more. agent: only what is that agent's. now: seconds, for what is recent.
+    asker: whose own counts more. agent: only what is that agent's. now: seconds, for what is recent. meanings: indexes that
+    find by meaning as well. Raises what those raise.
     """
-    expression = query(asked)
-    if not expression:
-        return []
+    phrase, named, expression = " ".join(asked.casefold().split()), names(asked), query(asked)
     about = {"query": expression, "agent": agent, "limit": CANDIDATES}
     about |= {"sources": "".join(f"|{source}" for source in sources) + "|"}
-    phrase = " ".join(asked.casefold().split())
-    hits = [Hit(row, _score(row, phrase, asker, now)) for row in ledger.all("recall", about)]
+    rows = {row["id"]: row for row in (ledger.all("recall", about) if expression else ())}
+    scores = {
+        # bm25 of FTS5 is negative, and better the smaller it is.
+        number: -float(row["rank"]) * _weight(row, asker, now) * _literal(row, phrase, named)
+        for number, row in rows.items()
+    }
+    near = [one for meaning in meanings for one in meaning.nearest(asked, CANDIDATES)]
+    if near:
+        scores = _fused(ledger, rows, scores, near, partial(_weight, asker=asker, now=now))
+    hits = [
+        Hit(row, scores[number])
+        for number, row in rows.items()
+        if row["source"] in sources and agent in {None, row["agent"]}
+    ]
     hits.sort(key=lambda hit: (-hit.score, -hit.row["id"]))
     return hits[:limit]
 
 
-def _score(row: Row, phrase: str, asker: str | None, now: float) -> float:
-    # bm25 of FTS5 is negative, and better the smaller it is.
-    score = -float(row["rank"]) * KEPT.get(row["source"], 1.0)
-    score *= FLOOR + (1.0 - FLOOR) * math.exp2(-max(0.0, now - row["time"]) / HALF_LIFE_S)
-    if row["agent"] == asker:
-        score *= OWN
-    if len(phrase) > 3 and phrase in " ".join(row["text"].casefold().split()):
-        score *= PHRASE
-    return score
+def _fused(
+    ledger: Ledger,
+    rows: dict[int, Row],
+    scores: dict[int, float],
+    near: Sequence[tuple[int, float]],
+    weight: Callable[[Row], float],
+) -> dict[int, float]:
+    """The closeness in meaning, and a little more for words; `rows` gets what the words did not find."""
+    best = max(scores.values(), default=1.0)
+    fused = {number: WORDS * score / best for number, score in scores.items()}
+    for number, closeness in near:
+        if (
+            number not in rows
+            and closeness >= LEAST
+            and (row := ledger.one("memory", {"id": number})) is not None
+        ):
+            rows[number] = row
+        if number in rows:
+            fused[number] = max(fused.get(number, 0.0), closeness + WORDS * scores.get(number, 0.0) / best)
+    return {number: score + WEIGHTS * (weight(rows[number]) - 1.0) for number, score in fused.items()}
+
+
+def _weight(row: Row, asker: str | None, now: float) -> float:
+    """How much something counts, whatever it says."""
+    weight = KEPT.get(row["source"], 1.0)
+    weight *= FLOOR + (1.0 - FLOOR) * math.exp2(-max(0.0, now - row["time"]) / HALF_LIFE_S)
+    return weight * OWN if row["agent"] == asker else weight
+
+
+def _literal(row: Row, phrase: str, named: Sequence[str]) -> float:
+    """How much more it counts that the very words stand there."""
+    text = " ".join(row["text"].casefold().split())
+    factor = PHRASE if len(phrase) > 3 and phrase in text else 1.0
+    for name in named:
+        factor *= NAMED if name in text else 1.0
+    return factor

@@ -15,6 +15,7 @@ MAX_TERMS = 24
 PREFIX_CHARS = 3
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])")
 _WORD = re.compile(r"[^\W_]+")
+_NAME = re.compile(r"[\w)][_./:-][\w(]|(?<=[a-z0-9])[A-Z]|[0-9]|^[A-Z][A-Z_]+$")
 #: Too common to be worth asking for, unless nothing else was asked.
 _COMMON = frozenset(
     [
@@ -110,6 +111,14 @@ def query(asked: str) -> str:
             found.setdefault(typed.casefold(), _term(typed, parts))
     terms = [term for typed, term in found.items() if " ".join(_WORD.findall(typed)) not in _COMMON]
     return " OR ".join((terms or list(found.values()))[:MAX_TERMS])
+
+
+def names(asked: str) -> list[str]:
+    """What was typed that is no plain word but a name of something: a path, a function, a code."""
+    found = (typed.strip("\"'`.,:;!?()[]{}<>") for typed in asked.split())
+    return list(dict.fromkeys(one.casefold() for one in found if len(one) > 2 and _NAME.search(one)))[
+        :MAX_TERMS
+    ]
 
 
 def _term(typed: str, parts: list[str]) -> str:

@@ -733,6 +733,10 @@ WHERE (:agent IS NULL OR m.agent = :agent) AND instr(:sources, '|' || m.source |
 -- One thing that is remembered.
 SELECT * FROM memory WHERE id = :id
 
+-- name: memory_after
+-- What came to be remembered after something, oldest first.
+SELECT id, text FROM memory WHERE id > :after AND source <> 'todo' ORDER BY id LIMIT :limit
+
 -- name: same_memory
 -- What an agent remembers in these very words.
 SELECT id FROM memory WHERE agent = :agent AND source = :source AND text = :text LIMIT 1
