@@ -313,6 +313,10 @@ class Carrier:
             )
             said = f"Plan {row['id']}, {row['title']}: {row['state']}\n{phases}"
             self._keeper.remember("plan", "human", said, when, path=row["file"])
+        elif (
+            event.kind == "check.finished" and (run := self._ledger.one("run", {"id": event.by})) is not None
+        ):
+            self._keeper.checked(run["agent"], run["id"])
         elif event.kind == "question.answered" and (
             row := self._ledger.one("message", {"id": int(event.ref or 0)})
         ):

@@ -80,8 +80,8 @@ PERSON_VERBS = frozenset(("reload",))
 
 
 def new_id() -> str:
-    """A fresh request id; ids sort by the time of asking."""
-    return f"r-{time.time_ns() // 1_000_000:011x}-{os.urandom(4).hex()}"
+    """A fresh request id; ids sort by the time of asking, to the microsecond."""
+    return f"r-{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}"
 
 
 def write(folder: Path, verb: str, **fields: object) -> str:

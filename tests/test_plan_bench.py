@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from aipass import ground
 from aipass.layout import CHECKS
 from aipass.testing.bench import Bench
+from aipass.trinity.recall import recall
 
 AGENTS = ("db", "api", "web")
 TOML = "".join(f'[agents.{name}]\ndriver = "command"\ncommand = ["x"]\n' for name in AGENTS)
@@ -507,6 +508,26 @@ def test_a_check_that_failed_is_seen_and_told_to_the_next_run(house):
     house.bench.finish(house.checks()[0], "no such words\n", exit_code=1)
     house.steer("resume")
     assert "The last time it failed:\n    no such words" in house.runner.prompt(2)
+
+
+@pytest.mark.parametrize("ends_first", [False, True])
+def test_what_the_checks_came_to_stands_in_the_sessions_summary(house, ends_first):
+    house.start({**MODEL, "checks": ["grep good app/model"]})
+    house.deliver(1, "app/model")
+    if ends_first:
+        house.bench.finish(1, "I wrote the model")
+        house.bench.finish(house.checks()[-1])
+    else:
+        house.bench.finish(house.checks()[0])
+        house.bench.finish(1, "I wrote the model")
+        for check in house.checks():
+            house.bench.finish(check)
+    house.bench.settle()
+    row = house.bench.ledger.one("state", {"agent": "db", "file": "local.json"})
+    (session,) = json.loads(row["body"])["sessions"]
+    assert session["summary"] == "I wrote the model [checks of model: passed]"
+    found = recall(house.bench.ledger, "checks passed", now=0.0)
+    assert "session" in {hit.row["source"] for hit in found}
 
 
 @pytest.mark.parametrize("handoff", ["write", "exit"])

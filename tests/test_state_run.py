@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fence_kit import NO_FENCE
+from talk_kit import talk
 
 pytestmark = pytest.mark.slow
 FENCED = pytest.mark.skipif(bool(NO_FENCE), reason=f"there is no fence here: {NO_FENCE}")
@@ -278,3 +279,10 @@ def test_a_new_ledger_takes_over_the_files_of_an_earlier_one_without_a_word(repo
     assert [entry["text"] for entry in local(repository, "api")["todos"]] == ["to do"]
     assert not events(repository, "state.rejected")
     assert read(repository, "messages", "api") == []
+
+
+@pytest.mark.timeout(300)
+def test_fifty_agents_that_write_to_each_other_lose_nothing_while_all_is_killed(repository):
+    figures = talk(repository, agents=50, seconds=15, kills=3, pause=0.5)
+    assert figures["said"] > 200, figures
+    assert figures["read"] > 50, figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -10,11 +11,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aipass.errors import AipassError
 from aipass.ground import described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: The demo's agents: any program is one. The writer writes, the reviewer is started by what was written.
 AGENTS = {
@@ -46,6 +51,15 @@ open("CHANGES.md", "a").write("- There is a page to log in.\\n")
 subprocess.run(["aipass", "pr", "open", "-m", "Tell of the login"])
 print("git add -A ends with", subprocess.call(["git", "add", "-A"], stderr=subprocess.DEVNULL))
 """,
+    "store.py": """\
+import subprocess, sys
+prompt = sys.stdin.read()
+if "answers:" in prompt:
+    subprocess.run(["aipass", "note", "The users are kept in Postgres, as you decided"])
+    print("I went on with Postgres.")
+else:
+    subprocess.run(["aipass", "ask", "human", "Where do we keep the users?", "--options", "Postgres,SQLite"])
+""",
     "reviewer.py": """\
 import sys
 prompt = sys.stdin.read()
@@ -74,6 +88,10 @@ command = ["{python}", "page.py"]
 driver  = "command"
 command = ["{python}", "changes.py"]
 owns    = ["/CHANGES.md"]
+
+[agents.store]
+driver  = "command"
+command = ["{python}", "store.py"]
 
 [[on]]                      # what the writer writes starts the reviewer
 name     = "review"
@@ -144,6 +162,7 @@ class Tour:
         self.run("dispatches")
         self.run("why", "2")
         self.run("events", "--kind", "run.*")
+        self._talk()
         self._plan()
         self._say("Kill the engine; what you ask for meanwhile waits, and is done by the next one.")
         pid = int(self.run("status", "--json", quiet=True).split('"pid": ')[1].split(",")[0])
@@ -155,6 +174,20 @@ class Tour:
         self._show("cat outbox/reviewer/send.*.md", self._await("outbox/reviewer/send.*.md"))
         self.run("status")
         self._say("That was it. In your own repository: `aipass init`, then `aipass up --detach`.")
+
+    def _talk(self) -> None:
+        self._say("An agent that cannot go on asks you, and ends. Your answer starts it again.")
+        self.run("message", "store", "Mind that there will be a million users")
+        number = self.run("send", "store", "Choose a database").strip()
+        self._until(lambda: json.loads(self.run("questions", "--json", quiet=True)), "its question")
+        self._until(lambda: '"blocked"' in self.run("show", number, "--json", quiet=True), "its end")
+        self.run("questions")
+        question = str(json.loads(self.run("questions", "--json", quiet=True))[0]["id"])
+        self.run("answer", question, "Postgres")
+        self._show("cat outbox/store/send.*.md", self._await("outbox/store/send.*.md"))
+        self._say("What it has learned stands in its state file, and whoever looks for it finds it.")
+        self.run("trinity", "show", "store")
+        self.run("recall", "which database for users")
 
     def _plan(self) -> None:
         self._say("A plan: who may write what, and in which order. What one delivers starts the next.")
@@ -226,6 +259,17 @@ class Tour:
             for path in self._root.glob(pattern):
                 return path
             time.sleep(0.02)
-        raise AipassError(
-            f"{pattern} did not come within {WAIT_S:.0f} seconds; `aipass demo --keep` leaves the repository to look at"
+        raise self._late(pattern)
+
+    def _until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise self._late(what)
+            time.sleep(0.05)
+
+    @staticmethod
+    def _late(what: str) -> AipassError:
+        return AipassError(
+            f"{what} did not come within {WAIT_S:.0f} seconds; `aipass demo --keep` leaves the repository to look at"
         )

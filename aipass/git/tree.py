@@ -198,7 +198,17 @@ def _quoted(path: str) -> bytes:
 def merged(repo: Repo, ours: str, theirs: str) -> tuple[str, list[str]]:
     """The tree that a merge of two commits comes to, and the paths in conflict; no conflict: an empty list."""
     # A new file stays in the folder that its author chose, also where another moved the rest of that folder away.
-    words = ("-c", "merge.directoryRenames=false", "merge-tree", "--write-tree", "-z", "--no-messages", "--name-only", ours, theirs)
+    words = (
+        "-c",
+        "merge.directoryRenames=false",
+        "merge-tree",
+        "--write-tree",
+        "-z",
+        "--no-messages",
+        "--name-only",
+        ours,
+        theirs,
+    )
     said = records(repo.run(*words, fine=(0, 1)))
     return said[0], said[1:]
 

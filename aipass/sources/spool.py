@@ -49,9 +49,9 @@ class Spool:
         facts: list[Fact] = []
         for one in seen:
             if isinstance(one, Listing):
-                facts += [
-                    fact for entry in one.entries if entry.complete and (fact := self._read(entry.path))
-                ]
+                # What was asked while nobody looked is done in the order of asking.
+                paths = sorted(entry.path for entry in one.entries if entry.complete)
+                facts += [fact for path in paths if (fact := self._read(path))]
             elif isinstance(one, Moved) and not one.folder:
                 facts += [fact for fact in [self._read(one.new)] if fact]
             elif isinstance(one, Seen) and one.complete:

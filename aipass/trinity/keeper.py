@@ -30,6 +30,7 @@ from aipass.trinity.model import (
     Entry,
     printed,
 )
+from aipass.trinity.sessions import with_checks
 from aipass.trinity.words import indexed
 from aipass.units import count
 
@@ -126,10 +127,29 @@ class Keeper:
 
     def ended(self, step: Step, run: Row, session: dict[str, Any]) -> None:
         """An agent's run is over: what it did is remembered. `session`: its outcome, summary and files."""
-        detail = {name: session[name] for name in ("started", "finished", "outcome", "files")}
-        self.remember("session", run["agent"], session["summary"], step.now.wall, run=run, detail=detail)
+        detail = {name: session[name] for name in ("started", "finished", "outcome", "files", "summary")}
+        text = with_checks(session["summary"], self._check_of(run["id"]))
+        self.remember("session", run["agent"], text, step.now.wall, run=run, detail=detail)
         if run["agent"] in self._config.agents:
             self._touch(run["agent"], LOCAL)
+
+    def checked(self, agent: str, run: int) -> None:
+        """The checks of what a run delivered have ended: where the run has as well, its session says so."""
+        row = self._ledger.one("session_of", {"agent": agent, "run": run})
+        if row is None:
+            return
+        text = with_checks(json.loads(row["detail"])["summary"], self._check_of(run))
+        self._ledger.run("change_memory", {"id": row["id"], "text": text, "tags": row["tags"]})
+        self._ledger.run("drop_words", {"id": row["id"]})
+        self._ledger.run("put_words", {"id": row["id"], "words": indexed(text)})
+        self._changed.append(row["id"])
+        if agent in self._config.agents:
+            self._touch(agent, LOCAL)
+
+    def _check_of(self, run: int) -> dict[str, Any] | None:
+        self._ledger.flush()
+        row = self._ledger.one("check_of", {"run": run})
+        return None if row is None else json.loads(row["detail"])
 
     # -- what is noted ---------------------------------------------------------------------------------------------
 

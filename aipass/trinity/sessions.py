@@ -9,7 +9,7 @@ from aipass.event import iso, printable
 from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aipass.ledger import Row
 
@@ -38,6 +38,18 @@ def of(run: Row, finished: float, outcome: str, said: str | None, files: Sequenc
         "summary": summary(said or outcome),
         "files": own[:FILES] + ([f"and {len(own) - FILES} more"] if len(own) > FILES else []),
     }
+
+
+def with_checks(said: str, check: Mapping[str, Any] | None) -> str:
+    """A summary, and what the checks of its phase came to. `check`: the detail of the last `check.finished`."""
+    if check is None or check["state"] == "lost":
+        return said
+    how = (
+        "passed"
+        if check["state"] == "succeeded"
+        else f"failed ({check.get('reason') or 'exit ' + str(check.get('exit'))})"
+    )
+    return f"{said} [checks of {check['phase']}: {how}]"
 
 
 def summary(said: str) -> str:

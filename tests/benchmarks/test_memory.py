@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import talk_kit
 
 from aipass.config import State
 from aipass.layout import Layout
@@ -174,3 +175,14 @@ def test_a_start_with_1_000_agents(row, tmp_path):
     assert not told
     row("state files of 1,000 agents written at the first start", f"{took[0]:.2f} s")
     row("and looked at, all good, at a later one", f"{took[-1]:.2f} s", goal="< 2 s", met=took[-1] < 2)
+
+
+def test_fifty_agents_talk_for_a_minute_while_all_is_killed(repository, row):
+    """Not a speed: that nothing is lost, by figures. The peer is what the agents themselves noted."""
+    figures = talk_kit.talk(repository, agents=50, seconds=60, kills=9, pause=0.4)
+    assert figures["runs"] > 50, "some were killed in the middle, and tried again"
+    row(
+        "50 agents write to each other for a minute, nine kills",
+        f"{figures['messages']} messages, none lost, none twice, in order",
+        f"{figures['said']} noted as said, {figures['read']} read",
+    )

@@ -613,6 +613,14 @@ WHERE agent = :agent AND file = :file ORDER BY updated DESC LIMIT 1 OFFSET :keep
 -- What an agent did last, newest first.
 SELECT * FROM memory WHERE agent = :agent AND source = 'session' AND run IS NOT NULL ORDER BY id DESC LIMIT :limit
 
+-- name: session_of
+-- What is remembered of one run.
+SELECT * FROM memory WHERE agent = :agent AND source = 'session' AND run = :run
+
+-- name: check_of
+-- What the checks of what a run delivered came to last.
+SELECT detail FROM events WHERE kind = 'check.finished' AND run = :run ORDER BY id DESC LIMIT 1
+
 -- name: work_now
 -- What an agent works on.
 SELECT r.id AS run, r.created, d.id AS dispatch, d.plan, d.phase, d.subject,
