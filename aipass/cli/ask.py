@@ -37,9 +37,8 @@ def command(to: str, text: str, more: tuple[str, ...], options: tuple[str, ...],
     An agent need not wait: it ends, its dispatch is blocked, and goes on in the same conversation with the answer.
     """
     if more:
-        hint = f"options are one word, with commas: --options {','.join((*options, *more))}"
         raise ConfigError(
-            f"`{more[0]}`: a question is one word for the shell, in quotes" if not options else hint
+            f"`{more[0]}` is one word too many: the question stands in quotes, and the options in one word: --options a,b"
         )
     layout = find_root()
     if to != HUMAN:
