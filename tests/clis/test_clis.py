@@ -593,8 +593,9 @@ def test_a_model_that_runs_on_this_machine(repository):
             file.write(json.dumps(row) + "\n")
 
 
-def test_a_message_reaches_it_in_the_middle_of_its_run(house, note):
-    wait = "while [ ! -e mine/go ]; do sleep 0.1; done"
+@pytest.mark.parametrize("ends", ["true", "false"])
+def test_a_message_reaches_it_in_the_middle_of_its_run(house, note, ends):
+    wait = f"while [ ! -e mine/go ]; do sleep 0.1; done; {ends}"
     number = house.send(f"SHELL touch mine/began; {wait}", "SHELL true", "SAY done")
     house.repository.wait_for((house.root / "mine/began").exists, "its first tool call", 60)
     message = house.repository.aipass("message", "it", "the schema changed, see 0012.sql").stdout.strip()
@@ -607,7 +608,8 @@ def test_a_message_reaches_it_in_the_middle_of_its_run(house, note):
     assert told[-1].count("see 0012.sql") == 1, "and once"
     (found,) = json.loads(house.repository.aipass("messages", "it", "--json").stdout)
     assert (str(found["id"]), bool(found["read"])) == (message, True)
-    note("a message in the middle of its run", "in the model's next call, after its tool's result")
+    told_by = "after a tool call" if ends == "true" else "after a tool call that failed"
+    note(f"a message in the middle of its run, {told_by}", "in the model's next call, after its tool's result")
 
 
 def test_a_question_of_its_run_blocks_and_its_answer_resumes_it(house, note):
