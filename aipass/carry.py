@@ -15,12 +15,11 @@ import structlog
 
 from aipass import action as act
 from aipass.cancel import cancel
-from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError
+from aipass.errors import EXIT_REFUSED, AipassError
 from aipass.event import Fact
 from aipass.request import answer
 from aipass.step import Done
-from aipass.talk.letter import quoted
-from aipass.units import count, show_duration
+from aipass.units import show_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +33,7 @@ if TYPE_CHECKING:
     from aipass.sources.clock import Timers
     from aipass.steering import Steering
     from aipass.step import Effect, Step
-    from aipass.talk.mail import Mail
-    from aipass.talk.questions import Questions
-    from aipass.trinity.keeper import Keeper
+    from aipass.talk.talk import Talk
     from aipass.work import Work
     from aipass.world import World
 
@@ -64,15 +61,12 @@ class Carrier:
         plans: Plans,
         steering: Steering,
         work: Work,
-        keeper: Keeper,
-        mail: Mail,
-        questions: Questions,
+        talk: Talk,
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._timers, self._fired, self._back, self._reload = timers, fired, back, reload
         self._look_again, self._clock, self._plans = look_again, clock, plans
-        self._steering, self._work, self._keeper = steering, work, keeper
-        self._mail, self._questions = mail, questions
+        self._steering, self._work, self._talk = steering, work, talk
 
     def carry(self, step: Step, handler: str, event: Event, action: act.Action) -> None:
         """Record an action with its event; what is to be done in the world waits for the commit."""
@@ -136,7 +130,7 @@ class Carrier:
                 self._world.said(done.dispatch or 0),
             )
             if row is not None and said.strip():
-                self._keeper.remember(
+                self._talk.keeper.remember(
                     "answer", row["agent"], said, step.now.wall, dispatch=row["id"], path=done.answer
                 )
         if done.taken is not None:
@@ -177,7 +171,7 @@ class Carrier:
             case act.Retry():
                 done = self._dispatcher.retry(action.dispatch)
                 if done.dispatch is not None:
-                    self._questions.retried(step, done.dispatch)
+                    self._talk.questions.retried(step, done.dispatch)
                 answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
                 return done.text, bool(done.exit_code), None
             case act.Pause():
@@ -203,30 +197,19 @@ class Carrier:
                 return self._work.merge(event, action)
             case act.ClosePr():
                 return self._work.close(event, action)
-            case act.Forget():
-                code, text = self._keeper.forget(action.memory, action.agent)
-                answer(self._ledger, action.request, code, text)
-                return text, bool(code), None
-            case act.Note() | act.FinishTodo():
-                return (*self._note(step, event, action), None)
-            case act.Message():
-                return (*self._say(step, event, action), None)
-            case act.Ask():
-                code, text = self._questions.ask(
-                    step, event, action, partial(self.carry, step, handler, event)
+            case (
+                act.Note()
+                | act.FinishTodo()
+                | act.Forget()
+                | act.Message()
+                | act.Ask()
+                | act.Answer()
+                | act.MarkRead()
+            ):
+                return (
+                    *self._talk.carry(step, event, action, partial(self.carry, step, handler, event)),
+                    None,
                 )
-                answer(self._ledger, action.request, code, text)
-                return text, bool(code), None
-            case act.Answer():
-                code, text = self._questions.answer(
-                    step, event, action, partial(self.carry, step, handler, event)
-                )
-                answer(self._ledger, action.request, code, text)
-                return text, bool(code), None
-            case act.MarkRead():
-                news = self._mail.seen(step, action.reader, action.messages, action.run)
-                answer(self._ledger, action.request, 0, f"{count(news, 'message')} read")
-                return f"{count(news, 'message')} read by {action.reader}", False, None
             case act.Reload():
                 return "to be read", False, lambda number: self._reload(number, action)
         return f"{type(action).__name__} is no action that the engine knows", True, None
@@ -234,14 +217,14 @@ class Carrier:
     def _dispatch(
         self, step: Step, handler: str, event: Event, action: act.Dispatch
     ) -> tuple[str, bool, Callable[[int], None] | None]:
-        if event.by is not None and (why := self._questions.refuses(action)) is not None:
+        if event.by is not None and (why := self._talk.questions.refuses(action)) is not None:
             answer(self._ledger, action.request, EXIT_REFUSED, why)
             return why, True, None
         hops = self._plans.hops_after(event) if action.plan is None else self._plans.hops(action.plan)
         done = self._dispatcher.submit(event, handler, action, step.now, hops)
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
         if action.reply_to is not None and action.reply_to == done.dispatch and event.by is None:
-            self._questions.replied(step, done.dispatch, action.text, action.sender, event.id)
+            self._talk.questions.replied(step, done.dispatch, action.text, action.sender, event.id)
         if done.dispatch is None:
             self._plans.refused(step, event, action, done.text)
             if action.file is not None:
@@ -258,97 +241,6 @@ class Carrier:
         done = cancel(step, self._dispatcher, self._world, action.dispatch, action.reason, event.id)
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
         return done.text, bool(done.exit_code)
-
-    def _note(self, step: Step, event: Event, action: act.Note | act.FinishTodo) -> tuple[str, bool]:
-        if isinstance(action, act.FinishTodo):
-            text, failed = self._keeper.done(step, action.agent, action.todo)
-        else:
-            run = None if action.run is None else self._ledger.one("run", {"id": action.run})
-            entry = (action.agent, action.kind, action.text, action.tags, run, action.added)
-            text, failed = self._keeper.note(step, *entry)
-        if event.detail.get("masked"):
-            text += f"; what looks like a secret was masked: {', '.join(event.detail['masked'])}"
-        answer(self._ledger, action.request, EXIT_REFUSED if failed else 0, text)
-        return text, failed
-
-    def blocked(self, step: Step, event: Event) -> None:
-        """A run has ended and its dispatch waits for an answer, which may be there already."""
-        self._questions.blocked(step, event, partial(self.carry, step, "talk", event))
-
-    def ended(self, step: Step, event: Event) -> None:
-        """A dispatch has ended: see to the questions that it asked or was to answer, and to agents that wait for it."""
-        dispatch = event.detail["dispatch"]
-        carry = partial(self.carry, step, "talk", event)
-        self._questions.finished(step, event, partial(self._world.said, dispatch), carry)
-        for row in self._ledger.all("senders", {"dispatch": dispatch}):
-            asks = None if row["wake"] is None else self._ledger.one("dispatch", {"id": row["wake"]})
-            if asks is None or asks["state"] == "cancelled":
-                continue
-            agent, reason = event.detail["agent"], event.detail["reason"]
-            said = quoted(self._world.said(dispatch) or reason or "It said nothing.")
-            text = f"What you asked of {agent} (dispatch {dispatch}) is {event.detail['state']}. It says:\n\n{said}\n"
-            if self._questions.open_of(asks["id"]):
-                # It waits for somebody's answer, and this is none.
-                self._mail.post(step, asks["agent"], text, sender=agent, cause=event.id)
-                continue
-            key = f"woken by {dispatch}"
-            carry(
-                act.Dispatch(
-                    asks["agent"], text, key=key, sender=agent, stem=f"woken-{dispatch}", reply_to=asks["id"]
-                )
-            )
-
-    def remember(self, step: Step, event: Event) -> None:
-        """What happened and may be asked for later: PRs, plans, answers to questions."""
-        detail, when = event.detail, step.now.wall
-        if event.kind == "pr.opened":
-            said = f"PR {detail['pr']}: {detail['title']}\n{' '.join(map(str, detail['paths'][:100]))}"
-            self._keeper.remember("pr", detail["agent"], said, when, dispatch=detail["dispatch"])
-        elif (
-            event.kind == "plan.finished" and (row := self._ledger.one("plan", {"id": event.ref})) is not None
-        ):
-            phases = "\n".join(
-                f"{phase['id']} ({phase['agent']}): {phase['task']}"
-                for phase in json.loads(row["body"])["phases"]
-            )
-            said = f"Plan {row['id']}, {row['title']}: {row['state']}\n{phases}"
-            self._keeper.remember("plan", "human", said, when, path=row["file"])
-        elif (
-            event.kind == "check.finished" and (run := self._ledger.one("run", {"id": event.by})) is not None
-        ):
-            self._keeper.checked(run["agent"], run["id"])
-        elif event.kind == "question.answered" and (
-            row := self._ledger.one("message", {"id": int(event.ref or 0)})
-        ):
-            said = f"{row['text']}\n{row['answerer']} answers: {row['answer']}"
-            self._keeper.remember(
-                "answer",
-                row["answerer"],
-                said,
-                when,
-                dispatch=row["dispatch"],
-                detail={"question": row["id"]},
-            )
-
-    def _say(self, step: Step, event: Event, action: act.Message) -> tuple[str, bool]:
-        if action.reply_to is not None and self._ledger.one("message", {"id": action.reply_to}) is None:
-            text = f"there is no message {action.reply_to} to reply to; `aipass messages` lists them"
-            answer(self._ledger, action.request, EXIT_FAILED, text)
-            return text, True
-        run = None if action.run is None else self._ledger.one("run", {"id": action.run})
-        said = {
-            "sender": action.sender,
-            "subject": action.subject,
-            "files": action.files,
-            "reply_to": action.reply_to,
-        }
-        numbers = [
-            self._mail.post(step, one, action.text, **said, run=run, cause=event.id)  # type: ignore[arg-type]
-            for one in self._mail.recipients(action.to, action.sender)
-        ]
-        text = "nobody is there to be told" if not numbers else " ".join(map(str, numbers))
-        answer(self._ledger, action.request, 0 if numbers else EXIT_FAILED, text)
-        return f"message {text} to {action.to}", not numbers
 
     def _pause(self, step: Step, event: Event, action: act.Pause) -> str:
         if (

@@ -47,11 +47,8 @@ from aipass.sources.observation import ScanEnd
 from aipass.sources.runs import Report
 from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
-from aipass.talk.mail import Mail
-from aipass.talk.postbox import MailOpened
-from aipass.talk.questions import Questions
-from aipass.trinity.keeper import Keeper
-from aipass.trinity.shelf import StateRejected, StateSaved
+from aipass.talk.talk import Seen as SeenOfAgents
+from aipass.talk.talk import Talk
 from aipass.view import LedgerView
 from aipass.work import Work
 
@@ -90,8 +87,6 @@ DONE_WAIT_S = 0.02
 # A timer whose step failed for a bug of ours is tried again, not often.
 BUG_PAUSE_S = 60.0
 PRUNE_EVERY_S = 86400.0
-#: Requests whose text others will read.
-SAYING = frozenset(("note", "message", "ask", "answer"))
 PRUNE, HELD, SWEEP = "prune", "held", "sweep"
 
 
@@ -136,10 +131,8 @@ class Engine:
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
         self._work = Work(ledger, self._dispatcher, world, self._authors, self._plans, desk)
-        self._mask = partial(masked, plugins.find_secrets)
-        self._keeper = Keeper(ledger, self._dispatcher, shelf, self._mask, learner)
-        self._mail = Mail(ledger, self._dispatcher, world, self._keeper)
-        self._questions = Questions(ledger, self._dispatcher, self._mail)
+        mask = partial(masked, plugins.find_secrets)
+        self._talk = Talk(ledger, self._dispatcher, world, mask, shelf, learner)
         self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
         self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)
         self._alarms = Alarms(ledger, self._timers)
@@ -156,9 +149,7 @@ class Engine:
             self._plans,
             self._steering,
             self._work,
-            self._keeper,
-            self._mail,
-            self._questions,
+            self._talk,
         )
         self._runs = LiveRuns(
             ledger,
@@ -171,9 +162,7 @@ class Engine:
             self._authors,
             self._plans,
             self._work,
-            self._keeper,
-            self._mail,
-            self._questions,
+            self._talk,
             postbox,
         )
 
@@ -193,7 +182,7 @@ class Engine:
         """Take up where the last engine ended, then begin to observe."""
         now = self._clock.now()
         again = Step(now)
-        self._keeper.at(now.wall)
+        self._talk.keeper.at(now.wall)
         with self.ledger.transaction():
             for row in self.ledger.all("pauses"):
                 if row["kind"] == "handler":  # a new engine may have new code
@@ -203,8 +192,8 @@ class Engine:
                 self.ledger.run("set_meta", {"key": key, "value": value})
             self._load(now)
             self._dispatcher.reconfigure(self.config)
-            self._keeper.serve(again)
-            self._keeper.publish(again)
+            self._talk.keeper.serve(again)
+            self._talk.keeper.publish(again)
         self._alarms.set_crons(self.config, now)
         self._timers.set(PRUNE, now.mono)
         self._timers.set(SWEEP, now.mono + SWEEP_S)
@@ -214,7 +203,7 @@ class Engine:
         again.effects += [
             effect for row in self.ledger.all("pending_actions") if (effect := self._carrier.redo(row))
         ]
-        again.effects += [self._world.tidy, self._mail.redeliver]
+        again.effects += [self._world.tidy, self._talk.mail.redeliver]
         self._act(again)
         for source in self._sources:
             self._start_source(source)
@@ -335,7 +324,7 @@ class Engine:
 
     def _commit(self, step: Step, items: list[Any], due: list[str]) -> None:
         self._view.at(step.now)
-        self._keeper.at(step.now.wall)
+        self._talk.keeper.at(step.now.wall)
         self._plans.look_again()
         with self.ledger.transaction():
             for key in due:
@@ -348,10 +337,10 @@ class Engine:
                 if self._plans.begun(start.dispatch):
                     step.changes_territory = True
                     self._timers.set(SWEEP, step.now.mono + SWEEP_S)
-                self._keeper.begun(start.agent)
-                self._mail.enclose(start.run, start.agent, start.dispatch)
+                self._talk.keeper.begun(start.agent)
+                self._talk.mail.enclose(start.run, start.agent, start.dispatch)
                 step.starts.append(partial(self._runs.begin, start.run))
-            self._keeper.publish(step)
+            self._talk.keeper.publish(step)
 
     def _on_due(self, step: Step, key: str) -> None:
         if key == SWEEP:
@@ -385,15 +374,8 @@ class Engine:
             self._work.take(step, item)
         elif isinstance(item, Sealed):
             self._work.sealed(item)
-        elif isinstance(item, StateSaved):
-            for text in self._keeper.take(step, item):
-                self._mail.post(step, item.agent, text)
-        elif isinstance(item, MailOpened):
-            run = self.ledger.one("run", {"id": item.run})
-            if run is not None:
-                self._mail.seen(step, run["agent"], [item.message], item.run)
-        elif isinstance(item, StateRejected):
-            self._mail.post(step, item.agent, self._keeper.rejected(step, item))
+        elif isinstance(item, SeenOfAgents):
+            self._talk.take(step, item)
         elif isinstance(item, CheckAsked):
             step.effects.append(partial(self._work.check, item))
         else:
@@ -432,7 +414,7 @@ class Engine:
             if fact.kind == "request.received":
                 if not self._is_new_request(step, fact):
                     continue
-                fact = self._without_secrets(step, fact)
+                fact = self._talk.without_secrets(step, fact)
             event = self.ledger.record(fact, step.now)
             if not event.kind.startswith("file."):
                 self._plans.look_again()
@@ -443,11 +425,7 @@ class Engine:
                 path, reason = event.detail["spool"], event.detail["reason"]
                 step.effects.append(partial(self._world.set_aside, path, reason, event.id))
             self._foreign.look(step, event)
-            self._carrier.remember(step, event)
-            if event.kind == "dispatch.finished":
-                self._carrier.ended(step, event)
-            elif event.kind == "run.finished" and event.detail.get("state") == "blocked":
-                self._carrier.blocked(step, event)
+            self._talk.happened(step, event, partial(self._carrier.carry, step, "talk", event))
             if event.kind == "request.received" and event.detail.get("verb") == "deliver" and event.by:
                 self._plans.catch_up(event.by)
             for handler in self._router.match(event):
@@ -458,19 +436,6 @@ class Engine:
         if "spool" in fact.detail:
             step.effects.append(partial(self._world.consume, fact.detail["spool"], fact.by))
         return self.ledger.one("is_request", {"id": fact.ref}) is None
-
-    def _without_secrets(self, step: Step, fact: Fact) -> Fact:
-        """What is said to others, without what looks like a secret: not even the log has that. Who says it is told."""
-        if fact.detail.get("verb") not in SAYING or not isinstance(fact.detail.get("text"), str):
-            return fact
-        text, kinds = self._mask(fact.detail["text"])
-        if not kinds:
-            return fact
-        run = None if fact.by is None else self.ledger.one("run", {"id": fact.by})
-        if run is not None:
-            told = f"What looks like a secret was masked in what you said: {', '.join(kinds)}."
-            self._mail.post(step, run["agent"], told)
-        return replace(fact, detail={**fact.detail, "text": text, "masked": kinds})
 
     # -- handlers --------------------------------------------------------------------------------------------------
 
@@ -616,7 +581,7 @@ class Engine:
                 step.notify(self.ledger, text)
             # The rest only once this is committed: a commit that fails must leave the old one in force.
             step.before.append(partial(self._take_over, read.config, read.router, step.now))
-            self._keeper.serve(step)
+            self._talk.keeper.serve(step)
             self._look_again(step)
 
     def _take_over(self, config: Config, router: Router, now: Instant) -> None:

@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from aipass.plans import Plans
     from aipass.sources.clock import Timers
     from aipass.step import Step
-    from aipass.talk.mail import Mail
     from aipass.talk.postbox import Postbox
-    from aipass.talk.questions import Questions
-    from aipass.trinity.keeper import Keeper
+    from aipass.talk.talk import Talk
     from aipass.work import Work
     from aipass.world import World
 
@@ -59,15 +57,13 @@ class LiveRuns:
         authors: Authors,
         plans: Plans,
         work: Work,
-        keeper: Keeper,
-        mail: Mail,
-        questions: Questions,
+        talk: Talk,
         postbox: Postbox | None,
     ) -> None:
         self._ledger, self._dispatcher, self._world, self._timers = ledger, dispatcher, world, timers
         self._clock, self._drivers, self._back = clock, drivers, back
-        self._authors, self._plans, self._work, self._keeper = authors, plans, work, keeper
-        self._mail, self._questions, self._postbox = mail, questions, postbox
+        self._authors, self._plans, self._work = authors, plans, work
+        self._talk, self._postbox = talk, postbox
         #: Refusals in a row, and how long the journal was then.
         self._refused: dict[int, tuple[int, int]] = {}
 
@@ -200,7 +196,7 @@ class LiveRuns:
         params = {"id": row["id"], "pid": message["pid"], "started": message["started"]}
         if self._ledger.run("run_started", params):
             step.facts.append(self._fact("run.started", row, pid=message["pid"]))
-            self._mail.opened(step, row["id"], row["agent"])
+            self._talk.mail.opened(step, row["id"], row["agent"])
         if row["stop"] is not None and message["tell"] == "started":
             step.effects.append(partial(self._world.stop, row["id"], "cancelled", row["stop"]))
 
@@ -215,9 +211,9 @@ class LiveRuns:
         files = self._authors.written_by(row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
         if verdict.state not in PROVES:
-            self._mail.unopened(row["id"])
-        asked = self._questions.open_of(row["dispatch"])
-        unheard = [] if asked else self._questions.unheard(row)
+            self._talk.mail.unopened(row["id"])
+        asked = self._talk.questions.open_of(row["dispatch"])
+        unheard = [] if asked else self._talk.questions.unheard(row)
         if verdict.state == "succeeded" and (asked or unheard):
             numbers = ", ".join(str(one["id"]) for one in asked or unheard)
             reason = f"it waits for an answer to question {numbers}"
@@ -249,14 +245,13 @@ class LiveRuns:
             detail["retry_in_s"] = round(ended.retry_in, 3)
         if ended.outcome == "lost":
             step.facts.append(self._fact("run.lost", row, left=message.get("left", [])))
-        session = sessions.of(
-            row, finished, ended.outcome, sessions.words(verdict.answer) or ended.reason, files
-        )
-        self._keeper.ended(step, row, session)
+        said = sessions.words(verdict.answer) or ended.reason
+        session = sessions.of(row, finished, ended.outcome, sessions.with_questions(said, asked), files)
+        self._talk.keeper.ended(step, row, session)
         told = self._fact("run.finished", row, **detail)
         step.facts.append(told)
         if ended.state == "blocked" and not asked and not unheard:
-            self._questions.unasked(step, row, ended.reason or "it does not say why it cannot go on")
+            self._talk.questions.unasked(step, row, ended.reason or "it does not say why it cannot go on")
         if ended.state == "queued":
             self._plans.hold_back(step, row["dispatch"], told.cause)
         elif ended.state != "blocked":

@@ -40,6 +40,14 @@ def of(run: Row, finished: float, outcome: str, said: str | None, files: Sequenc
     }
 
 
+def with_questions(said: str | None, asked: Sequence[Row]) -> str | None:
+    """What a run said, and before it what it asked and was not told: it ends with that."""
+    if not asked:
+        return said
+    questions = "; ".join(f"{row['recipient']}: {summary(row['text'])}" for row in asked)
+    return f"[asks {questions}] {said or ''}".rstrip()
+
+
 def with_checks(said: str, check: Mapping[str, Any] | None) -> str:
     """A summary, and what the checks of its phase came to. `check`: the detail of the last `check.finished`."""
     if check is None or check["state"] == "lost":

@@ -609,7 +609,9 @@ def test_a_message_reaches_it_in_the_middle_of_its_run(house, note, ends):
     (found,) = json.loads(house.repository.aipass("messages", "it", "--json").stdout)
     assert (str(found["id"]), bool(found["read"])) == (message, True)
     told_by = "after a tool call" if ends == "true" else "after a tool call that failed"
-    note(f"a message in the middle of its run, {told_by}", "in the model's next call, after its tool's result")
+    note(
+        f"a message in the middle of its run, {told_by}", "in the model's next call, after its tool's result"
+    )
 
 
 def test_a_question_of_its_run_blocks_and_its_answer_resumes_it(house, note):
