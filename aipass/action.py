@@ -64,6 +64,8 @@ class Dispatch(Action):
     wake: int | None = None
     #: The dispatch of this agent whose conversation it goes on with.
     reply_to: int | None = None
+    #: For how many seconds the run that asks waits for the answer; 0: for ever.
+    waits: float | None = None
     #: The phase whose work this is.
     plan: str | None = None
     phase: str | None = None

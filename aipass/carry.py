@@ -220,11 +220,14 @@ class Carrier:
         if event.by is not None and (why := self._talk.questions.refuses(action)) is not None:
             answer(self._ledger, action.request, EXIT_REFUSED, why)
             return why, True, None
+        if event.by is not None and (why := self._talk.questions.endless(step, action, event.by)) is not None:
+            answer(self._ledger, action.request, EXIT_REFUSED, why)
+            return why, True, None
         hops = self._plans.hops_after(event) if action.plan is None else self._plans.hops(action.plan)
         done = self._dispatcher.submit(event, handler, action, step.now, hops)
         answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
-        if action.reply_to is not None and action.reply_to == done.dispatch and event.by is None:
-            self._talk.questions.replied(step, done.dispatch, action.text, action.sender, event.id)
+        if action.reply_to is not None and action.reply_to == done.dispatch:
+            self._talk.questions.replied(step, done.dispatch, action, event)
         if done.dispatch is None:
             self._plans.refused(step, event, action, done.text)
             if action.file is not None:

@@ -76,6 +76,8 @@ class LiveRuns:
             self._back(Report({"tell": "ended", "run": run, "outcome": "cancelled", "reason": row["stop"]}))
             return
         self._authors.follow(run)
+        if self._postbox is not None:
+            self._postbox.watch(run)  # before anybody can look into it
         try:
             ended = self._world.start(run, self._dispatcher.config, self._drivers)
         except (OSError, AipassError) as exc:
@@ -85,8 +87,6 @@ class LiveRuns:
             return
         if ended is not None:
             self._back(Report(ended))
-        elif self._postbox is not None:
-            self._postbox.watch(run)
 
     def recall(self) -> None:
         """Read what runs wrote that an engine before did not follow to the end, the oldest run first."""
@@ -210,10 +210,12 @@ class LiveRuns:
         self._work.ended(step, row["id"], finished)
         files = self._authors.written_by(row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
-        if verdict.state not in PROVES:
+        if verdict.state not in PROVES or verdict.fault is not None:
             self._talk.mail.unopened(row["id"])
+        # What a CLI ends with may be a question of its own.
+        is_question = verdict.state == "blocked"
         asked = self._talk.questions.open_of(row["dispatch"])
-        unheard = [] if asked else self._talk.questions.unheard(row)
+        unheard = [] if asked else self._talk.questions.unheard(row, self._world.read_at_last(row["id"]))
         if verdict.state == "succeeded" and (asked or unheard):
             numbers = ", ".join(str(one["id"]) for one in asked or unheard)
             reason = f"it waits for an answer to question {numbers}"
@@ -250,7 +252,7 @@ class LiveRuns:
         self._talk.keeper.ended(step, row, session)
         told = self._fact("run.finished", row, **detail)
         step.facts.append(told)
-        if ended.state == "blocked" and not asked and not unheard:
+        if ended.state == "blocked" and is_question:
             self._talk.questions.unasked(step, row, ended.reason or "it does not say why it cannot go on")
         if ended.state == "queued":
             self._plans.hold_back(step, row["dispatch"], told.cause)

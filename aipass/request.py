@@ -31,6 +31,7 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
         "reply_to": (str, False),
         "sender": (str, False),
         "wake": (bool, False),
+        "waits": (int, False),
     },
     "cancel": {"id": (str, True)},
     "retry": {"id": (str, True)},

@@ -12,6 +12,9 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 MAX_SIZE = 2**62
 MAX_DURATION_S = 100 * 365 * 86400.0
 
+#: Longer than anything lives.
+FOR_EVER_S = 1e12
+
 
 def parse_duration(value: object) -> float:
     """Seconds that `value` stands for; 0 needs no unit.
@@ -54,6 +57,11 @@ def parse_size(value: object) -> int:
     if size > MAX_SIZE:
         raise ValueError(f'"{_short(str(value))}" is larger than any disk')
     return int(size)
+
+
+def wait_until(now: float, waits: float | None) -> float | None:
+    """The moment until which somebody waits, in seconds: for `waits` of them, or for ever (0); None where nobody does."""
+    return None if waits is None else now + (waits or FOR_EVER_S)
 
 
 def show_duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from aipass import ground
+from aipass import ground, request
 from aipass.dispatch import brief, environment, shares
 from aipass.dispatch.driver import SESSION, Exit, Job, Outcome, Usage, check_command, check_outcome, sum_usage
 from aipass.errors import AipassError
@@ -171,6 +171,12 @@ class World:
             place = self.layout.mail / recipient
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             wire.write_atomic(place / f"{message}.md", letter.whole(row))
+
+    def unmail(self, message: int, recipient: str) -> None:
+        """Take a message that is to be forgotten from where it lies as a file."""
+        (self.layout.mail / recipient / f"{message}.md").unlink(missing_ok=True)
+        for path in self.layout.runs.glob(f"*/{MAIL}/{message}.md"):
+            path.unlink(missing_ok=True)
 
     def _inherited(self, allowed: tuple[str, ...] | None) -> dict[str, str]:
         """The part of every run's environment that is the same for all; worked out once."""
@@ -352,6 +358,19 @@ class World:
             logger.warning("a driver could not find the session", run=run["id"], error=str(exc))
             return None
         return found if isinstance(found, str) and SESSION.fullmatch(found) else None
+
+    def read_at_last(self, run: int) -> set[int]:
+        """Messages that a run says to have read, in requests that lie in its spool folder still."""
+        found: set[int] = set()
+        for path in self.layout.run_spool(run).glob("r-*.json"):
+            try:
+                with wire.open_regular(path) as file:
+                    asked = json.loads(file.read(request.MAX_REQUEST_BYTES))
+                if asked["verb"] == "read":
+                    found.update(one for one in asked["ids"] if isinstance(one, int))
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                continue  # whoever takes the requests says what is wrong with it
+        return found
 
     def close_spool(self, run: int) -> None:
         """Remove an ended run's spool folder, if all in it was consumed; otherwise the last consumed request does."""

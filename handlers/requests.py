@@ -142,6 +142,7 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
         reply_to=before,
         request=request,
         wake=view.dispatch_of_run(event.by) if event.detail.get("wake") else None,
+        waits=event.detail.get("waits"),
     )
 
 
@@ -219,8 +220,12 @@ def _note(event: Event, view: View, request: str, agent: str | None) -> Action:
         return Refuse(request, "there is nothing to note; give a text", 2)
     try:
         added = None if "added" not in detail else datetime.fromisoformat(detail["added"]).timestamp()
-    except ValueError:
-        return Refuse(request, f"`{detail['added']}` is no time; write it as 2026-01-31T12:00:00Z", 2)
+    except (ValueError, OverflowError):
+        added = -1.0
+    if added is not None and not 0 <= added <= event.time:
+        return Refuse(
+            request, f"`{detail['added']}` is no time that has been; write it as 2026-01-31T12:00:00Z", 2
+        )
     tags = [str(tag) for tag in detail.get("tags", ())]
     return Note(whose, detail["do"], detail["text"], tags, event.by, request, added)
 

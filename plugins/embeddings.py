@@ -67,12 +67,12 @@ class Embeddings:
         self._file = folder / f"{NAME}-{found.st_size}-{found.st_mtime_ns}.db"
         self._model: Bert | None = None
 
-    def newest(self) -> int:
-        """The highest id that it has."""
+    def ids(self) -> list[int]:
+        """All that it has."""
         if not self._file.exists():
-            return 0
-        with closing(self._open()) as db:
-            return int(db.execute("SELECT ifnull(max(id), 0) FROM vectors").fetchone()[0])
+            return []
+        with closing(self._read()) as db:
+            return [number for (number,) in db.execute("SELECT id FROM vectors")]
 
     def learn(self, texts: Sequence[tuple[int, str]]) -> None:
         """Take texts in, by id."""
@@ -97,7 +97,7 @@ class Embeddings:
             return []
         wanted = self._vectors([asked])[0]
         found: list[tuple[int, float]] = []
-        with closing(self._open()) as db:
+        with closing(self._read()) as db:
             cursor = db.execute("SELECT id, vector FROM vectors")
             while rows := cursor.fetchmany(CHUNK):
                 data = b"".join(row[1] for row in rows)
@@ -107,8 +107,15 @@ class Embeddings:
                 found += [(int(rows[place][0]), float(closeness[place])) for place in best]
         return sorted(found, key=lambda one: -one[1])[:limit]
 
+    def _read(self) -> sqlite3.Connection:
+        """For agents as well, who may not write there."""
+        return sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
+
     def _open(self) -> sqlite3.Connection:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for other in self._file.parent.glob(f"{NAME}-*.db"):
+            if other != self._file:
+                other.unlink(missing_ok=True)  # of a model that was used before
         db = sqlite3.connect(self._file, timeout=30.0)
         db.execute("PRAGMA secure_delete = ON")
         db.execute("CREATE TABLE IF NOT EXISTS vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL)")

@@ -389,6 +389,6 @@ def test_the_demo_shows_it_all(tmp_path):
         "no engine runs here; the request waits",
         "plan 0001  Login  done",
         "refused: [Errno 13] Permission denied: 'app/model.py'",
-        "refused to run 4 of web: plan 0001 reserves it for phase model",
+        "of web: plan 0001 reserves it for phase model",
     ):
         assert words in done.stdout

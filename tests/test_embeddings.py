@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import threading
 import time
 from types import SimpleNamespace
 
@@ -179,9 +180,9 @@ def index(tmp_path):
 
 def test_the_nearest_are_found_and_what_is_forgotten_is_nowhere(index, tmp_path):
     assert index.nearest("redis", 5) == []
-    assert index.newest() == 0
+    assert index.ids() == []
     index.learn([(3, "redis cache failover"), (5, "login page button"), (9, "slow tests")])
-    assert index.newest() == 9
+    assert index.ids() == [3, 5, 9]
     found = index.nearest("redis cache failover", 2)
     assert found[0][0] == 3
     assert found[0][1] == pytest.approx(1.0, abs=0.03)
@@ -199,7 +200,7 @@ def test_the_nearest_are_found_and_what_is_forgotten_is_nowhere(index, tmp_path)
 def test_another_model_begins_anew(index, tmp_path):
     index.learn([(3, "redis")])
     other = Embeddings(make_model(tmp_path / "model", seed=8), tmp_path / "index")
-    assert other.newest() == 0
+    assert other.ids() == []
 
 
 @pytest.mark.parametrize(
@@ -238,8 +239,8 @@ class Fake:
     def __init__(self):
         self.name, self.texts, self.broken = "fake", {}, False
 
-    def newest(self):
-        return max(self.texts, default=0)
+    def ids(self):
+        return list(self.texts)
 
     def learn(self, texts):
         if self.broken:
@@ -288,11 +289,48 @@ def test_register_meanings_takes_indexes_only(aipass_bench):
 
 
 def test_an_index_that_raises_is_left_out_and_the_words_go_on(aipass_bench):
-    fake = Fake()
+    fake, good = Fake(), Fake()
     fake.broken = True
-    house = aipass_bench(TOML, plugin(fake))
-    house.ask("note", do="learning", text="redis is gone", agent="api")
+    house = aipass_bench(TOML, plugin(fake, good))
+    for text in ("redis is gone", "sqlite is here"):
+        house.ask("note", do="learning", text=text, agent="api")
+    wait(lambda: len(good.texts) == 2)
+    fake.broken = False
+    house.ask("note", do="learning", text="one more", agent="api")
+    wait(lambda: len(good.texts) == 3)
+    assert fake.texts == {}
     assert [hit.row["text"] for hit in recall(house.ledger, "redis", now=0.0)] == ["redis is gone"]
+
+
+def test_a_long_backlog_is_learned_whole_also_when_something_is_rewritten_meanwhile(aipass_bench):
+    from test_keeper import body, save
+
+    fake, gate = Fake(), threading.Event()
+    house = aipass_bench(TOML + "[state]\nlearnings = 900\n", plugin(fake))
+    for number in range(100):
+        house.ask("note", do="learning", text=f"text {number}", agent="api")
+    wait(lambda: len(fake.texts) == 100)
+    fake.texts, real = {}, fake.learn  # another model, and a new index
+    fake.learn = lambda texts: (gate.wait(10), real(texts))
+    house.restart()
+    document = body(house)
+    document["learnings"][-1]["text"] = "rewritten"
+    save(house, document)
+    gate.set()
+    wait(lambda: len(fake.texts) == 100)
+    assert "rewritten" in fake.texts.values()
+
+
+def test_what_was_forgotten_just_before_a_kill_is_forgotten_by_the_index_too(aipass_bench, monkeypatch):
+    fake = Fake()
+    house = aipass_bench(TOML, plugin(fake))
+    for text in ("the secret thing", "another"):
+        house.ask("note", do="learning", text=text, agent="api")
+    wait(lambda: len(fake.texts) == 2)
+    monkeypatch.setattr(house.engine, "_act", lambda step: None)  # killed between commit and effect
+    house.ask("forget", memory=1)
+    house.restart()
+    wait(lambda: list(fake.texts.values()) == ["another"])
 
 
 def test_a_model_in_aipass_toml_is_used_by_recall_and_by_nobody_else(repository, tmp_path):
@@ -304,6 +342,8 @@ def test_a_model_in_aipass_toml_is_used_by_recall_and_by_nobody_else(repository,
         repository.aipass("note", text, "--agent", "api")
     index = repository.root / ".aipass/meaning"
     wait(lambda: list(index.rglob("*.db")))
+    for path in index.rglob("*.db"):
+        path.chmod(0o444)
     found = json.loads(repository.aipass("recall", "redis cache failover", "--json").stdout)
     assert found[0]["text"] == "redis cache failover"
     assert found[0]["score"] > 0.9

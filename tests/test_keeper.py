@@ -96,8 +96,8 @@ def test_notes_come_into_the_file_and_todos_leave_it_when_they_are_done(house):
     assert texts(house, "observations") == ["the tests are slow"]
     assert house.ask("note", do="done", todo=1, agent="api")["message"] == "todo 1 is done: mend the tests"
     assert house.ask("note", do="done", todo=1, agent="api")["message"] == "todo 1 is done already"
-    assert house.ask("note", do="done", todo=2, agent="api")["exit"] == 3
-    assert house.ask("note", do="done", todo=99, agent="api")["exit"] == 3
+    assert house.ask("note", do="done", todo=2, agent="api")["exit"] == 1
+    assert house.ask("note", do="done", todo=99, agent="api")["exit"] == 1
     assert texts(house, "todos") == []
 
 
@@ -371,3 +371,9 @@ def test_a_note_holds_nothing_that_a_save_would_be_refused_for(house):
     save(house, document)
     assert texts(house, "todos") == ["good"]
     assert texts(house) == ["a\N{REPLACEMENT CHARACTER}[31mb\nc"]
+
+
+@pytest.mark.parametrize("added", ["0001-01-01T00:00:00", "9999-12-31T23:59:59-14:00", "2030-01-01", "soon"])
+def test_a_note_of_elsewhere_is_of_a_time_that_has_been(house, added):
+    reply = house.ask("note", do="learning", text="x", agent="api", added=added)
+    assert (reply["exit"], "is no time that has been" in reply["message"]) == (2, True)

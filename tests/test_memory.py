@@ -206,6 +206,63 @@ def test_what_is_forgotten_is_nowhere_any_more(house):
         assert word.encode() not in house.layout.ledger.read_bytes()
 
 
+def everywhere(house, word):
+    """The tables and the files below .aipass that hold a word."""
+    tables = ("events", "actions", "messages", "memory", "notes", "states")
+    rows = {
+        table: [tuple(row) for row in house.ledger._db.execute(f"SELECT * FROM {table}")] for table in tables
+    }
+    held = [table for table, those in rows.items() if word in str(those)]
+    files = [path for path in house.layout.state.rglob("*.md") if word in path.read_text()]
+    return held + [str(path.relative_to(house.layout.state)) for path in files]
+
+
+def test_what_was_forgotten_of_a_message_reaches_nobody_any_more(house):
+    house.ask("message", to="web", text="zanzibar is the password", subject="zanzibar", by=None)
+    house.ask("forget", memory=1)
+    assert everywhere(house, "zanzibar") == []
+    house.ask("send", agent="web", text="go")
+    assert "zanzibar" not in house.runner.prompt(1)
+
+
+def test_what_was_forgotten_of_an_answer_and_of_a_pr_is_nowhere(house):
+    house.ask("send", agent="api", text="w")
+    house.ask("ask", to="human", text="may it go?", by=1)
+    house.ask("answer", question=1, text="zanzibar may go")
+    house.tell(
+        "pr.opened",
+        detail={"pr": 3, "title": "zanzibar goes", "paths": ["a"], "agent": "api", "dispatch": None},
+    )
+    for row in house.ledger._db.execute("SELECT id FROM memory WHERE text LIKE '%zanzibar%'").fetchall():
+        assert house.ask("forget", memory=row[0])["exit"] == 0
+    assert everywhere(house, "zanzibar") == []
+    assert "may it go?" in str([event.detail for event in house.events("request.received")])
+
+
+def test_what_was_forgotten_of_a_note_is_nowhere_however_it_was_written_before(house):
+    from test_keeper import body, save
+
+    note(house, "zanzibar\r\nin two lines")
+    note(house, "zanzibar first")
+    document = body(house)
+    document["learnings"][1]["text"] = "second"
+    save(house, document)
+    for number in (1, 2):
+        house.ask("forget", memory=number)
+    assert everywhere(house, "zanzibar") == []
+
+
+def test_forgetting_a_short_text_takes_nothing_else_out_of_the_log(house):
+    house.ask("send", agent="api", text="an important task")
+    house.ask("message", to="web", text="a message", by=1)
+    note(house, "a")
+    number = house.ledger._db.execute("SELECT id FROM memory WHERE text = 'a'").fetchone()[0]
+    assert house.ask("forget", memory=number, by=1)["exit"] == 0
+    told = [event.detail for event in house.events("request.received")]
+    assert [one.get("verb") for one in told] == ["send", "message", "note", "forget"]
+    assert [one.get("text") for one in told] == ["an important task", "a message", "(forgotten)", None]
+
+
 def test_an_agent_forgets_its_own_only(house):
     note(house, "mine")
     note(house, "theirs", agent="web")
@@ -221,19 +278,20 @@ def test_what_looks_like_a_secret_is_remembered_by_nobody_and_the_writer_is_told
     said = note(house, f"the key is {key}")
     assert "what looks like a secret was masked: Anthropic or OpenAI key" in said["message"]
     house.ask("send", agent="api", text="work")
-    house.ask("message", to="web", text=f"take {key}", by=1)
+    house.ask("message", to="web", text=f"take {key}", subject=key, by=1)
+    note(house, "tagged", tags=[key])
+    house.ask("ask", to="web", text=f"{key}?", options=[key, "other"], by=1)
+    house.finish(max(house.running()), f"it is {key}")
     house.finish(1, f"I used {key}")
-    rows = str(
-        [
-            tuple(row)
-            for row in house.ledger._db.execute("SELECT text FROM memory UNION ALL SELECT text FROM messages")
-        ]
-    )
-    assert key not in rows
-    assert key not in str([event.detail for event in house.events()])
-    assert "[Anthropic or OpenAI key masked]" in rows
-    told = [row["text"] for row in house.ledger.all("unread", {"recipient": "api", "limit": -1})]
-    assert told == ["What looks like a secret was masked in what you said: Anthropic or OpenAI key."]
+    house.tell("check.finished", by=1, detail={"state": "succeeded", "phase": "p", "exit": 0})
+    tables = {
+        table: str([tuple(row) for row in house.ledger._db.execute(f"SELECT * FROM {table}")])
+        for table in ("memory", "messages", "events", "actions", "notes", "states", "memory_words")
+    }
+    assert [table for table, rows in tables.items() if key in rows] == []
+    assert "[Anthropic or OpenAI key masked]" in tables["memory"]
+    told = [row["text"] for row in house.ledger.all("messages_of", {"recipient": "api", "limit": -1})]
+    assert "What looks like a secret was masked in what you said: Anthropic or OpenAI key." in told
 
 
 @pytest.mark.parametrize(
@@ -250,3 +308,16 @@ def test_all_of_a_key_is_masked(house, key):
     assert row["text"].startswith("before [")
     assert "abcdef" not in row["text"]
     assert "MIIE" not in row["text"]
+
+
+def test_what_only_one_agent_knows_is_found_among_thousands_that_match(house):
+    note(house, "redis is something that we removed a long while ago, for many reasons that nobody remembers")
+    about = {"source": "message", "agent": "web", "text": "redis", "tags": "[]", "path": None, "time": 0.0}
+    with house.ledger.transaction():
+        for _ in range(2500):
+            number = house.ledger.run(
+                "insert_memory", about | {"dispatch": None, "run": None, "detail": "{}"}
+            )
+            house.ledger.run("put_words", {"id": number, "words": "redis"})
+    assert len(recall(house.ledger, "redis", now=0.0, sources=["learning"])) == 1
+    assert len(recall(house.ledger, "redis", now=0.0, agent="api")) == 1

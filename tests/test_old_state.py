@@ -130,6 +130,17 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.parametrize("depth", [60, 500, 950, 3000])
+def test_what_is_nested_without_end_is_left(depth):
+    for data in (
+        b'{"todos":[{"text":' + b"[" * depth + b"1" + b"]" * depth + b"}]}",
+        b'{"todos":[' + b'{"entries":[' * depth + b"]}" * depth + b"]}",
+    ):
+        result = read({"local.json": (data, CHANGED)})
+        assert result.entries == []
+        assert "cannot be read" in result.left[0]
+
+
 @given(st.dictionaries(st.sampled_from(KEYS), json_values, max_size=4))
 def test_whatever_stands_there_is_taken_or_left_and_never_an_error(document):
     for name in ("local.json", "observations.json", "passport.json"):

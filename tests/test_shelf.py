@@ -11,6 +11,7 @@ import pytest
 
 from aipass.config import State
 from aipass.layout import Layout
+from aipass.sources.worker import Worker
 from aipass.trinity.document import render
 from aipass.trinity.model import FILES, LOCAL, OBSERVATIONS, PASSPORT
 from aipass.trinity.shelf import Shelf, StateRejected, StateSaved
@@ -408,3 +409,63 @@ def test_a_program_that_answers_each_of_our_writes_is_not_answered_at_full_rate(
     new = GOOD[LOCAL].replace(b'"x"', b'"y"')
     stand.shelf.publish("api", LOCAL, new)
     stand.wait(lambda: stand.holds(LOCAL, new), "what is new comes at once")
+
+
+def test_a_link_that_takes_the_place_of_a_broken_file_is_told_as_well(stand, monkeypatch):
+    places, real = stand.shelf._places, stand.shelf._places.set_aside
+
+    def swapped(agent, name, folder, standing=None):
+        (stand.folder / LOCAL).unlink()
+        (stand.folder / LOCAL).symlink_to("/etc/passwd")
+        return real(agent, name, folder, standing)
+
+    monkeypatch.setattr(places, "set_aside", swapped)
+    by_rename(stand.folder / LOCAL, b"{")
+    stand.wait(stand.rejected)
+    assert "symbolic link" in stand.rejected()[0].reason
+    assert not stand.layout.crashes.exists()
+
+
+def test_what_was_set_aside_is_told_also_where_the_disk_refuses_to_put_the_last_state_back(
+    stand, monkeypatch
+):
+    from aipass.trinity import shelf
+
+    real, refusals = shelf.write_half, [OSError(28, "full")]
+    monkeypatch.setattr(shelf, "POLL_S", 0.02)
+    monkeypatch.setattr(
+        shelf,
+        "write_half",
+        lambda *given: (_ for _ in ()).throw(refusals.pop()) if refusals else real(*given),
+    )
+    by_rename(stand.folder / LOCAL, b"{")
+    stand.wait(stand.rejected)
+    stand.wait(stand.is_good)
+
+
+def test_halves_of_ours_are_no_saves_and_a_save_on_its_way_is_one(tmp_path):
+    folder = tmp_path / "services/api/.trinity"
+    folder.mkdir(parents=True)
+    (folder / f".{PASSPORT}.0123abcd").write_bytes(GOOD[PASSPORT].replace(b"null", b'"old role"'))
+    (folder / f".{LOCAL}.0123abcd").write_bytes(GOOD[LOCAL])
+    (folder / f".{LOCAL}.0123abcf.aside").write_bytes(GOOD[LOCAL].replace(b"mend it", b"on its way"))
+    stand = Stand(tmp_path)
+    try:
+        stand.wait(stand.saved)
+        assert [one.saved.lists["todo"][0].text for one in stand.saved()] == ["on its way"]
+        assert stand.rejected() == []
+        stand.wait(lambda: sorted(path.name for path in folder.iterdir()) == sorted(FILES))
+    finally:
+        stand.shelf.stop()
+
+
+def test_who_asks_a_thread_that_has_ended_writes_to_nobodys_file(tmp_path):
+    worker = Worker("x", tmp_path, lambda _: None)
+    worker.start()
+    worker.stop()
+    files = [(tmp_path / f"f{number}").open("wb", buffering=0) for number in range(4)]
+    worker.ask(lambda: None)
+    for file in files:
+        file.close()
+    assert {path.read_bytes() for path in tmp_path.glob("f*")} == {b""}
+    assert worker.is_settled()

@@ -286,3 +286,16 @@ def test_fifty_agents_that_write_to_each_other_lose_nothing_while_all_is_killed(
     figures = talk(repository, agents=50, seconds=15, kills=3, pause=0.5)
     assert figures["said"] > 200, figures
     assert figures["read"] > 50, figures
+
+
+def test_what_was_saved_while_no_engine_ran_and_what_stood_before_limits_fell_is_shown(repository):
+    build(repository, {"api": "true"})
+    repository.aipass("note", "--agent", "api", "x" * 300)
+    repository.write("aipass.toml", (repository.root / "aipass.toml").read_text() + "[state]\ntext = 40\n")
+    repository.aipass("reload")
+    assert "x" * 40 in repository.aipass("trinity", "show", "api").stdout
+    assert "all state files can be used" in repository.aipass("trinity", "check").stdout
+    repository.aipass("down")
+    path = repository.root / ".aipass/agents/api/.trinity/local.json"
+    path.write_text(json.dumps({"todos": [{"text": "mine"}], "learnings": []}))
+    assert "mine" in repository.aipass("trinity", "show", "api").stdout

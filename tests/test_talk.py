@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aipass import Command, Outcome, hookimpl
 from aipass.dispatch.driver import mail_hook
 from aipass.sources import inotify
 from aipass.talk import postbox
@@ -346,14 +347,126 @@ def test_a_run_that_ends_without_having_read_its_answer_goes_on_with_it(house):
     assert house.notices() == [one for one in house.notices() if "asks" in one], "nobody is asked anything"
 
 
-@pytest.mark.parametrize(("waits", "later", "goes_on"), [(0, 5000, False), (60, 30, False), (60, 63, True)])
-def test_who_waited_for_an_answer_has_heard_it_unless_it_came_too_late(house, waits, later, goes_on):
+@pytest.mark.parametrize("waits", [None, 0, 60])
+def test_only_what_a_run_has_read_counts_as_heard_however_it_waited(house, waits):
+    """A CLI may end the tool call that waits, and with it the command that would have told the answer."""
     run = start(house, "api")
     ask(house, "human", "which?", run, waits=waits)
-    house.advance(later)
+    house.clock.jump(-3600.0)
     answer(house, 1, "this")
     house.finish(run)
-    assert bool(house.running()) is goes_on
+    (again,) = house.running()
+    ask(house, "human", "and which?", again)
+    answer(house, 3, "that")
+    # What it says in the last moment is known before anybody judges.
+    spool = house.layout.run_spool(again)
+    spool.mkdir(parents=True, exist_ok=True)
+    for name, text in (("r-1111", "rubbish"), ("r-2222", '{"verb": "read", "ids": [4, "x"]}')):
+        (spool / f"{name}.json").write_text(text)
+    house.finish(again)
+    assert house.running() == []
+    assert house.dispatch(1)["state"] == "succeeded"
+
+
+def test_an_answer_is_told_whatever_became_of_the_run_that_asked(house):
+    run = start(house, "api", "build it")
+    ask(house, "human", "which?", run)
+    ask(house, "human", "and which?", run)
+    house.finish(run, outcome="lost")
+    house.advance(3600)
+    (again,) = house.running()
+    answer(house, 2, "the second")
+    house.finish(again, "I wait")
+    assert house.dispatch(1)["state"] == "blocked"
+    answer(house, 1, "the first")
+    prompt = house.runner.prompt(house.running()[0])
+    assert "> the second" in prompt or "\nthe second\n" in prompt
+    assert "\nthe first\n" in prompt
+
+
+def test_an_answer_while_a_later_attempt_runs_is_heard(house):
+    run = start(house, "api", "build it")
+    ask(house, "human", "which?", run)
+    house.finish(run, outcome="lost")
+    house.advance(3600)
+    (again,) = house.running()
+    answer(house, 1, "Postgres")
+    house.finish(again, "I end")
+    assert "Postgres" in house.runner.prompt(house.running()[0])
+
+
+def test_a_person_who_asks_an_agent_hears_the_answer(house):
+    ask(house, "web", "what colour?", None)
+    house.finish(house.running()[0], "red")
+    assert message(house, 2)["text"] == "red"
+    assert any("web writes to you (message 2): red" in notice for notice in house.notices())
+
+
+def test_an_agent_that_is_asked_may_answer_by_sending_back(house):
+    run = start(house, "api", "build")
+    ask(house, "web", "colour?", run)
+    house.finish(run)
+    house.ask("send", agent="api", text="red", reply_to="1", by=house.running()[0])
+    assert message(house, 1)["answer"] == "red"
+    house.finish(max(house.running()), "done")
+    assert house.dispatch(1)["state"] == "succeeded"
+
+
+def test_a_question_in_the_mail_says_how_it_is_answered(house):
+    busy, run = start(house, "web"), start(house, "api")
+    ask(house, "web", "what colour?", run, options=["red", "blue"])
+    text = mail(house, busy)[1]
+    assert '`aipass answer 1 "…"`' in text
+    assert "- it may be: red\n- it may be: blue\n" in text
+    assert "--reply-to" not in text
+
+
+def test_only_the_answer_itself_counts_as_seen_by_who_waited_for_it(house):
+    run = start(house, "api")
+    ask(house, "web", "what colour?", run, waits=0)
+    web = max(house.running())
+    say(house, "api", "which shade do you mean?", by=web, reply_to=1)
+    answer(house, 1, "red", by=web)
+    assert [message(house, row["id"])["text"] for row in house.ledger.all("replies", {"id": 1})] == ["red"]
+
+
+class Ending:
+    """A driver whose runs end as they are told."""
+
+    name = "ending"
+
+    def __init__(self, state, **outcome):
+        self.found = Outcome(state, "", **outcome)
+
+    def command(self, job):
+        return Command(argv=("true",))
+
+    def outcome(self, job, end):
+        return self.found
+
+    @hookimpl
+    def register_drivers(self):
+        return [self]
+
+
+ENDING = '[agents.api]\ndriver = "ending"\n[agents.web]\ndriver = "ending"\n'
+
+
+def test_what_a_cli_without_a_key_was_told_was_read_by_no_model(aipass_bench):
+    house = aipass_bench(ENDING, Ending("failed", reason="no key", fault="no key"))
+    say(house, "api", "listen")
+    house.finish(start(house, "api"))
+    assert message(house, 1)["read"] is None
+
+
+def test_a_question_that_a_cli_ends_with_is_put_also_while_others_are_open(aipass_bench):
+    house = aipass_bench(ENDING, Ending("blocked", reason="May I drop the table?"))
+    run = start(house, "api")
+    ask(house, "web", "what colour?", run)
+    house.finish(run)
+    asked = [row["text"] for row in house.ledger.all("questions", {"all": 0}) if row["sender"] == "api"]
+    assert asked == ["what colour?", "May I drop the table?"]
+    assert "May I drop the table?" in house.notices()[-1]
 
 
 def test_an_answer_that_comes_twice_or_too_late_or_to_nothing_says_so(house):
@@ -468,26 +581,33 @@ def test_nobody_waits_for_whom_it_keeps_from_answering(house):
 
 
 @pytest.mark.parametrize("limits", ["concurrency = 1", "concurrency = 9\nper_driver = { command = 1 }"])
-def test_a_run_does_not_wait_in_the_only_place_for_runs(aipass_bench, limits):
+@pytest.mark.parametrize("verb", ["ask", "send"])
+def test_a_run_that_waits_for_another_takes_no_place_from_it(aipass_bench, limits, verb):
     house = aipass_bench(TOML + f"[limits]\n{limits}\n")
     run = start(house, "api")
-    refused = ask(house, "web", "what colour?", run, waits=60)
-    assert refused["exit"] == 3
-    assert "so that web could not start; ask without --wait, and end" in refused["message"]
-    assert ask(house, "human", "what colour?", run, waits=60)["exit"] == 0, "a person needs no place"
-    assert ask(house, "web", "what colour?", run)["exit"] == 0
-    house.finish(run)
-    assert house.dispatch(2)["state"] == "running"
+    start_other = {"ask": {"to": "web", "text": "what colour?"}, "send": {"agent": "web", "text": "do it"}}
+    assert house.ask(verb, **start_other[verb], by=run, waits=60)["exit"] == 0
+    (web,) = set(house.running()) - {run}
+    house.ask("send", agent="db", text="later")
+    assert set(house.running()) == {run, web}, "who works does"
+    house.finish(web, "red")
+    assert set(house.running()) == {run}, "and so does who waits no more"
 
 
-def test_the_last_free_place_is_kept_for_who_answers(aipass_bench):
-    house = aipass_bench(TOML + "[limits]\nconcurrency = 2\n")
+def test_work_that_is_waited_for_may_not_wait_for_who_waits(house):
     api = start(house, "api")
-    assert ask(house, "web", "what colour?", api, waits=60)["exit"] == 0
+    assert house.ask("send", agent="web", text="do it", by=api, waits=0)["exit"] == 0
     (web,) = set(house.running()) - {api}
-    assert ask(house, "db", "which colours are there?", web, waits=60)["exit"] == 3
-    house.advance(70)
-    assert ask(house, "db", "which colours are there?", web, waits=60)["exit"] == 0, "nobody else waits now"
+    for asked in (
+        house.ask("send", agent="api", text="do that first", by=web, waits=0),
+        ask(house, "api", "for what?", web, waits=60),
+        ask(house, "api", "for what?", web),
+    ):
+        assert asked["exit"] == 3
+        assert asked["message"].startswith("api waits for web: ")
+    assert house.ask("send", agent="api", text="do that later", by=web)["exit"] == 0
+    house.finish(web)
+    assert house.ask("send", agent="web", text="once more", by=api, waits=0)["exit"] == 0
 
 
 @pytest.mark.parametrize("hops", [5, 6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,7 @@ def command(
         priority=priority,
         reply_to=reply_to,
         wake=wake or None,
+        waits=math.ceil(limit or 0) if wait else None,
     )
     if row is None:
         return 0

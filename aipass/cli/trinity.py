@@ -107,6 +107,7 @@ def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, An
     from aipass.trinity.model import FILES, PASSPORT, parse
 
     found = []
+    standing = _standing(layout)
     for name in FILES:
         path = _folder(layout, settings, agent) / name
         try:
@@ -115,7 +116,7 @@ def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, An
             if name == PASSPORT:
                 read(data)
             else:
-                parse(name, data, settings.state)
+                parse(name, data, settings.state, standing.get((agent, name), b""))
         except FaultError as fault:
             line, field, message = fault.line, fault.field, fault.message
         except FileNotFoundError:
@@ -131,6 +132,19 @@ def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, An
     return found
 
 
+def _standing(layout: Layout) -> dict[tuple[str, str], bytes]:
+    """What the engine wrote last: it may stay, also where limits were lowered since."""
+    from aipass.ledger import Ledger
+
+    if not layout.ledger.exists():
+        return {}
+    ledger = Ledger.read(layout.ledger)
+    try:
+        return {(row["agent"], row["file"]): bytes(row["body"]) for row in ledger.all("states")}
+    finally:
+        ledger.close()
+
+
 def _print(agent: str, found: dict[str, Any]) -> None:
     passport, local = found["passport"], found["local"]
     about = ", ".join(
@@ -139,26 +153,29 @@ def _print(agent: str, found: dict[str, Any]) -> None:
     click.secho(f"{agent}" + (f" ({about})" if about else ""), bold=True)
     if passport.get("purpose"):
         click.echo(f"  {plain(passport['purpose'])}")
-    now = local["now"]
-    if now["dispatch"] is not None:
-        click.echo(f"  works on dispatch {now['dispatch']}: {plain(now['task'] or '')}")
-    if now["doing"]:
+    # A file that an agent saved while no engine ran is valid, and may lack what is the engine's.
+    now = local.get("now") or {}
+    if now.get("dispatch") is not None:
+        click.echo(f"  works on dispatch {now['dispatch']}: {plain(str(now.get('task') or ''))}")
+    if now.get("doing"):
         click.echo(f"  doing: {plain(now['doing'])}")
     lists = {"todos": local["todos"], "learnings": local["learnings"]}
     for title, entries in (lists | {"observations": found["observations"]["observations"]}).items():
         click.secho(f"{title}", bold=True)
         for entry in entries:
-            _entry(entry["id"], entry["text"])
+            _entry(entry.get("id"), entry["text"])
         if not entries:
             click.echo("        none")
     click.secho("sessions", bold=True)
-    for one in local["sessions"]:
-        _entry(one["dispatch"], f"{one['outcome']}: {one['summary']}")
-    if not local["sessions"]:
+    sessions = local.get("sessions")
+    sessions = [one for one in sessions if isinstance(one, dict)] if isinstance(sessions, list) else []
+    for one in sessions:
+        _entry(one.get("dispatch"), f"{one.get('outcome')}: {one.get('summary')}")
+    if not sessions:
         click.echo("        none")
 
 
-def _entry(number: int, text: str) -> None:
+def _entry(number: int | None, text: str) -> None:
     """One entry under its number, on as many lines as it needs."""
     first, *more = lines_of(text, " " * 8) or [""]
-    click.echo("\n".join([f"  {number:>4}  {first.strip()}", *more]))
+    click.echo("\n".join([f"  {number or '':>4}  {first.strip()}", *more]))

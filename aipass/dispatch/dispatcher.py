@@ -19,7 +19,7 @@ from aipass.dispatch.queue import Capacity, Queue
 from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from aipass.event import Fact
-from aipass.units import show_duration, show_moment
+from aipass.units import show_duration, show_moment, wait_until
 
 if TYPE_CHECKING:
     from aipass.action import Dispatch
@@ -121,7 +121,7 @@ class Dispatcher:
                 exit_code=EXIT_REFUSED,
             )
         if wish.reply_to is not None and self._row(wish.reply_to)["state"] == "blocked":
-            return self._go_on(wish.reply_to, event, wish, hops)
+            return self._go_on(wish.reply_to, event, wish, now, hops)
         key = key_of(wish)
         same = queued = None
         joins = self._ledger.all("open_of_key", {"agent": wish.agent, "key": key})
@@ -134,7 +134,7 @@ class Dispatcher:
                 same = row
         known = same or queued
         if known is not None:
-            self._add_sender(known["id"], event, wish)
+            self._add_sender(known["id"], event, wish, now)
             if known["state"] == "queued":
                 self._ledger.run("raise_priority", {"id": known["id"], "priority": wish.priority})
                 row = self._row(known["id"])
@@ -154,13 +154,13 @@ class Dispatcher:
             }
             | {"created": now.wall, "cause": event.id, "handler": handler, "reply_to": wish.reply_to},
         )
-        self._add_sender(dispatch, event, wish)
+        self._add_sender(dispatch, event, wish, now)
         self._queue.add(wish.agent, dispatch, wish.priority)
         return Submitted(f"dispatch {dispatch}", dispatch)
 
-    def _go_on(self, dispatch: int, event: Event, wish: Dispatch, hops: int) -> Submitted:
+    def _go_on(self, dispatch: int, event: Event, wish: Dispatch, now: Instant, hops: int) -> Submitted:
         """What waits for an answer has one. A chain of agents grows by it, and ends with a person's."""
-        self._add_sender(dispatch, event, wish)
+        self._add_sender(dispatch, event, wish, now)
         done = self.retry(dispatch)
         if done.exit_code:
             return done
@@ -194,7 +194,7 @@ class Dispatcher:
                 return True
         return False
 
-    def _add_sender(self, dispatch: int, event: Event, wish: Dispatch) -> None:
+    def _add_sender(self, dispatch: int, event: Event, wish: Dispatch, now: Instant) -> None:
         file = None
         if wish.file is not None:
             name = wish.file.rpartition("/")[2]
@@ -225,6 +225,8 @@ class Dispatcher:
                 "file": file,
                 "wake": wish.wake,
                 "event": event.id,
+                "waiter": None if wish.waits is None else event.by,
+                "waits": wait_until(now.wall, wish.waits),
             },
         )
 
@@ -291,10 +293,15 @@ class Dispatcher:
     def choose(self, now: Instant) -> list[Start]:
         """What starts now: each with its run recorded, before anything is done in the world."""
         limits = self.config.limits
+        if not len(self._queue):
+            return []
+        # Who waits for another does nothing, and the other may need the place.
+        waiting = {row["agent"] for row in self._ledger.all("waiting_agents", {"now": now.wall})}
         chosen = self._queue.choose(
             Capacity(limits.concurrency, dict(limits.per_driver)),
             self._driver_of,
             lambda agent: self._claim(agent, now),
+            waiting,
         )
         starts = []
         for agent, dispatch in chosen:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,17 +69,22 @@ class Queue:
         return dict(self._busy)
 
     def choose(
-        self, capacity: Capacity, driver_of: Callable[[str], str], obstacle: Callable[[str], str | None]
+        self,
+        capacity: Capacity,
+        driver_of: Callable[[str], str],
+        obstacle: Callable[[str], str | None],
+        waiting: Collection[str] = (),
     ) -> list[tuple[str, int]]:
         """Agents and dispatches that start now, in order; they are taken out and their agents are busy.
 
-        `obstacle` says why an agent may not start anything now, or None.
+        `obstacle` says why an agent may not start anything now, or None. The runs of agents that are `waiting` take no place.
         """
-        free = capacity.machine - len(self._busy)
+        at_work = [driver for agent, driver in self._busy.items() if agent not in waiting]
+        free = capacity.machine - len(at_work)
         if free <= 0 or not self._place:
             return []
         used: dict[str, int] = {}
-        for driver in self._busy.values():
+        for driver in at_work:
             used[driver] = used.get(driver, 0) + 1
         heads = [
             (head, agent)

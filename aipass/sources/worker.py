@@ -24,7 +24,7 @@ class Worker:
     """Does what it is asked for one after the other, and looks at what the kernel tells in between.
 
     `look` gets the kernel's events, in the thread; `patience` says after how many seconds to look again without any, or
-    None. `crashes`: where a bug is reported.
+    None. `crashes`: where a bug is reported. `watches`: whether it wants the kernel's events at all.
     """
 
     def __init__(
@@ -33,21 +33,24 @@ class Worker:
         crashes: Path,
         look: Callable[[list[inotify.Raw]], None],
         patience: Callable[[], float | None] = lambda: None,
+        *,
+        watches: bool = True,
     ) -> None:
         self._name, self._crashes, self._look, self._patience = name, crashes, look, patience
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
-        self._open, self._lock, self._ending = 0, threading.Lock(), False
+        self._open, self._lock, self._ending, self._is_over = 0, threading.Lock(), False, False
         self._thread: threading.Thread | None = None
+        self._watches = watches
         #: None where the kernel tells nothing.
         self.inotify: inotify.Inotify | None = None
 
     def start(self) -> None:
         """Begin."""
         try:
-            self.inotify = inotify.Inotify()
+            self.inotify = inotify.Inotify() if self._watches else None
         except (OSError, AttributeError):
             self.inotify = None
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -59,17 +62,21 @@ class Worker:
         self._wake()
         if self._thread is not None:
             self._thread.join()
+        with self._lock:
+            self._is_over = True
+            os.close(self._wake_in)
+            os.close(self._wake_out)
         if self.inotify is not None:
             self.inotify.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
 
     def ask(self, work: Callable[[], None]) -> None:
-        """Have something done in the thread."""
+        """Have something done in the thread; nothing, where that has ended."""
         with self._lock:
+            if self._is_over:
+                return
             self._open += 1
-        self._asked.put(work)
-        self._wake()
+            self._asked.put(work)
+            self._wake()
 
     def is_settled(self) -> bool:
         """Whether nothing waits here."""

@@ -1,4 +1,4 @@
-"""Whether an answer could ever come: who waits for whom, and whether anybody is left to start."""
+"""Whether an answer could ever come: who waits for whom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from aipass.talk.mail import HUMAN
 
 if TYPE_CHECKING:
-    from aipass.config import Config
     from aipass.ledger import Ledger, Row
 
 
@@ -49,25 +48,10 @@ class Circle:
             return (*path, row["agent"])
         if row["state"] == "queued":
             return self.of(row["agent"], path)
-        for question in self._ledger.all("open_questions", {"dispatch": dispatch}):
-            if found := self._asked(question, (*path, row["agent"])):
+        waits = self._ledger.all("open_questions", {"dispatch": dispatch})
+        if row["state"] == "running":
+            waits += self._ledger.all("waits_of", {"agent": row["agent"], "now": self._now})
+        for one in waits:
+            if found := self._asked(one, (*path, row["agent"])):
                 return found
         return ()
-
-
-def no_place(ledger: Ledger, config: Config, run: Row, to: str, now: float) -> str | None:
-    """Why nobody could be started to answer while this run waits as well; None where somebody could.
-
-    Runs that wait keep their places (`limits.concurrency`, `limits.per_driver`).
-    """
-    waiting = {row["run"]: row["driver"] for row in ledger.all("waiting_runs", {"now": now})} | {
-        run["id"]: run["driver"]
-    }
-    most = config.limits.concurrency
-    if len(waiting) >= most:
-        return f"limits.concurrency is {most}, and that many runs would wait"
-    driver = config.agents[to].driver
-    cap = config.limits.per_driver.get(driver)
-    if cap is not None and sum(1 for one in waiting.values() if one == driver) >= cap:
-        return f"limits.per_driver allows {driver} {cap}, and that many of its runs would wait"
-    return None

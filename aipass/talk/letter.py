@@ -22,7 +22,13 @@ def whole(row: Row) -> str:
     if row["reply_to"] is not None:
         lines.append(f"- in reply to: message {row['reply_to']}")
     lines += [f"- with: {plain(path)}" for path in json.loads(row["files"])]
-    if row["sender"] != "aipass":
+    if row["asks"]:
+        lines += [
+            "- it is a question that must be answered",
+            *(f"- it may be: {plain(one)[:200]}" for one in json.loads(row["options"])),
+        ]
+        lines.append(f'- answer: `aipass answer {row["id"]} "…"`')
+    elif row["sender"] != "aipass":
         lines.append(f'- answer: `aipass message {row["sender"]} --reply-to {row["id"]} "…"`')
     return "\n".join([*lines, "", quoted(row["text"])]) + "\n"
 

@@ -83,6 +83,7 @@ class Mail:
         asks: Asks | None = None,
     ) -> int:
         """The same, and a person is told of it by somebody else."""
+        text, subject = self.clean(text), None if subject is None else self.clean(subject)
         about: dict[str, object] = {
             "sender": sender,
             "recipient": recipient,
@@ -95,7 +96,7 @@ class Mail:
             "run": None if run is None else run["id"],
         }
         about |= {"asks": int(asks is not None), "waits": None if asks is None else asks.waits}
-        about |= {"options": json.dumps([] if asks is None else list(asks.options))}
+        about |= {"options": json.dumps([] if asks is None else list(map(self.clean, asks.options)))}
         number = self._ledger.run("insert_message", about)
         if sender != ENGINE:
             self._keeper.remember(
@@ -113,6 +114,10 @@ class Mail:
             if waiting is not None and waiting["number"] <= MOST_WAITING:
                 self._deliver(step, recipient, [number])
         return number
+
+    def clean(self, text: str) -> str:
+        """A text without what looks like a secret."""
+        return self._keeper.clean(text)
 
     def _deliver(self, step: Step, recipient: str, numbers: Iterable[int]) -> None:
         """Put messages into the mail of a run that lives, if there is one."""

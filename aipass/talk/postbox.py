@@ -62,8 +62,10 @@ class Postbox:
     def _watch(self, run: int) -> None:
         if (kernel := self._worker.inotify) is None:
             return
+        folder = self._layout.run(run) / MAIL
         try:
-            self._run_of[kernel.add(os.fsencode(self._layout.run(run) / MAIL), _MASK)] = run
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._run_of[kernel.add(os.fsencode(folder), _MASK)] = run
         except OSError as exc:
             logger.warning("what a run reads of its mail is not seen", run=run, error=str(exc))
 

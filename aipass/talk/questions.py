@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from aipass import action as act
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from aipass.event import Fact, iso, plain
-from aipass.talk.circle import Circle, no_place
+from aipass.talk.circle import Circle
 from aipass.talk.letter import quoted
 from aipass.talk.mail import HUMAN, Asks
 from aipass.trinity.sessions import summary
+from aipass.units import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from aipass.dispatch.dispatcher import Dispatcher
     from aipass.event import Event
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Who a dispatch goes on for when what it asked is answered.
 CONTINUES = "aipass answer"
-#: An answer is on its way to a run that waits until this much later.
-LATE_S, FOR_EVER_S = 2.0, 1e12
 #: What came of it: an exit code and words.
 Said = tuple[int, str]
 
@@ -40,11 +39,9 @@ class Questions:
     def ask(self, step: Step, event: Event, action: act.Ask, carry: Callable[[act.Action], None]) -> Said:
         """Record a question; an agent is started for it."""
         run = None if action.run is None else self._ledger.one("run", {"id": action.run})
-        if run is not None and action.to != HUMAN and (why := self._endless(step, action, run)) is not None:
+        if action.run is not None and (why := self.endless(step, action, action.run)) is not None:
             return EXIT_REFUSED, why
-        until = None
-        if action.waits is not None:
-            until = step.now.wall + (action.waits + LATE_S if action.waits else FOR_EVER_S)
+        until = wait_until(step.now.wall, action.waits)
         number = self._put(step, action.sender, action.to, action.text, action.options, run, event.id, until)
         if action.to == HUMAN:
             self._notify(step, f"{action.sender} asks", number, action.text, event.id)
@@ -97,24 +94,23 @@ class Questions:
             cause,
         )
 
-    def _endless(self, step: Step, action: act.Ask, run: Row) -> str | None:
-        """Why no answer could ever come; None where one could."""
-        to, now = action.to, step.now.wall
-        busy = None if action.waits is None else action.sender
-        circle = Circle(self._ledger, busy, run["dispatch"], now).of(to)
-        if circle and circle[-1] == action.sender and busy is None:
+    def endless(self, step: Step, action: act.Ask | act.Dispatch, run: int) -> str | None:
+        """Why what a run asks for could never come; None where it could, or it neither waits nor asks."""
+        to = action.to if isinstance(action, act.Ask) else action.agent
+        row = self._ledger.one("run", {"id": run})
+        if row is None or to == HUMAN or (isinstance(action, act.Dispatch) and action.waits is None):
+            return None
+        busy = None if action.waits is None else row["agent"]
+        circle = Circle(self._ledger, busy, row["dispatch"], step.now.wall).of(to)
+        if not circle:
+            return None
+        chain = " waits for ".join(circle)
+        if busy is None:
             return (
-                f"{' waits for '.join(circle)}: {to} cannot answer before you have; `aipass questions` shows what it asks, and "
+                f"{chain}: {to} cannot answer before you have; `aipass questions` shows what it asks, and "
                 f"`aipass answer` may say what you need to know"
             )
-        if circle:
-            return f"{' waits for '.join(circle)}: to wait for {to} would close a circle; ask without --wait, and end"
-        if (
-            busy is not None
-            and (why := no_place(self._ledger, self._dispatcher.config, run, to, now)) is not None
-        ):
-            return f"{why}, so that {to} could not start; ask without --wait, and end"
-        return None
+        return f"{chain}: to wait for {to} would close a circle; ask without --wait, and end"
 
     # -- answering -------------------------------------------------------------------------------------------------
 
@@ -160,13 +156,14 @@ class Questions:
         self, step: Step, row: Row, text: str, by: str, cause: int | None, *, is_told: bool = False
     ) -> None:
         """Note an answer. Who asked hears of it by a message, unless `is_told`, or its dispatch goes on with it."""
+        text = self._mail.clean(text)
         self._ledger.run(
             "question_answered", {"id": row["id"], "answer": text, "now": step.now.wall, "by": by}
         )
         detail = {"from": row["sender"], "to": row["recipient"], "by": by, "answer": text[:200]}
         step.facts.append(Fact("question.answered", "mail", ref=str(row["id"]), cause=cause, detail=detail))
         asks = None if row["dispatch"] is None else self._ledger.one("dispatch", {"id": row["dispatch"]})
-        if asks is not None and asks["state"] != "blocked" and not is_told:
+        if not is_told and (asks is None or asks["state"] != "blocked"):
             self._mail.post(step, row["sender"], text, sender=by, reply_to=row["id"], cause=cause)
 
     def _go_on(self, step: Step, row: Row, cause: int, carry: Callable[[act.Action], None]) -> Said:
@@ -202,9 +199,13 @@ class Questions:
         number = asks["id"]
         return f"dispatch {number} of {asks['agent']} has its answer and cannot go on now; `aipass why {number}` says why, `aipass retry {number}` tries"
 
-    def unheard(self, run: Row) -> list[Row]:
-        """What a run asked, was answered while it lived, and has not read: it must go on to hear of it."""
-        return self._ledger.all("unheard_answers", {"agent": run["agent"], "run": run["id"]})
+    def unheard(self, run: Row, read: Collection[int] = ()) -> list[Row]:
+        """What a dispatch asked, was answered while it ran, and its run has not read: it must go on to hear of it.
+
+        read: messages that the run has said to have read just before it ended.
+        """
+        about = {"agent": run["agent"], "dispatch": run["dispatch"]}
+        return [row for row in self._ledger.all("unheard_answers", about) if row["reply"] not in read]
 
     def blocked(self, step: Step, event: Event, carry: Callable[[act.Action], None]) -> None:
         """A run has ended, and its dispatch waits: where for nothing that is still to come, it goes on."""
@@ -235,10 +236,16 @@ class Questions:
         """What a dispatch has asked and was not told."""
         return self._ledger.all("open_questions", {"dispatch": dispatch})
 
-    def replied(self, step: Step, dispatch: int, text: str, by: str, cause: int | None) -> None:
-        """A dispatch that was blocked goes on with what somebody said to it: that is the answer to all that it asked."""
+    def replied(self, step: Step, dispatch: int, action: act.Dispatch, event: Event) -> None:
+        """A dispatch that was blocked goes on with what somebody said to it: that answers what it asked them.
+
+        A person answers for all.
+        """
+        if action.sender == CONTINUES:
+            return
         for row in self.open_of(dispatch):
-            self._take(step, row, text, by, cause, is_told=True)
+            if event.by is None or row["recipient"] == action.sender:
+                self._take(step, row, action.text, action.sender, event.id, is_told=True)
 
     def refuses(self, action: act.Dispatch) -> str | None:
         """Why an agent's reply may not let a dispatch go on: it waits for the answers of others."""

@@ -56,7 +56,7 @@ class Talk:
         learner: Learner | None,
     ) -> None:
         self._ledger, self._world, self._mask = ledger, world, mask
-        self.keeper = Keeper(ledger, dispatcher, shelf, mask, learner)
+        self.keeper = Keeper(ledger, dispatcher, shelf, mask, learner, world.unmail)
         self.mail = Mail(ledger, dispatcher, world, self.keeper)
         self.questions = Questions(ledger, dispatcher, self.mail)
 
@@ -68,7 +68,7 @@ class Talk:
             case act.Note() | act.FinishTodo():
                 code, text = self._note(step, event, action)
             case act.Forget():
-                code, text = self.keeper.forget(action.memory, action.agent)
+                code, text = self.keeper.forget(step, action.memory, action.agent)
             case act.Message():
                 code, text = self._say(step, event, action)
             case act.Ask():
@@ -90,7 +90,7 @@ class Talk:
             text, failed = self.keeper.note(step, *entry)
         if event.detail.get("masked"):
             text += f"; what looks like a secret was masked: {', '.join(event.detail['masked'])}"
-        return EXIT_REFUSED if failed else 0, text
+        return 0 if not failed else EXIT_FAILED if isinstance(action, act.FinishTodo) else EXIT_REFUSED, text
 
     def _say(self, step: Step, event: Event, action: act.Message) -> tuple[int, str]:
         if action.reply_to is not None and self._ledger.one("message", {"id": action.reply_to}) is None:

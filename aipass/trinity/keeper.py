@@ -54,8 +54,9 @@ ENGINES = {
     OBSERVATIONS: ("schema", "agent"),
 }
 FILE_OF = {"todo": LOCAL, "learning": LOCAL, "observation": OBSERVATIONS}
-#: So much of a text must be the same for it to be taken out of the log with it.
-SCRUBBED_CHARS = 150
+#: What is taken out of the log: a text in these fields that is the same, or the same for at least so many characters.
+SAID, LOOKED_FOR_CHARS = frozenset(("text", "subject", "answer", "title", "body")), 60
+FORGOTTEN = "(forgotten)"
 #: What an entry said before, for copies that still say so.
 KEPT_TEXTS = 20
 #: Of a text that is remembered.
@@ -75,9 +76,10 @@ class Keeper:
         shelf: Shelf | None,
         mask: Callable[[str], tuple[str, list[str]]],
         learner: Learner | None = None,
+        unmail: Callable[[int, str], None] | None = None,
     ) -> None:
         self._ledger, self._dispatcher, self._shelf, self._mask = ledger, dispatcher, shelf, mask
-        self._learner = learner
+        self._learner, self._unmail = learner, unmail
         self._moment = 0
         #: What indexes must learn anew, and whether there is anything new for them.
         self._changed: list[int] = []
@@ -128,7 +130,8 @@ class Keeper:
     def ended(self, step: Step, run: Row, session: dict[str, Any]) -> None:
         """An agent's run is over: what it did is remembered. `session`: its outcome, summary and files."""
         detail = {name: session[name] for name in ("started", "finished", "outcome", "files", "summary")}
-        text = with_checks(session["summary"], self._check_of(run["id"]))
+        detail["summary"] = self.clean(session["summary"])
+        text = with_checks(detail["summary"], self._check_of(run["id"]))
         self.remember("session", run["agent"], text, step.now.wall, run=run, detail=detail)
         if run["agent"] in self._config.agents:
             self._touch(run["agent"], LOCAL)
@@ -175,7 +178,7 @@ class Keeper:
         kept = text[:limit]
         cut = f"; only its first {limit} of {len(text)} characters fit ([state] text)" if text != kept else ""
         if added is not None:
-            known = {"agent": agent, "source": kind, "text": self._mask(kept)[0]}
+            known = {"agent": agent, "source": kind, "text": self.clean(kept)}
             if (row := self._ledger.one("same_memory", known)) is not None:
                 return f"{kind} {row['id']} of {agent} says so already", False
             if kind == "session":
@@ -210,6 +213,10 @@ class Keeper:
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
+    def clean(self, text: str) -> str:
+        """A text without what looks like a secret."""
+        return self._mask(text)[0]
+
     def remember(
         self,
         source: str,
@@ -224,12 +231,12 @@ class Keeper:
         detail: dict[str, Any] | None = None,
     ) -> int:
         """Keep something that may be asked for later; returns its id. What looks like a secret is not kept."""
-        text = self._mask(text[:MAX_REMEMBERED])[0]
+        text, tags = self.clean(text[:MAX_REMEMBERED]), list(map(self.clean, tags))
         about = {
             "source": source,
             "agent": agent,
             "text": text,
-            "tags": json.dumps(list(tags)),
+            "tags": json.dumps(tags),
             "path": path,
             "time": when,
         }
@@ -247,8 +254,8 @@ class Keeper:
             )
         return number
 
-    def forget(self, number: int, agent: str | None) -> tuple[int, str]:
-        """Remove something for good, from file, memory, index and log. `agent`: who asks; None: a person.
+    def forget(self, step: Step, number: int, agent: str | None) -> tuple[int, str]:
+        """Remove something for good, from file, memory, index, mail and log. `agent`: who asks; None: a person.
 
         Returns an exit code and words.
         """
@@ -257,23 +264,45 @@ class Keeper:
             return EXIT_FAILED, f"nothing is remembered as {number}; `aipass recall` shows ids"
         if agent is not None and row["agent"] != agent:
             return EXIT_REFUSED, f"{number} is {row['agent']}'s, and `{agent}` forgets its own only"
+        texts = [row["text"]]
         if (note := self._ledger.one("note", {"id": number})) is not None:
+            texts += json.loads(note["earlier"])
             if note["gone"] is None:
                 self._touch(row["agent"], FILE_OF[row["source"]])
             self._ledger.run("drop_note", {"id": number})
         if row["source"] == "session":
             self._touch(row["agent"], LOCAL)
+        if row["source"] == "pr":
+            texts.append(row["text"].partition("\n")[0].partition(": ")[2])
+        detail = json.loads(row["detail"])
+        if (said := detail.get("message") or detail.get("question")) is not None:
+            texts += self._forget_message(step, said, only_answer="question" in detail)
         self._ledger.run("drop_memory", {"id": number})
         self._changed.append(number)
         self._ledger.run("drop_words", {"id": number})
         self._ledger.run("clear_words")
-        self._scrub(row["text"])
+        self._ledger.flush()
+        for text in filter(None, map(str.strip, texts)):
+            self._scrub(text)
         return 0, f"{row['source']} {number} of {row['agent']} is forgotten"
+
+    def _forget_message(self, step: Step, number: int, *, only_answer: bool) -> list[str]:
+        """What was said in a message, or to a question, which is nobody's to read any more; returns the texts."""
+        row = self._ledger.one("message", {"id": number})
+        if row is None:
+            return []
+        about = {"id": number, "now": step.now.wall}
+        self._ledger.run("forget_answer" if only_answer else "forget_message", about)
+        if only_answer:
+            for reply in self._ledger.all("answers_as_messages", {"id": number, "text": row["answer"]}):
+                self._forget_message(step, reply["id"], only_answer=False)
+        elif self._unmail is not None:
+            step.effects.append(partial(self._unmail, number, row["recipient"]))
+        return [row["answer"] or ""] if only_answer else [row["text"], row["subject"] or ""]
 
     def _scrub(self, text: str) -> None:
         """Take a text out of the log as well: that something was said stays, what it was does not."""
-        self._ledger.flush()
-        begin = json.dumps(text)[1:-1][:SCRUBBED_CHARS]
+        begin = json.dumps(text.splitlines()[0][:LOOKED_FOR_CHARS])[1:-1]
         for event in self._ledger.all("events_that_say", {"text": begin}):
             detail = json.dumps(_without(json.loads(event["detail"]), text), separators=(",", ":"))
             self._ledger.run("change_event", {"id": event["id"], "detail": detail})
@@ -505,12 +534,17 @@ class Keeper:
 
 
 def _without(detail: dict[str, Any], text: str) -> dict[str, Any]:
-    """What an event or an action holds, without a text that begins like this one."""
-    begin = text[:SCRUBBED_CHARS]
+    """What an event or an action holds, without a text; also where it stands cut, or before it was cut."""
     return {
-        name: "(forgotten)" if isinstance(value, str) and begin in value else value
+        name: FORGOTTEN if name in SAID and isinstance(value, str) and _is_same(value, text) else value
         for name, value in detail.items()
     }
+
+
+def _is_same(value: str, text: str) -> bool:
+    value = printed(value).strip()
+    short, long = sorted((value.rstrip("…"), text), key=len)
+    return value == text or (len(short) >= LOOKED_FOR_CHARS and long.startswith(short))
 
 
 def _note(row: Row) -> Note:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 
 @runtime_checkable
@@ -18,8 +18,8 @@ class Meaning(Protocol):
 
     name: str
 
-    def newest(self) -> int:
-        """The highest id that it has; 0 where it has none."""
+    def ids(self) -> Collection[int]:
+        """All that it has."""
         ...
 
     def learn(self, texts: Sequence[tuple[int, str]]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: `local.json`, `DRONE.local.json` of the versions before, and `<time>-local.json` where it was set aside.
 _NAME = re.compile(r"(?:\d+-)?(?:[\w-]+\.)?(passport|id|local|observations)\.json")
+#: Far more than any of them has.
+MAX_DEPTH = 50
 #: What a document of theirs has, and none of ours.
 MARKS = ("document_metadata", "trinity_version")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -105,6 +107,8 @@ def _document(name: str, data: bytes, found: Found) -> dict[str, Any] | None:
 
     try:
         document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs)
+        if _depth(document) > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     except (ValueError, RecursionError) as exc:
         found.left.append(f"{name}: cannot be read ({exc})")
         return None
@@ -113,6 +117,18 @@ def _document(name: str, data: bytes, found: Found) -> dict[str, Any] | None:
         found.left.append(f"{name}: it must hold an object")
         return None
     return document
+
+
+def _depth(document: object) -> int:
+    """How deep something is nested; asked without recursion."""
+    depth, level = 0, [document]
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        inner = [
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))
+        ]
+        level = [value for values in inner for value in values]
+    return depth
 
 
 # -- file by file ------------------------------------------------------------------------------------------------------

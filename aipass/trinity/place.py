@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aipass.layout import Layout
 
 #: What was replaced, or is just being written, until it has its name or is gone: `.local.json.<8 hex digits>`.
-HALF = re.compile(r"\.(passport|local|observations)\.json\.[0-9a-f]{8}")
+HALF = re.compile(r"\.(passport|local|observations)\.json\.[0-9a-f]{8}(?:\.aside)?")
 #: Where is kept what cannot be used, below the root.
 ASIDE = ".aipass/quarantine/trinity"
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -86,7 +86,7 @@ class Places:
                     raise
                 # The home is on another disk, or it is a folder that may not be moved: beside it, then.
                 os.rename(standing or name, stamp, src_dir_fd=folder, dst_dir_fd=folder)
-                return f"{self.homes[agent]}/{FOLDER}/{stamp}"
+                return "/".join((self.homes[agent], *(() if name == FOLDER else (FOLDER,)), stamp))
         return f"{ASIDE}/{agent}/{stamp}"
 
     def kept(self, agent: str, where: str) -> bytes | None:

@@ -30,10 +30,9 @@ _REST = len(MORE_MESSAGES) + len(MORE_TODOS) + 10
 
 def letter(row: Row) -> str:
     """One message, as the prompt has it."""
+    how = f'; it must be answered: `aipass answer {row["id"]} "…"`' if row["asks"] else ""
     about = f', on "{plain(row["subject"])[:200]}"' if row["subject"] else ""
-    return (
-        f"\nMessage {row['id']} from {row['sender']}{about} ({iso(row['sent'])}):\n\n{quoted(row['text'])}\n"
-    )
+    return f"\nMessage {row['id']} from {row['sender']}{about} ({iso(row['sent'])}{how}):\n\n{quoted(row['text'])}\n"
 
 
 def is_long(row: Row, limit: int) -> bool:

@@ -73,7 +73,9 @@ def recall(
     phrase, named, expression = " ".join(asked.casefold().split()), names(asked), query(asked)
     about = {"query": expression, "agent": agent, "limit": CANDIDATES}
     about |= {"sources": "".join(f"|{source}" for source in sources) + "|"}
-    rows = {row["id"]: row for row in (ledger.all("recall", about) if expression else ())}
+    # Of all it goes by the index alone; of some each that matches is looked at.
+    statement = "recall" if agent is None and set(sources) >= set(SOURCES) else "recall_of"
+    rows = {row["id"]: row for row in (ledger.all(statement, about) if expression else ())}
     scores = {
         # bm25 of FTS5 is negative, and better the smaller it is.
         number: -float(row["rank"]) * _weight(row, asker, now) * _literal(row, phrase, named)

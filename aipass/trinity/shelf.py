@@ -196,6 +196,7 @@ class Shelf:
         self._unwatch(agent)
         try:
             with self._places.folder(agent) as folder:
+                self._bad.discard(agent)
                 if self._worker.inotify is not None:
                     try:
                         # By its descriptor: the path may lead elsewhere by now.
@@ -223,10 +224,11 @@ class Shelf:
                 if (half := HALF.fullmatch(name)) is None or name in ours:
                     continue
                 key = agent, f"{half[1]}.json"
-                try:
-                    self._take_away(key, name, set(), folder)
-                except FileNotFoundError:
-                    continue
+                with suppress(FileNotFoundError):
+                    if key[1] == PASSPORT:
+                        os.unlink(name, dir_fd=folder)  # of it only we make any
+                    else:
+                        self._take_away(key, name, {self._known.get(key)}, folder)
 
     def _clear(self, agent: str) -> None:
         """Something that is no folder stands in the place of `.trinity`, or on the way there."""
@@ -339,6 +341,7 @@ class Shelf:
         agent, file = key
         kept = self._places.set_aside(agent, file, folder)
         self._restore(key, folder)
+        stood = None
         if data is not None:
             # The agent may have saved again before it was taken away.
             try:
@@ -363,7 +366,13 @@ class Shelf:
         """Put a file where nothing is; what came there meanwhile is looked at next."""
         if key not in self._known:
             return
-        half = write_half(key[1], self._known[key], folder)
+        try:
+            half = write_half(key[1], self._known[key], folder)
+        except OSError as exc:
+            # What was set aside is told all the same.
+            self._again[key] = time.monotonic() + POLL_S
+            logger.error("a state file cannot be put back yet", agent=key[0], file=key[1], error=str(exc))
+            return
         try:
             swap.move(folder, half, folder, key[1])
         except FileExistsError:

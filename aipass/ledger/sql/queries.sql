@@ -28,8 +28,8 @@ VALUES (:agent, :key, 'queued', :subject, :priority, :hops, :created, :cause, :h
 
 -- name: insert_sender
 -- Somebody who wants the answer.
-INSERT INTO senders (dispatch, sender, stem, text, file, event, wake)
-VALUES (:dispatch, :sender, :stem, :text, :file, :event, :wake)
+INSERT INTO senders (dispatch, sender, stem, text, file, event, wake, waiter, waits)
+VALUES (:dispatch, :sender, :stem, :text, :file, :event, :wake, :waiter, :waits)
 
 -- name: senders
 -- Who wants the answer, in the order of asking.
@@ -695,29 +695,36 @@ UPDATE messages SET closed = :reason, read = ifnull(read, :now), delivered = ifn
 WHERE id = :id AND answered IS NULL AND closed IS NULL
 
 -- name: waits_of
--- What an agent's live run waits for, and does nothing else.
-SELECT m.* FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
+-- What an agent's live run waits for, and does nothing else: answers, and work that it gave to others.
+SELECT m.recipient, m.work FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
 WHERE r.agent = :agent AND r.state <> 'ended' AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND m.waits > :now
+UNION ALL
+SELECT d.agent, d.id FROM runs r JOIN senders s ON s.waiter = r.id JOIN dispatches d ON d.id = s.dispatch
+WHERE r.agent = :agent AND r.state <> 'ended' AND s.waits > :now AND d.state IN ('queued', 'running', 'blocked')
 
--- name: waiting_runs
--- The live runs that wait for an answer of an agent.
-SELECT DISTINCT r.id AS run, r.driver FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
-WHERE r.state <> 'ended' AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND m.waits > :now AND m.recipient <> 'human'
+-- name: waiting_agents
+-- Whose live runs wait.
+SELECT r.agent FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
+WHERE r.state <> 'ended' AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND m.waits > :now
+UNION
+SELECT r.agent FROM runs r JOIN senders s ON s.waiter = r.id JOIN dispatches d ON d.id = s.dispatch
+WHERE r.state <> 'ended' AND s.waits > :now AND d.state IN ('queued', 'running', 'blocked')
 
 -- name: unheard_answers
--- Answers that came while a run lived, for which it did not wait, and that it has not read.
+-- Answers that came while a run lived, and that it has not read.
 SELECT q.id, r.id AS reply FROM messages r JOIN messages q ON q.id = r.reply_to
-WHERE r.recipient = :agent AND r.read IS NULL AND q.run = :run AND q.asks AND q.sender = r.recipient
-AND r.sender = q.answerer AND (q.waits IS NULL OR q.answered > q.waits) ORDER BY q.id
+WHERE r.recipient = :agent AND r.read IS NULL AND q.dispatch = :dispatch AND q.asks AND q.sender = r.recipient
+AND r.sender = q.answerer AND r.text = q.answer ORDER BY q.id
 
 -- name: answers_for
--- What a dispatch has asked and was told since its last run ended, or while that lived.
-SELECT m.* FROM messages m WHERE m.dispatch = :dispatch AND m.asks AND m.answered IS NOT NULL
-AND m.run = (SELECT max(id) FROM runs WHERE dispatch = :dispatch) ORDER BY m.id
+-- What a dispatch has asked and was told since its last run began.
+SELECT m.* FROM messages m WHERE m.dispatch = :dispatch AND m.asks
+AND m.answered >= (SELECT created FROM runs WHERE dispatch = :dispatch ORDER BY id DESC LIMIT 1) ORDER BY m.id
 
 -- name: replies
--- What answers a message.
-SELECT id FROM messages WHERE reply_to = :id AND read IS NULL
+-- The answer to a question, as a message.
+SELECT r.id FROM messages r JOIN messages q ON q.id = r.reply_to
+WHERE r.reply_to = :id AND r.read IS NULL AND r.sender = q.answerer AND r.text = q.answer
 
 -- name: put_words
 -- What something remembered is found by.
@@ -733,13 +740,21 @@ INSERT INTO memory_words (memory_words) VALUES ('optimize')
 
 -- name: recall
 -- What has any of these words, the best first.
-SELECT m.*, w.rank FROM (SELECT rowid, rank FROM memory_words WHERE memory_words MATCH :query ORDER BY rank LIMIT 2000) w
-JOIN memory m ON m.id = w.rowid
-WHERE (:agent IS NULL OR m.agent = :agent) AND instr(:sources, '|' || m.source || '|') ORDER BY w.rank LIMIT :limit
+SELECT m.*, w.rank FROM (SELECT rowid, rank FROM memory_words WHERE memory_words MATCH :query ORDER BY rank LIMIT :limit) w
+JOIN memory m ON m.id = w.rowid ORDER BY w.rank
+
+-- name: recall_of
+-- The same of one agent, or of some sources.
+SELECT m.*, w.rank FROM memory_words w JOIN memory m ON m.id = w.rowid WHERE memory_words MATCH :query
+AND (:agent IS NULL OR m.agent = :agent) AND instr(:sources, '|' || m.source || '|') ORDER BY w.rank LIMIT :limit
 
 -- name: memory
 -- One thing that is remembered.
 SELECT * FROM memory WHERE id = :id
+
+-- name: memory_ids
+-- All that is remembered and can be searched for.
+SELECT id FROM memory WHERE source <> 'todo' ORDER BY id
 
 -- name: memory_after
 -- What came to be remembered after something, oldest first.
@@ -757,13 +772,26 @@ DELETE FROM memory WHERE id = :id
 -- It stands in no file, and never did.
 DELETE FROM notes WHERE id = :id
 
+-- name: forget_message
+-- What it said is nobody's to know any more.
+UPDATE messages SET text = '(forgotten)', subject = NULL, read = ifnull(read, :now) WHERE id = :id
+
+-- name: forget_answer
+-- The same of an answer.
+UPDATE messages SET answer = '(forgotten)', read = ifnull(read, :now) WHERE id = :id
+
+-- name: answers_as_messages
+-- An answer, as whoever asked was told of it.
+SELECT id FROM messages WHERE reply_to = :id AND text = :text
+
 -- name: events_that_say
--- Requests that hold a text that is to be forgotten.
-SELECT id, detail FROM events WHERE kind IN ('request.received', 'message.received', 'question.asked', 'question.answered') AND instr(detail, :text)
+-- Events that may hold a text that is to be forgotten.
+SELECT id, detail FROM events WHERE kind IN ('request.received', 'message.received', 'question.asked', 'question.answered', 'pr.opened')
+AND instr(detail, :text)
 
 -- name: actions_that_say
 -- What was done of such requests.
-SELECT id, payload FROM actions WHERE type IN ('Note', 'Message', 'Ask', 'Answer') AND instr(payload, :text)
+SELECT id, payload FROM actions WHERE type IN ('Note', 'Message', 'Ask', 'Answer', 'OpenPr') AND instr(payload, :text)
 
 -- name: change_action
 -- It says less.

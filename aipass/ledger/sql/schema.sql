@@ -69,9 +69,12 @@ CREATE TABLE senders (
     text     TEXT NOT NULL,
     file     TEXT,             -- what was handed in, as JSON: path, type, size
     event    INTEGER NOT NULL,
-    wake     INTEGER           -- the dispatch that goes on with the answer
+    wake     INTEGER,          -- the dispatch that goes on with the answer
+    waiter   INTEGER,          -- the run that waits for it,
+    waits    REAL              -- and until when
 );
 CREATE INDEX senders_dispatch ON senders (dispatch);
+CREATE INDEX senders_waiter ON senders (waiter) WHERE waiter IS NOT NULL;
 
 CREATE TABLE runs (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
