@@ -134,20 +134,24 @@ def finish(repository, expected, victims):
     assert not list((repository.root / ".aipass").glob("*.sock"))
 
 
+#: A slow machine must not be given more to do than a fast one.
+MOST_FILES = 400
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(repository, seed):
-    """50 kills each of engine, supervisor, or both, while hundreds of files are dropped."""
+    """30 kills each of engine, supervisor, or both, while hundreds of files are dropped."""
     make(repository)
     chance = random.Random(seed)
     victims = Victims(repository)
-    files, kills = 0, 50
+    files, kills = 0, 30
     while victims.kills < kills:
         if not victims.is_up():
             victims.start()
         end = time.monotonic() + chance.uniform(0.05, 0.9)
-        while time.monotonic() < end:
+        while time.monotonic() < end and files < MOST_FILES:
             drop(repository, files)
             files += 1
             time.sleep(chance.uniform(0.01, 0.12))
@@ -168,15 +172,16 @@ def test_kills_at_fault_points_lose_nothing_and_repeat_nothing(repository):
     chance = random.Random(7)
     victims = Victims(repository)
     files = 0
-    while victims.kills < 60:
+    while victims.kills < 40:
         for _ in range(3):
             drop(repository, files)
             files += 1
         victims.start(FAULTY, str(chance.randint(1, 60)))
         end = time.monotonic() + 20
         while victims.is_up() and time.monotonic() < end:
-            drop(repository, files)
-            files += 1
+            if files < MOST_FILES:
+                drop(repository, files)
+                files += 1
             time.sleep(0.06)
         assert not victims.is_up(), "the fault point was never reached"
         assert victims.engine.returncode == -signal.SIGKILL, (repository.root / "engine.out").read_text()[

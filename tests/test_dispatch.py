@@ -144,7 +144,7 @@ class Histories(RuleBasedStateMachine):
 Histories.TestCase.settings = settings(
     max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestHistories = Histories.TestCase
+TestHistories = pytest.mark.slow(Histories.TestCase)
 
 WAITING = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(-2, 2)), max_size=30)
 

@@ -502,7 +502,7 @@ static void *swap(void *x) { while (!stop) { memcpy(path, "b.txt\0\0\0", 8); mem
 static void *both(void *x) { int m = open("dir/mine", O_RDONLY), f = open("b.txt", O_RDONLY); while (!stop) { dup2(f, shared); dup2(m, shared); } return 0; }
 static void *folder(void *x) { while (!stop) { rename("dir/s", "dir/t"); symlink("../bdir", "dir/s"); unlink("dir/s"); rename("dir/t", "dir/s"); } return 0; }
 int main(int c, char **v) {
-  pthread_t t; int n = 50000, hits = 0;
+  pthread_t t; int n = 20000, hits = 0;
   close(open("dir/mine", O_CREAT | O_WRONLY, 0644)); mkdir("dir/s", 0755);
   pthread_create(&t, 0, swap, 0);
   for (int i = 0; i < n; i++) { int f = open(path, O_WRONLY | O_TRUNC); if (f >= 0) { write(f, "!", 1); close(f); hits++; } }
@@ -532,7 +532,7 @@ def test_racing_threads_never_reach_what_is_not_theirs(house):
     )
     before = snapshot(*watched)
     done = house.end(house.start("a", str(program)), timeout=280)
-    assert int(done.out) > 1000, "the honest half must go through"
+    assert int(done.out) > 400, "the honest half must go through"
     assert snapshot(*watched) == before
 
 

@@ -776,7 +776,8 @@ def _is_in_order(house):
             assert owned.get(path, run) == run, (path, owned, house.held)
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
 @given(st.sets(st.sampled_from(AGENTS)), PHASES, MOVES, st.booleans())
 def test_whatever_happens_a_plan_comes_to_its_end(tmp_path_factory, before, drawn, moves, restarts):
     house = House(tmp_path_factory.mktemp("house"))

@@ -44,6 +44,7 @@ def put(top: Path, path: str, state) -> None:
         target.chmod(0o755 if mode == "100755" else 0o644)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=trees, edits=trees, method=st.sampled_from(["merge", "squash", "ff"]))
 @example(

@@ -223,7 +223,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps=STEPS)
 def test_any_interleaving_gives_each_message_to_its_reader_in_order_and_once_by_its_id(
     tmp_path_factory, steps
