@@ -18,13 +18,11 @@ from aipass.talk.mail import HUMAN
 if TYPE_CHECKING:
     from aipass.ledger import Row
 
-SHOWN = 20
-
 
 @click.command("messages")
 @click.argument("agent", required=False)
 @click.option("--unread", is_flag=True, help="Only what was not read yet.")
-@click.option("--limit", type=click.IntRange(1), help="Only the newest so many; 20 without --json.")
+@click.option("--limit", type=click.IntRange(1), help="Only the newest so many.")
 @json_option
 def command(agent: str | None, unread: bool, limit: int | None, as_json: bool) -> int:
     """What was said to AGENT, oldest first; left out: to you.
@@ -41,7 +39,7 @@ def command(agent: str | None, unread: bool, limit: int | None, as_json: bool) -
     from aipass.ledger import Ledger
 
     ledger = Ledger.read(layout.ledger)
-    most = limit or (-1 if as_json else SHOWN)
+    most = limit or -1
     rows = list(reversed(ledger.all("messages_of", {"recipient": whose, "limit": -1 if unread else most})))
     if unread:
         rows = [row for row in rows if row["read"] is None][-most if most > 0 else 0 :]
