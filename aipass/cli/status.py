@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass import ground, lock
-from aipass.cli.output import clock, json_option, print_json, table
+from aipass.cli.output import clock, json_option, lines_of, print_json, table
 from aipass.cli.questions import state_of
 from aipass.config_quick import agents
 from aipass.errors import ConfigError
@@ -186,11 +186,8 @@ def _show(found: dict[str, Any]) -> None:
     for one in found["questions"]:
         text = " ".join(plain(one["text"]).split())
         whose = "you" if one["to"] == "human" else one["to"]
-        click.secho(
-            f"asks     {one['from']}{' waits and' if one['state'] == 'waiting' else ''} asks {whose}: {text}; "
-            f'`aipass answer {one["id"]} "…"`',
-            fg="magenta",
-        )
+        who = f"{one['from']}{' waits and' if one['state'] == 'waiting' else ''} asks {whose}"
+        _say("asks", f'{who}: {text}; `aipass answer {one["id"]} "…"`', fg="magenta")
     if found["unread"]:
         click.echo(f"mail     {count(found['unread'], 'unread message')}; `aipass messages`")
     if found["prs"]:
@@ -216,4 +213,11 @@ def _show(found: dict[str, Any]) -> None:
     if found["notices"]:
         click.echo("\nlatest notices")
         for notice in found["notices"]:
-            click.echo(f"  {notice['time']}  {notice['text']}")
+            _say(f"  {notice['time']}", plain(notice["text"]), indent=4)
+
+
+def _say(label: str, text: str, *, indent: int = 9, fg: str | None = None) -> None:
+    """A line under its label; what does not fit goes on below, indented."""
+    first, *more = lines_of(f"{label.ljust(indent - 1)} {text}", "") or [""]
+    rest = lines_of(" ".join(more), " " * indent)
+    click.secho("\n".join([first, *rest]), fg=fg)
