@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -128,6 +129,13 @@ def printable(path: str | None) -> str | None:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+_NOT_ASCII = re.compile(r"[^ -~]")
+
+
 def plain(text: str) -> str:
     """`text` without control characters, which would speak to the terminal instead of to its reader."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if text.isprintable() else _NOT_ASCII.sub(lambda one: _escaped(one[0]), text)
+
+
+def _escaped(letter: str) -> str:
+    return letter if letter.isprintable() else repr(letter)[1:-1]

@@ -40,6 +40,8 @@ MANY_REFUSALS = 10
 SOURCE = "runs"
 #: Ends of a run that show that its driver's limit is over: the model has answered.
 PROVES = frozenset(("succeeded", "failed", "blocked"))
+#: And ends after which nobody can say that a model has read its prompt.
+UNSEEN = frozenset(("start-failed", "lost", "limit", "overload", "afresh"))
 
 
 class LiveRuns:
@@ -210,7 +212,7 @@ class LiveRuns:
         self._work.ended(step, row["id"], finished)
         files = self._authors.written_by(row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
-        if verdict.state not in PROVES or verdict.fault is not None:
+        if verdict.state in UNSEEN or verdict.fault is not None:
             self._talk.mail.unopened(row["id"])
         # What a CLI ends with may be a question of its own.
         is_question = verdict.state == "blocked"

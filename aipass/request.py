@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: A request carries its text; larger things are handed over as files in the inbox.
 MAX_REQUEST_BYTES = 10_000_000
+#: Of what is said to others, in characters: it is looked through for secrets while everything waits.
+MAX_SAID = 32_000
 #: More than any id; SQLite holds it.
 MAX_NUMBER = 1 << 62
 REQUEST_ID = re.compile(r"r-[0-9a-z][0-9a-z-]{3,63}")

@@ -21,7 +21,7 @@ from aipass import (
 )
 from aipass.action import Answer, Ask, FinishTodo, Forget, MarkRead, Message, Note, Reply, Steer
 from aipass.plan import progress
-from aipass.request import ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, PERSON_VERBS
+from aipass.request import MAX_SAID, ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, PERSON_VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,6 +55,9 @@ def on_request(event: Event, view: View) -> Iterable[Action]:
             return [
                 Refuse(request, f"`{named}` is for people and the orchestrator, and `{agent}` is neither", 3)
             ]
+    if "too_long" in event.detail:
+        text = f"it has {event.detail['too_long']} characters, and {MAX_SAID} may be said at once; put it into a file, and say which (--attach)"
+        return [Refuse(request, text, 2)]
     match verb:
         case "send":
             return [_send(event, view, request, agent)]
@@ -99,6 +102,8 @@ def on_rejected(event: Event, view: View) -> Iterable[Action]:
 
 
 MAX_TITLE = 200
+#: Of questions that are to be answered, and of work that somebody is woken by.
+RESERVED_KEYS = ("question ", "woken by ")
 METHODS = ("merge", "squash", "ff")
 NOTES = ("todo", "learning", "observation", "doing")
 #: And of elsewhere, with the time when it was made.
@@ -129,6 +134,10 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
     if not text.strip():
         return Refuse(request, "there is nothing to say; give a text", 2)
     reply_to = event.detail.get("reply_to")
+    if str(event.detail.get("key", "")).startswith(RESERVED_KEYS):
+        return Refuse(
+            request, f"keys that begin with {' or '.join(map(repr, RESERVED_KEYS))} are aipass's own", 2
+        )
     before = None if reply_to is None else view.resolve(reply_to)
     if reply_to is not None and before is None:
         return Refuse(request, f"there is no dispatch `{reply_to}` to reply to", 1)
@@ -213,6 +222,10 @@ def _note(event: Event, view: View, request: str, agent: str | None) -> Action:
         return _nobody(view, request, whose)
     if detail["do"] == "done":
         return FinishTodo(whose, detail.get("todo", 0), request)
+    if agent is not None and "added" in detail:
+        return Refuse(
+            request, f"what was noted elsewhere is for people to bring, and `{agent}` is an agent", 3
+        )
     kinds = NOTES if "added" not in detail else OLD_NOTES
     if detail["do"] not in kinds:
         return Refuse(request, f"`{detail['do']}` is none of {', '.join(kinds)}, done", 2)

@@ -33,7 +33,7 @@ PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|.*\Z)",
     re.DOTALL,
 )
-MAX_LINE = 20_000
+MAX_LINE = 32_000
 
 
 @hookimpl

@@ -94,7 +94,7 @@ def test_notes_come_into_the_file_and_todos_leave_it_when_they_are_done(house):
     assert body(house)["learnings"][0]["tags"] == ["db"]
     assert body(house)["now"]["doing"] == "thinking"
     assert texts(house, "observations") == ["the tests are slow"]
-    assert house.ask("note", do="done", todo=1, agent="api")["message"] == "todo 1 is done: mend the tests"
+    assert house.ask("note", do="done", todo=1, agent="api")["message"] == "todo 1 of api is done"
     assert house.ask("note", do="done", todo=1, agent="api")["message"] == "todo 1 is done already"
     assert house.ask("note", do="done", todo=2, agent="api")["exit"] == 1
     assert house.ask("note", do="done", todo=99, agent="api")["exit"] == 1

@@ -201,3 +201,23 @@ def test_an_old_file_in_an_agents_own_folder_is_set_aside_with_a_hint_and_taken_
     done = repository.aipass("trinity", "import", ".aipass/quarantine/trinity/drone")
     assert "taken: 1" in done.stdout
     assert "mend the help" in repository.aipass("trinity", "show", "drone").stdout
+
+
+def test_nothing_of_an_entry_is_passed_over_in_silence():
+    result = found(
+        local={
+            "active_tasks": ["mend it", "try it"],
+            "key_learnings": [{"value": "short", "detail": "and long", "steps": ["a", "b"]}],
+            "sessions": [
+                {"summary": "moved auth", "activities": ["one", "two"], "date": "0001-01-01T00:00:00+14:00"}
+            ],
+        }
+    )
+    assert sorted(texts(result)) == [
+        ("learning", "short; and long"),
+        ("session", "moved auth; one; two"),
+        ("todo", "mend it"),
+        ("todo", "try it"),
+    ]
+    assert result.entries[-1].time == CHANGED
+    assert any("`steps` of the learning" in line for line in result.left)

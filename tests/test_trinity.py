@@ -305,3 +305,9 @@ def test_limits_that_are_lowered_leave_alone_what_stands_already():
         parse(LOCAL, document("another text that is too long now", "b"), low, standing)
     with pytest.raises(FaultError, match="there are 4 todos; 2 may be open"):
         parse(LOCAL, document("a", "b", "c", "d"), low, standing)
+
+
+def test_a_list_of_a_save_has_an_end():
+    entries = [{"text": f"{number}"} for number in range(1_001)]
+    with pytest.raises(FaultError, match="there are 1001 learnings; a file holds at most 1000"):
+        parse(LOCAL, json.dumps({**GOOD, "learnings": entries}).encode(), LIMITS)

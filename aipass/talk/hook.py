@@ -62,12 +62,12 @@ def _letters(mail: str, numbers: "list[int]", opened: "list[int]") -> str:
     text, room = "", MAX_CHARS
     for number in numbers:
         path = os.path.join(mail, f"{number}.md")
-        handle = os.open(path, os.O_RDONLY | _OPEN)
-        letter = os.pread(handle, 4 * MAX_CHARS, 0).decode("utf-8", "replace")
-        if opened and len(letter) > room:
-            os.close(handle)
+        # Not opened to be measured: that would count as read.
+        if opened and os.stat(path, follow_symlinks=False).st_size > room:
             break
+        handle = os.open(path, os.O_RDONLY | _OPEN)
         opened.append(handle)
+        letter = os.pread(handle, 4 * MAX_CHARS, 0).decode("utf-8", "replace")
         if len(letter) > room:
             letter = letter[:room] + _CUT.format(path=path)
         text += letter + "\n"

@@ -18,10 +18,10 @@ def whole(row: Row) -> str:
     """A message of the ledger as Markdown."""
     lines = [f"# Message {row['id']} from {row['sender']}", "", f"- sent: {iso(row['sent'])}"]
     if row["subject"]:
-        lines.append(f'- subject, in its words: "{plain(row["subject"])[:200]}"')
+        lines.append(f"- subject, in its words: {titled(row['subject'])}")
     if row["reply_to"] is not None:
         lines.append(f"- in reply to: message {row['reply_to']}")
-    lines += [f"- with: {plain(path)}" for path in json.loads(row["files"])]
+    lines += [f"- with the file {titled(path)}" for path in json.loads(row["files"])]
     if row["asks"]:
         lines += [
             "- it is a question that must be answered",
@@ -31,6 +31,11 @@ def whole(row: Row) -> str:
     elif row["sender"] != "aipass":
         lines.append(f'- answer: `aipass message {row["sender"]} --reply-to {row["id"]} "…"`')
     return "\n".join([*lines, "", quoted(row["text"])]) + "\n"
+
+
+def titled(text: str) -> str:
+    """A few words of somebody else's within a line: in quotes, which they cannot end."""
+    return '"' + plain(" ".join(text.split()))[:200].replace('"', "'").replace("`", "'") + '"'
 
 
 def quoted(text: str) -> str:

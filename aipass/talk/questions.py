@@ -155,15 +155,14 @@ class Questions:
     def _take(
         self, step: Step, row: Row, text: str, by: str, cause: int | None, *, is_told: bool = False
     ) -> None:
-        """Note an answer. Who asked hears of it by a message, unless `is_told`, or its dispatch goes on with it."""
+        """Note an answer. Who asked hears of it by a message, which is read when its dispatch goes on with it; unless `is_told`."""
         text = self._mail.clean(text)
         self._ledger.run(
             "question_answered", {"id": row["id"], "answer": text, "now": step.now.wall, "by": by}
         )
         detail = {"from": row["sender"], "to": row["recipient"], "by": by, "answer": text[:200]}
         step.facts.append(Fact("question.answered", "mail", ref=str(row["id"]), cause=cause, detail=detail))
-        asks = None if row["dispatch"] is None else self._ledger.one("dispatch", {"id": row["dispatch"]})
-        if not is_told and (asks is None or asks["state"] != "blocked"):
+        if not is_told:
             self._mail.post(step, row["sender"], text, sender=by, reply_to=row["id"], cause=cause)
 
     def _go_on(self, step: Step, row: Row, cause: int, carry: Callable[[act.Action], None]) -> Said:
@@ -187,9 +186,11 @@ class Questions:
 
     def _continue(self, step: Step, asks: Row, cause: int, carry: Callable[[act.Action], None]) -> bool:
         """Let a blocked dispatch go on with its answers; whether it does. A person hears of one that does not."""
+        told = self._ledger.all("unheard_answers", {"agent": asks["agent"], "dispatch": asks["id"]})
         carry(self._continued(asks))
         after = self._ledger.one("dispatch", {"id": asks["id"]})
         if after is None or after["state"] != "blocked":
+            self._mail.seen(step, asks["agent"], [row["reply"] for row in told])
             return True
         step.notify(self._ledger, self._stays(asks), cause)
         return False
@@ -213,8 +214,7 @@ class Questions:
         asks = self._ledger.one("dispatch", {"id": event.detail.get("dispatch")})
         if run is None or asks is None or asks["state"] != "blocked" or self.open_of(asks["id"]):
             return
-        if answers := self.unheard(run):
-            self._mail.seen(step, run["agent"], [row["reply"] for row in answers])
+        if self.unheard(run):
             self._continue(step, asks, event.id, carry)
 
     def _continued(self, asks: Row) -> act.Dispatch:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aipass import action as act
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED
-from aipass.request import answer
+from aipass.request import MAX_SAID, answer
 from aipass.talk.letter import quoted
 from aipass.talk.mail import Mail
 from aipass.talk.postbox import MailOpened
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Requests whose words others will read; what a person sends is the person's matter.
 SAYING, SENDING = frozenset(("note", "message", "ask", "answer")), "send"
+#: A note never fails for its length; what a file has no room for is cut anyway.
+LONGEST_NOTE = MAX_SAID // 2
 #: What is carried out here.
 Said = act.Note | act.FinishTodo | act.Forget | act.Message | act.Ask | act.Answer | act.MarkRead
 #: What the threads that watch state files and mail tell.
@@ -118,6 +120,14 @@ class Talk:
         verb = fact.detail.get("verb")
         if verb not in SAYING and (verb != SENDING or fact.by is None):
             return fact
+        if verb == "note" and isinstance(fact.detail.get("text"), str):
+            fact = replace(fact, detail=fact.detail | {"text": fact.detail["text"][:LONGEST_NOTE]})
+        length = sum(len(str(value)) for value in fact.detail.values())
+        if length > MAX_SAID:
+            # Whoever asked is refused; nobody reads it.
+            cut = {name: value if name in {"verb", "spool"} else None for name, value in fact.detail.items()}
+            kept = {name: value for name, value in cut.items() if value is not None}
+            return replace(fact, detail={**kept, "too_long": length})
         kinds: set[str] = set()
 
         def clean(value: object) -> object:

@@ -178,7 +178,7 @@ class Keeper:
         kept = text[:limit]
         cut = f"; only its first {limit} of {len(text)} characters fit ([state] text)" if text != kept else ""
         if added is not None:
-            known = {"agent": agent, "source": kind, "text": self.clean(kept)}
+            known = {"agent": agent, "source": kind, "text": self.clean(kept), "time": added}
             if (row := self._ledger.one("same_memory", known)) is not None:
                 return f"{kind} {row['id']} of {agent} says so already", False
             if kind == "session":
@@ -209,7 +209,7 @@ class Keeper:
         if row["gone"] is not None:
             return f"todo {number} is done already", False
         self._gone(agent, "todo", number)
-        return f"todo {number} is done: {row['text'].splitlines()[0]}", False
+        return f"todo {number} of {agent} is done", False
 
     # -- memory ----------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ KEYS = {
 NOW = ("dispatch", "plan", "phase", "task", "since", "doing")
 MAX_TAGS, MAX_TAG = 20, 60
 LOOKED_AT = 10
+#: In one list of a save; more would hold up everybody while they are merged.
+MOST_ENTRIES = 1_000
 
 
 def _text(value: str, info: ValidationInfo) -> str:
@@ -169,6 +171,13 @@ def parse(name: str, data: bytes, limits: State, standing: bytes = b"") -> Saved
     except ValidationError as exc:
         raise _fault(text, exc.errors(include_url=False)) from None
     lists = {kind: getattr(found, key) for key, kind in LISTS.items() if hasattr(found, key)}
+    for key, kind in LISTS.items():
+        if len(lists.get(kind, ())) > MOST_ENTRIES:
+            raise FaultError(
+                f"there are {len(lists[kind])} {key}; a file holds at most {MOST_ENTRIES}, and memory the rest",
+                line_of(text, (key, MOST_ENTRIES)),
+                key,
+            )
     most = max(limits.todos, todos)
     if len(lists.get("todo", ())) > most:
         raise FaultError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: `local.json`, `DRONE.local.json` of the versions before, and `<time>-local.json` where it was set aside.
 _NAME = re.compile(r"(?:\d+-)?(?:[\w-]+\.)?(passport|id|local|observations)\.json")
+#: The end of the year 2100, in seconds: a later date is a slip of the pen.
+MAX_TIME = 4_133_980_799.0
 #: Far more than any of them has.
 MAX_DEPTH = 50
 #: What a document of theirs has, and none of ours.
@@ -30,6 +33,11 @@ _WORDS = (
     ("text", "task", "value", "learning", "detail", "observation", "insight", "pattern", "note", "summary", "activities", "content", "message"),
 )  # fmt: skip
 _DATES = ("date", "created", "added")
+#: What is understood of an entry; what counts as nothing.
+_UNDERSTOOD = frozenset(
+    (*(name for names in _WORDS for name in names), *_DATES, "entries", "tags", "status", "priority", "id", "number", "session_number", "session", "source", "category", "type")
+)  # fmt: skip
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _DONE = frozenset(("done", "complete", "completed", "closed"))
 #: Entries that the old programs wrote about themselves.
 _BIRTH = re.compile(r"(?:First Contact: )?Branch initialized\b")
@@ -91,7 +99,7 @@ def read(files: Mapping[str, tuple[bytes, float]]) -> Found:
             _take(name, "observation", document.pop("observations", None), found)
         found.entries[before:] = [replace(one, time=one.time or changed) for one in found.entries[before:]]
         for key, value in document.items():
-            if value not in (None, "", [], {}):
+            if value not in _NOTHING:
                 found.left.append(f"{name}: `{key}` has no place here")
     found.entries.sort(key=lambda entry: entry.time)
     return found
@@ -101,8 +109,8 @@ def _document(name: str, data: bytes, found: Found) -> dict[str, Any] | None:
     twice: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [key for key, _ in items]
-        twice.extend(key for key in dict(items) if names.count(key) > 1)
+        counts = Counter(key for key, _ in items)
+        twice.extend(key for key, number in counts.items() if number > 1)
         return dict(items)
 
     try:
@@ -154,6 +162,9 @@ def _passport(name: str, document: dict[str, Any], found: Found) -> None:
 
 def _local(name: str, document: dict[str, Any], found: Found) -> None:
     for key in ("active_tasks", "active"):
+        if not isinstance(document.get(key, {}), dict):
+            focus = document.pop(key)
+            _take(name, "todo", [focus] if isinstance(focus, str) else focus, found)
         active = _inner(document.pop(key, None))
         focus = active.pop("today_focus", None) or active.pop("current_focus", None)
         # Some have today's date there.
@@ -184,6 +195,11 @@ def _take(name: str, kind: str, values: object, found: Found) -> None:
         entries = list(_entries(kind, value))
         if not entries:
             found.left.append(f"{name}: a {kind} without words: {json.dumps(value)[:100]}")
+        if others := [key for key in _inner(value) if key not in _UNDERSTOOD and value[key] not in _NOTHING]:
+            named = ", ".join(f"`{key}`" for key in others)
+            found.left.append(
+                f"{name}: {named} of the {kind} {json.dumps(entries[0].text[:60]) if entries else ''}"
+            )
         for entry in entries:
             if (reason := _useless(entry, value)) is not None:
                 found.left.append(f"{name}: {kind} {json.dumps(entry.text[:60])}: {reason}")
@@ -218,9 +234,8 @@ def _entries(kind: str, value: object) -> Iterator[Old]:
 
 
 def _entry(kind: str, value: dict[str, Any]) -> Iterator[Old]:
-    parts = [
-        part for names in _WORDS if (part := next(filter(None, (_said(value.get(n)) for n in names)), ""))
-    ]
+    groups = [dict.fromkeys(said for name in names if (said := _said(value.get(name)))) for names in _WORDS]
+    parts = ["; ".join(group) for group in groups if group]
     text, when = ": ".join(parts), _time(value)
     if len(parts) == 2 and parts[1].startswith(parts[0]):
         text = parts[1]  # a title that was made of the text
@@ -257,7 +272,11 @@ def _time(value: dict[str, Any]) -> float:
                 moment = datetime.fromisoformat(said.strip())
             except ValueError:
                 continue
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            try:
+                seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            except (ValueError, OverflowError):
+                continue
+            return seconds if 0 <= seconds <= MAX_TIME else 0.0
     return 0.0
 
 

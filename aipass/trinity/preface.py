@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aipass.event import iso, plain
-from aipass.talk.letter import quoted
+from aipass.talk.letter import quoted, titled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,13 +31,14 @@ _REST = len(MORE_MESSAGES) + len(MORE_TODOS) + 10
 def letter(row: Row) -> str:
     """One message, as the prompt has it."""
     how = f'; it must be answered: `aipass answer {row["id"]} "…"`' if row["asks"] else ""
-    about = f', on "{plain(row["subject"])[:200]}"' if row["subject"] else ""
+    about = f", on {titled(row['subject'])}" if row["subject"] else ""
     return f"\nMessage {row['id']} from {row['sender']}{about} ({iso(row['sent'])}{how}):\n\n{quoted(row['text'])}\n"
 
 
 def is_long(row: Row, limit: int) -> bool:
     """Whether a message has no room in any prompt, whatever else is in it."""
-    return len(letter(row)) > limit - len(HEAD) - _REST
+    room = limit - len(HEAD) - _REST
+    return len(row["text"]) > room or len(letter(row)) > room
 
 
 def fitting(unread: Sequence[Row], limit: int) -> list[Row]:

@@ -761,8 +761,8 @@ SELECT id FROM memory WHERE source <> 'todo' ORDER BY id
 SELECT id, text FROM memory WHERE id > :after AND source <> 'todo' ORDER BY id LIMIT :limit
 
 -- name: same_memory
--- What an agent remembers in these very words.
-SELECT id FROM memory WHERE agent = :agent AND source = :source AND text = :text LIMIT 1
+-- What an agent remembers in these very words, of this moment.
+SELECT id FROM memory WHERE agent = :agent AND source = :source AND text = :text AND abs(time - :time) < 1 LIMIT 1
 
 -- name: drop_memory
 -- It is not remembered any more.
