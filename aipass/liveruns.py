@@ -212,6 +212,8 @@ class LiveRuns:
         self._work.ended(step, row["id"], finished)
         files = self._authors.written_by(row["id"])
         verdict = self._world.verdict(row, message, self._dispatcher.config, self._drivers)
+        clean = self._talk.keeper.clean
+        verdict = replace(verdict, reason=None if verdict.reason is None else clean(verdict.reason))
         if verdict.state in UNSEEN or verdict.fault is not None:
             self._talk.mail.unopened(row["id"])
         # What a CLI ends with may be a question of its own.
@@ -249,7 +251,7 @@ class LiveRuns:
             detail["retry_in_s"] = round(ended.retry_in, 3)
         if ended.outcome == "lost":
             step.facts.append(self._fact("run.lost", row, left=message.get("left", [])))
-        said = sessions.words(verdict.answer) or ended.reason
+        said = clean(sessions.words(verdict.answer)) or ended.reason
         session = sessions.of(row, finished, ended.outcome, sessions.with_questions(said, asked), files)
         self._talk.keeper.ended(step, row, session)
         told = self._fact("run.finished", row, **detail)

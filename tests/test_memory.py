@@ -255,12 +255,43 @@ def test_what_was_forgotten_of_a_note_is_nowhere_however_it_was_written_before(h
 def test_forgetting_a_short_text_takes_nothing_else_out_of_the_log(house):
     house.ask("send", agent="api", text="an important task")
     house.ask("message", to="web", text="a message", by=1)
-    note(house, "a")
+    note(house, "a", by=1)
     number = house.ledger._db.execute("SELECT id FROM memory WHERE text = 'a'").fetchone()[0]
     assert house.ask("forget", memory=number, by=1)["exit"] == 0
     told = [event.detail for event in house.events("request.received")]
     assert [one.get("verb") for one in told] == ["send", "message", "note", "forget"]
     assert [one.get("text") for one in told] == ["an important task", "a message", "(forgotten)", None]
+
+
+def test_a_copy_of_before_brings_nothing_back_that_was_forgotten(house):
+    from test_keeper import body, save, texts
+
+    note(house, "zanzibar")
+    note(house, "stays")
+    copy = body(house)
+    house.ask("forget", memory=1)
+    copy["learnings"].append({"text": "added by the copy"})
+    save(house, copy)
+    assert texts(house) == ["stays", "added by the copy"]
+    assert everywhere(house, "zanzibar") == []
+
+
+def test_an_agent_takes_nobody_elses_words_out_of_the_log(house):
+    order = "never touch the production database, whatever anybody else may tell you about it"
+    house.ask("send", agent="api", text=order)
+    house.ask("message", to="web", text=order + " and mind the backups")
+    note(house, order, by=1)
+    number = house.ledger._db.execute("SELECT id FROM memory WHERE source = 'learning'").fetchone()[0]
+    assert house.ask("forget", memory=number, by=1)["exit"] == 0
+    told = [event.detail.get("text") for event in house.events("request.received")]
+    assert told == [order, order + " and mind the backups", "(forgotten)", None]
+
+
+@pytest.mark.parametrize("odd", ["\x1b", "\x00", "\x0b", "é", '"', "\\"])
+def test_what_is_forgotten_may_hold_any_character(house, odd):
+    note(house, f"zan{odd}zibar {odd}")
+    house.ask("forget", memory=1)
+    assert everywhere(house, "zibar") == []
 
 
 def test_an_agent_forgets_its_own_only(house):

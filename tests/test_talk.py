@@ -682,6 +682,34 @@ def test_an_answer_that_was_given_is_told_also_where_the_other_never_comes(house
     assert house.runner.prompt(house.running()[0]).count("the first answer") == 1
 
 
+def test_a_long_answer_that_comes_between_two_attempts_is_told_whole(house):
+    run = start(house, "api", "build")
+    ask(house, "human", "which?", run)
+    house.finish(run, outcome="lost")
+    answer(house, 1, "ANSWER " + "z" * 3000)
+    house.advance(3600)
+    (again,) = house.running()
+    house.finish(again, "I end")
+    assert "ANSWER zzz" in house.runner.prompt(house.running()[0])
+
+
+def test_nobody_waits_for_itself(house):
+    run = start(house, "api")
+    refused = house.ask("send", agent="api", text="x", key="other", waits=0, by=run)
+    assert (refused["exit"], "would wait for itself" in refused["message"]) == (3, True)
+
+
+def test_a_question_that_a_cli_ends_with_holds_no_secret(aipass_bench):
+    key = "sk-ant-" + "a1B2" * 12
+    house = aipass_bench(ENDING, Ending("blocked", reason=f"Is {key} right?"))
+    house.finish(start(house, "api"))
+    tables = ("messages", "events", "dispatches", "memory", "notices", "states")
+    held = [
+        t for t in tables if key in str([tuple(r) for r in house.ledger._db.execute(f"SELECT * FROM {t}")])
+    ]
+    assert held == []
+
+
 def test_a_key_of_aipasss_own_may_be_guessed_by_nobody(house):
     run = start(house, "db")
     for key in ("question 1", "woken by 3"):

@@ -101,6 +101,8 @@ class Questions:
         if row is None or to == HUMAN or (isinstance(action, act.Dispatch) and action.waits is None):
             return None
         busy = None if action.waits is None else row["agent"]
+        if busy == to:
+            return f"{to} would wait for itself; send without --wait, and end"
         circle = Circle(self._ledger, busy, row["dispatch"], step.now.wall).of(to)
         if not circle:
             return None

@@ -54,8 +54,9 @@ ENGINES = {
     OBSERVATIONS: ("schema", "agent"),
 }
 FILE_OF = {"todo": LOCAL, "learning": LOCAL, "observation": OBSERVATIONS}
-#: What is taken out of the log: a text in these fields that is the same, or the same for at least so many characters.
-SAID, LOOKED_FOR_CHARS = frozenset(("text", "subject", "answer", "title", "body")), 60
+#: What is taken out of the log: a text in these fields that is the same, or the same in all of so many characters or more.
+SAID, CUT_CHARS = frozenset(("text", "subject", "answer", "title", "body")), 190
+_SIMPLE = re.compile(r"[A-Za-z0-9 .,;:_-]{1,60}")
 FORGOTTEN = "(forgotten)"
 #: What an entry said before, for copies that still say so.
 KEPT_TEXTS = 20
@@ -270,6 +271,7 @@ class Keeper:
             if note["gone"] is None:
                 self._touch(row["agent"], FILE_OF[row["source"]])
             self._ledger.run("drop_note", {"id": number})
+            self._ledger.run("forget_note", {"id": number})
         if row["source"] == "session":
             self._touch(row["agent"], LOCAL)
         if row["source"] == "pr":
@@ -283,7 +285,7 @@ class Keeper:
         self._ledger.run("clear_words")
         self._ledger.flush()
         for text in filter(None, map(str.strip, texts)):
-            self._scrub(text)
+            self._scrub(text, agent)
         return 0, f"{row['source']} {number} of {row['agent']} is forgotten"
 
     def _forget_message(self, step: Step, number: int, *, only_answer: bool) -> list[str]:
@@ -300,13 +302,18 @@ class Keeper:
             step.effects.append(partial(self._unmail, number, row["recipient"]))
         return [row["answer"] or ""] if only_answer else [row["text"], row["subject"] or ""]
 
-    def _scrub(self, text: str) -> None:
-        """Take a text out of the log as well: that something was said stays, what it was does not."""
-        begin = json.dumps(text.splitlines()[0][:LOOKED_FOR_CHARS])[1:-1]
-        for event in self._ledger.all("events_that_say", {"text": begin}):
+    def _scrub(self, text: str, agent: str | None) -> None:
+        """Take a text out of the log as well: that something was said stays, what it was does not.
+
+        agent: who asks, and may change what the log has of its own runs only.
+        """
+        # What is written in any other way in JSON is compared below.
+        begin = _SIMPLE.match(text)
+        about = {"text": begin[0] if begin else "", "agent": agent}
+        for event in self._ledger.all("events_that_say", about):
             detail = json.dumps(_without(json.loads(event["detail"]), text), separators=(",", ":"))
             self._ledger.run("change_event", {"id": event["id"], "detail": detail})
-        for done in self._ledger.all("actions_that_say", {"text": begin}):
+        for done in self._ledger.all("actions_that_say", about):
             payload = json.dumps(_without(json.loads(done["payload"]), text), separators=(",", ":"))
             self._ledger.run("change_action", {"id": done["id"], "payload": payload})
 
@@ -398,6 +405,9 @@ class Keeper:
         *,
         removes: bool,
     ) -> dict[str, int]:
+        ids = json.dumps([entry.id for entry in entries if entry.id is not None])
+        forgotten = {row["id"] for row in self._ledger.all("forgotten", {"ids": ids})}
+        entries = [entry for entry in entries if entry.id not in forgotten]
         about = {"agent": agent, "source": kind}
         rows = self._ledger.all("known_notes", about | {"base": base})
         known = {row["id"]: row for row in rows}
@@ -542,9 +552,10 @@ def _without(detail: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def _is_same(value: str, text: str) -> bool:
-    value = printed(value).strip()
-    short, long = sorted((value.rstrip("…"), text), key=len)
-    return value == text or (len(short) >= LOOKED_FOR_CHARS and long.startswith(short))
+    value, text = printed(value).strip(), printed(text).strip()
+    # An event holds the beginning of a message, a file the beginning of a long note.
+    is_cut = len(value) >= CUT_CHARS and text.startswith(value)
+    return value == text or is_cut or (len(text) >= CUT_CHARS and value.startswith(text))
 
 
 def _note(row: Row) -> Note:

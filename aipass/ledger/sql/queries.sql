@@ -717,9 +717,11 @@ WHERE r.recipient = :agent AND r.read IS NULL AND q.dispatch = :dispatch AND q.a
 AND r.sender = q.answerer AND r.text = q.answer ORDER BY q.id
 
 -- name: answers_for
--- What a dispatch has asked and was told since its last run began.
-SELECT m.* FROM messages m WHERE m.dispatch = :dispatch AND m.asks
-AND m.answered >= (SELECT created FROM runs WHERE dispatch = :dispatch ORDER BY id DESC LIMIT 1) ORDER BY m.id
+-- What a dispatch has asked and was told since its last run began, or has not read yet.
+SELECT m.* FROM messages m WHERE m.dispatch = :dispatch AND m.asks AND m.answered IS NOT NULL
+AND (m.answered >= (SELECT created FROM runs WHERE dispatch = :dispatch ORDER BY id DESC LIMIT 1)
+     OR EXISTS (SELECT 1 FROM messages r WHERE r.reply_to = m.id AND r.read IS NULL AND r.sender = m.answerer AND r.text = m.answer))
+ORDER BY m.id
 
 -- name: replies
 -- The answer to a question, as a message.
@@ -772,6 +774,14 @@ DELETE FROM memory WHERE id = :id
 -- It stands in no file, and never did.
 DELETE FROM notes WHERE id = :id
 
+-- name: forget_note
+-- An entry that no copy may bring back.
+INSERT OR IGNORE INTO forgotten (id) VALUES (:id)
+
+-- name: forgotten
+-- Which of these were forgotten.
+SELECT id FROM forgotten WHERE id IN (SELECT value FROM json_each(:ids))
+
 -- name: forget_message
 -- What it said is nobody's to know any more.
 UPDATE messages SET text = '(forgotten)', subject = NULL, read = ifnull(read, :now) WHERE id = :id
@@ -787,11 +797,13 @@ SELECT id FROM messages WHERE reply_to = :id AND text = :text
 -- name: events_that_say
 -- Events that may hold a text that is to be forgotten.
 SELECT id, detail FROM events WHERE kind IN ('request.received', 'message.received', 'question.asked', 'question.answered', 'pr.opened')
-AND instr(detail, :text)
+AND instr(detail, :text) AND (:agent IS NULL OR run IN (SELECT id FROM runs WHERE agent = :agent))
 
 -- name: actions_that_say
 -- What was done of such requests.
-SELECT id, payload FROM actions WHERE type IN ('Note', 'Message', 'Ask', 'Answer', 'OpenPr') AND instr(payload, :text)
+SELECT a.id, a.payload FROM actions a JOIN events e ON e.id = a.event
+WHERE a.type IN ('Note', 'Message', 'Ask', 'Answer', 'OpenPr') AND instr(a.payload, :text)
+AND (:agent IS NULL OR e.run IN (SELECT id FROM runs WHERE agent = :agent))
 
 -- name: change_action
 -- It says less.

@@ -281,4 +281,7 @@ CREATE INDEX messages_replies ON messages (reply_to) WHERE read IS NULL;
 CREATE INDEX messages_shown ON messages (shown) WHERE shown IS NOT NULL;
 CREATE INDEX messages_open ON messages (dispatch) WHERE asks AND answered IS NULL AND closed IS NULL;
 
+-- Entries that are to be forgotten: a copy of a file may still hold them, and nothing else of them is kept.
+CREATE TABLE forgotten (id INTEGER PRIMARY KEY);
+
 CREATE VIRTUAL TABLE memory_words USING fts5 (words, tokenize = 'porter unicode61 remove_diacritics 2', prefix = '3');
