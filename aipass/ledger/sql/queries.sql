@@ -699,7 +699,7 @@ WHERE id = :id AND answered IS NULL AND closed IS NULL
 SELECT m.recipient, m.work FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
 WHERE r.agent = :agent AND r.state <> 'ended' AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND m.waits > :now
 UNION ALL
-SELECT d.agent, d.id FROM runs r JOIN senders s ON s.waiter = r.id JOIN dispatches d ON d.id = s.dispatch
+SELECT d.agent, d.id FROM runs r CROSS JOIN senders s INDEXED BY senders_waiter ON s.waiter = r.id CROSS JOIN dispatches d ON d.id = s.dispatch
 WHERE r.agent = :agent AND r.state <> 'ended' AND s.waits > :now AND d.state IN ('queued', 'running', 'blocked')
 
 -- name: waiting_agents
@@ -707,7 +707,7 @@ WHERE r.agent = :agent AND r.state <> 'ended' AND s.waits > :now AND d.state IN 
 SELECT r.agent FROM runs r JOIN messages m ON m.dispatch = r.dispatch AND m.run = r.id
 WHERE r.state <> 'ended' AND m.asks AND m.answered IS NULL AND m.closed IS NULL AND m.waits > :now
 UNION
-SELECT r.agent FROM runs r JOIN senders s ON s.waiter = r.id JOIN dispatches d ON d.id = s.dispatch
+SELECT r.agent FROM runs r CROSS JOIN senders s INDEXED BY senders_waiter ON s.waiter = r.id CROSS JOIN dispatches d ON d.id = s.dispatch
 WHERE r.state <> 'ended' AND s.waits > :now AND d.state IN ('queued', 'running', 'blocked')
 
 -- name: unheard_answers
