@@ -1,8 +1,18 @@
-"""`python -m aipass`: the command line without its installed script."""
+"""The command `aipass`, as a script or as `python -m aipass`: isolates this process, then runs the verb."""
 
 from __future__ import annotations
 
-from aipass.cli.main import main
+from aipass import programs
+
+
+def main() -> None:
+    """Run one verb and exit with its code."""
+    programs.leave_out_the_tree()
+    # Only now: what is imported here must not be found in the current folder.
+    from aipass.cli.main import main as run_verb
+
+    run_verb()
+
 
 if __name__ == "__main__":
     main()

@@ -254,7 +254,7 @@ class Sandbox(Model):
         description="Landlock: folders of the run's own, other processes; `require` refuses to run without it",
     )
     scratch: tuple[Pattern, ...] = Field(
-        ("**/__pycache__/", ".pytest_cache/"),
+        (".pytest_cache/",),
         description="Nobody's: every agent may write there, one at a time per file",
         strict=False,
     )

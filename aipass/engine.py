@@ -597,7 +597,7 @@ class Engine:
         nested = [os.fsdecode(row["dir"]) for row in self.ledger.all("nested_roots")]
         self._foreign.forget()
         phases, handed = reserved(self.ledger)
-        self._world.set_territory(ground.table(config, phases, nested), handed)
+        self._world.set_territory(ground.table(self.layout, config, phases, nested), handed)
 
     def _look_again(self, step: Step) -> None:
         """Have the inbox seen anew: what was rejected, or met a handler that was disabled, may be welcome now."""

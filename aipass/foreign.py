@@ -58,7 +58,9 @@ class Foreign:
             return
         if self._territory is None:
             nested = [os.fsdecode(row["dir"]) for row in self._ledger.all("nested_roots")]
-            self._territory = Territory.of(ground.table(config, reserved(self._ledger)[0], nested))
+            self._territory = Territory.of(
+                ground.table(self._layout, config, reserved(self._ledger)[0], nested)
+            )
         owner = self._territory.owner(path)
         if owner.kind in _ANYBODYS or any(_may(owner, run["id"], run["agent"]) for run in live):
             return

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aipass import guarded
 from aipass.errors import ConfigError
 from aipass.git.ask import ask
 from aipass.layout import CONFIG_NAME
@@ -120,9 +121,10 @@ def expand(entry: str) -> str:
 
 
 def table(
-    config: Config, phases: Iterable[Mapping[str, Any]] = (), nested: Iterable[str] = ()
+    layout: Layout, config: Config, phases: Iterable[Mapping[str, Any]] = (), nested: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Who owns what, as `territory.Territory.of` reads it."""
+    guards = guarded.of(layout, config)
     return {
         "agents": {
             name: {
@@ -135,6 +137,8 @@ def table(
         "scratch": list(config.sandbox.scratch),
         "temp": list(config.sandbox.temp),
         "nested": list(nested),
+        "guarded": guards.tree,
+        "frozen": list(guards.outside),
     }
 
 

@@ -131,6 +131,14 @@ class Layout:
         return self.dispatches / str(dispatch)
 
 
+def root_or_here() -> Path:
+    """The root that the current folder is in, or else that folder, which may become one."""
+    try:
+        return find_root().root
+    except ConfigError:
+        return Path.cwd()
+
+
 def find_root(start: Path | None = None) -> Layout:
     """The nearest folder upward from `start` that has an aipass.toml.
 

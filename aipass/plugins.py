@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from aipass import hookspecs
+from aipass import guarded, hookspecs
 from aipass.dispatch.driver import check_driver
 from aipass.errors import PluginError
 from aipass.event import KINDS
@@ -44,15 +44,23 @@ class Plugins:
         """Calls a hook of every plugin."""
         return self._manager.hook
 
-    def load_installed(self, only: str | None = None) -> None:
+    def load_installed(self, root: Path | None, only: str | None = None) -> None:
         """Register whatever is installed under the entry point group, or `only` one distribution's part of it.
 
-        A plugin that cannot be loaded is named in `failed`, with the reason; the others work.
+        A plugin that cannot be loaded is named in `failed`, with the reason; the others work. So is one whose code lies where agents
+        of `root` may write (None: there is no root yet), and nothing is imported from there any more.
         """
+        if root is not None:
+            guarded.leave_out(str(root))
         for point in sorted(
             importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name
         ):
             if only is not None and (point.dist is None or point.dist.name != only):
+                continue
+            if root is not None and (place := guarded.code_of_agents(point.module, str(root))) is not None:
+                self.failed[point.name] = (
+                    f"its code lies in {place}, where agents may write, and is not run; install it as a copy (without `-e`) outside the repository"
+                )
                 continue
             try:
                 self.register(point.load(), point.name, origin=point.dist.name if point.dist else "?")

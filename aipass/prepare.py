@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aipass import programs
 from aipass.errors import ConfigError
+from aipass.git.ask import ask
+from aipass.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
@@ -107,49 +108,66 @@ def filesystem_of(path: Path) -> str:
 
 def _make_repository(state: Path) -> None:
     """A repository of its own, so that `git clean -fdx` and `git stash -a` in the user's leave it alone."""
-    if (state / ".git").exists() or shutil.which("git") is None:
+    if (state / ".git").exists() or programs.of(state.parent).find("git") is None:
         return
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    subprocess.run(
-        ["git", "init", "-q", "--template=", str(state)],
-        env=env,
-        check=False,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-    )
+    programs.run(state.parent, ["git", "init", "-q", "--template=", str(state)], capture_output=True)
 
 
 def exclude(layout: Layout) -> Path | None:
     """Keep our folders out of commits through `.git/info/exclude`; returns that file, None where there is no git.
 
-    What people wrote there stays; our lines stand between two marks and are replaced as a whole.
+    What people wrote there stays; our lines stand between two marks, for every root of this repository that is still there.
     """
-    from git import InvalidGitRepositoryError, NoSuchPathError, Repo
-    from git.exc import GitError
-
-    try:
-        repository = Repo(layout.root, search_parent_directories=True)
-        top = repository.working_tree_dir
-        if top is None:
-            return None
-        path = Path(top, repository.git.rev_parse("--git-path", "info/exclude"))
-        repository.close()
-    except (InvalidGitRepositoryError, NoSuchPathError, GitError, ImportError):
+    words = ("rev-parse", "--path-format=absolute", "--show-toplevel", "--git-path", "info/exclude")
+    found = ask(layout.root, *words)
+    lines = found[0].removesuffix("\n").split("\n") if found else []
+    if len(lines) != 2:
         return None
-    prefix = layout.root.relative_to(Path(top).resolve()).as_posix()
-    start = "/" if prefix == "." else f"/{prefix}/"
-    ours = [_BEGIN, *(f"{start}{name}" if name != ".trinity/" else name for name in EXCLUDED), _END]
+    top, path = map(Path, lines)
     before = path.read_text("utf-8", "surrogateescape").splitlines() if path.exists() else []
-    kept, inside = [], False
-    for line in before:
-        if line == _BEGIN:
-            inside = True
-        if not inside:
-            kept.append(line)
-        if line == _END:
-            inside = False
-    after = [*kept, *ours]
+    kept, block = _apart(before)
+    ours = _excluded(layout.root, top.resolve())
+    others = [line for line in block if line not in ours and _is_root_still(line, top)]
+    after = [*kept, _BEGIN, *dict.fromkeys((*others, *ours)), _END]
     if after != before:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(after) + "\n", "utf-8", "surrogateescape")
+        _replace(path, after)
     return path
+
+
+def _excluded(root: Path, top: Path) -> list[str]:
+    prefix = root.relative_to(top).as_posix()
+    start = "/" if prefix == "." else f"/{_escaped(prefix)}/"
+    return [f"{start}{name}" if name != ".trinity/" else name for name in EXCLUDED]
+
+
+def _escaped(path: str) -> str:
+    return re.sub(r"([*?\[\\])", r"\\\1", path)
+
+
+def _is_root_still(line: str, top: Path) -> bool:
+    """Whether a line of our block is of a root that is still one."""
+    folder = re.sub(r"\\(.)", r"\1", line.strip("/").rpartition("/")[0])
+    return line.startswith("/") and (top / folder / CONFIG_NAME).is_file()
+
+
+def _apart(lines: list[str]) -> tuple[list[str], list[str]]:
+    """The lines that people wrote, and those of our block."""
+    kept: list[str] = []
+    block: list[str] = []
+    inside = False
+    for line in lines:
+        if line == _BEGIN:
+            inside = True
+        elif line == _END and inside:
+            inside = False
+        else:
+            (block if inside else kept).append(line)
+    return kept, block
+
+
+def _replace(path: Path, lines: list[str]) -> None:
+    """Whole or not at all: git may just be reading it."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_text("".join(f"{line}\n" for line in lines), "utf-8", "surrogateescape")
+    half.replace(path)

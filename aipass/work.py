@@ -258,7 +258,9 @@ class Work:
     def _owned(self, action: act.OpenPr) -> Callable[[str], bool]:
         """Without a fence nobody knows who wrote what: which paths are the agent's to write."""
         nested = [os.fsdecode(row["dir"]) for row in self._ledger.all("nested_roots")]
-        territory = Territory.of(ground.table(self._config, reserved(self._ledger)[0], nested))
+        territory = Territory.of(
+            ground.table(self._world.layout, self._config, reserved(self._ledger)[0], nested)
+        )
 
         def owned(path: str) -> bool:
             owner = territory.owner(path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from aipass import ground, request
+from aipass import ground, programs, request
 from aipass.dispatch import brief, environment, shares
 from aipass.dispatch.driver import SESSION, Exit, Job, Outcome, Usage, check_command, check_outcome, sum_usage
 from aipass.errors import AipassError
@@ -124,12 +124,14 @@ class World:
                 own |= ground.environment(self.layout, job.agent, stands["tmp"], folder, fence=layers.fence)
             base = self._inherited(config.sandbox.env)
             env = environment.compose(base, self._environ, job.settings, command.env, own)
+            argv = [str(word) for word in command.argv]
+            argv[0] = _program(argv[0], env["PATH"], job)
             message = {
                 "run": run,
                 "agent": job.agent,
                 "folder": str(folder),
                 "root": str(self.layout.root),
-                "argv": [str(word) for word in command.argv],
+                "argv": argv,
                 "env": env,
                 "cwd": str(self.layout.root),
                 "stdin": bool(command.stdin),
@@ -272,7 +274,7 @@ class World:
                 "agent": name,
                 "folder": str(own),
                 "root": str(self.layout.root),
-                "argv": ["sh", "-c", script],
+                "argv": [programs.require("sh", self.layout.root), "-c", script],
                 "env": env,
                 "cwd": place,
                 "stdin": False,
@@ -571,6 +573,16 @@ class World:
         row = self._ledger.one(name, {"id": number})
         assert row is not None, f"no {name} {number}"
         return row
+
+
+def _program(name: str, path: str, job: Job) -> str:
+    """The program of a run as it is started. Raises AipassError where only the tree has it, and nobody named it there."""
+    found = programs.for_run(name, path, job.root)
+    if job.settings.command is None and programs.is_agents(os.path.realpath(found), str(job.root)):
+        raise AipassError(
+            f"`{name}` is only found in {os.path.dirname(found)}, where agents may write; install it outside the repository"
+        )
+    return found
 
 
 # The longest name on common filesystems is 255 bytes; a temporary name beside it needs some of them.

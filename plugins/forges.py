@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING
 
-from aipass import AipassError, hookimpl
+from aipass import AipassError, hookimpl, programs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,31 +117,26 @@ def _push(repo: Repo, pr: Pr, remote: str) -> None:
 
 
 def _run(repo: Repo, program: str, words: Sequence[str]) -> str:
-    if shutil.which(program) is None:
-        raise AipassError(
-            f"`{program}` is not installed; install it, sign in with `{program} auth login`, and ask again"
-        )
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(
+        done = programs.run(
+            repo.root,
             [program, *words],
             cwd=repo.top,
-            env=env,
             capture_output=True,
             text=True,
             errors="replace",
-            check=False,
             timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
         )
-    except (OSError, subprocess.SubprocessError) as exc:
+    except programs.ProgramMissingError as exc:
+        raise AipassError(f"{exc}; then sign in with `{program} auth login`, and ask again") from exc
+    except (OSError, SubprocessError) as exc:
         raise AipassError(f"`{program} {' '.join(words[:2])}` could not be run: {exc}") from exc
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[:1000]
         raise AipassError(
             f"`{program} {' '.join(words[:2])}` ended with {done.returncode}: {said or 'it does not say why'}"
         )
-    return done.stdout
+    return str(done.stdout)
 
 
 def _address(said: str) -> str | None:

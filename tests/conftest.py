@@ -64,6 +64,8 @@ class Repository:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        #: The Python whose aipass is used: one with more plugins than ours, for some.
+        self.python = sys.executable
 
     def write(self, path: str, text: str) -> Path:
         target = self.root / path
@@ -80,7 +82,7 @@ class Repository:
         timeout: float = 60,
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "aipass", *words],
+            [self.python, "-m", "aipass", *words],
             cwd=self.root,
             capture_output=True,
             text=True,

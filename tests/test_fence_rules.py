@@ -268,7 +268,7 @@ GROUND = territory(
         ("aipass.toml", Kind.NEVER, ()), ("sub/aipass.toml", Kind.NEVER, ()), (".git/config", Kind.NEVER, ()), ("a/b/.git/HEAD", Kind.NEVER, ()), ("sub/.git", Kind.NEVER, ()),
         ("plans/1.json", Kind.NEVER, ()), ("sub/plans/1.json", Kind.FREE, ()), ("inbox/a/x", Kind.NEVER, ()), ("outbox/x", Kind.NEVER, ()), (".aipass/ledger.db", Kind.NEVER, ()),
         (".aipass/agents/free/x", Kind.OWN, ("free",)), (".aipass/agents/nobody/x", Kind.NEVER, ()), (".aipass/agents/home/x", Kind.NEVER, ()), ("services/home/.trinity/local.json", Kind.OWN, ("home",)),
-        ("services/x/.trinity/local.json", Kind.NEVER, ()), ("a/__pycache__/x.pyc", Kind.SCRATCH, ()), ("target/x", Kind.SCRATCH, ()), ("services/home/a.py", Kind.AGENTS, ("home",)),
+        ("services/x/.trinity/local.json", Kind.NEVER, ()), ("a/__pycache__/x.pyc", Kind.NEVER, ()), ("target/x", Kind.SCRATCH, ()), ("services/home/a.py", Kind.AGENTS, ("home",)),
         ("shared/x", Kind.AGENTS, ("two", "three")), ("vendor/other/x", Kind.NEVER, ()), ("vendor/x", Kind.FREE, ()), ("app/models.py", Kind.PHASE, ("p",)), ("app/sub/x", Kind.PHASE, ("p",)),
         ("app/x", Kind.RESERVED, ()), (".vscode/settings.json", Kind.NEVER, ()), ("services/home/.vscode/x", Kind.NEVER, ()), (".envrc", Kind.AGENTS, ("home",)), ("sub/.gitattributes", Kind.NEVER, ()),
         ("readme.md", Kind.FREE, ()), ("app", Kind.FREE, ()),

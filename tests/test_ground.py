@@ -205,7 +205,7 @@ def test_the_ground_of_a_run_names_only_what_is_its_own(tmp_path):
     from aipass.layout import Layout
 
     settings = parse(agent("a", "x.py") + '[sandbox]\nwrite = ["~/.cargo/registry/"]\n')
-    found = ground.table(settings, nested=["vendor/other"])
+    found = ground.table(Layout(tmp_path), settings, nested=["vendor/other"])
     assert found["agents"] == {"a": {"home": ".aipass/agents/a", "owns": None}}
     assert found["nested"] == ["vendor/other"]
     assert ground.tree(tmp_path, settings, "a") == [str(tmp_path)]

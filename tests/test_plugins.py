@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,7 +75,7 @@ def test_register_drivers_makes_a_driver_that_agents_may_name(aipass_bench):
 
     bench = aipass_bench('[agents.a]\ndriver = "shout"\n', plugin(register_drivers=lambda: [Shout()]))
     bench.ask("send", agent="a", text="hi")
-    assert bench.runner.started[1]["argv"] == ["echo", "hi"]
+    assert bench.runner.started[1]["argv"] == [shutil.which("echo"), "hi"]
     bench.finish(1, "hi")
     assert bench.answer("a", "send.1")[0] == "HI"
 
@@ -258,7 +259,11 @@ def test_a_driver_that_is_not_installed_is_an_error_of_the_configuration(aipass_
 
 @pytest.mark.slow
 def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp_path):
-    site = tmp_path / "site"
+    # A virtual environment that has all that ours has, and the package.
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    (site,) = venv.glob("lib/python*/site-packages")
+    (site / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     source = tmp_path / "source"
     subprocess.run(["cp", "-r", str(EXAMPLE), str(source)], check=True)
     subprocess.run(
@@ -278,7 +283,7 @@ def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp
         check=True,
         capture_output=True,
     )
-    env = {"PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"}
+    repository.python = str(venv / "bin/python")
     repository.write(
         "aipass.toml",
         agent("md", "agent.py")
@@ -286,11 +291,11 @@ def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp
         + '[[on]]\nname = "beat"\nevent = "todo.beat"\ndispatch = "back"\ntask = "{subject}"\n',
     )
     repository.write("agent.py", "import sys; print('did:', sys.stdin.read())")
-    assert "todo" in repository.aipass("plugins", env=env).stdout
-    repository.aipass("init", env=env)
-    repository.aipass("up", "--until-idle", env=env)
+    assert "todo" in repository.aipass("plugins").stdout
+    repository.aipass("init")
+    repository.aipass("up", "--until-idle")
     repository.write("todo/list.md", "- work")
-    repository.aipass("up", "--detach", env=env)
+    repository.aipass("up", "--detach")
     assert repository.answer("md/todo.*.md").read_text().startswith("did: Work on todo/list.md")
     assert repository.answer("back/beat.*.md").read_text() == "taeb tsrif eht"
 

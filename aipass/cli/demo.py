@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aipass import programs
 from aipass.errors import AipassError
 from aipass.ground import described
 
@@ -141,14 +142,14 @@ class Tour:
     def walk(self) -> None:
         """Every step, shown as typed and with what it prints."""
         self._say("A repository, and two agents. Any program is an agent; so are claude, codex and gemini.")
-        subprocess.run(["git", "init", "-q", str(self._root)], check=False, env=self._env)
+        programs.run(self._root, ["git", "init", "-q", str(self._root)], base=self._env)
         for name, text in AGENTS.items():
             (self._root / name).write_text(text)
         (self._root / "aipass.toml").write_text(CONFIG.format(python=sys.executable))
         (self._root / "CHANGES.md").write_text("# Changes\n")
         self.run("init")
         for words in (["add", "-A"], ["commit", "-qm", "Begin"]):
-            subprocess.run(["git", "-C", str(self._root), *IDENTITY, *words], check=False, env=self._env)
+            programs.run(self._root, ["git", *IDENTITY, *words], base=self._env)
         self.run("up", "--detach")
         self._say("Drop a file in an inbox, and the agent works on it.")
         click.secho("$ echo 'Write hello.txt' > inbox/writer/hello.md", bold=True)
@@ -221,9 +222,9 @@ class Tour:
         self._say("Only you merge it, or the agent that you name.")
         self.run("pr", "merge", "1")
         click.secho("$ git log --oneline --graph", bold=True)
-        log = ["git", "-C", str(self._root), "log", "--oneline", "--graph"]
+        log = ["git", "--no-pager", "log", "--oneline", "--graph"]
         click.echo(
-            subprocess.run(log, env=self._env, capture_output=True, text=True, check=False).stdout, nl=False
+            programs.run(self._root, log, base=self._env, capture_output=True, text=True).stdout, nl=False
         )
 
     def run(self, *words: str, quiet: bool = False) -> str:
@@ -231,7 +232,7 @@ class Tour:
         if not quiet:
             click.secho(f"$ aipass {shlex.join(words)}", bold=True)
         done = subprocess.run(
-            [sys.executable, "-m", "aipass", *words],
+            programs.aipass(*words),
             cwd=self._root,
             env=self._env,
             capture_output=True,

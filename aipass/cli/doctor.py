@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import __version__
+from aipass import __version__, programs
 from aipass.cli.output import json_option, print_json
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
-from aipass.layout import Layout, find_root
+from aipass.layout import Layout, find_root, root_or_here
 from aipass.supervisor import wire
 from aipass.supervisor.fence import selftest
 
@@ -67,7 +67,7 @@ def command(as_json: bool) -> int:
 def examine() -> Iterator[Finding]:
     """Everything that is looked at, in order."""
     yield Finding("aipass", "ok", f"{__version__}, Python {sys.version.split()[0]} on {sys.platform}")
-    yield _git()
+    yield from _started()
     yield from _inotify()
     yield _leases()
     yield from _supervisor()
@@ -79,10 +79,19 @@ def examine() -> Iterator[Finding]:
     yield from _repository(layout)
 
 
-def _git() -> Finding:
-    if shutil.which("git") is None:
-        return Finding("git", "note", "not installed", "everything works but the git verbs")
-    return Finding("git", "ok", shutil.which("git") or "")
+def _started() -> Iterator[Finding]:
+    """Each program that aipass starts by name, where it was found, and whether another one was passed over."""
+    here = programs.of(root_or_here())
+    for name, what_for in programs.STARTED.items():
+        found, hidden = here.find(name), here.hidden(name)
+        if found is None and hidden is None and name in ("gh", "glab"):
+            continue
+        remedy = f"{hidden} is passed over: agents may write there" if hidden else ""
+        if found is None:
+            remedy = remedy or "everything works but the git verbs"
+            yield Finding(name, "note", f"not installed; for {what_for}", remedy)
+        else:
+            yield Finding(name, "note" if hidden else "ok", found, remedy)
 
 
 def _inotify() -> Iterator[Finding]:
@@ -140,7 +149,7 @@ def _supervisor() -> Iterator[Finding]:
         try:
             supervisors.start(lambda _: None)
             began = time.perf_counter()
-            said, record = _run(supervisors, layout, 1, ["cat"], None)
+            said, record = _run(supervisors, layout, 1, [programs.require("cat", root_or_here())], None)
             took = (time.perf_counter() - began) * 1000
             if said == "probe":
                 yield Finding("supervisor", "ok", f"starts and ran a program, {took:.0f} ms")
@@ -217,11 +226,11 @@ def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(root_or_here())
     there = [layer for layer, text in described.items() if not text.startswith("none")]
     run = 2
     for name, driver in sorted(plugins.drivers().items()):
-        path = shutil.which(getattr(driver, "program", "") or "")
+        path = programs.of(root_or_here()).find(getattr(driver, "program", None) or "")
         if path is None:
             continue
         run += 1
@@ -303,13 +312,13 @@ def _run(
 
 
 def _repository(layout: Layout) -> Iterator[Finding]:
-    from aipass import config, lock, prepare
+    from aipass import config, ground, guarded, lock, prepare
     from aipass.engine import check_drivers
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(layout.root)
     settings: list[Config] = []
 
     def configuration() -> str:
@@ -348,15 +357,22 @@ def _repository(layout: Layout) -> Iterator[Finding]:
         program = agent.command[0] if agent.command else getattr(driver, "program", None)
         if program is None:
             continue
-        found = shutil.which(program) or (
-            str(layout.root / program) if "/" in program and (layout.root / program).exists() else None
+        path = programs.for_run(program, os.environ.get("PATH", ""), layout.root)
+        found = (
+            os.path.join(layout.root, path) if programs.is_program(os.path.join(layout.root, path)) else None
         )
+        remedy = "" if found else "install it, or correct the agent's command"
+        if found and programs.is_agents(os.path.realpath(found), str(layout.root)):
+            remedy = (
+                "it lies in the repository; nobody may write it but an agent whose `owns` names it literally"
+            )
         yield Finding(
-            f"agent {name}",
-            "ok" if found else "wrong",
-            found or f"`{program}` is not on PATH",
-            "" if found else "install it, or correct the agent's command",
+            f"agent {name}", "ok" if found else "wrong", found or f"`{program}` is not on PATH", remedy
         )
+    if settings:
+        fenced = ground.active(settings[0]).fence
+        for text in guarded.warnings(layout, settings[0], fenced=fenced):
+            yield Finding("programs", "wrong", text, "move it out of the repository, or out of that `owns`")
 
 
 def _tried(what: str, attempt: Callable[[], str]) -> Finding:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 
+from aipass import programs
 from aipass.errors import ConfigError
-from aipass.layout import CONFIG_NAME, Layout
+from aipass.layout import CONFIG_NAME, Layout, root_or_here
 
 HEAD = """\
 # aipass: who works here. `aipass schema config` describes every key, docs/settings.md lists them.
@@ -107,6 +107,7 @@ def installed() -> list[str]:
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
-    programs = {name: getattr(driver, "program", None) for name, driver in plugins.drivers().items()}
-    return sorted(name for name, program in programs.items() if program and shutil.which(program))
+    plugins.load_installed(root_or_here())
+    here = programs.of(root_or_here())
+    wanted = {name: getattr(driver, "program", None) for name, driver in plugins.drivers().items()}
+    return sorted(name for name, program in wanted.items() if program and here.find(program))

@@ -12,7 +12,7 @@ import click
 
 from aipass.cli.find import find_dispatch, open_ledger
 from aipass.event import plain
-from aipass.layout import find_root
+from aipass.layout import find_root, root_or_here
 from aipass.supervisor.wire import STDERR, STDOUT
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _drivers() -> dict[str, Driver]:
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(root_or_here())
     return plugins.drivers()
 
 

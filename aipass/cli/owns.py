@@ -14,6 +14,7 @@ from aipass.cli.output import json_option, print_json, table
 from aipass.errors import AipassError
 from aipass.event import plain, printable
 from aipass.layout import find_root
+from aipass.supervisor.fence import gitfolder
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Kind, Owner, Territory
 
@@ -38,9 +39,9 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
     settings = config.load(layout.config)
     territory, held = _ground(layout, settings)
     if paths:
-        found = [explain(territory, held, *_relative(layout, path)) for path in paths]
+        found = [explain(str(layout.root), territory, held, *_relative(layout, path)) for path in paths]
     else:
-        found = _all(settings, territory, held)
+        found = _all(str(layout.root), settings, territory, held)
     if as_json:
         print_json(found)
         return
@@ -49,11 +50,13 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
 
 
 def explain(
-    territory: Territory, held: Mapping[str, tuple[int, str]], path: str, folder: bool
+    root: str, territory: Territory, held: Mapping[str, tuple[int, str]], path: str, folder: bool
 ) -> dict[str, Any]:
     """What `--json` prints of one path."""
     owner = territory.owner(path, folder)
     name, why = _now(owner, held.get(path))
+    if gitfolder.around(root, path) is not None:
+        name, why = None, gitfolder.WHY
     return {"path": printable(path), "owner": name, "why": why, "plan": owner.plan, "phase": owner.phase}
 
 
@@ -64,7 +67,9 @@ def _now(owner: Owner, hold: tuple[int, str] | None) -> tuple[str | None, str]:
     return (owner.agents[0] if len(owner.agents) == 1 else None), owner.why
 
 
-def _all(settings: Config, territory: Territory, held: Mapping[str, tuple[int, str]]) -> list[dict[str, Any]]:
+def _all(
+    root: str, settings: Config, territory: Territory, held: Mapping[str, tuple[int, str]]
+) -> list[dict[str, Any]]:
     found = []
     for name, agent in settings.agents.items():
         for pattern in agent.owns or ():
@@ -81,7 +86,7 @@ def _all(settings: Config, territory: Territory, held: Mapping[str, tuple[int, s
             {"path": pattern, "owner": holder, "why": why, "plan": phase.plan, "phase": phase.id}
             for pattern in phase.owns.lines
         ]
-    return found + [explain(territory, held, path, folder=False) for path in sorted(held)]
+    return found + [explain(root, territory, held, path, folder=False) for path in sorted(held)]
 
 
 def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tuple[int, str]]]:
@@ -89,7 +94,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
     from aipass.plan.reserved import reserved
 
     if not layout.ledger.exists():
-        return Territory.of(ground.table(settings)), {}
+        return Territory.of(ground.table(layout, settings)), {}
     ledger = Ledger.read(layout.ledger)
     try:
         nested = [os.fsdecode(row["dir"]) for row in ledger.all("nested_roots")]
@@ -103,7 +108,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
         for path, hold in holders(layout, live).items()
         if not any(run == hold[0] and owns.match(path) for run, owns in lost)
     }
-    return Territory.of(ground.table(settings, phases, nested)), held
+    return Territory.of(ground.table(layout, settings, phases, nested)), held
 
 
 def _relative(layout: Layout, path: str) -> tuple[str, bool]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import click
 from aipass.cli.output import json_option, print_json, table
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.event import plain
+from aipass.git.ask import ask
 from aipass.layout import find_root
 from aipass.units import count
 
@@ -378,15 +378,9 @@ def find(layout: Layout, name: str) -> Path:
 
 def _files(layout: Layout) -> list[str]:
     """The files of the tree, as git sees them where it does."""
-    done = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=layout.root,
-        capture_output=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode == 0:
-        return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+    found = ask(layout.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if found:
+        return found
     return [
         os.path.relpath(os.path.join(top, name), layout.root)
         for top, _, files in os.walk(layout.root)

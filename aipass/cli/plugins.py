@@ -8,6 +8,7 @@ import click
 
 from aipass.cli.output import json_option, print_json, table
 from aipass.errors import EXIT_FAILED
+from aipass.layout import root_or_here
 
 
 @click.command("plugins")
@@ -17,7 +18,7 @@ def command(as_json: bool) -> int:
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(root_or_here())
     found: list[dict[str, Any]] = [
         {"name": name, "origin": plugins.origin[name], "hooks": plugins.uses(name), "error": None}
         for name in plugins.names()

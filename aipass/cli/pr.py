@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import lock
+from aipass import lock, programs
 from aipass.cli.asking import ask, is_agent
 from aipass.cli.output import clock, json_option, print_json, relative_to_root, table
 from aipass.errors import AipassError, ConfigError
 from aipass.event import plain, printable
+from aipass.git.ask import ask as ask_git
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
@@ -123,16 +123,16 @@ def diff(number: int, stat: bool) -> int:
     """What one PR changes, as `git diff` shows it."""
     layout = find_root()
     pr = _records(layout).get(number)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")}
     # An open one is as its branch is: people may have gone on there.
-    words = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", pr.ref]
-    stands = subprocess.run(
-        words, cwd=layout.root, env=env, check=False, capture_output=True, text=True
-    ).stdout.strip()
+    found = ask_git(layout.root, "rev-parse", "--verify", "--quiet", "--end-of-options", pr.ref, bare=True)
+    stands = "".join(found).strip()
     head = stands if stands and pr.state == "open" else pr.head
-    words = ["git", "diff", *(["--stat"] if stat else []), pr.base, head, "--"]
+    words = ["git", "-c", "core.fsmonitor=false", "diff", "--no-ext-diff", "--no-textconv"]
+    words += [*(["--stat"] if stat else []), pr.base, head, "--"]
     sys.stdout.flush()
-    return subprocess.run(words, cwd=layout.root, env=env, check=False).returncode
+    # The person's own pager, as git would start it, found where agents do not write.
+    pager = {name: os.environ[name] for name in ("GIT_PAGER", "PAGER") if name in os.environ}
+    return programs.run(layout.root, words, env=pager).returncode
 
 
 @command.command("merge")

@@ -88,7 +88,7 @@ def _meanings(layout: Layout, ledger: Ledger) -> Sequence[Meaning]:
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(layout.root)
     return plugins.meanings(config.load(layout.config), layout.meaning(known))
 
 

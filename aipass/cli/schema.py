@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from aipass.cli.output import print_json
+from aipass.layout import root_or_here
 
 _TIME = {"type": ["string", "null"], "format": "date-time"}
 _TEXT = {"type": ["string", "null"]}
@@ -36,7 +37,7 @@ def _event() -> dict[str, Any]:
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(root_or_here())
     kinds = [{"const": kind, "description": meaning} for kind, meaning in plugins.kinds().items()]
     fields = {
         "id": {"type": "integer"},

@@ -118,7 +118,7 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
             f"its agent `{row['agent']}` is not configured any more, and its prompt is not kept"
         )
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(layout.root)
     driver = plugins.drivers().get(settings.agents[row["agent"]].driver)
     session = row["session"]
     if row["attempts"] == 0 and row["reply_to"] is not None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import lock
+from aipass import lock, programs
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError, RefusedError
-from aipass.layout import Layout, find_root
+from aipass.git.ask import ask
+from aipass.layout import CONFIG_NAME, Layout, find_root
 
 if TYPE_CHECKING:
     from aipass.config import Config
@@ -64,7 +65,7 @@ def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, read
 
 
 def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, ready_fd: int | None) -> int:
-    from aipass import config, prepare
+    from aipass import config, ground, guarded, prepare
     from aipass.engine import make_inboxes
     from aipass.ledger import Ledger
     from aipass.log import set_up
@@ -78,12 +79,14 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
     try:
         set_up(layout.log, show=ready_fd is None and sys.stderr.isatty())
         plugins = Plugins()
-        plugins.load_installed()
+        plugins.load_installed(layout.root)
         for name, reason in plugins.failed.items():
             click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
         ledger = Ledger.open(layout.ledger)
         if ledger.meta("begun") is None:
             ledger.begin_after(*prepare.last_ids(layout))
+        for text in guarded.warnings(layout, settings, fenced=ground.active(settings).fence):
+            click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
         _approve(layout, settings, ledger, yes=yes)
         make_inboxes(layout, settings)
         prepare.exclude(layout)
@@ -204,12 +207,7 @@ def _approve(layout: Layout, settings: Config, ledger: Ledger, *, yes: bool) -> 
 
 
 def _is_tracked(layout: Layout) -> bool:
-    found = subprocess.run(
-        ["git", "-C", str(layout.root), "ls-files", "--error-unmatch", "aipass.toml"],
-        capture_output=True,
-        check=False,
-    )
-    return found.returncode == 0
+    return bool(ask(layout.root, "ls-files", "-z", "--", CONFIG_NAME))
 
 
 def _detach(layout: Layout, *, yes: bool) -> int:
@@ -225,7 +223,7 @@ def _detach(layout: Layout, *, yes: bool) -> int:
     reader, writer = os.pipe()
     with open(os.devnull, "rb") as nothing, open(layout.state / "up.log", "ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "aipass", "up", "--ready-fd", str(writer)],
+            programs.aipass("up", "--ready-fd", str(writer)),
             pass_fds=(writer,),
             stdin=nothing,
             stdout=log,

@@ -212,7 +212,7 @@ def _unmatched(layout: Layout, event: Event) -> list[tuple[str, str]]:
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(layout.root)
     try:
         return plugins.router(config.load(layout.config)).explain(event)
     except AipassError:

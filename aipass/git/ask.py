@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import os
-import subprocess
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING
+
+from aipass import programs
+from aipass.errors import AipassError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Whatever lies in the tree is an agent's to write: no folder there is taken for a repository because it looks like one, and
-#: no program is started that a configuration names.
-QUIET = (
-    "-c",
+#: What a configuration may name for git to start, and none of what we ask needs. Filters and merge drivers are judged one by
+#: one (`repo.look_again`); how to reach a remote is the person's own setting.
+_STARTS_NOTHING = (
     "core.fsmonitor=false",
-    "-c",
     "log.showSignature=false",
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "safe.bareRepository=explicit",
+    "core.pager=cat",
+    "core.editor=false",
+    "sequence.editor=false",
+    "core.alternateRefsCommand=",
+    "commit.gpgSign=false",
+    "tag.gpgSign=false",
+    "push.gpgSign=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
+    "push.recurseSubmodules=no",
+    "diff.ignoreSubmodules=dirty",
+    "protocol.ext.allow=never",
 )
+_HOOKLESS = ("core.hooksPath=/dev/null",)
+#: Whatever lies in the tree is an agent's to write: no folder there is taken for a repository because it looks like one.
+_NO_BARE = ("safe.bareRepository=explicit",)
+
+
+def _options(*settings: str) -> tuple[str, ...]:
+    return tuple(word for setting in settings for word in ("-c", setting))
+
+
+QUIET = _options(*_STARTS_NOTHING, *_HOOKLESS, *_NO_BARE)
 #: Git answers in milliseconds; nobody waits for one that hangs.
 TIMEOUT_S = 5.0
 
@@ -30,21 +51,13 @@ def ask(root: Path, *words: str, bare: bool = False, hooks: bool = False) -> lis
 
     `bare`: a bare repository is one as well; for what people ask for themselves. `hooks`: as configured.
     """
-    # An engine that a hook has started must not be told about the hook's repository, index and all.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env["GIT_OPTIONAL_LOCKS"] = "0"
-    quiet = QUIET[:4] if hooks else QUIET[:-2] if bare else QUIET
+    quiet = _options(*_STARTS_NOTHING, *(() if hooks else _HOOKLESS), *(() if bare or hooks else _NO_BARE))
     command = ["git", *quiet, "--literal-pathspecs", *words]
     try:
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env=env,
-            capture_output=True,
-            check=False,
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
+        # An engine that a hook has started must not be told about the hook's repository, index and all.
+        done = programs.run(
+            root, command, env={"GIT_OPTIONAL_LOCKS": "0"}, capture_output=True, timeout=TIMEOUT_S
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, SubprocessError, AipassError):
         return []
     return [os.fsdecode(entry) for entry in done.stdout.split(b"\0") if entry]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from aipass import programs
 from aipass.authors import holders
 from aipass.config import load
 from aipass.git.pulls import seal
@@ -15,6 +15,8 @@ from aipass.plan.reserved import reserved
 from aipass.supervisor.fence.territory import Kind, Territory
 
 if TYPE_CHECKING:
+    import subprocess
+
     from aipass.layout import Layout
 
 #: So many of the last events of a path are looked at.
@@ -24,7 +26,7 @@ LOOKED_AT = 20
 def staged(layout: Layout) -> list[str]:
     """The paths of the commit that is being made, relative to the root. In a hook's own environment, index and all."""
     words = ("diff", "--cached", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--relative")
-    done = subprocess.run(["git", *words], cwd=layout.root, capture_output=True, check=False)
+    done = _git(layout, *words, capture_output=True)
     return [os.fsdecode(entry) for entry in done.stdout.split(b"\0") if entry]
 
 
@@ -40,7 +42,7 @@ def unfinished(layout: Layout) -> dict[str, str]:
         if not written:
             return {}
         phases = reserved(ledger)[0]
-        territory = Territory.of(table(load(layout.config), phases))
+        territory = Territory.of(table(layout, load(layout.config), phases))
         found = {}
         for path in paths:
             owner = territory.owner(path)
@@ -81,4 +83,14 @@ def add_trailers(layout: Layout, message: str) -> None:
     if found:
         trailers = [word for dispatch in sorted(found) for word in ("--trailer", f"Dispatch: {dispatch}")]
         how = ("--in-place", "--if-exists", "addIfDifferent")
-        subprocess.run(["git", "interpret-trailers", *how, *trailers, message], cwd=layout.root, check=False)
+        _git(layout, "interpret-trailers", *how, *trailers, message)
+
+
+def _git(layout: Layout, *words: str, **how: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: ANN401 - as subprocess takes it
+    """Git in the hook's own environment: the index of the commit that is being made is named there."""
+    hook = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("GIT_") and name != "GIT_EXEC_PATH"
+    }
+    return programs.run(layout.root, ["git", "-c", "core.fsmonitor=false", *words], env=hook, **how)

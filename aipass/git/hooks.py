@@ -73,12 +73,12 @@ exit 0
 #: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
 GUARDING = """\
 if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
-if [ -x {python} ]; then {python} -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi
+if [ -x {python} ]; then {python} -E -P -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi
 exit 0
 """
 NAMING = """\
 if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
-if [ -x {python} ]; then {python} -m aipass git trailers "$1" > /dev/null 2>&1; fi
+if [ -x {python} ]; then {python} -E -P -m aipass git trailers "$1" > /dev/null 2>&1; fi
 exit 0
 """
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING
 
+from aipass import programs
 from aipass.errors import AipassError, ConfigError, RefusedError
 from aipass.git.ask import QUIET, ask
 
@@ -67,6 +67,7 @@ class Repo:
         lines = found[0].removesuffix("\n").split("\n") if found else []
         if len(lines) != 3:
             raise ConfigError(f"{root}: is not in the working tree of a git repository; `git init` makes one")
+        self.root = root
         self.own, self.common, self.top = (Path(line) for line in lines)
         relative = os.path.relpath(os.path.realpath(root), os.path.realpath(self.top))
         #: The root's place below the top, with a closing slash; "" where it is the top itself.
@@ -104,10 +105,11 @@ class Repo:
     def _is_in_tree(self, command: str) -> bool:
         """Whether a command names a program or a script that lies in the working tree."""
         top = os.path.realpath(self.top)
+        found_by = programs.of(self.root)
         for word in re.findall(r"[^\s;|&<>()'\"$`=]+", command):
             # A word may happen to be a file's name; a script is named by a path, or with its ending.
             is_script = ("/" in word or "." in word) and (self.top / word).is_file()
-            found = str(self.top / word) if is_script else shutil.which(word)
+            found = str(self.top / word) if is_script else found_by.hidden(word)
             if found is not None and os.path.realpath(found).startswith(top + "/"):
                 return True
         return False
@@ -121,38 +123,27 @@ class Repo:
         top: Path | None = None,
     ) -> bytes:
         """What git says to these words. Raises GitError where it ends with another status than those that are fine."""
-        clean = {
-            name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT
-        }
-        clean |= {
-            "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_TERMINAL_PROMPT": "0",
-            "LC_ALL": "C",
-            # A filter that is Python must not find its modules in the tree, where agents write.
-            "PYTHONSAFEPATH": "1",
-            **self._defused,
-            **(env or {}),
-        }
+        more = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         command = ["git", *QUIET, *PLAIN, *words]
         try:
             # Without anything to say it reads nothing, not what a terminal may say.
-            done = subprocess.run(
+            done = programs.run(
+                self.root,
                 command,
                 cwd=top or self.top,
-                env=clean,
+                env={**more, **self._defused, **(env or {})},
                 capture_output=True,
-                check=False,
                 timeout=TIMEOUT_S,
                 input=b"" if stdin is None else stdin,
             )
-        except (OSError, subprocess.SubprocessError) as exc:
+        except (OSError, SubprocessError) as exc:
             raise GitError(f"`git {words[0]}` could not be run: {exc}") from exc
         if done.returncode not in fine:
             said = os.fsdecode(done.stderr).strip() or os.fsdecode(done.stdout).strip()[:500]
             if self.unsafe:
                 said += f"; {', '.join(sorted(self.unsafe))} is a program in the working tree, where agents write, and is not started"
             raise GitError(f"`git {words[0]}` ended with {done.returncode}: {said or 'it does not say why'}")
-        return done.stdout
+        return bytes(done.stdout)
 
     def one(self, *words: str) -> str:
         """The one line that git says."""
@@ -225,22 +216,6 @@ class Repo:
         said = os.fsdecode(self.run("var", "GIT_COMMITTER_IDENT", fine=(0, 1, 128))).strip()
         name, mark, _ = said.rpartition(">")
         return name + mark if mark else "aipass <aipass@localhost>"
-
-
-#: What a person may have said about this machine's repositories as a whole.
-_KEPT = frozenset(
-    (
-        "GIT_CONFIG_NOSYSTEM",
-        "GIT_CONFIG_GLOBAL",
-        "GIT_CONFIG_SYSTEM",
-        "GIT_COMMITTER_NAME",
-        "GIT_COMMITTER_EMAIL",
-        "GIT_SSH",
-        "GIT_SSH_COMMAND",
-        "GIT_ASKPASS",
-        "GIT_CEILING_DIRECTORIES",
-    )
-)
 
 
 def batches(words: Iterable[str]) -> Iterator[list[str]]:

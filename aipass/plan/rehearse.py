@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aipass import programs
 from aipass.errors import AipassError
 from aipass.plan import check
 from aipass.plan.overlap import path_outside
@@ -94,7 +95,7 @@ def rehearse(plan: Plan) -> Rehearsal:
 
 
 def _furnish(root: Path, plan: Plan) -> None:
-    subprocess.run(["git", "init", "-q", str(root)], check=False, capture_output=True)
+    programs.run(root, ["git", "init", "-q", str(root)], capture_output=True)
     (root / "stand_in.py").write_text(STAND_IN)
     (root / "rehearsal.json").write_text(json.dumps(deliverables(plan)))
     agents = dict.fromkeys(phase.agent for phase in plan.phases)
@@ -127,7 +128,7 @@ def _furnish(root: Path, plan: Plan) -> None:
 def _aipass(root: Path, *words: str, check: bool = True) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AIPASS_", "GIT_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "aipass", *words],
+        programs.aipass(*words),
         cwd=root,
         env=env,
         capture_output=True,

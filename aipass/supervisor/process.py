@@ -132,7 +132,7 @@ def adopt_orphans() -> bool:
 def _table_by_ps() -> dict[int, Process]:
     """The same without /proc. `ps` gives a start time by the second, which is enough to tell ids apart."""
     listing = subprocess.run(
-        ["ps", "-axo", "pid=,ppid=,sess=,state=,lstart="], capture_output=True, text=True, check=False
+        ["/bin/ps", "-axo", "pid=,ppid=,sess=,state=,lstart="], capture_output=True, text=True, check=False
     )
     found = {}
     for line in listing.stdout.splitlines():

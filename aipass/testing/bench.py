@@ -55,7 +55,7 @@ class Bench:
         settings = config.load(self.layout.config)
         loaded = Plugins()
         if self._installed:
-            loaded.load_installed(only="aipass")
+            loaded.load_installed(None, only="aipass")
         for number, plugin in enumerate(self._given, 1):
             loaded.register(plugin, getattr(plugin, "__name__", f"plugin-{number}"))
         make_inboxes(self.layout, settings)

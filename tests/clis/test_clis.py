@@ -541,7 +541,7 @@ ROUNDS = 5
 def test_the_time_to_the_first_request_beside_the_same_command_by_hand(house, note, tmp_path):
     """The same words, environment and home; no time is asserted, machines being what they are."""
     plugins = Plugins()
-    plugins.load_installed()
+    plugins.load_installed(None)
     driver = plugins.drivers()[house.cli.name]
     settings = config.load(house.root / "aipass.toml").agents["it"]
     state = tmp_path / "state"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from aipass.supervisor.fence import kernel, wall
+from aipass.supervisor.fence import gitfolder, kernel, wall
 from aipass.supervisor.fence.decide import Allowed, Hold, Operation, Refused, decide
 from aipass.supervisor.fence.fenced import Fenced, Identity
 from aipass.supervisor.fence.resolve import Caller, InDoubtError, Place, resolve, where
@@ -35,6 +35,8 @@ MAX_MADE_OUTSIDE = 200_000
 QUIET = frozenset((".aipass/ledger.db-wal", ".aipass/ledger.db-shm"))
 #: What reaches the object itself, whatever name it was come by.
 _INSIDE = frozenset((Operation.WRITE, Operation.MARK))
+#: What may put a new name into a folder.
+_MAKES = frozenset((Operation.CREATE, Operation.MAKE_FOLDER, Operation.WRITE))
 _FOLDERS = frozenset((Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER))
 
 
@@ -153,6 +155,7 @@ class Work:
     def check(self, *asked: tuple[Operation, Place]) -> list[tuple[Operation, str, Allowed]]:
         """What is allowed in the repository of all that is asked; reports the first that is not, and raises EACCES."""
         granted: list[tuple[Operation, str, Allowed]] = []
+        coming = self._pieces(asked)
         for operation, place in asked:
             relative = self.run.relative(place.path)
             try:
@@ -162,7 +165,7 @@ class Work:
                     refused = self._outside(operation, place)
                 else:
                     self._forget_replaced(relative, place)
-                    refused = self._in_doubt(place, operation)
+                    refused = self._in_doubt(place, operation) or self._of_git(relative, place, coming)
                     verdict = refused or decide(self.run.grant, operation, (relative,))
                     if isinstance(verdict, Allowed):
                         granted.append((operation, relative, verdict))
@@ -173,6 +176,25 @@ class Work:
             if refused is not None:
                 raise self.refuse(refused, operation.value)
         return granted
+
+    def _pieces(self, asked: Iterable[tuple[Operation, Place]]) -> dict[str, set[str]]:
+        """What of a git folder is about to be made, by the folder that it is made in: a move makes all of it at once."""
+        found: dict[str, set[str]] = {}
+        for operation, place in asked:
+            if operation in _MAKES and place.name:
+                name = os.fsdecode(place.name)
+                if name.casefold() in gitfolder.PIECES:
+                    found.setdefault(place.at, set()).add(name)
+        return found
+
+    def _of_git(self, relative: str, place: Place, coming: dict[str, set[str]]) -> Refused | None:
+        """What reaches into a git folder, whatever its name, or would make one."""
+        if gitfolder.around(self.run.root, relative) is not None:
+            return Refused(place.path, gitfolder.WHY)
+        pieces = coming.get(place.at)
+        if pieces is not None and gitfolder.is_one(place.at, pieces):
+            return Refused(place.path, f"with it {place.at} would be a git folder; {gitfolder.WHY}")
+        return None
 
     def _forget_replaced(self, relative: str, place: Place) -> None:
         """A temporary file of ours that somebody has put something else in the place of is ours no more."""
@@ -270,6 +292,8 @@ class Work:
         run = self.run
         if run.is_own(path):
             return None
+        if any(path == frozen or path.startswith(frozen + "/") for frozen in run.grant.territory.frozen):
+            return Refused(path, "programs that aipass starts are taken from there")
         if path in run.files and operation in _INSIDE and status is not None and stat.S_ISREG(status.mode):
             return self._many_names(place, status)
         if run.is_granted_outside(path):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor.fence.glob import Globs, Rule
+from aipass.supervisor.fence import runs_code as listed
+from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,33 +28,6 @@ ANYWHERE_NEVER = {
     "aipass.toml": "a nested root is not an agent's to make or change",
 }
 STATE, TRINITY = ".aipass", ".trinity"
-#: Names that make other programs run code when a person opens the folder: only an `owns` that names them gives them.
-RUNS_CODE = frozenset(
-    (
-        ".claude",
-        ".gemini",
-        ".codex",
-        ".cursor",
-        ".opencode",
-        ".aider.conf.yml",
-        "opencode.json",
-        "opencode.jsonc",
-        ".mcp.json",
-        ".husky",
-        ".envrc",
-        ".gitconfig",
-        ".direnv",
-        ".vscode",
-        ".idea",
-        ".devcontainer",
-        ".zed",
-        ".gitmodules",
-        ".gitattributes",
-        ".pre-commit-config.yaml",
-        "lefthook.yml",
-        ".lefthook.yml",
-    )
-)
 #: Verdicts that are kept; beyond, all are forgotten at once.
 REMEMBERED, LONGEST_REMEMBERED = 20_000, 512
 
@@ -108,6 +82,29 @@ class Ground:
     owns: Globs | None
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What others start: a path below the root, or a name at any depth. `why` is a whole clause."""
+
+    name: str
+    why: str
+
+    def is_named_by(self, pattern: str) -> bool:
+        """Whether a pattern names it literally: itself, or something that lies in it."""
+        wanted, there = self.name.split("/"), pattern.lstrip("!").strip("/").split("/")
+        width = len(wanted)
+        return any(there[at : at + width] == wanted for at in range(len(there) - width + 1))
+
+
+def runs_code(parts: list[str], folder: bool) -> Guard | None:
+    """The name on the way that makes other programs run code, by the list of those names."""
+    found = listed.guarded(parts, folder=folder)
+    if found is None:
+        return None
+    why = f"`{found.name}` makes other programs run code ({found.entry.what})"
+    return Guard(found.name, f"{why}; it takes an `owns` that names it literally")
+
+
 @dataclass(slots=True)
 class Territory:
     """Who owns what, at one moment. `nested` are folders below that are roots of their own."""
@@ -117,6 +114,10 @@ class Territory:
     scratch: Globs = field(default_factory=lambda: Globs(()))
     temp: Globs = field(default_factory=lambda: Globs(()))
     nested: tuple[str, ...] = ()
+    #: What is started, by path below the root, with the reason: only an `owns` that names it gives it.
+    guarded: Mapping[str, str] = field(default_factory=dict)
+    #: Absolute folders outside the root that no run may change, whatever else opens them: what aipass and git run from.
+    frozen: tuple[str, ...] = ()
     folds_case: bool = False
     _known: dict[tuple[str, bool], Owner] = field(default_factory=dict)
 
@@ -137,6 +138,8 @@ class Territory:
             scratch=Globs(map(fold, message.get("scratch", ()))),
             temp=Globs(map(fold, message.get("temp", ()))),
             nested=tuple(message.get("nested", ())),
+            guarded={fold(path): str(why) for path, why in message.get("guarded", {}).items()},
+            frozen=tuple(map(str, message.get("frozen", ()))),
             folds_case=bool(message.get("folds_case")),
         )
 
@@ -161,11 +164,11 @@ class Territory:
         if (never := self._never(path, parts)) is not None:
             return Owner(Kind.NEVER, never)
         spelled = path + "/" if folder else path
-        if self.scratch.match(spelled):
+        guarded = self._guard(path, parts, folder)
+        if guarded is None and self.scratch.match(spelled):
             return Owner(
                 Kind.SCRATCH, "[sandbox] scratch names it; each file is held by the run that writes it"
             )
-        guarded = next((part for part in parts if part in RUNS_CODE), None)
         if (phase := self._phase(spelled, guarded)) is not None:
             return phase
         named = tuple(
@@ -176,10 +179,7 @@ class Territory:
         if named:
             return Owner(Kind.AGENTS, f"`owns` of {' and '.join(named)} names it", named)
         if guarded is not None:
-            return Owner(
-                Kind.NEVER,
-                f"`{guarded}` makes other programs run code; it takes an `owns` that names it literally",
-            )
+            return Owner(Kind.NEVER, guarded.why)
         return Owner(Kind.FREE, "nobody's `owns` names it; the run that writes it first holds it")
 
     def _own_state(self, parts: list[str]) -> Owner | None:
@@ -209,7 +209,17 @@ class Territory:
             return "a nested root is nobody's to write here"
         return None
 
-    def _phase(self, spelled: str, guarded: str | None) -> Owner | None:
+    def _guard(self, path: str, parts: list[str], folder: bool) -> Guard | None:
+        """What makes a path one that only an `owns` that names it literally gives."""
+        if self.guarded:
+            at = path
+            while at:
+                if (why := self.guarded.get(at)) is not None:
+                    return Guard(at, f"{why}; it takes an `owns` that names `{at}` literally")
+                at = at.rpartition("/")[0]
+        return runs_code(parts, folder)
+
+    def _phase(self, spelled: str, guarded: Guard | None) -> Owner | None:
         reserved = None
         for phase in self.phases:
             if not _names(phase.owns, spelled, guarded):
@@ -232,12 +242,8 @@ class Territory:
         return any(owns.may_match_below(folder) for owns in mine)
 
 
-def _names(owns: Globs, spelled: str, guarded: str | None) -> bool:
+def _names(owns: Globs, spelled: str, guarded: Guard | None) -> bool:
     rule = owns.decisive(spelled)
     if rule is None or not rule.include:
         return False
-    return guarded is None or guarded in _literal(rule)
-
-
-def _literal(rule: Rule) -> list[str]:
-    return rule.text.lstrip("!").strip("/").split("/")
+    return guarded is None or guarded.is_named_by(rule.text)

@@ -1,0 +1,224 @@
+"""What is nobody's to write because it is started: the programs and scripts of agents, what aipass and git run from.
+
+An agent that could write it would act as another agent, or as the engine, outside every fence. An `owns` that names such a path
+literally gives it all the same. Reads files' names only, never their content.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aipass import programs
+from aipass.git.ask import ask
+from aipass.supervisor.fence.territory import Guard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aipass.config import Config
+    from aipass.layout import Layout
+
+#: What a folder is started by, where a command names only the folder (Python, Node, npm).
+_ENTRIES = ("__main__.py", "index.js", "index.mjs", "index.cjs", "package.json")
+#: Settings of git that name files which it takes commands or attributes from, as git lists them.
+_GIT_PATHS = frozenset(("core.hookspath", "core.attributesfile", "init.templatedir"))
+_SEPARATORS = re.compile(r"[\s;|&<>()`\"'$=]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """`tree`: paths below the root, files or folders, with the reason. `outside`: absolute folders elsewhere."""
+
+    tree: dict[str, str]
+    outside: tuple[str, ...]
+
+
+def of(layout: Layout, config: Config) -> Guarded:
+    """All that is guarded with this configuration on this machine, now."""
+    root = os.path.realpath(layout.root)
+    tree: dict[str, str] = {}
+    for place, why in (*_of_agents(config, root), *_of_ours(root), *_of_git(layout.root)):
+        relative = _below(place, root)
+        if relative is not None:
+            tree.setdefault(relative, why)
+    return Guarded(tree, tuple(dict.fromkeys(_outside(root, config))))
+
+
+def warnings(layout: Layout, config: Config, *, fenced: bool) -> list[str]:
+    """What a person should know before agents are started: started things that agents can write all the same. A sentence each."""
+    root = os.path.realpath(layout.root)
+    found: list[str] = []
+    for path, why in of(layout, config).tree.items():
+        if not os.path.lexists(os.path.join(root, path)):
+            continue
+        guard = Guard(path, why)
+        named = [
+            name for name, agent in config.agents.items() if any(map(guard.is_named_by, agent.owns or ()))
+        ]
+        if named:
+            found.append(f"`owns` of {' and '.join(named)} names {path}, and {why}")
+        elif not fenced:
+            found.append(f"{path} lies where agents write, and {why}; without a fence nothing guards it")
+    named_by_path = (entry for entry in os.environ.get("PYTHONPATH", "").split(":") if entry)
+    return found + [
+        f"PYTHONPATH names {entry}, where agents may write: every Python that you start runs what lies there (aipass leaves it out)"
+        for entry in named_by_path
+        if programs.is_agents(os.path.realpath(entry), root)
+    ]
+
+
+def leave_out(root: str) -> None:
+    """Import nothing more from where agents of this root may write, but from what aipass itself runs from."""
+    sys.path[:] = [entry for entry in sys.path if not _is_foreign(entry, root)]
+
+
+def code_of_agents(module: str, root: str) -> str | None:
+    """The folder of a module's package where agents of this root may write it; None where they may not."""
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return None  # importing it says what is wrong
+    if spec is None:
+        return None
+    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location else [])]
+    return next((str(place) for place in places if _is_foreign(str(place), root)), None)
+
+
+def _is_foreign(place: str, root: str) -> bool:
+    real = os.path.realpath(place)
+    ours = [os.path.realpath(one) for one in _running_from()]
+    return programs.is_agents(real, os.path.realpath(root)) and not any(
+        real == one or real.startswith(one + "/") for one in ours
+    )
+
+
+def _below(place: str, root: str) -> str | None:
+    """A place of the tree as a path below the root; None where it is none, or is the root itself."""
+    place = os.path.normpath(place)
+    return place[len(root) + 1 :] if place.startswith(root + "/") else None
+
+
+def _of_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
+    for name, agent in config.agents.items():
+        why = f"`{name}` is started with it"
+        words = [*(agent.command or ()), *agent.args, *(v for v in agent.env.values() if isinstance(v, str))]
+        if agent.command:
+            path = os.environ.get("PATH", programs.SYSTEM_PATH)
+            program = programs.for_run(agent.command[0], path, root)
+            yield from ((one, why) for one in _program(os.path.join(root, program)))
+        for number, word in enumerate(words):
+            if number and words[number - 1] == "-m":
+                yield from ((one, why) for one in _module(word, root))
+            yield from ((one, why) for one in _named(word, root))
+
+
+def _program(path: str) -> Iterator[str]:
+    """A program by its name and by where it leads, and the virtual environment that it belongs to."""
+    yield path
+    yield os.path.realpath(path)
+    venv = os.path.dirname(os.path.dirname(path))
+    if os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
+        yield os.path.join(venv, "pyvenv.cfg")
+        yield os.path.dirname(path)
+
+
+def _named(word: str, root: str) -> Iterator[str]:
+    """The files of the tree that a word names, alone or in a line for a shell."""
+    try:
+        parts = shlex.split(word, comments=False)
+    except ValueError:
+        parts = []
+    for part in dict.fromkeys((word, *parts, *_SEPARATORS.split(word))):
+        place = os.path.normpath(os.path.join(root, part)) if part and "\0" not in part else root
+        if place == root or not place.startswith(root + "/"):
+            continue
+        if os.path.isfile(place):
+            yield place
+            yield os.path.realpath(place)
+        elif os.path.isdir(place):
+            entries = (os.path.join(place, entry) for entry in _ENTRIES)
+            yield from (entry for entry in entries if os.path.isfile(entry))
+        elif os.path.splitext(part)[1] in _SCRIPTS:
+            yield place  # it is not there yet, and whoever makes it is started
+
+
+#: Endings of what interpreters start; a file of another ending that does not exist yet is taken for data.
+_SCRIPTS = frozenset(
+    (".py", ".pyz", ".sh", ".bash", ".js", ".mjs", ".cjs", ".ts", ".rb", ".pl", ".php", ".lua", ".r", ".jar")
+)
+
+
+def _module(name: str, root: str) -> Iterator[str]:
+    """The files of `python -m name`, as far as they are, or could be, the tree's."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        return
+    parts = name.split(".")
+    above = [os.path.join(root, *parts[: depth + 1]) for depth in range(len(parts))]
+    if not os.path.isdir(above[0]) and not os.path.isfile(above[0] + ".py"):
+        return
+    yield from (os.path.join(folder, "__init__.py") for folder in above)
+    yield os.path.join(above[-1], "__main__.py")
+    yield above[-1] + ".py"
+
+
+def _of_ours(root: str) -> Iterator[tuple[str, str]]:
+    """What this very process runs from: its Python, its virtual environment, its packages."""
+    why = "aipass itself runs from it"
+    for place in _running_from():
+        yield place, why
+        yield os.path.realpath(place), why
+    # A virtual environment that lies at the root is the root; its parts are guarded instead.
+    if _below(sys.prefix, root) is None and os.path.realpath(sys.prefix) == root:
+        yield from ((os.path.join(root, part), why) for part in ("bin", "lib", "lib64", "pyvenv.cfg"))
+
+
+def _running_from() -> list[str]:
+    found = [os.path.dirname(sys.executable), sys.prefix]
+    for package in ("aipass", "aipass_handlers", "aipass_plugins"):
+        spec = importlib.util.find_spec(package)
+        found += list(spec.submodule_search_locations or ()) if spec is not None else []
+    return [os.path.abspath(place) for place in found]
+
+
+def _of_git(root: Path) -> Iterator[tuple[str, str]]:
+    """Files and folders that the repository's configuration consists of, or names, wherever git would look for them."""
+    found = ask(root, "rev-parse", "--show-toplevel", bare=True, hooks=True)
+    top = found[0].removesuffix("\n") if found else str(root)
+    said = ask(root, "config", "--list", "-z", "--show-origin", "--includes", bare=True, hooks=True)
+    for origin, entry in zip(said[::2], said[1::2], strict=False):
+        name, _, value = entry.partition("\n")
+        # Git tells relative paths as from the top of the working tree.
+        file = os.path.join(top, origin.removeprefix("file:"))
+        why = f"git takes its {'hooks' if name == 'core.hookspath' else 'configuration'} from it"
+        yield from ((place, why) for place in (file, os.path.realpath(file)))
+        if value and (name in _GIT_PATHS or name.startswith(("include.", "includeif."))):
+            base = os.path.dirname(file) if name.startswith("include") else top
+            place = os.path.join(base, os.path.expanduser(value))
+            yield from ((one, f"{why} (`{name}`)") for one in (place, os.path.realpath(place)))
+
+
+def _outside(root: str, config: Config) -> Iterator[str]:
+    """Folders outside the tree that a run could write, were it not for this: what runs us, and folders of programs."""
+    opened = [os.path.realpath(os.path.expanduser(entry)) for entry in config.sandbox.write]
+    on_path = [folder for folder in os.environ.get("PATH", "").split(":") if folder.startswith("/")]
+    for place in dict.fromkeys(one for name in (*_running_from(), *on_path) for one in _both(name)):
+        within = next((top for top in programs.SHARED_TEMPORARY if place.startswith(top + "/")), None)
+        if place == root or place.startswith(root + "/"):
+            continue
+        if within is not None:
+            # The whole entry of /tmp, so that nobody makes one of that name where there is none.
+            top = "/".join(place.split("/")[: within.count("/") + 2])
+            yield place if root.startswith(top + "/") else top
+        elif any(place == top or place.startswith(top + "/") for top in opened):
+            yield place
+
+
+def _both(place: str) -> tuple[str, str]:
+    return os.path.normpath(place), os.path.realpath(place)

@@ -1,0 +1,227 @@
+"""The programs that aipass itself starts: found outside all that agents can write, and started with a clean environment.
+
+Whatever is started here runs outside the fence. A program is therefore never looked up in the repository, in another
+root, in a run's temporary folder or by a relative PATH entry, and what it starts in turn gets a PATH without those.
+Everything but the supervisor's runs is started through this module; `tests/test_programs.py` holds the code to that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from aipass.errors import AipassError
+from aipass.layout import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+#: Every program that we start by name, and what for. A plugin's forge may add its own through `run`.
+STARTED = {
+    "git": "the repository: what git did, PRs, merges, the file list",
+    "gh": 'PRs on GitHub, with `[pr] forge = "gh"`',
+    "glab": 'merge requests on GitLab, with `[pr] forge = "glab"`',
+    "cat": "a probe of `aipass doctor`",
+    "sh": "the checks of plans and merges, inside the fence",
+}
+#: Where PATH names nothing else: the system's own folders.
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+#: Folders in which a run may make new entries (DESIGN 6); what lies directly in them is nobody's program.
+SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
+#: What git, Python, Perl, Node, Ruby, a shell and the dynamic linker take code or another repository from. `GIT_` is
+#: dropped whole, but for what a person may have said about all repositories of this machine.
+_DROPPED = ("GIT_", "PYTHON", "PERL5", "LD_", "DYLD_", "RUBY", "AIPASS_", "BASH_FUNC_")
+_DROPPED_NAMES = frozenset(("NODE_OPTIONS", "NODE_PATH", "BASH_ENV", "ENV", "PAGER", "EDITOR", "VISUAL"))
+_KEPT = frozenset(
+    (
+        "GIT_CONFIG_NOSYSTEM",
+        "GIT_CONFIG_GLOBAL",
+        "GIT_CONFIG_SYSTEM",
+        "GIT_COMMITTER_NAME",
+        "GIT_COMMITTER_EMAIL",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_ASKPASS",
+        "GIT_CEILING_DIRECTORIES",
+    )
+)
+
+
+class Programs:
+    """The programs that PATH offers to the engine of one root. Which folders are safe is looked up once."""
+
+    def __init__(self, root: str, shell: str) -> None:
+        """`shell`: PATH as the shell had it."""
+        self.root, self.shell = root, shell
+        folders = dict.fromkeys((shell or SYSTEM_PATH).split(":"))
+        self._folders = [folder for folder in folders if is_safe(folder, root)]
+        self._found: dict[str, str] = {}
+
+    @property
+    def path(self) -> str:
+        """PATH without what agents can write; never empty."""
+        return ":".join(self._folders) or SYSTEM_PATH
+
+    def find(self, name: str) -> str | None:
+        """The absolute path of a program; None where no safe folder of PATH has it. Once found it stays the same."""
+        if (known := self._found.get(name)) is not None and is_program(known):
+            return known
+        for folder in self._folders:
+            found = os.path.join(folder, name)
+            if is_program(found) and not is_agents(os.path.realpath(found), self.root):
+                self._found[name] = found
+                return found
+        return None
+
+    def hidden(self, name: str) -> str | None:
+        """A program of that name that a shell would start, and we do not, because it lies where agents write."""
+        for folder in self.shell.split(":"):
+            found = os.path.join(folder or ".", name)
+            if is_program(found):
+                return os.path.abspath(found) if found != self.find(name) else None
+        return None
+
+
+@lru_cache(maxsize=64)
+def _of(root: str, shell: str) -> Programs:
+    return Programs(root, shell)
+
+
+def of(root: Path | str) -> Programs:
+    """The programs for a root, by the PATH of this process."""
+    return _of(os.path.realpath(root), os.environ.get("PATH", SYSTEM_PATH))
+
+
+def is_program(path: str) -> bool:
+    """Whether a file that can be executed stands there."""
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def is_safe(folder: str, root: str) -> bool:
+    """Whether a folder of PATH is one that no agent can write, by its name and by where it leads."""
+    return folder.startswith("/") and not any(
+        is_agents(place, root) for place in {os.path.normpath(folder), os.path.realpath(folder)}
+    )
+
+
+def is_agents(path: str, root: str) -> bool:
+    """Whether an absolute path lies where an agent of this root, or of another one, may write."""
+    if path == root or path.startswith(root.rstrip("/") + "/") or path in SHARED_TEMPORARY:
+        return True
+    mine = tuple(f"{shared}/aipass-{os.geteuid()}" for shared in SHARED_TEMPORARY)
+    if any(path == one or path.startswith(one + "/") for one in mine):
+        return True
+    return any(os.path.isfile(os.path.join(above, CONFIG_NAME)) for above in _upward(path))
+
+
+def _upward(path: str) -> Iterator[str]:
+    while True:
+        yield path
+        above = os.path.dirname(path)
+        if above == path:
+            return
+        path = above
+
+
+def environment(root: Path | str, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a program of ours: `base` (default this process's own) without what makes programs load code,
+    without a git hook's repository, and with a clean PATH.
+    """
+    env = {
+        name: value
+        for name, value in (os.environ if base is None else base).items()
+        if name in _KEPT or not (name.startswith(_DROPPED) or name in _DROPPED_NAMES)
+    }
+    # A filter or a helper that is Python must not find its modules in the tree.
+    return env | {"PATH": of(root).path, "PYTHONSAFEPATH": "1"}
+
+
+def require(name: str, root: Path | str) -> str:
+    """The absolute path of a program; raises ProgramMissingError, which says where one was passed over."""
+    programs = of(root)
+    found = programs.find(name)
+    if found is None:
+        hidden = programs.hidden(name)
+        raise ProgramMissingError(
+            f"`{name}` is not installed"
+            + (
+                f" outside the repository; {hidden} is not started, because agents may write there"
+                if hidden
+                else ""
+            )
+            + f"; install it where PATH has it (aipass looks in {programs.path})"
+        )
+    return found
+
+
+class ProgramMissingError(AipassError):
+    """A program that we need is nowhere on PATH that agents cannot write."""
+
+
+def run(
+    root: Path | str,
+    words: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    base: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+    **how: Any,  # noqa: ANN401 - whatever subprocess.run takes
+) -> subprocess.CompletedProcess[Any]:
+    """Run a program by its name and wait for it: in `cwd` (default the root), with `environment(root, base)` and `env` added.
+
+    Raises ProgramMissingError where there is none, and what subprocess.run raises.
+    """
+    command = [require(words[0], root), *words[1:]]
+    whole = {**environment(root, base), **(env or {})}
+    if "stdin" not in how and "input" not in how:
+        how["stdin"] = subprocess.DEVNULL
+    return subprocess.run(command, cwd=cwd or root, env=whole, check=False, **how)
+
+
+def python(*words: str) -> list[str]:
+    """The command line of this Python with nothing of the current folder or of PYTHONPATH on its path."""
+    return [sys.executable, "-E", "-P", *words]
+
+
+def aipass(*words: str) -> list[str]:
+    """The command line of this aipass, isolated the same way."""
+    return python("-m", "aipass", *words)
+
+
+def for_run(program: str, path: str, root: Path | str) -> str:
+    """The program that a run is started with, found by the run's own PATH: outside of what agents can write wherever there is one.
+
+    Our own scripts folder counts as outside wherever it lies: what runs us is nobody's to write. A program that lies only in the tree is found
+    there, and the caller must know whether that may be. A word with a slash, or that nothing has, stays as it is.
+    """
+    if "/" in program or not program:
+        return program
+    top = os.path.realpath(root)
+    scripts = os.path.dirname(sys.executable)
+    folders = [folder for folder in path.split(":") if folder]
+    safe = [folder for folder in folders if folder == scripts or is_safe(folder, top)]
+    for folder in (*safe, *folders):
+        found = os.path.join(folder, program)
+        if is_program(found):
+            return found if folder.startswith("/") else os.path.join(top, found)
+    return program
+
+
+def leave_out_the_tree() -> None:
+    """Take from this process's module path what the current folder and PYTHONPATH put on it.
+
+    Called before anything but the standard library is imported. Both often name the repository, where agents write.
+    """
+    named = os.environ.get("PYTHONPATH", "") if not sys.flags.ignore_environment else ""
+    out = {os.path.abspath(entry) for entry in named.split(":") if entry}
+    if not sys.flags.safe_path and "-m" in sys.orig_argv[1:]:
+        # `python -m` puts the current folder first.
+        try:
+            out.add(os.getcwd())
+        except FileNotFoundError:
+            pass  # then nothing is imported from there either
+    sys.path[:] = [entry for entry in sys.path if entry and os.path.abspath(entry) not in out]

@@ -1,0 +1,425 @@
+"""Nothing that agents can write is ever started, or imported, outside the fence."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from git_kit import git
+
+from aipass import config, ground, guarded, programs
+from aipass.layout import Layout
+from aipass.plugins import Plugins
+from aipass.supervisor.fence import gitfolder, runs_code
+from aipass.supervisor.fence.territory import Kind, Territory
+
+TOP = Path(__file__).parents[1]
+#: Who may start processes by other means than `programs.run`, and what they start.
+STARTERS = {
+    "aipass/programs.py": "everything that is started by name",
+    "aipass/cli/up.py": "the engine itself, by programs.aipass",
+    "aipass/cli/demo.py": "aipass itself, by programs.aipass",
+    "aipass/plan/rehearse.py": "aipass itself, by programs.aipass",
+    "aipass/sources/runs.py": "the supervisor, with an isolated Python",
+    "aipass/supervisor/spawn.py": "runs without a fence, as the engine has found their program",
+    "aipass/supervisor/fence/start.py": "runs behind the fence",
+    "aipass/supervisor/process.py": "the system's own `ps` where there is no /proc",
+}
+_STARTING = {"subprocess", "pty", "multiprocessing"}
+_OF_OS = ("exec", "spawn", "posix_spawn", "system", "popen", "startfile", "fork")
+
+
+def sources():
+    for folder in ("aipass", "handlers", "plugins"):
+        yield from (path for path in (TOP / folder).rglob("*.py") if "testing" not in path.parts)
+
+
+def starts(path: Path) -> list[str]:
+    """What in a file starts a program, or looks one up on PATH."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name, called = node.value.id, node.attr
+            if name in _STARTING and called in {
+                "run",
+                "Popen",
+                "call",
+                "check_call",
+                "check_output",
+                "spawn",
+            }:
+                found.append(f"{name}.{called}")
+            if name == "os" and called.startswith(_OF_OS):
+                found.append(f"os.{called}")
+            if (name, called) == ("shutil", "which"):
+                found.append("shutil.which")
+    return found
+
+
+def test_programs_are_started_in_one_place_only():
+    starting = {str(path.relative_to(TOP)): starts(path) for path in sources()}
+    assert {name for name, found in starting.items() if found} <= set(STARTERS)
+    assert all(starting[name] for name in STARTERS if name != "aipass/sources/runs.py")
+    assert "shutil.which" not in starting["aipass/programs.py"]
+
+
+def test_every_python_of_ours_is_isolated():
+    """`-m aipass` without -P would take what lies in the current folder for aipass; so would a hook's."""
+    for path in sources():
+        for line in path.read_text().splitlines():
+            if ("sys.executable" in line and "-m" in line) or ("-m aipass" in line and "python}" in line):
+                assert "-P" in line, f"{path}: {line}"
+
+
+# -- what is found ---------------------------------------------------------------------------------------------------
+
+
+def program(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A root, another root and a folder outside, each with a program `tool`; and PATH with the unsafe ones first."""
+    root, other, outside = tmp_path / "root", tmp_path / "other", tmp_path / "outside/bin"
+    for one in (root, other):
+        one.mkdir()
+        (one / "aipass.toml").write_text("")
+    program(root / ".venv/bin/tool")
+    program(other / "node_modules/.bin/tool")
+    program(root / "tool")
+    safe = program(outside / "tool")
+    link = tmp_path / "links"
+    link.symlink_to(root / ".venv/bin")
+    mine = Path(f"/tmp/aipass-{os.geteuid()}/test-{os.getpid()}")
+    program(mine / "tool")
+    unsafe = [
+        str(root / ".venv/bin"),
+        str(other / "node_modules/.bin"),
+        str(link),
+        str(mine),
+        "",
+        ".",
+        "bin",
+        "/tmp",
+        "node_modules/.bin",
+    ]
+    monkeypatch.setenv("PATH", ":".join([*unsafe, str(outside), "/usr/bin", "/bin"]))
+    monkeypatch.chdir(root)
+    yield root, safe, outside
+    shutil.rmtree(mine)
+
+
+def test_a_program_is_found_outside_all_that_agents_can_write(places):
+    root, safe, outside = places
+    here = programs.of(root)
+    assert here.find("tool") == safe
+    assert here.path.split(":") == [str(outside), "/usr/bin", "/bin"]
+    assert here.hidden("tool") == str(root / ".venv/bin/tool")
+
+
+def test_a_program_that_lies_only_in_the_tree_is_not_started_and_named(places):
+    root, safe, _ = places
+    os.unlink(safe)
+    assert programs.of(root).find("tool") is None
+    with pytest.raises(
+        programs.ProgramMissingError, match=r"\.venv/bin/tool is not started, because agents may write there"
+    ):
+        programs.run(root, ["tool"])
+
+
+def test_a_link_outside_that_leads_into_the_tree_is_passed_over(places):
+    root, safe, outside = places
+    os.unlink(safe)
+    (outside / "tool").symlink_to(root / "tool")
+    assert programs.of(root).find("tool") is None
+
+
+def test_what_is_found_once_stays_the_same(places, tmp_path):
+    root, safe, _ = places
+    here = programs.of(root)
+    assert here.find("tool") == safe
+    program(root / "bin/tool")
+    assert here.find("tool") == safe
+
+
+def test_the_environment_of_a_program_loads_no_code(places, monkeypatch):
+    root, _, _ = places
+    bad = ["PYTHONPATH", "PYTHONSTARTUP", "PERL5LIB", "PERL5OPT", "RUBYOPT", "NODE_OPTIONS", "LD_PRELOAD", "LD_LIBRARY_PATH", "BASH_ENV",
+           "ENV", "GIT_DIR", "GIT_INDEX_FILE", "GIT_EXTERNAL_DIFF", "GIT_EXEC_PATH", "GIT_PAGER", "GIT_CONFIG_COUNT", "PAGER", "EDITOR"]  # fmt: skip
+    for name in bad:
+        monkeypatch.setenv(name, str(root))
+    monkeypatch.setenv("ENVIRONMENT", "kept")
+    env = programs.environment(root)
+    assert not set(bad) & set(env)
+    assert env["ENVIRONMENT"] == "kept"
+
+
+def test_a_run_starts_what_lies_outside_where_it_can_and_else_what_it_names(places):
+    root, safe, _ = places
+    path = os.environ["PATH"]
+    assert programs.for_run("tool", path, root) == safe
+    assert programs.for_run("./tool", path, root) == "./tool"
+    os.unlink(safe)
+    assert programs.for_run("tool", path, root) == str(root / ".venv/bin/tool")
+    assert programs.for_run("nowhere", path, root) == "nowhere"
+
+
+# -- what is guarded -------------------------------------------------------------------------------------------------
+
+
+def territory(root: Path, text: str) -> Territory:
+    (root / "aipass.toml").write_text(text)
+    return Territory.of(ground.table(Layout(root), config.load(root / "aipass.toml")))
+
+
+def agent_table(name: str, command: str, more: str = "") -> str:
+    return f'[agents.{name}]\ndriver = "command"\ncommand = {command}\n{more}\n'
+
+
+@pytest.mark.parametrize(
+    ("command", "guards"),
+    [
+        ('["python3", "tools/api.py"]', ["tools/api.py"]),
+        ('["python3", "./tools/../tools/api.py", "--x"]', ["tools/api.py"]),
+        ('["tools/run"]', ["tools/run"]),
+        ('["sh", "-c", "exec python3 tools/api.py >log"]', ["tools/api.py"]),
+        ('["python3", "-m", "tools.api"]', ["tools/api.py", "tools/__init__.py", "tools/api/__main__.py"]),
+        ('["node", "--require=./tools/hook.js", "x"]', ["tools/hook.js"]),
+        ('["python3", "tools"]', ["tools/__main__.py"]),
+        ('["python3", "new.py"]', ["new.py"]),
+        ('["python3", "tools/link.py"]', ["tools/link.py", "tools/api.py"]),
+        ('["bash", "tools/it\'s here.sh"]', ["tools/it's here.sh"]),
+    ],
+)
+def test_what_an_agent_is_started_with_is_nobodys_to_write(tmp_path, command, guards):
+    for name in ("api.py", "run", "hook.js", "__main__.py", "it's here.sh"):
+        program(tmp_path / "tools" / name)
+    (tmp_path / "tools/link.py").symlink_to("api.py")
+    (tmp_path / "src").mkdir()
+    free = agent_table("free", '["true"]')
+    found = territory(
+        tmp_path,
+        agent_table("api", command) + free + agent_table("wide", '["true"]', 'owns = ["**", "tools/"]'),
+    )
+    for path in guards:
+        assert found.owner(path).kind is Kind.NEVER, path
+        assert "is started with it" in found.owner(path).why
+    assert found.owner("src/a.py").agents == ("wide",)
+    given = territory(
+        tmp_path, agent_table("api", command) + agent_table("wide", '["true"]', f'owns = ["/{guards[0]}"]')
+    )
+    assert given.owner(guards[0]).agents == ("wide",)
+
+
+def test_the_virtual_environment_that_runs_us_is_nobodys(tmp_path, monkeypatch):
+    venv = tmp_path / ".venv"
+    program(venv / "bin/python3")
+    (venv / "pyvenv.cfg").write_text("")
+    monkeypatch.setattr(sys, "prefix", str(venv))
+    monkeypatch.setattr(sys, "executable", str(venv / "bin/python3"))
+    found = territory(tmp_path, agent_table("free", '["true"]'))
+    for path in (
+        "bin/aipass",
+        "lib/python3.11/site-packages/zz.pth",
+        "lib/python3.11/site-packages/click/core.py",
+    ):
+        assert found.owner(f".venv/{path}").kind is Kind.NEVER
+    text = agent_table("free", '["true"]', 'owns = [".venv/"]')
+    (tmp_path / "aipass.toml").write_text(text)
+    told = guarded.warnings(Layout(tmp_path), config.parse(text), fenced=True)
+    assert any("aipass itself runs from it" in line and "`owns` of free" in line for line in told)
+    told = guarded.warnings(Layout(tmp_path), config.parse(agent_table("free", '["true"]')), fenced=False)
+    assert any("without a fence nothing guards it" in line for line in told)
+
+
+@pytest.mark.parametrize("name", [".githooks", "scripts/hooks", "a b/hooks"])
+def test_the_real_hooks_folder_and_included_configuration_are_nobodys(tmp_path, name):
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "config", "core.hooksPath", name)
+    git(tmp_path, "config", "include.path", "../team.gitcfg")
+    git(tmp_path, "config", "core.attributesFile", "team.attributes")
+    (tmp_path / "team.gitcfg").write_text("[include]\n\tpath = deeper/more.cfg\n")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper/more.cfg").write_text("[user]\n\tname = x\n")
+    found = territory(tmp_path, agent_table("free", '["true"]'))
+    for path in (f"{name}/pre-commit", name, "team.gitcfg", "deeper/more.cfg", "team.attributes"):
+        assert found.owner(path).kind is Kind.NEVER, path
+    assert found.owner("scripts/build.sh").kind is Kind.FREE
+
+
+def test_what_runs_us_is_frozen_outside_the_tree_where_a_run_could_write_it(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.setenv("PATH", f"/tmp/not-there-{os.getpid()}/bin:{tmp_path}/opened/bin:/usr/bin")
+    (tmp_path / "opened").mkdir()
+    text = agent_table("a", '["true"]') + f'[sandbox]\nwrite = ["{tmp_path}/opened/"]\n'
+    found = territory(root, text)
+    assert f"/tmp/not-there-{os.getpid()}" in found.frozen
+    assert f"{tmp_path}/opened/bin" in found.frozen
+    assert "/usr/bin" not in found.frozen
+
+
+def test_a_plugin_whose_code_lies_in_the_tree_is_left_out_in_words(tmp_path, monkeypatch):
+    (tmp_path / "aipass.toml").write_text("")
+    package, info = tmp_path / "tools/mine", tmp_path / "site/mine-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: mine\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[aipass]\nmine = mine\n")
+    monkeypatch.setattr(
+        sys, "path", [*sys.path, str(tmp_path / "tools"), str(tmp_path.parent), str(tmp_path / "site")]
+    )
+    plugins = Plugins()
+    plugins.load_installed(tmp_path)
+    assert not (tmp_path / "ran").exists()
+    assert str(tmp_path / "tools") not in sys.path
+    assert not plugins.failed.keys() - {"mine"}
+    assert plugins.drivers()["command"]
+
+
+# -- names that run code, and git folders ------------------------------------------------------------------------------
+
+
+def test_the_list_of_names_that_run_code_is_whole():
+    entries = runs_code.entries()
+    patterns = [entry.pattern for entry in entries]
+    assert len(patterns) == len(set(patterns))
+    assert all(all(entry) or entry.guarded is False for entry in entries), (
+        "every entry has what runs it, and a source"
+    )
+    assert {entry.kind.partition(":")[0].partition(" ")[0] for entry in entries} >= {
+        "shell", "editors", "coding", "git", "interpreters", "debuggers", "package", "build", "test", "continuous", "containers"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "guard"),
+    [
+        (".envrc", ".envrc"), ("a/b/.vscode/tasks.json", ".vscode"), ("mise.local.toml", "mise.local.toml"),
+        ("x/.github/workflows/ci.yml", ".github/workflows"), (".github/ISSUE.md", None), ("lefthook.yaml", "lefthook.yaml"),
+        ("pkg/__pycache__/a.pyc", "__pycache__"), ("src/a.py", None), ("package.json", None), ("sub/mise/x", None),
+    ],
+)  # fmt: skip
+def test_a_name_that_runs_code_takes_an_owns_that_names_it(path, guard):
+    def owner(owns):
+        agents = {"a": {"home": ".aipass/agents/a", "owns": owns}}
+        return Territory.of({"agents": agents}).owner(path)
+
+    assert (owner(None).kind is Kind.NEVER) is (guard is not None)
+    if guard is not None:
+        assert owner(["**"]).kind is Kind.NEVER
+        assert owner([f"**/{guard}/"] if "/" in path else [f"/{guard}"]).agents == ("a",)
+
+
+def test_a_git_folder_is_recognised_by_what_lies_in_it(tmp_path):
+    subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "deep/er/store")], check=True)
+    assert gitfolder.around(str(tmp_path), "deep/er/store/config") == "deep/er/store"
+    assert gitfolder.around(str(tmp_path), "deep/er/store/hooks/post-commit") == "deep/er/store"
+    assert gitfolder.around(str(tmp_path), "deep/er/store/config.lock") == "deep/er/store"
+    assert gitfolder.around(str(tmp_path), "deep/er/other/config") is None
+    assert not gitfolder.is_one(str(tmp_path), ["HEAD", "refs"])
+    assert gitfolder.is_one(str(tmp_path), ["HEAD", "refs", "objects"])
+    assert gitfolder.is_one(str(tmp_path), ["HEAD", "commondir"])
+
+
+# -- the real thing: doubles of all that is started, everywhere ---------------------------------------------------------
+
+DOUBLES = [
+    *programs.STARTED, "python3", "python", "aipass", "ssh", "gpg", "gpg2", "git-lfs", "less", "more", "pager", "vi", "vim", "nano",
+    "editor", "ps", "env", "cat", "id", "uname", "sed", "sort", "mytool", "askpass", "xdg-open", "bash",
+]  # fmt: skip
+#: Says who started it, outside the fence or in it, then does what its name promises.
+DOUBLE = """#!/bin/sh
+while read -r name value; do [ "$name" = Seccomp: ] && printf '%s %s %s\\n' "$value" "${{0##*/}}" "$(tr '\\0' ' ' < /proc/$PPID/cmdline)" >> {log}; done < /proc/self/status
+PATH=/usr/bin:/bin exec "${{0##*/}}" "$@"
+"""
+
+
+def test_no_double_of_a_program_is_started_outside_the_fence(repository, tmp_path, monkeypatch):
+    """Planted on PATH before everything, in the current folder, in the root: as an agent could."""
+    root = repository.root
+    # Where both a run and everybody else may write.
+    log = root / "src/log/doubles.log"
+    log.parent.mkdir(parents=True)
+    repository.write("src/.gitignore", "log\n")
+    for folder in (root / ".venv/bin", root / "node_modules/.bin", root):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in DOUBLES if folder != root else set(DOUBLES) - {"aipass"}:
+            (folder / name).write_text(DOUBLE.format(log=log))
+            (folder / name).chmod(0o755)
+    for module in ("yaml", "click", "structlog", "sitecustomize", "numpy", "json", "aipass_extra"):
+        repository.write(f"{module}.py", f"open({str(log)!r}, 'a').write('module {module}\\n')\n")
+    repository.write("aipass/__init__.py", f"open({str(log)!r}, 'a').write('module aipass\\n')\n")
+    real = shutil.which("git")
+    monkeypatch.setenv("PATH", f"{root}/.venv/bin:node_modules/.bin:.::{os.environ['PATH']}")
+    for name in ("EDITOR", "VISUAL", "PAGER", "GIT_PAGER", "GIT_EDITOR", "GIT_EXTERNAL_DIFF"):
+        monkeypatch.setenv(name, str(root / "editor"))
+    repository.write(".gitattributes", "*.txt filter=mine diff=mine merge=mine\n")
+    for key in ("filter.mine.clean", "diff.mine.textconv", "merge.mine.driver", "diff.external", "core.fsmonitor", "core.pager",
+                "gpg.program", "core.askPass"):  # fmt: skip
+        subprocess.run([real, "config", key, "mytool"], cwd=root, check=True)
+    repository.write(".gitignore", "/*\n!/src\n!/.gitignore\n")
+    repository.write(
+        "aipass.toml",
+        f'[agents.a]\ndriver = "command"\ncommand = ["{sys.executable}", "-I", "{root}/agent.py"]\nowns = ["src/"]\n'
+        '[pr]\nchecks = ["test -d src"]\nwake_author = false\n',
+    )
+    repository.write(
+        "agent.py",
+        "import subprocess\nopen('src/a.dat','w').write('2')\nsubprocess.run(['sh', '-c', 'mytool; sort /dev/null'])\nprint(subprocess.run(['aipass','pr','open','-m','x']).returncode)\n",
+    )
+    repository.write("src/a.dat", "1\n")
+    quiet = ["-c", "core.fsmonitor=false", "-c", "filter.mine.clean=cat"]
+    for words in (["add", "-f", "src", ".gitignore"], ["commit", "-qm", "first"]):
+        subprocess.run(
+            [real, *quiet, *words], cwd=root, check=True, env={**os.environ, "PATH": "/usr/bin:/bin"}
+        )
+    said = script(repository, "init").stdout
+    script(repository, "git", "install", "--guard", "--trailers")
+    script(repository, "up", "--detach", "--yes")
+    script(repository, "send", "a", "go", "--wait")
+    subprocess.run(
+        [real, *quiet, "commit", "-q", "--allow-empty", "-m", "by me"],
+        cwd=root,
+        check=True,
+        env={**os.environ, "PATH": "/usr/bin:/bin"},
+    )
+    for words in (
+        ["pr", "diff", "1"],
+        ["pr", "show", "1"],
+        ["plan", "new", "X"],
+        ["doctor"],
+        ["owns", "src/a.dat"],
+        ["pr", "merge", "1"],
+    ):
+        script(repository, *words, check=None)
+    assert '"state": "merged"' in script(repository, "pr", "list", "--json").stdout, said
+    script(repository, "down")
+    started = log.read_text().splitlines() if log.exists() else []
+    assert [line for line in started if not line.startswith("2 ")] == []
+    assert started, "inside the fence the doubles are the run's own affair, and prove that they work"
+
+
+def script(repository, *words, check: int | None = 0):
+    """The installed command, as a person types it: not `python -m`, which would be the person's own trust in the folder."""
+    command = str(Path(sys.executable).with_name("aipass"))
+    done = subprocess.run(
+        [command, *words],
+        cwd=repository.root,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert check is None or done.returncode == check, f"{words}: {done.stdout}{done.stderr}"
+    return done
