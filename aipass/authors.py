@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aipass.sources import writers
+from aipass.supervisor import held
 from aipass.supervisor.fence.decide import Operation
 from aipass.supervisor.fence.fenced import JOURNAL
 
@@ -38,6 +39,12 @@ class _Write:
     count: int = 1
     #: When it was first certain that the run does not write it any more, in seconds; None while it may.
     closed: float | None = None
+    #: When it was first opened for writing by this run, in nanoseconds of the clock that files' times are of; None where the journal
+    #: does not say. What is opened is not written: a file that has not changed since is the work of whoever wrote it before.
+    opened: int | None = None
+    before: _Write | None = None
+    #: Whether it is known to have changed since.
+    sure: bool = False
 
 
 class Authors:
@@ -80,7 +87,7 @@ class Authors:
 
     def by(self, path: str) -> int | None:
         """The run that made `path` what it is now, or took it away; None where nobody known did."""
-        last = self._last.get(path)
+        last = self._author(path)
         if last is None:
             return None
         try:
@@ -108,7 +115,7 @@ class Authors:
         if run not in self._read:
             return []
         self._tail(run)
-        return [path for path, last in self._last.items() if last.run == run and last.what in _CONTENT]
+        return self.written_by(run)
 
     def writing(self, run: int, wanted: Callable[[str], bool], within: float) -> list[str]:
         """Those of the wanted files that a live run is writing now, as far as the kernel tells.
@@ -133,18 +140,21 @@ class Authors:
 
     def written_by(self, run: int) -> list[str]:
         """What a run has written last, alive or not, in the order of writing, without what is gone."""
-        return [path for path, last in self._last.items() if last.run == run and last.what in _CONTENT]
+        mine = (path for path, last in self._last.items() if last.run == run and last.what in _CONTENT)
+        return [path for path in mine if self._is_of(path, run)]
 
     def last_of(self, run: int) -> list[str]:
         """What a run has written, marked or removed last, alive or not, and nobody known after it."""
         if run in self._read:
             self._tail(run)
-        return [path for path, last in self._last.items() if last.run == run]
+        mine = [path for path, last in self._last.items() if last.run == run]
+        return [path for path in mine if self._is_of(path, run)]
 
     def known(self) -> list[tuple[str, int]]:
         """Every path that is known to have been written by a run, with the last that did."""
         self.refresh()
-        return [(path, last.run) for path, last in self._last.items()]
+        found = ((path, self._author(path)) for path in self._last)
+        return [(path, last.run) for path, last in found if last is not None]
 
     def has_open(self) -> bool:
         """Whether there is anything to sweep."""
@@ -156,6 +166,28 @@ class Authors:
         for path in before:
             self._look(path)
         return [(self._last[path].run, path) for path in before if path not in self._open]
+
+    def _author(self, path: str) -> _Write | None:
+        """The last write that has changed a path, as far as it can be told."""
+        last = self._last.get(path)
+        while last is not None and self._is_only_opened(path, last):
+            last = last.before
+        return last
+
+    def _is_of(self, path: str, run: int) -> bool:
+        last = self._author(path)
+        return last is not None and last.run == run
+
+    def _is_only_opened(self, path: str, last: _Write) -> bool:
+        if last.sure or last.opened is None or last.what != Operation.WRITE.value:
+            return False
+        try:
+            changed = os.lstat(self._layout.root / path).st_ctime_ns
+        except OSError:
+            return False
+        # A filesystem that keeps whole seconds, or every second one, says less.
+        last.sure = changed >= last.opened - (2_000_000_000 if changed % 1_000_000_000 == 0 else 0)
+        return not last.sure
 
     def _look(self, path: str) -> None:
         now = time.time()
@@ -179,12 +211,13 @@ class Authors:
                     return
                 self._read[run] += whole
                 for line in data[:whole].splitlines():
-                    what, _, path = json.loads(line)
-                    self._note(run, what, path)
+                    # Supervisors of before do not say when.
+                    what, _, path, *when = json.loads(line)
+                    self._note(run, what, path, int(when[0]) if when else None)
         finally:
             os.close(handle)
 
-    def _note(self, run: int, what: str, path: str) -> None:
+    def _note(self, run: int, what: str, path: str, when: int | None) -> None:
         # Again at the end: the first are those that were written longest ago.
         before = self._last.pop(path, None)
         if what == Operation.MARK.value and before is not None and before.run == run:
@@ -193,7 +226,15 @@ class Authors:
                 before.closed = None
                 self._open.add(path)
             return
-        self._last[path] = _Write(run, what, 1 if before is None else before.count + 1)
+        last = _Write(run, what, 1 if before is None else before.count + 1, opened=when)
+        if before is not None and before.run == run:
+            last.before, last.sure = before.before, before.sure
+            last.opened = before.opened if before.opened is not None else when
+        elif before is not None:
+            last.before = before.before if self._is_only_opened(path, before) else before
+            if last.before is not None:
+                last.before.before = None  # one that is sure needs none
+        self._last[path] = last
         if what in _CONTENT:
             self._open.add(path)
         else:
@@ -222,12 +263,9 @@ def holders(layout: Layout, live: Iterable[tuple[int, str]]) -> dict[str, tuple[
     found = {}
     for run, agent in live:
         try:
-            lines = (layout.run(run) / JOURNAL).read_bytes().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            try:
-                found[str(json.loads(line)[2])] = run, agent
-            except ValueError:
-                continue  # the last one is being written
+            with held.open_regular(layout.run(run) / JOURNAL) as journal:
+                for line in journal:
+                    found[str(json.loads(line)[2])] = run, agent
+        except (OSError, ValueError):
+            continue  # there is none yet, or its last line is just being written
     return found

@@ -29,7 +29,7 @@ from aipass.crash import write_report
 from aipass.dispatch.dispatcher import RETRY, Dispatcher
 from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
-from aipass.event import Fact
+from aipass.event import Fact, printable
 from aipass.foreign import Foreign
 from aipass.git.desk import CheckAsked, GitDone, Sealed
 from aipass.git.forge import LOCAL
@@ -400,6 +400,9 @@ class Engine:
         """A fact of the filesystem with what must be known of it now: an inbox file's text, a limit's notice."""
         if intake.is_inbox(fact.path):
             return intake.look_into(self.layout.root, fact, self.config.inbox.max_size)
+        if fact.kind == "watch.unused":
+            text = f"{printable(fact.path)} is not used to tell what is ignored: {fact.detail['reason']}"
+            step.notify(self.ledger, text)
         if fact.kind == "watch.limited":
             self.ledger.run("set_meta", {"key": "watch.limited", "value": json.dumps(fact.detail)})
             about = fact.detail

@@ -7,15 +7,14 @@ is not its own, so nothing is put back: it is told, and the version that came is
 from __future__ import annotations
 
 import os
-import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aipass import ground
 from aipass.event import Fact, printable
 from aipass.plan.reserved import reserved
+from aipass.supervisor import held
 from aipass.supervisor.fence.territory import Kind, Owner, Territory
-from aipass.supervisor.wire import open_regular
 
 if TYPE_CHECKING:
     from aipass.dispatch.dispatcher import Dispatcher
@@ -96,12 +95,12 @@ class Foreign:
     def _keep(self, path: str, kept: str) -> None:
         target = self._layout.root / kept
         try:
-            with open_regular(self._layout.root / path) as source:
-                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with target.open("wb") as copy:
-                    copy.write(source.read(MAX_KEPT_BYTES))
+            data = held.read(self._layout.root / path, MAX_KEPT_BYTES)
+            held.make_folders(target.parent, self._layout.state)
+            with held.replacing(target) as copy:
+                copy.write(data)
         except OSError:
-            shutil.rmtree(target.parent, ignore_errors=True)  # it is gone already, or the disk is full
+            held.try_remove_at(target.parent)  # it is gone already, or the disk is full
 
 
 #: Ground on which a change says nothing: free for all, or a person's and the engine's own.

@@ -12,6 +12,7 @@ from aipass import guarded
 from aipass.errors import ConfigError
 from aipass.git.ask import ask
 from aipass.layout import CONFIG_NAME
+from aipass.sources.ignore import MAX_ALL_LINES, NAME, lines_of
 from aipass.supervisor.fence import probe
 from aipass.supervisor.fence.fenced import DENIED
 
@@ -196,12 +197,11 @@ def ignored(root: Path) -> list[str]:
     found = []
     for folder in _ignoring(root):
         try:
-            lines = (root / folder / ".gitignore").read_text("utf-8", "replace").splitlines()
-        except OSError:
-            continue
-        rules = (line for line in lines if line.strip() and not line.startswith("#"))
+            rules = lines_of(root, f"{folder}/{NAME}" if folder else NAME)
+        except ValueError:
+            continue  # whoever watches the tree tells of it
         found += [_below(folder, rule) if folder else rule for rule in rules]
-    return found
+    return found[-MAX_ALL_LINES:]
 
 
 def _ignoring(root: Path) -> list[str]:

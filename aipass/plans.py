@@ -21,7 +21,7 @@ from aipass.plan import model
 from aipass.plan.progress import ACTIVE, INTERRUPTED, PhaseView, PlanView
 from aipass.plan.reserved import check_name, reserved
 from aipass.supervisor.fence.glob import Globs
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,6 +20,8 @@ MAX_SAID = 32_000
 #: More than any id; SQLite holds it.
 MAX_NUMBER = 1 << 62
 REQUEST_ID = re.compile(r"r-[0-9a-z][0-9a-z-]{3,63}")
+#: Names of files in the spool that are looked at.
+FILE = re.compile(r"(?!\.).*(?<!\.tmp)", re.DOTALL)
 
 #: Verbs and their fields with type and whether they are required. Plain data, so that a verb of the command line that
 #: only leaves a request pays for no model.

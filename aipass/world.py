@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
 from aipass.plan.reserved import check_name
-from aipass.supervisor import wire
+from aipass.supervisor import held, wire
 from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
 from aipass.talk import letter
@@ -42,6 +41,10 @@ logger = structlog.get_logger("aipass")
 
 RESULT = "result.json"
 CHECK_TIMEOUT_S = 3600.0
+#: At a run's end so many of its requests, and so many bytes of them, are looked through at once.
+AT_LAST_FILES, AT_LAST_BYTES = 1000, 20_000_000
+#: Of one run's unusable requests so many are kept.
+MOST_SET_ASIDE = 100
 PROMPT_HALF = f".{wire.PROMPT}.tmp"
 REJECTED = ".rejected.json"
 
@@ -74,6 +77,8 @@ class World:
         self._environ = dict(environ)
         self._base: tuple[tuple[str, ...] | None, dict[str, str]] | None = None
         self.stop_waits_s = STOP_WAITS_S
+        #: How many unusable requests of a run were set aside.
+        self._set_aside: dict[int, int] = {}
         # An older supervisor may still answer what the last engine asked.
         self._serial = time.time_ns()
 
@@ -95,11 +100,12 @@ class World:
             job = self.job(row, config, drivers)
             # By rename: after a crash this is done again, perhaps while the run is just opening it.
             with open(
-                wire.fresh(folder / PROMPT_HALF), "w", encoding="utf-8", errors="replace", newline=""
+                held.fresh(folder / PROMPT_HALF), "w", encoding="utf-8", errors="replace", newline=""
             ) as file:
                 file.write(job.prompt)
             os.replace(folder / PROMPT_HALF, folder / wire.PROMPT)
-            (self.layout.root / config.home(job.agent)).mkdir(parents=True, exist_ok=True)
+            home = self.layout.root / config.home(job.agent)
+            held.make_folders(home, self.layout.root, mode=0o777)
             job.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             # As it was chosen; the configuration may say another by now, and that is what judges it.
             command = check_command(drivers[row["driver"]].command(job))
@@ -164,7 +170,7 @@ class World:
         place = self.layout.run(run) / MAIL
         if row is not None and not (place / f"{message}.md").exists():
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
-            wire.write_atomic(place / f"{message}.md", letter.whole(row))
+            held.write_atomic(place / f"{message}.md", letter.whole(row))
 
     def file_mail(self, recipient: str, message: int) -> None:
         """Let people see a message as a file, whomever it is to. Nothing reads it there."""
@@ -172,7 +178,7 @@ class World:
         if row is not None:
             place = self.layout.mail / recipient
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
-            wire.write_atomic(place / f"{message}.md", letter.whole(row))
+            held.write_atomic(place / f"{message}.md", letter.whole(row))
 
     def unmail(self, message: int, recipient: str) -> None:
         """Take a message that is to be forgotten from where it lies as a file."""
@@ -234,7 +240,7 @@ class World:
         self._runner.set_territory({"serial": self._serial, "table": table, "handed": handed})
         try:
             # For the pre-write hooks of runs without a fence, which only explain.
-            wire.write_atomic(self.layout.state / TERRITORY, json.dumps(table))
+            held.write_atomic(self.layout.state / TERRITORY, json.dumps(table))
         except OSError as exc:
             logger.error("who owns what cannot be written for hooks", error=str(exc))
 
@@ -318,7 +324,7 @@ class World:
         folder = self.layout.run(run["id"])
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            wire.write_atomic(folder / RESULT, json.dumps(record))
+            held.write_atomic(folder / RESULT, json.dumps(record))
         except OSError as exc:
             # That it ended is worth more than what it said.
             logger.error("a run's result cannot be written", run=run["id"], error=str(exc))
@@ -362,41 +368,40 @@ class World:
         return found if isinstance(found, str) and SESSION.fullmatch(found) else None
 
     def read_at_last(self, run: int) -> set[int]:
-        """Messages that a run says to have read, in requests that lie in its spool folder still."""
+        """Messages that a run says to have read, in requests that lie in its spool folder still; of so many that somebody waits."""
         found: set[int] = set()
-        for path in self.layout.run_spool(run).glob("r-*.json"):
-            try:
-                with wire.open_regular(path) as file:
-                    asked = json.loads(file.read(request.MAX_REQUEST_BYTES))
-                if asked["verb"] == "read":
-                    found.update(one for one in asked["ids"] if isinstance(one, int))
-            except (OSError, ValueError, TypeError, KeyError, RecursionError):
-                continue  # whoever takes the requests says what is wrong with it
+        left = AT_LAST_BYTES
+        try:
+            with held.folder(self.layout.run_spool(run)) as folder:
+                names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))[:AT_LAST_FILES]
+                for name in names:
+                    try:
+                        data = held.read_in(folder, name, min(left, request.MAX_REQUEST_BYTES))
+                        left -= len(data)
+                        asked = json.loads(data)
+                        if asked["verb"] == "read":
+                            found.update(one for one in asked["ids"] if isinstance(one, int))
+                    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                        continue  # whoever takes the requests says what is wrong with it
+        except OSError:
+            pass  # it is gone, or the agent has put something else in its place
         return found
 
     def close_spool(self, run: int) -> None:
-        """Remove an ended run's spool folder, if all in it was consumed; otherwise the last consumed request does."""
-        folder = self.layout.run_spool(run)
+        """Remove an ended run's spool folder, once all requests in it are consumed: the last that is closes it.
+
+        What is no request by its name never will be one: half a request, or whatever the agent kept there.
+        """
         try:
-            # Through a descriptor that is no link's: the agent may have put anything in the folder's place.
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except NotADirectoryError:
-            folder.unlink(missing_ok=True)
-            return
+            with held.folder(self.layout.spool) as spool:
+                name = self.layout.run_spool(run).name
+                with held.folder(self.layout.run_spool(run)) as folder:
+                    for entry in os.listdir(folder):
+                        if not request.FILE.fullmatch(entry) or held.is_folder(folder, entry):
+                            held.remove(folder, entry)
+                os.rmdir(name, dir_fd=spool)
         except OSError:
-            return  # it is gone
-        try:
-            with os.scandir(handle) as entries:
-                halves = [
-                    e.name for e in entries if e.name.startswith(".") and not e.is_dir(follow_symlinks=False)
-                ]
-            for name in halves:
-                os.unlink(name, dir_fd=handle)  # half a request, of which the other half will never come
-            folder.rmdir()
-        except OSError:
-            pass  # not empty yet: the last request that is consumed closes it
-        finally:
-            os.close(handle)
+            pass  # it is gone, or not empty yet
 
     def tidy(self) -> None:
         """Remove the spool folders of runs that ended while nobody looked."""
@@ -425,25 +430,20 @@ class World:
         if about is None:
             return "it was handed in twice"
         target = self.layout.root / json.loads(about)["path"]
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held.make_folders(target.parent, self.layout.state)
         try:
-            found = source.lstat()
+            with held.above(source) as (folder, name), held.above(target) as (kept, new):
+                if not held.exists(kept, new):
+                    if not _is_same(folder, name, identity):
+                        return _CHANGED
+                    held.move(folder, name, kept, new)
+                    if not _is_same(kept, new, identity):
+                        # Saved anew between the look and the move: back it goes, unless a still newer one is there.
+                        held.try_move(kept, new, folder, name)
+                        return _CHANGED
+                held.remove(folder, rejection_beside(source).name)
         except FileNotFoundError:
             return "kept" if target.exists() else "the file was taken away before it could be kept"
-        if identity is not None and identity != f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}":
-            return "it changed meanwhile; its new version is a request of its own"
-        if not target.exists():
-            shutil.move(source, target)
-            found = target.lstat()
-            if identity is not None and identity != f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}":
-                # Saved anew between the look and the move: back it goes, unless a still newer one is there.
-                try:
-                    os.link(target, source, follow_symlinks=False)
-                    target.unlink()
-                except FileExistsError:
-                    pass
-                return "it changed meanwhile; its new version is a request of its own"
-        rejection_beside(source).unlink(missing_ok=True)
         return "kept"
 
     def reject(self, path: str, reason: str, remedy: str) -> str:
@@ -451,15 +451,20 @@ class World:
         note = rejection_beside(self.layout.root / path)
         if not os.path.lexists(self.layout.root / path):
             return "it is gone already"
-        text = json.dumps({"file": printable(path), "reason": reason, "remedy": remedy}, indent=2)
-        wire.write_atomic(note, text + "\n")
+        text = json.dumps({"file": printable(path), "reason": reason, "remedy": remedy}, indent=2) + "\n"
+        try:
+            if held.read(note, len(text) * 4 + 4) == text.encode():
+                return f"rejected: {reason}"  # it says so already: a reload looks at all of them again
+        except OSError:
+            pass
+        held.write_atomic(note, text)
         return f"rejected: {reason}"
 
     # -- the spool -------------------------------------------------------------------------------------------------
 
     def consume(self, path: str, run: int | None) -> None:
         """Remove a request that is recorded."""
-        (self.layout.spool / path).unlink(missing_ok=True)
+        held.try_remove_at(self.layout.spool / path)
         if (
             run is not None
             and (row := self._ledger.one("run", {"id": run})) is not None
@@ -470,12 +475,20 @@ class World:
     def set_aside(self, path: str, reason: str, event: int) -> None:
         """Keep a spool file that cannot be used, with the reason beside it."""
         source = self.layout.spool / path
-        folder = self.layout.quarantine / "spool"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        target = folder / fitting(f"{event}-{source.name}", REJECTED).removesuffix(REJECTED)
-        if os.path.lexists(source):
-            os.rename(source, target)
-        wire.write_atomic(
+        place = self.layout.quarantine / "spool"
+        held.make_folders(place, self.layout.state)
+        target = place / fitting(f"{event}-{source.name}", REJECTED).removesuffix(REJECTED)
+        run = RUN_FOLDER.fullmatch(path.rpartition("/")[0])
+        if run is not None:
+            number = self._set_aside[int(run[1])] = self._set_aside.get(int(run[1]), 0) + 1
+            if number > MOST_SET_ASIDE:
+                held.try_remove_at(
+                    source
+                )  # its event says what it was; a run that floods its spool fills no disk
+                return
+        with held.above(source) as (folder, name), held.above(target) as (kept, new):
+            held.try_move(folder, name, kept, new)
+        held.write_atomic(
             rejection_beside(target), json.dumps({"file": printable(path), "reason": reason}, indent=2) + "\n"
         )
 
@@ -491,7 +504,7 @@ class World:
         # What an earlier try said is not the answer to this one.
         result = self._result(runs[-1]["id"]) if runs and row["tries"] else {}
         folder = self.layout.outbox / row["agent"]
-        folder.mkdir(parents=True, exist_ok=True)
+        held.make_folders(folder, self.layout.root, mode=0o777)
         first = None
         for stem in dict.fromkeys(sender["stem"] for sender in senders):
             answer = folder / fitting(stem, f".{dispatch}.md")
@@ -540,8 +553,7 @@ class World:
 
     def _result(self, run: int) -> dict[str, Any]:
         try:
-            with wire.open_regular(self.layout.run(run) / RESULT) as file:
-                found = json.loads(file.read())
+            found = json.loads(held.read(self.layout.run(run) / RESULT, 2 * MAX_ANSWER_BYTES))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -549,24 +561,28 @@ class World:
     def prune(self, before: float) -> int:
         """Remove the folders of runs and checks of before a moment (seconds since the epoch); returns how many."""
         removed, after = 0, 0
-        tops = [self.layout.state / "checks", self.layout.merges, self.layout.quarantine / "foreign"]
-        for by_agent in (self.layout.quarantine / "trinity", self.layout.mail):
+        quarantine = self.layout.quarantine
+        tops = [
+            self.layout.state / "checks",
+            self.layout.merges,
+            quarantine / "foreign",
+            quarantine / "spool",
+        ]
+        tops += [quarantine / "handover"]
+        for by_agent in (quarantine / "trinity", self.layout.mail):
             tops += by_agent.iterdir() if by_agent.is_dir() else ()
-        for top in tops:
-            for path in top.iterdir() if top.is_dir() else ():
-                if path.lstat().st_mtime < before:
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path, ignore_errors=True)
-                    else:
-                        path.unlink(missing_ok=True)
-                    removed += 1
+        runs = [path for path in quarantine.glob("run-*") if path.lstat().st_mtime < before]
+        old = (
+            path for top in tops if top.is_dir() for path in top.iterdir() if path.lstat().st_mtime < before
+        )
+        for path in (*runs, *old):
+            removed += held.try_remove_at(path)
         while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
             for row in rows:
                 after = row["id"]
                 folder = self.layout.run(row["id"])
                 if folder.is_dir():
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed += 1
+                    removed += held.try_remove_at(folder)
         return removed
 
     def _row(self, name: str, number: int) -> Row:
@@ -609,44 +625,47 @@ def rejection_beside(path: Path) -> Path:
 
 # A failed agent's output goes into its answer as far as a person reads.
 SHOWN_BYTES = 20_000
+# No answer that anybody reads is longer; a run's output may be anything, and have holes that are no bytes on the disk.
+MAX_ANSWER_BYTES = 20_000_000
+
+
+def _is_same(folder: int, name: str, identity: str | None) -> bool:
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return identity is None or identity == f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+
+
+_CHANGED = "it changed meanwhile; its new version is a request of its own"
 
 
 def _read_end(path: Path) -> bytes:
     try:
-        with wire.open_regular(path) as file:
-            file.seek(max(0, path.stat().st_size - SHOWN_BYTES))
-            return file.read()
+        return held.read_end(path, SHOWN_BYTES)
     except OSError:
         return b""
 
 
 def _put(path: Path, data: bytes) -> None:
     """Write a file whole, durably and by rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(wire.fresh(temporary), "wb") as file:
+    with held.replacing(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _put_copy(path: Path, source: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(wire.fresh(temporary), "wb") as file:
+    with held.replacing(path) as file:
         try:
-            with wire.open_regular(source) as content:
-                shutil.copyfileobj(content, file)
+            with held.open_regular(source) as content:
+                if not held.copy(content, file, MAX_ANSWER_BYTES):
+                    file.write(
+                        f"\n\n[cut at {MAX_ANSWER_BYTES // 1_000_000} MB; all of it is in {source}]\n".encode()
+                    )
         except OSError:
             pass  # somebody removed or replaced it: the answer is empty, its record says how it ended
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _read_text(path: Path) -> str:
     """A file's text; empty where there is none."""
     try:
-        with wire.open_regular(path) as file:
-            return file.read().decode("utf-8", "replace")
+        with held.open_regular(path) as file:
+            return file.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aipass import Outcome
 from aipass.dispatch.driver import SESSION
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

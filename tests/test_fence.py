@@ -152,7 +152,7 @@ WALL_ALONE = {
         "own folder into the tree", "the temporary folder itself", "whiteout", "a second name in the temporary folder",
         "the home itself by rename",
     },
-    "it says that all went well, and has done nothing": {"tool: perl -i", "tool: find -delete"},
+    "it says that all went well, and has done nothing": {"tool: perl -i", "tool: find -delete", "tool: rsync"},
 }  # fmt: skip
 
 

@@ -6,13 +6,16 @@ import errno
 import os
 import re
 import struct
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 
-from aipass.patterns import Patterns, check
+from aipass.patterns import check
+from aipass.plan.overlap import common_path
 from aipass.supervisor.fence import bpf, kernel
 from aipass.supervisor.fence.calls import (
     CALLS,
@@ -24,7 +27,7 @@ from aipass.supervisor.fence.calls import (
     explain,
 )
 from aipass.supervisor.fence.decide import Allowed, Grant, Hold, Operation, Refused, decide
-from aipass.supervisor.fence.glob import Globs
+from aipass.supervisor.fence.glob import Globs, segments_of
 from aipass.supervisor.fence.program import ALLOW, ERRNO, NOTIFY, build
 from aipass.supervisor.fence.serve import CARRIED
 from aipass.supervisor.fence.territory import Kind, Territory
@@ -214,10 +217,98 @@ def is_pattern(text: str) -> bool:
     return True
 
 
+def by_git(patterns, path):
+    """What pathspec, which reads as git does, says; the last pattern that matches decides, also below an excluded folder."""
+    try:
+        found = GitIgnoreSpec.from_lines(patterns).patterns
+    except ValueError:
+        return None  # git, too, takes it for no pattern
+    verdicts = [bool(one.include) for one in found if one.regex is not None and one.regex.search(path)]
+    return bool(verdicts) and verdicts[-1]
+
+
 @settings(max_examples=1000)
 @given(st.lists(PATTERNS.filter(is_pattern), min_size=1, max_size=3), PATHS)
-def test_the_fences_patterns_read_as_everybody_elses(patterns, path):
-    assert Globs(patterns).match(path) == Patterns(patterns).match(path)
+def test_gitignores_dialect_reads_as_git_does(patterns, path):
+    assert by_git(patterns, path) in (None, Globs(patterns, gitignore=True).match(path))
+
+
+@settings(max_examples=1000)
+@given(PATTERNS.filter(is_pattern), PATHS)
+def test_owns_reads_as_git_does_but_for_what_lies_in_folders_of_a_wildcards_name(pattern, path):
+    pattern = pattern.lstrip("!")
+    plain = by_git([pattern], path)
+    if plain is None:
+        return
+    found = Globs([pattern]).match(path)
+    if segments_of(pattern).open_end:
+        above = path.rstrip("/").rsplit("/", 1)[0] + "/" if "/" in path.rstrip("/") else ""
+        in_folder = above and any(
+            by_git([pattern], above[: at + 1]) for at, c in enumerate(above) if c == "/"
+        )
+        alone = by_git([pattern], path)
+        assert not found or (alone and not path.endswith("/"))
+        if alone and not in_folder and not path.endswith("/"):
+            assert found
+    else:
+        assert found == plain
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "named"),
+    [
+        ("*.md", "a.md", True), ("*.md", "x/a.md", True), ("*.md", "docs.md/x", False), ("*.md", "docs.md/", False), ("docs/*", "docs/a", True),
+        ("docs/*", "docs/sub/a", False), ("docs/*", "docs/sub/", False), ("docs/**", "docs/sub/a", True), ("docs/*/", "docs/sub/a", True), ("docs/*/", "docs/a", False),
+        ("src/api", "src/api/x", True), ("*", "a", True), ("*", "a/b", True), ("*", "a/", False), ("**", "a/b/", True), ("/*", "a", True), ("/*", "a/b", False),
+        ("**/*.py", "a/b.py", True), ("**/*.py", "a.py/b", False), ("a?", "ab/c", False), ("[ab]c", "ac/x", False), ("\\*c", "*c/x", True), ("x/*/y", "x/1/y/z", True),
+        ("/src/*.py", "src/a.py", True), ("/src/*.py", "src/b/a.py", False), ("**/", "a/b", True), ("a/**/b*", "a/x/y/b1", True), ("a/**/b*", "a/b1/c", False),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_ends_in_a_wildcard_names_files_only(pattern, path, named):
+    assert Globs([pattern]).match(path) is named
+
+
+@pytest.mark.parametrize("one", ["*.md", "docs/*", "src/**/*.py", "*"])
+@pytest.mark.parametrize("other", ["*.py", "docs/*/", "*.rst"])
+def test_overlap_is_exact_for_patterns_of_files_only(one, other):
+    found = common_path([one], [other])
+    names = [
+        "a.md",
+        "a.py",
+        "x.rst",
+        "docs/a",
+        "docs/a.md/x.py",
+        "docs/x/y",
+        "src/a.py",
+        "src/b/c.py",
+        "a.py/b.md",
+        "docs/x.rst",
+    ]
+    both = [path for path in names if Globs([one]).match(path) and Globs([other]).match(path)]
+    assert (found is not None) or not both
+    assert found is None or (Globs([one]).match(found) and Globs([other]).match(found))
+    assert common_path(["*.md"], ["*.py"]) is None
+
+
+def test_no_pattern_takes_long():
+    """Each of these keeps a backtracking matcher busy for longer than anybody lives."""
+    worst = [
+        "*a" * 40 + "*b",
+        "**/a/" * 40 + "b",
+        "/".join(["**/*"] * 60) + "/b",
+        "[!a]*" * 60 + "b",
+        "?*" * 80 + "b",
+        "**/" + "*a/**/" * 30 + "b*",
+    ]
+    paths = ["a" * 250, "/".join(["a"] * 1500), "/".join(["a" * 60] * 60), "a/" * 800 + "c"]
+    began = time.perf_counter()
+    for gitignore in (False, True):
+        globs = Globs(worst, gitignore=gitignore)
+        for path in paths:
+            globs.match(path)
+            globs.may_match_below(path)
+    # The longest is 40 groups times 1,500 components: a million comparisons, where one that backtracks needs 10^40.
+    assert time.perf_counter() - began < 20
 
 
 @settings(max_examples=500)

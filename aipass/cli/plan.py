@@ -44,7 +44,7 @@ def new(title: str, template: str) -> None:
     from aipass import config
     from aipass.plan import templates
     from aipass.plan.model import NUMBERED
-    from aipass.supervisor.wire import fresh
+    from aipass.supervisor.held import fresh
 
     if not title.strip():
         raise ConfigError("a plan needs a title; say in a few words what it is for")

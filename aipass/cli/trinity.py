@@ -102,7 +102,7 @@ def _folder(layout: Layout, settings: Config, agent: str) -> Path:
 
 
 def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, Any]]:
-    from aipass.supervisor.wire import open_regular
+    from aipass.supervisor.held import open_regular
     from aipass.trinity.document import MAX_BYTES, FaultError, read
     from aipass.trinity.model import FILES, PASSPORT, parse
 

@@ -9,8 +9,8 @@ from aipass.errors import AipassError
 from aipass.event import plain
 from aipass.plan import model
 from aipass.plan.preamble import preamble
+from aipass.supervisor import held
 from aipass.supervisor.fence.fenced import DENIED
-from aipass.supervisor.wire import open_regular
 from aipass.talk.letter import MOST_WAITING
 from aipass.template import fill
 from aipass.trinity import preface
@@ -86,7 +86,7 @@ def whole(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None,
     before = None if work.run is None else ledger.one("run_before", {"agent": row["agent"], "id": work.run})
     if before is None:
         return whole
-    return prompt.with_refusals(whole, before["id"], _read(layout.run(before["id"]) / DENIED))
+    return prompt.with_refusals(whole, before["id"], _end(layout.run(before["id"]) / DENIED))
 
 
 def _since_the_last_run(ledger: Ledger, dispatch: int, senders: Sequence[Row]) -> list[Row]:
@@ -151,7 +151,7 @@ def _brief(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None
     else:
         path = layout.root / settings.brief
         try:
-            with open_regular(path) as file:
+            with held.open_regular(path) as file:
                 text = file.read(MAX_BRIEF_BYTES).decode("utf-8", "replace")
         except OSError as exc:
             raise AipassError(
@@ -193,14 +193,21 @@ def _earlier(ledger: Ledger, layout: Layout, dispatch: int) -> str:
     senders = ledger.all("senders", {"dispatch": dispatch})
     row = ledger.one("dispatch", {"id": dispatch})
     said = prompt.compose(prompt.part_of(one) for one in senders)[:REPEATED_CHARS]
-    answer = _read(layout.root / row["answer"])[:REPEATED_CHARS] if row is not None and row["answer"] else ""
+    answer = _begin(layout.root / row["answer"]) if row is not None and row["answer"] else ""
     told = [f"This goes on with dispatch {dispatch}. You were asked:", said]
     return "\n\n".join([*told, *(("You answered:", answer) if answer else ())])
 
 
-def _read(path: Path) -> str:
+def _begin(path: Path) -> str:
     try:
-        with open_regular(path) as file:
-            return file.read().decode("utf-8", "replace")
+        with held.open_regular(path) as file:
+            return file.read(4 * REPEATED_CHARS).decode("utf-8", "replace")[:REPEATED_CHARS]
+    except OSError:
+        return ""
+
+
+def _end(path: Path) -> str:
+    try:
+        return held.read_end(path, MAX_BRIEF_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from aipass.errors import PluginError
 from aipass.signature import check_signature
 from aipass.supervisor.fence import prewrite
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 from aipass.talk import hook
 
 if TYPE_CHECKING:

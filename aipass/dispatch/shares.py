@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from aipass.folders import opened
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +31,7 @@ def furnish(state: Path, shares: Iterable[Share], *, contained: bool = True) -> 
             continue
         is_copy = share.copied or not (contained or share.writable or source.is_dir())
         *folders, name = share.name.split("/")
-        with opened(state, folders) as handle:
+        with held.folder(state, folders, make=True) as handle:
             if share.text is not None:
                 _write(share.text, name, handle)
             elif is_copy:
@@ -83,7 +83,7 @@ def _forget(state: Path, share: str) -> None:
     path = state.joinpath(*folders)
     if not os.path.lexists(path / _mark(name)):
         return
-    with opened(state, folders) as handle:
+    with held.folder(state, folders, make=True) as handle:
         for one in (name, _mark(name)):
             try:
                 os.unlink(one, dir_fd=handle)

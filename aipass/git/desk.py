@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
 import textwrap
 import threading
 import time
@@ -31,7 +30,7 @@ from aipass.git.records import Records
 from aipass.git.repo import Repo
 from aipass.layout import MERGES
 from aipass.plan.progress import INTERRUPTED
-from aipass.supervisor import wire
+from aipass.supervisor import held, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -504,7 +503,7 @@ class Desk:
             else:
                 return "its checks cannot be started, or are ended from outside; `aipass doctor` may say why"
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            held.try_remove_at(folder)
         if message["outcome"] == "exited" and message.get("exit") == 0:
             return None
         why = message.get("reason") or f"status {message.get('exit')}"
@@ -569,10 +568,7 @@ class Desk:
         with Lease(repo.shared).hold("aipass", "tidy up"):
             Merger(repo, Records(repo.shared)).recover()
             for path in repo.scratch.iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+                held.try_remove_at(path)
 
 
 def _alike(wanted: list[_Merge]) -> Iterator[list[_Merge]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aipass import folders, swap
+from aipass import swap
 from aipass.errors import AipassError, RefusedError
 from aipass.event import printable
 from aipass.git import indexlock, tree
@@ -24,7 +24,7 @@ from aipass.git.lease import Ticket, born
 from aipass.git.pulls import NAMED, current, seal
 from aipass.git.repo import batches, records
 from aipass.git.tree import Entry
-from aipass.supervisor import wire
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -221,7 +221,7 @@ class Merger:
 
     def _put(self, intent: Intent) -> None:
         self._intent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        wire.write_atomic(self._intent, json.dumps(asdict(intent)))
+        held.write_atomic(self._intent, json.dumps(asdict(intent)))
 
     def _exchange(self, intent: Intent, changes: Changes, hidden: set[str], held: Held) -> None:
         repo, stage = self._repo, Path(intent.stage)
@@ -267,9 +267,9 @@ class Merger:
     def _places(self, path: str, staged: Path, *, make: bool) -> Iterator[tuple[Place, Place]]:
         """A working file and what lies in the stage, each as the folder that holds it and its name; never through a link."""
         *above, name = path.split("/")
-        kept = os.open(staged.parent, folders.FLAGS)
+        kept = held.open_at(staged.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with folders.opened(self._repo.top, above, make=make, mode=0o777) as folder:
+            with held.folder(self._repo.top, above, make=make, mode=0o777) as folder:
                 yield (folder, name), (kept, staged.name)
         finally:
             os.close(kept)
@@ -436,7 +436,7 @@ class Merger:
                 if known == "gone":
                     # It was made where nothing was; still staged, it never came there.
                     if intent.staged and is_ours and is_there and not os.path.lexists(kept):
-                        with folders.opened(repo.top, path.split("/")[:-1], make=False) as folder:
+                        with held.folder(repo.top, path.split("/")[:-1], make=False) as folder:
                             os.unlink(target.name, dir_fd=folder)
                 elif seal(kept) == known and not os.path.lexists(target) and wanted.get(path) is not None:
                     with self._places(path, kept, make=True) as (there_, here):
@@ -450,10 +450,10 @@ class Merger:
                 )
 
     def _drop(self, intent: Intent) -> None:
-        shutil.rmtree(intent.stage, ignore_errors=True)
+        held.try_remove_at(intent.stage)
         self._intent.unlink(missing_ok=True)
-        if (held := self._repo.ref(HELD)) is not None:
-            self._repo.move("aipass: is merged", f"delete {HELD} {held}")
+        if (kept := self._repo.ref(HELD)) is not None:
+            self._repo.move("aipass: is merged", f"delete {HELD} {kept}")
 
     def _catch_up(self, intent: Intent) -> None:
         """The branch has moved, and the index perhaps not: what it has of before becomes what is now."""
@@ -510,7 +510,7 @@ class Merger:
             while folder != self._repo.top and not os.path.lexists(self._repo.top / path):
                 try:
                     *above, name = folder.relative_to(self._repo.top).parts
-                    with folders.opened(self._repo.top, above, make=False) as handle:
+                    with held.folder(self._repo.top, above, make=False) as handle:
                         os.rmdir(name, dir_fd=handle)
                 except OSError:
                     break

@@ -17,7 +17,7 @@ from aipass.git import tree
 from aipass.git.records import DRAFT, KEPT, Pr, folder_of, slug, title_of
 from aipass.git.repo import records
 from aipass.layout import STATE_NAME
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 from aipass.units import count
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from aipass.errors import AipassError
-from aipass.supervisor import wire
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +108,7 @@ class Records:
         self._folder.mkdir(parents=True, exist_ok=True)
         data = pr.model_dump(mode="json")
         data = {"schema": data.pop("schema_"), **data}
-        wire.write_atomic(self._folder / f"{pr.id}.json", json.dumps(data, indent=2) + "\n")
+        held.write_atomic(self._folder / f"{pr.id}.json", json.dumps(data, indent=2) + "\n")
 
     def of_request(self, root: str, asked: str) -> Pr | None:
         """The PR that a request has led to."""

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from aipass.layout import MERGES
-from aipass.supervisor import wire
+from aipass.supervisor import held, wire
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from aipass.layout import Layout
 
 NOTE = "testing.json"
+MAX_LINE = 100_000
 
 
 def begin(folder: Path, prs: Sequence[int]) -> None:
     """Note that the checks of these PRs run, and write what they say into `stdout.log` of this folder."""
     folder.mkdir(parents=True, mode=0o700)
-    wire.write_atomic(folder / NOTE, json.dumps({"prs": list(prs)}))
+    held.write_atomic(folder / NOTE, json.dumps({"prs": list(prs)}))
 
 
 def end(folder: Path) -> None:
@@ -51,8 +52,12 @@ def in_words(layout: Layout) -> str | None:
 
 def reached(output: Path, commands: Sequence[str]) -> str:
     """The last of these commands that was begun: the checks' script writes each out before it runs."""
-    with open(output, encoding="utf-8", errors="replace") as file:
-        lines = (line.rstrip("\n") for line in file)
+    with held.open_regular(output) as file:
+        # A check may print anything, a line without an end included; what it was begun with is short.
+        lines = (
+            line.decode("utf-8", "replace").rstrip("\n")
+            for line in iter(lambda: file.readline(MAX_LINE), b"")
+        )
         begun = [
             one for one in commands if f"$ {one}".split("\n", 1)[0] in lines
         ]  # each search goes on from the last

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 
 from aipass.config import Duration, Model, Name, Pattern, Word
 from aipass.errors import ConfigError
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

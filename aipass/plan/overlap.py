@@ -40,7 +40,7 @@ class _Pattern:
 
     def __init__(self, line: str) -> None:
         rule = segments_of(line)
-        self.include, self.only_folders = rule.include, rule.only_folders
+        self.include, self.only_folders, self.files_only = rule.include, rule.only_folders, rule.open_end
         self.segments = [None if part is ANY_DEPTH else _single(elements(part)) for part in rule.parts]
 
     def start(self, segment: int = 0) -> frozenset[Spot]:
@@ -71,8 +71,9 @@ class _Pattern:
             if parts is None:
                 found |= self.start(segment) if character == "/" else {spot}
             elif character == "/":
-                if at == len(parts):
-                    found |= {_INSIDE} if segment + 1 == len(self.segments) else self.start(segment + 1)
+                last = segment + 1 == len(self.segments)
+                if at == len(parts) and not (last and self.files_only):
+                    found |= {_INSIDE} if last else self.start(segment + 1)
             elif at < len(parts):
                 wanted = parts[at]
                 if wanted is None:
@@ -152,6 +153,7 @@ def pair(one: str, other: str) -> str | None:
     # What lies inside a folder has one more component, of any name.
     mine = (*first.parts, "*") if first.only_folders else first.parts
     theirs = (*second.parts, "*") if second.only_folders else second.parts
+    ends = first.open_end, second.open_end
     start = (0, 0)
     came: dict[tuple[int, int], tuple[tuple[int, int], str] | None] = {start: None}
     waiting = deque([start])
@@ -159,7 +161,7 @@ def pair(one: str, other: str) -> str | None:
         here = waiting.popleft()
         if here == (len(mine), len(theirs)):
             return "/".join(_names(came, here))
-        for there, name in _next(mine, theirs, here):
+        for there, name in _next(mine, theirs, here, ends):
             if there not in came:
                 came[there] = here, name
                 # What takes no component comes first, so that the path is a shortest one.
@@ -168,7 +170,7 @@ def pair(one: str, other: str) -> str | None:
 
 
 def _next(
-    mine: Sequence[str | None], theirs: Sequence[str | None], here: tuple[int, int]
+    mine: Sequence[str | None], theirs: Sequence[str | None], here: tuple[int, int], ends: tuple[bool, bool]
 ) -> Iterator[tuple[tuple[int, int], str]]:
     i, j = here
     skips_i, skips_j = i < len(mine) and mine[i] is None, j < len(theirs) and theirs[j] is None
@@ -176,6 +178,8 @@ def _next(
         yield (i + 1, j), ""
     if skips_j:
         yield (i, j + 1), ""
+    if (ends[0] and i == len(mine)) or (ends[1] and j == len(theirs)):
+        return  # a pattern of files only takes nothing behind its end
     # Behind its end a pattern takes any component: what lies inside what it matches. A `**` takes any, and stays.
     one = "*" if skips_i or i == len(mine) else mine[i]
     other = "*" if skips_j or j == len(theirs) else theirs[j]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aipass.event import plain, printable
 from aipass.git.ask import ask
 from aipass.plan import check, model
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING
 from watchdog.observers.api import EventEmitter
 
 from aipass.sources import inotify, writers
-from aipass.sources.observation import Gone, Limited, Listing, Moved, ScanEnd, Seen, identity_of, type_of
+from aipass.sources.observation import (
+    Gone,
+    Limited,
+    Listing,
+    Moved,
+    ScanEnd,
+    Seen,
+    Unused,
+    identity_of,
+    type_of,
+)
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +67,8 @@ class Ground:
     loud: str = "inbox"
     #: Git's own folder for this tree. While its `index.lock` stands there, git is at work on the tree.
     git: str | None = None
+    #: Folders deeper than this are not looked into: who may write there makes what he likes of their paths.
+    depth: int = 1000
 
 
 class TreeEmitter(EventEmitter):
@@ -81,6 +94,10 @@ class TreeEmitter(EventEmitter):
         self._later: dict[str, float] = {}
         #: Set once what was there at the start has been told.
         self.settled = threading.Event()
+
+    def tell_unused(self, path: str, reason: str) -> None:
+        """Tell of a .gitignore that is not used; asked by `Ignore` in this thread."""
+        self._tell(Unused(path, reason))
 
     # -- asked from other threads ----------------------------------------------------------------------------------
 
@@ -184,7 +201,7 @@ class TreeEmitter(EventEmitter):
     _next_poll = 0.0
 
     def _tell(self, seen: Observation) -> None:
-        if self._by_git and not isinstance(seen, (ScanEnd, Limited)):
+        if self._by_git and not isinstance(seen, (ScanEnd, Limited, Unused)):
             seen = replace(seen, git=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
@@ -215,7 +232,7 @@ class TreeEmitter(EventEmitter):
             below = self._visit(folder, quiet=quiet, ignoring=reason == "ignore" and not loud)
             if below is not None:
                 folders.add(folder)
-                waiting += below
+                waiting += (inner for inner in below if self._is_near(inner))
         if reason != "new":
             self._tell(ScanEnd(top, frozenset(folders), reason))
             if not top:
@@ -226,13 +243,26 @@ class TreeEmitter(EventEmitter):
         self, folder: str, *, quiet: bool, polled: bool = False, ignoring: bool = False
     ) -> list[str] | None:
         """Watch one folder, then list it; returns its folders, None where it is gone."""
-        if not polled and not self._add_watch(folder):
+        try:
+            # Held: an agent may put a link in the place of any folder on the way while this is done.
+            handle = held.open_at(self._absolute(folder), os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
             return None
+        try:
+            if not polled and not self._add_watch(folder, handle):
+                return None
+            return self._list(folder, handle, quiet=quiet, polled=polled, ignoring=ignoring)
+        finally:
+            os.close(handle)
+
+    def _list(
+        self, folder: str, handle: int, *, quiet: bool, polled: bool, ignoring: bool
+    ) -> list[str] | None:
         entries: list[Seen] = []
         below: list[str] = []
         special = folder.partition("/")[0] == self._ground.loud or self._ground.ignore is None
         try:
-            with os.scandir(self._absolute(folder)) as found:
+            with os.scandir(handle) as found:
                 for entry in found:
                     path = self._join(folder, entry.name)
                     if entry.is_dir(follow_symlinks=False):
@@ -247,19 +277,19 @@ class TreeEmitter(EventEmitter):
             return None
         self._tell(Listing(folder, tuple(entries), quiet, ignoring))
         if polled:
-            for path in below:
+            for path in filter(self._is_near, below):
                 if path not in self._watch_of and path not in self._polled and not self._is_ignored(path):
                     self._scan(path, "new")
         return below
 
-    def _add_watch(self, folder: str) -> bool:
+    def _add_watch(self, folder: str, handle: int) -> bool:
         if folder in self._polled:
             return True
         if self._inotify is None:
             self._poll(folder)
             return True
         try:
-            watch = self._inotify.add(os.fsencode(self._absolute(folder)))
+            watch = self._inotify.add(inotify.by_descriptor(handle))
         except inotify.WatchLimitError:
             self._poll(folder)
             return True
@@ -348,7 +378,12 @@ class TreeEmitter(EventEmitter):
         else:
             self._take_file(raw, path, pending)
 
+    def _is_near(self, folder: str) -> bool:
+        return folder.count("/") < self._ground.depth
+
     def _take_folder(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
+        if not self._is_near(path):
+            return
         if raw.mask & inotify.IN_MOVED_TO and raw.cookie in pending:
             old, _ = pending.pop(raw.cookie)
             was_ignored = self._is_ignored(old)

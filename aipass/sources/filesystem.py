@@ -52,13 +52,18 @@ class Filesystem:
         self._ground = Ground(
             root=str(self._root),
             tell=tell,
-            ignore=Ignore(self._root, self._patterns),
+            ignore=Ignore(self._root, self._patterns, self._unused),
             first=("inbox",),
             baseline=self._baseline,
             git=next(iter(ask(self._root, "rev-parse", "--absolute-git-dir")), "").removesuffix("\n") or None,
         )
         self._watched = Watched(self._ground)
         self._watched.start()
+
+    def _unused(self, path: str, reason: str) -> None:
+        """Asked by `Ignore`, in the emitter's thread."""
+        if self._watched is not None:
+            self._watched.emitter.tell_unused(path, reason)
 
     def stop(self) -> None:
         """End all that `start` began."""
@@ -74,7 +79,7 @@ class Filesystem:
         """Take over other patterns to ignore."""
         if patterns != self._patterns and self._ground is not None:
             self._patterns = patterns
-            self._ground.ignore = Ignore(self._root, patterns)
+            self._ground.ignore = Ignore(self._root, patterns, self._unused)
             self.scan("", "ignore")
 
     def is_settled(self) -> bool:

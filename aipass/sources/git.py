@@ -15,7 +15,7 @@ from aipass.git.ask import ask
 from aipass.git.news import HEAD, HEADS, OURS, REBASED, REMOTES, TAGS, About, Entry, GitSeen
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from pathspec import PathSpec
+import os
+from typing import TYPE_CHECKING
 
 from aipass.layout import CONFIG_NAME
+from aipass.supervisor import held
+from aipass.supervisor.fence.glob import Globs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 _NAMES = (
     ".git .aipass .hg .svn .jj node_modules __pycache__ .venv venv .tox .nox .mypy_cache .ruff_cache .pytest_cache "
@@ -20,20 +24,35 @@ IGNORED_FOLDERS = frozenset(_NAMES.split())
 FORBIDDEN_FOLDERS = frozenset((".git", ".aipass", ".trinity"))
 #: Watched even where git ignores them: they are how people talk to the engine.
 ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
-MAX_GITIGNORE_BYTES = 1_000_000
+#: Agents write .gitignore files, and every file that appears is held against them: so much of one is read, of all together so many
+#: lines. The largest of the collection github.com/github/gitignore has 900 lines and 30 kB.
+MAX_GITIGNORE_BYTES = 200_000
+MAX_LINES, MAX_ALL_LINES = 5_000, 50_000
+NAME = ".gitignore"
 
 
 class Ignore:
-    """Decides for paths relative to `root`; `.gitignore` files are read once and again after `forget`."""
+    """Decides for paths relative to `root`; `.gitignore` files are read once and again after `forget`.
 
-    def __init__(self, root: Path, patterns: tuple[str, ...] = ()) -> None:
-        self._root = root
-        self._own = PathSpec.from_lines("gitignore", patterns) if patterns else None
-        self._specs: dict[str, PathSpec[Any] | None] = {}
+    `refused(path, reason)` is told of each that is not used, once as long as it stays so.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        patterns: tuple[str, ...] = (),
+        refused: Callable[[str, str], None] = lambda path, reason: None,  # noqa: ARG005 - named for callers
+    ) -> None:
+        self._root, self._refused = root, refused
+        self._own = Globs(patterns, gitignore=True) if patterns else None
+        self._files: dict[str, Globs | None] = {}
+        self._lines = 0
+        self._told: dict[str, str] = {}
 
     def forget(self) -> None:
         """Read every .gitignore anew when it is next needed."""
-        self._specs.clear()
+        self._files.clear()
+        self._lines = 0
 
     def folder(self, path: str) -> bool:
         """Whether the folder at `path`, and so all below it, is ignored. Its parents are not."""
@@ -42,7 +61,7 @@ class Ignore:
             return True
         if path.partition("/")[0] in ALWAYS_WATCHED:
             return False
-        if (Path(self._root, path) / CONFIG_NAME).exists():
+        if os.path.lexists(self._root / path / CONFIG_NAME):
             return True
         own = self._asked(path + "/")
         if own is not None:
@@ -57,15 +76,15 @@ class Ignore:
         return self._by_git(path, folder=False) if own is None else own
 
     def _asked(self, path: str) -> bool | None:
-        return None if self._own is None else self._own.check_file(path).include
+        return None if self._own is None else _verdict(self._own, path)
 
     def _by_git(self, path: str, *, folder: bool) -> bool:
         """What the nearest .gitignore with an opinion says."""
         above, _, rest = path.rpartition("/")
         while True:
-            spec = self._spec(above)
-            if spec is not None:
-                verdict = spec.check_file(rest + "/" if folder else rest).include
+            globs = self._file(above)
+            if globs is not None:
+                verdict = _verdict(globs, rest + "/" if folder else rest)
                 if verdict is not None:
                     return verdict
             if not above:
@@ -73,18 +92,43 @@ class Ignore:
             above, _, name = above.rpartition("/")
             rest = f"{name}/{rest}"
 
-    def _spec(self, folder: str) -> PathSpec[Any] | None:
-        if folder not in self._specs:
-            self._specs[folder] = _read(self._root / folder / ".gitignore")
-        return self._specs[folder]
+    def _file(self, folder: str) -> Globs | None:
+        if folder not in self._files:
+            path = f"{folder}/{NAME}" if folder else NAME
+            try:
+                found = lines_of(self._root, path, MAX_ALL_LINES - self._lines)
+                self._told.pop(path, None)
+            except ValueError as exc:
+                found = ()
+                if self._told.get(path) != str(exc):
+                    self._told[path] = str(exc)
+                    self._refused(path, str(exc))
+            self._lines += len(found)
+            self._files[folder] = Globs(found, gitignore=True) if found else None
+        return self._files[folder]
 
 
-def _read(path: Path) -> PathSpec[Any] | None:
+def _verdict(globs: Globs, path: str) -> bool | None:
+    rule = globs.decisive(path)
+    return None if rule is None else rule.include
+
+
+def lines_of(root: Path, path: str, most: int = MAX_LINES) -> tuple[str, ...]:
+    """The patterns of a `.gitignore`, its path relative to the root; none where there is none.
+
+    Raises ValueError with the reason where it is not used: no plain file, or too large.
+    """
     try:
-        if not path.is_file() or path.stat().st_size > MAX_GITIGNORE_BYTES:
-            return None
-        lines = path.read_text("utf-8", "surrogateescape").splitlines()
-        return PathSpec.from_lines("gitignore", lines)
-    except (OSError, ValueError):
-        # A .gitignore that cannot be read or parsed ignores nothing; git says so to its author.
-        return None
+        data = held.read(root / path, MAX_GITIGNORE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except held.TooLargeError as exc:
+        raise ValueError(f"larger than {MAX_GITIGNORE_BYTES // 1000} kB") from exc
+    except OSError as exc:
+        # A link as well: git does not follow one there either.
+        raise ValueError(f"it cannot be read ({exc.strerror})") from exc
+    lines = data.decode("utf-8", "surrogateescape").splitlines()
+    found = tuple(line for line in lines if line.strip() and not line.startswith("#"))
+    if len(found) > min(most, MAX_LINES):
+        raise ValueError(f"more than {min(most, MAX_LINES)} patterns, its own or with those of other folders")
+    return found

@@ -80,6 +80,11 @@ class Inotify:
         os.close(self.descriptor)
 
 
+def by_descriptor(handle: int) -> bytes:
+    """A path to a folder that is held, which `IN_DONT_FOLLOW` takes."""
+    return b"/proc/self/fd/%d/." % handle
+
+
 def _error() -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))

@@ -9,6 +9,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+from aipass.supervisor import held
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -34,7 +36,7 @@ def look_into(root: Path, fact: Fact, limit: int) -> Fact:
         return fact
     detail["mime"] = mimetypes.guess_type(fact.path)[0] or "application/octet-stream"
     try:
-        handle = os.open(root / fact.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = held.open_at(root / fact.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(handle, "rb") as file:
             found = os.fstat(file.fileno())
             detail["size"] = found.st_size
@@ -51,7 +53,9 @@ def look_into(root: Path, fact: Fact, limit: int) -> Fact:
 
 def _read(file: Any, detail: dict[str, Any], *, is_prompt: bool) -> None:  # noqa: ANN401 - a binary file
     digest, kept = hashlib.sha256(), b""
-    while chunk := file.read(_CHUNK):
+    left = int(detail["size"])
+    while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+        left -= len(chunk)
         digest.update(chunk)
         if is_prompt:
             kept += chunk

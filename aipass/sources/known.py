@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aipass.event import Fact
-from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen
+from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Unused
 
 if TYPE_CHECKING:
     from aipass.ledger import Ledger
@@ -45,6 +45,8 @@ class Known:
                 return self._listing(seen)
             case ScanEnd():
                 return self._scan_end(seen)
+            case Unused():
+                return [Fact("watch.unused", SOURCE, path=seen.path, detail={"reason": seen.reason})]
             case Limited():
                 return [
                     Fact(

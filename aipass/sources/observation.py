@@ -87,7 +87,15 @@ class Limited:
     remedy: str
 
 
-Observation = Seen | Moved | Gone | Listing | ScanEnd | Limited
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A file that says what is ignored and is not used; `reason` says why."""
+
+    path: str
+    reason: str
+
+
+Observation = Seen | Moved | Gone | Listing | ScanEnd | Limited | Unused
 
 _TYPES = {
     stat.S_IFREG: "file",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from aipass import request
@@ -12,6 +11,7 @@ from aipass.layout import HUMAN_SPOOL, RUN_FOLDER
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
 from aipass.sources.observation import Listing, Moved, Seen
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,8 @@ class Spool:
     def start(self, tell: Callable[[list[Fact]], None]) -> None:
         """Begin to observe."""
         self._tell = tell
-        self._watched = Watched(Ground(root=str(self._folder), tell=self._take))
+        # A run makes what it likes below its own folder; nothing there is a request.
+        self._watched = Watched(Ground(root=str(self._folder), tell=self._take, depth=1))
         self._watched.start()
 
     def stop(self) -> None:
@@ -73,13 +74,12 @@ class Spool:
                 raise ValueError("requests lie in `human/` itself, or in the folder of a run")
             if not name.endswith(".json") or not request.REQUEST_ID.fullmatch(stem):
                 raise ValueError("a request's file is named `r-<letters and digits>.json`")
-            handle = os.open(self._folder / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(handle, "rb") as file:
-                data = file.read(request.MAX_REQUEST_BYTES + 1)
-            if len(data) > request.MAX_REQUEST_BYTES:
+            try:
+                data = held.read(self._folder / path, request.MAX_REQUEST_BYTES)
+            except held.TooLargeError as exc:
                 raise ValueError(
                     f"larger than {request.MAX_REQUEST_BYTES // 1_000_000} MB; hand large things over as files in the inbox"
-                )
+                ) from exc
             return Fact(
                 "request.received", self.name, ref=stem, by=by, detail={**request.parse(data), "spool": path}
             )

@@ -8,6 +8,8 @@ import os
 import signal
 import time
 
+from aipass.supervisor import held
+
 # Where the kernel cannot tell, a file that nobody has touched for this long counts as complete.
 SETTLED_S = 1.0
 
@@ -26,7 +28,7 @@ def is_complete(path: str | bytes | os.PathLike[str], mtime_ns: int) -> bool:
 
 def _has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = held.open_at(os.fsdecode(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:

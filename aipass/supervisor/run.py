@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import wire
+from aipass.supervisor import held, wire
 
 if TYPE_CHECKING:
     from aipass.supervisor.process import Process
@@ -80,5 +80,5 @@ class Run:
         record = self.record()
         # An agent may have removed its own folder; how it ended is worth keeping all the same.
         self.spec.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wire.write_atomic(self.spec.folder / wire.EXIT, json.dumps(record))
+        held.write_atomic(self.spec.folder / wire.EXIT, json.dumps(record))
         return record

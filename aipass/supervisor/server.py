@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import process, wire
+from aipass.supervisor import held, process, wire
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.keeper import Keeper
 from aipass.supervisor.refusals import Refusals
@@ -337,7 +337,7 @@ class Supervisor:
             self._owner.pop(pid, None)
             with contextlib.suppress(OSError):
                 # Only a help for a later supervisor; the marks in the environment do without it.
-                wire.write_atomic(
+                held.write_atomic(
                     spec.folder / wire.STARTED, json.dumps({"pid": pid, "start": run.leader.start})
                 )
             self._tell(_started(run))

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import process, wire
+from aipass.supervisor import held, process, wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ class Strays:
             "steps": [],
         }
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wire.write_atomic(self.folder / wire.EXIT, json.dumps(record))
+        held.write_atomic(self.folder / wire.EXIT, json.dumps(record))
         return record
 
     def _members(self, table: dict[int, process.Process]) -> set[int]:

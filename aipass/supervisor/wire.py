@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 import socket
-import stat
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
+
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,44 +75,10 @@ class Lines:
         return messages
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Put `text` at `path` by rename, so that it is there whole or not at all.
-
-    The temporary name is always the same: what a killed writer left is overwritten by the next. One writer at a time.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(fresh(temporary), "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
-
-
-def fresh(path: Path) -> int:
-    """A descriptor of a new file at `path`, whatever was there: an agent may have put a link, a pipe or a folder."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    for _ in range(3):
-        try:
-            return os.open(path, flags, 0o600)
-        except FileExistsError:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-    return os.open(path, flags, 0o600)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file that an agent may have replaced; raises OSError unless it is a regular file, and never waits."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return open(handle, "rb")
-
-
 def read_exit(folder: Path) -> dict[str, Any] | None:
     """What `exit` in a run's folder says; None where the run has not ended, or the file did not survive a power cut."""
     try:
-        with open_regular(folder / EXIT) as file:
+        with held.open_regular(folder / EXIT) as file:
             found = json.loads(file.read())
     except (OSError, ValueError):
         return None

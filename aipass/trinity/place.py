@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from aipass import folders
+from aipass.supervisor import held
 from aipass.trinity.document import MAX_BYTES, FaultError
 from aipass.trinity.model import FOLDER
 
@@ -53,7 +53,7 @@ class Places:
     @contextmanager
     def folder(self, agent: str) -> Iterator[int]:
         """A descriptor of an agent's state folder, which is made, and made writable, where it is not. Raises OSError."""
-        with folders.opened(self._layout.root, self.names(agent), mode=_MODE) as folder:
+        with held.folder(self._layout.root, self.names(agent), make=True, mode=_MODE, across=True) as folder:
             mode = os.fstat(folder).st_mode
             if mode & _OURS != _OURS:
                 os.fchmod(folder, stat.S_IMODE(mode) | _OURS)
@@ -62,12 +62,14 @@ class Places:
     @contextmanager
     def above(self, agent: str) -> Iterator[int]:
         """A descriptor of the folder that holds an agent's state folder. Raises OSError."""
-        with folders.opened(self._layout.root, self.names(agent)[:-1], mode=_MODE) as folder:
+        with held.folder(
+            self._layout.root, self.names(agent)[:-1], make=True, mode=_MODE, across=True
+        ) as folder:
             yield folder
 
     @contextmanager
     def _aside(self, agent: str) -> Iterator[int]:
-        with folders.opened(self._layout.root, (*ASIDE.split("/"), agent)) as folder:
+        with held.folder(self._layout.root, (*ASIDE.split("/"), agent), make=True) as folder:
             yield folder
 
     # -- setting aside ---------------------------------------------------------------------------------------------

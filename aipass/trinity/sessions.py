@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aipass.event import iso, printable
-from aipass.supervisor.wire import open_regular
+from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

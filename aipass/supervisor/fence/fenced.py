@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 #: In a run's folder: what it wrote in the repository, and what it was refused. One JSON object a line.
 JOURNAL, DENIED = "writes.jsonl", "denied.md"
+#: Millions of writes; what goes on for ever must not fill the disk that the ledger lies on.
+MAX_JOURNAL_BYTES = 500_000_000
+#: CLOCK_REALTIME_COARSE of Linux's time.h, which Python has no name for.
+_FILE_CLOCK = 5 if os.uname().sysname == "Linux" else time.CLOCK_REALTIME
 #: Nobody reads more of what was refused.
 MAX_DENIED_BYTES = 1_000_000
 
@@ -72,6 +76,7 @@ class Fenced:
     #: When it last wrote, on the monotonic clock.
     moved: float = 0.0
     _journal: int = -1
+    _written: int = 0
 
     def relative(self, path: str) -> str | None:
         """The path below the root, "" for the root itself; None where it lies outside."""
@@ -97,7 +102,14 @@ class Fenced:
         if self._journal < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._journal = os.open(self.folder / JOURNAL, flags, 0o600)
-        line = b'["%b",%d,%b]\n' % (what.encode(), pid, encode_basestring_ascii(path).encode())
+        # The clock of files' times, so that both can be compared: what has not changed since was only opened.
+        now = time.clock_gettime_ns(_FILE_CLOCK)
+        line = b'["%b",%d,%b,%d]\n' % (what.encode(), pid, encode_basestring_ascii(path).encode(), now)
+        if self._written > MAX_JOURNAL_BYTES:
+            raise PermissionError(
+                errno.EACCES, "the run has written too often to note it; start another", path
+            )
+        self._written += len(line)
         try:
             os.write(self._journal, line)
         except OSError as exc:

@@ -1,7 +1,8 @@
-"""gitignore patterns, compiled to plain comparisons: the fence asks them at every new path, so no regular expressions.
+"""Patterns of paths, compiled to plain comparisons: time grows with pattern times path, whatever both are, never faster.
 
-The same reading as `aipass.patterns`, which a property test holds it to: the last pattern that matches decides, also
-below an excluded folder. Paths are relative to the root, with `/`; folders end in `/`. Pure.
+Two dialects. gitignore's, for `[watch] ignore`, `.gitignore` and scratch; and that of `owns`, rules, plans and checks, which differs in
+one thing, as CODEOWNERS does: a pattern whose last segment has a wildcard names files only, not what lies in a folder of that name. In both the
+last pattern that matches decides, also below an excluded folder. Paths are relative to the root, with `/`; folders end in `/`. Pure.
 """
 
 from __future__ import annotations
@@ -18,33 +19,73 @@ ANY_DEPTH = None
 class Rule:
     """One pattern. `segments` are tests of one path component each, ANY_DEPTH for `**`."""
 
-    __slots__ = ("include", "only_folders", "segments", "text")
+    __slots__ = ("_anchored", "_groups", "files_only", "include", "only_folders", "segments", "text")
 
     def __init__(
-        self, text: str, include: bool, segments: Sequence[Callable[[str], bool] | None], only_folders: bool
+        self,
+        text: str,
+        include: bool,
+        segments: Sequence[Callable[[str], bool] | None],
+        only_folders: bool,
+        files_only: bool = False,
     ) -> None:
-        self.text, self.include, self.segments, self.only_folders = (
-            text,
-            include,
-            tuple(segments),
-            only_folders,
-        )
+        self.text, self.include, self.segments = text, include, tuple(segments)
+        self.only_folders, self.files_only = only_folders, files_only
+        self._anchored = self.segments[0] is not ANY_DEPTH
+        self._groups: list[list[Callable[[str], bool]]] = [[]]
+        for segment in self.segments:
+            if segment is not ANY_DEPTH:
+                self._groups[-1].append(segment)
+            elif self._groups[-1]:
+                self._groups.append([])
 
     def covers(self, parts: Sequence[str], folder: bool) -> bool:
-        """Whether the path, or a folder that it lies in, matches."""
-        return _covers(self.segments, 0, parts, 0, folder, self.only_folders)
+        """Whether the path, or a folder that it lies in, matches; for a pattern of files only, the path itself."""
+        if self.files_only and folder:
+            return False
+        at, last = 0, len(self._groups) - 1
+        for number, group in enumerate(self._groups):
+            if self.files_only and number == last:
+                # The end of the path must match.
+                start = len(parts) - len(group)
+                fits = start >= at and (start == 0 or number > 0 or not self._anchored)
+                return fits and _fit(group, parts, start)
+            found = self._place(group, parts, at, floats=number > 0 or not self._anchored)
+            if found is None:
+                return False
+            at = found + len(group)
+        # What is behind the match lies inside it; the last component itself must be a folder where that is asked for.
+        return at < len(parts) or folder or not self.only_folders
+
+    def _place(
+        self, group: Sequence[Callable[[str], bool]], parts: Sequence[str], at: int, *, floats: bool
+    ) -> int | None:
+        """The first place at or behind `at` where the components match; none but `at` itself unless it floats."""
+        stop = len(parts) - len(group) if floats else min(at, len(parts) - len(group))
+        return next((place for place in range(at, stop + 1) if _fit(group, parts, place)), None)
 
     def may_cover_below(self, parts: Sequence[str]) -> bool:
         """Whether something inside the folder `parts` can match, or the folder itself lies inside a match."""
-        return _reaches(self.segments, 0, parts, 0)
+        for number, segment in enumerate(self.segments):
+            if segment is ANY_DEPTH or number == len(parts):
+                return True
+            if not segment(parts[number]):
+                return False
+        # The folder lies in what matches, or is it.
+        return not self.files_only
+
+
+def _fit(group: Sequence[Callable[[str], bool]], parts: Sequence[str], at: int) -> bool:
+    return all(test(parts[at + number]) for number, test in enumerate(group))
 
 
 class Globs:
-    """A list of patterns."""
+    """A list of patterns, in the dialect of `owns` unless `gitignore`."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, lines: Iterable[str], *, gitignore: bool = False) -> None:
         self.lines = tuple(lines)
-        self._rules = [rule for line in reversed(self.lines) if (rule := compile_line(line)) is not None]
+        rules = (compile_line(line, gitignore=gitignore) for line in reversed(self.lines))
+        self._rules = [rule for rule in rules if rule is not None]
 
     def __bool__(self) -> bool:
         return bool(self._rules)
@@ -80,20 +121,24 @@ class Globs:
 
 
 class Parts(NamedTuple):
-    """A pattern taken apart: its components as written, ANY_DEPTH for `**`."""
+    """A pattern taken apart: its components as written, ANY_DEPTH for `**`.
+
+    `open_end`: its last component has a wildcard, and nothing says that it is a folder's: in `owns` it names files only.
+    """
 
     parts: tuple[str | None, ...]
     include: bool
     only_folders: bool
+    open_end: bool = False
 
 
-def compile_line(line: str) -> Rule | None:
-    """One line of a gitignore file; None for a comment or an empty line."""
+def compile_line(line: str, *, gitignore: bool = False) -> Rule | None:
+    """One line of a list of patterns; None for a comment or an empty line."""
     found = segments_of(line)
     if not found.parts:
         return None
     segments = [ANY_DEPTH if part is ANY_DEPTH else compile_segment(part) for part in found.parts]
-    return Rule(line, found.include, segments, found.only_folders)
+    return Rule(line, found.include, segments, found.only_folders, found.open_end and not gitignore)
 
 
 def segments_of(line: str) -> Parts:
@@ -107,7 +152,8 @@ def segments_of(line: str) -> Parts:
     body = text.rstrip("/") if only_folders else text
     anchored = "/" in body
     parts = [part for part in body.split("/") if part]
-    if set(parts) == {"**"}:
+    whole = set(parts) == {"**"}
+    if whole:
         parts, anchored = ["*"], False
     elif parts[-1] == "**":
         # `a/**` is everything inside `a`: what a match of the folder covers.
@@ -120,7 +166,8 @@ def segments_of(line: str) -> Parts:
             found.append(part)
         elif not found or found[-1] is not ANY_DEPTH:
             found.append(ANY_DEPTH)
-    return Parts(tuple(found), include, only_folders)
+    wild = any(not isinstance(one, str) for one in elements(parts[-1]))
+    return Parts(tuple(found), include, only_folders, wild and not only_folders and not whole)
 
 
 def _strip_trailing(text: str) -> str:
@@ -264,32 +311,3 @@ def _matches(pieces: tuple[str | OneOf | None, ...], name: str) -> bool:
             return False
         resume += 1
         piece, at = star + 1, resume
-
-
-def _covers(
-    segments: Sequence[Callable[[str], bool] | None],
-    s: int,
-    parts: Sequence[str],
-    p: int,
-    folder: bool,
-    only_folders: bool,
-) -> bool:
-    """Whether `segments[s:]` match a beginning of `parts[p:]`: the path itself, or a folder around it."""
-    if s == len(segments):
-        # What is behind the match lies inside it; the last component itself must be a folder where that is asked for.
-        return p < len(parts) or folder or not only_folders
-    segment = segments[s]
-    if segment is ANY_DEPTH:
-        return any(_covers(segments, s + 1, parts, at, folder, only_folders) for at in range(p, len(parts)))
-    return (
-        p < len(parts) and segment(parts[p]) and _covers(segments, s + 1, parts, p + 1, folder, only_folders)
-    )
-
-
-def _reaches(segments: Sequence[Callable[[str], bool] | None], s: int, parts: Sequence[str], p: int) -> bool:
-    if p == len(parts) or s == len(segments):
-        return True
-    segment = segments[s]
-    if segment is ANY_DEPTH:
-        return True
-    return segment(parts[p]) and _reaches(segments, s + 1, parts, p + 1)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import wire
+from aipass.supervisor import held, wire
 from aipass.supervisor.fence import kernel, program, wall, withdraw
 from aipass.supervisor.fence.decide import Grant, Operation, Refused, decide
 from aipass.supervisor.fence.fenced import Fenced
 from aipass.supervisor.fence.glob import Globs
-from aipass.supervisor.fence.permit import SHARED_TEMPORARY, identity_at
+from aipass.supervisor.fence.permit import SHARED_TEMPORARY, identity_in
 from aipass.supervisor.fence.serve import Fence
 from aipass.supervisor.fence.start import Start
 from aipass.supervisor.fence.territory import Territory
@@ -206,7 +205,7 @@ class Keeper:
                 self._fence.common.holds,
                 spec.ground.get("plan"),
                 spec.ground.get("phase"),
-                extra=Globs(spec.ground.get("extra", ())),
+                extra=Globs(spec.ground.get("extra", ()), gitignore=True),
             )
             run = Fenced(
                 grant,
@@ -265,14 +264,14 @@ class Keeper:
 
     def _set_aside(self, spec: Spec, run: Fenced, path: str) -> bool:
         """Move a temporary file that never became what it was for out of the tree; somebody else's of its name stays."""
-        source = Path(self.root, path)
-        identity = identity_at(str(source))
-        if identity is None or identity != run.temporary.get(path):
-            return False
-        target = Path(self.root, ".aipass", "quarantine", f"run-{spec.run}", path)
+        *above, name = path.split("/")
+        kept = (".aipass", "quarantine", f"run-{spec.run}", *above)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.rename(source, target)
+            with held.folder(self.root, above) as folder, held.folder(self.root, kept, make=True) as target:
+                identity = identity_in(folder, name)
+                if identity is None or identity != run.temporary.get(path):
+                    return False
+                os.rename(name, name, src_dir_fd=folder, dst_dir_fd=target)
         except OSError:
             return False
         return True
@@ -313,7 +312,7 @@ def _remove(folder: str) -> None:
     except OSError:
         aside = folder
     # In a thread and not by rm: a child of ours would be taken for what a run left behind.
-    work = partial(shutil.rmtree, aside, ignore_errors=True)
+    work = partial(held.try_remove_at, aside)
     try:
         threading.Thread(target=work, name="fence-remove", daemon=True).start()
     except RuntimeError:

@@ -187,6 +187,29 @@ def open_path(path: bytes, folder: int, flags: int, resolve: int = RESOLVE_NO_MA
     return int(result)
 
 
+def open_file(path: bytes, flags: int, mode: int, resolve: int) -> int:
+    """openat2 of an absolute path."""
+    how = _HOW.pack(flags, mode if flags & (os.O_CREAT | _TMPFILE) else 0, resolve)
+    result = _syscall(_long(_OPENAT2), _long(-100), path, how, _long(24))
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)
+
+
+def _has_openat2() -> bool:
+    try:
+        os.close(open_path(b"/", -100, os.O_DIRECTORY))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+_TMPFILE = getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
+#: Linux 5.6 has it, and a sandbox around us may not let it through.
+HAS_OPENAT2 = os.uname().sysname == "Linux" and _has_openat2()
+
+
 def filesystem(handle: int) -> int:
     """The magic number of the filesystem that holds an open file."""
     buffer = ctypes.create_string_buffer(256)

@@ -76,7 +76,7 @@ def _pattern(root: str, pattern: str, *, given: bool) -> str | None:
     for number, part in enumerate(found.parts):
         last = number + 1 == len(found.parts)
         text += "(.*/)?" if part is ANY_DEPTH else _segment(part) + ("" if last else "/")
-    text += "/.*" if found.only_folders else "(/.*)?"
+    text += "/.*" if found.only_folders else "" if found.open_end else "(/.*)?"
     verb = "allow" if found.include is given else "deny"
     return f"({verb} file-write* (regex {_regex(text)}))"
 

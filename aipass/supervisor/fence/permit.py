@@ -424,8 +424,13 @@ _QUICK_DEVICES = frozenset(os.fsencode(path) for path in wall.DEVICES if path !=
 
 def identity_at(path: str) -> Identity | None:
     """What stands at an absolute path, links not followed; None for nothing."""
+    return identity_in(-1, path)
+
+
+def identity_in(folder: int, name: str) -> Identity | None:
+    """The same, by a name in a folder that is held."""
     try:
-        handle = kernel.open_path(os.fsencode(path), -1, os.O_NOFOLLOW)
+        handle = kernel.open_path(os.fsencode(name), folder, os.O_NOFOLLOW)
     except OSError:
         return None
     try:

@@ -63,7 +63,7 @@ def _index(guarded: bool) -> _Index:
             continue
         name = entry.pattern.rstrip("/")
         if any(special in name for special in "*?[/"):
-            rule = compile_line(entry.pattern)
+            rule = compile_line(entry.pattern)  # files only, where its end is open
             assert rule is not None, entry.pattern
             rules.append((rule, entry))
         else:

@@ -111,7 +111,7 @@ class Territory:
 
     agents: dict[str, Ground] = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()
-    scratch: Globs = field(default_factory=lambda: Globs(()))
+    scratch: Globs = field(default_factory=lambda: Globs((), gitignore=True))
     temp: Globs = field(default_factory=lambda: Globs(()))
     nested: tuple[str, ...] = ()
     #: What is started, by path below the root, with the reason: only an `owns` that names it gives it.
@@ -135,7 +135,7 @@ class Territory:
                 Phase(p["plan"], p["id"], p["agent"], Globs(map(fold, p["owns"])), p["run"])
                 for p in message.get("phases", ())
             ),
-            scratch=Globs(map(fold, message.get("scratch", ()))),
+            scratch=Globs(map(fold, message.get("scratch", ())), gitignore=True),
             temp=Globs(map(fold, message.get("temp", ()))),
             nested=tuple(message.get("nested", ())),
             guarded={fold(path): str(why) for path, why in message.get("guarded", {}).items()},
