@@ -43,6 +43,10 @@ class NoEngineError(AipassError):
 
 
 class LedgerError(AipassError):
-    """The ledger cannot be used as it is. It is never changed by us in that case."""
+    """The ledger cannot be used as it is. It is never changed by us in that case.
+
+    `locked`: somebody else has a lock on it, and nothing is wrong with it.
+    """
 
     exit_code = EXIT_FAILED
+    locked = False

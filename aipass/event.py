@@ -62,6 +62,7 @@ KINDS: dict[str, str] = {
     "clock.cron": "the time of a rule's `cron` has come; `ref` is the rule's name",
     "config.changed": "aipass.toml changed and was taken over; `detail.waiting` names what waits for `reload`",
     "config.rejected": "aipass.toml changed and is not valid; the old one stays in force",
+    "ledger.locked": "a process of a run had a lock on the ledger and was ended",
     "watch.unused": "a .gitignore is not used: too large, or no plain file; git itself may read it",
     "watch.limited": "the kernel's limit on watches was reached; the rest of the tree is polled",
     "watch.overflow": "the kernel's event queue overflowed; the tree was scanned and compared instead",

@@ -1,9 +1,7 @@
-"""The engine's lock: one engine for a root, and who it is."""
+"""The engine's hold on its root: one engine for a root, and who it is."""
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import signal
 import time
@@ -13,37 +11,32 @@ from typing import TYPE_CHECKING
 from aipass import __version__
 from aipass.errors import RefusedError
 from aipass.event import iso
+from aipass.supervisor import hold
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
 
-ATTEMPTS, PAUSE_S = 5, 0.02
-# A killed process holds its locks until the kernel has taken it apart, which takes longer the more memory it has.
+PAUSE_S = 0.02
+# A killed process is taken apart by the kernel, which takes longer the more memory it has.
 DYING_S = 10.0
 PF_EXITING = 0x4  # the kernel's include/linux/sched.h; field 9 of /proc/PID/stat, proc_pid_stat(5)
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The engine that runs. `started` is seconds since the epoch."""
+    """The engine that runs. `started` is seconds since the epoch; `elsewhere`: in another container, by ids that mean nothing here."""
 
     pid: int
     version: str
     started: float
+    elsewhere: bool = False
 
 
-def take(layout: Layout, started: float) -> int:
-    """Hold the lock as long as the returned descriptor is open. Raises RefusedError naming the engine that has it."""
+def take(layout: Layout, started: float) -> hold.Hold:
+    """Hold the root until it is released, or this process ends. Raises RefusedError naming the engine that has it."""
     living(layout)
-    handle = os.open(layout.engine_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for _ in range(ATTEMPTS):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            time.sleep(PAUSE_S)  # whoever only looks lets go within a moment
-    else:
-        os.close(handle)
+    taken = hold.take(layout.engine_lock, version=__version__, started=started)
+    if taken is None:
         other = holder(layout)
         who = (
             f"process {other.pid}, version {other.version}, since {iso(other.started)}"
@@ -53,37 +46,30 @@ def take(layout: Layout, started: float) -> int:
         raise RefusedError(
             f"an engine runs here already: {who}; `aipass status` shows it, `aipass down` ends it"
         )
-    os.ftruncate(handle, 0)
-    os.pwrite(
-        handle, json.dumps({"pid": os.getpid(), "version": __version__, "started": started}).encode(), 0
-    )
-    return handle
+    return taken
 
 
 def holder(layout: Layout) -> Holder | None:
-    """The engine that runs here; None where none does. The kernel frees the lock of one that died."""
-    try:
-        # Read-only: an agent asks as well, and may not write here.
-        handle = os.open(layout.engine_lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    """The engine that runs here; None where none does."""
+    found = hold.holder(layout.engine_lock)
+    if found is None:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        try:
-            found = json.loads(os.pread(handle, 4096, 0))
-            return Holder(int(found["pid"]), str(found["version"]), float(found["started"]))
-        except (ValueError, KeyError, TypeError):
-            return Holder(0, "?", 0.0)  # it is just writing who it is
-    finally:
-        os.close(handle)
-    return None
+        elsewhere = found.get("space", 0) != hold.identity()["space"]
+        return Holder(int(found["pid"]), str(found["version"]), float(found["started"]), elsewhere)
+    except (ValueError, KeyError, TypeError):
+        return Holder(0, "?", 0.0)  # it is just writing who it is
 
 
 def living(layout: Layout) -> Holder | None:
     """The engine that runs here and will go on: one that was killed a moment ago is waited for, up to DYING_S."""
     until = time.monotonic() + DYING_S
-    while (found := holder(layout)) is not None and is_dying(found.pid) and time.monotonic() < until:
+    while (
+        (found := holder(layout)) is not None
+        and not found.elsewhere
+        and is_dying(found.pid)
+        and time.monotonic() < until
+    ):
         time.sleep(PAUSE_S)
     return found
 

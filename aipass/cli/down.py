@@ -50,6 +50,8 @@ def _stop_engine(layout: Layout) -> bool:
             raise AipassError(
                 "something holds the engine's lock and does not say who it is; see .aipass/engine.lock"
             )
+    if running.elsewhere:
+        raise AipassError("the engine runs in another container; `aipass down` must be said there")
     try:
         os.kill(running.pid, signal.SIGTERM)
     except ProcessLookupError:

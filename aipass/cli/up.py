@@ -67,7 +67,6 @@ def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, read
 def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, ready_fd: int | None) -> int:
     from aipass import config, ground, guarded, prepare
     from aipass.engine import make_inboxes
-    from aipass.ledger import Ledger
     from aipass.log import set_up
     from aipass.plugins import Plugins
 
@@ -82,7 +81,7 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         plugins.load_installed(layout.root)
         for name, reason in plugins.failed.items():
             click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
-        ledger = Ledger.open(layout.ledger)
+        ledger = _open_ledger(layout)
         if ledger.meta("begun") is None:
             ledger.begin_after(*prepare.last_ids(layout))
         for text in guarded.warnings(layout, settings, fenced=ground.active(settings).fence):
@@ -95,7 +94,24 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
     finally:
         if ledger is not None:
             ledger.close()
-        os.close(held)
+        held.release()
+
+
+def _open_ledger(layout: Layout) -> Ledger:
+    from aipass.errors import LedgerError
+    from aipass.ledger import Ledger
+    from aipass.supervisor import lockers
+
+    try:
+        return Ledger.open(layout.ledger)
+    except LedgerError as exc:
+        files = [layout.ledger.with_name(layout.ledger.name + suffix) for suffix in ("", "-wal", "-shm")]
+        if not exc.locked or not (ended := lockers.end_of_runs(*files)):
+            raise
+    for one in ended:
+        text = f"process {one.pid} of run {one.run or '?'} had a lock on the ledger; it was ended"
+        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+    return Ledger.open(layout.ledger)
 
 
 def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> Engine:  # noqa: ANN401 - Plugins, imported late

@@ -12,15 +12,15 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.errors import RefusedError
 from aipass.event import iso
-from aipass.supervisor import process
+from aipass.supervisor.hold import boot, born
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 FOLDER = "lease"
 #: A ticket that was given back; the newest of them stays, so that no number comes twice.
@@ -172,17 +172,3 @@ class Lease:
                 self._give_back(path)
             except OSError:
                 continue  # who only looks may not write there
-
-
-def born(pid: int) -> int:
-    """When a process was born, in ticks since boot; 0 where there is none, or it is dead already."""
-    found = process.look(pid)
-    return 0 if found is None or found.state in "ZX" else found.start
-
-
-def boot() -> str:
-    """Which boot of this machine this is."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

@@ -20,11 +20,12 @@ from aipass import swap
 from aipass.errors import AipassError, RefusedError
 from aipass.event import printable
 from aipass.git import indexlock, tree
-from aipass.git.lease import Ticket, born
+from aipass.git.lease import Ticket
 from aipass.git.pulls import NAMED, current, seal
 from aipass.git.repo import batches, records
 from aipass.git.tree import Entry
 from aipass.supervisor import held
+from aipass.supervisor.hold import born
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -16,7 +17,6 @@ from aipass.ledger.statements import migrations, schema, statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from aipass.action import Action
     from aipass.clock import Instant
@@ -25,8 +25,9 @@ Row = sqlite3.Row
 
 #: In the file's header: "aips". Tells a ledger from any other SQLite file.
 APPLICATION_ID = 0x61697073
-# A reader (status, a long `events`) may hold a checkpoint back, never a commit; this only bounds a second writer.
-BUSY_TIMEOUT_S = 10.0
+# A reader (status, a long `events`) may hold a checkpoint back, never a commit; this only bounds a second writer, and whoever
+# takes a lock to keep us waiting: the engine looks for that one then.
+BUSY_TIMEOUT_S = 2.0
 # The WAL is folded back at this many pages (4 MB); larger is faster in a storm and slower to open after a crash.
 CHECKPOINT_PAGES = 1000
 PRUNE_SLICE = 5000
@@ -64,9 +65,11 @@ class Ledger:
             os.chmod(path, 0o600)
             return cls(db, str(path))
         except (sqlite3.Error, OSError) as exc:
-            raise LedgerError(
+            refused = LedgerError(
                 f"{path}: cannot be opened ({exc}); check free space and permissions of its folder"
-            ) from exc
+            )
+            refused.locked = _is_busy(exc)
+            raise refused from exc
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
@@ -96,6 +99,10 @@ class Ledger:
         _migrate(db, 0)
         return cls(db, ":memory:")
 
+    def files(self) -> tuple[Path, ...]:
+        """The files on which SQLite has its locks."""
+        return tuple(Path(self.path + suffix) for suffix in ("", "-wal", "-shm"))
+
     def close(self) -> None:
         """Close the file; what was not committed is gone."""
         self._db.close()
@@ -118,9 +125,11 @@ class Ledger:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if isinstance(exc, sqlite3.OperationalError):
-                raise LedgerError(
+                refused = LedgerError(
                     f"{self.path}: cannot be written ({exc}); free some space, or see to the disk"
-                ) from exc
+                )
+                refused.locked = _is_busy(exc)
+                raise refused from exc
             raise
 
     def record(self, fact: Fact, now: Instant) -> Event:
@@ -281,6 +290,12 @@ def _bound(params: Mapping[str, Any] | tuple[Any, ...]) -> Any:  # noqa: ANN401 
     if isinstance(params, tuple):
         return params
     return {name: storable(value) for name, value in params.items()}
+
+
+def _is_busy(exc: Exception) -> bool:
+    return (
+        isinstance(exc, sqlite3.Error) and getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    )
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

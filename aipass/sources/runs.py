@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aipass
 from aipass.errors import AipassError
-from aipass.supervisor import wire
+from aipass.supervisor import hold, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,17 +255,7 @@ def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
 
 def is_served(state: Path, version: str) -> bool:
     """Whether a supervisor of this version lives."""
-    try:
-        handle = os.open(state / wire.names(version)[1], os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return hold.holder(state / wire.names(version)[1]) is not None
 
 
 def connect(state: Path, version: str) -> socket.socket:

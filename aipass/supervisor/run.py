@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aipass.supervisor import held, wire
 
 if TYPE_CHECKING:
+    from aipass.supervisor.hold import Hold
     from aipass.supervisor.process import Process
     from aipass.supervisor.spawn import Spec
 
@@ -20,8 +21,8 @@ class Run:
     """A run from its start to the moment when its whole process tree is gone."""
 
     spec: Spec
-    #: The descriptor that holds the agent's flock.
-    lock: int
+    #: The hold of its agent.
+    lock: Hold
     leader: Process | None = None
     started: float | None = None
     #: Wait status of the first process, once it ended.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import json
 import os
@@ -17,7 +16,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import held, process, wire
+from aipass.supervisor import held, hold, process, wire
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.keeper import Keeper
 from aipass.supervisor.refusals import Refusals
@@ -298,7 +297,7 @@ class Supervisor:
                 (spec.folder / wire.CLAIM).touch()
             except OSError as exc:
                 if lock is not None:
-                    os.close(lock)
+                    lock.release()
                 self._tell(
                     {
                         "tell": "busy",
@@ -396,15 +395,9 @@ class Supervisor:
                     run.tidied = True
                     self._finish(run)
 
-    def _lock_agent(self, agent: str) -> int | None:
-        """The agent's flock: at most one run of an agent, whatever engines and supervisors there are."""
-        handle = os.open(self.state / "locks" / f"{agent}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        return handle
+    def _lock_agent(self, agent: str) -> hold.Hold | None:
+        """The agent's hold: at most one run of an agent, whatever engines and supervisors there are."""
+        return hold.take(self.state / "locks" / f"{agent}.lock")
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
@@ -505,7 +498,7 @@ class Supervisor:
             self._timers.at(time.monotonic() + WRITE_AGAIN_S, lambda _: self._finish(run))
             return
         del self._runs[run.id]
-        os.close(run.lock)
+        run.lock.release()
         self._tell({"tell": "ended", **record})
 
     def _stop(self, run: Run, why: str, reason: str | None) -> None:
@@ -594,7 +587,7 @@ class Supervisor:
         if lock is None:
             return  # a living supervisor of another version has it
         if not (folder / wire.CLAIM).exists():
-            os.close(lock)
+            lock.release()
             self._tell({"tell": "unknown", "run": run})
             return
         strays = Strays(run, folder, root, lock)
@@ -613,7 +606,7 @@ class Supervisor:
             self._timers.at(now + WRITE_AGAIN_S, lambda now: self._end_strays(strays, now))
             return
         del self._strays[strays.run]
-        os.close(strays.lock)
+        strays.lock.release()
         self._tell({"tell": "ended", **record})
 
 
@@ -654,11 +647,9 @@ def main(arguments: list[str]) -> int:
     """
     state, version, ready = Path(arguments[0]), arguments[1], int(arguments[2])
     socket_name, lock_name = wire.names(version)
-    lock = os.open(state / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not _try_lock(lock):
+    served = hold.take(state / lock_name)
+    if served is None:
         return 3
-    os.ftruncate(lock, 0)
-    os.write(lock, json.dumps({"pid": os.getpid()}).encode())
     path = state / socket_name
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -676,16 +667,5 @@ def main(arguments: list[str]) -> int:
     finally:
         path.unlink(missing_ok=True)
         listener.close()
+        served.release()
     return 0
-
-
-def _try_lock(handle: int) -> bool:
-    """Take the lock; whoever only looks whether it is taken lets go within a moment."""
-    for _ in range(10):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.02)
-        else:
-            return True
-    return False
