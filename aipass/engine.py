@@ -47,7 +47,6 @@ from aipass.sources.observation import ScanEnd
 from aipass.sources.runs import Report
 from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
-from aipass.supervisor import lockers
 from aipass.talk.talk import Seen as SeenOfAgents
 from aipass.talk.talk import Talk
 from aipass.view import LedgerView
@@ -292,12 +291,8 @@ class Engine:
         return True
 
     def _end_lockers(self) -> None:
-        """Processes of runs that keep us from writing end; who they were is told with the next step."""
-        for locker in lockers.end_of_runs(*self.ledger.files()):
-            about = f"process {locker.pid} of run {locker.run or '?'} ({printable(locker.command)})"
-            logger.error("a run had a lock on the ledger and was ended", process=locker.pid, run=locker.run)
-            text = f"{about} had a lock on the ledger, for which the engine had to wait; it was ended"
-            self._own.append(Fact("ledger.locked", "engine", ref=locker.run or None, detail={"text": text}))
+        """Processes of runs that keep us from writing end, by the supervisor: it tells who they were."""
+        self._world.end_lockers(self.ledger.files())
 
     def _take_items(self) -> list[Any]:
         if self._held:
@@ -371,8 +366,16 @@ class Engine:
     def _on_item(self, step: Step, item: Any) -> None:  # noqa: ANN401 - a fact, an observation, or what the engine told itself
         if isinstance(item, Fact):
             step.facts.append(item)
-            if item.kind == "ledger.locked":
-                step.notify(self.ledger, item.detail["text"])
+        elif isinstance(item, Report) and item.message["tell"] == "unlocked":
+            for locker in item.message["ended"]:
+                about = (
+                    f"process {locker['pid']} of run {locker['run'] or '?'} ({printable(locker['command'])})"
+                )
+                text = f"{about} had a lock on the ledger, for which the engine had to wait; it was ended"
+                step.facts.append(
+                    Fact("ledger.locked", "engine", ref=locker["run"] or None, detail={"text": text})
+                )
+                step.notify(self.ledger, text)
         elif isinstance(item, Report):
             self._runs.take(step, item.message)
         elif isinstance(item, Done):

@@ -134,6 +134,17 @@ def printable(path: str | None) -> str | None:
 _NOT_ASCII = re.compile(r"[^ -~]")
 
 
+#: Colours; what an agent's program makes bold is not worth showing as signs.
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+_ENDS = re.compile(r"\r?\n")
+
+
+def inert(text: str) -> str:
+    """Several lines of somebody's text for a terminal: lines and tabs stay, colours go, all else that a terminal would obey is escaped."""
+    lines = _ENDS.split(_COLOUR.sub("", text))
+    return "\n".join("\t".join(map(plain, line.split("\t"))) for line in lines)
+
+
 def plain(text: str) -> str:
     """`text` without control characters, which would speak to the terminal instead of to its reader."""
     return text if text.isprintable() else _NOT_ASCII.sub(lambda one: _escaped(one[0]), text)

@@ -28,7 +28,7 @@ from aipass.talk.postbox import MAIL
 from aipass.trinity import sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aipass.config import Config
     from aipass.dispatch.driver import Driver
@@ -68,6 +68,10 @@ class Runner(Protocol):
         """Say who owns what from now on."""
         ...
 
+    def end_lockers(self, files: Iterable[Path]) -> None:
+        """Have processes of runs ended that hold a lock on one of these files."""
+        ...
+
 
 class World:
     """Files and processes of one root."""
@@ -81,6 +85,10 @@ class World:
         self._set_aside: dict[int, int] = {}
         # An older supervisor may still answer what the last engine asked.
         self._serial = time.time_ns()
+
+    def end_lockers(self, files: Iterable[Path]) -> None:
+        """Have processes of runs ended that hold a lock on one of these files."""
+        self._runner.end_lockers(files)
 
     # -- runs ------------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ def examine() -> Iterator[Finding]:
     yield from _started()
     yield from _inotify()
     yield _leases()
+    yield _confined()
     yield from _supervisor()
     try:
         layout = find_root()
@@ -135,6 +136,29 @@ def _leases() -> Finding:
         "the kernel does not tell who still writes a file",
         "files found at a start count as complete after a second of rest",
     )
+
+
+def _confined() -> Finding:
+    """The engine encloses itself: a child of ours takes that on here, and tries to get out."""
+    from aipass import confine
+
+    if not confine.is_possible():
+        remedy = "a tricked engine could write whatever you can; Linux 5.13 or newer has what is needed"
+        return Finding("engine's own wall", "note", "none: this kernel has no Landlock", remedy)
+    with tempfile.TemporaryDirectory() as folder:
+        outside, inside = Path(folder, "outside"), Path(folder, "inside")
+        outside.mkdir()
+        inside.mkdir()
+        (outside / "there").write_text("x")
+        through = confine.breaks_out([str(inside)], outside)
+    if through:
+        return Finding(
+            "engine's own wall",
+            "wrong",
+            f"these got through: {', '.join(through)}",
+            "file a bug with this output",
+        )
+    return Finding("engine's own wall", "ok", "what is enclosed as the engine is writes nothing outside")
 
 
 def _supervisor() -> Iterator[Finding]:

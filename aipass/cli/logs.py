@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aipass.cli.find import find_dispatch, open_ledger
-from aipass.event import plain
+from aipass.event import inert, plain
 from aipass.layout import find_root, root_or_here
 from aipass.supervisor.wire import STDERR, STDOUT
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger
 
 FOLLOW_EVERY_S = 0.1
+#: A line without an end is shown in pieces.
+MAX_LINE = 1 << 20
 
 
 @click.command("logs")
@@ -30,7 +32,7 @@ FOLLOW_EVERY_S = 0.1
 @click.option("-f", "--follow", is_flag=True, help="Go on until the dispatch is finished.")
 @click.option("--run", "run_id", type=int, help="This run; default: the last one.")
 @click.option("--stdout", "only", flag_value=STDOUT, help="Only what it wrote to stdout.")
-@click.option("--raw", is_flag=True, help="As it was written, not as text for eyes.")
+@click.option("--raw", is_flag=True, help="Byte for byte, also what a terminal would obey.")
 @click.option("--stderr", "only", flag_value=STDERR, help="Only what it wrote to stderr.")
 def command(dispatch_id: str, follow: bool, run_id: int | None, only: str | None, raw: bool) -> None:
     """Print the output of the last run of the dispatch ID: stdout, then stderr.
@@ -54,7 +56,7 @@ def command(dispatch_id: str, follow: bool, run_id: int | None, only: str | None
         elif run is not None:
             for name in (only,) if only else (STDOUT, STDERR):
                 readable = None if raw or name != STDOUT else _readable(ledger, run)
-                _copy(layout.run(run) / name, positions, readable, whole=finished)
+                _copy(layout.run(run) / name, positions, readable, whole=finished, raw=raw)
         if finished:
             return
         time.sleep(FOLLOW_EVERY_S)
@@ -82,18 +84,27 @@ def _readable(ledger: Ledger, run: int) -> Callable[[str], str | None] | None:
 
 
 def _copy(
-    path: Path, positions: dict[Path, int], readable: Callable[[str], str | None] | None, *, whole: bool
+    path: Path,
+    positions: dict[Path, int],
+    readable: Callable[[str], str | None] | None,
+    *,
+    whole: bool,
+    raw: bool,
 ) -> None:
     """Print what has come since the last look; half a line waits for its end, unless this is the `whole`."""
     try:
         with path.open("rb") as file:
             file.seek(positions.get(path, 0))
-            if readable is None:
+            if raw:
                 shutil.copyfileobj(file, sys.stdout.buffer)
                 positions[path] = file.tell()
-            while readable is not None and (line := file.readline()) and (whole or line.endswith(b"\n")):
+                return
+            while (line := file.readline(MAX_LINE)) and (
+                whole or line.endswith(b"\n") or len(line) == MAX_LINE
+            ):
                 positions[path] = file.tell()
-                click.echo(_shown(line.decode("utf-8", "replace").rstrip("\n"), readable), nl=False)
+                text = line.decode("utf-8", "replace")
+                click.echo(inert(text) if readable is None else _shown(text.rstrip("\n"), readable), nl=False)
     except FileNotFoundError:
         return
     sys.stdout.buffer.flush()

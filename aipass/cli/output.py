@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass.errors import ConfigError
-from aipass.event import iso, plain, printable
+from aipass.event import inert, iso, plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
 
+#: Of an answer on a terminal; nobody reads more there.
+MOST_SHOWN = 1_000_000
 STATE_COLOURS = {
     "running": "cyan",
     "succeeded": "green",
@@ -168,3 +171,18 @@ def relative_to_root(layout: Layout, path: str) -> str:
     if relative == ".." or relative.startswith("../"):
         raise ConfigError(f"{path}: lies outside of {layout.root}")
     return relative
+
+
+def write_answer(path: Path) -> None:
+    """Print an agent's answer: byte for byte, but on a terminal nothing that the terminal would obey."""
+    sys.stdout.flush()
+    with path.open("rb") as file:
+        if not sys.stdout.isatty():
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return
+        said = file.read(MOST_SHOWN + 1)
+    text = inert(said[:MOST_SHOWN].decode("utf-8", "replace"))
+    click.echo(text, nl=not text.endswith("\n"))
+    if len(said) > MOST_SHOWN:
+        click.echo(f"… the whole answer is in {path}", err=True)

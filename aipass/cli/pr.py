@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from aipass import lock, programs
 from aipass.cli.asking import ask, is_agent
 from aipass.cli.output import clock, json_option, print_json, relative_to_root, table
 from aipass.errors import AipassError, ConfigError
-from aipass.event import plain, printable
+from aipass.event import inert, plain, printable
 from aipass.git.ask import ask as ask_git
 from aipass.layout import find_root
 
@@ -130,9 +129,15 @@ def diff(number: int, stat: bool) -> int:
     words = ["git", "-c", "core.fsmonitor=false", "diff", "--no-ext-diff", "--no-textconv"]
     words += [*(["--stat"] if stat else []), pr.base, head, "--"]
     sys.stdout.flush()
-    # The person's own pager, as git would start it, found where agents do not write.
-    pager = {name: os.environ[name] for name in ("GIT_PAGER", "PAGER") if name in os.environ}
-    return programs.run(layout.root, words, env=pager).returncode
+    if not sys.stdout.isatty():
+        return programs.run(layout.root, words).returncode
+    # An agent's text may hold what a terminal obeys: it is shown by us, in our colours.
+    done = programs.run(layout.root, words, capture_output=True)
+    for line in inert(done.stdout.decode("utf-8", "replace")).splitlines():
+        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        click.secho(line, fg=colour, bold=line.startswith(("diff ", "+++", "---")))
+    click.echo(done.stderr.decode("utf-8", "replace"), nl=False, err=True)
+    return done.returncode
 
 
 @command.command("merge")

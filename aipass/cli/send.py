@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aipass.cli.asking import ask, check_agent, is_agent
-from aipass.cli.output import poll
+from aipass.cli.output import poll, write_answer
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError, ConfigError, NoEngineError
 from aipass.event import plain
 from aipass.layout import find_root
@@ -163,9 +163,5 @@ def _wait(layout: Layout, dispatch: int, limit: float | None) -> int:
         click.echo(f"dispatch {dispatch} is blocked: {row['reason']}", err=True)
         return EXIT_REFUSED
     sys.stdout.flush()
-    said = (layout.root / row["answer"]).read_bytes()
-    sys.stdout.buffer.write(said)
-    if sys.stdout.isatty() and not said.endswith(b"\n"):
-        sys.stdout.buffer.write(b"\n")
-    sys.stdout.buffer.flush()
+    write_answer(layout.root / row["answer"])
     return 0 if row["state"] == "succeeded" else EXIT_FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from aipass.cli.find import find_dispatch, open_ledger
 from aipass.cli.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
 from aipass.errors import AipassError
-from aipass.event import iso, plain, printable
+from aipass.event import inert, iso, plain, printable
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
     runs = [run["id"] for run in ledger.all("runs_of", {"dispatch": row["id"]})]
     if runs and row["state"] != "queued":
         try:
-            return (layout.run(runs[-1]) / PROMPT).read_text("utf-8", "replace")
+            text = (layout.run(runs[-1]) / PROMPT).read_text("utf-8", "replace")
+            return inert(text) if sys.stdout.isatty() else text
         except OSError:
             pass  # it is pruned
     settings = config.load(layout.config)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aipass.config import Config
     from aipass.engine import Engine
     from aipass.ledger import Ledger
+    from aipass.sources.runs import Launcher
 
 # Python, the packages, the ledger's check, the first scan of a large tree on a busy machine.
 DETACH_WAIT_S = 120.0
@@ -65,14 +66,16 @@ def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, read
 
 
 def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, ready_fd: int | None) -> int:
-    from aipass import config, ground, guarded, prepare
+    from aipass import config, confine, ground, guarded, prepare
     from aipass.engine import make_inboxes
     from aipass.log import set_up
     from aipass.plugins import Plugins
+    from aipass.sources.runs import Launcher
 
     settings = config.load(layout.config)
     prepare.state_folder(layout)
     held = lock.take(layout, time.time())
+    launcher = Launcher(layout)
     engine: Engine | None = None
     ledger: Ledger | None = None
     try:
@@ -89,11 +92,13 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         _approve(layout, settings, ledger, yes=yes)
         make_inboxes(layout, settings)
         prepare.exclude(layout)
-        engine = _build(layout, ledger, plugins, settings)
+        engine = _build(layout, ledger, plugins, settings, launcher)
+        confine.enclose(layout, settings)
         return _run(engine, layout, until_idle=until_idle, limit=limit, ready_fd=ready_fd)
     finally:
         if ledger is not None:
             ledger.close()
+        launcher.close()
         held.release()
 
 
@@ -114,7 +119,7 @@ def _open_ledger(layout: Layout) -> Ledger:
     return Ledger.open(layout.ledger)
 
 
-def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> Engine:  # noqa: ANN401 - Plugins, imported late
+def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launcher: Launcher) -> Engine:  # noqa: ANN401 - Plugins, imported late
     from aipass.authors import writers_of
     from aipass.clock import SystemClock
     from aipass.engine import Engine
@@ -129,7 +134,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config) -> En
     from aipass.trinity.shelf import Shelf
     from aipass.world import World
 
-    supervisors = Supervisors(layout)
+    supervisors = Supervisors(layout, launcher=launcher)
     world = World(layout, ledger, supervisors, os.environ)
     filesystem = Filesystem(layout.root, settings.watch.ignore, baseline=ledger.meta("baseline") is None)
     engine: Engine | None = None

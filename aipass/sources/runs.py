@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,14 +12,14 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import aipass
 from aipass.errors import AipassError
 from aipass.supervisor import hold, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from aipass.layout import Layout
 
@@ -40,8 +41,10 @@ class Supervisors:
 
     name = "runs"
 
-    def __init__(self, layout: Layout, version: str = aipass.__version__) -> None:
-        self._layout, self._version = layout, version
+    def __init__(
+        self, layout: Layout, version: str = aipass.__version__, launcher: Launcher | None = None
+    ) -> None:
+        self._layout, self._version, self._launcher = layout, version, launcher
         self._links: dict[str, socket.socket] = {}
         self._tell: Callable[[list[Report]], None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,6 +122,11 @@ class Supervisors:
         }
         self._send_all(message)
 
+    def end_lockers(self, files: Iterable[Path]) -> None:
+        """Have processes of runs ended that hold a lock on one of these files; told as `unlocked`. Who may look at them is no engine."""
+        self._ensure()
+        self._send(self._version, {"do": "unlock", "files": list(map(str, files))})
+
     def end(self) -> None:
         """Have every run stopped, and the supervisors with them."""
         self._send_all({"do": "end"})
@@ -129,7 +137,10 @@ class Supervisors:
                 if self._process is not None:
                     self._process.poll()
                 if not is_served(self._layout.state, self._version):
-                    self._process = launch(self._layout, self._version)
+                    if self._launcher is not None:
+                        self._launcher.launch(self._version)
+                    else:
+                        self._process = launch(self._layout, self._version)
                 try:
                     self._connect(self._version)
                     return
@@ -203,6 +214,60 @@ class Supervisors:
             later, self._later = self._later, []
         for message in later:
             self._send(self._version, {"do": "start", **message})
+
+
+class Launcher:
+    """A process that starts supervisors, forked before the engine encloses itself: they must not be enclosed with it.
+
+    It does nothing else, whatever it is told, and ends with the engine.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._ours.close()
+            _serve_launches(layout, theirs)
+        theirs.close()
+        self._lock = threading.Lock()
+
+    def launch(self, version: str) -> None:
+        """Have a supervisor of this version started; raises AipassError where it does not come up."""
+        with self._lock:
+            try:
+                self._ours.send(version.encode())
+                said = self._ours.recv(65536).decode("utf-8", "replace")
+            except OSError as exc:
+                raise AipassError(
+                    f"the process that starts supervisors is gone ({exc}); restart the engine"
+                ) from exc
+        if said != "started":
+            raise AipassError(said or "the process that starts supervisors is gone; restart the engine")
+
+    def close(self) -> None:
+        """Let it end, and collect it."""
+        self._ours.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+
+def _serve_launches(layout: Layout, requests: socket.socket) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with its engine
+    # What the engine has open is not for a process that outlives a word of it: whoever waits for its end would wait for ours.
+    os.closerange(3, requests.fileno())
+    os.closerange(requests.fileno() + 1, 4096)
+    try:
+        while version := requests.recv(256).decode():
+            try:
+                launch(layout, version).returncode = 0  # the system collects it when we are gone
+                said = "started"
+            except Exception as exc:  # noqa: BLE001 - the engine tells what it was
+                said = str(exc) or repr(exc)
+            requests.send(said.encode("utf-8", "replace")[:60_000])
+    except BaseException:  # noqa: BLE001 - nothing of the engine's may run on in this process
+        os._exit(1)
+    os._exit(0)
 
 
 def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:

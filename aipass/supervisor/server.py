@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import held, hold, process, wire
+from aipass.supervisor import held, hold, lockers, process, wire
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.keeper import Keeper
 from aipass.supervisor.refusals import Refusals
@@ -215,6 +215,9 @@ class Supervisor:
 
     def _obey(self, message: dict[str, Any]) -> None:
         match message["do"]:
+            case "unlock":
+                ended = lockers.end_of_runs(*map(Path, message["files"]))
+                self._tell({"tell": "unlocked", "ended": [one._asdict() for one in ended]})
             case "territory":
                 self._territory = message
                 if self._keeper is None:

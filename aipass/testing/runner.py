@@ -10,7 +10,7 @@ from aipass.sources.runs import Report
 from aipass.supervisor import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 FIRST_PID = 100_000
 
@@ -26,6 +26,7 @@ class ScriptedRunner:
         self.adopted: list[int] = []
         self.territory: dict[str, Any] = {}
         self.ended: dict[int, dict[str, Any]] = {}
+        self.unlocked: list[Path] = []
         self._tell: Callable[[list[Report]], None] | None = None
 
     def start(self, tell: Callable[[list[Report]], None]) -> None:
@@ -42,6 +43,10 @@ class ScriptedRunner:
             return
         self.started[run] = message
         self._report({"tell": "started", "run": run, "pid": FIRST_PID + run, "started": 0.0})
+
+    def end_lockers(self, files: Iterable[Path]) -> None:
+        """Noted only."""
+        self.unlocked = list(files)
 
     def set_territory(self, message: dict[str, Any]) -> None:
         """Remember who owns what; old descriptors are no matter here."""

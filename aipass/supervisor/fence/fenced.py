@@ -146,7 +146,8 @@ class Fenced:
 
 
 def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("`", "'")
+    text = path.encode("utf-8", "backslashreplace").decode().replace("`", "'")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 __all__ = ["DENIED", "JOURNAL", "Fenced", "Identity"]

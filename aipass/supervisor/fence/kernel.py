@@ -46,7 +46,7 @@ RESPONSE = struct.Struct("=QqiI")
 ADDFD = struct.Struct("=QIIII")
 
 # -- linux/prctl.h, linux/sched.h, linux/fcntl.h, linux/openat2.h --------------------------------------------------------
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 CLONE_FS, CLONE_FILES = 0x200, 0x400
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
     -100,
@@ -78,11 +78,13 @@ def raw(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char]) -> i
     return int(result)
 
 
-def prctl(option: int, value: int) -> None:
-    """prctl with one argument."""
-    if _libc.prctl(option, _long(value), _long(0), _long(0), _long(0)) == -1:
+def prctl(option: int, value: int) -> int:
+    """prctl with one argument; what it returns."""
+    result = _libc.prctl(option, _long(value), _long(0), _long(0), _long(0))
+    if result == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    return int(result)
 
 
 def unshare(flags: int) -> None:

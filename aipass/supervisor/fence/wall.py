@@ -42,13 +42,13 @@ def scopes(version: int) -> int:
     return SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS if version >= 6 else 0
 
 
-def build(writable: Iterable[str], version: int) -> int:
+def build(writable: Iterable[str], version: int, *, scoped: bool = True) -> int:
     """A ruleset that allows writing beneath these folders, and to these files and devices; its descriptor.
 
-    What does not exist is left out. Raises OSError where the kernel refuses.
+    What does not exist is left out. `scoped`: signals and abstract sockets end at it too. Raises OSError where the kernel refuses.
     """
     handled = rights(version)
-    ruleset = kernel.landlock_ruleset(handled, scopes(version), version)
+    ruleset = kernel.landlock_ruleset(handled, scopes(version) if scoped else 0, version)
     try:
         for path in writable:
             try:
