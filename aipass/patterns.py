@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aipass.supervisor.fence.glob import Globs as Patterns
-from aipass.supervisor.fence.glob import compile_line
+from aipass.supervisor.fence.glob import OneOf, compile_line, elements, segments_of
 
 #: No path of a repository needs a longer one.
 MAX_CHARACTERS = 2000
@@ -26,4 +26,8 @@ def check(pattern: str) -> str:
         raise ValueError("no path of the repository has `..` in it; write it as it is from the root")
     if compile_line(pattern) is None:
         raise ValueError("it matches nothing; write a path like `src/` or `**/*.py`")
+    for part in segments_of(pattern).parts:
+        for one in elements(part or ""):
+            if isinstance(one, OneOf) and any(low > high for low, high in one.ranges):
+                raise ValueError(f"`{part}` has a range whose end comes before its start; write `[a-z]`")
     return pattern

@@ -173,7 +173,7 @@ WRONG = [
     P(A + R.replace('"review"', '"human"'), 5, ["reserved"], id="rule's name"),
     P(A + R + 'paths = [""]\n', 9, ["on.0.paths.0", "an empty pattern"], id="pattern empty"),
     P(A + R + 'paths = ["ok/", "a\\nb"]\n', 9, ["on.0.paths.1", "one line"], id="pattern newline"),
-    P(A + R + 'paths = ["!"]\n', 9, ["Invalid git pattern"], id="pattern bad"),
+    P(A + R + 'paths = ["!"]\n', 9, ["on.0.paths.0", "matches nothing"], id="pattern bad"),
     P(A + 'owns = ["\\u0000"]\n', 4, ["agents.writer.owns.0", "NUL"], id="pattern NUL"),
     P(
         A + R + 'paths = ["[z-a]"]\n',

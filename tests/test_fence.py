@@ -811,10 +811,12 @@ def test_who_gave_up_being_root_is_not_root_again_through_the_supervisor(own):
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
-def test_at_the_limit_of_descriptors_nothing_is_made_and_nothing_truncated(own):
+@pytest.mark.parametrize("nice", [0, 5])
+def test_at_the_limit_of_descriptors_nothing_is_made_and_nothing_truncated(own, nice):
+    """A nice one gets its descriptor later than the file would be truncated."""
     own.write("dir/full", "content")
     code = (
-        "import os, resource\n"
+        f"import os, resource; os.nice({nice})\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
         "held = []\n"
         "try:\n"

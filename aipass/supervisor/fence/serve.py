@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import select
 import threading
 import time
@@ -297,17 +298,20 @@ class Fence:
         if _is_eager(tid):
             _inject(run.listener, number, opened)
         elif self._aside < MAX_ASIDE:
-            self._inject_in_time(run, number, opened)
+            self._inject_in_time(run, tid, number, opened)
         else:
             _close(opened)
             self._reply(run, number, 0, errno.EAGAIN)
         return True
 
-    def _inject_in_time(self, run: Fenced, number: int, opened: Opened) -> None:
+    def _inject_in_time(self, run: Fenced, tid: int, number: int, opened: Opened) -> None:
         """In a thread of its own, when the caller runs: what it may do by then may have changed, so all else is done now."""
         listener = os.dup(run.listener)
         try:
             if opened.then is not None:
+                if not _has_room(tid):
+                    # It would get no descriptor, and must keep the content then.
+                    raise OSError(errno.EMFILE, "no descriptor left")
                 opened.then()
             work = partial(self._inject_aside, listener, number, replace(opened, then=None))
             self._aside += 1
@@ -421,6 +425,15 @@ def _close(opened: Opened) -> None:
     os.close(opened.handle)
     if opened.folder >= 0:
         os.close(opened.folder)
+
+
+def _has_room(tid: int) -> bool:
+    """Whether a thread's process can have one more descriptor."""
+    try:
+        limit, _ = resource.prlimit(tid, resource.RLIMIT_NOFILE)
+        return len([name for name in os.listdir(f"/proc/{tid}/fd") if int(name) < limit]) < limit
+    except OSError:
+        return True  # it is gone, and gets nothing
 
 
 def _is_eager(tid: int) -> bool:
