@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import held, wire
+from aipass.supervisor import held, mark, wire
 
 if TYPE_CHECKING:
     from aipass.supervisor.hold import Hold
@@ -50,6 +50,11 @@ class Run:
     def id(self) -> int:
         """The run's id."""
         return self.spec.run
+
+    @property
+    def mark(self) -> int:
+        """What all its processes bear."""
+        return mark.of(self.spec.root, self.spec.run)
 
     def roots(self) -> set[int]:
         """Where this run's process trees begin."""

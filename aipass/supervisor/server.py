@@ -16,13 +16,13 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import held, hold, lockers, process, wire
+from aipass.supervisor import held, hold, lockers, mark, process, wire
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.keeper import Keeper
 from aipass.supervisor.refusals import Refusals
 from aipass.supervisor.run import Run
 from aipass.supervisor.spawn import Spec, explain, spawn
-from aipass.supervisor.strays import Strays
+from aipass.supervisor.strays import Strays, folder_of
 from aipass.supervisor.timers import Timers
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ IDLE_EXIT_S = 10.0
 STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 # Past this many KILLs a process hangs in the kernel; the run is told as it is and the rest is left to the system.
 MAX_KILLS = 20
+#: What even KILL does not end (a process that waits for a disk) is signalled again so often.
+UNKILLABLE_S = 10.0
 # A disk that was full is tried again after this.
 WRITE_AGAIN_S = 1.0
 # What forked since is found by the next signal's look.
@@ -78,6 +80,7 @@ class Supervisor:
         self._own_command_line = process.command_line(os.getpid())
         self._told_to_end = False
         self._table: tuple[float, dict[int, process.Process]] | None = None
+        self._marks: tuple[float, dict[int, set[int]]] = (float("-inf"), {})
         (state / "locks").mkdir(mode=0o700, exist_ok=True)
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -339,9 +342,13 @@ class Supervisor:
             self._owner.pop(pid, None)
             with contextlib.suppress(OSError):
                 # Only a help for a later supervisor; the marks in the environment do without it.
-                held.write_atomic(
-                    spec.folder / wire.STARTED, json.dumps({"pid": pid, "start": run.leader.start})
-                )
+                noted = {
+                    "pid": pid,
+                    "start": run.leader.start,
+                    "mark": run.mark,
+                    "folder": folder_of(spec.folder),
+                }
+                held.write_atomic(spec.folder / wire.STARTED, json.dumps(noted))
             self._tell(_started(run))
             if spec.timeout_s:
                 self._timers.at(
@@ -434,6 +441,9 @@ class Supervisor:
         if run.id not in self._runs:
             return
         self._claim_orphans(run)
+        if not run.orphans and not run.quiet:
+            # Behind the fence, and no child of ours: its parent lives, in another run's tree or in none.
+            run.orphans |= self._bearers(run)
         if not run.orphans and run.quiet:
             self._finish(run)
         elif not run.orphans:
@@ -473,10 +483,13 @@ class Supervisor:
         return None if any(run.leader.start <= orphan.start for run in others if run.leader) else ended
 
     def _owner_of(self, pid: int, session: int) -> Run | None:
+        if (number := mark.read(pid)) is not None:
+            # No process of a run can change that, so who bears another's is another's.
+            return next((run for run in self._runs.values() if run.mark == number), None)
         environment = process.environment(pid)
-        mark = environment.get(wire.MARK_RUN, "")
+        named = environment.get(wire.MARK_RUN, "")
         # The agent may have written anything there, digits that are none included.
-        run = self._runs.get(int(mark)) if mark.isascii() and mark.isdigit() and len(mark) < 19 else None
+        run = self._runs.get(int(named)) if named.isascii() and named.isdigit() and len(named) < 19 else None
         if run is not None and environment.get(wire.MARK_ROOT) == run.spec.root:
             return run
         return next((run for run in self._runs.values() if run.leader and run.leader.pid == session), None)
@@ -526,7 +539,12 @@ class Supervisor:
         run.steps.append({"signal": number.name, "time": time.time(), "pids": reached[:50]})
         wait = run.spec.waits[min(run.stage, 2)]
         run.stage += 1
-        if run.stage > MAX_KILLS:
+        if run.stage > MAX_KILLS and not run.quiet:
+            # Something of it lives behind the fence, and what it wrote is not another's before that is gone.
+            if run.stage == MAX_KILLS + 1:
+                _say(f"run {run.id}: processes {reached} do not end; it is not over before they have")
+            wait = max(wait, UNKILLABLE_S)
+        elif run.stage > MAX_KILLS:
             run.reason = f"{run.reason or 'it was stopped'}; processes {reached} cannot be killed"
             run.orphans.clear()
             run.status = 9 if run.status is None else run.status
@@ -549,7 +567,7 @@ class Supervisor:
                     if (found := process.look(pid)) is not None:
                         process.send(found, signal.SIGSTOP)
                 seen |= members
-            self._table = None
+            self._table, self._marks = None, (float("-inf"), {})
         table = self._recent_table()
         return [pid for pid in sorted(self._members(run, table)) if process.send(table[pid], number)]
 
@@ -561,7 +579,19 @@ class Supervisor:
         return self._table[1]
 
     def _members(self, run: Run, table: dict[int, process.Process] | None = None) -> set[int]:
-        return process.tree(table if table is not None else process.table(), run.roots())
+        table = table if table is not None else process.table()
+        return process.tree(table, run.roots() | (self._bearers(run) & table.keys()))
+
+    def _bearers(self, run: Run) -> set[int]:
+        """Processes that bear the run's mark, as of a moment ago at most."""
+        now = time.monotonic()
+        if now - self._marks[0] > TABLE_AGE_S:
+            found: dict[int, set[int]] = {}
+            for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+                if name.isdigit() and (number := mark.read(int(name))) is not None:
+                    found.setdefault(number, set()).add(int(name))
+            self._marks = now, found
+        return self._marks[1].get(run.mark, set())
 
     def _look_for_stall(self, run: Run, now: float) -> None:
         if run.id not in self._runs or run.status is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import wire
+from aipass.supervisor import mark, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +97,7 @@ def _start(spec: Spec, files_limit: int) -> int:
     # The main loop reaps every child by waitpid(-1); Popen must not try again when it is collected.
     process.returncode = 0
     try:
+        mark.put(process.pid, spec.root, spec.run)
         # The supervisor holds many files; an agent gets the limit that the user's shell had.
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hasattr(resource, "prlimit") and soft != files_limit:

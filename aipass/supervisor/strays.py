@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from aipass.supervisor import held, process, wire
+from aipass.supervisor import held, mark, process, wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,22 +63,45 @@ class Strays:
         return record
 
     def _members(self, table: dict[int, process.Process]) -> set[int]:
-        roots = {pid for pid in table if self._is_marked(pid)}
+        own = self._own_mark()
+        marked = {pid: mark.read(pid) for pid in table}
+        roots = {pid for pid, number in marked.items() if number is not None and number == own}
+        # Where there was no mark to give: by the environment, and by the session of the first process while that lives.
+        bare = {pid for pid, number in marked.items() if number is None}
+        roots |= {pid for pid in bare if self._is_named(pid)}
         leader = self._leader()
-        if leader is not None and leader[0] in table and table[leader[0]].start == leader[1]:
-            # While the first process lives, its id is its session's; afterwards the id may be a stranger's.
-            roots |= {found.pid for found in table.values() if found.session == leader[0]}
+        if leader is not None and leader[0] in bare and table[leader[0]].start == leader[1]:
+            roots |= {pid for pid in bare if table[pid].session == leader[0]}
         return process.tree(table, roots)
 
-    def _is_marked(self, pid: int) -> bool:
+    def _is_named(self, pid: int) -> bool:
         environment = process.environment(pid)
         return (
             environment.get(wire.MARK_RUN) == str(self.run) and environment.get(wire.MARK_ROOT) == self.root
         )
 
-    def _leader(self) -> tuple[int, int] | None:
+    def _started(self) -> dict[str, Any]:
+        """What was noted when the run began; nothing in a copy of its folder, whose processes are another repository's."""
         try:
             found = json.loads((self.folder / wire.STARTED).read_text())
+            return found if found.get("folder", folder_of(self.folder)) == folder_of(self.folder) else {}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _own_mark(self) -> int:
+        # As it was given: the repository may have another name by now.
+        noted = self._started().get("mark")
+        return noted if isinstance(noted, int) else mark.of(self.root, self.run)
+
+    def _leader(self) -> tuple[int, int] | None:
+        found = self._started()
+        try:
             return int(found["pid"]), int(found["start"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return None
+
+
+def folder_of(path: Path) -> list[int]:
+    """What tells a folder from a copy of it."""
+    found = path.stat()
+    return [found.st_dev, found.st_ino]

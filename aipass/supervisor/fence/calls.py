@@ -114,7 +114,7 @@ _DISK_CONTROLS = (0x125D, 0x125F, 0x1269)
 _HARMLESS_CONTROLS = (0x80086601, 0x80087601, 0x801C581F, 0xC020660B, 0x40049409, 0x4020940D)
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 F_SETLEASE, AF_UNIX, SOCK_DGRAM, SOCK_RAW = 1024, 1, 2, 3
-RLIMIT_CORE, PR_SET_MM, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 4, 35, 24, 28
+RLIMIT_CORE, RLIMIT_RTTIME, PR_SET_MM, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 4, 15, 35, 24, 28
 
 _NAMED = "changes what a name means, or what stands there"
 _MARKS = "modes, owners, times and attributes; by descriptor too, of which a copy is held"
@@ -124,6 +124,8 @@ _OTHERS = "reaches into another process"
 _PRIORITY = "of its own process only: the supervisor must not be slowed down"
 _IDENTITY = "from here on it is asked with each call whose accesses they are; then it goes on"
 _SANDBOX = "the supervisor would carry out what a nested sandbox forbids; programs see that there is none"
+_SYSV = "what another program has made there is not the run's to change"
+_KEYS = "the user's keyring is one for all programs; they go without, as where the kernel has none"
 _MACHINE = "changes the machine; only root could"
 _DATAGRAM = (
     "a datagram can be addressed to another program's socket with each message; programs use streams instead"
@@ -168,6 +170,17 @@ CALLS: tuple[Call, ...] = (
     Call("fremovexattr", 199, 16, _CARRIED, _MARKS),
     Call("connect", 42, 203, _CARRIED, "another program's socket would write for whoever asks"),
     Call("bind", 49, 200, _CARRIED, "a UNIX socket's name is a file"),
+    Call("shmget", 29, 194, _CARRIED, _SYSV),
+    Call("shmat", 30, 196, _CARRIED, _SYSV),
+    Call("shmctl", 31, 195, _CARRIED, _SYSV),
+    Call("semget", 64, 190, _CARRIED, _SYSV),
+    Call("semop", 65, 193, _CARRIED, _SYSV),
+    Call("semtimedop", 220, 192, _CARRIED, _SYSV),
+    Call("semctl", 66, 191, _CARRIED, _SYSV),
+    Call("msgget", 68, 186, _CARRIED, _SYSV),
+    Call("msgsnd", 69, 189, _CARRIED, _SYSV),
+    Call("msgrcv", 70, 188, _CARRIED, _SYSV),
+    Call("msgctl", 71, 187, _CARRIED, _SYSV),
     Call("sched_setscheduler", 144, 119, _other(0), _PRIORITY),
     Call("sched_setparam", 142, 118, _other(0), _PRIORITY),
     Call("sched_setattr", 314, 274, _other(0), _PRIORITY),
@@ -239,11 +252,16 @@ CALLS: tuple[Call, ...] = (
         (
             *_refused(errno.EPERM, NotZero(2), NotZero(0)),
             *_refused(0, NotZero(2), Among(1, (RLIMIT_CORE,))),
+            *_refused(errno.EPERM, NotZero(2), Among(1, (RLIMIT_RTTIME,))),
         ),
-        "other processes' limits; core files, which the kernel writes",
+        "other processes' limits; core files, which the kernel writes; the limit by which a run's processes are known",
     ),
     Call(
-        "setrlimit", 160, 164, _refused(0, Among(0, (RLIMIT_CORE,))), "core files: their limit is 0 for good"
+        "setrlimit",
+        160,
+        164,
+        (*_refused(0, Among(0, (RLIMIT_CORE,))), *_refused(errno.EPERM, Among(0, (RLIMIT_RTTIME,)))),
+        "core files: their limit is 0 for good; the limit by which a run's processes are known",
     ),
     Call(
         "prctl",
@@ -271,7 +289,26 @@ CALLS: tuple[Call, ...] = (
     Call("userfaultfd", 323, 282, _refused(errno.EPERM), "would stop the supervisor in the middle of a read"),
     Call("bpf", 321, 280, _refused(errno.EPERM), _MACHINE),
     Call("fanotify_init", 300, 262, _refused(errno.EPERM), "could stop other programs' opens"),
-    Call("mq_unlink", 241, 181, _refused(errno.EACCES), "removes another program's queue"),
+    Call(
+        "mq_unlink", 241, 181, _refused(errno.ENOSYS), "another program's queue; as where the kernel has none"
+    ),
+    Call(
+        "mq_open", 240, 180, _refused(errno.ENOSYS), "another program's queue; as where the kernel has none"
+    ),
+    Call(
+        "perf_event_open",
+        298,
+        241,
+        _refused(errno.EACCES),
+        "signals and traces other processes, and writes their memory",
+    ),
+    Call("add_key", 248, 217, _refused(errno.ENOSYS), _KEYS),
+    Call("request_key", 249, 218, _refused(errno.ENOSYS), _KEYS),
+    Call("keyctl", 250, 219, _refused(errno.ENOSYS), _KEYS),
+    Call("clock_adjtime", 305, 266, _refused(errno.EPERM, Among(0, (0,))), _MACHINE),
+    Call("adjtimex", 159, 171, _refused(errno.EPERM), _MACHINE),
+    Call("syslog", 103, 116, _refused(errno.EPERM, Among(0, (0, 1, 2, 4, 5, 6, 7, 8))), _MACHINE),
+    Call("vhangup", 153, 58, _refused(errno.EPERM), _MACHINE),
     Call("landlock_create_ruleset", 444, 444, _refused(errno.EOPNOTSUPP), _SANDBOX),
     Call("landlock_add_rule", 445, 445, _refused(errno.EOPNOTSUPP), _SANDBOX),
     Call("landlock_restrict_self", 446, 446, _refused(errno.EOPNOTSUPP), _SANDBOX),
@@ -297,7 +334,6 @@ CALLS: tuple[Call, ...] = (
 #: Where there is no wall: what it would have held, as far as a filter can.
 WITHOUT_WALL: tuple[Call, ...] = (
     Call("ptrace", 101, 117, _refused(errno.EPERM, Among(0, (16, 0x4206))), _OTHERS),
-    Call("mq_open", 240, 180, _refused(errno.EACCES, Bits(1, WRITING)), "another program's queue"),
 )
 
 #: Calls that go on, by the reason why they may.
@@ -312,7 +348,7 @@ LET_THROUGH: dict[str, str] = {
         getxattrat listxattr llistxattr flistxattr listxattrat file_getattr lookup_dcookie lseek cachestat fadvise64
         name_to_handle_at open_tree_attr_get statmount listmount poll ppoll select pselect6 epoll_create epoll_create1
         epoll_ctl epoll_wait epoll_pwait epoll_pwait2 epoll_ctl_old epoll_wait_old inotify_init inotify_init1
-        inotify_add_watch inotify_rm_watch fanotify_mark mincore process_vm_readv kcmp perf_event_open syslog""",
+        inotify_add_watch inotify_rm_watch fanotify_mark mincore process_vm_readv kcmp""",
     "descriptors, pipes and sockets of the run itself": """
         close close_range dup dup2 dup3 pipe pipe2 eventfd eventfd2 signalfd signalfd4 memfd_create memfd_secret
         timerfd_create timerfd_settime timerfd_gettime accept accept4 listen shutdown getsockname getpeername getsockopt
@@ -320,24 +356,23 @@ LET_THROUGH: dict[str, str] = {
     "the program that is started inherits filter, wall and no_new_privs": """
         fork vfork execve execveat exit exit_group wait4 waitid pidfd_open""",
     "the wall keeps them from reaching out": """
-        kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal ptrace move_pages migrate_pages mq_open
+        kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal ptrace move_pages migrate_pages
         mq_timedsend mq_timedreceive mq_notify mq_getsetattr process_madvise process_mrelease""",
     "only ever takes rights away": "seccomp",
     "read anew with each call that is carried out": "chdir fchdir umask",
-    "shared memory that belongs to no path; docs/fence.md names it among what is not covered": """
-        shmget shmat shmdt shmctl semget semop semctl semtimedop msgget msgsnd msgrcv msgctl""",
+    "lets go of what only a carried out call gives": "shmdt",
     "this process's own memory, threads, time, limits and identity": """
         brk madvise mlock mlock2 munlock mlockall munlockall mseal map_shadow_stack pkey_alloc pkey_free membarrier mbind
         set_mempolicy get_mempolicy set_mempolicy_home_node rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending
         rt_sigtimedwait rt_sigsuspend sigaltstack pause nanosleep clock_nanosleep clock_gettime clock_getres
-        clock_adjtime adjtimex gettimeofday time times getitimer setitimer alarm timer_create timer_settime
+        gettimeofday time times getitimer setitimer alarm timer_create timer_settime
         timer_gettime timer_getoverrun timer_delete sched_yield sched_getparam
         sched_getscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval
         sched_getaffinity sched_getattr getpriority ioprio_get futex futex_waitv
         futex_wake futex_wait futex_requeue set_robust_list get_robust_list set_tid_address rseq restart_syscall getpid
         getppid gettid getuid geteuid getgid getegid getgroups getresuid getresgid setpgid getpgid getpgrp setsid getsid
         capget getrlimit getrusage sysinfo uname getcpu getrandom arch_prctl modify_ldt set_thread_area get_thread_area
-        personality vhangup add_key request_key keyctl lsm_get_self_attr lsm_set_self_attr
+        personality lsm_get_self_attr lsm_set_self_attr
         lsm_list_modules""",
     "the kernel has only the number left": """
         uselib _sysctl create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall security

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from aipass.supervisor.fence import kernel, marking, naming, opening
+from aipass.supervisor.fence import kernel, marking, naming, opening, sysv
 from aipass.supervisor.fence.sockets import bind, connect
 
 if TYPE_CHECKING:
@@ -55,6 +55,17 @@ def _fchownat(w: Work, a: Arguments) -> Answer:
 
 #: Each call that is carried out, from its arguments to its answer.
 CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
+    "shmget": lambda w, a: sysv.get(w, "shm", _signed(a[0]), _u32(a[2]), a[1]),
+    "shmat": lambda w, a: sysv.use(w, "shm", _signed(a[0])),
+    "shmctl": lambda w, a: sysv.control(w, "shm", _signed(a[0]), _u32(a[1])),
+    "semget": lambda w, a: sysv.get(w, "sem", _signed(a[0]), _u32(a[2]), _signed(a[1])),
+    "semop": lambda w, a: sysv.use(w, "sem", _signed(a[0])),
+    "semtimedop": lambda w, a: sysv.use(w, "sem", _signed(a[0])),
+    "semctl": lambda w, a: sysv.control(w, "sem", _signed(a[0]), _u32(a[2])),
+    "msgget": lambda w, a: sysv.get(w, "msg", _signed(a[0]), _u32(a[1])),
+    "msgsnd": lambda w, a: sysv.use(w, "msg", _signed(a[0])),
+    "msgrcv": lambda w, a: sysv.use(w, "msg", _signed(a[0])),
+    "msgctl": lambda w, a: sysv.control(w, "msg", _signed(a[0]), _u32(a[1])),
     "open": lambda w, a: opening.open_file(w, _AT, a[0], _u32(a[1]), _u32(a[2])),
     "openat": lambda w, a: opening.open_file(w, _signed(a[0]), a[1], _u32(a[2]), _u32(a[3])),
     "creat": lambda w, a: opening.open_file(w, _AT, a[0], _CREAT, _u32(a[1])),

@@ -184,6 +184,25 @@ def _on_the_way(grant: Grant, operation: Operation, owner: Owner, path: str) -> 
     return _YES if path in grant.made else None
 
 
+def leads_to_another(grant: Grant, folder: str) -> str | None:
+    """Another agent that may own, or a run of it that holds, something in a folder; None where nobody does. A folder that the run made
+    itself is its own, as long as nobody else has written in it.
+    """
+    inside = folder + "/" if folder else ""
+    for path, hold in grant.holds.items():
+        if hold.run != grant.run and path.startswith(inside):
+            return hold.agent
+    if folder in grant.made:
+        return None
+    for name, ground in grant.territory.agents.items():
+        if name != grant.agent and ground.owns is not None and ground.owns.may_match_below(folder):
+            return name
+    for phase in grant.territory.phases:
+        if phase.agent != grant.agent and phase.owns.may_match_below(folder):
+            return phase.agent
+    return None
+
+
 def is_temporary(grant: Grant, path: str) -> bool:
     """Whether `path` is named as a temporary file beside a file that this run owns."""
     folder, _, name = path.rpartition("/")

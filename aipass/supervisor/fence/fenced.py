@@ -63,8 +63,10 @@ class Fenced:
     unnamed: set[Identity] = field(default_factory=set)
     #: Its temporary files, as they were when it made them: the name alone proves nothing.
     temporary: dict[str, Identity] = field(default_factory=dict)
-    #: Terminals that it opened, by their number.
-    terminals: set[int] = field(default_factory=set)
+    #: Terminals that it opened: number, and when what has that number now was made or marked, in nanoseconds.
+    terminals: dict[int, int] = field(default_factory=dict)
+    #: System V objects that it made: kind and number.
+    objects: set[tuple[str, int]] = field(default_factory=set)
     #: Files that it has opened for writing, by path: what a withdrawal must look at.
     opened: set[str] = field(default_factory=set)
     #: Its stdout and stderr, which it may open by name.

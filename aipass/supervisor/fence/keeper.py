@@ -188,6 +188,7 @@ class Keeper:
                 *map(str, spec.ground.get("files", ())),
                 *wall.DEVICES,
             ]
+            # Behind the fence its own terminals are opened for it; with others' it can do nothing, though it may open them to read.
             writable += ["/dev/pts", *(f for f in SHARED_TEMPORARY if not self.root.startswith(f + "/"))]
         start = Start(spec, self._program(walled) if fenced else None, writable, self._umask, files_limit)
         start.begin(lambda: self._fence.call(partial(self._started, start, own, done)))

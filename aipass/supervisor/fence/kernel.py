@@ -329,6 +329,24 @@ class Identity(NamedTuple):
     capabilities: int
 
 
+#: What a run of root's keeps: as a container's default, without making devices and raw sockets (linux/capability.h). CHOWN,
+#: DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, IPC_LOCK, SYS_NICE, AUDIT_WRITE, SETFCAP.
+KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 23, 29, 31))
+PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
+
+
+def drop_capabilities() -> None:
+    """Keep this thread, and what it starts, from ever having more than KEPT_CAPABILITIES."""
+    for number in range(64):
+        try:
+            if not prctl(PR_CAPBSET_READ, number):
+                continue
+        except OSError:
+            return  # beyond the last one
+        if not KEPT_CAPABILITIES >> number & 1:
+            prctl(PR_CAPBSET_DROP, number)
+
+
 def act_as(identity: Identity) -> None:
     """Let this thread's accesses be another's, or its own again. Only root may; the thread alone is changed.
 

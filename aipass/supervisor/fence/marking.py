@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
-from aipass.supervisor.fence.decide import Operation
+from aipass.supervisor.fence.decide import Operation, Refused, leads_to_another
 
 if TYPE_CHECKING:
     from aipass.supervisor.fence.permit import Answer, Work
@@ -27,15 +27,19 @@ def _marked(work: Work, place: Place) -> str:
 
 def chmod(work: Work, place: Place, mode: int) -> Answer:
     """chmod, fchmod, fchmodat."""
+    _keep_passable(work, place, mode)
     os.chmod(_marked(work, place), mode & 0o7777)
+    work.remember_terminal(place)
     return 0
 
 
 def chown(work: Work, place: Place, uid: int, gid: int) -> Answer:
     """chown, lchown, fchown, fchownat."""
+    _keep_passable(work, place, 0)
     _marked(work, place)
     assert place.handle is not None
     kernel.chown(place.handle, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF)
+    work.remember_terminal(place)
     return 0
 
 
@@ -77,6 +81,8 @@ def setxattr(work: Work, place: Place, name: int, value: int, size: int, flags: 
     if flags & ~3:
         raise OSError(errno.EINVAL, "flags")
     attribute = _attribute(work, name)
+    if attribute.startswith(b"system.posix_acl"):
+        _keep_passable(work, place, 0)
     if size > MAX_XATTR:
         raise OSError(errno.E2BIG, "size")
     data = bytearray()
@@ -90,6 +96,8 @@ def setxattr(work: Work, place: Place, name: int, value: int, size: int, flags: 
 def removexattr(work: Work, place: Place, name: int) -> Answer:
     """removexattr, lremovexattr, fremovexattr."""
     attribute = _attribute(work, name)
+    if attribute.startswith(b"system.posix_acl"):
+        _keep_passable(work, place, 0)
     os.removexattr(_marked(work, place), attribute)
     return 0
 
@@ -98,4 +106,19 @@ def _attribute(work: Work, address: int) -> bytes:
     name = work.caller.text(address)
     if not name or len(name) > 255:
         raise OSError(errno.ERANGE, "attribute")
+    if name.startswith(b"trusted."):
+        raise OSError(errno.EPERM, "trusted attributes are the system's")
     return name
+
+
+def _keep_passable(work: Work, place: Place, mode: int) -> None:
+    """Raise EACCES where a folder that leads to what is another's would be closed to its owner.
+
+    `mode`: what its owner may do there from then on; 0 where that cannot be told.
+    """
+    if place.is_folder() and mode & 0o700 != 0o700:
+        relative = work.run.relative(place.path)
+        if relative is not None and (other := leads_to_another(work.run.grant, relative)) is not None:
+            raise work.refuse(
+                Refused(place.path, f"it leads to what {other} may write", other), "change a folder"
+            )

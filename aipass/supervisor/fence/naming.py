@@ -154,6 +154,9 @@ def _keep_apart(work: Work, one: Place, other: Place) -> None:
     """
     if work.run.is_own(one.path) is not work.run.is_own(other.path):
         raise OSError(errno.EXDEV, "own folders are as a filesystem of their own")
+    if (work.run.relative(one.path) is None) is not (work.run.relative(other.path) is None):
+        # What lies outside others may have open, or mapped: what they write then would be written here.
+        raise OSError(errno.EXDEV, "the repository is as a filesystem of its own")
 
 
 def _keep_in_place(work: Work, *places: Place) -> None:

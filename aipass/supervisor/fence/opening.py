@@ -138,7 +138,12 @@ def _open_device(work: Work, place: Place, flags: int) -> Answer:
     if place.path in ("/dev/ptmx", "/dev/pts/ptmx") and isinstance(opened, Opened):
         number = bytearray(4)
         fcntl.ioctl(opened.handle, TIOCGPTN, number)
-        work.run.terminals.add(struct.unpack("I", number)[0])
+        terminal = struct.unpack("I", number)[0]
+        try:
+            # Held open by its other end: nobody else's can have the number now.
+            work.run.terminals[terminal] = os.stat(f"/dev/pts/{terminal}").st_ctime_ns
+        except OSError:
+            pass  # another /dev/pts than ours: then it is nobody's to open by name
     return opened
 
 

@@ -143,6 +143,7 @@ class Work:
         What follows from it (holds, temporary names, made folders) is taken by calling what is returned, when it is done.
         """
         granted = self.check(*asked)
+        self.caller.confirm()
         if any(self.common.withdrawing.holds(relative) for _, relative, _ in granted):
             # Its copy is about to stand there: what was opened, moved or named now would be the old writers' still.
             raise Later
@@ -299,7 +300,7 @@ class Work:
         if run.is_granted_outside(path):
             return None if status is None or operation not in _INSIDE else self._many_names(place, status)
         if status is not None and stat.S_ISCHR(status.mode):
-            own = path.startswith("/dev/pts/") and os.minor(status.rdev) in run.terminals
+            own = path.startswith("/dev/pts/") and self.is_own_terminal(place)
             if own or (path in wall.DEVICES and operation is Operation.WRITE):
                 return None
             return Refused(path, "it is a device; `[sandbox] write` may name it")
@@ -316,6 +317,20 @@ class Work:
                 return None
             return Refused(path, "its folder belongs to another program")
         return Refused(path, "it lies outside the repository; `[sandbox] write` may name its folder")
+
+    def is_own_terminal(self, place: Place) -> bool:
+        """Whether a terminal is one that the run opened, and not the next one of its number."""
+        if place.handle is None or place.status is None:
+            return False
+        known = self.run.terminals.get(os.minor(place.status.rdev))
+        return known is not None and known == os.fstat(place.handle).st_ctime_ns
+
+    def remember_terminal(self, place: Place) -> None:
+        """What a run has marked itself is still its own."""
+        if place.status is not None and place.handle is not None and place.path.startswith("/dev/pts/"):
+            number = os.minor(place.status.rdev)
+            if number in self.run.terminals:
+                self.run.terminals[number] = os.fstat(place.handle).st_ctime_ns
 
     def made(self, place: Place) -> None:
         """Remember what was made outside the repository: runs of this repository may change it."""

@@ -36,7 +36,7 @@ class InDoubtError(Exception):
 class Caller:
     """The thread that waits for an answer: its memory and its folders. Valid as long as its call waits."""
 
-    __slots__ = ("_group", "_status", "become", "handles", "tid")
+    __slots__ = ("_group", "_status", "become", "handles", "is_valid", "tid")
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
@@ -44,8 +44,15 @@ class Caller:
         self.handles: list[int] = []
         #: Where the caller is another user: acts as ourselves with True, as the caller with False.
         self.become: Callable[[bool], None] | None = None
+        #: Whether its call still waits, so that what was read of it was its own.
+        self.is_valid: Callable[[], bool] | None = None
         self._group: int | None = None
         self._status: bytes | None = None
+
+    def confirm(self) -> None:
+        """Raise ESRCH where the caller is gone: another process may have had its id when its memory was read."""
+        if self.is_valid is not None and not self.is_valid():
+            raise OSError(errno.ESRCH, "the caller is gone")
 
     def ourselves(self) -> AbstractContextManager[None]:
         """Act as the supervisor for a moment, where the caller is another user: what is ours, and its memory, is not theirs."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aipass.supervisor.fence import kernel, wall
+from aipass.supervisor.fence import kernel, sysv, wall
 from aipass.supervisor.fence.calls import CALLS, Treatment
 from aipass.supervisor.fence.carried import CARRIED
 from aipass.supervisor.fence.decide import Refused
@@ -93,6 +93,7 @@ class Fence:
         self._question = bytearray(kernel.NOTIFICATION.size)
         #: Ours, where we are root and callers may be somebody else.
         self._identity: kernel.Identity | None = None
+        self._as_started: kernel.Identity | None = None
         self._aside = 0
         self._thread = threading.Thread(target=self._run, name="fence", daemon=True)
 
@@ -146,6 +147,9 @@ class Fence:
         os.chdir("/")
         if os.geteuid() == 0:
             self._identity = kernel.own_identity()
+            self._as_started = self._identity._replace(
+                capabilities=self._identity.capabilities & kernel.KEPT_CAPABILITIES
+            )
         version = kernel.landlock_version()
         if version:
             wall.enclose(wall.keeper_ground(), version)
@@ -190,6 +194,7 @@ class Fence:
             del self.common.holds[path]
         for path in [path for path, other in self.common.temporary.items() if other is run]:
             del self.common.temporary[path]
+        sysv.remove(run.objects)
         run.close()
 
     # -- one call ---------------------------------------------------------------------------------------------------
@@ -214,6 +219,7 @@ class Fence:
             return  # the caller died between asking and being heard
         number, tid, _, call, _, _, *arguments = kernel.NOTIFICATION.unpack(question)
         caller = Caller(tid)
+        caller.is_valid = lambda: _is_valid(listener, number)
         decide = partial(self._decide, run, call, tuple(arguments))
         self._settle(_Call(run, tid, number, decide, time.monotonic() + AGAIN_S), caller)
         caller.close()
@@ -229,9 +235,11 @@ class Fence:
         if own is None or run.is_ourselves:
             return work()
         identity = _identity_of(caller)
+        # What a run is started without gives access to no file, but to attributes that marking.py refuses.
+        ours = identity in (own, self._as_started)
         if run.is_ourselves is None:
-            run.is_ourselves = identity == own
-        if identity == own:
+            run.is_ourselves = ours
+        if ours:
             return work()
         # A process of root's that became somebody else, or gave capabilities up, must not act as root.
         caller.become = lambda privileged: _become(own if privileged else identity)
@@ -339,6 +347,7 @@ class Fence:
                 answered = self._reply(waiting.run, waiting.id, 0, ERESTARTSYS)
             else:
                 caller = Caller(waiting.tid)
+                caller.is_valid = partial(self._is_waiting, waiting)
                 answered = self._settle(waiting, caller)
                 caller.close()
             if answered:
@@ -349,11 +358,7 @@ class Fence:
                 waiting.due = now + waiting.pause
 
     def _is_waiting(self, waiting: _Call) -> bool:
-        try:
-            fcntl.ioctl(waiting.run.listener, kernel.NOTIF_ID_VALID, waiting.id.to_bytes(8, "little"))
-        except OSError:
-            return False
-        return True
+        return _is_valid(waiting.run.listener, waiting.id)
 
     def _report(self, run: Fenced, refused: Refused, operation: str, tid: int) -> None:
         relative = run.relative(refused.path)
@@ -419,6 +424,15 @@ def _inject(listener: int, number: int, opened: Opened) -> None:
             pass  # the caller died meanwhile
     finally:
         _close(opened)
+
+
+def _is_valid(listener: int, number: int) -> bool:
+    """Whether a call still waits: while it does, its caller's id is nobody else's."""
+    try:
+        fcntl.ioctl(listener, kernel.NOTIF_ID_VALID, number.to_bytes(8, "little"))
+    except OSError:
+        return False
+    return True
 
 
 def _close(opened: Opened) -> None:

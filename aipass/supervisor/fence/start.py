@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from aipass.supervisor import wire
+from aipass.supervisor import mark, wire
 from aipass.supervisor.fence import kernel, wall
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Start:
         kernel.unshare(kernel.CLONE_FS)
         os.umask(self._umask)
         argv = _found(spec)
+        if os.geteuid() == 0:
+            kernel.drop_capabilities()
         stdout, stderr = (_append(spec.folder / name) for name in (wire.STDOUT, wire.STDERR))
         gate, self._gate = os.pipe2(os.O_CLOEXEC)
         try:
@@ -111,6 +113,7 @@ class Start:
 
     def _limit(self) -> None:
         try:
+            mark.put(self.pid, self.spec.root, self.spec.run)
             # A core file is written by the kernel, past every fence.
             resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
             # The supervisor holds many files; an agent gets the limit that the user's shell had.

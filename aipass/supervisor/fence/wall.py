@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # linux/landlock.h
 WRITE_FILE, REMOVE_DIR, REMOVE_FILE = 1 << 1, 1 << 4, 1 << 5
 MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = (1 << n for n in range(6, 13))
-REFER, TRUNCATE = 1 << 13, 1 << 14
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
 ON_FOLDERS = (
     WRITE_FILE
@@ -33,8 +33,9 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
 
 
 def rights(version: int) -> int:
-    """Every right that writing needs and this ABI version knows."""
-    return ON_FOLDERS | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
+    """Every right that writing needs and this ABI version knows; from 5 on also control of devices, terminals above all."""
+    later = (REFER, 2), (TRUNCATE, 3), (IOCTL_DEV, 5)
+    return ON_FOLDERS | sum(right for right, since in later if version >= since)
 
 
 def scopes(version: int) -> int:
@@ -58,7 +59,7 @@ def build(writable: Iterable[str], version: int, *, scoped: bool = True) -> int:
             try:
                 folder = stat.S_ISDIR(os.fstat(handle).st_mode)
                 kernel.landlock_allow(
-                    ruleset, handled if folder else handled & (WRITE_FILE | TRUNCATE), handle
+                    ruleset, handled if folder else handled & (WRITE_FILE | TRUNCATE | IOCTL_DEV), handle
                 )
             finally:
                 os.close(handle)
