@@ -51,6 +51,10 @@ def writable(layout: Layout, config: Config) -> list[str]:
     found += said[0].removesuffix("\n").split("\n") if said else []
     if config.pr.forge != LOCAL:
         found += [expand(entry) for entry in _OF_FORGES]
+        # A remote may be a folder of this machine, which git then writes itself.
+        url = "".join(ask(layout.root, "remote", "get-url", "--push", config.pr.remote, bare=True)).strip()
+        path = url.removeprefix("file://")
+        found += [path] if path.startswith("/") else []
     return [place for place in dict.fromkeys(found) if os.path.lexists(place)]
 
 

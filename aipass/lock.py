@@ -55,7 +55,7 @@ def holder(layout: Layout) -> Holder | None:
     if found is None:
         return None
     try:
-        elsewhere = found.get("space", 0) != hold.identity()["space"]
+        elsewhere = "space" in found and found["space"] != hold.identity()["space"]
         return Holder(int(found["pid"]), str(found["version"]), float(found["started"]), elsewhere)
     except (ValueError, KeyError, TypeError):
         return Holder(0, "?", 0.0)  # it is just writing who it is

@@ -299,7 +299,8 @@ print("https://forge.invalid/1")
 def test_register_forges_shows_and_merges_prs_through_the_cli_of_a_forge(
     repository, tmp_path, forge, monkeypatch
 ):
-    programs, log, fail = tmp_path / "bin", tmp_path / "log", tmp_path / "fail"
+    # Its own record lies where the engine, and what it starts, may write.
+    programs, log, fail = tmp_path / "bin", repository.root / ".git/forge.log", tmp_path / "fail"
     programs.mkdir()
     (programs / forge).write_text(FORGE.format(python=sys.executable, log=str(log), fail=str(fail)))
     (programs / forge).chmod(0o755)
@@ -311,6 +312,9 @@ def test_register_forges_shows_and_merges_prs_through_the_cli_of_a_forge(
         f'[pr]\nforge = "{forge}"\n',
     )
     git(repository.root, "remote", "add", "origin", str(tmp_path / "remote.git"))
+    # A remote on this machine is one of the places that an engine may write, if it is there when it starts.
+    repository.aipass("down")
+    repository.aipass("up", "--detach")
     repository.aipass("send", "api", "go", "--wait")
     (pr,) = read(repository, "pr", "list")
     assert pr["url"] == "https://forge.invalid/1"

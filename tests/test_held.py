@@ -377,6 +377,7 @@ PLAIN = {
     "aipass/lock.py": "the engine's lock, in .aipass",
     "aipass/prepare.py": "making .aipass itself, git's exclude file",
     "aipass/engine.py": "inbox/<agent>, which is nobody's but people's",
+    "aipass/confine.py": "its own folder in .aipass; tries what must fail",
     "aipass/config.py": "aipass.toml, which people write",
     "aipass/config_quick.py": "aipass.toml, which people write",
     "aipass/ledger/sqlite.py": "the ledger",
