@@ -11,6 +11,8 @@ import os
 import resource
 from pathlib import Path
 
+from aipass.supervisor import process
+
 #: RLIMIT_RTTIME of linux/resource.h; Python has a name for it on Linux only.
 RTTIME = getattr(resource, "RLIMIT_RTTIME", None)
 _LINE = "Max realtime timeout"
@@ -47,7 +49,8 @@ def read(pid: int) -> int | None:
 
 
 def bearers(number: int) -> set[int]:
-    """Every process that bears a number."""
+    """Every living process that bears a number."""
     if not os.path.isdir("/proc/self"):
         return set()
-    return {int(name) for name in os.listdir("/proc") if name.isdigit() and read(int(name)) == number}
+    found = {int(name) for name in os.listdir("/proc") if name.isdigit() and read(int(name)) == number}
+    return {pid for pid in found if (known := process.look(pid)) is not None and known.state not in "ZX"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,3 +57,59 @@ class Refusals:
         row = self._rows.pop(run, None)
         if row is not None:
             self._tell({**row.message, "count": row.count})
+
+
+class Unheard:
+    """What is told while no engine listens, for the next one: nothing that a run was refused is lost behind what it was refused as well.
+
+    Of each run the first refusals are kept one by one; of the rest how many they were, and the last of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most`: so many refusals of one run, and so many messages of another kind."""
+        self._most = most
+        self._kept: deque[dict[str, Any]] = deque()
+        self._denied: dict[int, int] = {}
+        self._others = 0
+        self._more: dict[int, dict[str, Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kept or self._more)
+
+    def append(self, message: dict[str, Any]) -> None:
+        """Keep a message."""
+        if message["tell"] != "denied":
+            self._others += 1
+            if self._others > self._most:
+                self._drop_oldest()
+            self._kept.append(message)
+            return
+        run = message["run"]
+        if self._denied.get(run, 0) < self._most:
+            self._denied[run] = self._denied.get(run, 0) + 1
+            self._kept.append(message)
+            return
+        before = self._more.get(run, {}).get("count", 0)
+        self._more[run] = {**message, "count": before + message.get("count", 1)}
+
+    def _drop_oldest(self) -> None:
+        """The newest of what is no refusal says how things stand."""
+        for place, message in enumerate(self._kept):
+            if message["tell"] != "denied":
+                del self._kept[place]
+                self._others -= 1
+                return
+
+    def popleft(self) -> dict[str, Any]:
+        """The oldest message; it is kept no more."""
+        if self._kept:
+            message = self._kept.popleft()
+            if message["tell"] == "denied":
+                self._denied[message["run"]] -= 1
+            else:
+                self._others -= 1
+            return message
+        run = next(iter(self._more))
+        message = self._more.pop(run)
+        reason = f"one of {message['count']} more that were refused while no engine ran: {message['reason']}"
+        return {**message, "reason": reason}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aipass.supervisor import held, hold, lockers, mark, process, wire
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.keeper import Keeper
-from aipass.supervisor.refusals import Refusals
+from aipass.supervisor.refusals import Refusals, Unheard
 from aipass.supervisor.run import Run
 from aipass.supervisor.spawn import Spec, explain, spawn
 from aipass.supervisor.strays import Strays, folder_of
@@ -60,7 +60,7 @@ class Supervisor:
         self._keeper: Keeper | None = None
         self._territory: dict[str, Any] | None = None
         self._fence_said: deque[dict[str, Any]] = deque()
-        self._unheard: deque[dict[str, Any]] = deque(maxlen=MAX_UNHEARD)
+        self._unheard = Unheard(MAX_UNHEARD)
         self._runs: dict[int, Run] = {}
         self._leaders: dict[int, Run] = {}
         self._owner: dict[int, Run] = {}
@@ -443,7 +443,9 @@ class Supervisor:
         self._claim_orphans(run)
         if not run.orphans and not run.quiet:
             # Behind the fence, and no child of ours: its parent lives, in another run's tree or in none.
-            run.orphans |= self._bearers(run)
+            run.orphans |= {
+                pid for pid in self._bearers(run) if (found := process.look(pid)) and found.state not in "ZX"
+            }
         if not run.orphans and run.quiet:
             self._finish(run)
         elif not run.orphans:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import time
 from collections import Counter
@@ -38,6 +39,10 @@ _INSIDE = frozenset((Operation.WRITE, Operation.MARK))
 #: What may put a new name into a folder.
 _MAKES = frozenset((Operation.CREATE, Operation.MAKE_FOLDER, Operation.WRITE))
 _FOLDERS = frozenset((Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER))
+
+
+#: A blank and the like in a path of /proc/*/mountinfo.
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 class Later(Exception):  # noqa: N818 - not an error: an answer that comes later
@@ -254,11 +259,28 @@ class Work:
         status = place.status or kernel.status(place.folder)
         if status.mount != self.common.root_mount and status.dev == self.common.root_device:
             return Refused(place.path, "another place of the same disk is mounted there")
+        if status.dev != self.common.root_device and self._is_mounted_twice(status.dev):
+            return Refused(place.path, "its disk is mounted at another place of the repository as well")
         if operation in _INSIDE and (refused := self._many_names(place, status)) is not None:
             return refused
         if not place.name and place.path.endswith(" (deleted)"):
             return Refused(place.path, "it was removed, and nobody can tell where else it is known")
         return None
+
+    def _is_mounted_twice(self, device: int) -> bool:
+        """Whether a disk is at two places of the repository: a file there has two names, and two owners perhaps."""
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        places = 0
+        try:
+            with open("/proc/thread-self/mountinfo", "rb") as mounts:
+                for line in mounts:
+                    fields = line.split()
+                    where = os.fsdecode(_ESCAPED.sub(lambda found: bytes((int(found[1], 8),)), fields[4]))
+                    inside = where == self.run.root or where.startswith(self.run.root + "/")
+                    places += fields[2] == wanted.encode() and inside
+        except OSError:
+            return True  # nobody can say where else it is known
+        return places > 1
 
     def _many_names(self, place: Place, status: Status) -> Refused | None:
         """A file of several names, of which the run has not given every one, or may not write every one any more."""
