@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cronsim import CronSim
-
 from aipass.carry import WAKE
 from aipass.event import Fact
+from aipass.sources import cron
 
 if TYPE_CHECKING:
     from aipass.clock import Instant
@@ -19,8 +17,8 @@ if TYPE_CHECKING:
     from aipass.sources.clock import Timers
     from aipass.step import Step
 
-# Wall clocks jump; a cron time is looked at again at least this often.
-CRON_LOOK_S = 3600.0
+# Wall clocks jump, and the clock that timers go by stands still while the machine sleeps: a cron time is looked at again this often.
+CRON_LOOK_S = 60.0
 CRON = "cron:"
 SOURCE = "clock"
 
@@ -30,7 +28,7 @@ class Alarms:
 
     def __init__(self, ledger: Ledger, timers: Timers) -> None:
         self._ledger, self._timers = ledger, timers
-        self._crons: dict[str, tuple[str, float]] = {}
+        self._crons: dict[str, cron.Due] = {}
 
     def load(self, now: Instant) -> None:
         """Set the timers that the ledger knows. A clock that was set back makes no wait longer than it was asked for."""
@@ -69,16 +67,21 @@ class Alarms:
         step.facts.append(Fact("clock.tick", SOURCE, ref=key, by=by, cause=row["event"], detail=detail))
 
     def _set_cron(self, name: str, expression: str, now: Instant) -> None:
-        local = datetime.fromtimestamp(now.wall, UTC).astimezone().replace(tzinfo=None)
-        due = next(CronSim(expression, local)).timestamp()
-        self._crons[name] = expression, due
-        self._timers.set(CRON + name, now.mono + min(max(0.0, due - now.wall), CRON_LOOK_S))
+        self._wait(name, cron.first(expression, now.wall, now.mono, cron.local_zone()), now)
+
+    def _wait(self, name: str, due: cron.Due, now: Instant) -> None:
+        self._crons[name] = due
+        self._timers.set(CRON + name, now.mono + min(max(0.0, due.wall - now.wall), CRON_LOOK_S))
 
     def _cron(self, step: Step, name: str) -> None:
         if name not in self._crons:
             return
-        expression, due = self._crons[name]
-        if step.now.wall >= due - 0.001:
-            step.facts.append(Fact("clock.cron", SOURCE, ref=name, detail={"cron": expression}))
+        due = cron.look(self._crons[name], step.now.wall, step.now.mono, cron.local_zone())
         # Only once this is committed: a commit that fails is tried again, at the same time of the rule.
-        step.before.append(partial(self._set_cron, name, expression, step.now))
+        if step.now.wall >= due.wall - 0.001:
+            step.facts.append(Fact("clock.cron", SOURCE, ref=name, detail={"cron": due.expression}))
+            # From the time that it was due at, if that is later: a timer may be early by a little.
+            after = max(step.now.wall, due.wall)
+            following = cron.next_after(due.expression, after, cron.local_zone())
+            due = cron.Due(due.expression, following, step.now.wall, step.now.mono)
+        step.before.append(partial(self._wait, name, due, step.now))

@@ -15,8 +15,26 @@ if TYPE_CHECKING:
 
     from aipass.config import Agent
 
-#: Doors to programs that would do anything for the agent, and what belongs to another run.
-REMOVED = ("TMUX", "TMUX_PANE", "SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST", "AIPASS_*")
+#: Doors to programs that would do anything for the agent, and what belongs to another run. Never inherited.
+DOORS = (
+    "TMUX", "TMUX_PANE", "STY", "ZELLIJ*", "KITTY_LISTEN_ON", "WEZTERM_UNIX_SOCKET", "ALACRITTY_SOCKET", "NVIM", "NVIM_LISTEN_ADDRESS",
+    "SSH_AUTH_SOCK", "GPG_AGENT_INFO", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST", "CONTAINER_HOST", "VSCODE_*", "AIPASS_*",
+)  # fmt: skip
+#: What the program that ran `aipass up` says of itself and of its own work; not inherited unless `[sandbox] env` names it literally. A git hook's
+#: repository, a make's options, a package script's names, another agent's session, what makes interpreters load code.
+OF_THE_CALLER = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INDEX_VERSION", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH",
+    "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_EXEC_PATH", "GIT_REFLOG_ACTION", "GIT_EDITOR", "GIT_SEQUENCE_EDITOR", "GIT_PAGER_IN_USE", "GIT_INTERNAL_*", "GIT_CONFIG",
+    "GIT_CONFIG_PARAMETERS", "GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_*", "GIT_CONFIG_VALUE_*", "GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE",
+    "MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MAKE_TERMOUT", "MAKE_TERMERR", "npm_lifecycle_*", "npm_package_*", "npm_execpath", "npm_node_execpath",
+    "npm_command", "INIT_CWD", "CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CODE_SESSION*", "CODEX_SANDBOX*", "CODEX_THREAD_ID", "GEMINI_CLI", "GEMINI_CLI_*",
+    "OPENCODE", "OPENCODE_*", "QWEN_CODE", "CURSOR_AGENT", "CURSOR_TRACE_ID", "AI_AGENT", "NODE_OPTIONS", "NODE_CHANNEL_FD", "NODE_UNIQUE_ID", "PYTHONHOME", "PYTHONSTARTUP",
+    "PYTHONINSPECT", "PYTHONEXECUTABLE", "PYTEST_*", "COV_CORE_*", "COVERAGE_PROCESS_START", "TOX_*", "PRE_COMMIT", "HUSKY_GIT_PARAMS", "BASH_ENV", "ENV", "PROMPT_COMMAND", "BASH_FUNC_*",
+    "LD_PRELOAD", "LD_AUDIT", "DYLD_INSERT_LIBRARIES", "RUBYOPT", "PERL5OPT", "JAVA_TOOL_OPTIONS", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "OLDPWD",
+    "SHLVL", "WINDOWID",
+)  # fmt: skip
+#: In a hook git says here whose commit it is; anywhere else a person does, for all commits.
+_COMMITS_AUTHOR = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL")
 #: Where the `aipass` that runs now has its command.
 SCRIPTS = str(Path(sys.executable).parent)
 
@@ -24,11 +42,16 @@ SCRIPTS = str(Path(sys.executable).parent)
 def inherited(shell: Mapping[str, str], allowed: Iterable[str] | None) -> dict[str, str]:
     """What of the shell's environment every run gets; `allowed` are names or patterns, None all."""
     names = None if allowed is None else tuple(allowed)
-    return {
-        name: value
-        for name, value in shell.items()
-        if not _is_any(name, REMOVED) and (names is None or _is_any(name, names))
-    }
+    of_caller = OF_THE_CALLER + (
+        _COMMITS_AUTHOR if {"GIT_INDEX_FILE", "GIT_AUTHOR_DATE"} & shell.keys() else ()
+    )
+    found = {}
+    for name, value in shell.items():
+        if _is_any(name, DOORS) or (names is not None and not _is_any(name, names)):
+            continue
+        if name in (names or ()) or not _is_any(name, of_caller):
+            found[name] = value
+    return found
 
 
 def compose(

@@ -124,6 +124,7 @@ _OTHERS = "reaches into another process"
 _PRIORITY = "of its own process only: the supervisor must not be slowed down"
 _IDENTITY = "from here on it is asked with each call whose accesses they are; then it goes on"
 _SANDBOX = "the supervisor would carry out what a nested sandbox forbids; programs see that there is none"
+_ACCESS = "asks whether something may be written; the answer shall be what a write would find"
 _SYSV = "what another program has made there is not the run's to change"
 _KEYS = "the user's keyring is one for all programs; they go without, as where the kernel has none"
 _MACHINE = "changes the machine; only root could"
@@ -135,6 +136,9 @@ CALLS: tuple[Call, ...] = (
     Call("open", 2, None, _open(1), "opens for writing, creates, truncates"),
     Call("openat", 257, 56, _open(2), "opens for writing, creates, truncates"),
     Call("creat", 85, None, _CARRIED, "creates or truncates"),
+    Call("access", 21, None, (Rule(Treatment.CARRIED, (Bits(1, os.W_OK),)),), _ACCESS),
+    Call("faccessat", 269, 48, (Rule(Treatment.CARRIED, (Bits(2, os.W_OK),)),), _ACCESS),
+    Call("faccessat2", 439, 439, (Rule(Treatment.CARRIED, (Bits(2, os.W_OK),)),), _ACCESS),
     Call("truncate", 76, 45, _CARRIED, "truncates"),
     Call("rename", 82, None, _CARRIED, _NAMED),
     Call("renameat", 264, 38, _CARRIED, _NAMED),
@@ -344,7 +348,7 @@ LET_THROUGH: dict[str, str] = {
         remap_file_pages msync sync_file_range sync_file_range2 fsync fdatasync sync syncfs""",
     "read, or tell": """
         read pread64 readv preadv preadv2 readahead stat fstat lstat newfstatat fstatat statx statfs fstatfs ustat sysfs
-        access faccessat faccessat2 readlink readlinkat getdents getdents64 getcwd getxattr lgetxattr fgetxattr
+        readlink readlinkat getdents getdents64 getcwd getxattr lgetxattr fgetxattr
         getxattrat listxattr llistxattr flistxattr listxattrat file_getattr lookup_dcookie lseek cachestat fadvise64
         name_to_handle_at open_tree_attr_get statmount listmount poll ppoll select pselect6 epoll_create epoll_create1
         epoll_ctl epoll_wait epoll_pwait epoll_pwait2 epoll_ctl_old epoll_wait_old inotify_init inotify_init1

@@ -121,9 +121,33 @@ def _open_existing(work: Work, place: Place, flags: int) -> Answer:
     if kind == stat.S_IFCHR:
         return _open_device(work, place, flags)
     if place.path in work.run.outputs:
-        return _reopen(place.handle, kind, flags)  # /dev/stderr and the like
+        # /dev/stderr and the like: `echo x > /dev/stderr` adds a line to what was said, and does not empty it.
+        return _reopen(place.handle, kind, flags & ~os.O_TRUNC | os.O_APPEND)
     took = work.permit((Operation.WRITE, place))
     return _reopen(place.handle, kind, flags, took, lambda: _still(work, place))
+
+
+def access(work: Work, dirfd: int, address: int, flags: int = 0) -> Answer:
+    """access, faccessat and faccessat2 with W_OK: EACCES where a write would be refused. Nothing is told: nobody has written.
+
+    Of a folder it is asked whether something can be made in it. Whatever would be allowed here, the kernel says what it says.
+    """
+    try:
+        path = work.caller.text(address)
+        if work.goes_on_unseen(path):
+            return Plain.CONTINUE
+        place = work.at(dirfd, address, flags)
+    except OSError:
+        return Plain.CONTINUE  # it leads nowhere, and the kernel tells that better
+    if place.is_folder():
+        assert place.handle is not None
+        inside = Place(place.handle, place.path, b"aipass-asks", None, None, False)
+        allowed = work.would(Operation.CREATE, inside) or work.may_make_below(place)
+    else:
+        allowed = work.would(Operation.WRITE, place)
+    if not allowed:
+        raise OSError(errno.EACCES, "it could not be written")
+    return Plain.CONTINUE
 
 
 def _open_device(work: Work, place: Place, flags: int) -> Answer:

@@ -12,7 +12,7 @@ import re
 import stat
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -157,6 +157,25 @@ class Work:
                 with self.caller.ourselves():
                     self.run.wrote(self.caller.tid, operation.value, relative)
         return lambda: self._take(granted)
+
+    def would(self, operation: Operation, place: Place) -> bool:
+        """Whether it would be allowed; nobody is told where not."""
+        told, self.common = self.common, replace(self.common, report=lambda *_: None)
+        try:
+            self.check((operation, place))
+        except OSError:
+            return False
+        finally:
+            self.common = told
+        return True
+
+    def may_make_below(self, place: Place) -> bool:
+        """Whether something further down in a folder may be the run's."""
+        relative = self.run.relative(place.path)
+        grant = self.run.grant
+        return relative is not None and grant.territory.may_own_below(
+            grant.agent, grant.plan, grant.phase, relative
+        )
 
     def check(self, *asked: tuple[Operation, Place]) -> list[tuple[Operation, str, Allowed]]:
         """What is allowed in the repository of all that is asked; reports the first that is not, and raises EACCES."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused
 from aipass.supervisor.fence.fenced import Identity
-from aipass.supervisor.fence.permit import Later
+from aipass.supervisor.fence.permit import Later, Plain
 from aipass.supervisor.fence.resolve import resolve
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def _unix_target(work: Work, raw: bytes) -> bytes:
     place = resolve(work.caller, kernel.AT_FDCWD, path, True)
     if place.handle is None or place.status is None:
         raise OSError(errno.ENOENT, "nothing there")
-    own = Identity.of(place.status) in work.run.bound
+    # In its own folders nothing stands that the run has not made: nothing moves there from elsewhere.
+    own = Identity.of(place.status) in work.run.bound or work.run.is_own(place.path)
     if not own and not any(
         fnmatchcase(place.path, pattern) for pattern in (*NAME_SERVICES, *work.run.sockets)
     ):
@@ -124,6 +125,9 @@ def bind(work: Work, number: int, address: int, length: int) -> Answer:
     place = resolve(work.caller, kernel.AT_FDCWD, path, False)
     if place.handle is not None:
         raise OSError(errno.EADDRINUSE, "exists")
+    if work.goes_on(place):
+        # By the path as it was written, which the socket then tells to whoever asks for its name.
+        return Plain.CONTINUE
     _make_room(work.run)
     took = work.permit((Operation.CREATE, place))
     os.umask(work.caller.umask())
