@@ -415,6 +415,11 @@ class Engine:
     def _look_into(self, step: Step, fact: Fact) -> Fact:
         """A fact of the filesystem with what must be known of it now: an inbox file's text, a limit's notice."""
         if intake.is_inbox(fact.path):
+            if fact.kind == "file.deleted" and (other := intake.waits_for(str(fact.path))) is not None:
+                # What it stood beside is finished; it is seen anew.
+                self._known.forget_file(other)
+                if self._filesystem is not None:
+                    step.effects.append(partial(self._filesystem.scan, other.rpartition("/")[0], "asked"))
             return intake.look_into(self.layout.root, fact, self.config.inbox.max_size)
         if fact.kind == "watch.unused":
             text = f"{printable(fact.path)} is not used to tell what is ignored: {fact.detail['reason']}"

@@ -135,7 +135,8 @@ def table(
             for name, agent in config.agents.items()
         },
         "phases": [dict(phase) for phase in phases],
-        "scratch": list(config.sandbox.scratch),
+        # pytest makes its cache under another name first, and renames that.
+        "scratch": [*config.sandbox.scratch, "pytest-cache-files-????????/"],
         "temp": list(config.sandbox.temp),
         "nested": list(nested),
         "guarded": guards.tree,

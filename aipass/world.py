@@ -20,6 +20,7 @@ from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
 from aipass.plan.reserved import check_name
+from aipass.sources.observation import identity_of
 from aipass.supervisor import held, wire
 from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
@@ -437,15 +438,16 @@ class World:
         )
         if about is None:
             return "it was handed in twice"
-        target = self.layout.root / json.loads(about)["path"]
+        told = json.loads(about)
+        target, digest = self.layout.root / told["path"], told.get("sha256")
         held.make_folders(target.parent, self.layout.state)
         try:
             with held.above(source) as (folder, name), held.above(target) as (kept, new):
                 if not held.exists(kept, new):
-                    if not _is_same(folder, name, identity):
+                    if not _is_same(folder, name, identity, digest):
                         return _CHANGED
                     held.move(folder, name, kept, new)
-                    if not _is_same(kept, new, identity):
+                    if not _is_same(kept, new, identity, digest):
                         # Saved anew between the look and the move: back it goes, unless a still newer one is there.
                         held.try_move(kept, new, folder, name)
                         return _CHANGED
@@ -637,9 +639,18 @@ SHOWN_BYTES = 20_000
 MAX_ANSWER_BYTES = 20_000_000
 
 
-def _is_same(folder: int, name: str, identity: str | None) -> bool:
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return identity is None or identity == f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+def _is_same(folder: int, name: str, identity: str | None, digest: str | None) -> bool:
+    """Whether a file is the version that was seen. Its time may have been set since: then its content says it."""
+    found = identity_of(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    if identity is None or identity == str(found):
+        return True
+    if digest is None or identity.split(":")[1] != str(found.size):
+        return False
+    hashed = hashlib.sha256()
+    with held.open_regular_in(folder, name) as file:
+        while piece := file.read(1 << 20):
+            hashed.update(piece)
+    return hashed.hexdigest() == digest
 
 
 _CHANGED = "it changed meanwhile; its new version is a request of its own"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aipass_handlers import frontmatter
 
 from aipass import Dispatch, Handler, Ignore, Reject, hookimpl
+from aipass.sources import passing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from aipass import Action, Event, View
     from aipass.config import Config
 
-#: Names that programs give to files which are not finished; left alone until renamed.
-UNFINISHED = re.compile(
-    r"\..*|.*~|.*\.(tmp|temp|part|partial|swp|swx|crdownload|download|filepart)", re.IGNORECASE
-)
 REJECTED_SUFFIX = ".rejected.json"
 
 
@@ -34,14 +30,27 @@ def register_handlers(config: Config) -> list[Handler]:
 
 def is_not_meant(event: Event) -> str | None:
     """Why a file in the inbox is no request (yet)."""
-    name = (event.path or "").rpartition("/")[2]
+    *folders, name = (event.path or "").split("/")
     if name.endswith(REJECTED_SUFFIX):
         return "it is our own note about a rejected file"
-    if UNFINISHED.fullmatch(name):
-        return "its name is that of a hidden or unfinished file; rename it when it is complete"
+    if any(folder.startswith(".") or passing.find_folder(folder) for folder in folders):
+        return "it lies in another program's folder"
+    if name.startswith("."):
+        return "its name is that of a hidden file; rename it when it is complete"
+    if (found := passing.find(name)) is not None:
+        return f"its name is that of {_KINDS[found.kind]} ({found.tool}); rename it when it is complete"
+    if (of := passing.control_of(name)) is not None:
+        return f"its name is that of what a download program keeps beside {of}"
     if event.kind == "file.created" and "type" not in event.detail:
         return "it is not complete yet"
     return None
+
+
+_KINDS = {
+    "unfinished": "an unfinished file",
+    "editor": "an editor's own file",
+    "system": "the desktop's own file",
+}
 
 
 def on_file(event: Event, view: View) -> Iterable[Action]:
@@ -49,6 +58,8 @@ def on_file(event: Event, view: View) -> Iterable[Action]:
     assert event.path is not None
     if event.detail.get("gone"):
         return [Ignore("it is gone already")]
+    if "control" in event.detail:
+        return [Ignore(f"{event.detail['control']} stands beside it: it is being downloaded")]
     problem = _misplaced(event, view) or _unusable(event, view)
     if problem is not None:
         return [Reject(event.path, *problem)]

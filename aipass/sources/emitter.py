@@ -25,6 +25,7 @@ from aipass.sources.observation import (
     Moved,
     ScanEnd,
     Seen,
+    Touched,
     Unused,
     identity_of,
     type_of,
@@ -48,6 +49,9 @@ BATCH = 500
 CREATED_WAIT_MS = 10
 # A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
 FRESH_S = 60.0
+# A new file in the tree is told after so long: most tools save by a new file that becomes the old one at once, and what is renamed or
+# removed by then was never a file of anybody's. In the inbox nothing waits.
+NEW_WAIT_S = 0.05
 INDEX_LOCK = "index.lock"
 # Git holds it for seconds, in a large tree.
 LOCK_FRESH_S = 10.0
@@ -92,6 +96,8 @@ class TreeEmitter(EventEmitter):
         self._wake_in, self._wake_out = os.pipe()
         self._batch: list[Observation] = []
         self._later: dict[str, float] = {}
+        #: Files that were just made, until when they are not told, and whether they were closed; in the order of making.
+        self._new: dict[str, tuple[float, bool]] = {}
         #: Set once what was there at the start has been told.
         self.settled = threading.Event()
 
@@ -177,10 +183,13 @@ class TreeEmitter(EventEmitter):
                 self._wait_for_more(CREATED_WAIT_MS)
                 self._take(self._inotify.read())
         self._look_again()
+        self._tell_new()
         self._flush()
 
     def _wait(self) -> None:
         due = [*self._later.values()]
+        if self._new:
+            due.append(next(iter(self._new.values()))[0])
         if self._polled:
             due.append(self._next_poll)
         poll = select.poll()
@@ -201,7 +210,7 @@ class TreeEmitter(EventEmitter):
     _next_poll = 0.0
 
     def _tell(self, seen: Observation) -> None:
-        if self._by_git and not isinstance(seen, (ScanEnd, Limited, Unused)):
+        if self._by_git and not isinstance(seen, (ScanEnd, Limited, Unused, Touched)):
             seen = replace(seen, git=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
@@ -408,6 +417,13 @@ class TreeEmitter(EventEmitter):
         ):
             self._asked.append(("", "ignore"))
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
+        if raw.mask & inotify.IN_ATTRIB:
+            self._touched(path)
+            return
+        if self._is_young(raw, path):
+            return
+        if old is not None and self._new.pop(old[0], None) is not None:
+            old = None  # nobody was told of it
         if self._is_ignored_file(path):
             if old is not None:
                 self._left(*old)
@@ -423,6 +439,43 @@ class TreeEmitter(EventEmitter):
             self._tell(Moved(old[0], path, folder=False, identity=seen.identity))
         else:
             self._tell(seen)
+
+    def _is_young(self, raw: inotify.Raw, path: str) -> bool:
+        """Whether a file was made a moment ago and is not told yet: it may only be what another one becomes."""
+        if self._ground.ignore is None or path.partition("/")[0] in (self._ground.loud, "plans"):
+            return False
+        if raw.mask & inotify.IN_CREATE:
+            if not self._is_ignored_file(path):
+                self._new[path] = time.monotonic() + NEW_WAIT_S, False
+            return True
+        if path not in self._new:
+            return False
+        if raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_TO):
+            del self._new[path]
+            return bool(raw.mask & inotify.IN_DELETE)
+        if raw.mask & inotify.IN_CLOSE_WRITE:
+            self._new[path] = self._new[path][0], True
+        return True
+
+    def _tell_new(self) -> None:
+        now = time.monotonic()
+        while self._new and next(iter(self._new.values()))[0] <= now:
+            path = next(iter(self._new))
+            # It was closed, whoever may have opened it again by now.
+            _, closed = self._new.pop(path)
+            seen = self._look(path, found=not closed)
+            if seen is not None:
+                self._tell(seen)
+
+    def _touched(self, path: str) -> None:
+        if path in self._new or self._is_ignored_file(path):
+            return
+        try:
+            status = os.lstat(self._absolute(path))
+        except OSError:
+            return
+        if type_of(status) == "file":
+            self._tell(Touched(path, identity_of(status)))
 
     def _left(self, path: str, folder: bool) -> None:
         """Something is no longer at `path`, unless something is there again: then that is told instead."""

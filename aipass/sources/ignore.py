@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from aipass.layout import CONFIG_NAME
+from aipass.sources import passing
 from aipass.supervisor import held
 from aipass.supervisor.fence.glob import Globs
 
@@ -66,14 +67,19 @@ class Ignore:
         own = self._asked(path + "/")
         if own is not None:
             return own
-        return name in IGNORED_FOLDERS or name.endswith(".egg-info") or self._by_git(path, folder=True)
+        if name in IGNORED_FOLDERS or name.endswith(".egg-info") or passing.find_folder(name) is not None:
+            return True
+        return self._by_git(path, folder=True)
 
     def file(self, path: str) -> bool:
         """Whether the file at `path`, in a folder that is not ignored, is ignored itself."""
         if path.partition("/")[0] in ALWAYS_WATCHED:
             return False
         own = self._asked(path)
-        return self._by_git(path, folder=False) if own is None else own
+        if own is not None:
+            return own
+        # What an editor or a download makes for a moment is nobody's task.
+        return passing.find(path.rpartition("/")[2]) is not None or self._by_git(path, folder=False)
 
     def _asked(self, path: str) -> bool | None:
         return None if self._own is None else _verdict(self._own, path)

@@ -9,6 +9,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+from aipass.sources import passing
+from aipass.sources.observation import identity_of
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
@@ -28,19 +30,30 @@ def is_inbox(path: str | None) -> bool:
     return path is not None and path.startswith("inbox/")
 
 
+def waits_for(path: str) -> str | None:
+    """The file of the inbox that was unfinished as long as `path` stood beside it; None where none was."""
+    folder, _, name = path.rpartition("/")
+    found = passing.control_of(name)
+    return None if found is None else f"{folder}/{found}"
+
+
 def look_into(root: Path, fact: Fact, limit: int) -> Fact:
     """The fact with what its file holds; what cannot be read is said in `detail.problem`. Larger files are not read."""
     assert fact.path is not None
     detail: dict[str, Any] = dict(fact.detail)
     if detail.get("type", "file") != "file" or fact.kind != "file.closed":
         return fact
+    for ending in passing.controls():
+        if os.path.lexists(root / (fact.path + ending)):
+            # A download that has its final name from the start: looked at again when its control file goes.
+            detail["control"] = fact.path.rpartition("/")[2] + ending
     detail["mime"] = mimetypes.guess_type(fact.path)[0] or "application/octet-stream"
     try:
         handle = held.open_at(root / fact.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(handle, "rb") as file:
             found = os.fstat(file.fileno())
             detail["size"] = found.st_size
-            detail["identity"] = f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+            detail["identity"] = str(identity_of(found))
             if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= limit:
                 is_prompt = fact.path.lower().endswith(PROMPT_SUFFIXES) and found.st_size <= MAX_PROMPT_BYTES
                 _read(file, detail, is_prompt=is_prompt)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aipass.event import Fact
-from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Unused
+from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
 
 if TYPE_CHECKING:
     from aipass.ledger import Ledger
@@ -37,6 +37,8 @@ class Known:
         match seen:
             case Seen():
                 return self._seen(seen)
+            case Touched():
+                return self._touched(seen)
             case Gone():
                 return self._gone(seen)
             case Moved():
@@ -61,10 +63,22 @@ class Known:
         for folder, name, *_ in self._below(top):
             self._ledger.run("drop_file", (folder, name))
 
+    def forget_file(self, path: str) -> None:
+        """The same of one file."""
+        self._ledger.run("drop_file", _key(path))
+
     def _seen(self, seen: Seen) -> list[Fact]:
         key = _key(seen.path)
         row = self._ledger.one("file", key)
         return self._compare(seen, key, None if row is None else tuple(row))
+
+    def _touched(self, seen: Touched) -> list[Fact]:
+        """Its time was set, as `cp -p`, `scp -p` and `unzip` do after closing: the same version, known by its new time from here on."""
+        key = _key(seen.path)
+        row = self._ledger.one("file", key)
+        if row is not None and tuple(row)[:2] == seen.identity[:2] and tuple(row)[2] != seen.identity.mtime:
+            self._ledger.run("put_file", (*key, *seen.identity))
+        return []
 
     def _compare(self, seen: Seen, key: tuple[bytes, bytes], known: tuple[Any, ...] | None) -> list[Fact]:
         if seen.type != "file":

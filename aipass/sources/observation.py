@@ -95,7 +95,15 @@ class Unused:
     reason: str
 
 
-Observation = Seen | Moved | Gone | Listing | ScanEnd | Limited | Unused
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """A file's time, or something else about it but its content, was set."""
+
+    path: str
+    identity: Identity
+
+
+Observation = Seen | Touched | Moved | Gone | Listing | ScanEnd | Limited | Unused
 
 _TYPES = {
     stat.S_IFREG: "file",
@@ -109,8 +117,12 @@ _TYPES = {
 
 
 def identity_of(found: os.stat_result) -> Identity:
-    """The identity in a stat result."""
-    return Identity(found.st_ino, found.st_size, found.st_mtime_ns)
+    """The identity in a stat result, as far as SQLite holds it: inode numbers of 64 bits and times after 2262 come back round."""
+    return Identity(_signed(found.st_ino), _signed(found.st_size), _signed(found.st_mtime_ns))
+
+
+def _signed(number: int) -> int:
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def type_of(found: os.stat_result) -> str:

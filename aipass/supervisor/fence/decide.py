@@ -5,10 +5,12 @@ What it finds comes back as data: which paths the run holds from now on, which b
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from aipass.supervisor.fence import runs_code
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Kind
 
@@ -88,7 +90,12 @@ class Refused:
 Verdict = Allowed | Refused
 _YES = Allowed()
 #: What editors and tools put before and behind the name of a file that they save.
-PREFIXES, SUFFIXES = ("", ".", "#", ".#"), ".~#_"
+PREFIXES, SUFFIXES = ("", ".", "#", ".#", ".~", "~", "~$", "._"), ".~#_-"
+#: A name that a program made up: `tmp` or `temp` in it, a digit, or capitals in the middle, at the end of a name without an ending of its own.
+_MADE_UP = re.compile(
+    r"[._#~]*[A-Za-z0-9_-]{6,48}(?:\.te?mp)?|\.goutputstream-[A-Z0-9]{6}|\.subl[0-9a-f]+\.tmp", re.ASCII
+)
+_BY_WHAT = re.compile(r"te?mp|[0-9]|[a-z][A-Z]", re.ASCII)
 
 
 def decide(grant: Grant, operation: Operation, paths: Sequence[str]) -> Verdict:
@@ -207,11 +214,19 @@ def is_temporary(grant: Grant, path: str) -> bool:
     """Whether `path` is named as a temporary file beside a file that this run owns."""
     folder, _, name = path.rpartition("/")
     beside = folder + "/" if folder else ""
-    if grant.territory.temp.match(name) and grant.territory.may_own_below(
-        grant.agent, grant.plan, grant.phase, folder
-    ):
+    if any(_owns(grant, beside + base) for base in _bases(name)):
         return True
-    return any(_owns(grant, beside + base) for base in _bases(name))
+    if not grant.territory.may_own_below(grant.agent, grant.plan, grant.phase, folder):
+        return False
+    if grant.territory.temp.match(name):
+        return True
+    # Under any name that looks made up: it is the run's alone, becomes an owned file or nothing, and what others read by convention it is not.
+    return is_made_up(name) and runs_code.listed(path) is None
+
+
+def is_made_up(name: str) -> bool:
+    """Whether a program may have made up a name, as mkstemp(3) and its like do; not a name that people or tools look for."""
+    return bool(_MADE_UP.fullmatch(name)) and bool(_BY_WHAT.search(name))
 
 
 def _bases(name: str) -> set[str]:

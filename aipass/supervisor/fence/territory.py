@@ -5,7 +5,8 @@ Paths are relative to the root, with `/`, folders without a closing one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,17 @@ def runs_code(parts: list[str], folder: bool) -> Guard | None:
     return Guard(found.name, f"{why}; it takes an `owns` that names it literally")
 
 
+#: SQLite's own (https://sqlite.org/tempfiles.html): journal, write-ahead log, its index, the super-journal. They are the database's, and hold what was
+#: committed: never temporary.
+_OF_DATABASE = re.compile(r"-(?:journal|wal|shm|mj[0-9A-F]{8,9})$")
+
+
+def _database(path: str) -> str | None:
+    """The database that a file belongs to by its name; None where it belongs to none."""
+    found = _OF_DATABASE.search(path)
+    return path[: found.start()] if found and not path[: found.start()].endswith("/") else None
+
+
 @dataclass(slots=True)
 class Territory:
     """Who owns what, at one moment. `nested` are folders below that are roots of their own."""
@@ -180,6 +192,10 @@ class Territory:
             return Owner(Kind.AGENTS, f"`owns` of {' and '.join(named)} names it", named)
         if guarded is not None:
             return Owner(Kind.NEVER, guarded.why)
+        if (database := _database(path)) is not None:
+            owner = self.owner(database)
+            if owner.kind in (Kind.AGENTS, Kind.PHASE):
+                return replace(owner, why=f"it is part of the database {database}: {owner.why}")
         return Owner(Kind.FREE, "nobody's `owns` names it; the run that writes it first holds it")
 
     def _own_state(self, parts: list[str]) -> Owner | None:
