@@ -42,9 +42,10 @@ from aipass.request import answer
 from aipass.secret import masked
 from aipass.sources import intake
 from aipass.sources.clock import Timers
+from aipass.sources.home import HomeGone
 from aipass.sources.known import Known
 from aipass.sources.observation import ScanEnd
-from aipass.sources.runs import Report
+from aipass.sources.runs import Report, Supervisors
 from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
 from aipass.talk.talk import Seen as SeenOfAgents
@@ -120,6 +121,8 @@ class Engine:
         self._held: list[Any] = []
         self._failures: dict[str, int] = {}
         self._ending = False
+        #: Why there is nothing left that this engine could work on; None while there is.
+        self.gone: str | None = None
         self._timers, self._fired = Timers(), Hourly()
         drivers = plugins.drivers()
         ground.check_outside(world.layout, config)
@@ -213,12 +216,20 @@ class Engine:
         if self._filesystem is not None:
             self._filesystem.start(self.tell)
 
+    def end_runs(self) -> None:
+        """Have every run ended, and the supervisors with them."""
+        for source in self._sources:
+            if isinstance(source, Supervisors):
+                source.end()
+
     def stop(self) -> None:
         """End in good order. Runs go on under their supervisor; the next engine finds them."""
         self._ending = True
         for source in (self._filesystem, *self._sources):
             if source is not None:
                 self._stop_source(source.stop)
+        if self.gone is not None:
+            return  # its ledger is another engine's by now, or nobody's
         self.step()
         with self.ledger.transaction():
             self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
@@ -392,6 +403,8 @@ class Engine:
             self._work.sealed(item)
         elif isinstance(item, SeenOfAgents):
             self._talk.take(step, item)
+        elif isinstance(item, HomeGone):
+            self.gone = item.reason
         elif isinstance(item, CheckAsked):
             step.effects.append(partial(self._work.check, item))
         else:
@@ -544,7 +557,7 @@ class Engine:
 
     def _start_source(self, source: Source) -> None:
         try:
-            source.start(self.tell_now if source.name in {"runs", "pulls"} else self.tell)
+            source.start(self.tell_now if source.name in {"runs", "pulls", "home"} else self.tell)
         except AipassError:
             raise  # without a supervisor or a spool there is no engine
         except Exception as exc:
@@ -558,7 +571,8 @@ class Engine:
         ending.start()
         while ending.is_alive():
             ending.join(0.02)
-            self.step()
+            if self.gone is None:
+                self.step()
 
     # -- configuration ---------------------------------------------------------------------------------------------
 

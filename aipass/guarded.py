@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aipass import programs
-from aipass.git.ask import ask
+from aipass.git.ask import ask, has_repository, no_repository
 from aipass.supervisor.fence.territory import Guard
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def warnings(layout: Layout, config: Config, *, fenced: bool) -> list[str]:
             found.append(f"`owns` of {' and '.join(named)} names {path}, and {why}")
         elif not fenced:
             found.append(f"{path} lies where agents write, and {why}; without a fence nothing guards it")
+    if not ask(layout.root, "rev-parse", "--git-dir") and has_repository(layout.root):
+        found.append(f"{no_repository(layout.root)}; until then no rule on git fires here")
     named_by_path = (entry for entry in os.environ.get("PYTHONPATH", "").split(":") if entry)
     return found + [
         f"PYTHONPATH names {entry}, where agents may write: every Python that you start runs what lies there (aipass leaves it out)"

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from aipass.errors import AipassError, ConfigError
+from aipass.errors import ConfigError
 from aipass.git import hooks
+from aipass.git.ask import no_repository
 
 GIT = shutil.which("git") or "git"  # by its path: one test takes PATH away
 NEW = '#!/bin/sh\necho "$0 $* $(cat)" >> ran.txt\nexit 0\n'
@@ -264,12 +265,103 @@ def test_what_somebody_has_put_in_its_place_is_theirs(repo):
     repo.install()
     repo.put(where / "post-commit", "#!/bin/sh\n# anew\n")
     (hook,) = [hook for hook in hooks.status(repo.root) if hook.name == "post-commit"]
-    assert (hook.state, hook.chained) == ("other", True)
-    with pytest.raises(AipassError, match="another hook took the place of ours"):
-        repo.install()
+    assert (hook.state, hook.chained) == ("replaced", True)
     hooks.uninstall(repo.root)
     assert "anew" in (where / "post-commit").read_text()
     assert "of before" in (where / "post-commit.before-aipass").read_text(), "nothing is lost"
+    repo.install()
+    assert states(hooks.status(repo.root)) == {"installed"}
+    assert "anew" in (where / "post-commit.before-aipass").read_text(), (
+        "what git would run now is what is called"
+    )
+    assert "of before" in (where / "post-commit.before-aipass.1").read_text(), "nothing is lost"
+    hooks.uninstall(repo.root)
+    assert "anew" in (where / "post-commit").read_text()
+
+
+MANAGED = (
+    '#!/bin/sh\n# of a manager\n[ ! -x "$0.legacy" ] || "$0.legacy" "$@" || exit\necho "ran" >> ran.txt\n'
+)
+
+
+def manager(where, *, legacy):
+    """What managers of hooks do at each `npm install` or `make setup`: write theirs, and (pre-commit) keep another's as NAME.legacy."""
+    for name in hooks.ALL:
+        path = where / name
+        if legacy and path.exists() and "of a manager" not in path.read_text():
+            path.rename(where / f"{name}.legacy")
+        path.write_text(MANAGED)
+        path.chmod(0o755)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("again", ["nobody", "us", "both"])
+def test_a_manager_of_hooks_may_come_before_after_and_between(repo, legacy, again):
+    where = repo.root / ".git/hooks"
+    manager(where, legacy=legacy)
+    before = {name: entry[:2] for name, entry in listing(where).items()}
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    manager(where, legacy=legacy)
+    if again != "nobody":
+        repo.install()
+        assert states(hooks.status(repo.root)) == {"installed"}
+    if again == "both":
+        manager(where, legacy=legacy)
+        repo.install()
+    done = repo.commit("two", check=False)
+    assert done.returncode == 0, done.stderr
+    assert (repo.root / "ran.txt").read_text().count("ran") < 40, "no hook calls itself"
+    if again != "nobody":
+        assert repo.told("post-commit")
+    elif not legacy:
+        assert "replaced" in states(hooks.status(repo.root))
+    hooks.uninstall(repo.root)
+    assert {name: entry[:2] for name, entry in listing(where).items()} == before
+    assert repo.commit("three", check=False).returncode == 0
+
+
+def test_a_hook_that_is_gone_with_what_it_called_is_said_and_mended(repo):
+    where = repo.root / ".git/hooks"
+    repo.put(where / "post-commit")
+    repo.install()
+    (where / "post-commit").unlink()
+    assert "lost" in states(hooks.status(repo.root))
+    repo.install()
+    assert states(hooks.status(repo.root)) == {"installed"}
+    (where / "post-commit").unlink()
+    hooks.uninstall(repo.root)
+    assert (where / "post-commit").read_text() == NEW, "what stood there before is back"
+
+
+def test_a_folder_of_hooks_that_repositories_share_tells_all_of_them(tmp_path):
+    shared = tmp_path / "shared"
+    one, two = Repo(tmp_path / "one"), Repo(tmp_path / "two")
+    for repo in (one, two):
+        repo.git("config", "core.hooksPath", str(shared))
+        repo.install()
+    assert hooks.is_shared(one.root)
+    for repo in (one, two):
+        assert states(hooks.status(repo.root)) == {"installed"}
+        repo.commit()
+        assert repo.told("post-commit")
+    hooks.uninstall(one.root)
+    two.told("post-commit")
+    two.commit("more")
+    assert two.told("post-commit"), "the other still wants them"
+    hooks.uninstall(two.root)
+    assert not [path for path in shared.rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_repository_of_another_owner_is_named_as_such(repo):
+    os.chown(repo.root, 12345, 12345)
+    os.chown(repo.root / ".git", 12345, 12345)
+    said = no_repository(repo.root)
+    assert "another owner" in said
+    assert f"--add safe.directory {shlex.quote(str(repo.root))}" in said
+    (repo.root / "inner").mkdir()
+    assert no_repository(repo.root / "inner") == said
+    assert "git init" not in said
 
 
 def test_installing_twice_is_installing_once_and_mends_what_was_edited(repo):

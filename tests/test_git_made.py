@@ -75,7 +75,7 @@ SIDE = {f"f{n}" for n in range(11)} | {"f19"} | {f"new/n{n}" for n in range(10)}
         ((), ("cherry-pick", "side"), {"f10"}),
         ((), ("revert", "--no-edit", "HEAD"), {"f18"}),
         ((), ("restore", "--source", "side", "f3", "f4"), {"f3", "f4"}),
-        ((("checkout", "-q", "side"),), ("rebase", "-q", "main"), SIDE | {"f18"}),
+        ((("checkout", "-q", "side"),), ("rebase", "-q", "main"), SIDE - {"f19"} | {"f18"}),
     ],
     ids=["checkout", "merge", "reset", "cherry-pick", "revert", "restore", "rebase"],
 )
@@ -115,3 +115,79 @@ def test_a_patch_by_am_is_marked(tree):
     patch = git(root, "format-patch", "-1", "--stdout", "side")
     git(root, "am", "-q", stdin=patch.encode())
     assert seen() == {"f10": True}
+
+
+def files(root, *names, text="x\n"):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def test_another_worktree_is_another_tree(tree):
+    root, seen = tree
+    git(root, "worktree", "add", "-q", ".claude/worktrees/x", "-b", "x")
+    files(root, ".claude/worktrees/x/mine.py", "beside.py")
+    assert seen() == {"beside.py": False}
+    git(root, "worktree", "remove", "--force", ".claude/worktrees/x")
+    assert not [path for path in seen() if path.endswith(".py")]
+
+
+def test_a_repository_that_comes_and_what_its_git_does_is_marked(tree, tmp_path):
+    root, seen = tree
+    library = tmp_path / "library"
+    library.mkdir()
+    git(library, "init", "-q", "-b", "main")
+    for version in "12":
+        files(library, *(f"l{number}.py" for number in range(5)), text=version)
+        git(library, "add", "-A")
+        git(library, "commit", "-qm", version)
+    git(root, "clone", "-q", str(library), "clone")
+    git(root, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    found = seen()
+    assert {"lib/l1.py", "clone/l1.py"} <= found.keys()
+    assert all(by_git for path, by_git in found.items() if path != ".gitmodules"), found
+    for inner in ("lib", "clone"):
+        git(root / inner, "checkout", "-q", "HEAD~1")
+        assert seen() == {f"{inner}/l{number}.py": True for number in range(5)}
+        files(root, f"{inner}/l1.py", text="mine")
+        assert seen() == {f"{inner}/l1.py": False}
+
+
+def checkout_of_another_git(root, names, *, says):
+    """As libgit2 does it: the files first, then the index, locked for a moment, and the log at last."""
+    files(root, *names, text=f"{says} {time.time_ns()}\n")
+    lock = root / ".git/index.lock"
+    lock.write_bytes((root / ".git/index").read_bytes())
+    lock.rename(root / ".git/index")
+    zeros = "0" * 40
+    with (root / ".git/logs/HEAD").open("a") as log:
+        log.write(f"{zeros} {zeros} A <a@b.c> {int(time.time())} +0000\t{says}\n")
+
+
+@pytest.mark.parametrize(
+    ("says", "by_git"),
+    [
+        ("checkout: moving from a to b", True),
+        ("reset: moving to HEAD~1", True),
+        ("commit: checkout of books", False),
+    ],
+)
+def test_a_git_that_locks_late_is_known_by_its_log(tree, says, by_git):
+    root, seen = tree
+    names = [f"f{number}" for number in range(5)] + ["fresh"]
+    checkout_of_another_git(root, names, says=says)
+    assert seen() == dict.fromkeys(names, by_git)
+
+
+def test_a_tree_that_calls_a_watched_folder_its_git_hides_nothing(tree):
+    root, seen = tree
+    files(root, "src/a.py")
+    files(root, "lies/.git", text="gitdir: ../src\n")
+    seen()
+    files(root, "src/b.py", "lies/c.py")
+    (root / "src/index.lock").write_text("")
+    files(root, "src/d.py")
+    found = seen()
+    assert {"src/b.py", "src/d.py"} <= found.keys()
+    assert not found["src/b.py"]
+    assert not found["src/d.py"], "only its own tree would be marked"

@@ -377,3 +377,22 @@ def test_a_rebase_tags_in_folders_and_long_subjects_with_a_real_engine(repositor
 def shown(repository):
     for one in json.loads(repository.aipass("dispatches", "--json").stdout):
         yield repository.aipass("show", str(one["id"]), "--json").stdout
+
+
+@pytest.mark.parametrize(
+    ("message", "about", "kind"),
+    [
+        ("by gitpython", About("A", "by gitpython", ("x",), sha(1), 2.0), "git.commit"),
+        ("", About("A", "s", ("x",), sha(1), 2.0), "git.commit"),
+        ("anything", About("A", "s", ("x",), sha(7), 2.0), "git.ref"),
+        ("anything", About("A", "s", ("x",), sha(1), -4000.0), "git.ref"),
+        ("reset: moving to HEAD@{1}", About("A", "s", ("x",), sha(1), 2.0), "git.ref"),
+        ("branch: Reset to x", About("A", "s", ("x",), sha(1), 2.0), "git.ref"),
+        ("anything", None, "git.ref"),
+    ],
+)
+def test_a_commit_is_one_whatever_program_made_it(news, message, about, kind):
+    news({MAIN: [entry(0, 1, "commit (initial): a")]})
+    abouts = {} if about is None else {sha(2): about}
+    (fact,) = news({MAIN: [entry(0, 1, "commit (initial): a"), entry(1, 2, message)]}, about=abouts)
+    assert fact.kind == kind

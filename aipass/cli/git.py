@@ -22,6 +22,8 @@ WORDS = {
     "installed": "installed",
     "missing": "not installed",
     "other": "not installed; a hook of yours stands there",
+    "replaced": "replaced by another hook; `aipass git install` puts ours before it again",
+    "lost": "gone, and with it the one that it called; `aipass git install` mends it",
     "changed": "edited by somebody; `aipass git install` mends it",
 }
 
@@ -46,6 +48,11 @@ def install(guard: bool, trailers: bool) -> int:
     layout = find_root()
     wanted = [*hooks.HOOKS, *([hooks.GUARD] if guard else []), *([hooks.TRAILERS] if trailers else [])]
     _show(hooks.install(layout.root, layout.spool, wanted))
+    if hooks.is_shared(layout.root):
+        click.echo(
+            "git takes these hooks for every repository that shares the folder (core.hooksPath); "
+            "they tell the engines of those where `aipass git install` was called"
+        )
     return 0
 
 
@@ -59,7 +66,7 @@ def uninstall() -> int:
     _show(left)
     if any(hook.state == "installed" for hook in left):
         click.echo("other roots of this repository still want them")
-    if kept := [hook for hook in left if hook.chained and hook.state == "other"]:
+    if kept := [hook for hook in left if hook.state == "replaced"]:
         names = ", ".join(hook.path.name + hooks.ASIDE for hook in kept)
         raise AipassError(
             f"another hook had taken the place of ours and stays; what stood there before is kept as {names}"

@@ -8,6 +8,7 @@ import click
 
 from aipass import programs
 from aipass.errors import ConfigError
+from aipass.git.ask import has_repository, no_repository
 from aipass.layout import CONFIG_NAME, Layout, root_or_here
 
 HEAD = """\
@@ -94,6 +95,8 @@ def command(folder: Path) -> None:
     click.echo(
         "git ignores inbox/, outbox/, .aipass/ and .trinity/ here"
         if excluded
+        else f"{no_repository(layout.root)}; everything else works"
+        if has_repository(layout.root)
         else "no git repository here: everything works but the git verbs"
     )
     click.echo(

@@ -13,7 +13,7 @@ from aipass.cli.output import clock, json_option, print_json
 from aipass.errors import EXIT_REFUSED, ConfigError
 from aipass.event import iso, plain
 from aipass.git import hooks, indexlock, testing
-from aipass.git.ask import ask
+from aipass.git.ask import ask, no_repository
 from aipass.git.lease import Lease
 from aipass.layout import find_root
 
@@ -99,5 +99,5 @@ def _lease() -> tuple[Lease, Path]:
     root = find_root().root
     found = ask(root, "rev-parse", "--absolute-git-dir", bare=True)
     if not found:
-        raise ConfigError(f"{root}: is not in a git repository; `git init` makes one")
+        raise ConfigError(f"{root}: {no_repository(root)}")
     return Lease(hooks.common(root)), Path(found[0].removesuffix("\n"))

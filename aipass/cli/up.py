@@ -127,6 +127,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launc
     from aipass.secret import masked
     from aipass.sources.filesystem import Filesystem
     from aipass.sources.git import Git
+    from aipass.sources.home import Home
     from aipass.sources.runs import Supervisors
     from aipass.sources.spool import Spool
     from aipass.talk.postbox import Postbox
@@ -144,7 +145,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launc
         return engine is not None and any(rule.rebased for rule in engine.config.on)
 
     git = Git(layout.root, layout.spool, wants_rebased, baseline=ledger.meta("git.baseline") is None)
-    sources = (supervisors, Spool(layout.spool), git, *plugins.sources(layout.root, settings))
+    sources = (supervisors, Home(layout), Spool(layout.spool), git, *plugins.sources(layout.root, settings))
     desk = Desk(layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout))
     shelf = Shelf(layout, partial(masked, plugins.find_secrets))
     engine = Engine(
@@ -195,10 +196,15 @@ def _run(
         nonlocal went_idle
         if until_idle and engine.is_idle():
             went_idle = True
-        return went_idle or asked_to_stop.is_set()
+        return went_idle or asked_to_stop.is_set() or engine.gone is not None
 
     engine.run(should_end)
+    if engine.gone is not None:
+        # Nobody could say what becomes of runs whose record is gone: they end with it.
+        engine.end_runs()
     engine.stop()
+    if engine.gone is not None:
+        raise AipassError(f"{engine.gone}; it is stopped, and its runs with it; `aipass up` starts a new one")
     if asked_to_stop.is_set() and ready_fd is None and not until_idle:
         click.echo("the engine is stopped; runs go on, and the next `aipass up` finds them", err=True)
     if until_idle and not went_idle:

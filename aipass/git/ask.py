@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,32 @@ def _options(*settings: str) -> tuple[str, ...]:
 QUIET = _options(*_STARTS_NOTHING, *_HOOKLESS, *_NO_BARE)
 #: Git answers in milliseconds; nobody waits for one that hangs.
 TIMEOUT_S = 5.0
+
+
+def no_repository(root: Path) -> str:
+    """Why git is not used here: that there is no repository, or what git says against the one that is there. Half a sentence."""
+    command = ["git", *QUIET, "rev-parse", "--git-dir"]
+    try:
+        done = programs.run(root, command, env={"LC_ALL": "C"}, capture_output=True, timeout=TIMEOUT_S)
+    except (OSError, SubprocessError, AipassError) as exc:
+        return f"git cannot be run: {exc}"
+    said = os.fsdecode(done.stderr).strip().partition("\n")[0].removeprefix("fatal: ")
+    if "dubious ownership" in said:
+        top = _top(root) or root
+        remedy = f"git config --global --add safe.directory {shlex.quote(str(top))}"
+        return f"git does not use the repository of another owner; where you trust it, `{remedy}` says so"
+    if done.returncode and "not a git repository" not in said.lower():
+        return f"git says: {said[:300]}"
+    return "is not in a git repository; `git init` makes one"
+
+
+def has_repository(root: Path) -> bool:
+    """Whether something that looks like a repository lies at `root` or above it, whatever git says to it."""
+    return _top(root) is not None
+
+
+def _top(root: Path) -> Path | None:
+    return next((folder for folder in (root, *root.parents) if os.path.lexists(folder / ".git")), None)
 
 
 def ask(root: Path, *words: str, bare: bool = False, hooks: bool = False) -> list[str]:

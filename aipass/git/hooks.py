@@ -1,7 +1,7 @@
 """Git hooks that tell the engine what git did: written, chained to what was there, shown and taken away again.
 
 A hook is a few lines of POSIX sh that start no program. It leaves one empty file in the spool of every root that is named in
-`<common dir>/aipass/roots`: that git did something is all that it tells, what it was stands in git's own logs. It needs no
+`<common dir>/aipass/roots` (for a hooks folder that several repositories share: in that folder's `.aipass-roots`): that git did something is all that it tells, what it was stands in git's own logs. It needs no
 Python, no engine and no environment; whatever goes wrong with that, git's work goes on. The hook that was there before runs as
 it did, with the same arguments and stdin, and its status is the hook's.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.errors import AipassError, ConfigError
-from aipass.git.ask import ask
+from aipass.git.ask import ask, no_repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,6 +28,8 @@ GUARD, TRAILERS = "pre-commit", "commit-msg"
 ALL = (*HOOKS, GUARD, TRAILERS)
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
+#: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
+SHARED_ROOTS = ".aipass-roots"
 #: Where hooks leave their files, in a root's spool.
 SPOOL = "git"
 
@@ -36,6 +38,8 @@ SCRIPT = """\
 {mark}: tells its engine that git did something. `aipass git uninstall` brings back what was here before.
 name={name}
 before=${{0%/*}}/$name{aside}
+# Under another name another tool has put it aside and calls it itself (pre-commit: NAME.legacy); that tool is what was here before.
+case ${{0##*/}} in $name) ;; *) before=/dev/null ;; esac
 tell() {{
     [ -r {roots} ] || return 0
     while IFS= read -r root; do
@@ -85,7 +89,11 @@ exit 0
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One hook as it is. `state`: `installed`, `missing`, `other` (somebody else's stands there), `changed` (ours, edited)."""
+    """One hook as it is.
+
+    `state`: `installed`, `missing`, `other` (somebody else's stands there), `replaced` (somebody else's took the place of ours), `lost`
+    (ours is gone, and what it called is still aside), `changed` (ours, edited).
+    """
 
     name: str
     path: Path
@@ -111,8 +119,21 @@ def _path(root: Path, name: str) -> Path:
     # With -z git ends what it says by a newline all the same; a path may end with one itself.
     found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name, bare=True, hooks=True)
     if not found:
-        raise ConfigError(f"{root}: is not in a git repository; `git init` makes one")
+        raise ConfigError(f"{root}: {no_repository(root)}")
     return Path(found[0].removesuffix("\n"))
+
+
+def is_shared(root: Path) -> bool:
+    """Whether git takes the hooks from a folder that other repositories take theirs from as well."""
+    where, ours = os.path.realpath(folder(root)), os.path.realpath(common(root).parent)
+    top = next(iter(ask(root, "rev-parse", "--show-toplevel")), "").removesuffix("\n")
+    homes = (ours, *((os.path.realpath(top),) if top else ()))
+    return not any(where.startswith(home + "/") for home in homes)
+
+
+def _listed(root: Path) -> Path:
+    """The file with the roots that the hooks of this repository tell."""
+    return folder(root) / SHARED_ROOTS if is_shared(root) else common(root) / "roots"
 
 
 def script(name: str, roots: Path) -> str:
@@ -132,7 +153,7 @@ def script(name: str, roots: Path) -> str:
 
 def status(root: Path) -> list[Hook]:
     """Each hook as it is now."""
-    where, roots = folder(root), common(root) / "roots"
+    where, roots = folder(root), _listed(root)
     return [_look(where / name, name, roots) for name in ALL]
 
 
@@ -141,12 +162,12 @@ def _look(path: Path, name: str, roots: Path) -> Hook:
     try:
         text = path.read_text("utf-8", "replace")
     except FileNotFoundError:
-        state = "other" if path.is_symlink() else "missing"
+        state = "other" if path.is_symlink() else "lost" if chained else "missing"
         return Hook(name, path, state, chained)
     except OSError:
-        return Hook(name, path, "other", chained)
+        text = ""
     if MARK not in text:
-        return Hook(name, path, "other", chained)
+        return Hook(name, path, "replaced" if chained else "other", chained)
     whole = text == script(name, roots) and os.access(path, os.X_OK)
     return Hook(name, path, "installed" if whole else "changed", chained)
 
@@ -162,64 +183,105 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
     """
     if "\n" in str(root):
         raise ConfigError(f"{str(root)!r}: hooks cannot tell a root whose path holds a newline")
-    where, ours = folder(root), common(root)
+    where, roots = folder(root), _listed(root)
     try:
         (spool / SPOOL).mkdir(mode=0o700, parents=True, exist_ok=True)
         where.mkdir(parents=True, exist_ok=True)
-        ours.mkdir(exist_ok=True)
-        known = list(_roots(ours))
+        roots.parent.mkdir(exist_ok=True)
+        known = list(_roots(roots))
         if str(root) not in known:
-            _write(ours / "roots", "".join(f"{one}\n" for one in [*known, str(root)]), 0o644)
+            _write(roots, "".join(f"{one}\n" for one in [*known, str(root)]), 0o644)
         for hook in status(root):
-            if hook.name in wanted and hook.state in {"other", "missing"}:
-                _install(hook, ours / "roots")
+            if hook.state in {"replaced", "lost"} or (
+                hook.name in wanted and hook.state in {"other", "missing"}
+            ):
+                _install(hook, roots)
             elif hook.state == "changed":
-                _write(hook.path, script(hook.name, ours / "roots"), 0o755)
+                _write(hook.path, script(hook.name, roots), 0o755)
     except OSError as exc:
         raise AipassError(f"{exc.filename or where}: {exc.strerror}; the hooks are as they were") from exc
     return status(root)
 
 
 def _install(hook: Hook, roots: Path) -> None:
-    if hook.state == "other":
-        if hook.chained:
-            raise AipassError(
-                f"{hook.path}: another hook took the place of ours, and {_aside(hook.path).name} is kept from before; "
-                "put the one that is right in its place, remove the other, and install again"
-            )
+    there = hook.state in {"other", "replaced"}
+    if hook.state == "replaced":
+        # A manager of hooks wrote its own anew: that is the one to call. What we called until now is kept where it is another.
+        _set_aside(hook.path)
+    if there:
         os.rename(hook.path, _aside(hook.path))
     try:
         _write(hook.path, script(hook.name, roots), 0o755)
     except BaseException:
-        if hook.state == "other":
+        if there:
             os.rename(_aside(hook.path), hook.path)
         raise
 
 
+def _set_aside(path: Path) -> None:
+    """Make room for another `.before-aipass`, without losing what the one of before says."""
+    before = _aside(path)
+    if _same(path, before):
+        before.unlink()
+        return
+    number = 1
+    while os.path.lexists(kept := before.with_name(f"{before.name}.{number}")):
+        if _same(kept, before):
+            before.unlink()
+            return
+        number += 1
+    os.rename(before, kept)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return (
+            one.is_symlink() == other.is_symlink()
+            and one.read_bytes() == other.read_bytes()
+            and os.access(one, os.X_OK) == os.access(other, os.X_OK)
+        )
+    except OSError:
+        return False
+
+
+def _put_aside_by_others(where: Path) -> Iterator[Path]:
+    """Hooks of ours that a manager of hooks keeps under another name, as `pre-commit.legacy`."""
+    for name in ALL:
+        for path in where.glob(f"{name}.*"):
+            try:
+                if not path.is_symlink() and MARK in path.read_text("utf-8", "replace"):
+                    yield path
+            except OSError:
+                continue
+
+
 def uninstall(root: Path) -> list[Hook]:
     """Take this root's name away; with the last root the hooks go, and what stood there before comes back as it was."""
-    ours = common(root)
-    left = [one for one in _roots(ours) if one != str(root)]
+    roots = _listed(root)
+    left = [one for one in _roots(roots) if one != str(root)]
     try:
         if left:
-            _write(ours / "roots", "".join(f"{one}\n" for one in left), 0o644)
+            _write(roots, "".join(f"{one}\n" for one in left), 0o644)
             return status(root)
         for hook in status(root):
-            if hook.state in {"installed", "changed"}:
-                if hook.chained:
-                    os.replace(_aside(hook.path), hook.path)
-                else:
-                    hook.path.unlink()
-        (ours / "roots").unlink(missing_ok=True)
+            if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
+                os.replace(_aside(hook.path), hook.path)
+            elif hook.state in {"installed", "changed"}:
+                hook.path.unlink()
+            elif hook.state == "replaced" and _same(hook.path, _aside(hook.path)):
+                _aside(hook.path).unlink()
+        for path in _put_aside_by_others(folder(root)):
+            path.unlink()
+        roots.unlink(missing_ok=True)
     except OSError as exc:
         raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
     return status(root)
 
 
-def _roots(ours: Path) -> Iterator[str]:
+def _roots(listed: Path) -> Iterator[str]:
     """The roots that hooks tell, as far as they are there still."""
     try:
-        lines = (ours / "roots").read_text("utf-8", "surrogateescape").splitlines()
+        lines = listed.read_text("utf-8", "surrogateescape").splitlines()
     except FileNotFoundError:
         return
     yield from (line for line in lines if os.path.isdir(line))

@@ -25,6 +25,12 @@ OURS = "refs/heads/aipass/"
 _LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) .*> (\d+) [-+]\d{4}(?:\t(.*))?")
 _MOVING = re.compile(r"checkout: moving from (.*) to (.*)")
 _NEW_COMMIT = re.compile(r"(commit|cherry-pick|revert|am)\b")
+#: What git itself says in a log of what it did. A program with a git of its own may say anything else, GitPython a commit's message.
+_BY_GIT = re.compile(
+    r"([Bb]ranch|checkout|reset|rebase|pull|fetch|push|clone|merge|update by push|stash|WIP on|bisect|worktree)\b"
+)
+#: A commit that such a program tells of was made at most so many seconds before.
+JUST_S = 10.0
 _TAKEN_OVER = re.compile(r"[Bb]ranch: (renamed|copied) ")
 #: The end of a rebase in a branch's own log, with the commit that it went onto.
 REBASED = re.compile(r"rebase (?:-i )?\(finish\): refs/heads/.* onto ([0-9a-f]{40,64})")
@@ -61,6 +67,11 @@ class Entry:
         return _NEW_COMMIT.match(self.message) is not None
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether git has no such word: then the commit itself says whether it was just made."""
+        return not self.makes_commit and _BY_GIT.match(self.message) is None
+
+    @property
     def is_merge(self) -> bool:
         """Whether another's commits came by it."""
         return self.message.startswith(("merge ", "pull"))
@@ -68,11 +79,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """A commit: who made it, its first line, the paths that it changed."""
+    """A commit: who made it, its first line, the paths that it changed; its first parent, and when it was made."""
 
     author: str
     subject: str
     paths: tuple[str, ...]
+    parent: str = ""
+    time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +163,11 @@ class GitNews:
             if (moved := _MOVING.fullmatch(entry.message)) is not None:
                 detail |= {"from": moved[1], "branch": moved[2]}
                 yield Fact("git.checkout", SOURCE, ref=entry.new, detail=detail)
-            elif seen.detached and entry.makes_commit and self._is_new_commit(entry.new):
+            elif seen.detached and _makes_commit(entry, about) and self._is_new_commit(entry.new):
                 yield Fact("git.commit", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
         elif ref.startswith(HEADS):
             detail["branch"] = ref.removeprefix(HEADS)
-            if entry.makes_commit:
+            if _makes_commit(entry, about):
                 if self._is_new_commit(entry.new):
                     yield Fact("git.commit", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
             elif entry.is_merge:
@@ -193,6 +206,12 @@ class GitNews:
                     "reason": "tag",
                 }
                 yield Fact("git.ref", SOURCE, ref=ref, detail=detail)
+
+
+def _makes_commit(entry: Entry, about: About | None) -> bool:
+    if entry.makes_commit or about is None or not entry.is_unknown:
+        return entry.makes_commit
+    return about.parent == entry.old.strip("0") and abs(entry.time - about.time) <= JUST_S
 
 
 def _made(entry: Entry, about: About | None) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from aipass import programs
 from aipass.errors import AipassError, ConfigError, RefusedError
-from aipass.git.ask import QUIET, ask
+from aipass.git.ask import QUIET, ask, no_repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -66,7 +66,7 @@ class Repo:
         found = ask(root, *words)
         lines = found[0].removesuffix("\n").split("\n") if found else []
         if len(lines) != 3:
-            raise ConfigError(f"{root}: is not in the working tree of a git repository; `git init` makes one")
+            raise ConfigError(f"{root}: {no_repository(root)}")
         self.root = root
         self.own, self.common, self.top = (Path(line) for line in lines)
         relative = os.path.relpath(os.path.realpath(root), os.path.realpath(self.top))

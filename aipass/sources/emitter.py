@@ -7,17 +7,20 @@ renames; this one asks `Ignore` first, pairs renames as they come, and hands ove
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchdog.observers.api import EventEmitter
 
 from aipass.sources import inotify, writers
+from aipass.sources.ignore import git_folder, is_worktree
 from aipass.sources.observation import (
     Gone,
     Limited,
@@ -49,10 +52,18 @@ BATCH = 500
 CREATED_WAIT_MS = 10
 # A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
 FRESH_S = 60.0
-# A new file in the tree is told after so long: most tools save by a new file that becomes the old one at once, and what is renamed or
-# removed by then was never a file of anybody's. In the inbox nothing waits.
-NEW_WAIT_S = 0.05
+# A file in the tree is told when nothing was written for so long, or at the latest after `LAST_WAIT_S`: most tools save by a new file
+# that becomes the old one at once, and what is renamed or removed by then was never a file of anybody's. And programs with a git of
+# their own (libgit2) lock the index only when all files are written. In the inbox nothing waits.
+REST_S, LAST_WAIT_S = 0.05, 0.5
+# After the index was locked, so long is waited for the log that says what was done.
+LOG_WAIT_S = 0.1
 INDEX_LOCK = "index.lock"
+# What git's log of HEAD says where it has changed the files itself.
+MOVING = re.compile(rb"\t(checkout|reset|merge|pull|rebase|clone|cherry-pick|revert|am)\b[^\n]*\n\Z")
+# Repositories inside this one whose git is watched; of more, nobody says what git did.
+MAX_REPOSITORIES = 200
+MAX_LOG_LINE = 4096
 # Git holds it for seconds, in a large tree.
 LOCK_FRESH_S = 10.0
 
@@ -75,6 +86,15 @@ class Ground:
     depth: int = 1000
 
 
+@dataclass(slots=True)
+class Waiting:
+    """A file that is not told yet. `new`: nobody was told that there is one; `closed`: it was complete once; `git`: by git."""
+
+    new: bool
+    closed: bool
+    git: bool
+
+
 class TreeEmitter(EventEmitter):
     """Watches one ground. Everything but `ask_scan` and the counters happens in its own thread."""
 
@@ -88,16 +108,20 @@ class TreeEmitter(EventEmitter):
         self._folder_of: dict[int, str] = {}
         self._watch_of: dict[str, int] = {}
         self._polled: set[str] = set()
-        self._git_watch = -1
-        #: In the order of the kernel's events, so that it is exact whenever they are read.
-        self._by_git = False
+        #: Git's own folders that are watched: of this tree (""), and of repositories inside it, by their folder.
+        self._git_of: dict[int, str] = {}
+        self._gits: dict[str, str] = {}
+        #: The trees that git is at work on, in the order of the kernel's events, so that it is exact whenever they are read.
+        self._by_git: set[str] = set()
         self._told_limit = False
         self._asked: deque[tuple[str, str]] = deque()
         self._wake_in, self._wake_out = os.pipe()
         self._batch: list[Observation] = []
         self._later: dict[str, float] = {}
-        #: Files that were just made, until when they are not told, and whether they were closed; in the order of making.
-        self._new: dict[str, tuple[float, bool]] = {}
+        #: Files of the tree that were just written and are not told yet, in the order of writing; and when they will be.
+        self._waiting: dict[str, Waiting] = {}
+        self._due, self._last_due = 0.0, 0.0
+        self._log_watch = -1
         #: Set once what was there at the start has been told.
         self.settled = threading.Event()
 
@@ -137,20 +161,53 @@ class TreeEmitter(EventEmitter):
         self._asked.append(("", "start"))
 
     def _watch_git(self) -> None:
-        if self._inotify is None or self._ground.git is None:
+        if self._ground.git is None:
+            return
+        self._watch_one_git("", self._ground.git)
+        try:
+            if self._inotify is not None:
+                self._log_watch = self._inotify.add(os.fsencode(f"{self._ground.git}/logs"))
+        except OSError:
+            pass  # no log is kept there
+
+    def _watch_one_git(self, tree: str, folder: str) -> None:
+        if self._inotify is None or self._gits.get(tree) == folder or len(self._gits) >= MAX_REPOSITORIES:
             return
         try:
-            self._git_watch = self._inotify.add(os.fsencode(self._ground.git))
+            watch = self._inotify.add(os.fsencode(folder))
         except OSError:
             return  # nobody can say then what git did
-        self._by_git = self._is_git_at_work()
+        self._git_of[watch], self._gits[tree] = tree, folder
+        if self._is_git_at_work(tree):
+            self._by_git.add(tree)
 
-    def _is_git_at_work(self) -> bool:
+    def _is_git_at_work(self, tree: str) -> bool:
         """Where nobody saw the lock being made: one that stands there for long was left behind."""
         try:
-            return time.time() - os.lstat(f"{self._ground.git}/{INDEX_LOCK}").st_mtime < LOCK_FRESH_S
+            return time.time() - os.lstat(f"{self._gits[tree]}/{INDEX_LOCK}").st_mtime < LOCK_FRESH_S
         except OSError:
             return False
+
+    def _is_by_git(self, path: str) -> bool:
+        """Whether git is at work on the tree that `path` lies in."""
+        return bool(self._by_git) and self._tree_of(path) in self._by_git
+
+    def _tree_of(self, path: str) -> str:
+        if len(self._gits) == 1:
+            return ""
+        while path and path not in self._gits:
+            path = path.rpartition("/")[0]
+        return path
+
+    def _found_repository(self, folder: str) -> None:
+        """A `.git` has come into a folder below the root: another worktree is left alone, a repository's own git is watched too."""
+        if self._ground.ignore is None or not folder:
+            return
+        absolute = Path(self._absolute(folder))
+        if is_worktree(absolute):
+            self._asked.append(("", "ignore"))
+        elif (found := git_folder(absolute)) is not None:
+            self._watch_one_git(folder, str(found))
 
     def on_thread_stop(self) -> None:
         """Wake the thread, so that it sees that it shall end."""
@@ -183,13 +240,13 @@ class TreeEmitter(EventEmitter):
                 self._wait_for_more(CREATED_WAIT_MS)
                 self._take(self._inotify.read())
         self._look_again()
-        self._tell_new()
+        self._tell_waiting()
         self._flush()
 
     def _wait(self) -> None:
         due = [*self._later.values()]
-        if self._new:
-            due.append(next(iter(self._new.values()))[0])
+        if self._waiting:
+            due.append(self._due)
         if self._polled:
             due.append(self._next_poll)
         poll = select.poll()
@@ -210,7 +267,7 @@ class TreeEmitter(EventEmitter):
     _next_poll = 0.0
 
     def _tell(self, seen: Observation) -> None:
-        if self._by_git and not isinstance(seen, (ScanEnd, Limited, Unused, Touched)):
+        if not isinstance(seen, (ScanEnd, Limited, Unused, Touched)) and self._is_by_git(_place(seen)):
             seen = replace(seen, git=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
@@ -269,11 +326,14 @@ class TreeEmitter(EventEmitter):
     ) -> list[str] | None:
         entries: list[Seen] = []
         below: list[str] = []
+        known = folder in self._gits
         special = folder.partition("/")[0] == self._ground.loud or self._ground.ignore is None
         try:
             with os.scandir(handle) as found:
                 for entry in found:
                     path = self._join(folder, entry.name)
+                    if entry.name == ".git":
+                        self._found_repository(folder)
                     if entry.is_dir(follow_symlinks=False):
                         below.append(path)
                     elif (special or entry.is_file(follow_symlinks=False)) and not self._is_ignored_file(
@@ -284,7 +344,11 @@ class TreeEmitter(EventEmitter):
                             entries.append(seen)
         except OSError:
             return None
-        self._tell(Listing(folder, tuple(entries), quiet, ignoring))
+        if folder and self._is_ignored(folder):
+            return None  # another worktree, as was seen only now
+        # A repository that has just come was brought by git.
+        came = not known and bool(folder) and folder in self._gits
+        self._tell(Listing(folder, tuple(entries), quiet, ignoring, git=came))
         if polled:
             for path in filter(self._is_near, below):
                 if path not in self._watch_of and path not in self._polled and not self._is_ignored(path):
@@ -348,12 +412,13 @@ class TreeEmitter(EventEmitter):
             for raw in events:
                 if raw.mask & inotify.IN_Q_OVERFLOW:
                     self._asked.append(("", "overflow"))
-                    self._by_git = self._git_watch >= 0 and self._is_git_at_work()
+                    self._by_git = {tree for tree in self._gits if self._is_git_at_work(tree)}
                     continue
-                if raw.watch == self._git_watch:
-                    if raw.name == os.fsencode(INDEX_LOCK):
-                        self._by_git = bool(raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO))
-                    continue
+                if raw.watch in self._git_of:
+                    # An agent can say that a watched folder is git's own: it is watched all the same.
+                    self._take_git(raw, self._git_of[raw.watch])
+                elif raw.watch == self._log_watch:
+                    self._take_log(raw)
                 self._take_one(raw, pending)
             events = []
             if pending and patience and self._inotify is not None:
@@ -362,6 +427,30 @@ class TreeEmitter(EventEmitter):
                 events = self._inotify.read()
         for path, folder in pending.values():
             self._left(path, folder)
+
+    def _take_git(self, raw: inotify.Raw, tree: str) -> None:
+        if raw.mask & inotify.IN_IGNORED:
+            self._gits.pop(self._git_of.pop(raw.watch), None)
+            self._by_git.discard(tree)
+        elif raw.name == os.fsencode(INDEX_LOCK):
+            if raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
+                self._by_git.add(tree)
+                if self._waiting and not tree:
+                    self._due = min(time.monotonic() + LOG_WAIT_S, self._last_due + LOG_WAIT_S)
+            elif raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_FROM):
+                self._by_git.discard(tree)
+
+    def _take_log(self, raw: inotify.Raw) -> None:
+        """What was written just before git's log says `checkout` was written by a git, whichever it was."""
+        if not self._waiting or raw.name != b"HEAD" or not raw.mask & inotify.IN_CLOSE_WRITE:
+            return
+        try:
+            tail = held.read_end(Path(str(self._ground.git), "logs/HEAD"), MAX_LOG_LINE)
+        except OSError:
+            return
+        if MOVING.search(tail):
+            for path, waiting in self._waiting.items():
+                waiting.git = waiting.git or self._tree_of(path) == ""
 
     def _wait_for_more(self, milliseconds: int) -> None:
         assert self._inotify is not None
@@ -393,6 +482,8 @@ class TreeEmitter(EventEmitter):
     def _take_folder(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
         if not self._is_near(path):
             return
+        if raw.name == b".git" and raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
+            self._found_repository(path.rpartition("/")[0])
         if raw.mask & inotify.IN_MOVED_TO and raw.cookie in pending:
             old, _ = pending.pop(raw.cookie)
             was_ignored = self._is_ignored(old)
@@ -416,13 +507,15 @@ class TreeEmitter(EventEmitter):
             and not raw.mask & inotify.IN_CREATE
         ):
             self._asked.append(("", "ignore"))
+        if raw.name == b".git" and raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO):
+            self._found_repository(path.rpartition("/")[0])
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
         if raw.mask & inotify.IN_ATTRIB:
             self._touched(path)
             return
         if self._is_young(raw, path):
             return
-        if old is not None and self._new.pop(old[0], None) is not None:
+        if old is not None and (waiting := self._waiting.pop(old[0], None)) is not None and waiting.new:
             old = None  # nobody was told of it
         if self._is_ignored_file(path):
             if old is not None:
@@ -441,34 +534,37 @@ class TreeEmitter(EventEmitter):
             self._tell(seen)
 
     def _is_young(self, raw: inotify.Raw, path: str) -> bool:
-        """Whether a file was made a moment ago and is not told yet: it may only be what another one becomes."""
+        """Whether a file was written a moment ago and is not told yet: it may only be what another one becomes."""
         if self._ground.ignore is None or path.partition("/")[0] in (self._ground.loud, "plans"):
             return False
-        if raw.mask & inotify.IN_CREATE:
-            if not self._is_ignored_file(path):
-                self._new[path] = time.monotonic() + NEW_WAIT_S, False
-            return True
-        if path not in self._new:
-            return False
         if raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_TO):
-            del self._new[path]
-            return bool(raw.mask & inotify.IN_DELETE)
-        if raw.mask & inotify.IN_CLOSE_WRITE:
-            self._new[path] = self._new[path][0], True
+            waiting = self._waiting.pop(path, None)
+            return bool(waiting is not None and waiting.new and raw.mask & inotify.IN_DELETE)
+        if path not in self._waiting and self._is_ignored_file(path):
+            return True
+        now = time.monotonic()
+        if not self._waiting:
+            self._last_due = now + LAST_WAIT_S
+        self._due = min(now + REST_S, self._last_due)
+        waiting = self._waiting.setdefault(
+            path, Waiting(bool(raw.mask & inotify.IN_CREATE), closed=False, git=False)
+        )
+        waiting.closed = waiting.closed or bool(raw.mask & inotify.IN_CLOSE_WRITE)
+        waiting.git = waiting.git or self._is_by_git(path)
         return True
 
-    def _tell_new(self) -> None:
-        now = time.monotonic()
-        while self._new and next(iter(self._new.values()))[0] <= now:
-            path = next(iter(self._new))
+    def _tell_waiting(self) -> None:
+        if not self._waiting or self._due > time.monotonic():
+            return
+        told, self._waiting = self._waiting, {}
+        for path, waiting in told.items():
             # It was closed, whoever may have opened it again by now.
-            _, closed = self._new.pop(path)
-            seen = self._look(path, found=not closed)
+            seen = self._look(path, found=not waiting.closed)
             if seen is not None:
-                self._tell(seen)
+                self._tell(replace(seen, git=waiting.git))
 
     def _touched(self, path: str) -> None:
-        if path in self._new or self._is_ignored_file(path):
+        if path in self._waiting or self._is_ignored_file(path):
             return
         try:
             status = os.lstat(self._absolute(path))
@@ -557,3 +653,15 @@ class TreeEmitter(EventEmitter):
     @staticmethod
     def _join(folder: str, name: str) -> str:
         return f"{folder}/{name}" if folder else name
+
+
+def _place(seen: Observation) -> str:
+    """Where in the tree something was seen."""
+    match seen:
+        case Listing():
+            return seen.folder
+        case Moved():
+            return seen.new
+        case Seen() | Gone():
+            return seen.path
+    return ""

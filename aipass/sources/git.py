@@ -138,7 +138,7 @@ class Git:
             entry.new
             for entries in logs.values()
             for entry in entries
-            if entry.makes_commit or entry.is_merge
+            if entry.makes_commit or entry.is_merge or entry.is_unknown
         ]
         rebased = dict(self._rebased(logs.values())) if self._wants_rebased() else {}
         new += [sha for shas in rebased.values() for sha in shas]
@@ -202,11 +202,22 @@ class Git:
     def _describe(self, shas: list[str]) -> Iterator[tuple[str, About]]:
         """Author, first line and paths of commits. Read by NUL alone, which none of them can hold."""
         for sha in shas:
-            told = ask(self._root, "log", "-1", "-z", "--format=%an%x00%s", sha)
-            if len(told) == 2:
+            # None of them is empty, which would be left out.
+            told = ask(self._root, "log", "-1", "-z", "--format=%ct%x00 %an%x00 %s%x00 %P", sha)
+            if len(told) == 4:
+                at, author, subject, parents = (field.strip() for field in told)
                 words = ("diff-tree", "-z", "-r", "--root", "--no-commit-id", "--name-only", "--no-renames")
                 paths = ask(self._root, *words, "--diff-merges=first-parent", sha)
-                yield sha, About(told[0], told[1][:MAX_SUBJECT], tuple(paths[:MAX_PATHS]))
+                yield (
+                    sha,
+                    About(
+                        author,
+                        subject[:MAX_SUBJECT],
+                        tuple(paths[:MAX_PATHS]),
+                        parents.partition(" ")[0],
+                        float(at),
+                    ),
+                )
 
 
 _TAG = "%(refname)%00%(objectname)%00"

@@ -1,8 +1,10 @@
-"""Which parts of the tree nobody watches: built-in names, every .gitignore, `[watch] ignore`, nested roots."""
+"""Which parts of the tree nobody watches: built-in names, every .gitignore, `[watch] ignore`, nested roots, other worktrees."""
 
 from __future__ import annotations
 
 import os
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.layout import CONFIG_NAME
@@ -12,7 +14,6 @@ from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _NAMES = (
     ".git .aipass .hg .svn .jj node_modules __pycache__ .venv venv .tox .nox .mypy_cache .ruff_cache .pytest_cache "
@@ -30,6 +31,8 @@ ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
 MAX_GITIGNORE_BYTES = 200_000
 MAX_LINES, MAX_ALL_LINES = 5_000, 50_000
 NAME = ".gitignore"
+#: A `.git` file is one line with one path.
+MAX_GIT_FILE_BYTES = 5000
 
 
 class Ignore:
@@ -62,7 +65,7 @@ class Ignore:
             return True
         if path.partition("/")[0] in ALWAYS_WATCHED:
             return False
-        if os.path.lexists(self._root / path / CONFIG_NAME):
+        if os.path.lexists(self._root / path / CONFIG_NAME) or is_worktree(self._root / path):
             return True
         own = self._asked(path + "/")
         if own is not None:
@@ -78,8 +81,9 @@ class Ignore:
         own = self._asked(path)
         if own is not None:
             return own
-        # What an editor or a download makes for a moment is nobody's task.
-        return passing.find(path.rpartition("/")[2]) is not None or self._by_git(path, folder=False)
+        # What an editor or a download makes for a moment is nobody's task; `.git` as a file is git's own.
+        name = path.rpartition("/")[2]
+        return name == ".git" or passing.find(name) is not None or self._by_git(path, folder=False)
 
     def _asked(self, path: str) -> bool | None:
         return None if self._own is None else _verdict(self._own, path)
@@ -112,6 +116,30 @@ class Ignore:
             self._lines += len(found)
             self._files[folder] = Globs(found, gitignore=True) if found else None
         return self._files[folder]
+
+
+def git_folder(folder: Path) -> Path | None:
+    """Git's own folder for a tree of its own that begins at `folder`; None where none begins there. Nothing of it is trusted."""
+    inner = folder / ".git"
+    try:
+        if stat.S_ISDIR(os.lstat(inner).st_mode):
+            return inner
+        data = held.read(inner, MAX_GIT_FILE_BYTES)
+    except OSError:
+        return None
+    word, _, path = data.partition(b": ")
+    path = path.rstrip(b"\r\n")
+    if word != b"gitdir" or not path or b"\0" in path:
+        return None
+    return Path(os.path.normpath(folder / os.fsdecode(path)))
+
+
+def is_worktree(folder: Path) -> bool:
+    """Whether another worktree begins at `folder`: another branch of some repository, which others work on."""
+    if not os.path.lexists(folder / ".git"):
+        return False
+    found = git_folder(folder)
+    return found is not None and found.parent.name == "worktrees"
 
 
 def _verdict(globs: Globs, path: str) -> bool | None:

@@ -4,6 +4,8 @@ Whoever may read a file can take an flock on it, and agents may read everything:
 a hold is a file that says which process has it (its id, and when and in which boot it was born), and only what stands outside the fence
 can write that file. A lock is held on it as well: it is what processes of another pid namespace (a container beside) can see of each
 other. The file is new each time, so nobody else can have that lock first.
+
+The file also says in which folder it was made: in a copy of that folder (`cp -a` of a repository at work) it holds nothing.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def take(path: Path, **more: object) -> Hold | None:
         handle = os.open(half, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(handle, json.dumps({**identity(), **more}).encode())
+            os.write(handle, json.dumps({**identity(), "folder": _of(folder), **more}).encode())
             os.rename(half, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             os.close(handle)
@@ -105,7 +107,9 @@ def take(path: Path, **more: object) -> Hold | None:
 def holder(path: Path) -> dict[str, Any] | None:
     """What the hold's file says, where the process that it names lives; None where nobody has it."""
     try:
-        handle = held.open_at(path, os.O_RDONLY | os.O_NONBLOCK)
+        with held.above(path) as (folder, name):
+            handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            here = _of(folder)
     except OSError:
         return None
     try:
@@ -115,6 +119,8 @@ def holder(path: Path) -> dict[str, Any] | None:
         except ValueError:
             found, known = None, False
         if known and found["space"] == _space():
+            if found.get("folder", here) != here:
+                return None
             if found["pid"] == os.getpid() and str(path) not in _mine:
                 return None
             return found if found["boot"] == boot() and born(found["pid"]) == found["born"] else None
@@ -122,6 +128,11 @@ def holder(path: Path) -> dict[str, Any] | None:
         return (found if isinstance(found, dict) else {}) if _is_locked(handle) else None
     finally:
         os.close(handle)
+
+
+def _of(folder: int) -> list[int]:
+    found = os.fstat(folder)
+    return [found.st_dev, found.st_ino]
 
 
 def _is_locked(handle: int) -> bool:
