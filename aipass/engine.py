@@ -423,6 +423,8 @@ class Engine:
             if self._authors.has_open():
                 self._timers.set(SWEEP, step.now.mono + SWEEP_S)
         run = self._authors.by(fact.path)
+        if run is None and fact.path.startswith("outbox/"):
+            run = self._world.answered(fact.path)
         return fact if run is None else replace(fact, by=run)
 
     def _look_into(self, step: Step, fact: Fact) -> Fact:

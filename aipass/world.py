@@ -20,7 +20,7 @@ from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.layout import RUN_FOLDER
 from aipass.plan.reserved import check_name
-from aipass.sources.observation import identity_of
+from aipass.sources.observation import Identity, identity_of
 from aipass.supervisor import held, wire
 from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
@@ -84,6 +84,8 @@ class World:
         self.stop_waits_s = STOP_WAITS_S
         #: How many unusable requests of a run were set aside.
         self._set_aside: dict[int, int] = {}
+        #: Answers that were written, with the run that they are of, and what tells them from what others put there.
+        self._answers: dict[str, tuple[int, Identity]] = {}
         # An older supervisor may still answer what the last engine asked.
         self._serial = time.time_ns()
 
@@ -533,13 +535,31 @@ class World:
                 "usage": json.loads(row["usage"]) if row["usage"] else None,
             }
             # The record first: whoever waits for the answer finds it there.
-            _put(
-                answer.with_name(answer.name.removesuffix(".md") + ".json"),
-                (json.dumps(record, indent=2) + "\n").encode(),
-            )
+            beside = answer.with_name(answer.name.removesuffix(".md") + ".json")
+            _put(beside, (json.dumps(record, indent=2) + "\n").encode())
             self._put_answer(answer, row, result)
+            if runs:
+                self._remember(runs[-1]["id"], beside, answer)
             first = first or relative
         return first
+
+    def _remember(self, run: int, *paths: Path) -> None:
+        for path in paths:
+            self._answers[str(path.relative_to(self.layout.root))] = run, identity_of(os.lstat(path))
+        while len(self._answers) > MOST_ANSWERS:
+            self._answers.pop(next(iter(self._answers)))
+
+    def answered(self, path: str) -> int | None:
+        """The run that a file of the outbox is the answer of, as it was written; a chain goes on through it."""
+        run, identity = self._answers.get(path, (None, None))
+        try:
+            return (
+                run
+                if run is not None and identity_of(os.lstat(self.layout.root / path)) == identity
+                else None
+            )
+        except OSError:
+            return run
 
     def _put_answer(self, path: Path, row: Row, result: Mapping[str, Any]) -> None:
         answer = result.get("answer") or ""
@@ -637,6 +657,8 @@ def rejection_beside(path: Path) -> Path:
 SHOWN_BYTES = 20_000
 # No answer that anybody reads is longer; a run's output may be anything, and have holes that are no bytes on the disk.
 MAX_ANSWER_BYTES = 20_000_000
+#: So many answers are known as such; they are seen within moments.
+MOST_ANSWERS = 2000
 
 
 def _is_same(folder: int, name: str, identity: str | None, digest: str | None) -> bool:

@@ -14,6 +14,7 @@ import yaml
 KNOWN = ("subject", "key", "priority", "reply_to")
 MAX_FRONT_MATTER_CHARS = 65_536
 _FENCED = re.compile(r"(\+\+\+|---)[ \t]*\r?\n(.*?)(?<=\n)\1[ \t]*(?:\r?\n|$)", re.DOTALL)
+_KEYS = re.compile(r"^[\"']?([A-Za-z_-]{1,20})[\"']?[ \t]*:", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,24 @@ def read(text: str) -> Wanted:
     match = _FENCED.match(text)
     if match is None or len(match[2]) > MAX_FRONT_MATTER_CHARS:
         return Wanted(text)
+    if match[1] == "---" and not any(_nearest(word) for word in _KEYS.findall(match[2])):
+        # Words of other tools, or text between two rules of Markdown: all of it is for the agent.
+        return Wanted(text)
     found = _parse_toml(match[2]) if match[1] == "+++" else _parse_yaml(match[2])
     if not isinstance(found, dict):
         # A rule in Markdown is written `---` too; what stands between two of them need not be ours.
         return Wanted(text)
     for name in found:
-        near = difflib.get_close_matches(str(name).lower(), KNOWN, 1, 0.8)
+        near = _nearest(str(name))
         if name not in KNOWN and near:
-            raise ValueError(f"front matter: `{name}` is not known; did you mean `{near[0]}`?")
+            raise ValueError(f"front matter: `{name}` is not known; did you mean `{near}`?")
     subject, key, reply_to = (_words(found, name) for name in ("subject", "key", "reply_to"))
     return Wanted(text[match.end() :], subject, key, _priority(found), reply_to)
+
+
+def _nearest(name: str) -> str | None:
+    """The word of ours that a name is, or was meant to be."""
+    return next(iter(difflib.get_close_matches(name.lower(), KNOWN, 1, 0.8)), None)
 
 
 def _parse_toml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds

@@ -385,7 +385,7 @@ def shown(repository):
         ("by gitpython", About("A", "by gitpython", ("x",), sha(1), 2.0), "git.commit"),
         ("", About("A", "s", ("x",), sha(1), 2.0), "git.commit"),
         ("anything", About("A", "s", ("x",), sha(7), 2.0), "git.ref"),
-        ("anything", About("A", "s", ("x",), sha(1), -4000.0), "git.ref"),
+        ("anything", About("A", "s", ("x",), sha(1), -58.0), "git.ref"),
         ("reset: moving to HEAD@{1}", About("A", "s", ("x",), sha(1), 2.0), "git.ref"),
         ("branch: Reset to x", About("A", "s", ("x",), sha(1), 2.0), "git.ref"),
         ("anything", None, "git.ref"),

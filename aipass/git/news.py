@@ -211,7 +211,8 @@ class GitNews:
 def _makes_commit(entry: Entry, about: About | None) -> bool:
     if entry.makes_commit or about is None or not entry.is_unknown:
         return entry.makes_commit
-    return about.parent == entry.old.strip("0") and abs(entry.time - about.time) <= JUST_S
+    old = entry.old if entry.old.strip("0") else ""
+    return about.parent == old and abs(entry.time - about.time) <= JUST_S
 
 
 def _made(entry: Entry, about: About | None) -> dict[str, object]:
