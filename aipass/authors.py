@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,9 +92,13 @@ class Authors:
         if last is None:
             return None
         try:
-            changed = os.lstat(self._layout.root / path).st_ctime
+            found = os.lstat(self._layout.root / path)
         except OSError:
             return last.run if last.what == Operation.REMOVE.value else None
+        if stat.S_ISDIR(found.st_mode):
+            # What comes into a folder and goes changes its time; whoever took the file away that was here, or made the folder, did that.
+            return last.run if last.what != Operation.WRITE.value else None
+        changed = found.st_ctime
         if last.what == Operation.REMOVE.value:
             return None
         if last.closed is None:

@@ -141,6 +141,8 @@ def _named(word: str, root: str) -> Iterator[str]:
         place = os.path.normpath(os.path.join(root, part)) if part and "\0" not in part else root
         if place == root or not place.startswith(root + "/"):
             continue
+        if part != word and not _is_started(part, place, word):
+            continue  # a line for a shell names its data as well
         if os.path.isfile(place):
             yield place
             yield os.path.realpath(place)
@@ -151,6 +153,18 @@ def _named(word: str, root: str) -> Iterator[str]:
             yield place  # it is not there yet, and whoever makes it is started
 
 
+def _is_started(part: str, place: str, line: str) -> bool:
+    """Whether a line for a shell looks as if it started the file that it names: by its ending, its mode, or its place in the line."""
+    if os.path.splitext(part)[1] in _SCRIPTS or os.path.isdir(place) or os.access(place, os.X_OK):
+        return True
+    return re.search(rf"{_STARTS}[\"']?{re.escape(part)}(?![\w./-])", line) is not None
+
+
+#: What stands before something that a shell starts.
+_STARTS = (
+    r"(?:^|[;&|(`{!\n]|\b(?:then|do|else|if|while|until|sh|bash|dash|zsh|ksh|fish|python[\d.]*|node|deno|bun|ruby|perl|php|lua|Rscript|java"
+    r"|source|exec|command|env|time|nice|nohup|xargs|make|just|awk|sed)(?:\s+-\S+)*\s|(?<![\w./])\.\s)\s*"
+)
 #: Endings of what interpreters start; a file of another ending that does not exist yet is taken for data.
 _SCRIPTS = frozenset(
     (".py", ".pyz", ".sh", ".bash", ".js", ".mjs", ".cjs", ".ts", ".rb", ".pl", ".php", ".lua", ".r", ".jar")

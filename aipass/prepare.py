@@ -92,6 +92,35 @@ def last_ids(layout: Layout) -> tuple[int, int]:
     return highest[0], highest[1]
 
 
+#: What others may write from another side, of which the kernel here tells nothing: network and shared folders, and whatever a program
+#: serves. As mountinfo names them; https://man7.org/linux/man-pages/man7/inotify.7.html, "Limitations and caveats".
+_SHARED = (
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "afs",
+    "ceph",
+    "virtiofs",
+    "vboxsf",
+    "prl_fs",
+    "vmhgfs",
+    "fuse",
+    "gfs",
+    "ocfs",
+    "lustre",
+    "glusterfs",
+)
+#: Served by a program, and on a disk of this machine all the same.
+_LOCAL_FUSE = ("fuseblk", "fuse.ntfs-3g", "fuse.exfat-fuse", "fuse.ntfs", "fuse.exfat")
+
+
+def shared_by(path: Path) -> str | None:
+    """The kind of file system where others may write without the kernel's telling it; None where all writers are of this machine."""
+    kind = filesystem_of(path)
+    return kind if kind.startswith(_SHARED) and kind not in _LOCAL_FUSE else None
+
+
 def filesystem_of(path: Path) -> str:
     """The type of the filesystem that holds `path`, as the kernel calls it; `unknown` where it does not tell."""
     try:

@@ -387,3 +387,90 @@ def test_nested_ignore_rules_and_what_is_always_watched(tmp_path):
     assert ignore.file("x.md")
     assert not ignore.file("keep.md")
     assert ignore.folder(".git")
+
+
+def test_on_a_shared_file_system_the_inbox_is_looked_at_though_the_kernel_is_silent(tmp_path, monkeypatch):
+    """What comes from the other side of a mount: no event, and nobody who could say who still writes it."""
+    monkeypatch.setattr("aipass.sources.filesystem.shared_by", lambda _: "nfs4")
+    monkeypatch.setattr(inotify.Inotify, "read", lambda _: [])
+    monkeypatch.setattr(emitter, "POLL_S", 0.05)
+    monkeypatch.setattr(writers, "SETTLED_S", 0.3)
+    root = tmp_path.resolve()
+    (root / "inbox/w").mkdir(parents=True)
+    with Tree(root) as tree:
+        path = root / "inbox/w/x.md"
+        for size in range(1, 8):
+            path.write_text("x" * size)  # it grows, as over a slow line
+            time.sleep(0.06)
+        assert ("file.closed", "inbox/w/x.md") not in tree.facts
+        tree.wait_for(("file.closed", "inbox/w/x.md"))
+        assert tree.facts.count(("file.closed", "inbox/w/x.md")) == 1
+
+
+def save_by_new_file(path: Path, text: str, beside: str) -> None:
+    new = path.with_name(beside)
+    new.write_text(text)
+    new.replace(path)
+
+
+def save_with_backup(path: Path, text: str, beside: str) -> None:
+    path.rename(path.with_name(beside))
+    path.write_text(text)
+    path.with_name(beside).unlink()
+
+
+def save_in_place(path: Path, text: str, beside: str) -> None:
+    path.with_name(beside).write_text("a copy, for a crash")
+    path.write_text(text)
+    path.with_name(beside).unlink()
+
+
+@pytest.mark.parametrize("save", [save_by_new_file, save_with_backup, save_in_place])
+@pytest.mark.parametrize(
+    "beside", ["x.md~", ".x.md.swp", "x.md___jb_tmp___", "x.md.8f3a2b", "#x.md#", "sedAb12Cd"]
+)
+def test_one_save_is_one_change_however_it_is_done(tree, save, beside):
+    path = tree.root / "x.md"
+    path.write_text("first")
+    tree.wait_for(("file.closed", "x.md"))
+    tree.facts.clear()
+    save(path, "second", beside)
+    tree.wait_for(("file.closed", "x.md"))
+    time.sleep(2 * emitter.REST_S)
+    assert [fact for fact in tree.facts if fact[0] == "file.closed"] == [("file.closed", "x.md")]
+
+
+def test_a_time_that_is_set_after_the_close_is_no_second_version(tree):
+    path = tree.root / "inbox/w/x.md"
+    path.parent.mkdir(parents=True)
+    path.write_text("copied")
+    tree.wait_for(("file.closed", "inbox/w/x.md"))
+    os.utime(path, ns=(0, 1_000_000_000))
+    time.sleep(0.2)
+    tree.filesystem.scan()
+    tree.wait_for(("file.closed", "inbox/w/x.md"))
+    assert tree.facts.count(("file.closed", "inbox/w/x.md")) == 1
+
+
+@pytest.mark.parametrize("time_ns", [0, -1, 2**63 - 1, 2**62])
+def test_a_file_of_any_time_is_told_once(tree, time_ns):
+    path = tree.root / "x"
+    path.write_text("1")
+    try:
+        os.utime(path, ns=(time_ns, time_ns))
+    except OverflowError:
+        pytest.skip("this system has no such time")
+    tree.wait_for(("file.closed", "x"))
+    tree.filesystem.scan()
+    time.sleep(0.2)
+    assert tree.facts.count(("file.closed", "x")) == 1
+
+
+def test_names_of_unfinished_files_are_known_once_for_all(tmp_path):
+    """The list is one: the inbox and the watching of the tree ask the same."""
+    ignore = Ignore(tmp_path)
+    for name in ("a.tmp", "a.part", "a~", ".a.swp", "a.crdownload", "#a#", ".#a", "a___jb_tmp___"):
+        assert ignore.file(name), name
+        assert ignore.file(f"deep/er/{name}"), name
+    for name in ("a.md", "part", "tmp.py", "a.partial.md", "template.txt"):
+        assert not ignore.file(name), name

@@ -221,6 +221,25 @@ def test_what_an_agent_is_started_with_is_nobodys_to_write(tmp_path, command, gu
     assert given.owner(guards[0]).agents == ("wide",)
 
 
+@pytest.mark.parametrize(
+    ("line", "guarded_too"),
+    [
+        ("rm data; echo 1 > data", False),
+        ("cat data | wc -l", False),
+        ("sh data", True),
+        ("cd . && bash -eu data", True),
+        (". data", True),
+        ("source 'data'", True),
+        ("data arg", True),
+        ("true; data", True),
+    ],
+)
+def test_a_line_for_a_shell_guards_what_it_starts_and_not_its_data(tmp_path, line, guarded_too):
+    (tmp_path / "data").write_text("1")
+    found = territory(tmp_path, agent_table("w", f'["sh", "-c", "{line}"]', 'owns = ["**"]'))
+    assert (found.owner("data").kind is Kind.NEVER) == guarded_too
+
+
 def test_the_virtual_environment_that_runs_us_is_nobodys(tmp_path, monkeypatch):
     venv = tmp_path / ".venv"
     program(venv / "bin/python3")

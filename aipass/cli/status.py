@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import ground, lock
+from aipass import ground, lock, prepare
 from aipass.cli.output import clock, json_option, lines_of, print_json, table
 from aipass.cli.questions import state_of
 from aipass.config_quick import agents
@@ -69,6 +69,8 @@ def gather(layout: Layout) -> dict[str, Any]:
             for name, settings in configured.items()
         ],
         "counts": {state: counts.get(state, 0) for state in STATES},
+        #: The kind of file system, where others may write unseen.
+        "shared": prepare.shared_by(layout.root),
         "plans": [],
         "leases": [],
         "prs": [],
@@ -179,6 +181,11 @@ def _show(found: dict[str, Any]) -> None:
             if number or state in {"queued", "running"}
         )
     )
+    if found["shared"]:
+        click.echo(
+            f"tree     on {found['shared']}: what others write there from another side is seen in inbox/ within seconds, elsewhere "
+            "at the next `aipass up`"
+        )
     for plan in found["plans"]:
         click.echo(
             f"plan     {plan['id']} {plan['title']}: {plan['status']}; `aipass plan status {plan['id']}`"

@@ -101,11 +101,12 @@ class Opened:
 
 
 def touched(path: Path) -> int:
-    """When a file was changed last, in nanoseconds; 0 where there is none."""
+    """When a file was changed last, in nanoseconds; 0 where there is none: what comes into a folder is no change of it."""
     try:
-        return path.lstat().st_ctime_ns
+        found = path.lstat()
     except OSError:
         return 0
+    return 0 if stat.S_ISDIR(found.st_mode) else found.st_ctime_ns
 
 
 def seal(path: Path) -> str:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from watchdog.observers.api import EventQueue, ObservedWatch
 
     from aipass.sources.ignore import Ignore
-    from aipass.sources.observation import Observation
+    from aipass.sources.observation import Identity, Observation
 
 # Folders without a watch are looked at this often: rarely enough to cost nothing, often enough to be noticed.
 POLL_S = 2.0
@@ -82,6 +82,8 @@ class Ground:
     loud: str = "inbox"
     #: Git's own folder for this tree. While its `index.lock` stands there, git is at work on the tree.
     git: str | None = None
+    #: Others may write here without the kernel's telling it: what lies in `loud` is looked at from time to time as well.
+    shared: bool = False
     #: Folders deeper than this are not looked into: who may write there makes what he likes of their paths.
     depth: int = 1000
 
@@ -122,6 +124,7 @@ class TreeEmitter(EventEmitter):
         self._waiting: dict[str, Waiting] = {}
         self._due, self._last_due = 0.0, 0.0
         self._log_watch = -1
+        self._resting: dict[str, tuple[Identity, float]] = {}
         #: Set once what was there at the start has been told.
         self.settled = threading.Event()
 
@@ -247,7 +250,7 @@ class TreeEmitter(EventEmitter):
         due = [*self._later.values()]
         if self._waiting:
             due.append(self._due)
-        if self._polled:
+        if self._polled or self._ground.shared:
             due.append(self._next_poll)
         poll = select.poll()
         poll.register(self._wake_in, select.POLLIN)
@@ -258,9 +261,14 @@ class TreeEmitter(EventEmitter):
             os.read(self._wake_in, 4096)
         except BlockingIOError:
             pass
-        if self._polled and time.monotonic() >= self._next_poll:
+        if (self._polled or self._ground.shared) and time.monotonic() >= self._next_poll:
             self._next_poll = time.monotonic() + POLL_S
-            for folder in sorted(self._polled):
+            also = (
+                {name for name in self._watch_of if name.partition("/")[0] == self._ground.loud}
+                if self._ground.shared
+                else set()
+            )
+            for folder in sorted(self._polled | also):
                 if self._visit(folder, quiet=False, polled=True) is None:
                     self._left(folder, folder=True)
 
@@ -619,6 +627,8 @@ class TreeEmitter(EventEmitter):
             loud = path.partition("/")[0] == self._ground.loud or self._ground.ignore is None
             fresh = loud or time.time_ns() - status.st_mtime_ns < FRESH_S * 1e9
             complete = not fresh or writers.is_complete(absolute, status.st_mtime_ns)
+            if complete and loud and self._ground.shared:
+                complete = self._is_at_rest(path, identity_of(status))
             if not complete:
                 self._later[path] = time.monotonic() + writers.SETTLED_S
             elif fresh:
@@ -628,6 +638,17 @@ class TreeEmitter(EventEmitter):
                 except OSError:
                     return None
         return Seen(path, identity_of(status), complete)
+
+    def _is_at_rest(self, path: str, now: Identity) -> bool:
+        """Nobody here can say who writes a file from another side: one that is the same at two looks is complete."""
+        before, since = self._resting.get(path, (None, 0.0))
+        if before != now:
+            self._resting = {
+                one: seen for one, seen in self._resting.items() if time.monotonic() - seen[1] < 60
+            }
+            self._resting[path] = now, time.monotonic()
+            return False
+        return time.monotonic() - since >= writers.SETTLED_S
 
     def _look_again(self) -> None:
         """Files that were being written when they were found, in case their close was not seen."""

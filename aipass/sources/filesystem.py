@@ -8,6 +8,7 @@ from watchdog.events import FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
 from aipass.git.ask import ask
+from aipass.prepare import shared_by
 from aipass.sources.emitter import Ground, TreeEmitter
 from aipass.sources.ignore import Ignore
 
@@ -55,6 +56,7 @@ class Filesystem:
             ignore=Ignore(self._root, self._patterns, self._unused),
             first=("inbox",),
             baseline=self._baseline,
+            shared=shared_by(self._root) is not None,
             git=next(iter(ask(self._root, "rev-parse", "--absolute-git-dir")), "").removesuffix("\n") or None,
         )
         self._watched = Watched(self._ground)

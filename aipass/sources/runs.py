@@ -307,9 +307,12 @@ def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
         writer = -1
         timer = threading.Timer(READY_WAIT_S, process.kill)
         timer.start()
-        ready = os.read(reader, 1)
+        said = os.read(reader, 5000)
         timer.cancel()
-        if not ready and process.wait() != 3:
+        if said not in {b"", b"ready"}:
+            process.wait()
+            raise AipassError(f"the supervisor did not start: {said.decode('utf-8', 'replace')}")
+        if not said and process.wait() != 3:
             raise AipassError(f"the supervisor did not start; {layout.state / 'supervisor.log'} says why")
     finally:
         os.close(reader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -675,27 +676,47 @@ def _say(text: str) -> None:
         )
 
 
+def _listen(path: Path) -> socket.socket:
+    """A socket at `path` that only this user can reach. Raises OSError that says where none can be made."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        listener.bind(wire.address(path))
+        listener.listen(8)
+    except OSError as exc:
+        listener.close()
+        if exc.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}:
+            raise
+        # exFAT and FAT, most of what Docker Desktop, WSL and network servers mount: files and folders are all there is.
+        text = (
+            f"no UNIX socket can be made in {path.parent} ({exc.strerror}): its file system has none; "
+            "put the repository on a file system of this machine (ext4, btrfs, xfs, zfs, tmpfs)"
+        )
+        raise OSError(exc.errno, text) from exc
+    finally:
+        os.umask(old)
+    return listener
+
+
 def main(arguments: list[str]) -> int:
-    """Serve the state folder `arguments[0]` as version `arguments[1]`; writes one byte to descriptor `arguments[2]` when ready.
+    """Serve the state folder `arguments[0]` as version `arguments[1]`; says on descriptor `arguments[2]` `ready`, or why it is not.
 
     Exit status 3 where another one of this version serves it already.
     """
     state, version, ready = Path(arguments[0]), arguments[1], int(arguments[2])
     socket_name, lock_name = wire.names(version)
-    served = hold.take(state / lock_name)
-    if served is None:
-        return 3
-    path = state / socket_name
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o177)
     try:
-        listener.bind(wire.address(path))
-    finally:
-        os.umask(old)
-    listener.listen(8)
-    supervisor = Supervisor(state, version)
-    os.write(ready, b"r")
+        served = hold.take(state / lock_name)
+        if served is None:
+            return 3
+        path = state / socket_name
+        path.unlink(missing_ok=True)
+        listener = _listen(path)
+        supervisor = Supervisor(state, version)
+    except OSError as exc:
+        os.write(ready, (exc.strerror or str(exc)).encode("utf-8", "replace")[:4000])
+        raise
+    os.write(ready, b"ready")
     os.close(ready)
     try:
         supervisor.serve(listener)
