@@ -314,6 +314,8 @@ class Answer(Action):
     sender: str
     run: int | None = None
     request: str | None = None
+    #: The text is none of the question's options, and is meant as it is.
+    other: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +335,8 @@ class Steer(Action):
     verb: str
     plan: str
     request: str | None = None
+    #: Start it though it is done already.
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,6 +258,10 @@ class Carrier:
         if self._dispatcher.pauses.why("handler", action.name) is not None:
             self._look_again(step)
         found = self._dispatcher.resume(action.name)
+        if "rule" in found:
+            # Whoever resumes it has seen how often it fired.
+            self._fired.forget(f"rule {action.name}")
+            self._ledger.run("set_meta", {"key": f"resumed.rule {action.name}", "value": str(step.now.wall)})
         if "driver" in found:
             step.facts.append(Fact("driver.resumed", "engine", ref=action.name))
         text = (

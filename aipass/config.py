@@ -239,7 +239,7 @@ class Pulling(Model):
         "local", description="Where PRs are shown as well: local (nowhere), gh, glab, or a plugin's"
     )
     remote: Word = Field("origin", description="The forge's remote")
-    wake_author: bool = Field(True, description="Tell an agent when its PR was merged, by a dispatch")
+    wake_author: bool = Field(False, description="Tell an agent when its PR was merged, by a dispatch")
 
 
 class Sandbox(Model):

@@ -21,7 +21,7 @@ import structlog
 
 from aipass import action as act
 from aipass import config as configuration
-from aipass import ground
+from aipass import ground, guarded
 from aipass.alarms import Alarms
 from aipass.authors import SWEEP_S, Authors
 from aipass.carry import DELIVER, WAKE, Carrier
@@ -612,8 +612,10 @@ class Engine:
         waiting = list(read.waiting)
         outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
         self.ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
+        shared = guarded.owned_twice(read.config)
+        self.ledger.run("set_meta", {"key": "config.shared", "value": json.dumps(shared)})
         self._carrier.settle(step, Done(read.action, outcome))
-        answer(self.ledger, read.request, 0, f"aipass.toml is {outcome}")
+        answer(self.ledger, read.request, 0, "; but ".join((f"aipass.toml is {outcome}", *shared)))
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
         if read.config != self.config:
             for agent, blocked in self._dispatcher.reconfigure(read.config).items():
@@ -659,6 +661,8 @@ class Engine:
         self._alarms.load(now)
         self._fired.clear()
         for row in self.ledger.all("firings_since", {"since": now.wall - HOUR_S}):
+            if row["time"] <= float(self.ledger.meta(f"resumed.{row['handler']}") or 0):
+                continue
             self._fired.add(row["handler"], now.mono - max(0.0, now.wall - row["time"]))
 
 

@@ -41,7 +41,7 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
     "retry": {"id": (str, True)},
     "resume": {"name": (str, True)},
     "reload": {},
-    "plan": {"do": (str, True), "id": (str, True)},
+    "plan": {"do": (str, True), "id": (str, True), "again": (bool, False)},
     "deliver": {},
     "pr": {
         "do": (str, True),
@@ -71,11 +71,30 @@ FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
         "reply_to": (int, False),
     },
     "ask": {"to": (str, True), "text": (str, True), "options": (list, False), "waits": (int, False)},
-    "answer": {"question": (int, True), "text": (str, True)},
+    "answer": {"question": (int, True), "text": (str, True), "other": (bool, False)},
     "forget": {"memory": (int, True)},
     "read": {"ids": (list, True)},
     "commit": {"title": (str, True), "body": (str, False), "paths": (list, False), "include": (bool, False)},
 }
+#: What an agent may ask for. Whatever stands here nowhere is for people: a new verb is theirs until somebody lets agents have it.
+AGENT_VERBS = frozenset(
+    (
+        "send",
+        "deliver",
+        "pr",
+        "note",
+        "message",
+        "ask",
+        "answer",
+        "read",
+        "commit",
+        "cancel",
+        "retry",
+        "resume",
+        "plan",
+        "forget",
+    )
+)
 _KINDS = {str: "text", int: "a number", bool: "true or false", list: "a list"}
 #: Who asks follows from the folder; only a person, or the orchestrator, may ask for these.
 ORCHESTRATOR_VERBS = frozenset(("cancel", "retry", "resume", "plan"))

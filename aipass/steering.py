@@ -96,7 +96,7 @@ class Steering:
 
     def read(self, number: int, action: act.Steer) -> None:
         """After the commit: read the plan's file where that matters; what follows is recorded in the next step."""
-        read = partial(PlanRead, number, action.request, action.verb, action.plan)
+        read = partial(PlanRead, number, action.request, action.verb, action.plan, again=action.again)
         if action.verb in {"pause", "stop"}:
             self._back(read())
             return
@@ -119,6 +119,11 @@ class Steering:
         self, step: Step, read: PlanRead, row: Row | None, by: int | None, cause: int | None
     ) -> tuple[int, str]:
         state = None if row is None else row["state"]
+        if read.verb == "start" and state == "done" and not read.again:
+            return (
+                EXIT_REFUSED,
+                f"plan {read.id} is done; `aipass plan start {read.id} --again` runs all of it once more",
+            )
         if state not in FITTING[read.verb]:
             code = EXIT_REFUSED if read.verb == "start" else EXIT_FAILED
             return code, f"plan {read.id} {_standing(read.id, state)}"

@@ -58,6 +58,7 @@ class PlanRead:
     text: str = ""
     plan: Plan | None = None
     error: str | None = None
+    again: bool = False
 
 
 @dataclass(slots=True)

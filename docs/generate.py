@@ -91,18 +91,11 @@ def settings() -> str:
         "# Settings\n",
         "All keys of aipass.toml. `aipass schema config` prints the same as JSON Schema.\n",
     ]
-    tables = [
-        ("", config.Config),
-        ("agents.<name>.", config.Agent),
-        ("on[].", config.Rule),
-        ("limits.", config.Limits),
-    ]
-    tables += [
-        ("watch.", config.Watch),
-        ("inbox.", config.Inbox),
-        ("sandbox.", config.Sandbox),
-        ("pr.", config.Pulling),
-    ]
+    tables = [("", config.Config), ("agents.<name>.", config.Agent), ("on[].", config.Rule)]
+    # Every table of its own, so that a new one is never left out.
+    for name, field in config.Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Model):
+            tables.append((f"{name}.", field.annotation))
     for prefix, model in tables:
         for name, field in model.model_fields.items():
             if prefix or name == "orchestrator":

@@ -80,9 +80,12 @@ class Repository:
         stdin: str | None = None,
         env: dict[str, str] | None = None,
         timeout: float = 60,
+        yes: bool = True,
     ):
+        # Nobody is there to be asked whether to start what a tracked aipass.toml names.
+        trusted = ("--yes",) if words[:1] == ("up",) and "--yes" not in words and yes else ()
         done = subprocess.run(
-            [self.python, "-m", "aipass", *words],
+            [self.python, "-m", "aipass", *words, *trusted],
             cwd=self.root,
             capture_output=True,
             text=True,

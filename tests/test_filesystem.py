@@ -430,6 +430,8 @@ def save_in_place(path: Path, text: str, beside: str) -> None:
     "beside", ["x.md~", ".x.md.swp", "x.md___jb_tmp___", "x.md.8f3a2b", "#x.md#", "sedAb12Cd"]
 )
 def test_one_save_is_one_change_however_it_is_done(tree, save, beside):
+    if beside.startswith("sed") and save is save_with_backup:
+        pytest.skip("nobody makes a backup of such a name")
     path = tree.root / "x.md"
     path.write_text("first")
     tree.wait_for(("file.closed", "x.md"))

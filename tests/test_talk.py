@@ -277,8 +277,8 @@ def ask(bench, to, text, by, **more):
     return bench.ask("ask", to=to, text=text, by=by, **more)
 
 
-def answer(bench, number, text, by=None):
-    return bench.ask("answer", question=number, text=text, by=by)
+def answer(bench, number, text, by=None, **more):
+    return bench.ask("answer", question=number, text=text, by=by, **more)
 
 
 def test_a_dispatch_that_ends_with_a_question_is_blocked_and_goes_on_with_the_answer(house):
@@ -289,7 +289,11 @@ def test_a_dispatch_that_ends_with_a_question_is_blocked_and_goes_on_with_the_an
     assert house.dispatch(1)["state"] == "blocked"
     assert house.dispatch(1)["reason"] == "it waits for an answer to question 1"
     assert len(house.notices()) == 1
-    said = answer(house, 1, "use Postgres")
+    for wrong in ("Oracle", "use Postgres", "2"):
+        refused = answer(house, 1, wrong)
+        assert refused["exit"] == 2
+        assert "Postgres, MySQL" in refused["message"]
+    said = answer(house, 1, "use Postgres", other=True)
     assert (said["exit"], said["message"]) == (0, "question 1 is answered; dispatch 1 of api goes on")
     (again,) = house.running()
     assert (
@@ -507,9 +511,9 @@ def test_an_agent_that_is_asked_is_started_and_its_answer_goes_back(house):
     assert "What aipass kept" not in prompt
     house.finish(run)
     assert house.dispatch(1)["state"] == "blocked"
-    assert answer(house, 1, "red\nor blue", by=asked)["exit"] == 0
+    assert answer(house, 1, " RED ", by=asked)["exit"] == 0
     again = max(house.running())
-    assert "web answers:\n\n> red\n> or blue\n" in house.runner.prompt(again)
+    assert "web answers:\n\n> red\n" in house.runner.prompt(again)
     house.finish(asked, "and so on")
     house.finish(again)
     assert [row["state"] for row in house.dispatches()] == ["succeeded", "succeeded"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,9 +18,14 @@ from aipass.layout import find_root
 @click.option(
     "-f", "--file", type=click.Path(path_type=Path), help="Read the text from a file; `-` is stdin."
 )
-def command(question: int, text: str | None, file: Path | None) -> int:
-    """Answer QUESTION with TEXT; whoever asked goes on with it."""
-    row = ask(find_root(), "answer", question=question, text=text_of(text, file))
+@click.option("--other", is_flag=True, help="TEXT is none of the question's options, and meant as it is.")
+def command(question: int, text: str | None, file: Path | None, other: bool) -> int:
+    """Answer QUESTION with TEXT; whoever asked goes on with it.
+
+    A question with options takes one of them.
+    """
+    more: dict[str, Any] = {"other": True} if other else {}
+    row = ask(find_root(), "answer", question=question, text=text_of(text, file), **more)
     if row is not None:
         click.echo(row["message"])
     return 0

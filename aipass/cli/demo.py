@@ -150,7 +150,7 @@ class Tour:
         self.run("init")
         for words in (["add", "-A"], ["commit", "-qm", "Begin"]):
             programs.run(self._root, ["git", *IDENTITY, *words], base=self._env)
-        self.run("up", "--detach")
+        self.run("up", "--detach", "--yes")
         self._say("Drop a file in an inbox, and the agent works on it.")
         click.secho("$ echo 'Write hello.txt' > inbox/writer/hello.md", bold=True)
         (self._root / "inbox/writer/hello.md").write_text("Write hello.txt\n")
@@ -171,7 +171,7 @@ class Tour:
         os.kill(pid, 9)
         time.sleep(0.2)
         self.run("send", "reviewer", "Look at hello.txt once more")
-        self.run("up", "--until-idle", "--timeout", "30s")
+        self.run("up", "--until-idle", "--yes", "--timeout", "30s")
         self._show("cat outbox/reviewer/send.*.md", self._await("outbox/reviewer/send.*.md"))
         self.run("status")
         self._say("That was it. In your own repository: `aipass init`, then `aipass up --detach`.")

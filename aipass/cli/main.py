@@ -52,6 +52,64 @@ VERBS: dict[str, str] = {
 }
 
 
+#: The verbs by what one is about to do; each once.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Begin": ("init", "up", "down", "status", "doctor", "demo"),
+    "Work": ("send", "dispatches", "show", "logs", "cancel", "retry", "resume", "reload"),
+    "Find out": ("events", "why", "owns", "plugins", "schema", "completion"),
+    "Plans and git": ("plan", "deliver", "git", "pr", "lock"),
+    "Talk and memory": (
+        "message",
+        "messages",
+        "ask",
+        "questions",
+        "answer",
+        "note",
+        "trinity",
+        "recall",
+        "forget",
+    ),
+}
+#: What other tools call it.
+SYNONYMS: dict[str, list[str]] = {
+    "start": ["up"],
+    "serve": ["up"],
+    "watch": ["up"],
+    "stop": ["down"],
+    "quit": ["down"],
+    "kill": ["cancel"],
+    "ps": ["status"],
+    "agents": ["status"],
+    "top": ["status"],
+    "ls": ["dispatches"],
+    "list": ["dispatches"],
+    "queue": ["dispatches"],
+    "jobs": ["dispatches"],
+    "tasks": ["dispatches"],
+    "history": ["dispatches"],
+    "run": ["send"],
+    "task": ["send"],
+    "prompt": ["send"],
+    "add": ["send"],
+    "new": ["init"],
+    "setup": ["init"],
+    "install": ["init"],
+    "log": ["logs"],
+    "tail": ["logs"],
+    "notices": ["status"],
+    "chat": ["message"],
+    "tell": ["message"],
+    "memory": ["recall"],
+    "check": ["doctor"],
+    "config": ["schema"],
+    "hooks": ["git"],
+    "merge": ["pr"],
+    "explain": ["why"],
+    "help": ["--help"],
+    "version": ["--version"],
+}
+
+
 #: What a disk, a quota or a permission says; none of them is a bug of ours.
 SURROUNDINGS = {
     errno.ENOSPC,
@@ -85,8 +143,9 @@ class Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of verbs, without loading any."""
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, VERBS[name]) for name in names])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -95,7 +154,7 @@ class Verbs(click.Group):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(args[0], VERBS, 1)
+            near = SYNONYMS.get(args[0].lower()) or difflib.get_close_matches(args[0], VERBS, 1)
             ctx.fail(
                 f"there is no verb `{args[0]}`"
                 + (f"; did you mean `{near[0]}`?" if near else "; `aipass --help` lists them")

@@ -144,7 +144,7 @@ def graph(plan: str, mermaid: bool) -> None:
     click.echo(as_mermaid(found) if mermaid else as_text(found))
 
 
-def _steer(verb: str, plan: str) -> None:
+def _steer(verb: str, plan: str, *, again: bool = False) -> None:
     from aipass.cli.asking import ask
     from aipass.plan import model
 
@@ -153,19 +153,21 @@ def _steer(verb: str, plan: str) -> None:
     layout = find_root()
     # Checked here as well, so that what is wrong is said at once, whether an engine runs or not.
     number = model.of_id(layout.plans, plan)[2].id if verb == "start" else _known(layout, plan)
-    row = ask(layout, "plan", do=verb, id=number)
+    more: dict[str, Any] = {"again": True} if again else {}
+    row = ask(layout, "plan", do=verb, id=number, **more)
     if row is not None:
         click.echo(row["message"])
 
 
 @command.command("start")
+@click.option("--again", is_flag=True, help="Though it is done: every phase once more.")
 @click.argument("plan", metavar="ID")
-def start(plan: str) -> None:
+def start(plan: str, again: bool) -> None:
     """Start plan ID: its phases run as what they wait for is done.
 
     Exit status 1 where `plan check` finds problems, 3 where it overlaps a running plan.
     """
-    _steer("start", plan)
+    _steer("start", plan, again=again)
 
 
 @command.command("pause")

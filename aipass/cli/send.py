@@ -155,6 +155,11 @@ def _wait(layout: Layout, dispatch: int, limit: float | None) -> int:
 
     try:
         row = poll(look, limit, lambda: f"dispatch {dispatch} is {state} …")
+    except KeyboardInterrupt:
+        click.echo(
+            f"dispatch {dispatch} goes on; `aipass logs -f {dispatch}`, `aipass cancel {dispatch}`", err=True
+        )
+        raise
     finally:
         ledger.close()
     if row is None:

@@ -13,10 +13,15 @@ from aipass.cli.output import clock, coloured_state, dispatch_json, json_option,
 from aipass.errors import AipassError
 from aipass.event import inert, iso, plain, printable
 from aipass.layout import find_root
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+
+
+#: So much of an answer is shown.
+SHOWN_BYTES, SHOWN_LINES, SHOWN_COLUMNS = 20_000, 20, 200
 
 
 @click.command("show")
@@ -85,9 +90,24 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
     if used := _used(found["usage"] or {}):
         click.echo(f"  used      {used}")
     click.echo(f"  answer    {found['answer'] or '-'}")
+    for line in _begin(layout, found["answer"]):
+        click.echo(f"    {line}")
     click.echo(
         f"more: `aipass logs {found['id']}`, `aipass why {found['id']}`, `aipass show {found['id']} --prompt`"
     )
+
+
+def _begin(layout: Layout, answer: str | None) -> list[str]:
+    """The first lines of an answer, for the eye."""
+    if answer is None:
+        return []
+    try:
+        text = held.read_begin(layout.root / answer, SHOWN_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return []
+    lines = [plain(line)[:SHOWN_COLUMNS] for line in text.splitlines()]
+    more = [f"… all of it is in {answer}"] if len(lines) > SHOWN_LINES or len(text) >= SHOWN_BYTES else []
+    return lines[:SHOWN_LINES] + more
 
 
 def _used(usage: dict[str, Any]) -> str:

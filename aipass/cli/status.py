@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "blocked")
 NOTICES_SHOWN = 3
+#: Of more nobody needs to know how many.
+MOST_COUNTED = 10_000
 
 
 @click.command("status")
@@ -85,6 +88,10 @@ def gather(layout: Layout) -> dict[str, Any]:
         _add_ledger(found, ledger)
         ledger.close()
     _add_git(found, layout)
+    if number := _rejected(layout):
+        found["attention"].append(
+            f"{count(number, 'file')} in inbox/ cannot be used; `*.rejected.json` beside each says why and what to do"
+        )
     if broken is not None and not found["attention"]:
         found["attention"].append(f"aipass.toml cannot be used: {broken}")
     return found
@@ -98,6 +105,11 @@ def _sandbox(layout: Layout) -> Config | None:
         return config.load(layout.config)
     except ConfigError:
         return None
+
+
+def _rejected(layout: Layout) -> int:
+    """How many files of the inbox have a note beside them that says why they are not taken."""
+    return sum(1 for _ in islice(layout.inbox.glob("*/*.rejected.json"), MOST_COUNTED))
 
 
 def _add_git(found: dict[str, Any], layout: Layout) -> None:
@@ -145,6 +157,7 @@ def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
     waiting = json.loads(ledger.meta("config.waiting") or "[]")
     if waiting:
         found["attention"].append(f"aipass.toml changed; waiting for `aipass reload`: {', '.join(waiting)}")
+    found["attention"] += json.loads(ledger.meta("config.shared") or "[]")
     if error := ledger.meta("config.error"):
         found["attention"].append(f"aipass.toml is not valid, the old one is in force: {error}")
     if limited := ledger.meta("watch.limited"):

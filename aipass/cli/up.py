@@ -90,6 +90,10 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         for text in guarded.warnings(layout, settings, fenced=ground.active(settings).fence):
             click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
         _approve(layout, settings, ledger, yes=yes)
+        with ledger.transaction():
+            ledger.run(
+                "set_meta", {"key": "config.shared", "value": json.dumps(guarded.owned_twice(settings))}
+            )
         make_inboxes(layout, settings)
         prepare.exclude(layout)
         engine = _build(layout, ledger, plugins, settings, launcher)
@@ -220,7 +224,12 @@ def _approve(layout: Layout, settings: Config, ledger: Ledger, *, yes: bool) -> 
     """Before the first start from an aipass.toml that came with the repository: say what it may start, and ask."""
     if ledger.meta("approved") is not None:
         return
-    if not yes and sys.stdin.isatty() and sys.stderr.isatty() and _is_tracked(layout):
+    if not yes and _is_tracked(layout):
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise RefusedError(
+                f"{CONFIG_NAME} came with this repository, and nobody can be asked here whether to start what it names: "
+                "look at it, then start with `--yes` (once)"
+            )
         click.echo("aipass.toml came with this repository. It lets agents start these programs:", err=True)
         for name, agent in settings.agents.items():
             click.echo(
@@ -244,7 +253,7 @@ def _detach(layout: Layout, *, yes: bool) -> int:
     if running is not None:
         click.echo(f"an engine runs here already (process {running.pid})")
         return 0
-    if not yes and sys.stdin.isatty():
+    if not yes:
         _ask_before_detaching(layout)
     prepare.state_folder(layout)
     reader, writer = os.pipe()

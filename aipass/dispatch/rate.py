@@ -35,6 +35,10 @@ class Hourly:
         moments = self._moments[name]
         return moments[len(moments) - limit] + HOUR_S + MARGIN_S
 
+    def forget(self, name: str) -> None:
+        """It counts anew from here."""
+        self._moments.pop(name, None)
+
     def clear(self) -> None:
         """Forget all."""
         self._moments.clear()

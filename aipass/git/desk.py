@@ -388,7 +388,8 @@ class Desk:
                     # By an earlier request, or for this one by an engine that was killed before it could say so.
                     lines.append(f"PR {pr.id} is merged already, {where}")
                 else:
-                    lines.append(f"PR {pr.id} is merged {where}")
+                    untested = "" if job.settings.checks else "; nothing was tested: there are no [pr] checks"
+                    lines.append(f"PR {pr.id} is merged {where}{untested}")
                 facts.append(_fact("pr.merged", job, pr))
             else:
                 lines.append(f"PR {pr.id} is not merged: {one.failed}")

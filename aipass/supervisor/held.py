@@ -123,6 +123,12 @@ def read(path: Path | str, most: int) -> bytes:
         return _whole(file, most, str(path))
 
 
+def read_begin(path: Path | str, most: int) -> bytes:
+    """The first bytes of a regular file, at most so many."""
+    with open_regular(path) as file:
+        return file.read(most)
+
+
 def read_in(handle: int, name: str, most: int) -> bytes:
     """The same, by a name in a folder that is held."""
     with open_regular_in(handle, name) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from aipass import action as act
@@ -143,7 +144,18 @@ class Questions:
             return EXIT_REFUSED, f"question {row['id']} needs no answer any more: {row['closed']}"
         if not action.text.strip():
             return EXIT_USAGE, "there is nothing to say; give an answer"
-        self._take(step, row, action.text, action.sender, event.id)
+        text = action.text
+        options = [] if action.other else json.loads(row["options"] or "[]")
+        if options:
+            chosen = [one for one in options if one.strip().casefold() == text.strip().casefold()]
+            if not chosen:
+                named = ", ".join(plain(one)[:100] for one in options)
+                return (
+                    EXIT_USAGE,
+                    f"question {row['id']} takes one of: {named}; `--other` gives another answer",
+                )
+            text = chosen[0]
+        self._take(step, row, text, action.sender, event.id)
         if row["work"] is not None and action.sender != row["recipient"]:
             carry(act.Cancel(row["work"], f"question {row['id']} was answered by {action.sender}"))
         elif row["work"] is not None and self._is_queued(row["work"]):

@@ -1,0 +1,128 @@
+"""What first users stumbled over: each is said, or does what its name says."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+
+import pytest
+from conftest import agent
+
+import aipass
+from aipass import action
+from aipass.cli.main import GROUPS, SYNONYMS, VERBS
+
+
+def commit(root):
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+    subprocess.run(["git", *identity, "commit", "-qm", "all"], cwd=root, check=True)
+
+
+def test_a_rule_that_is_resumed_fires_again_as_often_as_it_may(repository):
+    rule = '[[on]]\nname = "r"\nevent = "file.closed"\npaths = ["*.txt"]\ndispatch = "w"\ntask = "{path}"\nper_hour = 2\n'
+    repository.write("aipass.toml", agent("w", "w.py") + rule)
+    repository.write("w.py", "print('ok')")
+    repository.aipass("up", "--detach")
+
+    def save(name):
+        repository.write(f"{name}.txt", name)
+
+    def number():
+        return len(json.loads(repository.aipass("dispatches", "--json").stdout))
+
+    for count, name in enumerate("ab", 1):
+        save(name)
+        repository.wait_for(lambda count=count: number() == count)
+    save("c")
+    repository.wait_for(lambda: "rule r" in repository.aipass("status").stdout, "the pause")
+    repository.aipass("resume", "r")
+    save("d")
+    repository.wait_for(lambda: number() == 3, "the rule after its resume")
+    repository.aipass("down")
+    repository.aipass("up", "--detach")
+    save("e")
+    repository.wait_for(
+        lambda: number() == 4, "the rule after a restart: what was before the resume does not count"
+    )
+
+
+def test_a_config_that_came_along_is_not_started_where_nobody_can_be_asked(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    commit(repository.root)
+    for words in (("up", "--detach"), ("up", "--until-idle")):
+        said = repository.aipass(*words, check=3, yes=False)
+        assert "look at it, then start with `--yes`" in said.stderr
+    repository.aipass("up", "--detach", "--yes")
+    repository.aipass("down")
+    repository.aipass("up", "--detach", yes=False)  # once was enough
+
+
+def test_two_owners_of_one_path_are_named_wherever_one_looks(repository):
+    text = agent("w", "w.py", 'owns = ["src/core/"]') + agent("v", "v.py", 'owns = ["src/**"]')
+    repository.write("aipass.toml", text)
+    assert (
+        "both name src/core"
+        in repository.aipass("up", "--detach").stderr + repository.aipass("doctor", check=None).stdout
+    )
+    assert "both name src/core" in repository.aipass("status").stdout
+    repository.write("aipass.toml", text.replace("src/**", "lib/"))
+    assert "both name" not in repository.aipass("reload").stdout
+    assert "both name" not in repository.aipass("status").stdout
+    repository.write("aipass.toml", text)
+    assert "both name src/core" in repository.aipass("reload").stdout
+
+
+def test_files_that_are_not_taken_are_counted_in_status(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.aipass("up", "--detach")
+    repository.write("inbox/w/empty.md", "")
+    repository.wait_for(lambda: "1 file in inbox/ cannot be used" in repository.aipass("status").stdout)
+
+
+def test_a_plan_that_is_done_runs_again_only_where_that_is_asked(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write(
+        "w.py",
+        "import os, pathlib; pathlib.Path('out').mkdir(exist_ok=True); pathlib.Path('out/x').write_text('x')",
+    )
+    phase = {"id": "a", "agent": "w", "task": "go", "owns": ["out/"]}
+    repository.write("plans/0001-x.json", json.dumps({"id": "0001", "title": "x", "phases": [phase]}))
+    repository.aipass("up", "--detach")
+    repository.aipass("plan", "start", "1")
+    repository.wait_for(lambda: "done" in repository.aipass("plan", "status", "1").stdout, "the plan")
+    assert "--again" in repository.aipass("plan", "start", "1", check=3).stderr
+    repository.aipass("plan", "start", "1", "--again")
+
+
+def test_show_has_the_answer(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write("w.py", "print('\\n'.join(f'line {n}' for n in range(40)))")
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "w", "go", "--wait")
+    said = repository.aipass("show", "1").stdout
+    assert "line 19" in said
+    assert "line 20" not in said
+    assert "all of it is in outbox/w/" in said
+
+
+def test_every_action_can_be_had_from_aipass():
+    made = {
+        name for name, one in vars(action).items() if inspect.isclass(one) and issubclass(one, action.Action)
+    }
+    assert made <= set(aipass.__all__)
+    assert {name for name in aipass.__all__ if not hasattr(aipass, name)} == set()
+
+
+def test_every_verb_stands_in_one_group_and_synonyms_lead_to_verbs():
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(VERBS)
+    assert all(words[0] in VERBS or words[0].startswith("--") for words in SYNONYMS.values())
+    assert not SYNONYMS.keys() & VERBS.keys()
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("start", "up"), ("stop", "down"), ("ps", "status"), ("run", "send")]
+)
+def test_what_other_tools_call_it_is_known(repository, word, meant):
+    assert f"did you mean `{meant}`?" in repository.aipass(word, check=2).stderr
