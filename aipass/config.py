@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -137,6 +138,8 @@ class Agent(Model):
         if self.driver == "command" and not self.command:
             raise ValueError('`driver = "command"` needs a command; add `command = ["python3", "agent.py"]`')
         if self.driver != "command" and self.command is not None:
+            if difflib.get_close_matches(self.driver, ["command"], 1, 0.6):
+                raise ValueError(f'there is no driver "{self.driver}"; did you mean `command`?')
             raise ValueError(
                 f'`command` is for `driver = "command"` only; driver "{self.driver}" takes `args`'
             )
@@ -345,10 +348,10 @@ class Config(Model):
                 )
             seen.add(rule.name)
             if rule.dispatch not in self.agents:
-                text = f"rule `{rule.name}` dispatches `{rule.dispatch}`, which is no agent here{_nearest(rule.dispatch, self.agents)}"
+                text = f"rule `{rule.name}` dispatches `{rule.dispatch}`, which is no agent here{nearest(rule.dispatch, self.agents)}"
                 raise _misfit(text, "on", number, "dispatch")
         if self.orchestrator != "human" and self.orchestrator not in self.agents:
-            text = f"orchestrator `{self.orchestrator}` is no agent here{_nearest(self.orchestrator, self.agents)}"
+            text = f"orchestrator `{self.orchestrator}` is no agent here{nearest(self.orchestrator, self.agents)}"
             raise _misfit(text, "orchestrator")
         return self
 
@@ -431,10 +434,19 @@ def _explain(error: ErrorDetails, lines: Lines, name: str) -> str:
     place = f"{name}:{lines.of(loc)}: " + (f"{field}: " if field else "")
     if error["type"] == "extra_forbidden":
         known = _known_keys(loc[:-1])
-        near = _nearest(str(loc[-1]), known)
+        near = nearest(str(loc[-1]), known)
         return f"{place}unknown key{near}{' Known' if near else '; known'} here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{place}missing; it is required"
+    if error["type"] in {"tuple_type", "list_type"}:
+        if isinstance(error["input"], dict) and len(loc) == 1:
+            return f"{place}it is a list of tables; write `[[{field}]]`"
+        words = (
+            error["input"].split()
+            if isinstance(error["input"], str) and loc[-1] == "command"
+            else [error["input"]]
+        )
+        return f"{place}it is a list, found {_show(error['input'])}; write `{loc[-1]} = {json.dumps(words, ensure_ascii=False, default=str)[:200]}`"
     message = (
         error["msg"]
         .removeprefix("Value error, ")
@@ -455,22 +467,28 @@ def _show(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
 
 
+def place(path: Path, *loc: str | int) -> str:
+    """Where in the file a key stands, as errors begin."""
+    try:
+        line = f":{Lines(read_text(path)).of(loc)}"
+    except ConfigError:
+        line = ""
+    return f"{path.name}{line}: {plain('.'.join(map(str, loc)))}: "
+
+
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     """Keys that may stand in the table at `loc`."""
-    tables: dict[str, type[BaseModel]] = {
-        "on": Rule,
-        "limits": Limits,
-        "watch": Watch,
-        "inbox": Inbox,
-        "sandbox": Sandbox,
-    }
+    tables: dict[str, type[BaseModel]] = {"on": Rule}
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Model):
+            tables[name] = field.annotation
     model = tables.get(str(loc[0]), Config) if loc else Config
     if loc[:1] == ("agents",):
         model = Agent if len(loc) <= 2 else FromEnv
     return sorted(model.model_fields)
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """A suggestion to append to a message, or nothing."""
     match = difflib.get_close_matches(word, list(known), 1, 0.6)
     return f"; did you mean `{match[0]}`?" if match else ""

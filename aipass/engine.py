@@ -14,14 +14,15 @@ import time
 import traceback
 from collections import deque
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from aipass import action as act
+from aipass import advice, ground
 from aipass import config as configuration
-from aipass import ground, guarded
 from aipass.alarms import Alarms
 from aipass.authors import SWEEP_S, Authors
 from aipass.carry import DELIVER, WAKE, Carrier
@@ -55,6 +56,7 @@ from aipass.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from aipass.clock import Clock, Instant
     from aipass.config import Config
@@ -126,7 +128,7 @@ class Engine:
         self._timers, self._fired = Timers(), Hourly()
         drivers = plugins.drivers()
         ground.check_outside(world.layout, config)
-        check_drivers(config, drivers, plugins.forges())
+        check(config, plugins, world.layout.config)
         self._router = plugins.router(config)
         self._known, self._git = Known(ledger), GitNews(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
@@ -583,7 +585,7 @@ class Engine:
         try:
             new = configuration.load(self.layout.config)
             ground.check_outside(self.layout, new)
-            check_drivers(new, self._plugins.drivers(), self._plugins.forges())
+            check(new, self._plugins, self.layout.config)
             waiting: list[str] = []
             if not action.trusted:
                 new, waiting = configuration.hold_back(self.config, new)
@@ -612,10 +614,11 @@ class Engine:
         waiting = list(read.waiting)
         outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
         self.ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
-        shared = guarded.owned_twice(read.config)
+        shared = advice.owned_twice(read.config)
         self.ledger.run("set_meta", {"key": "config.shared", "value": json.dumps(shared)})
         self._carrier.settle(step, Done(read.action, outcome))
-        answer(self.ledger, read.request, 0, "; but ".join((f"aipass.toml is {outcome}", *shared)))
+        told = advice.of(self.layout, read.config)
+        answer(self.ledger, read.request, 0, "; but ".join((f"aipass.toml is {outcome}", *told)))
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
         if read.config != self.config:
             for agent, blocked in self._dispatcher.reconfigure(read.config).items():
@@ -666,20 +669,35 @@ class Engine:
             self._fired.add(row["handler"], now.mono - max(0.0, now.wall - row["time"]))
 
 
-def check_drivers(config: Config, drivers: Iterable[str], forges: Iterable[str]) -> None:
-    """Raise ConfigError where an agent's driver or the forge is not installed, or a layer is required that there is none of."""
+def check(config: Config, plugins: Plugins, path: Path) -> None:
+    """Raise ConfigError where an agent's driver, the forge or a rule's event is of no plugin, or a layer is required that there is none of.
+
+    `path`: the file that it was read from, for the lines.
+    """
     ground.check_layers(config)
-    names = sorted(drivers)
+    names = sorted(plugins.drivers())
     for name, agent in config.agents.items():
         if agent.driver not in names:
+            place = configuration.place(path, "agents", name, "driver")
+            near = configuration.nearest(agent.driver, names)
             raise ConfigError(
-                f'{CONFIG_NAME}: agents.{name}.driver: there is no driver "{agent.driver}"; installed are: {", ".join(names)}'
+                f'{place}there is no driver "{agent.driver}"{near}; installed are: {", ".join(names)}'
             )
-    known = [LOCAL, *sorted(forges)]
+    known = [LOCAL, *sorted(plugins.forges())]
     if config.pr.forge not in known:
+        place = configuration.place(path, "pr", "forge")
+        near = configuration.nearest(config.pr.forge, known)
         raise ConfigError(
-            f'{CONFIG_NAME}: pr.forge: there is no driver for the forge "{config.pr.forge}"; installed are: {", ".join(known)}'
+            f'{place}there is no driver for the forge "{config.pr.forge}"{near}; installed are: {", ".join(known)}'
         )
+    kinds = plugins.kinds()
+    for number, rule in enumerate(config.on):
+        if rule.event is not None and not any(fnmatchcase(kind, rule.event) for kind in kinds):
+            place = configuration.place(path, "on", number, "event")
+            near = configuration.nearest(rule.event, kinds)
+            raise ConfigError(
+                f"{place}there is no event `{rule.event}`{near}; there are: {', '.join(sorted(kinds))}"
+            )
 
 
 def make_inboxes(layout: Layout, config: Config) -> None:

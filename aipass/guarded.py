@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aipass import programs
-from aipass.event import printable
 from aipass.git.ask import ask, has_repository, no_repository
-from aipass.plan.overlap import common_path
 from aipass.supervisor.fence.territory import Guard
 
 if TYPE_CHECKING:
@@ -53,31 +51,10 @@ def of(layout: Layout, config: Config) -> Guarded:
     return Guarded(tree, tuple(dict.fromkeys(_outside(root, config))))
 
 
-def owned_twice(config: Config) -> list[str]:
-    """Paths that the `owns` of two agents name, so that neither may write them. A sentence each."""
-    owners = [
-        (name, tuple(map(_at_top, agent.owns))) for name, agent in config.agents.items() if agent.owns
-    ]
-    found = []
-    for place, (name, owns) in enumerate(owners):
-        for other, theirs in owners[place + 1 :]:
-            if (path := common_path(owns, theirs)) is not None:
-                found.append(
-                    f"`owns` of {name} and {other} both name {printable(path)}, so neither may write it"
-                )
-    return found
-
-
-def _at_top(pattern: str) -> str:
-    """`lib/` means any folder of that name, and nearly always the one at the top: nobody is warned of `src/lib/`."""
-    mark, name = ("!", pattern[1:]) if pattern.startswith("!") else ("", pattern)
-    return f"{mark}/{name}" if name.endswith("/") and "/" not in name[:-1] else pattern
-
-
 def warnings(layout: Layout, config: Config, *, fenced: bool) -> list[str]:
     """What a person should know before agents are started: started things that agents can write all the same. A sentence each."""
     root = os.path.realpath(layout.root)
-    found = owned_twice(config)
+    found: list[str] = []
     for path, why in of(layout, config).tree.items():
         if not os.path.lexists(os.path.join(root, path)):
             continue

@@ -126,3 +126,46 @@ def test_every_verb_stands_in_one_group_and_synonyms_lead_to_verbs():
 )
 def test_what_other_tools_call_it_is_known(repository, word, meant):
     assert f"did you mean `{meant}`?" in repository.aipass(word, check=2).stderr
+
+
+COMMAND = 'driver = "command"\ncommand = ["true"]\n'
+RULE = COMMAND + '[[on]]\nname = "x"\nevent = "file.saved"\ndispatch = "w"\ntask = "x"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('driver = "comand"\ncommand = ["true"]', "aipass.toml:1: agents.w: there is no driver \"comand\"; did you mean `command`?"),
+        ('driver = "cluade"', "aipass.toml:2: agents.w.driver: there is no driver \"cluade\"; did you mean `claude`?"),
+        ('driver = "command"\ncommand = "python3 a.py"', 'aipass.toml:3: agents.w.command: it is a list, found 'python3 a.py'; write `command = ["python3", "a.py"]`'),
+        (COMMAND + 'owns = "src/"', 'aipass.toml:4: agents.w.owns: it is a list, found 'src/'; write `owns = ["src/"]`'),
+        (RULE, "aipass.toml:6: on.0.event: there is no event `file.saved`; did you mean"),
+        (RULE.replace("[[on]]", "[on]"), "aipass.toml:4: on: it is a list of tables; write `[[on]]`"),
+        (COMMAND + "[memory]\nin_promt = 3", "did you mean `in_prompt`?"),
+        (COMMAND + "[state]\ntodo = 3", "did you mean `todos`?"),
+        (COMMAND + '[pr]\nforge = "gitub"', "aipass.toml:5: pr.forge: there is no driver for the forge"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_configuration_is_told_with_its_line_and_what_to_write(repository, text, said):
+    repository.write("aipass.toml", f"[agents.w]\n{text}\n")
+    found = repository.aipass("up", "--until-idle", check=2).stderr
+    assert said in found
+    assert (
+        "valid"
+        not in repository.aipass("doctor", check=None).stdout.partition("aipass.toml")[2].splitlines()[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('command = ["pyhton3", "a.py"]', "`pyhton3`, and there is no such program here"),
+        ('command = ["true"]\nmodel = "x"', "does not use"),
+        ('command = ["true"]\nowns = ["{root}/src"]', "so write /src"),
+    ],
+)
+def test_what_is_valid_and_does_nothing_is_said(repository, more, said):
+    text = f'[agents.w]\ndriver = "command"\n{more}\n'.replace("{root}", str(repository.root))
+    repository.write("aipass.toml", text)
+    assert said in repository.aipass("up", "--until-idle").stderr
+    assert said in repository.aipass("doctor", check=None).stdout.replace("\n      ", " ")

@@ -336,8 +336,8 @@ def _run(
 
 
 def _repository(layout: Layout) -> Iterator[Finding]:
-    from aipass import config, ground, guarded, lock, prepare
-    from aipass.engine import check_drivers
+    from aipass import advice, config, ground, guarded, lock, prepare
+    from aipass.engine import check
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
 
@@ -347,7 +347,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
 
     def configuration() -> str:
         settings.append(config.load(layout.config))
-        check_drivers(settings[0], plugins.drivers(), plugins.forges())
+        check(settings[0], plugins, layout.config)
         return f"valid, {layout.config}"
 
     def state_folder() -> str:
@@ -397,6 +397,8 @@ def _repository(layout: Layout) -> Iterator[Finding]:
         fenced = ground.active(settings[0]).fence
         for text in guarded.warnings(layout, settings[0], fenced=fenced):
             yield Finding("programs", "wrong", text, "move it out of the repository, or out of that `owns`")
+        for text in advice.of(layout, settings[0]):
+            yield Finding("aipass.toml", "note", text)
 
 
 def _tried(what: str, attempt: Callable[[], str]) -> Finding:

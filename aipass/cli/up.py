@@ -66,7 +66,7 @@ def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, read
 
 
 def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, ready_fd: int | None) -> int:
-    from aipass import config, confine, ground, guarded, prepare
+    from aipass import advice, config, confine, ground, guarded, prepare
     from aipass.engine import make_inboxes
     from aipass.log import set_up
     from aipass.plugins import Plugins
@@ -87,12 +87,16 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         ledger = _open_ledger(layout)
         if ledger.meta("begun") is None:
             ledger.begin_after(*prepare.last_ids(layout))
-        for text in guarded.warnings(layout, settings, fenced=ground.active(settings).fence):
+        told = (
+            *guarded.warnings(layout, settings, fenced=ground.active(settings).fence),
+            *advice.of(layout, settings),
+        )
+        for text in told:
             click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
         _approve(layout, settings, ledger, yes=yes)
         with ledger.transaction():
             ledger.run(
-                "set_meta", {"key": "config.shared", "value": json.dumps(guarded.owned_twice(settings))}
+                "set_meta", {"key": "config.shared", "value": json.dumps(advice.owned_twice(settings))}
             )
         make_inboxes(layout, settings)
         prepare.exclude(layout)
