@@ -446,7 +446,8 @@ def _explain(error: ErrorDetails, lines: Lines, name: str) -> str:
             if isinstance(error["input"], str) and loc[-1] == "command"
             else [error["input"]]
         )
-        return f"{place}it is a list, found {_show(error['input'])}; write `{loc[-1]} = {json.dumps(words, ensure_ascii=False, default=str)[:200]}`"
+        shape = json.dumps(words, ensure_ascii=False, default=str)[:200]
+        return f"{place}it is a list, found {_show(error['input'])}; write `{loc[-1]} = {shape}`"
     message = (
         error["msg"]
         .removeprefix("Value error, ")

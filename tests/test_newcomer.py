@@ -137,8 +137,8 @@ RULE = COMMAND + '[[on]]\nname = "x"\nevent = "file.saved"\ndispatch = "w"\ntask
     [
         ('driver = "comand"\ncommand = ["true"]', "aipass.toml:1: agents.w: there is no driver \"comand\"; did you mean `command`?"),
         ('driver = "cluade"', "aipass.toml:2: agents.w.driver: there is no driver \"cluade\"; did you mean `claude`?"),
-        ('driver = "command"\ncommand = "python3 a.py"', 'aipass.toml:3: agents.w.command: it is a list, found 'python3 a.py'; write `command = ["python3", "a.py"]`'),
-        (COMMAND + 'owns = "src/"', 'aipass.toml:4: agents.w.owns: it is a list, found 'src/'; write `owns = ["src/"]`'),
+        ('driver = "command"\ncommand = "python3 a.py"', 'it is a list, found \'python3 a.py\'; write `command = ["python3", "a.py"]`'),
+        (COMMAND + 'owns = "src/"', 'aipass.toml:4: agents.w.owns: it is a list, found \'src/\'; write `owns = ["src/"]`'),
         (RULE, "aipass.toml:6: on.0.event: there is no event `file.saved`; did you mean"),
         (RULE.replace("[[on]]", "[on]"), "aipass.toml:4: on: it is a list of tables; write `[[on]]`"),
         (COMMAND + "[memory]\nin_promt = 3", "did you mean `in_prompt`?"),
