@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
     from aipass.event import Event, Fact
     from aipass.hookspecs import hookimpl
+    from aipass.notices import Notice
     from aipass.router import Handler, View
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ _HOME = {
     "aipass.errors": ("AipassError", "ConfigError", "LedgerError", "PluginError"),
     "aipass.event": ("Event", "Fact"),
     "aipass.hookspecs": ("hookimpl",),
+    "aipass.notices": ("Notice",),
     "aipass.router": ("Handler", "View"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -85,6 +87,7 @@ __all__ = [
     "MergePr",
     "Message",
     "Note",
+    "Notice",
     "Notify",
     "OpenPr",
     "Outcome",

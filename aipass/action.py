@@ -153,9 +153,13 @@ class Wake(Action):
 
 @dataclass(frozen=True, slots=True)
 class Notify(Action):
-    """Tell a person something that must not be missed; plugins deliver it through `after_notice`."""
+    """Tell a person something that must not be missed; plugins deliver it through `after_notice`.
+
+    `about`: `kind name` of what it is about (`rule review`); the notice is withdrawn when that is resumed.
+    """
 
     text: str
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class Carrier:
             # It is not there any more: whatever comes under its name is news, the same file once more included.
             self._known_gone(*done.taken)
         if done.failed and done.request is None:
-            step.notify(self._ledger, done.outcome)
+            step.notify(self._ledger, done.outcome, about=done.about)
 
     def _known_gone(self, path: str, identity: str | None) -> None:
         folder, _, name = os.fsencode(path).rpartition(b"/")
@@ -183,7 +183,7 @@ class Carrier:
             case act.Check():
                 return f"the checks of {action.phase} run", False, None
             case act.Notify():
-                step.notify(self._ledger, action.text, event.id)
+                step.notify(self._ledger, action.text, event.id, action.about)
                 return "a person is told", False, None
             case act.Advance():
                 return (*self._plans.advance(step, event, action), None)
@@ -258,6 +258,8 @@ class Carrier:
         if self._dispatcher.pauses.why("handler", action.name) is not None:
             self._look_again(step)
         found = self._dispatcher.resume(action.name)
+        for kind in found:
+            step.withdraw(self._ledger, f"{kind} {action.name}")
         if "rule" in found:
             # Whoever resumes it has seen how often it fired.
             self._fired.forget(f"rule {action.name}")

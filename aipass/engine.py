@@ -37,6 +37,7 @@ from aipass.git.forge import LOCAL
 from aipass.git.news import GitNews, GitSeen
 from aipass.layout import CONFIG_NAME
 from aipass.liveruns import ADOPT, START, LiveRuns
+from aipass.notices import Notice, Notices
 from aipass.plan.reserved import reserved
 from aipass.plans import CHECK, Plans
 from aipass.request import answer
@@ -89,6 +90,7 @@ LEDGER_PAUSE_S = 1.0
 DONE_WAIT_S = 0.02
 # A timer whose step failed for a bug of ours is tried again, not often.
 BUG_PAUSE_S = 60.0
+ABOUT_CONFIG = f"config {CONFIG_NAME}"
 PRUNE_EVERY_S = 86400.0
 PRUNE, HELD, SWEEP = "prune", "held", "sweep"
 
@@ -126,6 +128,7 @@ class Engine:
         #: Why there is nothing left that this engine could work on; None while there is.
         self.gone: str | None = None
         self._timers, self._fired = Timers(), Hourly()
+        self._notices = Notices(self._notify)
         drivers = plugins.drivers()
         ground.check_outside(world.layout, config)
         check(config, plugins, world.layout.config)
@@ -202,6 +205,7 @@ class Engine:
         self._alarms.set_crons(self.config, now)
         self._timers.set(PRUNE, now.mono)
         self._timers.set(SWEEP, now.mono + SWEEP_S)
+        self.ledger.run("withdraw_notices", {"now": self._clock.now().wall, "about": ABOUT_CONFIG})
         self._own.append(Fact("engine.started", "engine", detail={"agents": len(self.config.agents)}))
         # What a request that is carried out again is made of.
         self._runs.recall()
@@ -230,6 +234,7 @@ class Engine:
         for source in (self._filesystem, *self._sources):
             if source is not None:
                 self._stop_source(source.stop)
+        self._notices.stop()
         if self.gone is not None:
             return  # its ledger is another engine's by now, or nobody's
         self.step()
@@ -238,6 +243,7 @@ class Engine:
 
     def run(self, should_end: Callable[[Engine], bool]) -> None:
         """Step whenever something waits or comes due, until `should_end`."""
+        self._notices.start()
         while not should_end(self):
             if not self._held and all(isinstance(item, Done) for item in self._own):
                 due = self._timers.next()
@@ -412,8 +418,17 @@ class Engine:
         else:
             if isinstance(item, ScanEnd) and item.reason == "start" and not item.top:
                 self.ledger.run("set_meta", {"key": "baseline", "value": "1"})
+                if not self._is_in_force():
+                    # Saved between the reading of it and now: to the scan it was always like that.
+                    step.facts.append(Fact("file.closed", "filesystem", path=CONFIG_NAME))
             for fact in self._known.settle(item):
                 step.facts.append(self._look_into(step, self._with_author(step, fact)))
+
+    def _is_in_force(self) -> bool:
+        try:
+            return configuration.load(self.layout.config) == self.config
+        except ConfigError:
+            return False
 
     def _with_author(self, step: Step, fact: Fact) -> Fact:
         """A fact of the filesystem with the run that did it, where one did."""
@@ -540,9 +555,12 @@ class Engine:
         for event in step.told:
             _log(event)
             self._observe("after_event", event=event)
-        for text in step.notices:
-            logger.warning("notice", text=text)
-            self._observe("after_notice", text=text)
+        for notice in step.notices:
+            logger.warning("notice", text=notice.text)
+            self._notices.tell(replace(notice, root=str(self.layout.root)))
+
+    def _notify(self, notice: Notice) -> None:
+        self._observe("after_notice", text=notice.text, notice=notice)
 
     def _observe(self, hook: str, **arguments: object) -> None:
         for implementation in getattr(self._plugins.hook, hook).get_hookimpls():
@@ -606,6 +624,7 @@ class Engine:
                     f"aipass.toml is not valid and the old one stays in force: {error}",
                     failed=True,
                     request=read.request,
+                    about=ABOUT_CONFIG,
                 ),
             )
             answer(self.ledger, read.request, 2, error)
@@ -614,6 +633,7 @@ class Engine:
         waiting = list(read.waiting)
         outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
         self.ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
+        step.withdraw(self.ledger, ABOUT_CONFIG)
         shared = advice.owned_twice(read.config)
         self.ledger.run("set_meta", {"key": "config.shared", "value": json.dumps(shared)})
         self._carrier.settle(step, Done(read.action, outcome))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aipass.dispatch.driver import Driver
     from aipass.event import Event
     from aipass.git.forge import Forge
+    from aipass.notices import Notice
     from aipass.router import Handler
     from aipass.secret import Secret
     from aipass.sources import Source
@@ -70,5 +71,9 @@ def after_event(event: Event) -> None:
 
 
 @hookspec
-def after_notice(text: str) -> None:
-    """Delivers a notice to a person (desktop, phone, chat). Called after it was committed. What it raises is logged."""
+def after_notice(text: str, notice: Notice) -> None:
+    """Delivers a notice to a person (desktop, phone, chat); name `text`, `notice`, or both.
+
+    Called after it was committed, in a thread of its own: one after the other, and slow ones keep only other notices waiting. What it
+    raises is logged. `notice.about` says what it is about, to filter by.
+    """

@@ -286,7 +286,8 @@ class LiveRuns:
             detail = {"reason": fault}
             step.facts.append(Fact("agent.paused", "engine", ref=row["agent"], cause=cause, detail=detail))
             text = f"{row['agent']} is paused: its last dispatches all failed of the same: {fault}"
-            step.notify(self._ledger, f"{text}; mend that, then `aipass resume {row['agent']}`")
+            text += f"; mend that, then `aipass resume {row['agent']}`"
+            step.notify(self._ledger, text, about=f"agent {row['agent']}")
 
     def _fact(self, kind: str, row: Row, **detail: object) -> Fact:
         dispatch = self._ledger.one("dispatch", {"id": row["dispatch"]})

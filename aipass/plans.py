@@ -278,9 +278,10 @@ class Plans:
             detail = about | {"reason": action.reason}
             step.facts.append(Fact("plan.finished", SOURCE, ref=action.plan, cause=event.id, detail=detail))
             if action.state == "failed":
-                step.notify(
-                    self._ledger, f"plan {action.plan} ({row['title']}) failed: {action.reason}", event.id
-                )
+                text = f"plan {action.plan} ({row['title']}) failed: {action.reason}"
+                step.notify(self._ledger, text, event.id, f"plan {action.plan}")
+            else:
+                step.withdraw(self._ledger, f"plan {action.plan}")
         return f"plan {action.plan} is {action.state}"
 
     def set_plan(self, step: Step, row: Row, state: str, reason: str | None = None) -> None:
@@ -316,7 +317,8 @@ class Plans:
         if wish.plan is None:
             return
         self.advance(step, event, act.Advance(wish.plan, wish.phase, "failed", reason))
-        step.notify(self._ledger, f"phase {wish.phase} of plan {wish.plan} failed: {reason}", event.id)
+        text = f"phase {wish.phase} of plan {wish.plan} failed: {reason}"
+        step.notify(self._ledger, text, event.id, f"plan {wish.plan}")
 
     # -- checks ----------------------------------------------------------------------------------------------------
 

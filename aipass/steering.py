@@ -165,6 +165,7 @@ class Steering:
             Fact("plan.started", SOURCE, path=read.file, ref=plan.id, cause=cause, detail=detail)
         )
         step.changes_territory = True
+        step.withdraw(self._ledger, f"plan {plan.id}")
         return 0, f"plan {plan.id} runs: {count(len(plan.phases), 'phase')}"
 
     def _go_on_with(self, step: Step, read: PlanRead, row: Row, cause: int | None) -> tuple[int, str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aipass.notices import Notice
+
 if TYPE_CHECKING:
     from aipass.clock import Instant
     from aipass.config import Config
@@ -32,6 +34,8 @@ class Done:
     answer: str | None = None
     #: A file that was taken out of the inbox: its path and the identity it had.
     taken: tuple[str, str | None] | None = None
+    #: What the notice of a failure is about.
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +77,17 @@ class Step:
     #: All else; nobody waits for it.
     effects: list[Effect] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     #: Whether the journals of who wrote what have been read in this step.
     journals_read: bool = False
     #: Who owns what has changed; the supervisors hear of it before anything starts.
     changes_territory: bool = False
 
-    def notify(self, ledger: Ledger, text: str, event: int | None = None) -> None:
-        """Record something that a person must see, and tell it after the commit."""
-        ledger.run("insert_notice", {"time": self.now.wall, "event": event, "text": text})
-        self.notices.append(text)
+    def notify(self, ledger: Ledger, text: str, event: int | None = None, about: str | None = None) -> None:
+        """Record something that a person must see, and tell it after the commit. `about`: as `Notice` has it."""
+        ledger.run("insert_notice", {"time": self.now.wall, "event": event, "text": text, "about": about})
+        self.notices.append(Notice(text, self.now.wall, about, event))
+
+    def withdraw(self, ledger: Ledger, about: str) -> None:
+        """What notices were about is over."""
+        ledger.run("withdraw_notices", {"now": self.now.wall, "about": about})

@@ -87,7 +87,10 @@ class _Rule:
             reason = f"it fired {rule.per_hour} times within an hour (per_hour)"
             return [
                 Pause("rule", rule.name, reason),
-                Notify(f"rule `{rule.name}` is paused: {reason}; `aipass resume {rule.name}` ends that"),
+                Notify(
+                    f"rule `{rule.name}` is paused: {reason}; `aipass resume {rule.name}` ends that",
+                    f"rule {rule.name}",
+                ),
                 Ignore(reason),
             ]
         return [self._dispatch(self._values(event))]

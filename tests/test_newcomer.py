@@ -169,3 +169,51 @@ def test_what_is_valid_and_does_nothing_is_said(repository, more, said):
     repository.write("aipass.toml", text)
     assert said in repository.aipass("up", "--until-idle").stderr
     assert said in repository.aipass("doctor", check=None).stdout.replace("\n      ", " ")
+
+
+def open_notices(repository):
+    return [notice["text"] for notice in json.loads(repository.aipass("status", "--json").stdout)["notices"]]
+
+
+def test_a_notice_is_withdrawn_when_what_it_is_about_is_over(repository):
+    good = agent("w", "w.py")
+    repository.write("aipass.toml", good)
+    repository.write(
+        "w.py",
+        "import os, subprocess, sys\n"
+        "if not os.path.exists('asked'):\n"
+        "    open('asked', 'w').close()\n"
+        "    subprocess.run([sys.executable, '-m', 'aipass', 'ask', 'human', 'which?'])\n",
+    )
+    repository.aipass("up", "--detach")
+    repository.write("aipass.toml", "[")
+    repository.wait_for(lambda: any("not valid" in text for text in open_notices(repository)), "the notice")
+    repository.write("aipass.toml", good)
+    repository.wait_for(lambda: not open_notices(repository), "its end")
+    repository.aipass("send", "w", "go", check=None)
+    repository.wait_for(lambda: any("which?" in text for text in open_notices(repository)), "the question")
+    number = json.loads(repository.aipass("questions", "--json").stdout)[0]["id"]
+    repository.aipass("answer", str(number), "this one")
+    assert not open_notices(repository)
+
+
+def test_a_slow_notifier_keeps_nothing_else_waiting_and_one_that_hangs_loses_only_notices():
+    import threading
+
+    from aipass.notices import MOST_WAITING, Notice, Notices
+
+    go, told = threading.Event(), []
+
+    def deliver(notice):
+        go.wait(20)
+        told.append(notice.text)
+
+    notices = Notices(deliver)
+    notices.start()
+    for number in range(MOST_WAITING + 50):  # returns at once, though nothing is delivered
+        notices.tell(Notice(str(number)))
+    assert not told
+    go.set()
+    notices.stop()
+    assert told[:3] == ["0", "1", "2"]
+    assert MOST_WAITING <= len(told) <= MOST_WAITING + 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass.cli.asking import check_agent, is_agent, leave
-from aipass.cli.output import json_option, lines_of, print_json
+from aipass.cli.output import json_option, lines_of, print_json, when
 from aipass.errors import ConfigError
 from aipass.event import iso, plain
 from aipass.layout import find_root
@@ -77,6 +77,6 @@ def _record(row: Row) -> dict[str, Any]:
 def _shown(row: Row) -> str:
     state = "read" if row["read"] else "delivered" if row["delivered"] else "queued"
     about = f", {plain(row['subject'])}" if row["subject"] else ""
-    lines = [f"{row['id']}  {row['sender']} to {row['recipient']}{about} ({iso(row['sent'])}, {state})"]
+    lines = [f"{row['id']}  {row['sender']} to {row['recipient']}{about} ({when(row['sent'])}, {state})"]
     lines += lines_of(row["text"])
     return "\n".join(lines + [f"    with {plain(path)}" for path in json.loads(row["files"])])

@@ -114,6 +114,22 @@ def clock(seconds: float | None) -> str:
     return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
 
 
+def when(seconds: float | None) -> str:
+    """The same, with how long ago that is."""
+    if seconds is None:
+        return "-"
+    ago = max(0.0, time.time() - seconds)
+    unit, size = next(
+        ((unit, size) for unit, size in (("d", 86400), ("h", 3600), ("min", 60)) if ago >= size), ("s", 1)
+    )
+    return f"{clock(seconds)}, {int(ago // size)} {unit} ago"
+
+
+def when_iso(moment: str | None) -> str:
+    """The same, of a moment as JSON has it."""
+    return when(None if moment is None else datetime.fromisoformat(moment).timestamp())
+
+
 def coloured_state(state: str) -> str:
     """A state's word in its colour."""
     return click.style(state, fg=STATE_COLOURS.get(state))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.output import json_option, lines_of, print_json
+from aipass.cli.output import json_option, lines_of, print_json, when
 from aipass.event import iso, plain
 from aipass.layout import find_root
 
@@ -66,7 +66,7 @@ def state_of(ledger: Ledger, row: Row) -> str | None:
 
 def _shown(row: Row, state: str | None) -> str:
     whose = f", dispatch {row['dispatch']} is {state}" if state else ""
-    lines = [f"{row['id']}  {row['sender']} asks {row['recipient']} ({iso(row['sent'])}{whose})"]
+    lines = [f"{row['id']}  {row['sender']} asks {row['recipient']} ({when(row['sent'])}{whose})"]
     lines += lines_of(row["text"])
     lines += [f"    - {plain(option)}" for option in json.loads(row["options"])]
     if row["answered"] is not None:

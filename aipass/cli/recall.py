@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from aipass.cli.asking import check_agent, is_agent
-from aipass.cli.output import json_option, lines_of, print_json
+from aipass.cli.output import json_option, lines_of, print_json, when
 from aipass.config_quick import raw
 from aipass.errors import ConfigError
-from aipass.event import iso, plain, printable
+from aipass.event import plain, printable
 from aipass.layout import find_root
 from aipass.trinity.recall import SOURCES, Hit, recall
 
@@ -96,6 +96,6 @@ def _shown(hit: Hit) -> str:
     row = hit.row
     where = f", dispatch {row['dispatch']}" if row["dispatch"] is not None else ""
     where += f", {plain(str(printable(row['path'])))}" if row["path"] else ""
-    lines = [f"{row['id']}  {row['source']} of {row['agent']} ({iso(row['time'])}{where})"]
+    lines = [f"{row['id']}  {row['source']} of {row['agent']} ({when(row['time'])}{where})"]
     text = lines_of("\n".join(line for line in row["text"].splitlines() if line.strip()))
     return "\n".join([*lines, *text[:4], *(["    …"] if len(text) > 4 else [])])

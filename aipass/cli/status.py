@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass import ground, lock, prepare
-from aipass.cli.output import clock, json_option, lines_of, print_json, table
+from aipass.cli.output import clock, json_option, lines_of, print_json, table, when_iso
 from aipass.cli.questions import state_of
 from aipass.config_quick import agents
 from aipass.errors import ConfigError
@@ -167,7 +167,7 @@ def _add_ledger(found: dict[str, Any], ledger: Ledger) -> None:
         )
     found["notices"] = [
         {"time": iso(row["time"]), "text": row["text"]}
-        for row in ledger.all("notices", {"limit": NOTICES_SHOWN})
+        for row in ledger.all("open_notices", {"limit": NOTICES_SHOWN})
     ]
 
 
@@ -175,7 +175,7 @@ def _show(found: dict[str, Any]) -> None:
     engine = found["engine"]
     if engine["running"]:
         click.echo(
-            f"engine   {click.style('running', fg='green')}, process {engine['pid']}, version {engine['version']}, since {engine['started']}"
+            f"engine   {click.style('running', fg='green')}, process {engine['pid']}, version {engine['version']}, since {when_iso(engine['started'])}"
         )
     else:
         click.echo(f"engine   {click.style('not running', fg='yellow')}; `aipass up --detach` starts it")
@@ -233,7 +233,7 @@ def _show(found: dict[str, Any]) -> None:
     if found["notices"]:
         click.echo("\nlatest notices")
         for notice in found["notices"]:
-            _say(f"  {notice['time']}", plain(notice["text"]), indent=4)
+            _say(f"  {when_iso(notice['time'])}", plain(notice["text"]), indent=4)
 
 
 def _say(label: str, text: str, *, indent: int = 9, fg: str | None = None) -> None:

@@ -93,6 +93,7 @@ class Questions:
             self._ledger,
             f'{who}: {begin}; `aipass answer {number} "…"` answers it (question {number})',
             cause,
+            f"question {number}",
         )
 
     def endless(self, step: Step, action: act.Ask | act.Dispatch, run: int) -> str | None:
@@ -174,6 +175,7 @@ class Questions:
         self._ledger.run(
             "question_answered", {"id": row["id"], "answer": text, "now": step.now.wall, "by": by}
         )
+        step.withdraw(self._ledger, f"question {row['id']}")
         detail = {"from": row["sender"], "to": row["recipient"], "by": by, "answer": text[:200]}
         step.facts.append(Fact("question.answered", "mail", ref=str(row["id"]), cause=cause, detail=detail))
         if not is_told:
@@ -292,4 +294,5 @@ class Questions:
             self._go_on(step, row, event.id, carry)
 
     def _close(self, step: Step, number: int, reason: str) -> None:
+        step.withdraw(self._ledger, f"question {number}")
         self._ledger.run("question_closed", {"id": number, "reason": reason, "now": step.now.wall})

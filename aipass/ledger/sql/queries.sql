@@ -252,7 +252,15 @@ SELECT DISTINCT dir FROM files
 
 -- name: insert_notice
 -- Something a person must see.
-INSERT INTO notices (time, event, text) VALUES (:time, :event, :text)
+INSERT INTO notices (time, event, text, about) VALUES (:time, :event, :text, :about)
+
+-- name: withdraw_notices
+-- What they are about is over.
+UPDATE notices SET closed = :now WHERE about = :about AND closed IS NULL
+
+-- name: open_notices
+-- The newest of those that still hold.
+SELECT * FROM notices WHERE closed IS NULL ORDER BY id DESC LIMIT :limit
 
 -- name: notices
 -- The newest of them.

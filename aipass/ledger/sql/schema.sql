@@ -136,7 +136,9 @@ CREATE TABLE notices (
     id    INTEGER PRIMARY KEY,
     time  REAL NOT NULL,
     event INTEGER,
-    text  TEXT NOT NULL
+    text  TEXT NOT NULL,
+    about TEXT,
+    closed REAL
 );
 
 CREATE TABLE meta (
