@@ -22,14 +22,15 @@ def of(layout: Layout, config: Config) -> list[str]:
 
 
 def owned_twice(config: Config) -> list[str]:
-    """Paths that the `owns` of two agents name, so that neither may write them. A sentence each."""
+    """Paths that the `owns` of two agents name, so that one is refused while the other holds them. A sentence each."""
     owners = [(name, tuple(map(_at_top, agent.owns))) for name, agent in config.agents.items() if agent.owns]
     found = []
     for place, (name, owns) in enumerate(owners):
         for other, theirs in owners[place + 1 :]:
             if (path := common_path(owns, theirs)) is not None:
                 found.append(
-                    f"`owns` of {name} and {other} both name {printable(path)}, so neither may write it"
+                    f"`owns` of {name} and {other} both name {printable(path)}: whichever writes such a file first holds it "
+                    "until its run ends, and the other is refused"
                 )
     return found
 
