@@ -241,14 +241,19 @@ class Engine:
         with self.ledger.transaction():
             self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
 
-    def run(self, should_end: Callable[[Engine], bool]) -> None:
-        """Step whenever something waits or comes due, until `should_end`."""
+    def run(self, should_end: Callable[[Engine], bool], look_every: float | None = None) -> None:
+        """Step whenever something waits or comes due, until `should_end`.
+
+        `look_every`: seconds after which that is asked though nothing came: a source may come to rest without anything to tell.
+        """
         self._notices.start()
         while not should_end(self):
             if not self._held and all(isinstance(item, Done) for item in self._own):
                 due = self._timers.next()
                 try:
                     wait = None if due is None else max(0.0, due - self._clock.now().mono)
+                    if look_every is not None:
+                        wait = look_every if wait is None else min(wait, look_every)
                     if self._own:
                         wait = DONE_WAIT_S if wait is None else min(wait, DONE_WAIT_S)
                     self._own.extend(self._inbox.get(timeout=wait))

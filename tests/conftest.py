@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from aipass.supervisor import process
 
 pytest_plugins = ["pytester"]
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+# These machines are shared: no test asserts how long something takes.
+settings.register_profile("aipass", deadline=None)
+settings.load_profile("aipass")
 
 
 def pytest_collection_modifyitems(items):

@@ -56,7 +56,7 @@ def tree(tmp_path):
                 found[one.new] = found[one.old] = one.git
             elif isinstance(one, Listing) and not one.quiet:
                 found |= {entry.path: one.git for entry in one.entries}
-            assert not isinstance(one, ScanEnd) or one.reason in {"start", "new"}
+            assert not isinstance(one, ScanEnd) or one.reason in {"start", "new", "ignore"}
 
     seen()
     yield root, seen

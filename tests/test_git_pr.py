@@ -80,7 +80,7 @@ aipass pr list
             ),
             "lead": ("aipass pr merge 1; echo merge $?\n", "owns = []"),
         },
-        'orchestrator = "lead"\n',
+        'orchestrator = "lead"\npr = { wake_author = true }\n',
     )
     head, index = git(repository.root, "rev-parse", "HEAD"), (repository.root / ".git/index").read_bytes()
     repository.aipass("send", "api", "go", "--wait")

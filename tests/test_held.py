@@ -391,6 +391,8 @@ PLAIN = {
     "aipass/plan/templates.py": "plans/, which is people's",
     "aipass/plan/model.py": "plans/, which is people's",
     "aipass/plan/rehearse.py": "a temporary folder of its own",
+    "aipass/sources/cron.py": "the time zone of the machine",
+    "aipass/sources/passing.py": "a list of the package",
     "aipass/sources/git.py": "git's own folder",
     "aipass/sources/runs.py": "sockets and logs in .aipass",
     "aipass/sources/emitter.py": "lists and watches; acts on nothing",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from aipass.sources.runs import Launcher
 
 # Python, the packages, the ledger's check, the first scan of a large tree on a busy machine.
+#: How often an engine that ends when all is done asks whether it is.
+LOOK_EVERY_S = 0.1
 DETACH_WAIT_S = 120.0
 # The engine's thread must not wait the default 5 ms for a source's thread to let go of the interpreter.
 SWITCH_INTERVAL_S = 0.0005
@@ -206,7 +208,7 @@ def _run(
             went_idle = True
         return went_idle or asked_to_stop.is_set() or engine.gone is not None
 
-    engine.run(should_end)
+    engine.run(should_end, LOOK_EVERY_S if until_idle else None)
     if engine.gone is not None:
         # Nobody could say what becomes of runs whose record is gone: they end with it.
         engine.end_runs()
