@@ -287,7 +287,13 @@ class LiveRuns:
             step.facts.append(Fact("agent.paused", "engine", ref=row["agent"], cause=cause, detail=detail))
             text = f"{row['agent']} is paused: its last dispatches all failed of the same: {fault}"
             text += f"; mend that, then `aipass resume {row['agent']}`"
-            step.notify(self._ledger, text, about=f"agent {row['agent']}")
+            step.notify(
+                self._ledger,
+                text,
+                about=f"agent {row['agent']}",
+                agent=row["agent"],
+                dispatch=row["dispatch"],
+            )
 
     def _fact(self, kind: str, row: Row, **detail: object) -> Fact:
         dispatch = self._ledger.one("dispatch", {"id": row["dispatch"]})

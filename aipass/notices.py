@@ -27,7 +27,8 @@ class Notice:
 
     `text`: whole sentences. `time`: seconds since the epoch. `about`: what it is about, `kind name` (`question 7`, `rule review`,
     `agent api`, `plan 3`, `config aipass.toml`), None where it is about no such thing; when that is over, the notice is withdrawn.
-    `event`: the event that led to it. `root`: the repository's absolute path.
+    `event`: the event that led to it. `root`: the repository's absolute path. `agent` and `dispatch`: whose it is, where it is
+    somebody's. `options`: what may be answered to a question; empty: anything.
     """
 
     text: str
@@ -35,6 +36,21 @@ class Notice:
     about: str | None = None
     event: int | None = None
     root: str = ""
+    agent: str | None = None
+    dispatch: int | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`question`, `rule`, `agent`, `driver`, `plan`, `config`; `notice` for all else."""
+        return "notice" if self.about is None else self.about.partition(" ")[0]
+
+    @property
+    def question(self) -> int | None:
+        """The question that it asks, for `aipass answer`."""
+        return (
+            int(self.about.partition(" ")[2]) if self.about is not None and self.kind == "question" else None
+        )
 
 
 class Notices:

@@ -83,10 +83,21 @@ class Step:
     #: Who owns what has changed; the supervisors hear of it before anything starts.
     changes_territory: bool = False
 
-    def notify(self, ledger: Ledger, text: str, event: int | None = None, about: str | None = None) -> None:
-        """Record something that a person must see, and tell it after the commit. `about`: as `Notice` has it."""
+    def notify(
+        self,
+        ledger: Ledger,
+        text: str,
+        event: int | None = None,
+        about: str | None = None,
+        *,
+        agent: str | None = None,
+        dispatch: int | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        """Record something that a person must see, and tell it after the commit. `about` and what follows: as `Notice` has it."""
         ledger.run("insert_notice", {"time": self.now.wall, "event": event, "text": text, "about": about})
-        self.notices.append(Notice(text, self.now.wall, about, event))
+        told = Notice(text, self.now.wall, about, event, agent=agent, dispatch=dispatch, options=options)
+        self.notices.append(told)
 
     def withdraw(self, ledger: Ledger, about: str) -> None:
         """What notices were about is over."""

@@ -661,3 +661,14 @@ def test_a_closed_pr_keeps_its_commits(bench):
 )
 def test_a_title_becomes_a_branch_name(title, name):
     assert slug(title) == name
+
+
+def test_a_pr_says_which_of_its_files_other_programs_run_code_out_of(tmp_path):
+    bench = Bench(tmp_path / "r")
+    for path in (".vscode/tasks.json", "package.json", "src/plain.txt"):
+        bench.write(path, "{}\n")
+    opened = bench.open("api", [".vscode/tasks.json", "package.json", "src/plain.txt"])
+    told = opened.told()
+    assert "runs code: .vscode/tasks.json: " in told
+    assert "runs code: package.json: " in told
+    assert "plain.txt" not in told

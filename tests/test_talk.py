@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -953,3 +954,15 @@ def test_what_the_hook_hands_over_counts_as_read(handed):
     opened = {os.fsdecode(raw.name) for raw in watch.read() if raw.mask & postbox.IN_CLOSE_NOWRITE}
     watch.close()
     assert "7.md" in opened
+
+
+def test_a_notifier_gets_what_it_can_filter_by_and_make_buttons_of(aipass_bench):
+    seen = []
+    mine = SimpleNamespace(__name__="mine", after_notice=hookimpl(lambda notice: seen.append(notice)))
+    house = aipass_bench(TOML, mine)
+    run = start(house, "api", "build it")
+    ask(house, "human", "Postgres or MySQL?", run, options=["Postgres", "MySQL"])
+    (notice,) = seen
+    assert (notice.kind, notice.question, notice.agent, notice.dispatch) == ("question", 1, "api", 1)
+    assert notice.options == ("Postgres", "MySQL")
+    assert notice.root == str(house.layout.root)

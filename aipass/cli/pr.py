@@ -111,8 +111,12 @@ def show(number: int, as_json: bool) -> None:
     if pr.body:
         click.echo(f"\n{pr.body.strip()}")
     click.echo()
+    from aipass.git.pulls import started_by_others
+
+    why = dict(started_by_others(pr.paths))
     for path in pr.paths:
-        click.echo(f"  {plain(str(printable(path)))}")
+        note = f"   runs code: {plain(why[path])}" if path in why else ""
+        click.echo(f"  {plain(str(printable(path)))}{click.style(note, fg='yellow')}")
 
 
 @command.command("diff")

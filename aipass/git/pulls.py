@@ -17,6 +17,7 @@ from aipass.git import tree
 from aipass.git.records import DRAFT, KEPT, Pr, folder_of, slug, title_of
 from aipass.git.repo import records
 from aipass.layout import STATE_NAME
+from aipass.supervisor.fence import runs_code
 from aipass.supervisor.held import open_regular
 from aipass.units import count
 
@@ -97,7 +98,16 @@ class Opened:
             text = f"PR {self.pr.id} is {done}: {count(len(self.pr.paths), 'path')}, {self.ref.removeprefix('refs/heads/')}"
             if self.pr.stacked_on:
                 text += f", on top of PR {', '.join(map(str, self.pr.stacked_on))}"
+        runs = started_by_others(self.pr.paths) if self.pr is not None else []
+        more = f"\nand {len(runs) - NAMED} more of that kind" if len(runs) > NAMED else ""
+        text += "".join(f"\nruns code: {printable(path)}: {why}" for path, why in runs[:NAMED]) + more
         return text + "".join(f"\nleft out: {printable(path)}: {why}" for path, why in self.left_out[:NAMED])
+
+
+def started_by_others(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Those of these paths that other programs run code out of, with the program and the reason: who merges them should look."""
+    found = ((path, runs_code.listed(path)) for path in paths)
+    return [(path, one.entry.what) for path, one in found if one is not None]
 
 
 def touched(path: Path) -> int:

@@ -89,11 +89,16 @@ class Questions:
 
     def _notify(self, step: Step, who: str, number: int, text: str, cause: int | None) -> None:
         begin = " ".join(plain(text).split())[:200]
+        row = self._ledger.one("message", {"id": number})
+        assert row is not None
         step.notify(
             self._ledger,
             f'{who}: {begin}; `aipass answer {number} "…"` answers it (question {number})',
             cause,
             f"question {number}",
+            agent=row["sender"],
+            dispatch=row["dispatch"],
+            options=tuple(json.loads(row["options"] or "[]")),
         )
 
     def endless(self, step: Step, action: act.Ask | act.Dispatch, run: int) -> str | None:
