@@ -217,3 +217,12 @@ def test_a_slow_notifier_keeps_nothing_else_waiting_and_one_that_hangs_loses_onl
     notices.stop()
     assert told[:3] == ["0", "1", "2"]
     assert MOST_WAITING <= len(told) <= MOST_WAITING + 1
+
+
+def test_what_is_asked_for_and_does_not_exist_is_said(repository):
+    repository.write("aipass.toml", agent("writer", "w.py"))
+    repository.aipass("up", "--until-idle")
+    assert "did you mean `writer`?" in repository.aipass("dispatches", "--agent", "writr", check=2).stderr
+    assert "no such dispatches" in repository.aipass("dispatches", "--agent", "writer").stdout
+    assert "did you mean `file.closed`?" in repository.aipass("events", "--kind", "file.close").stderr
+    assert not repository.aipass("events", "--kind", "file.deleted").stderr

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aipass.cli.asking import check_agent
 from aipass.cli.output import clock, dispatch_json, json_option, print_json, table
 from aipass.event import plain
 from aipass.layout import find_root
@@ -49,6 +50,10 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
         ledger.close()
     if as_json:
         print_json([dispatch_json(row, senders.get(row["id"], [])) for row in rows])
+    elif not rows and (agent is not None or state is not None):
+        if agent is not None:
+            check_agent(layout, agent)
+        click.echo("no such dispatches; `aipass dispatches` lists all")
     elif not rows:
         click.echo("no dispatches yet; `aipass send AGENT TEXT`, or drop a file in inbox/<agent>/")
     else:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import click
 
 from aipass.cli.find import open_ledger
 from aipass.cli.output import clock, json_option, table
-from aipass.event import Event, printable
+from aipass.event import KINDS, Event, printable
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
@@ -36,6 +38,14 @@ def command(as_json: bool, follow: bool, limit: int | None, kind: str | None) ->
             [event_of(row) for row in ledger.all("last_events", {"kind": kind, "limit": min(limit, 2**62)})]
         )
     last = _print(found, as_json=as_json)
+    if not last and kind is not None and not any(fnmatchcase(known, kind) for known in KINDS):
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        hint = (
+            f"did you mean `{near[0]}`?"
+            if near
+            else f"there are: {', '.join(sorted(KINDS))}, and those of plugins"
+        )
+        click.echo(f"no event `{kind}` is known; {hint}", err=True)
     while follow:
         time.sleep(FOLLOW_EVERY_S)
         last = (
