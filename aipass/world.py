@@ -498,11 +498,12 @@ class World:
                     source
                 )  # its event says what it was; a run that floods its spool fills no disk
                 return
-        with held.above(source) as (folder, name), held.above(target) as (kept, new):
-            held.try_move(folder, name, kept, new)
+        # The note first: killed in between, the file is still where the next engine finds it, and never without its reason.
         held.write_atomic(
             rejection_beside(target), json.dumps({"file": printable(path), "reason": reason}, indent=2) + "\n"
         )
+        with held.above(source) as (folder, name), held.above(target) as (kept, new):
+            held.try_move(folder, name, kept, new)
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
