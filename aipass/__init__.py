@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from aipass.router import Handler, View
 
 __version__ = "0.1.0"
+#: What pip knows us by; `aipass` is another project's name there.
+DISTRIBUTION = "aipass-engine"
 
 _HOME = {
     "aipass.action": (

@@ -305,7 +305,7 @@ class Memory(Model):
     )
     model: str | None = Field(
         None,
-        description="The folder of a sentence model, to find by meaning as well (`pip install aipass[embeddings]`); no network is used",
+        description="The folder of a sentence model, to find by meaning as well (`pip install aipass-engine[embeddings]`); no network is used",
     )
 
 

@@ -52,11 +52,15 @@ class Plugins:
         """
         if root is not None:
             guarded.leave_out(str(root))
+        known: set[tuple[str, str]] = set()
         for point in sorted(
             importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name
         ):
             if only is not None and (point.dist is None or point.dist.name != only):
                 continue
+            if (point.name, point.value) in known:
+                continue  # two distributions that are one, such as before and after a new name
+            known.add((point.name, point.value))
             if root is not None and (place := guarded.code_of_agents(point.module, str(root))) is not None:
                 self.failed[point.name] = (
                     f"its code lies in {place}, where agents may write, and is not run; install it as a copy (without `-e`) outside the repository"

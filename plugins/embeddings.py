@@ -1,6 +1,6 @@
 """Memory found by meaning: a small sentence model in a folder on the disk, run with numpy. It never uses a network.
 
-`pip install "aipass[embeddings]"`, and `[memory] model` names the folder: any BERT model as sentence-transformers stores it
+`pip install "aipass-engine[embeddings]"`, and `[memory] model` names the folder: any BERT model as sentence-transformers stores it
 (`config.json`, `tokenizer.json`, `model.safetensors`, `1_Pooling/config.json`), such as all-MiniLM-L6-v2 or bge-small.
 The library that is usual for these takes seconds to be imported, which every `aipass recall` would wait for.
 """
@@ -60,7 +60,7 @@ class Embeddings:
         for library in ("numpy", "safetensors", "tokenizers"):
             if importlib.util.find_spec(library) is None:
                 raise ConfigError(
-                    f'aipass.toml: memory.model needs {library}; install it with: pip install "aipass[embeddings]"'
+                    f'aipass.toml: memory.model needs {library}; install it with: pip install "aipass-engine[embeddings]"'
                 )
         found = (model / FILES[2]).stat()
         self._folder = model

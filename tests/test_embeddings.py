@@ -219,7 +219,7 @@ def test_a_folder_that_holds_no_such_model_is_refused_by_name(tmp_path, spoil, t
 
 def test_without_its_libraries_it_says_how_to_install_them(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r'pip install "aipass\[embeddings\]"'):
+    with pytest.raises(ConfigError, match=r'pip install "aipass-engine\[embeddings\]"'):
         Embeddings(make_model(tmp_path / "model"), tmp_path / "index")
 
 

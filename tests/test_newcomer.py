@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import json
 import subprocess
+import sys
 
 import pytest
 from conftest import agent
 
 import aipass
-from aipass import action
+from aipass import DISTRIBUTION, __version__, action
+from aipass.cli import doctor
 from aipass.cli.main import GROUPS, SYNONYMS, VERBS
+from aipass.plugins import Plugins
 
 
 def commit(root):
@@ -226,3 +230,39 @@ def test_what_is_asked_for_and_does_not_exist_is_said(repository):
     assert "no such dispatches" in repository.aipass("dispatches", "--agent", "writer").stdout
     assert "did you mean `file.closed`?" in repository.aipass("events", "--kind", "file.close").stderr
     assert not repository.aipass("events", "--kind", "file.deleted").stderr
+
+
+# -- the name on PyPI --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_distribution(tmp_path, monkeypatch):
+    """A distribution named `aipass` beside ours, with an entry point that ours has too."""
+    info = tmp_path / "site/aipass-2.8.28.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: aipass\nVersion: 2.8.28\n")
+    (info / "entry_points.txt").write_text("[aipass]\nrules = aipass_handlers.rules\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
+
+
+def test_our_distribution_is_not_the_other_projects():
+    found = importlib.metadata.distribution(DISTRIBUTION)
+    assert found.version == __version__
+    assert {"aipass"} == {point.name for point in found.entry_points if point.group == "console_scripts"}
+
+
+def test_doctor_says_that_the_other_distribution_is_there(other_distribution):
+    (said,) = [one for one in doctor._namesake() if one.state == "wrong"]
+    assert "2.8.28" in said.found
+    assert DISTRIBUTION in said.remedy
+
+
+def test_doctor_says_nothing_where_only_ours_is():
+    assert not list(doctor._namesake())
+
+
+def test_a_handler_that_two_distributions_name_is_loaded_once(other_distribution):
+    plugins = Plugins()
+    plugins.load_installed(None)
+    assert not plugins.failed
+    assert "rules" in plugins.names()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,9 +88,7 @@ def house(tmp_path):
     made = House(tmp_path)
     yield made
     made.supervisors.end()
-    deadline = time.monotonic() + 10
-    while (made.layout.state / "supervisor-test.sock").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    made.supervisors.wait_ended(10)
     made.supervisors.stop()
     if made.supervisors._process is not None:
         made.supervisors._process.wait(10)
@@ -268,6 +267,21 @@ def test_an_older_supervisor_keeps_its_runs_and_a_newer_one_leaves_them_alone(ho
         newer.end()
         newer._process.wait(10)
         newer.stop()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_is_waited_for_until_its_end_writes_no_more(house, busy):
+    if busy:
+        house.start(1, "sleep", "60")
+        house.wait("started", 1)
+    house.supervisors.end()
+    assert house.supervisors.wait_ended(30)
+    shutil.rmtree(house.layout.state)
+    assert not house.layout.state.exists()
+
+
+def test_a_wait_for_the_end_of_what_goes_on_is_over_in_time(house):
+    assert not house.supervisors.wait_ended(0.05)
 
 
 def test_only_one_supervisor_of_a_version_serves_a_root(house):

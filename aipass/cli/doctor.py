@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import __version__, programs
+from aipass import DISTRIBUTION, __version__, programs
 from aipass.cli.output import json_option, print_json
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.layout import Layout, find_root, root_or_here
@@ -67,6 +68,7 @@ def command(as_json: bool) -> int:
 def examine() -> Iterator[Finding]:
     """Everything that is looked at, in order."""
     yield Finding("aipass", "ok", f"{__version__}, Python {sys.version.split()[0]} on {sys.platform}")
+    yield from _namesake()
     yield from _started()
     yield from _inotify()
     yield _leases()
@@ -78,6 +80,20 @@ def examine() -> Iterator[Finding]:
         yield Finding("repository", "note", str(exc))
         return
     yield from _repository(layout)
+
+
+def _namesake() -> Iterator[Finding]:
+    """Another project's distribution `aipass`, whose package has the same name as ours."""
+    try:
+        other = importlib.metadata.distribution("aipass")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    yield Finding(
+        "distribution",
+        "wrong",
+        f"`aipass` {other.version} is installed beside `{DISTRIBUTION}` {__version__}, with a package of the same name; the files of one replace those of the other",
+        f"`pip uninstall aipass {DISTRIBUTION}`, then install `{DISTRIBUTION}` again",
+    )
 
 
 def _started() -> Iterator[Finding]:
@@ -188,6 +204,7 @@ def _supervisor() -> Iterator[Finding]:
             yield Finding("supervisor", "wrong", str(exc), "file a bug with this output")
         finally:
             supervisors.end()
+            supervisors.wait_ended(PROBE_WAIT_S)  # until then it writes where we are about to clear away
             supervisors.stop()
 
 

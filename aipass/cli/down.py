@@ -68,7 +68,7 @@ def _stop_engine(layout: Layout) -> bool:
 
 
 def _kill_runs(layout: Layout) -> int:
-    from aipass.sources.runs import connect, is_served
+    from aipass.sources.runs import connect, wait_ended
     from aipass.supervisor import wire
 
     versions = [
@@ -86,13 +86,7 @@ def _kill_runs(layout: Layout) -> int:
                     pass  # it hangs up when all are gone
         except OSError:
             continue  # it ended just now, or takes its time: looked at below
-    if (
-        poll(
-            lambda: True if not any(is_served(layout.state, version) for version in told) else None,
-            KILL_WAIT_S,
-        )
-        is None
-    ):
+    if not wait_ended(layout.state, told, KILL_WAIT_S):
         raise AipassError(
             f"some runs have not ended within {KILL_WAIT_S:.0f} seconds; .aipass/supervisor.log may say why"
         )

@@ -19,13 +19,14 @@ from aipass.errors import AipassError
 from aipass.supervisor import hold, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from aipass.layout import Layout
 
 # A Python without site-packages is ready in a tenth of this, on a busy machine too.
 READY_WAIT_S = 20.0
 CONNECT_ATTEMPTS, CONNECT_PAUSE_S = 20, 0.1
+ENDED_PAUSE_S = 0.01
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from aipass.supervisor.server import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -130,6 +131,12 @@ class Supervisors:
     def end(self) -> None:
         """Have every run stopped, and the supervisors with them."""
         self._send_all({"do": "end"})
+
+    def wait_ended(self, seconds: float) -> bool:
+        """Wait until none of the supervisors lives, nor writes into the state folder; False where that takes longer."""
+        with self._lock:
+            versions = {self._version, *self._links}
+        return wait_ended(self._layout.state, versions, seconds)
 
     def _ensure(self) -> None:
         if self._version not in self._links and not self._stopping:
@@ -324,6 +331,16 @@ def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
 def is_served(state: Path, version: str) -> bool:
     """Whether a supervisor of this version lives."""
     return hold.holder(state / wire.names(version)[1]) is not None
+
+
+def wait_ended(state: Path, versions: Collection[str], seconds: float) -> bool:
+    """Wait until no supervisor of these versions lives; False where that takes longer."""
+    until = time.monotonic() + seconds
+    while any(is_served(state, version) for version in versions):
+        if time.monotonic() > until:
+            return False
+        time.sleep(ENDED_PAUSE_S)
+    return True
 
 
 def connect(state: Path, version: str) -> socket.socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from aipass import config, prepare, request
+from aipass import DISTRIBUTION, config, prepare, request
 from aipass.engine import Engine, make_inboxes
 from aipass.event import Event, Fact
 from aipass.layout import Layout
@@ -55,7 +55,7 @@ class Bench:
         settings = config.load(self.layout.config)
         loaded = Plugins()
         if self._installed:
-            loaded.load_installed(None, only="aipass")
+            loaded.load_installed(None, only=DISTRIBUTION)
         for number, plugin in enumerate(self._given, 1):
             loaded.register(plugin, getattr(plugin, "__name__", f"plugin-{number}"))
         make_inboxes(self.layout, settings)
