@@ -150,5 +150,10 @@ def plain(text: str) -> str:
     return text if text.isprintable() else _NOT_ASCII.sub(lambda one: _escaped(one[0]), text)
 
 
+def one_line(text: str) -> str:
+    """`text` in one line, for lists: blanks and line ends are one space each, and nothing speaks to the terminal."""
+    return plain(" ".join(text.split()))
+
+
 def _escaped(letter: str) -> str:
     return letter if letter.isprintable() else repr(letter)[1:-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import datetime
 from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,11 @@ def set_up(path: Path, *, show: bool) -> None:
     if show:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setFormatter(
-            _formatter(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20), shared)
+            _formatter(
+                structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20),
+                shared,
+                _by_the_clock,
+            )
         )
         handlers.append(terminal)
     root = logging.getLogger("aipass")
@@ -56,8 +61,14 @@ class _ForgivingHandler(RotatingFileHandler):
         del record
 
 
-def _formatter(renderer: Any, shared: list[Any]) -> logging.Formatter:  # noqa: ANN401 - a structlog processor
+def _by_the_clock(_: object, __: str, event: Any) -> Any:  # noqa: ANN401 - structlog's
+    """For eyes: the time of day here; the file keeps UTC."""
+    event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
+    return event
+
+
+def _formatter(renderer: Any, shared: list[Any], *before: Any) -> logging.Formatter:  # noqa: ANN401 - structlog processors
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *before, renderer],
     )

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,10 +15,21 @@ import structlog
 
 from aipass import ground, programs, request
 from aipass.dispatch import brief, environment, shares
-from aipass.dispatch.driver import SESSION, Exit, Job, Outcome, Usage, check_command, check_outcome, sum_usage
+from aipass.dispatch.driver import (
+    SESSION,
+    Exit,
+    Job,
+    Outcome,
+    Usage,
+    check_command,
+    check_outcome,
+    how_to_sign_in,
+    signed_in_by,
+    sum_usage,
+)
 from aipass.errors import AipassError
 from aipass.event import iso, printable
-from aipass.layout import RUN_FOLDER
+from aipass.layout import REJECTED, RUN_FOLDER
 from aipass.plan.reserved import check_name
 from aipass.sources.observation import Identity, identity_of
 from aipass.supervisor import held, wire
@@ -47,7 +58,6 @@ AT_LAST_FILES, AT_LAST_BYTES = 1000, 20_000_000
 #: Of one run's unusable requests so many are kept.
 MOST_SET_ASIDE = 100
 PROMPT_HALF = f".{wire.PROMPT}.tmp"
-REJECTED = ".rejected.json"
 
 
 class Runner(Protocol):
@@ -358,12 +368,22 @@ class World:
             )
         end = Exit(message.get("exit"), message.get("signal"), folder / wire.STDOUT, folder / wire.STDERR)
         try:
-            return check_outcome(drivers[driver].outcome(self.job(run, config), end))
+            return self._signed_out(
+                drivers[driver], check_outcome(drivers[driver].outcome(self.job(run, config), end))
+            )
         except Exception as exc:  # noqa: BLE001 - a driver may raise anything; its run has failed then
             what = str(exc) if isinstance(exc, AipassError) else f"{type(exc).__name__}: {exc}"
             return Outcome(
                 "failed", folder / wire.STDOUT, reason=f"driver `{driver}` could not judge the run: {what}"
             )
+
+    def _signed_out(self, driver: Driver, outcome: Outcome) -> Outcome:
+        """Where nothing worked and nothing signs the CLI in, the reason says so: a key that is exported later is not the engine's."""
+        accounts = getattr(driver, "accounts", ())
+        if outcome.fault is None or not accounts or signed_in_by(accounts, self._environ):
+            return outcome
+        hint = f"the engine was started without a sign-in of `{driver.name}`: {how_to_sign_in(driver)}, then `aipass down` and `aipass up --detach`"
+        return replace(outcome, reason=f"{outcome.reason}; {hint}" if outcome.reason else hint)
 
     def _session(self, run: Row, config: Config, drivers: Mapping[str, Driver]) -> str | None:
         """What a run that was cut off had called its conversation, as far as its driver can tell."""

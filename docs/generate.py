@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass import action, config, errors, event, hookspecs
+from aipass import action, errors, event, hookspecs
+from aipass.cli.help import settings
 from aipass.cli.main import VERBS
 from aipass.supervisor.fence.calls import CALLS, LET_THROUGH, WITHOUT_WALL, explain
 
@@ -83,46 +84,6 @@ def hooks() -> str:
         if hasattr(spec, "aipass_spec"):
             parts.append(f"## `{name}{inspect.signature(spec)}`\n\n{inspect.getdoc(spec)}\n".replace("'", ""))
     return "\n".join(parts)
-
-
-def settings() -> str:
-    """One heading for each setting, by its dotted name."""
-    parts = [
-        "# Settings\n",
-        "All keys of aipass.toml. `aipass schema config` prints the same as JSON Schema.\n",
-    ]
-    tables = [("", config.Config), ("agents.<name>.", config.Agent), ("on[].", config.Rule)]
-    # Every table of its own, so that a new one is never left out.
-    for name, field in config.Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Model):
-            tables.append((f"{name}.", field.annotation))
-    for prefix, model in tables:
-        for name, field in model.model_fields.items():
-            if prefix or name == "orchestrator":
-                parts.append(f"## `{prefix}{name}{_default(name, field)}`\n\n{field.description}.\n")
-    return "\n".join(parts)
-
-
-_TIMES = {"timeout", "stall", "debounce", "keep"}
-
-
-def _default(name: str, field: object) -> str:
-    from aipass.units import show_duration
-
-    if field.is_required():
-        return " (required)"
-    if name == "concurrency":
-        return ""
-    value = field.get_default(call_default_factory=True)
-    if value is None:
-        return ""
-    if name in _TIMES:
-        return f' = "{show_duration(value).replace(" ", "")}"' if value else " = 0"
-    if isinstance(value, tuple):
-        return " = [" + ", ".join(f'"{one}"' for one in value) + "]"
-    if isinstance(value, bool):
-        return f" = {str(value).lower()}"
-    return f' = "{value}"' if isinstance(value, str) else f" = {value}"
 
 
 def exit_codes() -> str:

@@ -65,7 +65,15 @@ def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
         # Words only: a date, a `no`, or a tag stays what was written.
         return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - BaseLoader makes nothing but text, lists and dicts
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ValueError("front matter is not valid YAML: " + " ".join(str(exc).split())[:300]) from exc
+        raise ValueError(f"front matter is not valid YAML: {_place(exc)}") from exc
+
+
+def _place(exc: Exception) -> str:
+    """What is wrong, and in which line of the file: its front matter begins in the second one."""
+    mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(exc).split())[:300]
+    return f"line {mark.line + 2}, column {mark.column + 1}: {problem}"
 
 
 def _words(found: dict[Any, Any], name: str) -> str | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from aipass_handlers import frontmatter
 
 from aipass import Dispatch, Handler, Ignore, Reject, hookimpl
+from aipass.event import one_line, printable
+from aipass.layout import REJECTED
 from aipass.sources import passing
 
 if TYPE_CHECKING:
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 
     from aipass import Action, Event, View
     from aipass.config import Config
-
-REJECTED_SUFFIX = ".rejected.json"
 
 
 @hookimpl
@@ -31,7 +31,7 @@ def register_handlers(config: Config) -> list[Handler]:
 def is_not_meant(event: Event) -> str | None:
     """Why a file in the inbox is no request (yet)."""
     *folders, name = (event.path or "").split("/")
-    if name.endswith(REJECTED_SUFFIX):
+    if name.endswith(REJECTED):
         return "it is our own note about a rejected file"
     if any(folder.startswith(".") or passing.find_folder(folder) for folder in folders):
         return "it lies in another program's folder"
@@ -73,7 +73,8 @@ def on_file(event: Event, view: View) -> Iterable[Action]:
         "identity": event.detail["identity"],
     }
     if "text" not in event.detail:
-        return [Dispatch(text="A file was handed to you.", key=f"sha256:{event.detail['sha256']}", **common)]
+        told = f"A file was handed to you: {one_line(printable(name))}."
+        return [Dispatch(text=told, key=f"sha256:{event.detail['sha256']}", **common)]
     try:
         wanted = frontmatter.read(event.detail["text"])
     except ValueError as exc:

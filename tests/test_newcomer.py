@@ -15,7 +15,10 @@ import aipass
 from aipass import DISTRIBUTION, __version__, action
 from aipass.cli import doctor
 from aipass.cli.main import GROUPS, SYNONYMS, VERBS
+from aipass.dispatch.driver import Outcome
+from aipass.layout import Layout
 from aipass.plugins import Plugins
+from aipass.testing import Bench
 
 
 def commit(root):
@@ -154,10 +157,9 @@ def test_a_mistake_in_the_configuration_is_told_with_its_line_and_what_to_write(
     repository.write("aipass.toml", f"[agents.w]\n{text}\n")
     found = repository.aipass("up", "--until-idle", check=2).stderr
     assert said in found
-    assert (
-        "valid"
-        not in repository.aipass("doctor", check=None).stdout.partition("aipass.toml")[2].splitlines()[0]
-    )
+    assert [
+        one.state for one in doctor._repository(Layout(repository.root)) if one.what == "aipass.toml"
+    ] == ["wrong"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_what_is_valid_and_does_nothing_is_said(repository, more, said):
     text = f'[agents.w]\ndriver = "command"\n{more}\n'.replace("{root}", str(repository.root))
     repository.write("aipass.toml", text)
     assert said in repository.aipass("up", "--until-idle").stderr
-    assert said in repository.aipass("doctor", check=None).stdout.replace("\n      ", " ")
+    assert any(said in one.found for one in doctor._repository(Layout(repository.root)))
 
 
 def open_notices(repository):
@@ -230,6 +232,214 @@ def test_what_is_asked_for_and_does_not_exist_is_said(repository):
     assert "no such dispatches" in repository.aipass("dispatches", "--agent", "writer").stdout
     assert "did you mean `file.closed`?" in repository.aipass("events", "--kind", "file.close").stderr
     assert not repository.aipass("events", "--kind", "file.deleted").stderr
+
+
+# -- why, and what is shown --------------------------------------------------------------------------------------------
+
+
+def why(repository, subject):
+    return json.loads(repository.aipass("why", subject, "--json").stdout)
+
+
+def test_why_goes_down_through_a_timer_and_knows_rules_and_agents(repository):
+    rules = "".join(
+        f'[[on]]\nname = "{name}"\nevent = "file.closed"\npaths = ["{paths}"]\ndispatch = "w"\ntask = "{{path}}"\ndebounce = "{debounce}"\n'
+        for name, paths, debounce in (
+            ("review", "*.txt", "100ms"),
+            ("later", "*.md", "1h"),
+            ("never", "*.no", "1s"),
+        )
+    )
+    repository.write("aipass.toml", agent("w", "w.py") + agent("idle", "w.py") + rules)
+    repository.write("w.py", "print('ok')")
+    repository.aipass("up", "--detach")
+    repository.write("a.txt", "a")
+    repository.write("b.md", "b")
+    repository.answer("w/review.1.md")
+    through = [link["type"] for link in why(repository, "a.txt")["chain"]]
+    assert through == ["event", "event", "dispatch"]
+    assert why(repository, "a.txt")["chain"][1]["text"].startswith("clock.tick rule review")
+    assert why(repository, "b.md")["chain"][-1] == {
+        "type": "timer",
+        "id": "rule later",
+        "text": "not yet due",
+    }
+    assert why(repository, "review")["chain"][-1]["type"] == "dispatch"
+    assert why(repository, "w")["chain"][-2]["type"] == "dispatch"
+    assert "waits for file.closed at *.no" in repository.aipass("why", "never", check=1).stderr
+    assert "not asked for anything" in repository.aipass("why", "idle", check=1).stderr
+    assert "no rule or agent" in repository.aipass("why", "nothing", check=1).stderr
+
+
+def test_events_leave_out_what_aipass_writes_itself_unless_asked(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write("w.py", "print('ok')")
+    repository.write("inbox/w/bad.md", "")
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "w", "go", "--wait")
+    own = ("outbox/", ".rejected.json")
+
+    def about(*words):
+        return [
+            line
+            for line in repository.aipass("events", *words).stdout.splitlines()
+            if any(one in line for one in own)
+        ]
+
+    repository.wait_for(lambda: len(about("--all")) >= 3, "events of the answer and of the note")
+    assert not about()
+    assert not about("--limit", "3")
+    assert len(repository.aipass("events", "--limit", "3").stdout.splitlines()) == 4
+    assert about("--json")
+    assert about("--kind", "file.*")
+
+
+def test_every_setting_is_explained_where_the_docs_are_not(repository):
+    said = repository.aipass("help", "settings").stdout
+    assert all(
+        f"`{name}" in said
+        for name in ("agents.<name>.owns", "pr.wake_author", "memory.in_prompt", "on[].debounce")
+    )
+    assert "Give an agent work" in repository.aipass("help").stdout
+    assert "--reply-to" in repository.aipass("help", "send").stdout
+    assert "no help about `nothing`" in repository.aipass("help", "nothing", check=2).stderr
+    repository.aipass("init")
+    assert "docs/" not in (repository.root / "aipass.toml").read_text()
+
+
+def test_lists_say_what_was_handed_in_and_what_is_waited_for(repository):
+    repository.write("aipass.toml", "[limits]\nconcurrency = 1\n" + agent("w", "w.py") + agent("v", "w.py"))
+    repository.write("w.py", "import sys, time\nif 'stay' in sys.stdin.read(): time.sleep(60)\n")
+    (repository.root / "inbox/w").mkdir(parents=True)
+    (repository.root / "inbox/w/pic.png").write_bytes(b"\x89PNG\r\n")
+    repository.write("inbox/w/a.md", "two\nlines\n")
+    assert repository.aipass("up", "--until-idle").returncode == 0
+    said = repository.aipass("dispatches").stdout
+    assert "pic.png" in said
+    assert "two lines" in said
+    assert max(map(len, repository.aipass("show", "1").stdout.splitlines())) < 100
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "w", "stay")
+    repository.wait_for(lambda: "running" in repository.aipass("dispatches").stdout, "a run")
+    repository.aipass("send", "v", "stay too")
+    repository.aipass("send", "w", "then")
+    said = repository.aipass("dispatches", "--state", "queued").stdout
+    assert "then: w works on dispatch" in said
+    assert "stay too: a limit: 1 runs live now" in said
+
+
+def test_a_dispatch_that_waits_for_an_answer_says_so(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write(
+        "w.py",
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'aipass', 'ask', 'human', 'which?', '--wait'])\n",
+    )
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "w", "go")
+    repository.wait_for(
+        lambda: "waits for your answer to question 1" in repository.aipass("dispatches").stdout,
+        "the question",
+    )
+    assert "waits for your answer to question 1" in repository.aipass("show", "1").stdout
+    repository.aipass("answer", "1", "that one")
+
+
+# -- sign-in -----------------------------------------------------------------------------------------------------------
+
+
+class Signed:
+    """A driver of a CLI that wants a key, and cannot do anything."""
+
+    name = program = "signed"
+    accounts = ("SIGNED_KEY", "~/.signed/key.json")
+
+    def command(self, job):
+        return aipass.Command(argv=("signed",))
+
+    def outcome(self, job, end):
+        return Outcome("failed", reason="Not logged in", fault="Not logged in")
+
+
+class SignedPlugin:
+    """Offers it."""
+
+    @aipass.hookimpl
+    def register_drivers(self):
+        return [Signed()]
+
+
+@pytest.mark.parametrize(("environ", "told"), [({}, True), ({"SIGNED_KEY": "wrong"}, False)])
+def test_a_run_that_nothing_signs_in_says_where_the_key_is_missing(tmp_path, environ, told):
+    bench = Bench(
+        tmp_path,
+        '[agents.w]\ndriver = "signed"\nretries = 0\n',
+        SignedPlugin(),
+        environ={"PATH": "/bin", **environ},
+    )
+    bench.drop("inbox/w/a.md")
+    bench.finish(1, "")
+    reason = bench.dispatch(1)["reason"]
+    assert reason.startswith("Not logged in")
+    assert ("set SIGNED_KEY" in reason and "`aipass up --detach`" in reason) is told
+    bench.close()
+
+
+def test_doctor_says_what_the_running_engine_was_started_without(repository, monkeypatch):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    monkeypatch.chdir(repository.root)
+    monkeypatch.setenv("SIGNED_KEY", "x")
+    assert doctor._account(Signed()) == ("signed in by $SIGNED_KEY", "")
+    repository.aipass("up", "--detach")
+    said, remedy = doctor._account(Signed())
+    assert "the running engine was started without" in said
+    assert "aipass down" in remedy
+    monkeypatch.delenv("SIGNED_KEY")
+    assert doctor._account(Signed())[0] == "no sign-in was found"
+
+
+def test_init_says_who_is_not_signed_in_and_which_root_lies_above(repository):
+    program = repository.write("bin/claude", "#!/bin/sh\n")
+    program.chmod(0o755)
+    outside = repository.root.parent / "bin"
+    program.parent.rename(outside)
+    path = {"PATH": f"{outside}:/usr/bin:/bin"}
+    assert "no sign-in of claude was found: run `claude` once" in repository.aipass("init", env=path).stdout
+    assert "claude" not in repository.aipass("init", env={**path, "ANTHROPIC_API_KEY": "x"}).stdout.partition(
+        "next:"
+    )[0].replace("agent for each", "")
+    (repository.root / "below").mkdir()
+    assert "is a root already" in repository.aipass("init", "below", env=path).stdout
+
+
+# -- small words -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_to_be_forgotten_is_shown_first(repository, monkeypatch):
+    from aipass.cli import forget
+
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.aipass("up", "--detach")
+    repository.aipass("note", "--agent", "w", "--learning", "ports are even")
+    asked = []
+    monkeypatch.setattr(forget.click, "confirm", lambda text, **_: asked.append(text))
+    forget._confirm(Layout(repository.root), 1)
+    assert asked == ["Forget this learning of w for good: “ports are even”?"]
+    repository.aipass("forget", "1")  # nobody is there to be asked: a script
+
+
+def test_the_line_of_wrong_front_matter_is_the_files():
+    from aipass_handlers import frontmatter
+
+    with pytest.raises(ValueError, match="line 3, column"):
+        frontmatter.read("---\nkey: a\nsubject: b: c\n---\nhi")
+
+
+def test_a_plan_file_that_is_not_valid_does_not_stretch_the_list(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write("plans/0001-x.json", '{"id": "0001", "title": "x", "phases": []}')
+    said = repository.aipass("plan", "status").stdout.splitlines()
+    assert max(map(len, said[:2])) < 40
+    assert said[2].startswith("plan 0001 cannot be used: ")
 
 
 # -- the name on PyPI --------------------------------------------------------------------------------------------------

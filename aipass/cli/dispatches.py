@@ -9,7 +9,8 @@ import click
 
 from aipass.cli.asking import check_agent
 from aipass.cli.output import clock, dispatch_json, json_option, print_json, table
-from aipass.event import plain
+from aipass.cli.waiting import Waiting
+from aipass.event import one_line
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
     rows: list[Row] = []
     senders: dict[int, list[str]] = {}
     starts: dict[int, str] = {}
+    reasons: dict[int, str | None] = {}
     if layout.ledger.exists():
         ledger = Ledger.read(layout.ledger)
         rows = ledger.all("list_dispatches")
@@ -47,6 +49,9 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
         for row in ledger.each("all_senders"):
             senders.setdefault(row["dispatch"], []).append(row["sender"])
             starts.setdefault(row["dispatch"], row["start"])
+        if rows and not as_json:
+            waiting = Waiting(layout, ledger)
+            reasons = {row["id"]: waiting.of(row) for row in rows}
         ledger.close()
     if as_json:
         print_json([dispatch_json(row, senders.get(row["id"], [])) for row in rows])
@@ -67,18 +72,17 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
                     r["state"],
                     r["attempts"],
                     clock(r["created"]),
-                    _what(r, starts.get(r["id"], "")),
+                    _what(r, starts.get(r["id"], ""), reasons[r["id"]]),
                 )
                 for r in rows
             ),
         )
 
 
-def _what(row: Row, start: str) -> str:
+def _what(row: Row, start: str, waits: str | None) -> str:
     """What was asked for, in one line, and why it is as it is."""
-    task = " ".join(plain(row["subject"] or start or row["key"]).split())
-    if not row["reason"]:
+    task = one_line(row["subject"] or start or row["key"])
+    reason = waits or row["reason"]
+    if not reason:
         return task
-    return (
-        f"{textwrap.shorten(task, TASK_CHARS, placeholder='…')}: {row['reason']}" if task else row["reason"]
-    )
+    return f"{textwrap.shorten(task, TASK_CHARS, placeholder='…')}: {reason}" if task else str(reason)

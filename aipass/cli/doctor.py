@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass import DISTRIBUTION, __version__, programs
-from aipass.cli.output import json_option, print_json
+from aipass.cli.output import json_option, lines_of, print_json
+from aipass.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.layout import Layout, find_root, root_or_here
 from aipass.supervisor import wire
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aipass.config import Config
+    from aipass.dispatch.driver import Driver
     from aipass.sources.runs import Supervisors
 
+INDENT = " " * 7
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 #: A repository of some size needs this many folders watched.
 ENOUGH_WATCHES = 65_536
@@ -50,19 +53,25 @@ class Finding:
 @json_option
 def command(as_json: bool) -> int:
     """Look at this machine and this repository; exit status 1 where something is wrong."""
-    findings = list(examine())
+    findings = []
+    for finding in examine():  # each is shown as it is found: some take a second
+        findings.append(finding)
+        if not as_json:
+            _say(finding)
     if as_json:
         print_json(
             [{"what": f.what, "state": f.state, "found": f.found, "remedy": f.remedy} for f in findings]
         )
-    else:
-        for finding in findings:
-            click.echo(
-                f"{click.style(finding.state.ljust(6), fg=COLOURS[finding.state])} {finding.what}: {finding.found}"
-            )
-            if finding.remedy:
-                click.echo(f"       {finding.remedy}")
     return EXIT_FAILED if any(finding.state == "wrong" for finding in findings) else 0
+
+
+def _say(finding: Finding) -> None:
+    first, *more = lines_of(f"{finding.what}: {finding.found}", INDENT)
+    click.echo(
+        click.style(finding.state.ljust(len(INDENT)), fg=COLOURS[finding.state]) + first[len(INDENT) :]
+    )
+    for line in [*more, *lines_of(finding.remedy, INDENT)]:
+        click.echo(line)
 
 
 def examine() -> Iterator[Finding]:
@@ -297,22 +306,44 @@ def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str
             if there
             else "keeps its own questions"
         )
-        accounts: tuple[str, ...] = getattr(driver, "accounts", ())
-        account = _account(accounts) if accounts else "needs no sign-in of its own"
-        text = f"{path}, {version}, {behind}; {account or 'nothing that signs it in was found'}"
-        needs = account is None
-        remedy = f"run `{name}` once and sign in, or set {accounts[0]}" if needs else ""
-        yield Finding(f"driver {name}", "note" if needs else "ok", text, remedy)
+        account, remedy = _account(driver)
+        state = "note" if remedy else "ok"
+        yield Finding(f"driver {name}", state, f"{path}, {version}, {behind}; {account}", remedy)
 
 
-def _account(accounts: tuple[str, ...]) -> str | None:
-    """The first of these names and files that is there: none is read."""
-    for one in accounts:
-        if "/" in one and Path(one).expanduser().exists():
-            return f"signed in by {one}"
-        if os.environ.get(one):
-            return f"signed in by ${one}"
-    return None
+def _account(driver: Driver) -> tuple[str, str]:
+    """What signs a CLI in, in words, and what to do where that is nothing, or is not the running engine's."""
+    accounts: tuple[str, ...] = getattr(driver, "accounts", ())
+    if not accounts:
+        return "needs no sign-in of its own", ""
+    found = signed_in_by(accounts, os.environ)
+    if found is None:
+        remedy = (
+            f"{how_to_sign_in(driver)}; a model server of your own that its configuration names may need none"
+        )
+        return "no sign-in was found", remedy
+    known = _accounts_of_engine()
+    if known is not None and found.startswith("$") and found[1:] not in known:
+        text = f"signed in by {found} here, which the running engine was started without"
+        return text, "`aipass down`, then `aipass up --detach` where it is set"
+    return f"signed in by {found}", ""
+
+
+def _accounts_of_engine() -> list[str] | None:
+    """The variables that sign CLIs in and that the running engine has; None where none runs, or it has not said so."""
+    from aipass import lock
+    from aipass.ledger import Ledger
+
+    try:
+        layout = find_root()
+        if lock.holder(layout) is None or not layout.ledger.exists():
+            return None
+        ledger = Ledger.read(layout.ledger)
+        said = ledger.meta("engine.accounts")
+        ledger.close()
+    except AipassError:
+        return None
+    return None if said is None else list(json.loads(said))
 
 
 #: What the lack of a layer means.

@@ -13,10 +13,12 @@ import click
 from aipass.cli.find import open_ledger
 from aipass.cli.output import clock, json_option, table
 from aipass.event import KINDS, Event, printable
-from aipass.layout import find_root
+from aipass.layout import REJECTED, find_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from aipass.ledger import Ledger
 
 FOLLOW_EVERY_S = 0.1
 
@@ -26,18 +28,12 @@ FOLLOW_EVERY_S = 0.1
 @click.option("-f", "--follow", is_flag=True, help="Go on as events come, until interrupted.")
 @click.option("--limit", type=click.IntRange(1), help="Only the newest so many.")
 @click.option("--kind", metavar="K", help="Only of this kind; `file.*` for several.")
-def command(as_json: bool, follow: bool, limit: int | None, kind: str | None) -> None:
-    """List events, oldest first; with --json one object a line."""
-    from aipass.ledger.sqlite import event_of
-
+@click.option("--all", "every", is_flag=True, help="Also those of files that aipass writes itself.")
+def command(as_json: bool, follow: bool, limit: int | None, kind: str | None, every: bool) -> None:
+    """List events, oldest first; with --json one object a line, and all of them."""
     ledger = open_ledger(find_root())
-    if limit is None:
-        found: Iterable[Event] = map(event_of, ledger.each("events", {"after": 0, "kind": kind}))
-    else:
-        found = reversed(
-            [event_of(row) for row in ledger.all("last_events", {"kind": kind, "limit": min(limit, 2**62)})]
-        )
-    last = _print(found, as_json=as_json)
+    every = every or as_json or kind is not None
+    last = _print(_found(ledger, kind, limit, every=every), as_json=as_json)
     if not last and kind is not None and not any(fnmatchcase(known, kind) for known in KINDS):
         near = difflib.get_close_matches(kind, KINDS, 1)
         hint = (
@@ -50,12 +46,36 @@ def command(as_json: bool, follow: bool, limit: int | None, kind: str | None) ->
         time.sleep(FOLLOW_EVERY_S)
         last = (
             _print(
-                map(event_of, ledger.each("events", {"after": last, "kind": kind})),
+                _found(ledger, kind, None, every=every, after=last),
                 as_json=as_json,
                 headed=False,
             )
             or last
         )
+
+
+def _found(
+    ledger: Ledger, kind: str | None, limit: int | None, *, every: bool, after: int = 0
+) -> Iterable[Event]:
+    from aipass.ledger.sqlite import event_of
+
+    if limit is None:
+        found = map(event_of, ledger.each("events", {"after": after, "kind": kind}))
+        return (event for event in found if every or not is_our_own(event))
+    asked = min(limit, 2**62)
+    while True:
+        rows = ledger.all("last_events", {"kind": kind, "limit": asked})
+        kept = [event for event in map(event_of, rows) if every or not is_our_own(event)]
+        if len(kept) >= limit or len(rows) < asked:
+            return reversed(kept[:limit])
+        asked = min(asked * 4, 2**62)
+
+
+def is_our_own(event: Event) -> bool:
+    """Whether the event is of a file that aipass writes: an answer, or the note beside a drop that was rejected."""
+    if not event.kind.startswith("file.") or event.path is None:
+        return False
+    return event.path.startswith("outbox/") or event.path.endswith((REJECTED, REJECTED + ".tmp"))
 
 
 def _print(events: Iterable[Event], *, as_json: bool, headed: bool = True) -> int:

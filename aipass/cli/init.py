@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aipass import programs
+from aipass.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.errors import ConfigError
 from aipass.git.ask import has_repository, no_repository
 from aipass.layout import CONFIG_NAME, Layout, root_or_here
 
+if TYPE_CHECKING:
+    from aipass.dispatch.driver import Driver
+
 HEAD = """\
-# aipass: who works here. `aipass schema config` describes every key, docs/settings.md lists them.
+# aipass: who works here. `aipass help settings` explains every key.
 # Drop a file in inbox/<agent>/ and the agent works on it; the answer comes to outbox/<agent>/.
 
 orchestrator = "human"
@@ -62,7 +68,12 @@ def command(folder: Path) -> None:
         layout = Layout(folder.resolve(strict=True))
     except FileNotFoundError:
         raise ConfigError("the current folder no longer exists; go to the repository and try again") from None
-    found = installed()
+    drivers = installed()
+    found = sorted(drivers)
+    if (above := _above(layout)) is not None:
+        click.echo(
+            f"{above} is a root already; this makes one of its own within it, which agents of the other may not write"
+        )
     if layout.config.exists():
         click.echo(f"{CONFIG_NAME} is there already and stays as it is")
     else:
@@ -99,18 +110,35 @@ def command(folder: Path) -> None:
         if has_repository(layout.root)
         else "no git repository here: everything works but the git verbs"
     )
+    for name, driver in drivers.items():
+        accounts = getattr(driver, "accounts", ())
+        if (
+            name in {agent.driver for agent in settings.agents.values()}
+            and accounts
+            and not signed_in_by(accounts, os.environ)
+        ):
+            click.echo(f"no sign-in of {name} was found: {how_to_sign_in(driver)}, before `aipass up`")
     click.echo(
         "next: `aipass up --detach`, then drop a file in "
         + ", ".join(f"inbox/{name}/" for name in settings.agents)
     )
 
 
-def installed() -> list[str]:
-    """The drivers whose programs are on this machine."""
+def _above(layout: Layout) -> Path | None:
+    """The root that this one would lie in."""
+    return next((folder for folder in layout.root.parents if (folder / CONFIG_NAME).is_file()), None)
+
+
+def installed() -> dict[str, Driver]:
+    """The drivers whose programs are on this machine, by name."""
     from aipass.plugins import Plugins
 
     plugins = Plugins()
     plugins.load_installed(root_or_here())
     here = programs.of(root_or_here())
-    wanted = {name: getattr(driver, "program", None) for name, driver in plugins.drivers().items()}
-    return sorted(name for name, program in wanted.items() if program and here.find(program))
+    found = {}
+    for name, driver in sorted(plugins.drivers().items()):
+        program = getattr(driver, "program", None)
+        if program and here.find(program):
+            found[name] = driver
+    return found

@@ -49,6 +49,7 @@ VERBS: dict[str, str] = {
     "doctor": "What is wrong with this machine.",
     "demo": "A tour on a temporary repository.",
     "completion": "Words for the shell's own completion.",
+    "help": "The verbs, one verb, or all settings.",
 }
 
 
@@ -56,7 +57,7 @@ VERBS: dict[str, str] = {
 GROUPS: dict[str, tuple[str, ...]] = {
     "Begin": ("init", "up", "down", "status", "doctor", "demo"),
     "Work": ("send", "dispatches", "show", "logs", "cancel", "retry", "resume", "reload"),
-    "Find out": ("events", "why", "owns", "plugins", "schema", "completion"),
+    "Find out": ("events", "why", "owns", "plugins", "schema", "help", "completion"),
     "Plans and git": ("plan", "deliver", "git", "pr", "lock"),
     "Talk and memory": (
         "message",
@@ -105,7 +106,6 @@ SYNONYMS: dict[str, list[str]] = {
     "hooks": ["git"],
     "merge": ["pr"],
     "explain": ["why"],
-    "help": ["--help"],
     "version": ["--version"],
 }
 

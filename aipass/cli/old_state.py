@@ -15,7 +15,7 @@ from aipass import lock
 from aipass.cli.asking import ReplyError, check_agent, known_agents, leave, reply
 from aipass.cli.output import lines_of, print_json
 from aipass.errors import ConfigError, NoEngineError
-from aipass.event import iso, plain, printable
+from aipass.event import iso, one_line, plain, printable
 from aipass.trinity import old
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _asked(layout: Layout, agent: str, entries: list[old.Old]) -> dict[str, Any]
     if lock.holder(layout) is None:
         return done | {"waits": len(names)}
     for name, entry in zip(names, entries, strict=True):
-        begin = f"{entry.kind} “{plain(' '.join(entry.text.split()))[:60]}”"
+        begin = f"{entry.kind} “{one_line(entry.text)[:60]}”"
         try:
             said = reply(layout, name)["message"]
         except NoEngineError:

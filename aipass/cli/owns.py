@@ -45,7 +45,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    rows = ((plain(str(f["path"])), f["owner"] or "-", f["why"]) for f in found)
+    rows = ((plain(str(f["path"])), f["owner"] or "nobody", f["why"]) for f in found)
     table(("PATH", "OWNER", "WHY"), rows, flexible=2, wraps=True)
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.output import json_option, print_json, table
+from aipass.cli.output import json_option, lines_of, print_json, table
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
-from aipass.event import plain
+from aipass.event import one_line, plain
 from aipass.git.ask import ask
 from aipass.layout import find_root
 from aipass.units import count
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Longer names of files help nobody.
 SLUG_LENGTH = 40
+#: The title of a plan whose file is not valid.
+UNFIT = "?"
 
 
 @click.group("plan")
@@ -208,11 +210,10 @@ def status(plan: str | None, as_json: bool) -> None:
     if as_json:
         print_json(every)
     else:
-        rows = (
-            (p["id"], p["title"] if p["title"] != "?" else p["reason"], p["status"], _progress(p))
-            for p in every
-        )
+        rows = ((p["id"], p["title"], p["status"], _progress(p)) for p in every)
         table(("ID", "TITLE", "STATUS", "DONE"), rows, flexible=1)
+        for unfit in (p for p in every if p["title"] == UNFIT):
+            click.echo("\n".join(lines_of(f"plan {unfit['id']} cannot be used: {unfit['reason']}", "")))
 
 
 def _progress(plan: dict[str, Any]) -> str:
@@ -231,13 +232,12 @@ def _show(plan: dict[str, Any]) -> None:
             p["agent"],
             p["status"],
             p["dispatch"] or "-",
-            plain(" ".join(p["reason"].split()) if p["reason"] else " ".join(p["delivered"]))
-            + (f" (PR {p['pr']})" if p.get("pr") else "")
+            one_line(p["reason"] or " ".join(p["delivered"])) + (f" (PR {p['pr']})" if p.get("pr") else "")
             or "-",
         )
         for p in plan["phases"]
     )
-    table(("PHASE", "AGENT", "STATUS", "DISPATCH", "DELIVERED"), rows, flexible=4, wraps=True)
+    table(("PHASE", "AGENT", "STATUS", "DISPATCH", "WHAT"), rows, flexible=4, wraps=True)
 
 
 def _ids(layout: Layout) -> list[str]:
@@ -277,7 +277,7 @@ def _status(layout: Layout, number: str) -> dict[str, Any]:
     try:
         plan = model.of_id(layout.plans, number)[2]
     except ConfigError as exc:
-        return {"id": number, "title": "?", "status": "draft", "reason": str(exc), "phases": []}
+        return {"id": number, "title": UNFIT, "status": "draft", "reason": str(exc), "phases": []}
     phases = [_phase(p, "waiting", None, [], None) for p in plan.phases]
     return {"id": plan.id, "title": plan.title, "status": "draft", "reason": None, "phases": phases}
 

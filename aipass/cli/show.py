@@ -10,6 +10,7 @@ import click
 
 from aipass.cli.find import find_dispatch, open_ledger
 from aipass.cli.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
+from aipass.cli.waiting import Waiting
 from aipass.errors import AipassError
 from aipass.event import inert, iso, plain, printable
 from aipass.layout import find_root
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 #: So much of an answer is shown.
+DIGEST = "sha256:"
 SHOWN_BYTES, SHOWN_LINES, SHOWN_COLUMNS = 20_000, 20, 200
 
 
@@ -67,9 +69,11 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
         f"dispatch {found['id']} for {found['agent']}: {coloured_state(found['state'])}"
         + (f", {plain(found['reason'])}" if found["reason"] else "")
     )
+    if waits := Waiting(layout, ledger).of(row):
+        click.echo(f"  waits     {plain(waits)}")
     for name in ("subject", "key", "priority", "hops"):
         if found[name]:
-            click.echo(f"  {name:<9} {plain(str(found[name]))}")
+            click.echo(f"  {name:<9} {_short(plain(str(found[name])))}")
     click.echo(f"  asked by  {plain(', '.join(found['senders']))}")
     click.echo(
         f"  created   {clock(row['created'])}   started {clock(row['started'])}   finished {clock(row['finished'])}"
@@ -95,6 +99,11 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
     click.echo(
         f"more: `aipass logs {found['id']}`, `aipass why {found['id']}`, `aipass show {found['id']} --prompt`"
     )
+
+
+def _short(value: str) -> str:
+    """A digest by its beginning: nobody reads more of it, and `--json` has it all."""
+    return value[: len(DIGEST) + 12] + "…" if value.startswith(DIGEST) and len(value) > 30 else value
 
 
 def _begin(layout: Layout, answer: str | None) -> list[str]:

@@ -14,8 +14,8 @@ from aipass.cli.output import clock, json_option, lines_of, print_json, table, w
 from aipass.cli.questions import state_of
 from aipass.config_quick import agents
 from aipass.errors import ConfigError
-from aipass.event import iso, plain
-from aipass.layout import find_root
+from aipass.event import iso, one_line, plain
+from aipass.layout import REJECTED, find_root
 from aipass.units import count
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _sandbox(layout: Layout) -> Config | None:
 
 def _rejected(layout: Layout) -> int:
     """How many files of the inbox have a note beside them that says why they are not taken."""
-    return sum(1 for _ in islice(layout.inbox.glob("*/*.rejected.json"), MOST_COUNTED))
+    return sum(1 for _ in islice(layout.inbox.glob(f"*/*{REJECTED}"), MOST_COUNTED))
 
 
 def _add_git(found: dict[str, Any], layout: Layout) -> None:
@@ -204,7 +204,7 @@ def _show(found: dict[str, Any]) -> None:
             f"plan     {plan['id']} {plan['title']}: {plan['status']}; `aipass plan status {plan['id']}`"
         )
     for one in found["questions"]:
-        text = " ".join(plain(one["text"]).split())
+        text = one_line(one["text"])
         whose = "you" if one["to"] == "human" else one["to"]
         who = f"{one['from']}{' waits and' if one['state'] == 'waiting' else ''} asks {whose}"
         _say("asks", f'{who}: {text}; `aipass answer {one["id"]} "…"`', fg="magenta")

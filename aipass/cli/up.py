@@ -96,10 +96,13 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         for text in told:
             click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
         _approve(layout, settings, ledger, yes=yes)
+        here = sorted(
+            os.environ.keys()
+            & {one for driver in plugins.drivers().values() for one in getattr(driver, "accounts", ())}
+        )
         with ledger.transaction():
-            ledger.run(
-                "set_meta", {"key": "config.shared", "value": json.dumps(advice.owned_twice(settings))}
-            )
+            for key, value in (("config.shared", advice.owned_twice(settings)), ("engine.accounts", here)):
+                ledger.run("set_meta", {"key": key, "value": json.dumps(value)})
         make_inboxes(layout, settings)
         prepare.exclude(layout)
         engine = _build(layout, ledger, plugins, settings, launcher)
@@ -274,6 +277,8 @@ def _detach(layout: Layout, *, yes: bool) -> int:
             start_new_session=True,
         )
     os.close(writer)
+    if sys.stderr.isatty():
+        click.echo("the engine starts …\r", err=True, nl=False)
     timer = threading.Timer(DETACH_WAIT_S, child.kill)
     timer.start()
     said = b""
@@ -281,6 +286,8 @@ def _detach(layout: Layout, *, yes: bool) -> int:
         said += chunk
     timer.cancel()
     os.close(reader)
+    if sys.stderr.isatty():
+        click.echo("\033[K", err=True, nl=False)
     found: dict[str, Any] = (
         json.loads(said)
         if said

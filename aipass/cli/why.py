@@ -9,6 +9,7 @@ import click
 from aipass.cli.events import told
 from aipass.cli.find import open_ledger
 from aipass.cli.output import clock, json_option, print_json
+from aipass.cli.waiting import Waiting
 from aipass.errors import AipassError
 from aipass.event import plain
 from aipass.layout import find_root
@@ -24,10 +25,10 @@ REFUSALS_SHOWN = 3
 
 
 @click.command("why")
-@click.argument("subject", metavar="ID|PATH")
+@click.argument("subject", metavar="ID|PATH|RULE|AGENT")
 @json_option
 def command(subject: str, as_json: bool) -> None:
-    """Explain the dispatch ID, the event eN, or what happened to PATH.
+    """Explain the dispatch ID, the event eN, what happened to PATH, or what RULE or AGENT did last.
 
     Shows the chain of causes, and each handler and rule that saw the last event with its reason to act or not.
     """
@@ -93,16 +94,65 @@ def _explain_dispatch(layout: Layout, ledger: Ledger, subject: str, row: Row) ->
             }
         )
     decisions = _decisions(layout, ledger, _event(ledger, row["cause"]))
-    if row["state"] == "queued":
-        decisions.append({"handler": "dispatcher", "outcome": "waits", "reason": _waits(layout, ledger, row)})
+    reason = Waiting(layout, ledger).of(row)
+    if reason is not None:
+        decisions.append({"handler": "dispatcher", "outcome": "waits", "reason": reason})
     return {"subject": subject, "chain": chain, "decisions": decisions}
 
 
 def _explain_event(layout: Layout, ledger: Ledger, subject: str, event: Event) -> dict[str, Any]:
     chain = _causes(ledger, event.id)
-    for row in ledger.all("dispatches_of_event", {"event": event.id}):
-        chain.append({"type": "dispatch", "id": row["id"], "text": f"{row['agent']}, {row['state']}"})
+    chain += _started_by(ledger, event.id) + _after_its_timer(ledger, event)
     return {"subject": subject, "chain": chain, "decisions": _decisions(layout, ledger, event)}
+
+
+def _started_by(ledger: Ledger, event: int) -> list[dict[str, Any]]:
+    return [
+        {"type": "dispatch", "id": row["id"], "text": f"{row['agent']}, {row['state']}"}
+        for row in ledger.all("dispatches_of_event", {"event": event})
+    ]
+
+
+def _after_its_timer(ledger: Ledger, event: Event) -> list[dict[str, Any]]:
+    """What came of an event for which a rule set a timer (`debounce`): its tick, and what that started."""
+    waiting = {row["key"] for row in ledger.all("timers")}
+    found = []
+    for handler in dict.fromkeys(
+        row["handler"] for row in ledger.all("actions_of_event", {"event": event.id}) if row["type"] == "Wake"
+    ):
+        tick = ledger.one("tick_after", {"event": event.id, "handler": handler})
+        if tick is not None:
+            text = f"clock.tick {handler}, {clock(tick['time'])}"
+            found.append({"type": "event", "id": tick["id"], "text": text})
+            found += _started_by(ledger, tick["id"])
+        elif handler in waiting:
+            found.append({"type": "timer", "id": handler, "text": "not yet due"})
+    return found
+
+
+def _explain_name(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any] | None:
+    """What a rule or an agent of this name did last; None where there is none."""
+    from aipass.config_quick import raw
+
+    settings = raw(layout)
+    rules = settings.get("on", [])
+    rule = next((one for one in rules if isinstance(one, dict) and one.get("name") == subject), None)
+    last = ledger.one("last_said", {"handler": f"rule {subject}"})
+    event = None if last is None else _event(ledger, last["event"])
+    if event is not None:
+        return _explain_event(layout, ledger, subject, event)
+    if rule is not None:
+        waits_for = rule.get("event") or f"the time `{rule.get('cron')}`"
+        raise AipassError(
+            f"rule `{subject}` has not met anything yet: it waits for {waits_for}"
+            + (f" at {', '.join(map(str, rule['paths']))}" if rule.get("paths") else "")
+        )
+    row = ledger.one("last_dispatch_of", {"agent": subject})
+    if row is not None:
+        return _explain_dispatch(layout, ledger, subject, row)
+    if subject in settings.get("agents", {}):
+        raise AipassError(f"agent `{subject}` was not asked for anything yet")
+    return None
 
 
 def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
@@ -126,6 +176,9 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
         return _explain_dispatch(layout, ledger, subject, row)
     events = [event_of(row) for row in ledger.all("events_of_path", {"path": relative, "limit": 20})]
     if not events:
+        named = None if absolute.exists() else _explain_name(layout, ledger, subject)
+        if named is not None:
+            return named
         raise AipassError(f"nothing is known of `{subject}`: {_unknown_path(layout, relative)}")
     telling = next((event for event in events if ledger.all("actions_of_event", {"event": event.id})), None)
     closed = next((event for event in events if event.kind == "file.closed"), None)
@@ -152,7 +205,7 @@ def _unknown_path(layout: Layout, relative: str) -> str:
     if ignore.file(relative):
         return "it is ignored, so nobody watches it"
     if not (layout.root / relative).exists():
-        return "there is no such file, and none was seen"
+        return "there is no such file, none was seen, and no rule or agent has that name"
     return "it has not changed since the engine began to watch"
 
 
@@ -217,36 +270,6 @@ def _unmatched(layout: Layout, event: Event) -> list[tuple[str, str]]:
         return plugins.router(config.load(layout.config)).explain(event)
     except AipassError:
         return []
-
-
-def _waits(layout: Layout, ledger: Ledger, row: Row) -> str:
-    """Why a queued dispatch does not run."""
-    import time
-
-    from aipass import lock
-    from aipass.units import show_duration
-
-    if lock.holder(layout) is None:
-        return "no engine runs"
-    now = time.time()
-    if row["not_before"] > now:
-        return f"another attempt in {show_duration(row['not_before'] - now)}, after: {row['reason']}"
-    for pause in ledger.all("pauses"):
-        if pause["kind"] in {"agent", "driver"} and pause["name"] in {
-            row["agent"],
-            _driver(layout, row["agent"]),
-        }:
-            return f"{pause['kind']} {pause['name']} is paused: {pause['reason']}"
-    running = [run for run in ledger.all("live_runs") if run["agent"] == row["agent"]]
-    if running:
-        return f"{row['agent']} works on dispatch {running[0]['dispatch']}"
-    return f"a limit: {len(ledger.all('live_runs'))} runs live now; see [limits] concurrency, per_driver and runs_per_hour"
-
-
-def _driver(layout: Layout, agent: str) -> str | None:
-    from aipass.config_quick import agents
-
-    return agents(layout).get(agent, {}).get("driver")
 
 
 def _event(ledger: Ledger, number: int | None) -> Event | None:

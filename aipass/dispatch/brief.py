@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aipass.dispatch import prompt
 from aipass.errors import AipassError
-from aipass.event import plain
+from aipass.event import one_line
 from aipass.plan import model
 from aipass.plan.preamble import preamble
 from aipass.supervisor import held
@@ -139,7 +139,7 @@ def _hits(ledger: Ledger, dispatch: Row, *, briefed: bool) -> list[str]:
 
 
 def _line(text: str) -> str:
-    return plain(" ".join(text.split()))[:300]
+    return one_line(text)[:300]
 
 
 def _brief(ledger: Ledger, layout: Layout, config: Config, driver: Driver | None, row: Row) -> str:

@@ -241,7 +241,10 @@ class Dispatcher:
                 self._ledger.run("run_stopping", {"id": run["id"], "reason": reason})
                 return Submitted(f"dispatch {dispatch} is being stopped", dispatch), int(run["id"])
         if row["state"] in FINAL:
-            return Submitted(f"dispatch {dispatch} is {row['state']} already", exit_code=EXIT_FAILED), None
+            return Submitted(
+                f"dispatch {dispatch} {'is' if row['state'] == 'cancelled' else 'has'} {row['state']} already",
+                exit_code=EXIT_FAILED,
+            ), None
         self._queue.remove(dispatch)
         self._timers.drop(f"{RETRY}{dispatch}")
         self._finish(dispatch, "cancelled", reason, now)

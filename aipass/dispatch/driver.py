@@ -17,7 +17,7 @@ from aipass.supervisor.held import open_regular
 from aipass.talk import hook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from aipass.config import Agent
 
@@ -166,6 +166,23 @@ class Driver(Protocol):
     def outcome(self, job: Job, end: Exit) -> Outcome:
         """What the ended run means. Only called for a run that ended by itself."""
         ...
+
+
+def signed_in_by(accounts: Iterable[str], environ: Mapping[str, str]) -> str | None:
+    """The first of a driver's `accounts` that is there: a variable of `environ`, or a file of the user's. None is read."""
+    for one in accounts:
+        if "/" in one and Path(one).expanduser().exists():
+            return one
+        if environ.get(one):
+            return f"${one}"
+    return None
+
+
+def how_to_sign_in(driver: object) -> str:
+    """What a person does where nothing signs a CLI in."""
+    name = getattr(driver, "program", None) or getattr(driver, "name", "")
+    variable = next((one for one in getattr(driver, "accounts", ()) if "/" not in one), None)
+    return f"run `{name}` once and sign in" + (f", or set {variable}" if variable else "")
 
 
 def prewrite_hook(dialect: str = "") -> str:

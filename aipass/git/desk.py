@@ -377,7 +377,7 @@ class Desk:
             self._answer(job, partial(self._merged, mine))
 
     def _merged(self, mine: list[_Merge], job: Job) -> GitDone:
-        records, lines, facts = Records(self._repository().shared), [], []
+        records, failed, lines, facts = Records(self._repository().shared), [], [], []
         for one in mine:
             pr = records.get(one.pr.id)
             if one.failed is None:
@@ -392,7 +392,7 @@ class Desk:
                     lines.append(f"PR {pr.id} is merged {where}{untested}")
                 facts.append(_fact("pr.merged", job, pr))
             else:
-                lines.append(f"PR {pr.id} is not merged: {one.failed}")
+                failed.append(f"PR {pr.id} is not merged: {one.failed}")
                 detail = {
                     "reason": one.failed,
                     "do": "merge",
@@ -404,7 +404,7 @@ class Desk:
                     Fact("pr.failed", "git", ref=str(pr.id), by=job.by, cause=job.cause, detail=detail)
                 )
         code = max((one.code for one in mine if one.failed is not None), default=0)
-        return GitDone(job.action, job.request, code, "\n".join(lines), tuple(facts))
+        return GitDone(job.action, job.request, code, "\n".join(failed + lines), tuple(facts))
 
     def _merge(self, wanted: list[_Merge]) -> None:
         """Test them together; where that fails find by halves which of them it is, and merge the others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from aipass.event import iso, plain
+from aipass.event import iso, one_line, plain
 
 if TYPE_CHECKING:
     from aipass.ledger import Row
@@ -28,14 +28,14 @@ def whole(row: Row) -> str:
             *(f"- it may be: {plain(one)[:200]}" for one in json.loads(row["options"])),
         ]
         lines.append(f'- answer: `aipass answer {row["id"]} "…"`')
-    elif row["sender"] != "aipass":
+    elif (row["sender"] != "aipass" and row["run"] is not None) or row["sender"] == "human":
         lines.append(f'- answer: `aipass message {row["sender"]} --reply-to {row["id"]} "…"`')
     return "\n".join([*lines, "", quoted(row["text"])]) + "\n"
 
 
 def titled(text: str) -> str:
     """A few words of somebody else's within a line: in quotes, which they cannot end."""
-    return '"' + plain(" ".join(text.split()))[:200].replace('"', "'").replace("`", "'") + '"'
+    return '"' + one_line(text)[:200].replace('"', "'").replace("`", "'") + '"'
 
 
 def quoted(text: str) -> str:

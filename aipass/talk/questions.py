@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aipass import action as act
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
-from aipass.event import Fact, iso, plain
+from aipass.event import Fact, iso, one_line, plain
 from aipass.talk.circle import Circle
 from aipass.talk.letter import quoted
 from aipass.talk.mail import HUMAN, Asks
@@ -88,7 +88,7 @@ class Questions:
         return number
 
     def _notify(self, step: Step, who: str, number: int, text: str, cause: int | None) -> None:
-        begin = " ".join(plain(text).split())[:200]
+        begin = one_line(text)[:200]
         row = self._ledger.one("message", {"id": number})
         assert row is not None
         step.notify(

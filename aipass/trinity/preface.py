@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aipass.event import iso, plain
+from aipass.event import iso, one_line
 from aipass.talk.letter import quoted, titled
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _long(row: Row) -> str:
 
 
 def _todo(row: Row) -> str:
-    return f"- {row['id']}: {plain(' '.join(row['text'].split()))}\n"
+    return f"- {row['id']}: {one_line(row['text'])}\n"
 
 
 def _listed(title: str, lines: Sequence[str], room: int, more: str) -> str:

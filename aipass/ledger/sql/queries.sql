@@ -302,6 +302,18 @@ SELECT * FROM events WHERE path = :path ORDER BY id DESC LIMIT :limit
 -- What handlers said to an event.
 SELECT * FROM actions WHERE event = :event ORDER BY id
 
+-- name: last_said
+-- What a handler did last, from the newest on; what started an agent first.
+SELECT event FROM actions WHERE handler = :handler ORDER BY type = 'Dispatch' DESC, id DESC LIMIT 1
+
+-- name: tick_after
+-- The timer of a handler that came due first after an event.
+SELECT * FROM events WHERE kind = 'clock.tick' AND id > :event AND ref = :handler ORDER BY id LIMIT 1
+
+-- name: last_dispatch_of
+-- What an agent was asked for last.
+SELECT * FROM dispatches WHERE agent = :agent ORDER BY id DESC LIMIT 1
+
 -- name: dispatches_of_event
 -- What an event started or joined.
 SELECT d.id, d.agent, d.state FROM dispatches d WHERE d.id IN (SELECT dispatch FROM senders WHERE event = :event) ORDER BY d.id

@@ -1,0 +1,80 @@
+"""`aipass help`: the verbs, one verb, or all settings of aipass.toml."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+SETTINGS = "settings"
+_TIMES = {"timeout", "stall", "debounce", "keep"}
+
+
+@click.command("help")
+@click.argument("topic", metavar="[VERB|settings]", required=False)
+@click.pass_context
+def command(context: click.Context, topic: str | None) -> None:
+    """Explain VERB, or with `settings` every key of aipass.toml; without a word, list the verbs."""
+    from aipass.cli.main import VERBS
+
+    above = context.parent
+    assert above is not None
+    if topic is None:
+        click.echo(above.get_help())
+    elif topic == SETTINGS:
+        click.echo_via_pager(settings())
+    elif topic in VERBS:
+        verb: click.Command = import_module(f"aipass.cli.{topic}").command
+        with click.Context(verb, info_name=topic, parent=above) as below:
+            click.echo(verb.get_help(below))
+    else:
+        raise ConfigError(f"there is no help about `{topic}`; it is a verb, or `{SETTINGS}`")
+
+
+def settings() -> str:
+    """All keys of aipass.toml as Markdown: a heading for each, by its dotted name, with its default and meaning."""
+    from aipass import config
+
+    parts = [
+        "# Settings\n",
+        "All keys of aipass.toml. `aipass schema config` prints the same as JSON Schema.\n",
+    ]
+    tables: list[tuple[str, type[config.Model]]] = [
+        ("", config.Config),
+        ("agents.<name>.", config.Agent),
+        ("on[].", config.Rule),
+    ]
+    # Every table of its own, so that a new one is never left out.
+    for name, field in config.Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Model):
+            tables.append((f"{name}.", field.annotation))
+    for prefix, model in tables:
+        for name, field in model.model_fields.items():
+            if prefix or name == "orchestrator":
+                parts.append(f"## `{prefix}{name}{_default(name, field)}`\n\n{field.description}.\n")
+    return "\n".join(parts)
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    from aipass.units import show_duration
+
+    if field.is_required():
+        return " (required)"
+    if name == "concurrency":
+        return ""
+    value: Any = field.get_default(call_default_factory=True)
+    if value is None:
+        return ""
+    if name in _TIMES:
+        return f' = "{show_duration(value).replace(" ", "")}"' if value else " = 0"
+    if isinstance(value, tuple):
+        return " = [" + ", ".join(f'"{one}"' for one in value) + "]"
+    if isinstance(value, bool):
+        return f" = {str(value).lower()}"
+    return f' = "{value}"' if isinstance(value, str) else f" = {value}"

@@ -1,0 +1,59 @@
+"""What a dispatch waits for: said by `dispatches`, `show` and `why`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger, Row
+
+
+class Waiting:
+    """Says of dispatches what each waits for; looks once, however many are asked about."""
+
+    def __init__(self, layout: Layout, ledger: Ledger) -> None:
+        from aipass import lock
+        from aipass.cli.questions import state_of
+        from aipass.config_quick import agents
+        from aipass.errors import ConfigError
+
+        self._running = lock.holder(layout) is not None
+        self._pauses = {(row["kind"], row["name"]): row["reason"] for row in ledger.all("pauses")}
+        self._live = {row["agent"]: row["dispatch"] for row in ledger.all("live_runs")}
+        self._asked = {
+            row[
+                "dispatch"
+            ]: f"waits for {'your' if row['recipient'] == 'human' else row['recipient'] + chr(39) + 's'} answer to question {row['id']}"
+            for row in ledger.all("questions", {"all": 0})
+            if row["dispatch"] is not None and state_of(ledger, row) == "waiting"
+        }
+        try:
+            self._agents: dict[str, dict[str, Any]] = agents(layout)
+        except ConfigError:
+            self._agents = {}
+
+    def of(self, row: Row) -> str | None:
+        """What the dispatch of this row waits for, in words; None where it waits for nothing."""
+        if row["state"] == "running":
+            if not self._running:
+                return "no engine runs; its run goes on, or is looked after by the next `aipass up`"
+            return self._asked.get(row["id"])
+        return self._queued(row) if row["state"] == "queued" else None
+
+    def _queued(self, row: Row) -> str:
+        from aipass.units import show_duration
+
+        if not self._running:
+            return "no engine runs"
+        now = time.time()
+        if row["not_before"] > now:
+            return f"another attempt in {show_duration(row['not_before'] - now)}, after: {row['reason']}"
+        agent = row["agent"]
+        for kind, name in (("agent", agent), ("driver", self._agents.get(agent, {}).get("driver"))):
+            if (kind, name) in self._pauses:
+                return f"{kind} {name} is paused: {self._pauses[kind, name]}"
+        if agent in self._live:
+            return f"{agent} works on dispatch {self._live[agent]}"
+        return f"a limit: {len(self._live)} runs live now; see [limits] concurrency, per_driver and runs_per_hour"
