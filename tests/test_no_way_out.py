@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fence_kit import NO_FENCE, NO_WALL, OTHER_USER, SYSTEM_PYTHON, FenceHouse, no_other_user
 
-from aipass.supervisor import mark, process
+from aipass.supervisor import mark
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Grant, Hold, leads_to_another
 from aipass.supervisor.fence.territory import Territory
@@ -301,11 +301,8 @@ def test_a_process_that_hides_is_its_runs_and_ends_with_it(house, end):
     elif end == "its own end":
         house.end(run)
     else:
-        lock = house.layout.state / "supervisor-test.lock"
-        os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while process.look(json.loads(lock.read_text())["pid"]) is not None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        os.kill(house.supervisor_pid(), signal.SIGKILL)
+        house.wait(lambda message: message["tell"] == "gone")
         house.supervisors.adopt(run, "a")
         house.end(run)
     assert left_of(house, run) == set()

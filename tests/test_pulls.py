@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import rounds
 from git_kit import Bench, git
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -45,7 +46,7 @@ def put(top: Path, path: str, state) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=rounds(12, 100), deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=trees, edits=trees, method=st.sampled_from(["merge", "squash", "ff"]))
 @example(
     before={"x/y": ("120000", "nowhere")},

@@ -8,6 +8,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from conftest import rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,7 +225,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=rounds(20, 200), deadline=None)
 @given(steps=STEPS)
 def test_any_interleaving_gives_each_message_to_its_reader_in_order_and_once_by_its_id(
     tmp_path_factory, steps
