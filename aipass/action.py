@@ -29,8 +29,14 @@ class Action:
         Raises TypeError where a field has another type than it says, or cannot be written as JSON.
         """
         for field_ in fields(self):
-            value, wanted = getattr(self, field_.name), str(field_.type)
-            kind = _TYPES[wanted.partition("[")[0].partition(" | ")[0]]
+            value, wanted = getattr(self, field_.name), field_.type
+            # Text where the class's module postpones annotations, as ours do; else the type itself.
+            wanted = wanted if isinstance(wanted, str) else getattr(wanted, "__name__", str(wanted))
+            kind = _TYPES.get(wanted.partition("[")[0].partition(" | ")[0])
+            if kind is None:
+                raise TypeError(
+                    f"{type(self).__name__}.{field_.name} is a {wanted}; an action's fields are {', '.join(_TYPES)}, or one of these and None"
+                )
             is_right = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
             if not is_right and not (value is None and wanted.endswith("| None")):
                 raise TypeError(f"{type(self).__name__}.{field_.name} is {value!r}; it must be {wanted}")

@@ -105,10 +105,11 @@ class Carrier:
             case "Reload":
                 return partial(self._reload, number, act.Reload(**payload))
             case "Dispatch":
-                dispatch = int(row["outcome"].split()[1].rstrip(","))
-                return partial(
-                    self._take, row["event"], dispatch, act.Dispatch(**payload), row["outcome"], number
-                )
+                wish = act.Dispatch(**payload)
+                asked = {"event": row["event"], "sender": wish.sender, "stem": wish.stem}
+                if (found := self._ledger.one("dispatch_of_sender", asked)) is None:
+                    return None
+                return partial(self._take, row["event"], found["dispatch"], wish, row["outcome"], number)
         return None
 
     def due(self, step: Step, key: str) -> bool:

@@ -584,7 +584,7 @@ class Engine:
 
     def _start_source(self, source: Source) -> None:
         try:
-            source.start(self.tell_now if source.name in {"runs", "pulls", "home"} else self.tell)
+            source.start(self.tell_now if getattr(source, "urgent", False) else self.tell)
         except AipassError:
             raise  # without a supervisor or a spool there is no engine
         except Exception as exc:

@@ -73,7 +73,7 @@ def on_file(event: Event, view: View) -> Iterable[Action]:
         "identity": event.detail["identity"],
     }
     if "text" not in event.detail:
-        told = f"A file was handed to you: {one_line(printable(name))}."
+        told = f"A file was handed to you: {one_line(str(printable(name)))}."
         return [Dispatch(text=told, key=f"sha256:{event.detail['sha256']}", **common)]
     try:
         wanted = frontmatter.read(event.detail["text"])

@@ -18,6 +18,7 @@ from fence_kit import NO_FENCE, NO_WALL, OTHER_USER, SYSTEM_PYTHON, FenceHouse, 
 from aipass.supervisor import mark
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Grant, Hold, leads_to_another
+from aipass.supervisor.fence.fenced import MOST_TERMINALS, Fenced
 from aipass.supervisor.fence.territory import Territory
 from aipass.supervisor.refusals import Unheard
 
@@ -201,6 +202,41 @@ def test_the_users_terminal_is_nobodys_though_it_may_be_opened_to_read(house):
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_a_terminal_that_takes_the_number_within_a_tick_of_the_clock_is_anothers(tmp_path):
+    run = Fenced(None, tmp_path, str(tmp_path), ())
+    reused = 0
+    for _ in range(200):
+        mine, theirs = os.openpty()
+        name, number = os.ttyname(theirs), os.minor(os.fstat(theirs).st_rdev)
+        os.close(theirs)
+        run.remember_terminal(number, os.open(name, os.O_PATH))
+        held = os.open(name, os.O_PATH)
+        assert run.is_own_terminal(number, held)
+        os.close(held)
+        os.close(mine)
+        mine, theirs = os.openpty()
+        held = os.open(os.ttyname(theirs), os.O_PATH)
+        reused += os.ttyname(theirs) == name
+        assert not run.is_own_terminal(os.minor(os.fstat(theirs).st_rdev), held)
+        for one in (mine, theirs, held):
+            os.close(one)
+    assert reused > 10
+    run.close()
+
+
+def test_of_many_terminals_only_so_many_are_remembered(tmp_path):
+    run = Fenced(None, tmp_path, str(tmp_path), ())
+    pairs = [os.openpty() for _ in range(MOST_TERMINALS + 10)]
+    for _, theirs in pairs:
+        run.remember_terminal(os.minor(os.fstat(theirs).st_rdev), os.open(os.ttyname(theirs), os.O_PATH))
+    assert len(run.terminals) == MOST_TERMINALS
+    for pair in pairs:
+        for one in pair:
+            os.close(one)
+    run.close()
+    assert not run.terminals
 
 
 def test_a_number_of_a_terminal_that_was_closed_is_not_its_next_ones(house):

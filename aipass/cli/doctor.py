@@ -94,13 +94,15 @@ def examine() -> Iterator[Finding]:
 def _namesake() -> Iterator[Finding]:
     """Another project's distribution `aipass`, whose package has the same name as ours."""
     try:
-        other = importlib.metadata.distribution("aipass")
+        other, ours = map(importlib.metadata.metadata, ("aipass", DISTRIBUTION))
     except importlib.metadata.PackageNotFoundError:
         return
+    if other["Summary"] == ours["Summary"]:
+        return  # what an installation under our own earlier name has left
     yield Finding(
         "distribution",
         "wrong",
-        f"`aipass` {other.version} is installed beside `{DISTRIBUTION}` {__version__}, with a package of the same name; the files of one replace those of the other",
+        f"`aipass` {other['Version']} is installed beside `{DISTRIBUTION}` {__version__}, with a package of the same name; the files of one replace those of the other",
         f"`pip uninstall aipass {DISTRIBUTION}`, then install `{DISTRIBUTION}` again",
     )
 

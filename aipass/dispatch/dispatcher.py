@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 #: A text that is short and one line is its own key, for people's eyes; any other is known by its hash.
 LONGEST_KEY_CHARS = 120
 RETRY, RATE = "retry:", "rate:"
+#: The key under which the ledger knows which dispatches wait for an agent that is not configured any more.
+ORPHANS = "orphans"
 #: An agent whose last dispatches, this many, failed of the same thing (no key, no program, no such model) is paused.
 ALIKE = 3
 _WORD, _PLAIN = re.compile(r"[^\w-]+"), re.compile(r"[^0-9]+")
@@ -467,28 +469,32 @@ class Dispatcher:
         """
         self.config = config
         blocked: dict[str, list[int]] = {}
+        orphans = set(json.loads(self._ledger.meta(ORPHANS) or "[]"))
         for row in self._ledger.all("queued"):
             if row["agent"] not in config.agents:
                 self._queue.remove(row["id"])
                 self._timers.drop(f"{RETRY}{row['id']}")
                 blocked.setdefault(row["agent"], []).append(row["id"])
+                orphans.add(row["id"])
                 self._ledger.run(
                     "dispatch_blocked",
                     {
                         "id": row["id"],
-                        "reason": f"{_GONE}; configure it again, or cancel this",
+                        "reason": "its agent is not configured any more; configure it again, or cancel this",
                         "session": None,
                         "usage": None,
                     },
                 )
         for row in self._ledger.all("find_dispatches", {"agent": None, "state": "blocked", "key": None}):
             whole = self._row(row["id"])
-            if row["agent"] in config.agents and str(whole["reason"]).startswith(_GONE):
+            if row["agent"] in config.agents and row["id"] in orphans:
+                orphans.remove(row["id"])
                 self._ledger.run(
                     "dispatch_again",
                     {"id": row["id"], "not_before": 0, "reason": None, "session": None, "usage": None},
                 )
                 self._queue.add(row["agent"], row["id"], whole["priority"])
+        self._ledger.run("set_meta", {"key": ORPHANS, "value": json.dumps(sorted(orphans))})
         return blocked
 
     def is_idle(self) -> bool:
@@ -514,9 +520,6 @@ def _too_long(settings: Agent, reason: str, until: float, now: Instant) -> str:
     if settings.on_limit == "fail":
         return reason
     return f"{reason}; it ends at {show_moment(until, now.wall)}, which is later than max_wait allows"
-
-
-_GONE = "its agent is not configured any more"
 
 
 def key_of(wish: Dispatch) -> str:

@@ -118,6 +118,7 @@ class Desk:
     """A source of what becomes of PRs. `busy` says who writes a path now."""
 
     name = "pulls"
+    urgent = True
 
     def __init__(
         self,

@@ -14,7 +14,10 @@ Tell = Callable[[list[Any]], None]
 
 @runtime_checkable
 class Source(Protocol):
-    """One origin of events, with a name that the events carry."""
+    """One origin of events, with a name that the events carry.
+
+    Besides it may have `urgent = True`: what it tells is little, and somebody waits for it, so `tell` never makes it wait.
+    """
 
     name: str
 

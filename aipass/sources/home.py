@@ -40,6 +40,7 @@ class Home:
     """
 
     name = "home"
+    urgent = True
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout

@@ -41,6 +41,7 @@ class Supervisors:
     """Starts a supervisor where there is none, sends it requests, and tells the engine what it reports."""
 
     name = "runs"
+    urgent = True
 
     def __init__(
         self, layout: Layout, version: str = aipass.__version__, launcher: Launcher | None = None

@@ -55,6 +55,10 @@ class Postbox:
         """End the thread."""
         self._worker.stop()
 
+    def is_settled(self) -> bool:
+        """Whether nothing waits here."""
+        return self._worker.is_settled()
+
     def watch(self, run: int, *, lives: bool = True) -> None:
         """Look after a run's mail, or not any more."""
         self._worker.ask(partial(self._watch, run) if lives else partial(self._leave, run))

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aipass import DISTRIBUTION, config, prepare, request
+from aipass.authors import writers_of
 from aipass.engine import Engine, make_inboxes
 from aipass.event import Event, Fact
+from aipass.git.desk import Desk
 from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import event_of
 from aipass.plugins import Plugins
+from aipass.secret import masked
 from aipass.sources.observation import Gone, Seen, identity_of, type_of
+from aipass.supervisor.fence.decide import Operation
+from aipass.supervisor.fence.fenced import JOURNAL
+from aipass.talk.postbox import Postbox
 from aipass.testing.clock import VirtualClock
 from aipass.testing.runner import ScriptedRunner
 from aipass.trinity.learner import Learner, memory_id
+from aipass.trinity.shelf import Shelf
 from aipass.world import World
 
 if TYPE_CHECKING:
@@ -24,13 +33,17 @@ if TYPE_CHECKING:
 
     from aipass.ledger import Row
 
+#: Between looks at what works in a thread of its own.
+PAUSE_S = 0.001
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Bench:
     """An engine that does nothing by itself. `root` is an empty folder, `toml` the text of aipass.toml.
 
-    Events come in by `drop`, `tell` and `ask`; runs end by `finish`; time passes by `advance`.
+    Events come in by `drop`, `tell` and `ask`; runs end by `finish`; time passes by `advance`. `whole`: with what works in
+    threads of its own as well, git and PRs (`root` is a repository then), state files and mail; `settle` waits for it.
+    `installed`: with the handlers and drivers that come with aipass.
     """
 
     def __init__(
@@ -40,11 +53,13 @@ class Bench:
         *plugins: object,
         environ: Mapping[str, str] | None = None,
         installed: bool = True,
+        whole: bool = False,
     ) -> None:
         self.layout = Layout(root.resolve())
         self.layout.config.write_text(toml)
-        self._given, self._installed = plugins, installed
+        self._given, self._installed, self._whole = plugins, installed, whole
         self._environ = dict(ENVIRONMENT if environ is None else environ)
+        self._working: list[Any] = []
         self.clock = VirtualClock()
         self.runner = ScriptedRunner()
         prepare.state_folder(self.layout)
@@ -67,6 +82,7 @@ class Bench:
             settings,
             self.clock,
             sources=(self.runner, *loaded.sources(self.layout.root, settings)),
+            **(self._threads(loaded) if self._whole else {}),
             learner=Learner(
                 self.layout, loaded.meanings(settings, self.layout.meaning(memory_id(self.ledger)))
             ),
@@ -76,11 +92,23 @@ class Bench:
         self.settle()
         return engine
 
+    def _threads(self, loaded: Plugins) -> dict[str, Any]:
+        made = {
+            "desk": Desk(self.layout, loaded.find_secrets, loaded.forges(), partial(writers_of, self.layout)),
+            "shelf": Shelf(self.layout, partial(masked, loaded.find_secrets)),
+            "postbox": Postbox(self.layout),
+        }
+        self._working = list(made.values())
+        return made
+
     # -- what happens ----------------------------------------------------------------------------------------------
 
-    def drop(self, path: str, content: str | bytes = "Do it\n") -> Path:
-        """Write a file, and let the engine see that it was closed."""
+    def drop(self, path: str, content: str | bytes = "Do it\n", *, by: int | None = None) -> Path:
+        """Write a file, and let the engine see that it was closed. `by`: the run that writes it, as behind the fence."""
         target = self.layout.root / path
+        if by is not None:
+            with (self.layout.run(by) / JOURNAL).open("a") as journal:
+                journal.write(json.dumps([Operation.WRITE.value, 1, path]) + "\n")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.encode() if isinstance(content, str) else content)
         self.see(path)
@@ -97,15 +125,21 @@ class Bench:
             self.engine.tell_now([Seen(path, identity_of(found), complete=True, type=type_of(found))])
         self.settle()
 
-    def tell(self, kind: str, **fields: Any) -> Event:  # noqa: ANN401 - fields of a Fact
-        """Let an event happen; returns it as recorded."""
+    def tell(self, kind: str | Fact, **fields: Any) -> Event:  # noqa: ANN401 - fields of a Fact
+        """Let an event happen: a Fact, or its kind and the other fields of one. Returns it as recorded."""
+        fact = kind if isinstance(kind, Fact) else Fact(kind, fields.pop("source", "test"), **fields)
         after = self.ledger.last_event
-        self.engine.tell_now([Fact(kind, fields.pop("source", "test"), **fields)])
+        self.engine.tell_now([fact])
         self.settle()
-        return next(event for event in self.events() if event.id > after and event.kind == kind)
+        return next(event for event in self.events() if event.id > after and event.kind == fact.kind)
 
     def ask(self, verb: str, *, by: int | None = None, **fields: Any) -> Row:  # noqa: ANN401 - a request's fields
-        """Ask through the spool, as a person or as a run; returns the reply's row (exit, message, dispatch)."""
+        """Ask through the spool, as a person or as a run; returns the reply's row (exit, message, dispatch).
+
+        Raises ValueError for what the spool would not take: an unknown verb or field.
+        """
+        fields = {name: value for name, value in fields.items() if value is not None}
+        request.parse(json.dumps({"verb": verb, **fields}).encode())
         name = request.new_id()
         self.engine.tell(
             [Fact("request.received", "spool", ref=name, by=by, detail={"verb": verb, **fields})]
@@ -130,9 +164,9 @@ class Bench:
         self.settle()
 
     def settle(self) -> None:
-        """Step until nothing waits."""
-        while self.engine.step():
-            pass
+        """Step until nothing waits, and no thread works."""
+        while self.engine.step() or not all(one.is_settled() for one in self._working):
+            time.sleep(PAUSE_S if self._working else 0)
 
     def restart(self) -> None:
         """Forget the engine as if it had been killed, and start another one on the same ledger and the same runs."""

@@ -19,6 +19,7 @@ class ScriptedRunner:
     """Stands in for the supervisors. `started` holds the start messages of live runs by run id."""
 
     name = "runs"
+    urgent = True
 
     def __init__(self) -> None:
         self.started: dict[int, dict[str, Any]] = {}

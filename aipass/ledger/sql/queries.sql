@@ -35,6 +35,10 @@ VALUES (:dispatch, :sender, :stem, :text, :file, :event, :wake, :waiter, :waits)
 -- Who wants the answer, in the order of asking.
 SELECT id, dispatch, sender, stem, text, file, event, wake FROM senders WHERE dispatch = :dispatch ORDER BY id
 
+-- name: dispatch_of_sender
+-- Which dispatch one who asked got, by the event with which he did.
+SELECT dispatch FROM senders WHERE event = :event AND sender = :sender AND stem = :stem ORDER BY id LIMIT 1
+
 -- name: all_senders
 -- For lists: names, and how the texts begin.
 SELECT dispatch, sender, substr(text, 1, 200) AS start FROM senders ORDER BY id

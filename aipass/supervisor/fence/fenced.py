@@ -38,6 +38,10 @@ class Identity(NamedTuple):
         return cls(status.dev, status.ino, status.born)
 
 
+#: A run that has more at once opens the rest by the descriptors that it has.
+MOST_TERMINALS = 64
+
+
 @dataclass(slots=True)
 class Fenced:
     """A run behind the fence."""
@@ -63,7 +67,7 @@ class Fenced:
     unnamed: set[Identity] = field(default_factory=set)
     #: Its temporary files, as they were when it made them: the name alone proves nothing.
     temporary: dict[str, Identity] = field(default_factory=dict)
-    #: Terminals that it opened: number, and when what has that number now was made or marked, in nanoseconds.
+    #: Terminals that it opened, by number: a handle that tells whether that one still lives, or only its number goes on.
     terminals: dict[int, int] = field(default_factory=dict)
     #: System V objects that it made: kind and number.
     objects: set[tuple[str, int]] = field(default_factory=set)
@@ -79,6 +83,25 @@ class Fenced:
     moved: float = 0.0
     _journal: int = -1
     _written: int = 0
+
+    def remember_terminal(self, number: int, handle: int) -> None:
+        """Keep a handle (O_PATH) of a terminal that it opened; of those that are gone none is kept."""
+        for known, kept in list(self.terminals.items()):
+            if known == number or os.fstat(kept).st_nlink == 0:
+                os.close(self.terminals.pop(known))
+        if len(self.terminals) >= MOST_TERMINALS:
+            os.close(handle)  # it goes on to use it, but cannot open it by name
+        else:
+            self.terminals[number] = handle
+
+    def is_own_terminal(self, number: int, handle: int) -> bool:
+        """Whether what `handle` holds is the terminal that the run opened under this number, and not the next one of it."""
+        known = self.terminals.get(number)
+        if known is None:
+            return False
+        mine, found = os.fstat(known), os.fstat(handle)
+        # The next one has its number, its inode's number, and within a tick of the clock its times; a name only one of them has.
+        return mine.st_nlink > 0 and (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
 
     def relative(self, path: str) -> str | None:
         """The path below the root, "" for the root itself; None where it lies outside."""
@@ -140,11 +163,12 @@ class Fenced:
 
     def close(self) -> None:
         """Let go of all that is held for the run."""
-        for handle in (self.listener, self._journal, *self.bound.values()):
+        for handle in (self.listener, self._journal, *self.bound.values(), *self.terminals.values()):
             if handle >= 0:
                 os.close(handle)
         self.listener = self._journal = -1
         self.bound.clear()
+        self.terminals.clear()
 
 
 def _printable(path: str) -> str:

@@ -29,7 +29,6 @@ def chmod(work: Work, place: Place, mode: int) -> Answer:
     """chmod, fchmod, fchmodat."""
     _keep_passable(work, place, mode)
     os.chmod(_marked(work, place), mode & 0o7777)
-    work.remember_terminal(place)
     return 0
 
 
@@ -39,7 +38,6 @@ def chown(work: Work, place: Place, uid: int, gid: int) -> Answer:
     _marked(work, place)
     assert place.handle is not None
     kernel.chown(place.handle, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF)
-    work.remember_terminal(place)
     return 0
 
 

@@ -165,7 +165,7 @@ def _open_device(work: Work, place: Place, flags: int) -> Answer:
         terminal = struct.unpack("I", number)[0]
         try:
             # Held open by its other end: nobody else's can have the number now.
-            work.run.terminals[terminal] = os.stat(f"/dev/pts/{terminal}").st_ctime_ns
+            work.run.remember_terminal(terminal, os.open(f"/dev/pts/{terminal}", os.O_PATH | os.O_CLOEXEC))
         except OSError:
             pass  # another /dev/pts than ours: then it is nobody's to open by name
     return opened

@@ -363,15 +363,7 @@ class Work:
         """Whether a terminal is one that the run opened, and not the next one of its number."""
         if place.handle is None or place.status is None:
             return False
-        known = self.run.terminals.get(os.minor(place.status.rdev))
-        return known is not None and known == os.fstat(place.handle).st_ctime_ns
-
-    def remember_terminal(self, place: Place) -> None:
-        """What a run has marked itself is still its own."""
-        if place.status is not None and place.handle is not None and place.path.startswith("/dev/pts/"):
-            number = os.minor(place.status.rdev)
-            if number in self.run.terminals:
-                self.run.terminals[number] = os.fstat(place.handle).st_ctime_ns
+        return self.run.is_own_terminal(os.minor(place.status.rdev), place.handle)
 
     def made(self, place: Place) -> None:
         """Remember what was made outside the repository: runs of this repository may change it."""
