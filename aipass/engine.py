@@ -41,7 +41,7 @@ from aipass.notices import Notice, Notices
 from aipass.plan.reserved import reserved
 from aipass.plans import CHECK, Plans
 from aipass.request import answer
-from aipass.secret import masked
+from aipass.secret import Mask
 from aipass.sources import intake
 from aipass.sources.clock import Timers
 from aipass.sources.home import HomeGone
@@ -139,7 +139,7 @@ class Engine:
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
         self._work = Work(ledger, self._dispatcher, world, self._authors, self._plans, desk)
-        mask = partial(masked, plugins.find_secrets)
+        mask = Mask(plugins.find_secrets)
         self._talk = Talk(ledger, self._dispatcher, world, mask, shelf, learner)
         self._steering = Steering(ledger, self._dispatcher, world, self._plans, self._own.append)
         self._view = LedgerView(ledger, self._dispatcher, self._fired, self._plans.views)

@@ -442,6 +442,54 @@ def test_a_plan_file_that_is_not_valid_does_not_stretch_the_list(repository):
     assert said[2].startswith("plan 0001 cannot be used: ")
 
 
+@pytest.mark.parametrize("lives", [False, True])
+def test_down_says_that_runs_go_on_only_where_some_do(repository, lives):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write("w.py", "import time; time.sleep(60)")
+    repository.aipass("up", "--detach")
+    if lives:
+        repository.aipass("send", "w", "go")
+        repository.wait_for(lambda: "1 running" in repository.aipass("status").stdout, "the run")
+    assert ("runs go on" in repository.aipass("down").stdout) is lives
+
+
+def test_down_needs_no_ledger(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.aipass("up", "--detach")
+    ledger = repository.root / ".aipass/ledger.db"
+    ledger.rename(ledger.with_name("away"))
+    ledger.write_text("no database")
+    assert repository.aipass("down").returncode == 0
+
+
+def test_a_second_plan_of_the_same_title_is_noted(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    assert not repository.aipass("plan", "new", "Add greeting").stderr
+    assert (
+        "0001-add-greeting.json has the same title" in repository.aipass("plan", "new", "Add greeting").stderr
+    )
+
+
+def test_a_text_is_looked_through_once_for_secrets_on_its_way():
+    from aipass.secret import MOST_KNOWN, Mask, Secret
+
+    looked = []
+
+    def find(text):
+        looked.append(text)
+        return [Secret(1, "key", "s3cret")] if "s3cret" in text else []
+
+    mask = Mask(find)
+    assert [mask("which port?") for _ in range(6)] == [("which port?", [])] * 6
+    assert looked == ["which port?"]
+    assert mask("it is s3cret") == ("it is [key masked]", ["key"])
+    assert mask("it is s3cret")[1] == ["key"]
+    for number in range(MOST_KNOWN + 1):
+        mask(str(number))
+    mask("which port?")
+    assert looked.count("which port?") == 2
+
+
 # -- the name on PyPI --------------------------------------------------------------------------------------------------
 
 

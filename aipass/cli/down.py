@@ -26,16 +26,34 @@ KILL_WAIT_S = 120.0
 def command(kill: bool) -> None:
     """Stop the engine of this repository. Runs go on, unless --kill; the next engine finds them again."""
     layout = find_root()
+    lives = "" if kill or not _runs_live(layout) else "; runs go on, and the next `aipass up` finds them"
     stopped = _stop_engine(layout)
     killed = _kill_runs(layout) if kill else 0
     if stopped:
-        click.echo(
-            "the engine is stopped" + ("" if kill else "; runs go on, and the next `aipass up` finds them")
-        )
+        click.echo(f"the engine is stopped{lives}")
     else:
         click.echo("no engine runs here")
     if kill:
-        click.echo("all runs are ended" if killed else "no supervisor had runs here")
+        click.echo(
+            "all runs are ended; the next `aipass up` records what became of them"
+            if killed
+            else "no supervisor had runs here"
+        )
+
+
+def _runs_live(layout: Layout) -> bool:
+    from aipass.ledger import Ledger
+
+    if not layout.ledger.exists():
+        return False
+    try:
+        ledger = Ledger.read(layout.ledger)
+        try:
+            return bool(ledger.all("live_runs"))
+        finally:
+            ledger.close()
+    except AipassError:
+        return True  # a ledger that cannot be read keeps no engine from being stopped
 
 
 def _stop_engine(layout: Layout) -> bool:

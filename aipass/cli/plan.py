@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -66,6 +67,8 @@ def new(title: str, template: str) -> None:
         "status": "draft",
         "phases": phases,
     }
+    for same in sorted(folder.glob(f"*-{glob.escape(slug)}.json")):
+        click.echo(f"note: {same.relative_to(layout.root)} has the same title", err=True)
     path = folder / f"{plan['id']}-{slug}.json"
     with open(fresh(path), "w", encoding="utf-8") as file:
         file.write(json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
