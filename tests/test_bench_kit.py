@@ -6,8 +6,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from aipass import Fact, ground
 from aipass.testing import Bench
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import agent
@@ -488,6 +491,36 @@ def test_a_text_is_looked_through_once_for_secrets_on_its_way():
         mask(str(number))
     mask("which port?")
     assert looked.count("which port?") == 2
+
+
+def test_what_the_docs_say_takes_all_of_it_out_of_a_repository_again(repository):
+    page = (Path(__file__).parents[1] / "docs/operating.md").read_text()
+    script = re.search(r"```sh\n(.*?)```", page, re.DOTALL)[1]
+    hook = repository.write(".git/hooks/pre-commit", "#!/bin/sh\nexit 0\n")
+    hook.chmod(0o755)
+    before = {path.relative_to(repository.root) for path in (repository.root / ".git").rglob("*")}
+    repository.write("aipass.toml", agent("w", "w.py", 'owns = ["src/"]'))
+    repository.write(
+        "w.py",
+        "import os, subprocess, sys\nos.makedirs('src', exist_ok=True)\nopen('src/a', 'w').write('x')\nsubprocess.run([sys.executable, '-m', 'aipass', 'pr', 'open', '-m', 'Mine'])",
+    )
+    repository.aipass("init")
+    commit(repository.root)
+    repository.aipass("git", "install", "--guard", "--trailers")
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "w", "go", "--wait")
+    assert json.loads(repository.aipass("pr", "list", "--json").stdout)
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-ec", script], cwd=repository.root, env=env, check=True)
+    left = {path.relative_to(repository.root) for path in (repository.root / ".git").rglob("*")} - before
+    assert [str(path) for path in left if "aipass" in str(path) and (repository.root / path).is_file()] == []
+    assert "aipass" not in (repository.root / ".git/info/exclude").read_text()
+    assert not (repository.root / ".aipass").exists()
+    refs = subprocess.run(
+        ["git", "for-each-ref"], cwd=repository.root, capture_output=True, text=True, check=True
+    ).stdout
+    assert "aipass" not in refs
+    assert not list(Path.home().iterdir())
 
 
 # -- the name on PyPI --------------------------------------------------------------------------------------------------
