@@ -15,6 +15,7 @@ import click
 from aipass import action, errors, event, hookspecs
 from aipass.cli.help import settings
 from aipass.cli.main import VERBS
+from aipass.dispatch.environment import DOORS, OF_THE_CALLER
 from aipass.supervisor.fence.calls import CALLS, LET_THROUGH, WITHOUT_WALL, explain
 
 if TYPE_CHECKING:
@@ -128,6 +129,28 @@ def calls() -> str:
     return "\n".join(parts)
 
 
+def environment() -> str:
+    """The variables that a run does not inherit."""
+    parts = [
+        "# The environment of a run\n",
+        (
+            "A run has the environment in which `aipass up` was started, without what stands here, and with what its driver, `env` of its agent and "
+            "aipass add. `[sandbox] env` narrows it to the names that it lists. `*` stands for the rest of a name.\n"
+        ),
+        "## Never inherited\n",
+        "Ways to other programs of yours, which would act for whoever asks: terminals, sign-in agents, buses, containers; and aipass's own.\n",
+        ", ".join(f"`{name}`" for name in DOORS) + ".\n",
+        "## Inherited only where `[sandbox] env` names them literally\n",
+        (
+            "What the program that ran `aipass up` says of itself and of its own work: a git hook's repository, a make's options, another agent's session, "
+            "what makes interpreters load code.\n"
+        ),
+        ", ".join(f"`{name}`" for name in OF_THE_CALLER) + ".\n",
+        'Where one of these is wanted for one agent, its `env` sets it: `env = { NODE_OPTIONS = "--max-old-space-size=4096" }`.\n',
+    ]
+    return "\n".join(parts)
+
+
 PAGES = {
     "commands.md": commands,
     "events.md": events,
@@ -136,6 +159,7 @@ PAGES = {
     "settings.md": settings,
     "exit-codes.md": exit_codes,
     "calls.md": calls,
+    "environment.md": environment,
 }
 
 

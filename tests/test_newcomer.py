@@ -414,6 +414,28 @@ def test_init_says_who_is_not_signed_in_and_which_root_lies_above(repository):
     assert "is a root already" in repository.aipass("init", "below", env=path).stdout
 
 
+@pytest.mark.parametrize(
+    ("owns", "said"),
+    [
+        ('["src/", "Makefile"]', ["Makefile (w; "]),
+        ("[]", []),
+        ('["**"]', ["Makefile (w; ", "sub/package.json (w; "]),
+        (None, ["Makefile (w; ", "sub/package.json (w; "]),
+    ],
+)
+def test_doctor_names_the_files_that_run_code_and_that_agents_may_write(repository, owns, said):
+    repository.write("aipass.toml", agent("w", "w.py", "" if owns is None else f"owns = {owns}"))
+    for path in ("Makefile", "sub/package.json", ".envrc", "src/a.py", "README"):
+        repository.write(path, "x")
+    commit(repository.root)
+    found = [
+        one.found for one in doctor._repository(Layout(repository.root)) if one.what == "files that run code"
+    ]
+    assert len(found) == bool(said)
+    assert all(one in found[0] for one in said)
+    assert not any(".envrc" in one or "README" in one for one in found)
+
+
 # -- small words -------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from aipass import DISTRIBUTION, __version__, programs
 from aipass.cli.output import json_option, lines_of, print_json
 from aipass.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
+from aipass.event import plain
 from aipass.layout import Layout, find_root, root_or_here
 from aipass.supervisor import wire
 from aipass.supervisor.fence import selftest
@@ -37,6 +38,9 @@ COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 ENOUGH_WATCHES = 65_536
 ENOUGH_DISK_BYTES = 500_000_000
 PROBE_WAIT_S = 60.0
+#: Of a tree with more files the rest is not looked at.
+MOST_FILES = 100_000
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +453,33 @@ def _repository(layout: Layout) -> Iterator[Finding]:
             yield Finding("programs", "wrong", text, "move it out of the repository, or out of that `owns`")
         for text in advice.of(layout, settings[0]):
             yield Finding("aipass.toml", "note", text)
+        yield from _run_code(layout, settings[0])
+
+
+def _run_code(layout: Layout, settings: Config) -> Iterator[Finding]:
+    """Files of the tree that make your programs run code, and that agents may write as ordinary work."""
+    from aipass import ground
+    from aipass.git.ask import ask
+    from aipass.supervisor.fence import runs_code
+    from aipass.supervisor.fence.territory import Kind, Territory
+
+    territory = Territory.of(ground.table(layout, settings))
+    free = tuple(name for name, agent in settings.agents.items() if agent.owns is None)
+    found = []
+    for path in ask(layout.root, "ls-files", "-z", "--cached")[:MOST_FILES]:
+        if not path or (listed := runs_code.listed(path)) is None:
+            continue
+        owner = territory.owner(path)
+        if names := owner.agents or (free if owner.kind is Kind.FREE else ()):
+            found.append(f"{plain(path)} ({' or '.join(names[:MOST_NAMED])}; {listed.entry.what})")
+    if found:
+        more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        yield Finding(
+            "files that run code",
+            "note",
+            f"agents may write {', '.join(found[:MOST_NAMED])}{more}",
+            "look at them before you run what reads them; a PR that changes one says so",
+        )
 
 
 def _tried(what: str, attempt: Callable[[], str]) -> Finding:
