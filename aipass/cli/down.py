@@ -12,6 +12,7 @@ from aipass import lock
 from aipass.cli.output import poll
 from aipass.errors import AipassError
 from aipass.layout import find_root
+from aipass.supervisor import hold
 
 if TYPE_CHECKING:
     from aipass.layout import Layout
@@ -70,6 +71,7 @@ def _stop_engine(layout: Layout) -> bool:
             )
     if running.elsewhere:
         raise AipassError("the engine runs in another container; `aipass down` must be said there")
+    born = hold.born(running.pid)
     try:
         os.kill(running.pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -78,7 +80,11 @@ def _stop_engine(layout: Layout) -> bool:
         raise AipassError(
             f"the engine (process {running.pid}) is another user's; it cannot be stopped from here"
         ) from exc
-    if poll(lambda: True if lock.holder(layout) is None else None, STOP_WAIT_S) is None:
+
+    def is_gone() -> bool:
+        return lock.holder(layout) is None and hold.born(running.pid) != born
+
+    if poll(lambda: True if is_gone() else None, STOP_WAIT_S) is None:
         raise AipassError(
             f"the engine (process {running.pid}) has not ended within {STOP_WAIT_S:.0f} seconds; .aipass/log.jsonl may say why"
         )
