@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from aipass import programs
+from aipass.dispatch import environment
 from aipass.event import printable
 from aipass.plan.overlap import common_path
 
@@ -45,8 +46,8 @@ def _of_agents(layout: Layout, config: Config) -> Iterator[str]:
     root = os.path.realpath(layout.root)
     for name, agent in config.agents.items():
         if agent.command:
-            path = agent.env.get("PATH", os.environ.get("PATH", programs.SYSTEM_PATH))
-            program = os.path.join(root, programs.for_run(agent.command[0], str(path), root))
+            path = environment.path_of(agent, os.environ)
+            program = os.path.join(root, programs.for_run(agent.command[0], path, root))
             if not programs.is_program(program):
                 yield f"{name} is started with `{agent.command[0]}`, and there is no such program here"
             if agent.model is not None:

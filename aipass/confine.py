@@ -36,6 +36,10 @@ _OF_FORGES = (
 )
 
 
+#: Whether this process has taken it on.
+_enclosed = False
+
+
 def is_possible() -> bool:
     """Whether this kernel can do it."""
     try:
@@ -68,7 +72,19 @@ def enclose(layout: Layout, config: Config) -> bool:
     if config.sandbox.wall == "off" or not is_possible():
         return False
     take_on(writable(layout, config))
+    global _enclosed
+    _enclosed = True
     return True
+
+
+def after_restart(before: Config, now: Config) -> list[str]:
+    """What the engine itself may write only after a restart, because the settings name it since: `[sandbox] write`, a forge's folders."""
+    if not _enclosed:
+        return []
+    named = [entry for entry in now.sandbox.write if entry not in before.sandbox.write]
+    if now.pr.forge != LOCAL and (now.pr.forge, now.pr.remote) != (before.pr.forge, before.pr.remote):
+        named.append(f"what `{now.pr.forge}` keeps")
+    return named
 
 
 def take_on(places: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aipass import action as act
-from aipass import advice, ground
+from aipass import advice, confine, ground
 from aipass import config as configuration
 from aipass.alarms import Alarms
 from aipass.authors import SWEEP_S, Authors
@@ -234,12 +234,11 @@ class Engine:
         for source in (self._filesystem, *self._sources):
             if source is not None:
                 self._stop_source(source.stop)
+        if self.gone is None:  # else its ledger is another engine's by now, or nobody's
+            self.step()
+            with self.ledger.transaction():
+                self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
         self._notices.stop()
-        if self.gone is not None:
-            return  # its ledger is another engine's by now, or nobody's
-        self.step()
-        with self.ledger.transaction():
-            self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
 
     def run(self, should_end: Callable[[Engine], bool], look_every: float | None = None) -> None:
         """Step whenever something waits or comes due, until `should_end`.
@@ -299,12 +298,12 @@ class Engine:
         except LedgerError as exc:
             # Nothing is lost: the items wait until the disk takes them.
             logger.error("the ledger refuses", error=str(exc))
-            if exc.locked:
-                self._end_lockers()
             self._held = items
             self._load(step.now)
             for key in (*due, HELD):
                 self._timers.set(key, step.now.mono + LEDGER_PAUSE_S)
+            if exc.locked:
+                self._end_lockers()
         except Exception as exc:  # noqa: BLE001 - a bug becomes a report; see _one_by_one
             self._load(step.now)
             for key in due:
@@ -316,7 +315,10 @@ class Engine:
 
     def _end_lockers(self) -> None:
         """Processes of runs that keep us from writing end, by the supervisor: it tells who they were."""
-        self._world.end_lockers(self.ledger.files())
+        try:
+            self._world.end_lockers(self.ledger.files())
+        except (OSError, AipassError) as exc:
+            logger.error("nobody can be asked who has a lock on the ledger", error=str(exc))
 
     def _take_items(self) -> list[Any]:
         if self._held:
@@ -643,6 +645,10 @@ class Engine:
         self.ledger.run("set_meta", {"key": "config.shared", "value": json.dumps(shared)})
         self._carrier.settle(step, Done(read.action, outcome))
         told = advice.of(self.layout, read.config)
+        if later := confine.after_restart(self.config, read.config):
+            told.append(
+                f"the engine itself writes {' and '.join(later)} only after `aipass down` and `aipass up --detach`"
+            )
         answer(self.ledger, read.request, 0, "; but ".join((f"aipass.toml is {outcome}", *told)))
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
         if read.config != self.config:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aipass import programs
+from aipass.dispatch import environment
 from aipass.git.ask import ask, has_repository, no_repository
+from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Guard
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 _ENTRIES = ("__main__.py", "index.js", "index.mjs", "index.cjs", "package.json")
 #: Settings of git that name files which it takes commands or attributes from, as git lists them.
 _GIT_PATHS = frozenset(("core.hookspath", "core.attributesfile", "init.templatedir"))
+#: Settings of git that are commands, of ours and of the person's git; ours starts only some of them.
+_GIT_COMMANDS = re.compile(
+    r"core\.(?:sshcommand|askpass|editor|pager|fsmonitor)|credential\.(?:.*\.)?helper|gpg\.(?:.*\.)?program|filter\..*\.(?:clean|smudge|process)"
+    r"|merge\..*\.driver|diff\..*\.(?:command|textconv)|diff\.external|pager\..*|sequence\.editor|alias\..*"
+)
 _SEPARATORS = re.compile(r"[\s;|&<>()`\"'$=]+")
 
 
@@ -55,12 +62,16 @@ def warnings(layout: Layout, config: Config, *, fenced: bool) -> list[str]:
     """What a person should know before agents are started: started things that agents can write all the same. A sentence each."""
     root = os.path.realpath(layout.root)
     found: list[str] = []
+    owners = {name: Globs(agent.owns) for name, agent in config.agents.items() if agent.owns}
     for path, why in of(layout, config).tree.items():
-        if not os.path.lexists(os.path.join(root, path)):
+        place = os.path.join(root, path)
+        if not os.path.lexists(place):
             continue
-        guard = Guard(path, why)
+        guard, spelled = Guard(path, why), path + "/" if os.path.isdir(place) else path
         named = [
-            name for name, agent in config.agents.items() if any(map(guard.is_named_by, agent.owns or ()))
+            name
+            for name, owns in owners.items()
+            if any(map(guard.is_named_by, owns.lines)) and owns.match(spelled)
         ]
         if named:
             found.append(f"`owns` of {' and '.join(named)} names {path}, and {why}")
@@ -112,7 +123,7 @@ def _of_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
         why = f"`{name}` is started with it"
         words = [*(agent.command or ()), *agent.args, *(v for v in agent.env.values() if isinstance(v, str))]
         if agent.command:
-            path = os.environ.get("PATH", programs.SYSTEM_PATH)
+            path = environment.path_of(agent, os.environ)
             program = programs.for_run(agent.command[0], path, root)
             yield from ((one, why) for one in _program(os.path.join(root, program)))
         for number, word in enumerate(words):
@@ -177,8 +188,6 @@ def _module(name: str, root: str) -> Iterator[str]:
         return
     parts = name.split(".")
     above = [os.path.join(root, *parts[: depth + 1]) for depth in range(len(parts))]
-    if not os.path.isdir(above[0]) and not os.path.isfile(above[0] + ".py"):
-        return
     yield from (os.path.join(folder, "__init__.py") for folder in above)
     yield os.path.join(above[-1], "__main__.py")
     yield above[-1] + ".py"
@@ -214,10 +223,18 @@ def _of_git(root: Path) -> Iterator[tuple[str, str]]:
         file = os.path.join(top, origin.removeprefix("file:"))
         why = f"git takes its {'hooks' if name == 'core.hookspath' else 'configuration'} from it"
         yield from ((place, why) for place in (file, os.path.realpath(file)))
+        if _GIT_COMMANDS.fullmatch(name):
+            yield from ((one, f"git starts it (`{name}`)") for one in _named(expanded(value, top), top))
         if value and (name in _GIT_PATHS or name.startswith(("include.", "includeif."))):
             base = os.path.dirname(file) if name.startswith("include") else top
             place = os.path.join(base, os.path.expanduser(value))
             yield from ((one, f"{why} (`{name}`)") for one in (place, os.path.realpath(place)))
+
+
+def expanded(command: str, top: str) -> str:
+    """A command with what a shell would make of `~` and of names of folders."""
+    command = re.sub(r"\$(?:PWD\b|\{PWD\})", lambda _: top, command.lstrip("!"))
+    return os.path.expandvars(re.sub(r"(?<![\w/])~(?=/)", lambda _: os.path.expanduser("~"), command))
 
 
 def _outside(root: str, config: Config) -> Iterator[str]:

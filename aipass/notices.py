@@ -42,7 +42,7 @@ class Notice:
 
     @property
     def kind(self) -> str:
-        """`question`, `rule`, `agent`, `driver`, `plan`, `config`; `notice` for all else."""
+        """`question`, `rule`, `agent`, `plan`, `config`; `notice` for all else."""
         return "notice" if self.about is None else self.about.partition(" ")[0]
 
     @property
@@ -60,6 +60,7 @@ class Notices:
         self._deliver = deliver
         self._waiting: queue.Queue[Notice | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
+        self._is_over = False
 
     def start(self) -> None:
         """Deliver in a thread from here on."""
@@ -69,6 +70,9 @@ class Notices:
 
     def tell(self, notice: Notice) -> None:
         """Have it delivered, once; returns at once where the thread runs."""
+        if self._is_over:
+            logger.warning("a notice is not delivered: the engine has ended", text=notice.text)
+            return
         if self._thread is None:
             self._deliver(notice)
             return
@@ -79,6 +83,7 @@ class Notices:
 
     def stop(self) -> None:
         """End, after what waits, or after a few seconds."""
+        self._is_over = True
         if self._thread is None:
             return
         until = time.monotonic() + STOP_WAIT_S

@@ -205,9 +205,9 @@ def for_run(program: str, path: str, root: Path | str) -> str:
     folders = [folder for folder in path.split(":") if folder]
     safe = [folder for folder in folders if folder == scripts or is_safe(folder, top)]
     for folder in (*safe, *folders):
-        found = os.path.join(folder, program)
+        found = os.path.join(top, folder, program)
         if is_program(found):
-            return found if folder.startswith("/") else os.path.join(top, found)
+            return found
     return program
 
 

@@ -5,10 +5,9 @@ Folders are held open, so that nobody can put a link in the way.
 
 from __future__ import annotations
 
-import errno
 import os
 
-from aipass.supervisor import process
+from aipass.supervisor import held
 from aipass.supervisor.fence import kernel
 
 #: Under this ending lies for a moment what the first of two names shall hold, where the system cannot exchange at once.
@@ -17,7 +16,7 @@ ASIDE = ".aside"
 
 def exchange(folder: int, one: str, other_folder: int, other: str) -> None:
     """Have `one` in a folder and `other` in another change places, at once where the system can. Raises OSError."""
-    if not _try(folder, one, other_folder, other, kernel.RENAME_EXCHANGE):
+    if not held.rename(folder, one, other_folder, other, kernel.RENAME_EXCHANGE):
         os.rename(other, one + ASIDE, src_dir_fd=other_folder, dst_dir_fd=folder)
         os.rename(one, other, src_dir_fd=folder, dst_dir_fd=other_folder)
         os.rename(one + ASIDE, one, src_dir_fd=folder, dst_dir_fd=folder)
@@ -25,19 +24,6 @@ def exchange(folder: int, one: str, other_folder: int, other: str) -> None:
 
 def move(folder: int, old: str, other_folder: int, new: str) -> None:
     """Give a file another name that nothing has yet. Raises OSError, FileExistsError where something has."""
-    if not _try(folder, old, other_folder, new, kernel.RENAME_NOREPLACE):
+    if not held.rename(folder, old, other_folder, new, kernel.RENAME_NOREPLACE):
         os.link(old, new, src_dir_fd=folder, dst_dir_fd=other_folder, follow_symlinks=False)
         os.unlink(old, dir_fd=folder)
-
-
-def _try(folder: int, one: str, other_folder: int, other: str, flags: int) -> bool:
-    """Whether the kernel and the filesystem could do it."""
-    if not process.LINUX:
-        return False
-    try:
-        kernel.rename(folder, os.fsencode(one), other_folder, os.fsencode(other), flags)
-    except OSError as exc:
-        if exc.errno in {errno.EINVAL, errno.ENOSYS}:
-            return False
-        raise
-    return True

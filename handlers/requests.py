@@ -21,7 +21,7 @@ from aipass import (
 )
 from aipass.action import Answer, Ask, FinishTodo, Forget, MarkRead, Message, Note, Reply, Steer
 from aipass.plan import progress
-from aipass.request import AGENT_VERBS, MAX_SAID, ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, PERSON_VERBS
+from aipass.request import AGENT_VERBS, MAX_SAID, ORCHESTRATOR_PR, ORCHESTRATOR_VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,7 @@ def on_request(event: Event, view: View) -> Iterable[Action]:
     if event.by is not None:
         if agent is None:
             return [Refuse(request, f"run {event.by} is not known here", 3)]
-        if verb in PERSON_VERBS or verb not in AGENT_VERBS:
+        if verb not in AGENT_VERBS:
             return [Refuse(request, f"`{verb}` is for people, and `{agent}` is an agent", 3)]
         is_theirs = verb in ORCHESTRATOR_VERBS or (verb == "pr" and event.detail["do"] in ORCHESTRATOR_PR)
         if is_theirs and view.setting("orchestrator") != agent:

@@ -385,7 +385,6 @@ PLAIN = {
     "aipass/world.py": "folders of runs and dispatches, in .aipass",
     "aipass/authors.py": "journals in .aipass/runs, which the supervisor writes",
     "aipass/request.py": "a request, left by whoever asks in a spool folder of his own",
-    "aipass/swap.py": "by held folders only",
     "aipass/testing": "the test kit",
     "aipass/git": "git's own folder, and .aipass/git",
     "aipass/plan/templates.py": "plans/, which is people's",

@@ -290,21 +290,29 @@ def test_what_runs_us_is_frozen_outside_the_tree_where_a_run_could_write_it(tmp_
 
 def test_a_plugin_whose_code_lies_in_the_tree_is_left_out_in_words(tmp_path, monkeypatch):
     (tmp_path / "aipass.toml").write_text("")
-    package, info = tmp_path / "tools/mine", tmp_path / "site/mine-1.dist-info"
+    package, info = tmp_path / "tools/mine", tmp_path.parent / f"{tmp_path.name}-site/mine-1.dist-info"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Name: mine\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[aipass]\nmine = mine\n")
     monkeypatch.setattr(
-        sys, "path", [*sys.path, str(tmp_path / "tools"), str(tmp_path.parent), str(tmp_path / "site")]
+        sys, "path", [*sys.path, str(tmp_path / "tools"), str(tmp_path.parent), str(info.parent)]
     )
+    monkeypatch.setattr(guarded, "leave_out", lambda root: None)
     plugins = Plugins()
     plugins.load_installed(tmp_path)
     assert not (tmp_path / "ran").exists()
-    assert str(tmp_path / "tools") not in sys.path
-    assert not plugins.failed.keys() - {"mine"}
+    assert f"its code lies in {tmp_path / 'tools/mine'}, where agents may write" in plugins.failed["mine"]
     assert plugins.drivers()["command"]
+
+
+def test_nothing_is_imported_from_the_tree_any_more(tmp_path, monkeypatch):
+    (tmp_path / "aipass.toml").write_text("")
+    (tmp_path / "tools").mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "tools")])
+    Plugins().load_installed(tmp_path)
+    assert str(tmp_path / "tools") not in sys.path
 
 
 # -- names that run code, and git folders ------------------------------------------------------------------------------

@@ -362,7 +362,7 @@ def test_recovery_takes_away_nothing_that_it_had_not_put_there(bench, monkeypatc
 def test_where_nothing_can_be_exchanged_at_once_a_kill_in_the_middle_loses_nothing(bench, monkeypatch):
     prepared(bench)
     before = bench.working()
-    monkeypatch.setattr(swap, "_try", lambda *_: False)
+    monkeypatch.setattr("aipass.supervisor.held.rename", lambda *_: False)
     with monkeypatch.context() as patch:
         patch.setattr(Merger, "recover", lambda _: None)
         real = os.rename

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 SETTINGS = "settings"
-_TIMES = {"timeout", "stall", "debounce", "keep"}
 
 
 @click.command("help")
@@ -62,7 +61,7 @@ def settings() -> str:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    from aipass.units import show_duration
+    from aipass.units import parse_duration, show_duration
 
     if field.is_required():
         return " (required)"
@@ -71,7 +70,7 @@ def _default(name: str, field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if value is None:
         return ""
-    if name in _TIMES:
+    if any(getattr(one, "func", None) is parse_duration for one in field.metadata):
         return f' = "{show_duration(value).replace(" ", "")}"' if value else " = 0"
     if isinstance(value, tuple):
         return " = [" + ", ".join(f'"{one}"' for one in value) + "]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "blocked")
 NOTICES_SHOWN = 3
+LONG_NAME = 200
 #: Of more nobody needs to know how many.
 MOST_COUNTED = 10_000
 
@@ -92,7 +94,9 @@ def gather(layout: Layout) -> dict[str, Any]:
         found["attention"].append(
             f"{count(number, 'file')} in inbox/ cannot be used; `*.rejected.json` beside each says why and what to do"
         )
-    if broken is not None and not found["attention"]:
+    if broken is not None and not any(
+        "is not valid, the old one is in force" in text for text in found["attention"]
+    ):
         found["attention"].append(f"aipass.toml cannot be used: {broken}")
     return found
 
@@ -109,7 +113,11 @@ def _sandbox(layout: Layout) -> Config | None:
 
 def _rejected(layout: Layout) -> int:
     """How many files of the inbox have a note beside them that says why they are not taken."""
-    return sum(1 for _ in islice(layout.inbox.glob(f"*/*{REJECTED}"), MOST_COUNTED))
+    notes = islice(layout.inbox.glob(f"*/*{REJECTED}"), MOST_COUNTED)
+    # A name that was too long for the note's is cut in it.
+    return sum(
+        1 for note in notes if os.path.lexists(str(note).removesuffix(REJECTED)) or len(note.name) > LONG_NAME
+    )
 
 
 def _add_git(found: dict[str, Any], layout: Layout) -> None:

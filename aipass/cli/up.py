@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger
     from aipass.sources.runs import Launcher
 
-# Python, the packages, the ledger's check, the first scan of a large tree on a busy machine.
 #: How often an engine that ends when all is done asks whether it is.
 LOOK_EVERY_S = 0.1
+# Python, the packages, the ledger's check, the first scan of a large tree on a busy machine.
 DETACH_WAIT_S = 120.0
 # The engine's thread must not wait the default 5 ms for a source's thread to let go of the interpreter.
 SWITCH_INTERVAL_S = 0.0005

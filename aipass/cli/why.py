@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -161,11 +162,11 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
 
     from aipass.ledger.sqlite import event_of
 
-    path = Path(subject)
+    path = Path(os.path.normpath(subject))
     absolute = layout.root / path
     if not path.is_absolute() and not absolute.exists():
         try:
-            absolute = Path.cwd() / path
+            absolute = Path(os.path.normpath(Path.cwd() / path))
         except FileNotFoundError:
             pass  # whoever asks stands in a folder that is gone
     relative = str(absolute.relative_to(layout.root)) if absolute.is_relative_to(layout.root) else subject
@@ -176,7 +177,7 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
         return _explain_dispatch(layout, ledger, subject, row)
     events = [event_of(row) for row in ledger.all("events_of_path", {"path": relative, "limit": 20})]
     if not events:
-        named = None if absolute.exists() else _explain_name(layout, ledger, subject)
+        named = _explain_name(layout, ledger, subject)
         if named is not None:
             return named
         raise AipassError(f"nothing is known of `{subject}`: {_unknown_path(layout, relative)}")

@@ -82,5 +82,12 @@ def compose(
     return env
 
 
+def path_of(settings: Agent, shell: Mapping[str, str]) -> str:
+    """The PATH of an agent's runs, as `compose` makes it where its driver says none."""
+    named = settings.env.get("PATH")
+    path = shell.get(named.from_env) if isinstance(named, FromEnv) else named
+    return f"{SCRIPTS}:{path or shell.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
+
+
 def _is_any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -199,7 +199,9 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
             elif hook.state == "changed":
                 _write(hook.path, script(hook.name, roots), 0o755)
     except OSError as exc:
-        raise AipassError(f"{exc.filename or where}: {exc.strerror}; the hooks are as they were") from exc
+        raise AipassError(
+            f"{exc.filename or where}: {exc.strerror}; some hooks may be written; `aipass git status` says which, and the same again goes on"
+        ) from exc
     return status(root)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ def _why_held(lock: os.stat_result, places: list[str]) -> str | None:
     return None
 
 
+#: How a git is told where its repository is, in its environment or its words.
+_NAMED = re.compile(
+    rb"(?:GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)=([^\0]+)|(?:--git-dir|--work-tree|(?<=\0)-C)[=\0]([^\0]+)"
+)
+
+
 def _places(own: Path) -> list[str]:
     """Git's own folder and its working tree."""
     found = [own]
@@ -90,8 +97,9 @@ def _may_work_in(folder: Path, places: list[str]) -> bool:
         told = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
     except OSError:
         return True
-    is_inside = any(here == place or here.startswith(place + "/") for place in places)
-    return is_inside or b"GIT_DIR=" in told or b"--git-dir" in told or b"--work-tree" in told
+    named = (os.fsdecode(one or other) for one, other in _NAMED.findall(told))
+    working_in = (here, *(os.path.realpath(os.path.join(here, one)) for one in named))
+    return any(one == place or one.startswith(place + "/") for place in places for one in working_in)
 
 
 def _has_open(folder: Path, lock: os.stat_result) -> str | None:

@@ -104,6 +104,16 @@ class GitSeen:
     now: float = float("inf")
 
 
+def _marks(entries: tuple[Entry, ...]) -> list[str]:
+    """What each entry is known by. The same move made twice within a second is told apart by its number."""
+    seen: dict[str, int] = {}
+    found = []
+    for entry in entries:
+        number = seen[entry.mark] = seen.get(entry.mark, 0) + 1
+        found.append(entry.mark if number == 1 else f"{entry.mark} {number}")
+    return found
+
+
 class GitNews:
     """How far the ledger knows the logs, and the rules by which entries become facts."""
 
@@ -123,7 +133,7 @@ class GitNews:
                     self._is_new_commit(entry.new)
             if entries:
                 # A date that lies ahead must not hide what comes before it.
-                self._know(ref, entries[-1].mark, min(entries[-1].time, seen.now))
+                self._know(ref, _marks(entries)[-1], min(entries[-1].time, seen.now))
         if seen.tags is not None:
             tags = list(self._tags(seen.tags))
             facts += [] if is_first else tags
@@ -137,8 +147,9 @@ class GitNews:
             # With another's name came its log: of what lies before, commits may be news; they are known by themselves.
             taken = max((at for at, one in enumerate(entries) if _TAKEN_OVER.match(one.message)), default=0)
             return [one for at, one in enumerate(entries) if at >= taken or one.makes_commit]
+        marks = _marks(entries)
         for at in range(len(entries) - 1, -1, -1):
-            if entries[at].mark == row["known"]:
+            if marks[at] == row["known"]:
                 return list(entries[at + 1 :])
         # The log was cut, or the branch was made anew.
         then = row["time"]

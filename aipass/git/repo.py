@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING
 
-from aipass import programs
+from aipass import guarded, programs
 from aipass.errors import AipassError, ConfigError, RefusedError
 from aipass.git.ask import QUIET, ask, no_repository
 
@@ -34,6 +34,10 @@ PLAIN = (
 )
 #: Bytes of arguments in one command; far below every system's limit.
 MAX_WORDS = 60_000
+#: What a shell does elsewhere, or to words that nobody can read beforehand.
+_ELSEWHERE = frozenset(("cd", "pushd", "eval"))
+#: The output of a command as a word, or a folder named by a variable that has no value here.
+_UNREADABLE = re.compile(r"`|\$\(|\$\{?[A-Za-z_]\w*\}?/")
 #: Folders in git's own that say that somebody is in the middle of something.
 UNFINISHED = {
     "rebase-merge": "a rebase",
@@ -103,13 +107,19 @@ class Repo:
         self._defused, self.unsafe = defused, unsafe
 
     def _is_in_tree(self, command: str) -> bool:
-        """Whether a command names a program or a script that lies in the working tree."""
+        """Whether a command names a program or a script that lies in the working tree, or nobody can say what it names."""
         top = os.path.realpath(self.top)
         found_by = programs.of(self.root)
-        for word in re.findall(r"[^\s;|&<>()'\"$`=]+", command):
+        command = guarded.expanded(command, str(self.top))
+        if _UNREADABLE.search(command):
+            return True
+        for word in re.findall(r"[^\s;|&<>()'\"`=]+", command):
+            if word in _ELSEWHERE:
+                return True
             # A word may happen to be a file's name; a script is named by a path, or with its ending.
-            is_script = ("/" in word or "." in word) and (self.top / word).is_file()
-            found = str(self.top / word) if is_script else found_by.hidden(word)
+            place = self.top / word
+            is_script = ("/" in word and place.parent.is_dir()) or ("." in word and place.is_file())
+            found = str(place) if is_script else found_by.hidden(word)
             if found is not None and os.path.realpath(found).startswith(top + "/"):
                 return True
         return False

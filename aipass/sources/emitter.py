@@ -66,6 +66,8 @@ MAX_REPOSITORIES = 200
 MAX_LOG_LINE = 4096
 # Git holds it for seconds, in a large tree.
 LOCK_FRESH_S = 10.0
+# A lock that stands for longer is asked about, so often: `git commit` leaves one while its editor is open, a killed git for ever.
+LOCK_ASKED_S, LOCK_AGAIN_S = 2.0, 0.2
 
 
 @dataclass(slots=True)
@@ -114,10 +116,11 @@ class TreeEmitter(EventEmitter):
         self._git_of: dict[int, str] = {}
         self._gits: dict[str, str] = {}
         #: The trees that git is at work on, in the order of the kernel's events, so that it is exact whenever they are read.
-        self._by_git: set[str] = set()
+        self._by_git: dict[str, float] = {}
         self._told_limit = False
         self._asked: deque[tuple[str, str]] = deque()
         self._wake_in, self._wake_out = os.pipe()
+        self._lock, self._is_over = threading.Lock(), False
         self._batch: list[Observation] = []
         self._later: dict[str, float] = {}
         #: Files of the tree that were just written and are not told yet, in the order of writing; and when they will be.
@@ -136,18 +139,26 @@ class TreeEmitter(EventEmitter):
 
     def ask_scan(self, top: str, reason: str) -> None:
         """Have `top` and all below it scanned soon, and compared."""
-        self._asked.append((top, reason))
+        self._ask_scan(top, reason)
         self._wake()
+
+    def _ask_scan(self, top: str, reason: str) -> None:
+        """One that waits already is as good."""
+        if (top, reason) not in self._asked:
+            self._asked.append((top, reason))
 
     def counts(self) -> tuple[int, int]:
         """How many folders are watched, and how many polled."""
         return len(self._watch_of), len(self._polled)
 
     def _wake(self) -> None:
-        try:
-            os.write(self._wake_out, b"w")
-        except OSError:
-            pass  # it is stopping, or is awake already
+        with self._lock:
+            if self._is_over:
+                return  # its number may be another file's by now
+            try:
+                os.write(self._wake_out, b"w")
+            except OSError:
+                pass  # it is awake already
 
     # -- watchdog's life cycle -------------------------------------------------------------------------------------
 
@@ -182,7 +193,7 @@ class TreeEmitter(EventEmitter):
             return  # nobody can say then what git did
         self._git_of[watch], self._gits[tree] = tree, folder
         if self._is_git_at_work(tree):
-            self._by_git.add(tree)
+            self._by_git[tree] = time.monotonic()
 
     def _is_git_at_work(self, tree: str) -> bool:
         """Where nobody saw the lock being made: one that stands there for long was left behind."""
@@ -193,7 +204,21 @@ class TreeEmitter(EventEmitter):
 
     def _is_by_git(self, path: str) -> bool:
         """Whether git is at work on the tree that `path` lies in."""
-        return bool(self._by_git) and self._tree_of(path) in self._by_git
+        if not self._by_git or (tree := self._tree_of(path)) not in self._by_git:
+            return False
+        now = time.monotonic()
+        if now < self._by_git[tree] + LOCK_ASKED_S:
+            return True
+        lock = f"{self._gits.get(tree)}/{INDEX_LOCK}"
+        # While it works on files git has it open. Where nobody can say that, its age decides.
+        try:
+            if writers.is_complete(lock, int((os.lstat(lock).st_mtime + LOCK_FRESH_S) * 1e9)):
+                del self._by_git[tree]
+                return False
+        except OSError:
+            pass  # it is gone, and the kernel will say so in its turn
+        self._by_git[tree] = now - LOCK_ASKED_S + LOCK_AGAIN_S
+        return True
 
     def _tree_of(self, path: str) -> str:
         if len(self._gits) == 1:
@@ -208,7 +233,7 @@ class TreeEmitter(EventEmitter):
             return
         absolute = Path(self._absolute(folder))
         if is_worktree(absolute):
-            self._asked.append(("", "ignore"))
+            self._ask_scan("", "ignore")
         elif (found := git_folder(absolute)) is not None:
             self._watch_one_git(folder, str(found))
 
@@ -223,8 +248,10 @@ class TreeEmitter(EventEmitter):
         finally:
             if self._inotify is not None:
                 self._inotify.close()
-            os.close(self._wake_in)
-            os.close(self._wake_out)
+            with self._lock:
+                self._is_over = True
+                os.close(self._wake_in)
+                os.close(self._wake_out)
 
     def queue_events(self, timeout: float) -> None:
         """One round: whatever was asked for, whatever the kernel says; then wait."""
@@ -419,8 +446,10 @@ class TreeEmitter(EventEmitter):
         while events:
             for raw in events:
                 if raw.mask & inotify.IN_Q_OVERFLOW:
-                    self._asked.append(("", "overflow"))
-                    self._by_git = {tree for tree in self._gits if self._is_git_at_work(tree)}
+                    self._ask_scan("", "overflow")
+                    self._by_git = {
+                        tree: time.monotonic() for tree in self._gits if self._is_git_at_work(tree)
+                    }
                     continue
                 if raw.watch in self._git_of:
                     # An agent can say that a watched folder is git's own: it is watched all the same.
@@ -439,14 +468,14 @@ class TreeEmitter(EventEmitter):
     def _take_git(self, raw: inotify.Raw, tree: str) -> None:
         if raw.mask & inotify.IN_IGNORED:
             self._gits.pop(self._git_of.pop(raw.watch), None)
-            self._by_git.discard(tree)
+            self._by_git.pop(tree, None)
         elif raw.name == os.fsencode(INDEX_LOCK):
             if raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
-                self._by_git.add(tree)
+                self._by_git[tree] = time.monotonic()
                 if self._waiting and not tree:
                     self._due = min(time.monotonic() + LOG_WAIT_S, self._last_due + LOG_WAIT_S)
             elif raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_FROM):
-                self._by_git.discard(tree)
+                self._by_git.pop(tree, None)
 
     def _take_log(self, raw: inotify.Raw) -> None:
         """What was written just before git's log says `checkout` was written by a git, whichever it was."""
@@ -512,9 +541,9 @@ class TreeEmitter(EventEmitter):
         if (
             path.endswith(".gitignore")
             and path.rpartition("/")[2] == ".gitignore"
-            and not raw.mask & inotify.IN_CREATE
+            and not raw.mask & (inotify.IN_CREATE | inotify.IN_ATTRIB)
         ):
-            self._asked.append(("", "ignore"))
+            self._ask_scan("", "ignore")
         if raw.name == b".git" and raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO):
             self._found_repository(path.rpartition("/")[0])
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
@@ -599,7 +628,7 @@ class TreeEmitter(EventEmitter):
     def _rename_watches(self, old: str, new: str) -> None:
         if new in self._watch_of:
             # Two folders were exchanged: which watch is whose is found out by looking.
-            self._asked.append(("", "asked"))
+            self._ask_scan("", "asked")
             return
         for name in [name for name in self._watch_of if name == old or name.startswith(old + "/")]:
             watch = self._watch_of.pop(name)

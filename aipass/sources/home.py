@@ -71,10 +71,13 @@ class Home:
                 kernel.add(os.fsencode(place), _MASK)
             poll.register(kernel.descriptor, select.POLLIN)
         except OSError:
-            pass  # no inotify, or no more of it
+            if kernel is not None:  # there are no watches left
+                kernel.close()
+            kernel = None
         try:
             while True:
-                ready = dict(poll.poll(None if kernel is not None else LOOK_S * 1000))
+                # From time to time in any case: of a folder further up that is moved the kernel tells nothing here.
+                ready = dict(poll.poll(LOOK_S * 1000))
                 if self._reader in ready:
                     return
                 if kernel is not None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, BinaryIO
 
+from aipass.supervisor import process
 from aipass.supervisor.fence import kernel
 
 if TYPE_CHECKING:
@@ -244,8 +245,28 @@ def move(handle: int, name: str, other: int, new: str) -> None:
         os.unlink(name, dir_fd=handle)
 
 
+def rename(handle: int, name: str, other: int, new: str, flags: int) -> bool:
+    """Rename as renameat2(2) does with these flags; False where the system or the filesystem cannot. Raises OSError."""
+    if not process.LINUX:
+        return False
+    try:
+        kernel.rename(handle, os.fsencode(name), other, os.fsencode(new), flags)
+    except OSError as exc:
+        if exc.errno in {errno.EINVAL, errno.ENOSYS}:
+            return False
+        raise
+    return True
+
+
 def try_move(handle: int, name: str, other: int, new: str) -> bool:
     """The same where nothing stands at the new name yet; whether it was done."""
+    try:
+        if rename(handle, name, other, new, kernel.RENAME_NOREPLACE):
+            return True
+    except FileExistsError:
+        return False
+    except OSError:
+        pass  # another filesystem
     try:
         os.link(name, new, src_dir_fd=handle, dst_dir_fd=other, follow_symlinks=False)
     except FileExistsError:
@@ -295,14 +316,17 @@ def remove(handle: int, name: str) -> None:
             return
         except (IsADirectoryError, PermissionError):
             # macOS and POSIX say EPERM of a folder.
-            if not stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
-                raise
+            try:
+                if not stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+                    raise
+            except FileNotFoundError:
+                continue
         try:
             _empty(handle, name)
             os.rmdir(name, dir_fd=handle)
             return
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # it has just been taken away, or replaced
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue  # it, or what lies in it, has just been taken away or replaced
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise

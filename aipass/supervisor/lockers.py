@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aipass.supervisor import process, wire
+from aipass.supervisor import mark, process, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,21 +27,20 @@ class Locker(NamedTuple):
 def end_of_runs(*paths: Path) -> list[Locker]:
     """End every process of a run that has a lock on one of these files; those that were ended.
 
-    A process is a run's that has more system call filters than we have: the fence's is on all of them, and nobody takes one off. Or that
-    carries a run's mark, where there is no fence.
+    A process is a run's that bears its mark: a limit that nobody behind the fence can put off, or where there is none its environment.
     """
-    wanted = set()
+    wanted: dict[int, set[tuple[int, int]]] = {}
     for path in paths:
         try:
             found = path.stat()
         except OSError:
             continue
-        wanted.add(f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}")
+        wanted.setdefault(found.st_ino, set()).add((found.st_dev, found.st_ino))
     ended = []
     for pid in sorted(_having(wanted) - {os.getpid()}):
         known = process.look(pid)
         run = process.environment(pid).get(wire.MARK_RUN, "")
-        if known is None or not (run or _filters(pid) > _filters(os.getpid())):
+        if known is None or not (run or mark.read(pid) is not None):
             continue
         locker = Locker(pid, run, process.command_line(pid))
         if process.send(known, signal.SIGKILL):
@@ -49,8 +48,12 @@ def end_of_runs(*paths: Path) -> list[Locker]:
     return ended
 
 
-def _having(wanted: set[str]) -> set[int]:
-    """Processes with a lock on one of these files, named as /proc/locks names them."""
+def _having(wanted: dict[int, set[tuple[int, int]]]) -> set[int]:
+    """Processes with a lock on one of these files, by the number of its inode.
+
+    /proc/locks names a file by the device of its file system, which on btrfs is not the one that stat(2) tells: so the number is looked for
+    there, and the process's own descriptors say whether it is that file.
+    """
     found: set[int] = set()
     try:
         lines = Path("/proc/locks").read_text().splitlines()
@@ -59,34 +62,47 @@ def _having(wanted: set[str]) -> set[int]:
     nameless = False
     for line in lines:
         fields = line.replace("-> ", "").split()
-        if len(fields) > 5 and fields[5] in wanted:
+        if len(fields) > 5 and int(fields[5].rpartition(":")[2]) in wanted:
             if int(fields[4]) > 0:
                 found.add(int(fields[4]))
             # One of an open file belongs to no process by name, and a process that has it from its parent is not named.
             nameless = nameless or fields[1] in {"OFDLCK", "FLOCK"} or int(fields[4]) <= 0
-    return found | set(_by_descriptor(wanted)) if nameless else found
+    places = set().union(*wanted.values())
+    return {pid for pid in found if _has_open(pid, places)} | (
+        set(_by_descriptor(wanted, places)) if nameless else set()
+    )
 
 
-def _by_descriptor(wanted: set[str]) -> Iterator[int]:
+def _has_open(pid: int, places: set[tuple[int, int]]) -> bool:
+    try:
+        return any(_is_one(pid, number, places) for number in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False  # another user's, or just gone
+
+
+def _is_one(pid: int, number: str, places: set[tuple[int, int]]) -> bool:
+    try:
+        found = os.stat(f"/proc/{pid}/fd/{number}")
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) in places
+
+
+def _by_descriptor(wanted: dict[int, set[tuple[int, int]]], places: set[tuple[int, int]]) -> Iterator[int]:
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
             for number in os.listdir(f"/proc/{name}/fdinfo"):
                 text = Path(f"/proc/{name}/fdinfo/{number}").read_text()
-                if "lock:" in text and any(one in text for one in wanted):
+                locks = [line.split() for line in text.splitlines() if line.startswith("lock:")]
+                if any(_inode_of(lock) in wanted for lock in locks) and _is_one(int(name), number, places):
                     yield int(name)
                     break
         except OSError:
             continue  # another user's, or just gone
 
 
-def _filters(pid: int) -> int:
-    """How many system call filters a process has; 0 where the system does not tell."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("Seccomp_filters:"):
-                return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return 0
+def _inode_of(lock: list[str]) -> int:
+    """The inode of a line of fdinfo: `lock: 1: POSIX ADVISORY READ 123 08:01:456 0 EOF`."""
+    return next((int(word.rpartition(":")[2]) for word in lock if word.count(":") == 2), -1)

@@ -1,4 +1,4 @@
-"""What every process of a run bears and none can put off: a limit of its own number, which the filter keeps it from changing.
+"""What every process of a run bears and, behind the fence, none can put off: a limit of its own number, which the filter keeps it from changing.
 
 An environment can be emptied, a session left, a parent outlived. The limit on real-time computing (RLIMIT_RTTIME, setrlimit(2)) is inherited
 by all that a run starts, is nobody's otherwise, and /proc tells it of every process. The number is so large that it limits nothing.

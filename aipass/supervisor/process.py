@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -138,5 +139,5 @@ def _table_by_ps() -> dict[int, Process]:
     for line in listing.stdout.splitlines():
         pid, ppid, session, state, started = line.split(None, 4)
         session_id = int(session) if session.isdigit() else 0
-        found[int(pid)] = Process(int(pid), int(ppid), session_id, hash(started), state[0])
+        found[int(pid)] = Process(int(pid), int(ppid), session_id, zlib.crc32(started.encode()), state[0])
     return found

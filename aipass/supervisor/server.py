@@ -52,6 +52,8 @@ TIDY_S = 30.0
 # What no engine hears is kept, and told to the next one; of more than this the oldest is dropped.
 MAX_UNHEARD = 10_000
 
+_WORDS_OF_AN_ENGINE = frozenset(("territory", "adopt", "start"))
+
 
 class Supervisor:
     """Runs by id, the engine's connection, and what is due."""
@@ -62,6 +64,8 @@ class Supervisor:
         self._territory: dict[str, Any] | None = None
         self._fence_said: deque[dict[str, Any]] = deque()
         self._unheard = Unheard(MAX_UNHEARD)
+        #: Those of the connections that an engine has: whoever says anything else (`down --kill`) hears, and keeps nothing.
+        self._listening: set[socket.socket] = set()
         self._runs: dict[int, Run] = {}
         self._leaders: dict[int, Run] = {}
         self._owner: dict[int, Run] = {}
@@ -167,8 +171,6 @@ class Supervisor:
         self._engines[connection] = wire.Lines()
         self._selector.register(connection, selectors.EVENT_READ, self._receive)
         self._tell({"tell": "hello", "pid": os.getpid(), "version": self.version})
-        while self._unheard and self._engines:
-            self._tell(self._unheard.popleft())
 
     def _receive(self, connection: socket.socket) -> None:
         try:
@@ -187,6 +189,10 @@ class Supervisor:
             self._drop(connection)
             return
         for message in messages:
+            if connection not in self._listening and message.get("do") in _WORDS_OF_AN_ENGINE:
+                self._listening.add(connection)
+                while self._unheard and self._listening:
+                    self._tell(self._unheard.popleft())
             try:
                 self._obey(message)
             except (KeyError, TypeError, ValueError) as exc:
@@ -196,6 +202,7 @@ class Supervisor:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection)
         self._engines.pop(connection, None)
+        self._listening.discard(connection)
         connection.close()
 
     def _tell(self, message: dict[str, Any]) -> None:
@@ -212,7 +219,7 @@ class Supervisor:
 
     def _tell_event(self, message: dict[str, Any]) -> None:
         """What stands in no file is kept until an engine hears it."""
-        if self._engines:
+        if self._listening:
             self._tell(message)
         else:
             self._unheard.append(message)

@@ -88,7 +88,7 @@ class Bench:
             ),
         )
         engine.start()
-        self.engine = engine
+        self.engine = engine  # `settle` steps it
         self.settle()
         return engine
 
@@ -170,6 +170,8 @@ class Bench:
 
     def restart(self) -> None:
         """Forget the engine as if it had been killed, and start another one on the same ledger and the same runs."""
+        for one in self._working:
+            one.stop()  # what was asked of its threads is done: a process that is killed takes its own with it
         self.ledger.close()
         self.ledger = Ledger.open(self.layout.ledger)
         self._make()

@@ -16,16 +16,19 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from aipass.supervisor.fence import gitfolder, kernel, wall
+from aipass.supervisor.fence import gitfolder, kernel, runs_code, wall
 from aipass.supervisor.fence.decide import Allowed, Hold, Operation, Refused, decide
 from aipass.supervisor.fence.fenced import Fenced, Identity
 from aipass.supervisor.fence.resolve import Caller, InDoubtError, Place, resolve, where
+from aipass.supervisor.fence.territory import ANYWHERE_NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from aipass.supervisor.fence.kernel import Status
 
+#: Names by which a folder is a repository, or a root of ours.
+_TAKEN_FROM_ABOVE = frozenset(("HEAD", "aipass.toml", ".git"))
 #: Where everybody keeps temporary files: a run may make some, and change what runs of this repository made.
 SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 #: Removed files that a run is remembered to have had the name of.
@@ -353,6 +356,10 @@ class Work:
                     )
                 made = Identity.of(status) in self.common.made_outside
                 return None if made else Refused(path, "it was there before, and belongs to another program")
+            if place.at in SHARED_TEMPORARY and (why := _reaches_below(os.fsdecode(place.name))):
+                return Refused(path, why)
+            if place.at in SHARED_TEMPORARY and (why := _reaches_below(os.fsdecode(place.name))):
+                return Refused(path, why)
             folder = kernel.status(place.folder)
             if place.at in SHARED_TEMPORARY or Identity.of(folder) in self.common.made_outside:
                 return None
@@ -498,3 +505,10 @@ def _leads(name: str, status: Status) -> bool:
     finally:
         os.close(handle)
     return (found.dev, found.ino, found.mount) == (status.dev, status.ino, status.mount)
+
+
+def _reaches_below(name: str) -> str | None:
+    """Why a name is not made at the top of a folder that all share: in every folder below, programs take orders from it."""
+    if name in _TAKEN_FROM_ABOVE or name in ANYWHERE_NEVER or runs_code.listed(name) is not None:
+        return "your programs in every folder below would take it for theirs, and run what it says"
+    return None

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from aipass.supervisor.fence.permit import Answer, Work
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_IPC_CREAT, _IPC_EXCL, _IPC_PRIVATE = 0o1000, 0o2000, 0
+_IPC_CREAT, _IPC_EXCL, _IPC_PRIVATE, _IPC_RMID = 0o1000, 0o2000, 0, 0
+#: As many as the system lets one user have, by default (SHMMNI).
+MOST_OBJECTS = 4096
 #: *ctl commands that only tell: IPC_STAT, IPC_INFO and those of each kind. GETVAL and the like read one's own.
 _TELLS = frozenset((2, 3, 11, 12, 13, 14, 15, 16, 18, 19, 20))
 
 
 def get(work: Work, kind: str, key: int, flags: int, size: int = 0) -> Answer:
     """shmget, semget, msgget."""
+    if len(work.run.objects) >= MOST_OBJECTS:
+        raise OSError(errno.ENOSPC, "too many of one run")
     made = _get(kind, key, size, flags | (_IPC_EXCL if flags & _IPC_CREAT else 0))
     if made >= 0:
         if key == _IPC_PRIVATE or flags & _IPC_CREAT:
@@ -63,6 +67,8 @@ def control(work: Work, kind: str, number: int, command: int) -> Answer:
         if not (kind == "sem" and command & 0xFF == 16):
             return Plain.CONTINUE
     elif (kind, number) in work.run.objects:
+        if command & 0xFF == _IPC_RMID:
+            work.run.objects.discard((kind, number))
         return Plain.CONTINUE
     raise _foreign(work, kind, number)
 
