@@ -29,7 +29,7 @@ from aipass.carry import DELIVER, WAKE, Carrier
 from aipass.crash import write_report
 from aipass.dispatch.dispatcher import RETRY, Dispatcher
 from aipass.dispatch.rate import HOUR_S, Hourly
-from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
+from aipass.errors import EXIT_REFUSED, AipassError, ConfigError, LedgerError, PluginError
 from aipass.event import Fact, printable
 from aipass.foreign import Foreign
 from aipass.git.desk import CheckAsked, GitDone, Sealed
@@ -40,7 +40,7 @@ from aipass.liveruns import ADOPT, START, LiveRuns
 from aipass.notices import Notice, Notices
 from aipass.plan.reserved import reserved
 from aipass.plans import CHECK, Plans
-from aipass.request import answer
+from aipass.request import answer, known_as
 from aipass.secret import Mask
 from aipass.sources import intake
 from aipass.sources.clock import Timers
@@ -83,6 +83,8 @@ MAX_BATCH = 2000
 MAX_WAITING = 64
 ROOM_PAUSE_S = 0.005
 DISABLE_AFTER_FAILURES = 5
+#: An agent asks for less in an hour; a person may at any rate.
+MOST_ASKED, ASKED_S = 600, 60.0
 HANDLER_SLOW_S = 1.0
 LEDGER_PAUSE_S = 1.0
 # That something was done in the world is recorded with whatever comes next, or after this: nobody waits for it, and a
@@ -124,6 +126,8 @@ class Engine:
         self._own: deque[Any] = deque()
         self._held: list[Any] = []
         self._failures: dict[str, int] = {}
+        #: When each run asked for something, on the monotonic clock.
+        self._asked: dict[int, deque[float]] = {}
         self._ending = False
         #: Why there is nothing left that this engine could work on; None while there is.
         self.gone: str | None = None
@@ -239,6 +243,7 @@ class Engine:
             with self.ledger.transaction():
                 self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
         self._notices.stop()
+        self._world.graves.stop()
 
     def run(self, should_end: Callable[[Engine], bool], look_every: float | None = None) -> None:
         """Step whenever something waits or comes due, until `should_end`.
@@ -483,7 +488,9 @@ class Engine:
                 self._plans.look_again()
             step.told.append(event)
             if event.kind == "request.received":
-                self.ledger.run("insert_request", {"id": event.ref, "event": event.id})
+                self.ledger.run(
+                    "insert_request", {"id": known_as(str(event.ref), event.by), "event": event.id}
+                )
             elif event.kind == "request.rejected":
                 path, reason = event.detail["spool"], event.detail["reason"]
                 step.effects.append(partial(self._world.set_aside, path, reason, event.id))
@@ -498,7 +505,38 @@ class Engine:
         """Whether a request is new; its file is removed in any case, once this is committed."""
         if "spool" in fact.detail:
             step.effects.append(partial(self._world.consume, fact.detail["spool"], fact.by))
-        return self.ledger.one("is_request", {"id": fact.ref}) is None
+        name = known_as(str(fact.ref), fact.by)
+        if self.ledger.one("is_request", {"id": name}) is not None:
+            return False
+        if fact.by is None or not self._floods(fact.by, step.now.mono):
+            return True
+        self.ledger.run("insert_request", {"id": name, "event": 0})
+        answer(
+            self.ledger,
+            name,
+            EXIT_REFUSED,
+            f"more than {MOST_ASKED} requests within {ASKED_S:.0f} seconds; ask again later",
+        )
+        return False
+
+    def _floods(self, run: int, now: float) -> bool:
+        """Whether a run asks for more than anybody can need; told once."""
+        times = self._asked.setdefault(run, deque())
+        while times and times[0] < now - ASKED_S:
+            times.popleft()
+        if len(times) >= MOST_ASKED:
+            return True
+        times.append(now)
+        if len(times) == MOST_ASKED:
+            row = self.ledger.one("run", {"id": run})
+            whose = "?" if row is None else row["agent"]
+            text = f"{whose} asks for more than {MOST_ASKED} things within {ASKED_S:.0f} seconds (run {run}); the rest is refused"
+            self._own.append(
+                Fact("request.flood", "engine", ref=str(run), by=run, detail={"agent": whose, "reason": text})
+            )
+        for other in [one for one, asked in self._asked.items() if asked[-1] < now - ASKED_S]:
+            del self._asked[other]
+        return False
 
     # -- handlers --------------------------------------------------------------------------------------------------
 

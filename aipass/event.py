@@ -32,6 +32,7 @@ KINDS: dict[str, str] = {
     "message.read": "a message was read by whom it was for",
     "lease.taken": "the repo-wide git lease is held; `detail.holder` and `detail.reason`",
     "lease.released": "the git lease was given back",
+    "request.flood": "a run asks for more than is taken from one within a minute; the rest is refused",
     "request.received": "somebody asked for something through the spool: `detail.verb` says what",
     "request.rejected": "a spool file could not be used and was set aside; `detail.reason` says why",
     "run.started": "an attempt at a dispatch began; `by` is the run",
@@ -128,7 +129,10 @@ def printable(path: str | None) -> str | None:
     r"""A path for eyes and JSON: bytes that are not UTF-8 become `\xff`."""
     if path is None or path.isascii():
         return path
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which is no name of a file
+        return path.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
 
 
 _NOT_ASCII = re.compile(r"[^ -~]")

@@ -178,13 +178,14 @@ def of_run(layout: Layout, config: Config, job: Job, command: Command, layers: A
 
 
 def of_check(
-    layout: Layout, config: Config, name: str, run: int, layers: Active, folder: str | None = None
+    layout: Layout, config: Config, run: int, layers: Active, folder: str | None = None
 ) -> dict[str, Any]:
     """The ground of checks: what is nobody's, what git ignores, and nothing else of the tree; with a `folder` only that."""
     return {
         "fence": layers.fence,
         "wall": layers.wall,
-        "own": [str(cache(layout, name)), *([folder] if folder is not None else [])],
+        # A cache of its own, which ends with it: what one PR's code leaves there would run in the checks of the next.
+        "own": [folder] if folder is not None else [],
         "tmp": temporary(layout, run),
         "outside": [*map(expand, config.sandbox.write)],
         "sockets": [expand(entry) for entry in config.sandbox.sockets],
@@ -220,11 +221,10 @@ def _below(folder: str, rule: str) -> str:
     return f"{negated}/{base}/{anywhere}{rule.lstrip('/')}"
 
 
-def environment(layout: Layout, agent: str, tmp: str, folder: Path, *, fence: bool) -> dict[str, str]:
+def environment(caches: Path, tmp: str, folder: Path, *, fence: bool) -> dict[str, str]:
     """What makes programs keep their temporary files, caches and bytecode in the run's own folders; and where a `fence`
     says what it has refused.
     """
-    caches = cache(layout, agent)
     return {
         "TMPDIR": tmp,
         "XDG_CACHE_HOME": str(caches),

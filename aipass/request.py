@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 #: A request carries its text; larger things are handed over as files in the inbox.
 MAX_REQUEST_BYTES = 10_000_000
+#: All but `send` says little, and everything waits while it is read.
+MAX_OTHER_BYTES = 2_000_000
+MOST_LISTED = 10_000
+#: Half a surrogate pair; bytes that are not UTF-8, as in names of files, are the other kind (PEP 383).
+_NO_TEXT = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 #: Of what is said to others, in characters: it is looked through for secrets while everything waits.
 MAX_SAID = 32_000
 #: More than any id; SQLite holds it.
@@ -100,12 +105,19 @@ _KINDS = {str: "text", int: "a number", bool: "true or false", list: "a list"}
 ORCHESTRATOR_VERBS = frozenset(("cancel", "retry", "resume", "plan"))
 #: And what of `pr`.
 ORCHESTRATOR_PR = frozenset(("merge", "close"))
-PERSON_VERBS = frozenset(("reload",))
 
 
 def new_id() -> str:
     """A fresh request id; ids sort by the time of asking, to the microsecond."""
     return f"r-{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}"
+
+
+def known_as(name: str, run: int | None) -> str:
+    """What the ledger knows a request by: its id within the folder of whoever asks.
+
+    Everybody can see the ids of others before the engine does, so an id alone would let an agent's request stand in for a person's.
+    """
+    return name if run is None else f"{name}@{run}"
 
 
 def write(folder: Path, verb: str, **fields: object) -> str:
@@ -142,6 +154,8 @@ def parse(data: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError('not a JSON object; write {"verb": "send", "agent": "…", "text": "…"}')
     verb = found.get("verb")
+    if verb != "send" and len(data) > MAX_OTHER_BYTES:
+        raise ValueError(f"larger than {MAX_OTHER_BYTES // 1_000_000} MB; only `send` may be")
     if not isinstance(verb, str) or verb not in FIELDS:
         raise ValueError(f"`verb` is {_show(verb)}; it is one of {', '.join(FIELDS)}")
     known = FIELDS[verb]
@@ -157,6 +171,13 @@ def parse(data: bytes) -> dict[str, Any]:
             raise ValueError(f"`{name}` is {_show(value)}; no number here is so large")
         if isinstance(value, list) and not all(isinstance(one, (str, int)) for one in value):
             raise ValueError(f"`{name}` is {_show(value)}; it must be a list of texts or numbers")
+        if isinstance(value, list) and len(value) > MOST_LISTED:
+            raise ValueError(f"`{name}` lists {len(value)}; at most {MOST_LISTED} are taken at once")
+        if any(
+            isinstance(one, str) and _NO_TEXT.search(one)
+            for one in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError(f"`{name}` is {_show(value)}; it holds half a character")
     missing = [name for name, (_, required) in known.items() if required and name not in found]
     if missing:
         raise ValueError(f"`{missing[0]}` is missing; {verb} needs it")

@@ -29,6 +29,7 @@ from aipass.dispatch.driver import (
 )
 from aipass.errors import AipassError
 from aipass.event import iso, printable
+from aipass.graveyard import Graveyard
 from aipass.layout import REJECTED, RUN_FOLDER
 from aipass.plan.reserved import check_name
 from aipass.sources.observation import Identity, identity_of
@@ -90,6 +91,7 @@ class World:
     def __init__(self, layout: Layout, ledger: Ledger, runner: Runner, environ: Mapping[str, str]) -> None:
         self.layout, self._ledger, self._runner = layout, ledger, runner
         self._environ = dict(environ)
+        self.graves = Graveyard(layout)
         self._base: tuple[tuple[str, ...] | None, dict[str, str]] | None = None
         self.stop_waits_s = STOP_WAITS_S
         #: How many unusable requests of a run were set aside.
@@ -148,7 +150,8 @@ class World:
             if stands is not None:
                 row = self._row("dispatch", job.dispatch)
                 stands |= {"plan": row["plan"], "phase": row["phase"]}
-                own |= ground.environment(self.layout, job.agent, stands["tmp"], folder, fence=layers.fence)
+                caches = ground.cache(self.layout, job.agent)
+                own |= ground.environment(caches, stands["tmp"], folder, fence=layers.fence)
             base = self._inherited(config.sandbox.env)
             env = environment.compose(base, self._environ, job.settings, command.env, own)
             argv = [str(word) for word in command.argv]
@@ -287,14 +290,14 @@ class World:
             f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in commands
         )
         layers = ground.active(config)
-        stands = ground.of_check(self.layout, config, name, run, layers, folder) if any(layers) else None
+        stands = ground.of_check(self.layout, config, run, layers, folder) if any(layers) else None
         env = dict(self._inherited(config.sandbox.env))
         env |= {"PWD": place, "AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
         if folder is not None:
             # A repository around the checkout, which is none, would answer in its place.
             env["GIT_CEILING_DIRECTORIES"] = str(Path(folder).parent)
         if stands is not None:
-            env |= ground.environment(self.layout, name, stands["tmp"], own, fence=layers.fence)
+            env |= ground.environment(Path(stands["tmp"], "cache"), stands["tmp"], own, fence=layers.fence)
         self._runner.start_run(
             {
                 "run": run,
@@ -423,19 +426,21 @@ class World:
 
         What is no request by its name never will be one: half a request, or whatever the agent kept there.
         """
+        place = self.layout.run_spool(run)
         try:
-            with held.folder(self.layout.spool) as spool:
-                name = self.layout.run_spool(run).name
-                with held.folder(self.layout.run_spool(run)) as folder:
-                    for entry in os.listdir(folder):
-                        if not request.FILE.fullmatch(entry) or held.is_folder(folder, entry):
-                            held.remove(folder, entry)
-                os.rmdir(name, dir_fd=spool)
+            with held.folder(place) as folder, os.scandir(folder) as entries:
+                if any(
+                    request.FILE.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
+                    for entry in entries
+                ):
+                    return
         except OSError:
-            pass  # it is gone, or not empty yet
+            return  # it is gone
+        self.graves.bury(place)
 
     def tidy(self) -> None:
-        """Remove the spool folders of runs that ended while nobody looked."""
+        """Remove the spool folders of runs that ended while nobody looked, and go on with what was being removed."""
+        self.graves.sweep()
         for folder in self.layout.spool.glob("run-*"):
             match = RUN_FOLDER.fullmatch(folder.name)
             row = self._ledger.one("run", {"id": int(match[1])}) if match else None
@@ -496,7 +501,7 @@ class World:
 
     def consume(self, path: str, run: int | None) -> None:
         """Remove a request that is recorded."""
-        held.try_remove_at(self.layout.spool / path)
+        self.graves.bury(self.layout.spool / path)
         if (
             run is not None
             and (row := self._ledger.one("run", {"id": run})) is not None
@@ -514,7 +519,7 @@ class World:
         if run is not None:
             number = self._set_aside[int(run[1])] = self._set_aside.get(int(run[1]), 0) + 1
             if number > MOST_SET_ASIDE:
-                held.try_remove_at(
+                self.graves.bury(
                     source
                 )  # its event says what it was; a run that floods its spool fills no disk
                 return
@@ -627,13 +632,13 @@ class World:
             path for top in tops if top.is_dir() for path in top.iterdir() if path.lstat().st_mtime < before
         )
         for path in (*runs, *old):
-            removed += held.try_remove_at(path)
+            removed += self.graves.bury(path)
         while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
             for row in rows:
                 after = row["id"]
                 folder = self.layout.run(row["id"])
                 if folder.is_dir():
-                    removed += held.try_remove_at(folder)
+                    removed += self.graves.bury(folder)
         return removed
 
     def _row(self, name: str, number: int) -> Row:

@@ -21,7 +21,7 @@ from aipass import (
 )
 from aipass.action import Answer, Ask, FinishTodo, Forget, MarkRead, Message, Note, Reply, Steer
 from aipass.plan import progress
-from aipass.request import AGENT_VERBS, MAX_SAID, ORCHESTRATOR_PR, ORCHESTRATOR_VERBS
+from aipass.request import AGENT_VERBS, MAX_SAID, ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, known_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +42,7 @@ def register_handlers(config: Config) -> list[Handler]:
 
 def on_request(event: Event, view: View) -> Iterable[Action]:
     """Do what was asked for, if whoever asks may ask for it."""
-    verb, request = event.detail["verb"], str(event.ref)
+    verb, request = event.detail["verb"], known_as(str(event.ref), event.by)
     agent = view.agent_of_run(event.by)
     if event.by is not None:
         if agent is None:
@@ -201,6 +201,12 @@ def _open(event: Event, view: View, request: str, agent: str | None, *, draft: b
     whose = event.detail.get("agent") or worker
     if agent is not None and whose not in {None, agent}:
         return Refuse(request, f"`{agent}` hands in its own work only", 3)
+    if agent is not None and event.detail.get("include"):
+        return Refuse(
+            request,
+            f"`--include` takes what others have changed since, and `{agent}` hands in its own work only",
+            3,
+        )
     whose = agent or whose
     if whose is None:
         return Refuse(request, "say whose work it is: `--agent NAME`, or `--dispatch ID`", 2)

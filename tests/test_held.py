@@ -382,6 +382,7 @@ PLAIN = {
     "aipass/config_quick.py": "aipass.toml, which people write",
     "aipass/ledger/sqlite.py": "the ledger",
     "aipass/ledger/statements.py": "SQL of the package",
+    "aipass/graveyard.py": "what lies in folders that it holds",
     "aipass/world.py": "folders of runs and dispatches, in .aipass",
     "aipass/authors.py": "journals in .aipass/runs, which the supervisor writes",
     "aipass/request.py": "a request, left by whoever asks in a spool folder of his own",

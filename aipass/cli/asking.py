@@ -12,6 +12,7 @@ import click
 from aipass import lock, request
 from aipass.cli.output import poll
 from aipass.errors import AipassError, ConfigError, NoEngineError
+from aipass.event import inert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # An engine answers within milliseconds; one that is in a storm, or starting, within seconds.
 REPLY_WAIT_S = 60.0
+
+
+#: What the engine answers: `exit`, `message` and, where there is one, `dispatch`.
+Reply = dict[str, Any]
 
 
 class ReplyError(AipassError):
@@ -44,7 +49,7 @@ def ask(
     patience_s: float | None = REPLY_WAIT_S,
     label: Callable[[], str] | None = None,
     **fields: Any,  # noqa: ANN401 - a request's fields
-) -> Row | None:
+) -> Reply | None:
     """Leave a request and wait for the engine's reply; None where no engine runs, with the request's id said.
 
     `patience_s` None: as long as an engine runs. `label` is shown on a terminal meanwhile. Raises NoEngineError where one is needed, and ReplyError where it was refused.
@@ -83,11 +88,12 @@ def reply(
     name: str,
     patience_s: float | None = REPLY_WAIT_S,
     label: Callable[[], str] | None = None,
-) -> Row:
+) -> Reply:
     """Wait for the engine's reply to a request. Raises ReplyError where it was refused, NoEngineError where the engine went."""
     from aipass.ledger import Ledger
 
     ledger: Ledger | None = None
+    run = int(os.environ["AIPASS_RUN"]) if is_agent() and os.environ["AIPASS_RUN"].isdecimal() else None
 
     def look() -> Row | bool | None:
         nonlocal ledger
@@ -95,7 +101,7 @@ def reply(
             if not layout.ledger.exists():
                 return None
             ledger = Ledger.read(layout.ledger)
-        row = ledger.one("request", {"id": name})
+        row = ledger.one("request", {"id": request.known_as(name, run)})
         if row is not None and row["exit"] is not None:
             return row
         if patience_s is None and lock.holder(layout) is None:
@@ -111,9 +117,10 @@ def reply(
         raise AipassError(
             f"the engine has not answered {name} within {REPLY_WAIT_S:.0f} seconds; `aipass status` and .aipass/log.jsonl may say why"
         )
+    said = inert(row["message"] or "")  # it may quote what agents call things
     if row["exit"]:
-        raise ReplyError(row["message"], row["exit"])
-    return row  # type: ignore[no-any-return]
+        raise ReplyError(said, row["exit"])
+    return {**dict(row), "message": said}
 
 
 def known_agents(layout: Layout) -> dict[str, Any]:

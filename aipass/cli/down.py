@@ -28,7 +28,7 @@ def command(kill: bool) -> None:
     """Stop the engine of this repository. Runs go on, unless --kill; the next engine finds them again."""
     layout = find_root()
     lives = "" if kill or not _runs_live(layout) else "; runs go on, and the next `aipass up` finds them"
-    stopped = _stop_engine(layout)
+    stopped = _stop_engine(layout, kill=kill)
     killed = _kill_runs(layout) if kill else 0
     if stopped:
         click.echo(f"the engine is stopped{lives}")
@@ -57,7 +57,7 @@ def _runs_live(layout: Layout) -> bool:
         return True  # a ledger that cannot be read keeps no engine from being stopped
 
 
-def _stop_engine(layout: Layout) -> bool:
+def _stop_engine(layout: Layout, *, kill: bool) -> bool:
     running = lock.holder(layout)
     if running is None:
         return False
@@ -84,7 +84,14 @@ def _stop_engine(layout: Layout) -> bool:
     def is_gone() -> bool:
         return lock.holder(layout) is None and hold.born(running.pid) != born
 
-    if poll(lambda: True if is_gone() else None, STOP_WAIT_S) is None:
+    if poll(lambda: True if is_gone() else None, STOP_WAIT_S) is None and kill:
+        # What it was about to record is in the ledger or still to be seen: a kill at any moment loses nothing.
+        os.kill(running.pid, signal.SIGKILL)
+        click.echo(
+            f"the engine (process {running.pid}) did not end within {STOP_WAIT_S:.0f} seconds and was killed",
+            err=True,
+        )
+    if poll(lambda: True if is_gone() else None, STOP_WAIT_S if kill else 0.0) is None:
         raise AipassError(
             f"the engine (process {running.pid}) has not ended within {STOP_WAIT_S:.0f} seconds; .aipass/log.jsonl may say why"
         )

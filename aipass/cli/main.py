@@ -12,6 +12,7 @@ import click
 
 from aipass import __version__
 from aipass.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AipassError
+from aipass.event import inert, plain
 
 #: Verbs in the order of a first day, with what they do. `aipass.cli.<verb>` has the command itself.
 VERBS: dict[str, str] = {
@@ -192,7 +193,8 @@ def run(arguments: list[str] | None = None) -> int:
         exc.show()
         return EXIT_USAGE
     except AipassError as exc:
-        click.echo(f"{click.style('error:', fg='red')} {exc}", err=True)
+        # What went wrong may be named by a file, or in the words, of an agent's.
+        click.echo(f"{click.style('error:', fg='red')} {inert(str(exc))}", err=True)
         return exc.exit_code
     except OSError as exc:
         if exc.errno not in SURROUNDINGS:
@@ -222,7 +224,7 @@ def _report_bug(exc: Exception) -> int:
         folder = Path.home() / ".cache" / "aipass" if os.environ.get("HOME") else Path("/nonexistent")
     report = write_report(folder, exc, "aipass " + " ".join(sys.argv[1:]))
     click.echo(
-        f"{click.style('bug in aipass:', fg='red')} {type(exc).__name__}: {exc}".split("\n", maxsplit=1)[0],
+        f"{click.style('bug in aipass:', fg='red')} {type(exc).__name__}: {plain(str(exc).split(chr(10), maxsplit=1)[0])}",
         err=True,
     )
     click.echo(f"a report that you can file is in {report}", err=True)

@@ -28,9 +28,10 @@ from aipass.git.merge import Merger, StaleError
 from aipass.git.pulls import NothingError, Pulls, seal
 from aipass.git.records import Records
 from aipass.git.repo import Repo
+from aipass.graveyard import Graveyard
 from aipass.layout import MERGES
 from aipass.plan.progress import INTERRUPTED
-from aipass.supervisor import held, wire
+from aipass.supervisor import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -128,6 +129,7 @@ class Desk:
         busy: Callable[[], Mapping[str, str]],
     ) -> None:
         self._layout, self._find_secrets, self._forges, self._busy = layout, find_secrets, forges, busy
+        self._graves = Graveyard(layout)
         self._tell: Callable[[list[Any]], None] = lambda _: None
         self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._merges: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -158,6 +160,7 @@ class Desk:
         self._tidied.set()
         for waiting in (self._jobs, self._merges, self._checked):
             waiting.put(None)
+        self._graves.stop()
         for thread in self._threads:
             thread.join(
                 STOP_WAIT_S
@@ -505,7 +508,7 @@ class Desk:
             else:
                 return "its checks cannot be started, or are ended from outside; `aipass doctor` may say why"
         finally:
-            held.try_remove_at(folder)
+            self._graves.bury(folder)
         if message["outcome"] == "exited" and message.get("exit") == 0:
             return None
         why = message.get("reason") or f"status {message.get('exit')}"
@@ -570,7 +573,7 @@ class Desk:
         with Lease(repo.shared).hold("aipass", "tidy up"):
             Merger(repo, Records(repo.shared)).recover()
             for path in repo.scratch.iterdir():
-                held.try_remove_at(path)
+                self._graves.bury(path)
 
 
 def _alike(wanted: list[_Merge]) -> Iterator[list[_Merge]]:

@@ -290,8 +290,10 @@ class Pulls:
         repo, left_out = self._repo, []
         claims = self._changed(wish) if wish.claims is None else dict(wish.claims)
         if wish.only:
-            claims = {path: claim for path, claim in claims.items() if _is_below(path, wish.only)}
-            unknown = (path for path in wish.only if not any(_is_below(one, (path,)) for one in claims))
+            only = frozenset(map(_normal, wish.only))
+            claims = {path: claim for path, claim in claims.items() if _is_below(path, only)}
+            there = {one for path in claims for one in _upward(path)}
+            unknown = (path for path in wish.only if _normal(path) not in there)
             left_out += [(path, f"{wish.agent} has not written it") for path in unknown]
         found: dict[str, Claim] = {}
         folders: dict[str, Claim] = {}
@@ -518,11 +520,20 @@ def _in_the_way(repo: Repo, parent: str, changes: Entries) -> Iterator[str]:
                 yield path
 
 
-def _is_below(path: str, tops: tuple[str, ...]) -> bool:
-    return any(
-        path == top.rstrip("/") or path.startswith(top.rstrip("/") + "/") or top in {".", "./"}
-        for top in tops
-    )
+def _normal(top: str) -> str:
+    return "" if top in {".", "./"} else top.rstrip("/")
+
+
+def _upward(path: str) -> Iterator[str]:
+    """A path, every folder above it, and the root ("")."""
+    yield path
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _is_below(path: str, tops: frozenset[str]) -> bool:
+    return any(one in tops for one in _upward(path))
 
 
 def _nothing(wish: Wish, left_out: list[tuple[str, str]]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aipass.layout import Layout
 
 NOTE = "testing.json"
-MAX_LINE = 100_000
+MAX_READ = 4_000_000
 
 
 def begin(folder: Path, prs: Sequence[int]) -> None:
@@ -53,11 +53,10 @@ def in_words(layout: Layout) -> str | None:
 def reached(output: Path, commands: Sequence[str]) -> str:
     """The last of these commands that was begun: the checks' script writes each out before it runs."""
     with held.open_regular(output) as file:
-        # A check may print anything, a line without an end included; what it was begun with is short.
-        lines = (
-            line.decode("utf-8", "replace").rstrip("\n")
-            for line in iter(lambda: file.readline(MAX_LINE), b"")
-        )
+        # A check may print anything, a hole of terabytes included: of much the begin and the end are looked at.
+        said = file.read(MAX_READ)
+        file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - MAX_READ))
+        lines = iter((said + b"\n" + file.read(MAX_READ)).decode("utf-8", "replace").split("\n"))
         begun = [
             one for one in commands if f"$ {one}".split("\n", 1)[0] in lines
         ]  # each search goes on from the last

@@ -59,6 +59,7 @@ class Spool:
                 facts += [fact for fact in [self._read(one.path)] if fact]
         if facts:
             assert self._tell is not None
+            facts.sort(key=lambda fact: fact.by is not None)  # people do not wait behind what agents ask
             self._tell(facts)
 
     def _read(self, path: str) -> Fact | None:

@@ -11,20 +11,22 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from itertools import count
 from typing import TYPE_CHECKING, BinaryIO
 
 from aipass.supervisor import process
 from aipass.supervisor.fence import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    #: Asked now and then by what takes long: whether it is to stop.
+    GiveUp = Callable[[], bool]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: Somebody who makes files as fast as they are removed is not waited for.
-MOST_ROUNDS = 100
+MOST_ROUNDS = 8
 
 
 class TooLargeError(OSError):
@@ -284,29 +286,30 @@ def try_move(handle: int, name: str, other: int, new: str) -> bool:
 # -- removing ----------------------------------------------------------------------------------------------------------
 
 
-def remove_at(path: Path | str) -> None:
+def remove_at(path: Path | str, give_up: GiveUp | None = None) -> None:
     """Remove what stands at a path, with all in it; nothing there is fine. Raises OSError."""
     try:
         with above(path) as (handle, name):
-            remove(handle, name)
+            remove(handle, name, give_up)
     except FileNotFoundError:
         pass
 
 
-def try_remove_at(path: Path | str) -> bool:
+def try_remove_at(path: Path | str, give_up: GiveUp | None = None) -> bool:
     """The same as far as it can be done; whether nothing is left."""
     try:
-        remove_at(path)
+        remove_at(path, give_up)
     except OSError:
         return False
     return True
 
 
-def remove(handle: int, name: str) -> None:
+def remove(handle: int, name: str, give_up: GiveUp | None = None) -> None:
     """Remove a name in a folder that is held, with all in it, however deep; nothing there is fine.
 
-    Folders are flattened as they are met, so neither descriptors nor the stack grow with depth. Links are removed and not
-    followed, a mount stays and is EBUSY. Raises OSError.
+    Each folder is listed once, so it costs what is there and not more, however it is nested; two descriptors are open at a time. Links are
+    removed and not followed, a mount stays and is EBUSY. `give_up` is asked at each folder, and ends it with InterruptedError. Raises
+    OSError; ENOTEMPTY where somebody makes new files as fast as they go.
     """
     for _ in range(MOST_ROUNDS):
         try:
@@ -322,60 +325,73 @@ def remove(handle: int, name: str) -> None:
             except FileNotFoundError:
                 continue
         try:
-            _empty(handle, name)
-            os.rmdir(name, dir_fd=handle)
+            _remove_folder(handle, name, give_up)
             return
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            continue  # it, or what lies in it, has just been taken away or replaced
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it has just been taken away, or replaced
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     raise OSError(errno.ENOTEMPTY, "somebody goes on making files in it", name)
 
 
-def _empty(handle: int, name: str) -> None:
-    """Empty a folder: what lies in a folder within is moved up, under names that nothing has."""
-    top = _open_to_empty(handle, name)
+def _remove_folder(handle: int, name: str, give_up: GiveUp | None) -> None:
+    """Depth first, and up again by `..`, which must be the folder that was come from: whoever moves one on the way has moved it."""
+    current = _open_to_empty(handle, name)
     try:
-        mount, fresh_names = _mount(top), count()
-        again = True
-        while again:
-            again = False
-            for entry, is_folder in _entries(top):
-                if not is_folder:
-                    os.unlink(entry, dir_fd=top)
-                    continue
-                again = True
-                inner = _open_to_empty(top, entry)
-                try:
-                    if _mount(inner) != mount:
-                        raise OSError(errno.EBUSY, "something is mounted there", entry)
-                    for below, is_deeper in _entries(inner):
-                        if is_deeper:
-                            _move_up(inner, below, top, fresh_names)
-                        else:
-                            os.unlink(below, dir_fd=inner)
-                finally:
-                    os.close(inner)
-                os.rmdir(entry, dir_fd=top)
+        mount = _mount(current)
+        names, places, folders = [name], [_identity(current)], [_unlink_files(current)]
+        while True:
+            if give_up is not None and give_up():
+                raise InterruptedError(errno.EINTR, "it is left for later", name)
+            if folders[-1]:
+                inner = _open_to_empty(current, folders[-1][-1])
+                os.close(current)
+                current = inner
+                if _mount(current) != mount:
+                    raise OSError(errno.EBUSY, "something is mounted there", folders[-1][-1])
+                names.append(folders[-1].pop())
+                places.append(_identity(current))
+                folders.append(_unlink_files(current))
+                continue
+            done = names.pop()
+            places.pop()
+            folders.pop()
+            if not names:
+                break
+            outer = os.open("..", _FOLDER, dir_fd=current)
+            os.close(current)
+            current = outer
+            if _identity(current) != places[-1]:
+                raise OSError(errno.ENOTEMPTY, "it was moved while it was removed", done)
+            os.rmdir(done, dir_fd=current)
     finally:
-        os.close(top)
+        os.close(current)
+    os.rmdir(name, dir_fd=handle)
 
 
-def _move_up(inner: int, name: str, top: int, fresh_names: Iterator[int]) -> None:
-    for number in fresh_names:
-        new = f".{number:x}"
-        try:
-            os.stat(new, dir_fd=top, follow_symlinks=False)
-        except FileNotFoundError:
-            _let_write(inner, name)
-            os.rename(name, new, src_dir_fd=inner, dst_dir_fd=top)
-            return
+def _identity(handle: int) -> tuple[int, int]:
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino
 
 
-def _entries(handle: int) -> list[tuple[str, bool]]:
+def _unlink_files(handle: int) -> list[str]:
+    """Remove all in a folder that is no folder; the names of those."""
+    folders = []
     with os.scandir(handle) as entries:
-        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+                continue
+            try:
+                os.unlink(entry.name, dir_fd=handle)
+            except FileNotFoundError:
+                pass
+            except (IsADirectoryError, PermissionError):
+                if not is_folder(handle, entry.name):
+                    raise
+                folders.append(entry.name)  # it has become one
+    return folders
 
 
 def _open_to_empty(handle: int, name: str) -> int:

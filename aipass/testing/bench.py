@@ -145,7 +145,7 @@ class Bench:
             [Fact("request.received", "spool", ref=name, by=by, detail={"verb": verb, **fields})]
         )
         self.settle()
-        reply = self.ledger.one("request", {"id": name})
+        reply = self.ledger.one("request", {"id": request.known_as(name, by)})
         assert reply is not None
         return reply
 
