@@ -8,6 +8,7 @@ Everything but the supervisor's runs is started through this module; `tests/test
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aipass.errors import AipassError
 from aipass.layout import CONFIG_NAME
+from aipass.supervisor import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -177,9 +179,40 @@ def run(
     """
     command = [require(words[0], root), *words[1:]]
     whole = {**environment(root, base), **(env or {})}
-    if "stdin" not in how and "input" not in how:
-        how["stdin"] = subprocess.DEVNULL
-    return subprocess.run(command, cwd=cwd or root, env=whole, check=False, **how)
+    given, timeout = how.pop("input", None), how.pop("timeout", None)
+    if how.pop("capture_output", False):
+        how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    how.setdefault("stdin", subprocess.DEVNULL if given is None else subprocess.PIPE)
+    with subprocess.Popen(command, cwd=cwd or root, env=whole, **how) as started:
+        _running.add(started)
+        try:
+            said, complained = started.communicate(given, timeout)
+        except BaseException:
+            _end(started)  # it, and what it has started: a filter that hangs keeps its git
+            raise
+        finally:
+            _running.discard(started)
+    return subprocess.CompletedProcess(command, started.returncode, said, complained)
+
+
+#: What `run` waits for just now, in whatever thread.
+_running: set[subprocess.Popen[Any]] = set()
+
+
+def end_all() -> None:
+    """End whatever `run` still waits for: the process that waits is about to go."""
+    for started in list(_running):
+        _end(started)
+
+
+def _end(started: subprocess.Popen[Any]) -> None:
+    table = process.table()
+    doomed = {started.pid}
+    while more := {one.pid for one in table.values() if one.ppid in doomed} - doomed:
+        doomed |= more
+    for pid in doomed:
+        if pid in table:
+            process.send(table[pid], signal.SIGKILL)
 
 
 def python(*words: str) -> list[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from aipass import programs
 from aipass.crash import write_report
 from aipass.errors import EXIT_FAILED, AipassError
 from aipass.event import Fact, printable
@@ -165,6 +166,8 @@ class Desk:
             thread.join(
                 STOP_WAIT_S
             )  # a filter of the user's may take its time; what it is for is asked again
+        if any(thread.is_alive() for thread in self._threads):
+            programs.end_all()
 
     def is_settled(self) -> bool:
         """Whether nothing waits here."""

@@ -131,6 +131,7 @@ class Repo:
         env: Mapping[str, str] | None = None,
         fine: tuple[int, ...] = (0,),
         top: Path | None = None,
+        timeout: float = TIMEOUT_S,
     ) -> bytes:
         """What git says to these words. Raises GitError where it ends with another status than those that are fine."""
         more = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
@@ -143,7 +144,7 @@ class Repo:
                 cwd=top or self.top,
                 env={**more, **self._defused, **(env or {})},
                 capture_output=True,
-                timeout=TIMEOUT_S,
+                timeout=timeout,
                 input=b"" if stdin is None else stdin,
             )
         except (OSError, SubprocessError) as exc:

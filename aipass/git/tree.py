@@ -12,8 +12,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from aipass.event import iso
+from aipass.errors import RefusedError
+from aipass.event import iso, printable
 from aipass.git.repo import GitError, batches, records
+from aipass.sources.ignore import MAX_GITIGNORE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 FOLDER_MODE, MODULE_MODE = "040000", "160000"
 IS_FOLDER = "it is a folder"
+#: What git reads in each folder on its way to a path.
+_PASSED = (".gitignore", ".gitattributes")
+#: A question that git answers from names alone takes no longer, in however large a tree.
+QUICK_S = 30.0
+#: Of one file; forges take a tenth of that.
+MOST_BYTES = 1 << 30
 
 
 class Entry(NamedTuple):
@@ -86,6 +94,8 @@ def unusable(repo: Repo, path: str) -> str | None:
         return "it is neither a file nor a link"
     if stat.S_ISREG(found.st_mode) and not os.access(repo.top / path, os.R_OK):
         return "it cannot be read"
+    if stat.S_ISREG(found.st_mode) and found.st_size > MOST_BYTES:
+        return f"it is larger than {MOST_BYTES >> 30} GB, and a commit would hold all of it"
     return None
 
 
@@ -141,10 +151,29 @@ def ignored(repo: Repo, paths: Collection[str]) -> set[str]:
     """Those of the paths that git ignores, tracked ones left out."""
     if not paths:
         return set()
+    _check_passed(repo, paths)
     # A name that begins with `:` means something else to it.
     names = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
-    said = records(repo.run("check-ignore", "-z", "--stdin", stdin=names, fine=(0, 1)))
+    said = records(repo.run("check-ignore", "-z", "--stdin", stdin=names, fine=(0, 1), timeout=QUICK_S))
     return {path.removeprefix("./") for path in said}
+
+
+def _check_passed(repo: Repo, paths: Iterable[str]) -> None:
+    """Look at what git reads on its way to these paths before it does: raises RefusedError where that is no file, or no end of one."""
+    folders = {path[: at + 1] for path in paths for at, letter in enumerate(path) if letter == "/"} | {""}
+    for place in (repo.top / f"{folder}{name}" for folder in folders for name in _PASSED):
+        try:
+            found = place.lstat()
+        except OSError:
+            continue
+        if (
+            not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode))
+            or found.st_size > MAX_GITIGNORE_BYTES
+        ):
+            where = printable(str(place.relative_to(repo.top)))
+            raise RefusedError(
+                f"{where} is no file, or larger than {MAX_GITIGNORE_BYTES // 1000} kB, and git reads it on its way: make it smaller, or remove it"
+            )
 
 
 def commit(

@@ -43,6 +43,19 @@ def mkdir(work: Work, dirfd: int, address: int, mode: int) -> Answer:
     return 0
 
 
+#: Whoever opens one of these waits for another program.
+_WAITED_FOR = frozenset((stat.S_IFIFO, stat.S_IFSOCK))
+#: Files that every git reads in passing, a person's `git status` included.
+_READ_BY_GIT = frozenset((b".gitignore", b".gitattributes", b".gitmodules", b".mailmap"))
+
+
+def _keep_readable(work: Work, place: Place) -> None:
+    if place.name in _READ_BY_GIT and work.run.relative(place.path) is not None:
+        raise work.refuse(
+            Refused(place.path, "git reads a file of this name, and would wait at a pipe for ever"), "make"
+        )
+
+
 def mknod(work: Work, dirfd: int, address: int, mode: int) -> Answer:
     """mknod, mknodat; devices never come this far."""
     place = _new(work, dirfd, address)
@@ -50,6 +63,8 @@ def mknod(work: Work, dirfd: int, address: int, mode: int) -> Answer:
         raise OSError(errno.ENOENT, "no folder")
     if stat.S_IFMT(mode & 0xFFFF) not in _NODES:
         raise OSError(errno.EPERM if stat.S_ISDIR(mode & 0xFFFF) else errno.EINVAL, "no such node")
+    if not stat.S_ISREG(mode & 0xFFFF):
+        _keep_readable(work, place)
     if work.goes_on(place):
         return Plain.CONTINUE
     took = work.permit((Operation.CREATE, place))
@@ -121,6 +136,9 @@ def rename(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int)
     if flags & kernel.RENAME_NOREPLACE and target.handle is not None:
         raise OSError(errno.EEXIST, "exists")
     _check_kinds(source, target, exchange)
+    for one, there in ((source, target), (target, source)) if exchange else ((source, target),):
+        if one.status is not None and stat.S_IFMT(one.status.mode) in _WAITED_FOR:
+            _keep_readable(work, there)
     if work.goes_on(source, target):
         return Plain.CONTINUE
     _keep_apart(work, source, target)
