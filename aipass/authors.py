@@ -7,6 +7,7 @@ was somebody else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -46,6 +47,8 @@ class _Write:
     before: _Write | None = None
     #: Whether it is known to have changed since.
     sure: bool = False
+    #: The inode that it was written into, where it is one that was there: who saves by renaming puts another in its place.
+    ino: int | None = None
 
 
 class Authors:
@@ -99,7 +102,7 @@ class Authors:
             # What comes into a folder and goes changes its time; whoever took the file away that was here, or made the folder, did that.
             return last.run if last.what != Operation.WRITE.value else None
         changed = found.st_ctime
-        if last.what == Operation.REMOVE.value:
+        if last.what == Operation.REMOVE.value or (last.ino is not None and last.ino != found.st_ino):
             return None
         if last.closed is None:
             self._look(path)
@@ -232,6 +235,9 @@ class Authors:
                 self._open.add(path)
             return
         last = _Write(run, what, 1 if before is None else before.count + 1, opened=when)
+        if what == Operation.WRITE.value:
+            with contextlib.suppress(OSError):
+                last.ino = os.lstat(self._layout.root / path).st_ino
         if before is not None and before.run == run:
             last.before, last.sure = before.before, before.sure
             last.opened = before.opened if before.opened is not None else when

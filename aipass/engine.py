@@ -267,6 +267,10 @@ class Engine:
             if self._held:
                 time.sleep(LEDGER_PAUSE_S / 10)  # the disk is full; what waits is taken again by a timer
 
+    def is_watching(self) -> bool:
+        """Whether the tree was looked at as it was at the start. Asked from any thread."""
+        return self._filesystem is None or self._filesystem.is_settled()
+
     def is_idle(self) -> bool:
         """Whether nothing is queued, running or due, and all that was there has been looked at."""
         looking: list[Any] = [s for s in (self._filesystem, *self._sources) if hasattr(s, "is_settled")]
@@ -464,7 +468,10 @@ class Engine:
                 self._known.forget_file(other)
                 if self._filesystem is not None:
                     step.effects.append(partial(self._filesystem.scan, other.rpartition("/")[0], "asked"))
-            return intake.look_into(self.layout.root, fact, self.config.inbox.max_size)
+            found = intake.look_into(self.layout.root, fact, self.config.inbox.max_size)
+            if found.detail.get("writing"):
+                self._known.forget_file(str(fact.path))  # its next close is told, whatever it is then
+            return found
         if fact.kind == "watch.unused":
             text = f"{printable(fact.path)} is not used to tell what is ignored: {fact.detail['reason']}"
             step.notify(self.ledger, text)

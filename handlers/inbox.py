@@ -58,6 +58,8 @@ def on_file(event: Event, view: View) -> Iterable[Action]:
     assert event.path is not None
     if event.detail.get("gone"):
         return [Ignore("it is gone already")]
+    if event.detail.get("writing"):
+        return [Ignore("somebody is writing it; it is looked at when that is closed")]
     if "control" in event.detail:
         return [Ignore(f"{event.detail['control']} stands beside it: it is being downloaded")]
     problem = _misplaced(event, view) or _unusable(event, view)

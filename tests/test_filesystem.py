@@ -214,7 +214,7 @@ def test_the_kernel_is_asked_who_still_writes(tmp_path):
 
 
 def test_without_leases_the_files_age_decides(tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "_has_writer", lambda path: None)
+    monkeypatch.setattr(writers, "has_writer", lambda path: None)
     assert not writers.is_complete("x", time.time_ns())
     assert writers.is_complete("x", time.time_ns() - 2_000_000_000)
 

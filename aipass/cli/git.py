@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WORDS = {
     "installed": "installed",
     "missing": "not installed",
+    "folder": "a folder stands there and is left alone; git runs none",
     "other": "not installed; a hook of yours stands there",
     "replaced": "replaced by another hook; `aipass git install` puts ours before it again",
     "lost": "gone, and with it the one that it called; `aipass git install` mends it",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.1
 # Python, the packages, the ledger's check, the first scan of a large tree on a busy machine.
 DETACH_WAIT_S = 120.0
+# Of a tree that takes longer to look at, what is saved meanwhile may be taken for what was there.
+SETTLE_WAIT_S = 60.0
 # The engine's thread must not wait the default 5 ms for a source's thread to let go of the interpreter.
 SWITCH_INTERVAL_S = 0.0005
 
@@ -197,8 +199,8 @@ def _run(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine.start()
     if ready_fd is not None:
-        os.write(ready_fd, json.dumps({"pid": os.getpid()}).encode())
-        os.close(ready_fd)
+        # Not before the tree was looked at: what is saved after that is news.
+        threading.Thread(target=_say_ready, args=(engine, ready_fd), name="ready", daemon=True).start()
     elif not until_idle:
         click.echo(
             f"aipass runs in {layout.root} (process {os.getpid()}); Ctrl-C stops it, runs go on", err=True
@@ -227,6 +229,14 @@ def _run(
         )
         return EXIT_FAILED
     return 0
+
+
+def _say_ready(engine: Engine, ready_fd: int) -> None:
+    until = time.monotonic() + SETTLE_WAIT_S
+    while not engine.is_watching() and time.monotonic() < until:
+        time.sleep(LOOK_EVERY_S / 10)
+    os.write(ready_fd, json.dumps({"pid": os.getpid()}).encode())
+    os.close(ready_fd)
 
 
 def _approve(layout: Layout, settings: Config, ledger: Ledger, *, yes: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aipass import programs
@@ -69,7 +71,7 @@ def _last(ledger: Ledger, path: str) -> int | str | None:
 def add_trailers(layout: Layout, message: str) -> None:
     """Name in a commit's message the dispatches whose work it holds as they left it."""
     paths = staged(layout)
-    if not paths or not layout.ledger.exists():
+    if not paths or not layout.ledger.exists() or _is_given_up(layout, message):
         return
     ledger = Ledger.read(layout.ledger)
     try:
@@ -84,6 +86,27 @@ def add_trailers(layout: Layout, message: str) -> None:
         trailers = [word for dispatch in sorted(found) for word in ("--trailer", f"Dispatch: {dispatch}")]
         how = ("--in-place", "--if-exists", "addIfDifferent")
         _git(layout, "interpret-trailers", *how, *trailers, message)
+
+
+def _is_given_up(layout: Layout, message: str) -> bool:
+    """Whether git will not commit with this message: it is empty, or the template as it was."""
+    said = Path(message).read_bytes()
+    said = said[: found.start()] if (found := _SCISSORS.search(said)) else said
+    template = _git(
+        layout, "config", "--path", "--get", "commit.template", capture_output=True
+    ).stdout.strip()
+    texts = [said]
+    if template and os.path.isfile(template):
+        texts.append(Path(os.fsdecode(template)).read_bytes())
+    stripped = [
+        _git(layout, "stripspace", "--strip-comments", input=text, capture_output=True).stdout
+        for text in texts
+    ]
+    return not stripped[0] or stripped[0] in stripped[1:]
+
+
+#: Below this line git throws away what it has shown (`git commit -v`).
+_SCISSORS = re.compile(rb"^\S+ -+ >8 -+$", re.MULTILINE)
 
 
 def _git(layout: Layout, *words: str, **how: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: ANN401 - as subprocess takes it

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from aipass.errors import AipassError, ConfigError
 from aipass.git.ask import ask, no_repository
+from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,56 +33,73 @@ ASIDE = ".before-aipass"
 SHARED_ROOTS = ".aipass-roots"
 #: Where hooks leave their files, in a root's spool.
 SPOOL = "git"
+#: Who may write a folder of hooks that is shared may write that file.
+MAX_ROOTS_BYTES = 1_000_000
 
 SCRIPT = """\
 #!/bin/sh
 {mark}: tells its engine that git did something. `aipass git uninstall` brings back what was here before.
-name={name}
-before=${{0%/*}}/$name{aside}
+_aipass_name={name}
+_aipass_before=${{0%/*}}/$_aipass_name{aside}
 # Under another name another tool has put it aside and calls it itself (pre-commit: NAME.legacy); that tool is what was here before.
-case ${{0##*/}} in $name) ;; *) before=/dev/null ;; esac
-tell() {{
-    [ -r {roots} ] || return 0
-    while IFS= read -r root; do
-        note=$root/.aipass/spool/{spool}/$name
-        [ -e "$note" ] || [ -L "$note" ] || [ ! -d "${{note%/*}}" ] || printf '' > "$note"
+case ${{0##*/}} in $_aipass_name) ;; *) _aipass_before=/dev/null ;; esac
+_aipass_tell() {{
+    [ -f {roots} ] && [ -r {roots} ] || return 0
+    while IFS= read -r _aipass_root; do
+        _aipass_note=$_aipass_root/.aipass/spool/{spool}/$_aipass_name
+        [ -e "$_aipass_note" ] || [ -L "$_aipass_note" ] || [ ! -d "${{_aipass_note%/*}}" ] || printf '' > "$_aipass_note"
     done < {roots}
 }}
-# A script of sh goes on in this shell: some find their own files, and their name, by $0.
-is_sh() {{
-    IFS= read -r first < "$before"
-    case $first in '#!/bin/sh' | '#!/usr/bin/sh' | '#!/usr/bin/env sh') return 0 ;; esac
-    return 1
+# What was here before finds its own files, and its name, by $0: a script of a shell goes on in a shell that has ours.
+_aipass_call() {{
+    [ -x "$_aipass_before" ] || return 0
+    _aipass_how=$(_aipass_shell < "$_aipass_before" 2> /dev/null)
+    case $_aipass_how in
+    here) . "$_aipass_before" ;;
+    ?*) exec $_aipass_how -c '. "$0{aside}"' "$0" "$@" ;;
+    *) exec "$_aipass_before" "$@" ;;
+    esac
+}}
+_aipass_shell() {{
+    IFS= read -r _aipass_first
+    case $_aipass_first in '#!'*) ;; *) return 0 ;; esac
+    set -f
+    set -- ${{_aipass_first#'#!'}}
+    [ "${{1##*/}}" != env ] || shift
+    case ${{1##*/}} in
+    sh) if [ $# -eq 1 ]; then echo here; else echo "$@"; fi ;;
+    bash | dash | ksh) command -v "$1" > /dev/null && echo "$@" ;;
+    esac
 }}
 {body}"""
 #: The hook of before goes last, with arguments and stdin as they came, and its status is ours.
 CHAINED = """\
-[ -x "$before" ] || exit 0
-if is_sh; then . "$before"; else exec "$before" "$@"; fi
+_aipass_call "$@"
+exit
 """
 AFTER = """\
-tell 2> /dev/null
+_aipass_tell 2> /dev/null
 """
 #: Only what was done is told, not what is being prepared.
 TRANSACTION = """\
-if [ "$1" = committed ]; then tell 2> /dev/null; fi
+if [ "$1" = committed ]; then _aipass_tell 2> /dev/null; fi
 """
 #: It may keep git from it, and then there is nothing to tell.
 ASKED = """\
-if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
-tell 2> /dev/null
+(_aipass_call "$@") || exit
+_aipass_tell 2> /dev/null
 exit 0
 """
 
 
 #: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
 GUARDING = """\
-if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
+(_aipass_call "$@") || exit
 if [ -x {python} ]; then {python} -E -P -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi
 exit 0
 """
 NAMING = """\
-if [ ! -x "$before" ]; then :; elif is_sh; then (. "$before") || exit; else "$before" "$@" || exit; fi
+(_aipass_call "$@") || exit
 if [ -x {python} ]; then {python} -E -P -m aipass git trailers "$1" > /dev/null 2>&1; fi
 exit 0
 """
@@ -91,7 +109,7 @@ exit 0
 class Hook:
     """One hook as it is.
 
-    `state`: `installed`, `missing`, `other` (somebody else's stands there), `replaced` (somebody else's took the place of ours), `lost`
+    `state`: `installed`, `missing`, `folder` (one stands there, and is left alone), `other` (somebody else's stands there), `replaced` (somebody else's took the place of ours), `lost`
     (ours is gone, and what it called is still aside), `changed` (ours, edited).
     """
 
@@ -120,7 +138,12 @@ def _path(root: Path, name: str) -> Path:
     found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name, bare=True, hooks=True)
     if not found:
         raise ConfigError(f"{root}: {no_repository(root)}")
-    return Path(found[0].removesuffix("\n"))
+    said = found[0].removesuffix("\n")
+    if not said:
+        raise ConfigError(
+            f"{root}: `core.hooksPath` is empty, so git runs no hooks; `git config --unset core.hooksPath` ends that"
+        )
+    return Path(said)
 
 
 def is_shared(root: Path) -> bool:
@@ -164,6 +187,8 @@ def _look(path: Path, name: str, roots: Path) -> Hook:
     except FileNotFoundError:
         state = "other" if path.is_symlink() else "lost" if chained else "missing"
         return Hook(name, path, state, chained)
+    except IsADirectoryError:
+        return Hook(name, path, "folder", chained)
     except OSError:
         text = ""
     if MARK not in text:
@@ -184,6 +209,10 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
     if "\n" in str(root):
         raise ConfigError(f"{str(root)!r}: hooks cannot tell a root whose path holds a newline")
     where, roots = folder(root), _listed(root)
+    if os.path.lexists(where) and not where.is_dir():
+        raise ConfigError(
+            f"{where}: is no folder, so git runs no hooks; `git config --unset core.hooksPath` ends that"
+        )
     try:
         (spool / SPOOL).mkdir(mode=0o700, parents=True, exist_ok=True)
         where.mkdir(parents=True, exist_ok=True)
@@ -260,7 +289,7 @@ def _put_aside_by_others(where: Path) -> Iterator[Path]:
 def uninstall(root: Path) -> list[Hook]:
     """Take this root's name away; with the last root the hooks go, and what stood there before comes back as it was."""
     roots = _listed(root)
-    left = [one for one in _roots(roots) if one != str(root)]
+    left = [one for one in _roots(roots) if one != str(root) and _is_told_from(Path(one), roots)]
     try:
         if left:
             _write(roots, "".join(f"{one}\n" for one in left), 0o644)
@@ -280,12 +309,20 @@ def uninstall(root: Path) -> list[Hook]:
     return status(root)
 
 
+def _is_told_from(other: Path, roots: Path) -> bool:
+    """Whether another root is of the hooks that this list belongs to; in a copy of a repository stands what the original said."""
+    try:
+        return os.path.realpath(_listed(other)) == os.path.realpath(roots)
+    except ConfigError:
+        return True  # its git cannot be asked just now
+
+
 def _roots(listed: Path) -> Iterator[str]:
     """The roots that hooks tell, as far as they are there still."""
     try:
-        lines = listed.read_text("utf-8", "surrogateescape").splitlines()
-    except FileNotFoundError:
-        return
+        lines = held.read(listed, MAX_ROOTS_BYTES).decode("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return  # there is none, or what stands there is none
     yield from (line for line in lines if os.path.isdir(line))
 
 

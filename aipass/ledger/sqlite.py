@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -57,6 +57,8 @@ class Ledger:
         """
         version = _inspect(path) if path.exists() and path.stat().st_size else 0
         try:
+            if version and path.stat().st_nlink > 1:
+                _own(path)
             db = _connect(path, "rwc")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
@@ -296,6 +298,18 @@ def _is_busy(exc: Exception) -> bool:
     return (
         isinstance(exc, sqlite3.Error) and getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
     )
+
+
+def _own(path: Path) -> None:
+    """Make a file of its own of a ledger that has other names: in a copy with hard links (`cp -al`) two engines would write one."""
+    half = path.with_name(path.name + ".own")
+    half.unlink(missing_ok=True)
+    with closing(_connect(path, "rw")) as source, closing(sqlite3.connect(half)) as target:
+        source.backup(target)
+    os.chmod(half, 0o600)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    os.replace(half, path)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -30,6 +30,7 @@ from aipass.sources.observation import (
     Seen,
     Touched,
     Unused,
+    changed_of,
     identity_of,
     type_of,
 )
@@ -485,7 +486,9 @@ class TreeEmitter(EventEmitter):
             tail = held.read_end(Path(str(self._ground.git), "logs/HEAD"), MAX_LOG_LINE)
         except OSError:
             return
-        if MOVING.search(tail):
+        line = tail.rstrip(b"\n").rpartition(b"\n")[2].split(b" ", 2)
+        # `checkout -b`, `reset` to where it stands: no file was written.
+        if MOVING.search(tail) and line[0] != line[1]:
             for path, waiting in self._waiting.items():
                 waiting.git = waiting.git or self._tree_of(path) == ""
 
@@ -552,8 +555,8 @@ class TreeEmitter(EventEmitter):
             return
         if self._is_young(raw, path):
             return
-        if old is not None and (waiting := self._waiting.pop(old[0], None)) is not None and waiting.new:
-            old = None  # nobody was told of it
+        if old is not None:
+            self._waiting.pop(old[0], None)
         if self._is_ignored_file(path):
             if old is not None:
                 self._left(*old)
@@ -561,12 +564,14 @@ class TreeEmitter(EventEmitter):
         if raw.mask & inotify.IN_DELETE:
             self._left(path, folder=False)
             return
-        seen = self._look(path, found=bool(raw.mask & inotify.IN_CREATE))
+        seen = self._look(
+            path, found=bool(raw.mask & inotify.IN_CREATE), closed=bool(raw.mask & inotify.IN_CLOSE_WRITE)
+        )
         if seen is None:
             if old is not None:
                 self._left(*old)
         elif old is not None and seen.type == "file":
-            self._tell(Moved(old[0], path, folder=False, identity=seen.identity))
+            self._tell(Moved(old[0], path, folder=False, identity=seen.identity, changed=seen.changed))
         else:
             self._tell(seen)
 
@@ -575,8 +580,8 @@ class TreeEmitter(EventEmitter):
         if self._ground.ignore is None or path.partition("/")[0] in (self._ground.loud, "plans"):
             return False
         if raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_TO):
-            waiting = self._waiting.pop(path, None)
-            return bool(waiting is not None and waiting.new and raw.mask & inotify.IN_DELETE)
+            self._waiting.pop(path, None)
+            return False
         if path not in self._waiting and self._is_ignored_file(path):
             return True
         now = time.monotonic()
@@ -607,8 +612,9 @@ class TreeEmitter(EventEmitter):
             status = os.lstat(self._absolute(path))
         except OSError:
             return
-        if type_of(status) == "file":
-            self._tell(Touched(path, identity_of(status)))
+        # Of one that is just being written the close will say it: what it is until then is nobody's version.
+        if type_of(status) == "file" and writers.has_writer(self._absolute(path)) is not True:
+            self._tell(Touched(path, identity_of(status), changed_of(status)))
 
     def _left(self, path: str, folder: bool) -> None:
         """Something is no longer at `path`, unless something is there again: then that is told instead."""
@@ -638,8 +644,11 @@ class TreeEmitter(EventEmitter):
             self._polled.discard(name)
             self._polled.add(new + name[len(old) :])
 
-    def _look(self, path: str, *, found: bool) -> Seen | None:
-        """A file as it is now. `found`: nobody saw it being closed, so the kernel is asked whether it is complete."""
+    def _look(self, path: str, *, found: bool, closed: bool = False) -> Seen | None:
+        """A file as it is now. `found`: nobody saw it being closed, so the kernel is asked whether it is complete.
+
+        `closed`: somebody has closed it; another may write on (`touch x; slow > x`), and of a drop that is waited for.
+        """
         absolute = self._absolute(path)
         try:
             status = os.lstat(absolute)
@@ -652,6 +661,8 @@ class TreeEmitter(EventEmitter):
             inbox = self._ground.ignore is None or path.partition("/")[0] == self._ground.loud
             return Seen(path, identity_of(status), complete=True, type=kind) if inbox else None
         complete = True
+        if closed and path.partition("/")[0] == self._ground.loud:
+            complete = writers.has_writer(absolute) is not True
         if found:
             loud = path.partition("/")[0] == self._ground.loud or self._ground.ignore is None
             fresh = loud or time.time_ns() - status.st_mtime_ns < FRESH_S * 1e9
@@ -666,7 +677,7 @@ class TreeEmitter(EventEmitter):
                     status = os.lstat(absolute)
                 except OSError:
                     return None
-        return Seen(path, identity_of(status), complete)
+        return Seen(path, identity_of(status), complete, changed=changed_of(status))
 
     def _is_at_rest(self, path: str, now: Identity) -> bool:
         """Nobody here can say who writes a file from another side: one that is the same at two looks is complete."""

@@ -9,7 +9,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from aipass.sources import passing
+from aipass.sources import passing, writers
 from aipass.sources.observation import identity_of
 from aipass.supervisor import held
 
@@ -54,6 +54,9 @@ def look_into(root: Path, fact: Fact, limit: int) -> Fact:
             found = os.fstat(file.fileno())
             detail["size"] = found.st_size
             detail["identity"] = str(identity_of(found))
+            if writers.is_written(file.fileno()):
+                detail["writing"] = True  # again, or still, by another: its close is told
+                return dataclasses.replace(fact, detail=detail)
             if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= limit:
                 is_prompt = fact.path.lower().endswith(PROMPT_SUFFIXES) and found.st_size <= MAX_PROMPT_BYTES
                 _read(file, detail, is_prompt=is_prompt)

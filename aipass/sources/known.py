@@ -70,31 +70,48 @@ class Known:
     def _seen(self, seen: Seen) -> list[Fact]:
         key = _key(seen.path)
         row = self._ledger.one("file", key)
-        return self._compare(seen, key, None if row is None else tuple(row))
+        known = None if row is None else tuple(row)
+        if (
+            known is not None
+            and seen.complete
+            and known[:3] == seen.identity
+            and _is_later(seen.changed, known[3])
+        ):
+            # Written and closed, with the size and the time of before: `touch -r`, `rsync -t`, whoever wants to hide it.
+            self._put(key, seen)
+            return [_fact("file.changed", seen), _fact("file.closed", seen, identity=str(seen.identity))]
+        return self._compare(seen, key, known)
+
+    def _put(self, key: tuple[bytes, bytes], seen: Seen | Touched) -> None:
+        self._ledger.run("put_file", (*key, *seen.identity, seen.changed))
 
     def _touched(self, seen: Touched) -> list[Fact]:
         """Its time was set, as `cp -p`, `scp -p` and `unzip` do after closing: the same version, known by its new time from here on."""
         key = _key(seen.path)
         row = self._ledger.one("file", key)
-        if row is not None and tuple(row)[:2] == seen.identity[:2] and tuple(row)[2] != seen.identity.mtime:
-            self._ledger.run("put_file", (*key, *seen.identity))
+        if (
+            row is not None
+            and tuple(row)[:2] == seen.identity[:2]
+            and tuple(row)[2:] != (seen.identity.mtime, seen.changed)
+        ):
+            self._put(key, seen)
         return []
 
     def _compare(self, seen: Seen, key: tuple[bytes, bytes], known: tuple[Any, ...] | None) -> list[Fact]:
         if seen.type != "file":
             if known is not None and known[0] is not None:
                 return []
-            self._ledger.run("put_file", (*key, *seen.identity))
+            self._put(key, seen)
             return [_fact("file.created", seen, type=seen.type)]
         if not seen.complete:
             if known is not None:
                 return []
-            self._ledger.run("put_file", (*key, None, None, None))
+            self._ledger.run("put_file", (*key, None, None, None, None))
             return [_fact("file.created", seen)]
-        if known == seen.identity:
+        if known is not None and known[:3] == seen.identity:
             return []
-        self._ledger.run("put_file", (*key, *seen.identity))
-        if known is not None and known[1:] == seen.identity[1:]:
+        self._put(key, seen)
+        if known is not None and known[1:3] == seen.identity[1:]:
             # The same size and the same nanosecond: a copy that took its place, as at a hand-over.
             return []
         facts = (
@@ -120,14 +137,14 @@ class Known:
         if seen.folder:
             return self._moved_folder(seen)
         assert seen.identity is not None
-        target = Seen(seen.new, seen.identity, complete=True)
+        target = Seen(seen.new, seen.identity, complete=True, changed=seen.changed)
         key = _key(seen.new)
         there = self._ledger.one("file", key)
         known = None if there is None else tuple(there)
         if not self._ledger.run("drop_file", _key(seen.old)):
             # Nobody told of the old name: a file that was ignored, or left alone until now.
             return self._compare(target, key, known)
-        self._ledger.run("put_file", (*key, *seen.identity))
+        self._put(key, target)
         moved = Fact(
             "file.moved", SOURCE, path=seen.new, detail={"from": seen.old, "size": seen.identity.size}
         )
@@ -137,11 +154,11 @@ class Known:
     def _moved_folder(self, seen: Moved) -> list[Fact]:
         facts = []
         old, new = os.fsencode(seen.old), os.fsencode(seen.new)
-        for folder, name, ino, size, mtime in self._below(seen.old):
+        for folder, name, ino, size, mtime, changed in self._below(seen.old):
             target = new + folder[len(old) :]
             path = _path(target, name)
             self._ledger.run("drop_file", (folder, name))
-            self._ledger.run("put_file", (target, name, ino, size, mtime))
+            self._ledger.run("put_file", (target, name, ino, size, mtime, changed))
             facts.append(Fact("file.moved", SOURCE, path=path, detail={"from": _path(folder, name)}))
             if ino is not None:
                 # Renamed into place is complete, with its folder as well as alone.
@@ -152,7 +169,7 @@ class Known:
     def _listing(self, seen: Listing) -> list[Fact]:
         folder = os.fsencode(seen.folder)
         known = {
-            row["name"]: (row["ino"], row["size"], row["mtime"])
+            row["name"]: (row["ino"], row["size"], row["mtime"], row["changed"])
             for row in self._ledger.all("files_in", (folder,))
         }
         facts: list[Fact] = []
@@ -186,6 +203,10 @@ class Known:
         if not folder:
             return self._ledger.all("all_files")
         return self._ledger.all("files_below", {"dir": folder, "low": folder + b"/", "high": folder + b"0"})
+
+
+def _is_later(now: int | None, then: int | None) -> bool:
+    return now is not None and then is not None and now > then
 
 
 def _fact(kind: str, seen: Seen, **more: str) -> Fact:

@@ -33,6 +33,8 @@ class Seen:
     complete: bool
     type: str = "file"
     git: bool = False
+    #: When its inode was changed last (ctime), in nanoseconds; None where nobody looked.
+    changed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Moved:
     folder: bool
     identity: Identity | None = None
     git: bool = False
+    changed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Touched:
 
     path: str
     identity: Identity
+    changed: int | None = None
 
 
 Observation = Seen | Touched | Moved | Gone | Listing | ScanEnd | Limited | Unused
@@ -119,6 +123,11 @@ _TYPES = {
 def identity_of(found: os.stat_result) -> Identity:
     """The identity in a stat result, as far as SQLite holds it: inode numbers of 64 bits and times after 2262 come back round."""
     return Identity(_signed(found.st_ino), _signed(found.st_size), _signed(found.st_mtime_ns))
+
+
+def changed_of(found: os.stat_result) -> int:
+    """When the inode in a stat result was changed last, as SQLite holds it."""
+    return _signed(found.st_ctime_ns)
 
 
 def _signed(number: int) -> int:

@@ -20,13 +20,14 @@ def is_complete(path: str | bytes | os.PathLike[str], mtime_ns: int) -> bool:
     A read lease is refused as long as anybody has the file open for writing, shared mappings included; it is given
     back at once. Where leases do not exist (macOS, network filesystems, another user's file) the file's age decides.
     """
-    verdict = _has_writer(path)
+    verdict = has_writer(path)
     if verdict is not None:
         return not verdict
     return time.time_ns() - mtime_ns > SETTLED_S * 1e9
 
 
-def _has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
+def has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
+    """Whether anybody has the file open for writing; None where nobody can say."""
     try:
         handle = held.open_at(os.fsdecode(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -227,12 +227,12 @@ SELECT * FROM pauses ORDER BY kind, name
 
 -- name: file
 -- What is known of one file.
-SELECT ino, size, mtime FROM files WHERE dir = ? AND name = ?
+SELECT ino, size, mtime, changed FROM files WHERE dir = ? AND name = ?
 
 -- name: put_file
 -- What is known now.
-INSERT INTO files (dir, name, ino, size, mtime) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (dir, name) DO UPDATE SET ino = excluded.ino, size = excluded.size, mtime = excluded.mtime
+INSERT INTO files (dir, name, ino, size, mtime, changed) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (dir, name) DO UPDATE SET ino = excluded.ino, size = excluded.size, mtime = excluded.mtime, changed = excluded.changed
 
 -- name: drop_file
 -- It is gone.
@@ -240,15 +240,15 @@ DELETE FROM files WHERE dir = ? AND name = ?
 
 -- name: files_in
 -- What is known of one folder.
-SELECT name, ino, size, mtime FROM files WHERE dir = ?
+SELECT name, ino, size, mtime, changed FROM files WHERE dir = ?
 
 -- name: files_below
 -- What is known of a folder and all below it. The end is the folder's name with `0`, which follows `/`.
-SELECT dir, name, ino, size, mtime FROM files WHERE dir = :dir OR (dir >= :low AND dir < :high)
+SELECT dir, name, ino, size, mtime, changed FROM files WHERE dir = :dir OR (dir >= :low AND dir < :high)
 
 -- name: all_files
 -- What is known of the whole tree.
-SELECT dir, name, ino, size, mtime FROM files
+SELECT dir, name, ino, size, mtime, changed FROM files
 
 -- name: known_dirs
 -- Folders that hold a known file.

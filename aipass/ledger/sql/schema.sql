@@ -129,6 +129,7 @@ CREATE TABLE files (
     ino   INTEGER,              -- NULL: seen, and not yet complete
     size  INTEGER,
     mtime INTEGER,
+    changed INTEGER,            -- ctime; NULL: not known
     PRIMARY KEY (dir, name)
 ) WITHOUT ROWID;
 
