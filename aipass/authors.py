@@ -106,7 +106,10 @@ class Authors:
             return None
         if last.closed is None:
             self._look(path)
-        return last.run if last.closed is None or changed <= last.closed else None
+        if last.closed is not None and changed > last.closed:
+            return None
+        last.ino = found.st_ino  # what it made: from here on, another one in its place is somebody else's
+        return last.run
 
     def held(self) -> list[tuple[str, int]]:
         """Paths that live runs have written, with the run."""

@@ -8,6 +8,7 @@ it did, with the same arguments and stdin, and its status is the hook's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
@@ -303,7 +304,8 @@ def uninstall(root: Path) -> list[Hook]:
                 _aside(hook.path).unlink()
         for path in _put_aside_by_others(folder(root)):
             path.unlink()
-        roots.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # `core.hooksPath` names no folder
+            roots.unlink(missing_ok=True)
     except OSError as exc:
         raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
     return status(root)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,8 @@ class TreeEmitter(EventEmitter):
         #: Files of the tree that were just written and are not told yet, in the order of writing; and when they will be.
         self._waiting: dict[str, Waiting] = {}
         self._due, self._last_due = 0.0, 0.0
+        #: Files of which a time or a mode was set, and when that is told, unless they are closed before.
+        self._touches: dict[str, float] = {}
         self._log_watch = -1
         self._resting: dict[str, tuple[Identity, float]] = {}
         #: Set once what was there at the start has been told.
@@ -271,11 +274,12 @@ class TreeEmitter(EventEmitter):
                 self._wait_for_more(CREATED_WAIT_MS)
                 self._take(self._inotify.read())
         self._look_again()
+        self._tell_touches()
         self._tell_waiting()
         self._flush()
 
     def _wait(self) -> None:
-        due = [*self._later.values()]
+        due = [*self._later.values(), *islice(self._touches.values(), 1)]
         if self._waiting:
             due.append(self._due)
         if self._polled or self._ground.shared:
@@ -551,8 +555,10 @@ class TreeEmitter(EventEmitter):
             self._found_repository(path.rpartition("/")[0])
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
         if raw.mask & inotify.IN_ATTRIB:
-            self._touched(path)
+            # `cp -p` sets the time before it closes: then the close says what there is to say.
+            self._touches[path] = time.monotonic() + REST_S
             return
+        self._touches.pop(path, None)
         if self._is_young(raw, path):
             return
         if old is not None:
@@ -604,6 +610,13 @@ class TreeEmitter(EventEmitter):
             seen = self._look(path, found=not waiting.closed)
             if seen is not None:
                 self._tell(replace(seen, git=waiting.git))
+
+    def _tell_touches(self) -> None:
+        now = time.monotonic()
+        while self._touches and next(iter(self._touches.values())) <= now:
+            path = next(iter(self._touches))
+            del self._touches[path]
+            self._touched(path)
 
     def _touched(self, path: str) -> None:
         if path in self._waiting or self._is_ignored_file(path):
