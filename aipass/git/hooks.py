@@ -137,13 +137,13 @@ def common(root: Path) -> Path:
 def _path(root: Path, name: str) -> Path:
     # With -z git ends what it says by a newline all the same; a path may end with one itself.
     found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name, bare=True, hooks=True)
-    if not found:
-        raise ConfigError(f"{root}: {no_repository(root)}")
-    said = found[0].removesuffix("\n")
-    if not said:
+    said = found[0].removesuffix("\n") if found else ""
+    if not said and ask(root, "rev-parse", "--git-dir", bare=True):
         raise ConfigError(
             f"{root}: `core.hooksPath` is empty, so git runs no hooks; `git config --unset core.hooksPath` ends that"
         )
+    if not said:
+        raise ConfigError(f"{root}: {no_repository(root)}")
     return Path(said)
 
 
