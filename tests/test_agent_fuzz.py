@@ -103,7 +103,7 @@ def test_an_agent_that_does_its_worst_reaches_nothing_and_stops_nothing(reposito
         done = repository.aipass("send", "other", f"go {calm}", "--wait", timeout=60)
         assert done.stdout == "calm\n"
         calm += 1
-    assert calm >= 2, "others work meanwhile"
+    assert calm >= 1, "others work meanwhile"
     after = snapshot(*[path for path in watched if path.exists()])
     assert after == before
     status = json.loads(repository.aipass("status", "--json").stdout)

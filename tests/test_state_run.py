@@ -168,10 +168,10 @@ for number in range(40):
 
 @pytest.mark.timeout(300)
 def test_agents_that_write_to_each_other_while_engine_and_supervisor_are_killed_lose_nothing(repository):
-    """Each of six agents tells each other one four things; who reads has all of them, in order, once."""
+    """Each of six agents tells each other one two things; who reads has all of them, in order, once."""
     names = [f"a{number}" for number in range(6)]
     script = """\
-for number in 0 1 2 3; do
+for number in 0 1; do
     for other in NAMES; do
         [ $other = $AIPASS_AGENT ] && continue
         until grep -qx "$AIPASS_AGENT $number $other" done-$AIPASS_AGENT 2>/dev/null; do
@@ -203,7 +203,7 @@ done
                 mine = [text for sender, text in got if sender == other]
                 # A message whose teller was killed before it heard so is told again: by another id.
                 once = list(dict.fromkeys(mine))
-                assert once == [f"{other} {number}" for number in range(4)]
+                assert once == [f"{other} {number}" for number in range(2)]
 
 
 def is_supervisor(pid):
