@@ -490,6 +490,13 @@ class Engine:
                 if not self._is_new_request(step, fact):
                     continue
                 fact = self._talk.without_secrets(step, fact)
+            elif (
+                fact.kind == "request.rejected"
+                and fact.by is not None
+                and self._floods(fact.by, step.now.mono)
+            ):
+                step.effects.append(partial(self._world.consume, fact.detail["spool"], fact.by))
+                continue
             event = self.ledger.record(fact, step.now)
             if not event.kind.startswith("file."):
                 self._plans.look_again()

@@ -6,8 +6,11 @@ there the next one goes on with.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import queue
+import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -54,6 +57,21 @@ class Graveyard:
 
     def bury_in(self, folder: int, name: str) -> bool:
         """The same, by a name in a folder that is held."""
+        for _ in range(2):
+            try:
+                return self._bury_in(folder, name)
+            except PermissionError:
+                # Whoever left it has closed it, or the folder it lies in, to its owner as well: that is us.
+                with contextlib.suppress(OSError):
+                    os.fchmod(folder, stat.S_IMODE(os.fstat(folder).st_mode) | 0o700)
+                    held.let_write(folder, name)
+            except FileNotFoundError:
+                return True
+            except OSError:
+                return False
+        return False
+
+    def _bury_in(self, folder: int, name: str) -> bool:
         try:
             if not held.is_folder(folder, name):
                 try:
@@ -64,16 +82,15 @@ class Graveyard:
             try:
                 os.rmdir(name, dir_fd=folder)
                 return True
-            except OSError:
-                pass  # it is not empty
+            except OSError as exc:
+                if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
             new = os.urandom(8).hex()
             held.make_folders(self._place, self._state)
             with held.folder(self._place) as place:
                 os.rename(name, new, src_dir_fd=folder, dst_dir_fd=place)
         except FileNotFoundError:
             return True
-        except OSError:
-            return False
         self._dig(self._place / new)
         return True
 

@@ -182,6 +182,155 @@ def test_what_others_have_changed_since_is_not_an_agents_to_include(aipass_bench
     assert bench.ask("pr", do="open", title="t", include=True, by=1)["exit"] == 3
 
 
+@pytest.fixture
+def spool(tmp_path):
+    from aipass.sources.spool import Spool
+
+    made = Spool(tmp_path)
+    told = []
+    made._tell = told.append
+    for name in ("human", "run-1"):
+        (tmp_path / name).mkdir()
+    return made, told, tmp_path
+
+
+def left(folder, number, **fields):
+    path = folder / f"r-{number:05}.json"
+    path.write_text(json.dumps({"verb": "send", "agent": "w", "text": "x", **fields}))
+    return path
+
+
+def seen_of(*paths):
+    from aipass.sources.observation import Listing, Seen, identity_of
+
+    entries = tuple(
+        Seen("/".join(path.parts[-2:]), identity_of(path.lstat()), complete=True) for path in paths
+    )
+    return [Listing("run-1", entries)]
+
+
+def test_people_come_first_and_not_all_lies_in_memory_at_once(spool):
+    from aipass.sources.spool import AT_ONCE
+
+    source, told, top = spool
+    paths = [left(top / "run-1", number) for number in range(3 * AT_ONCE)] + [left(top / "human", 9)]
+    source._take(seen_of(*paths))
+    assert len(told) == 4
+    assert told[0][0].by is None
+    assert max(map(len, told)) == AT_ONCE
+    told.clear()
+    source._take(seen_of(*paths))
+    assert not told, "a file that is made and closed is two observations and one request"
+
+
+def test_what_is_large_or_has_many_names_is_not_read(spool):
+    source, told, top = spool
+    large = left(top / "run-1", 1, text="🙂" * 300_000)
+    one = left(top / "run-1", 2)
+    os.link(one, top / "run-1/r-00003.json")
+    fine = left(top / "human", 4, text="x" * 3_000_000)
+    source._take(seen_of(large, one, fine))
+    assert [(fact.kind, "larger than" in str(fact.detail.get("reason")), "several names" in str(fact.detail.get("reason"))) for fact in told[0]] == [
+        ("request.received", False, False), ("request.rejected", True, False), ("request.rejected", False, True)
+    ]  # fmt: skip
+
+
+def test_unusable_requests_have_a_limit_too(aipass_bench):
+    from aipass import Fact
+    from aipass.engine import MOST_ASKED
+
+    bench = aipass_bench(TOML)
+    bench.ask("send", agent="w", text="go")
+    bench.engine.tell_now(
+        [
+            Fact("request.rejected", "spool", ref="x", by=1, detail={"spool": f"run-1/{n}", "reason": "no"})
+            for n in range(MOST_ASKED + 100)
+        ]
+    )
+    bench.settle()
+    assert len(bench.events("request.rejected")) == MOST_ASKED
+
+
+def test_an_ended_runs_spool_is_looked_at_within_bounds(aipass_bench, monkeypatch):
+    from aipass import world
+
+    bench = aipass_bench(TOML)
+    bench.ask("send", agent="w", text="go")
+    place = bench.layout.run_spool(1)
+    place.mkdir(parents=True, exist_ok=True)
+    for number in range(50):
+        (place / f".junk{number}").write_text("")
+    monkeypatch.setattr(world, "MOST_LOOKED_AT", 10)
+    bench.finish(1, "done")
+    assert not place.exists()
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not os.path.exists("/usr/bin/setpriv"), reason="root removes everything"
+)
+def test_a_folder_that_is_closed_to_its_owner_is_buried_all_the_same(tmp_path):
+    """As an ordinary user: root asks nobody."""
+    code = """
+import os, sys, time
+from pathlib import Path
+from aipass.graveyard import Graveyard
+from aipass.layout import Layout
+layout = Layout(Path(sys.argv[1])); layout.state.mkdir()
+for mode in (0o500, 0o000):
+    (layout.state / "s/in").mkdir(parents=True); (layout.state / "s/f").write_text("x")
+    os.chmod(layout.state / "s", mode)
+    graves = Graveyard(layout)
+    assert graves.bury(layout.state / "s"), mode
+    assert not os.path.lexists(layout.state / "s")
+    until = time.monotonic() + 10
+    while os.listdir(layout.state / "gone") and time.monotonic() < until: time.sleep(.01)
+    assert not os.listdir(layout.state / "gone"), mode
+    graves.stop()
+print("buried")
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "r")]
+    if os.geteuid() == 0:
+        words = [
+            "setpriv",
+            "--bounding-set=-dac_override,-dac_read_search,-fowner",
+            "--inh-caps=-dac_override,-dac_read_search,-fowner",
+            *words,
+        ]
+    (tmp_path / "r").mkdir()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "buried\n", done.stderr
+
+
+def test_no_name_of_an_agents_hides_an_event():
+    from aipass import Event
+    from aipass.cli.events import is_our_own
+
+    def event(path, **detail):
+        return Event(1, 0.0, "file.closed", "filesystem", path, None, 1, None, detail)
+
+    assert not is_our_own(event("a/evil.sh.rejected.json"))
+    assert not is_our_own(event("inbox/w/x.rejected.json", **{"from": "a/one"}))
+    assert is_our_own(event("inbox/w/x.rejected.json"))
+    assert is_our_own(event("outbox/w/send.1.md", **{"from": "outbox/w/.send.1.md.tmp"}))
+
+
+def test_a_name_of_a_rule_or_an_agent_is_not_a_files(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write(
+        "w.py",
+        "open('w', 'w').close(); os = __import__('os'); open('one', 'w').close(); os.rename('one', 'two')",
+    )
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "w", "go", "--wait")
+    assert "w, succeeded" in repository.aipass("why", "w").stdout
+    repository.wait_for(
+        lambda: "file." in repository.aipass("why", "./w", check=None).stdout, "the file's own story"
+    )
+    repository.wait_for(
+        lambda: repository.aipass("why", "two", check=None).returncode == 0, "the file's story"
+    )
+
+
 # -- what is removed ----------------------------------------------------------------------------------------------------
 
 
@@ -361,11 +510,11 @@ def test_no_run_puts_a_pipe_where_every_git_reads(monkeypatch):
     code = """
 import os
 os.makedirs('dir', exist_ok=True)
-for make in (lambda: os.mkfifo('dir/.gitignore'), lambda: (os.mkfifo('dir/pipe'), os.rename('dir/pipe', 'dir/.gitattributes')), lambda: os.mknod('dir/.mailmap', 0o140644), lambda: open('dir/.gitignore', 'w').close()):
+for make in (lambda: os.mkfifo('dir/.gitignore'), lambda: (os.mkfifo('dir/pipe'), os.rename('dir/pipe', 'dir/.gitattributes')), lambda: os.mknod('dir/.mailmap', 0o140644), lambda: (os.mkfifo('dir/q'), os.link('dir/q', 'dir/.gitmodules')), lambda: open('dir/.gitignore', 'w').close()):
     try: make(); print('made')
     except OSError as exc: print(exc.errno)
 """
-    assert house.py("a", code).out.split() == ["13", "13", "13", "made"]
+    assert house.py("a", code).out.split() == ["13", "13", "13", "13", "made"]
     house.close()
 
 

@@ -72,10 +72,19 @@ def _found(
 
 
 def is_our_own(event: Event) -> bool:
-    """Whether the event is of a file that aipass writes: an answer, or the note beside a drop that was rejected."""
+    """Whether the event is of a file that aipass writes: an answer, or the note beside a drop that was rejected.
+
+    Both lie where no agent writes, so none hides an event by the name of a file.
+    """
     if not event.kind.startswith("file.") or event.path is None:
         return False
-    return event.path.startswith("outbox/") or event.path.endswith((REJECTED, REJECTED + ".tmp"))
+    return all(map(_is_our_own_file, filter(None, (event.path, event.detail.get("from")))))
+
+
+def _is_our_own_file(path: str) -> bool:
+    return path.startswith("outbox/") or (
+        path.startswith("inbox/") and path.endswith((REJECTED, REJECTED + ".tmp"))
+    )
 
 
 def _print(events: Iterable[Event], *, as_json: bool, headed: bool = True) -> int:

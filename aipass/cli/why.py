@@ -71,6 +71,14 @@ def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
         if event is not None:
             return _explain_event(layout, ledger, subject, event)
     elif not subject.isdecimal() and not subject.startswith("r-"):
+        if "/" not in subject and subject in _names(layout):
+            # Before a file of that name, which an agent may have made: that one is `./NAME`.
+            try:
+                if (named := _explain_name(layout, ledger, subject)) is not None:
+                    return named
+            except AipassError:
+                if not os.path.lexists(layout.root / subject):
+                    raise
         return _explain_path(layout, ledger, subject)
     event_of = f", an event is `e{subject}`" if subject.isdecimal() else ""
     raise AipassError(
@@ -129,6 +137,23 @@ def _after_its_timer(ledger: Ledger, event: Event) -> list[dict[str, Any]]:
         elif handler in waiting:
             found.append({"type": "timer", "id": handler, "text": "not yet due"})
     return found
+
+
+def _names(layout: Layout) -> set[str]:
+    """Names of configured rules and agents."""
+    from aipass.config_quick import raw
+    from aipass.errors import ConfigError
+
+    try:
+        settings = raw(layout)
+    except ConfigError:
+        return set()
+    rules = settings.get("on", [])
+    named = (
+        {str(one.get("name")) for one in rules if isinstance(one, dict)} if isinstance(rules, list) else set()
+    )
+    agents = settings.get("agents", {})
+    return named | set(agents if isinstance(agents, dict) else ())
 
 
 def _explain_name(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any] | None:

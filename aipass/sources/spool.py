@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from aipass import request
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from aipass.sources.observation import Observation
 
 
+#: So many are read before they are told; of a large one the engine gets rid first.
+AT_ONCE = 20
+MOST_KNOWN = 2000
+
+
 class Spool:
     """Watches the spool; a restart lists it again, and the ledger knows which requests it has seen."""
 
@@ -29,6 +35,8 @@ class Spool:
         self._folder = folder
         self._tell: Callable[[list[Fact]], None] | None = None
         self._watched: Watched | None = None
+        #: Which files were read last, by path: inode and ctime.
+        self._known: dict[str, tuple[int, int]] = {}
 
     def start(self, tell: Callable[[list[Fact]], None]) -> None:
         """Begin to observe."""
@@ -47,20 +55,22 @@ class Spool:
         return self._watched is not None and self._watched.emitter.settled.is_set()
 
     def _take(self, seen: list[Observation]) -> None:
-        facts: list[Fact] = []
+        paths: list[str] = []
         for one in seen:
             if isinstance(one, Listing):
                 # What was asked while nobody looked is done in the order of asking.
-                paths = sorted(entry.path for entry in one.entries if entry.complete)
-                facts += [fact for path in paths if (fact := self._read(path))]
+                paths += sorted(entry.path for entry in one.entries if entry.complete)
             elif isinstance(one, Moved) and not one.folder:
-                facts += [fact for fact in [self._read(one.new)] if fact]
+                paths.append(one.new)
             elif isinstance(one, Seen) and one.complete:
-                facts += [fact for fact in [self._read(one.path)] if fact]
-        if facts:
-            assert self._tell is not None
-            facts.sort(key=lambda fact: fact.by is not None)  # people do not wait behind what agents ask
-            self._tell(facts)
+                paths.append(one.path)
+        # People do not wait behind what agents ask; nor does all that those ask lie in memory at once.
+        paths = list(dict.fromkeys(sorted(paths, key=lambda path: not path.startswith(f"{HUMAN_SPOOL}/"))))
+        for at in range(0, len(paths), AT_ONCE):
+            facts = [fact for path in paths[at : at + AT_ONCE] if (fact := self._read(path))]
+            if facts:
+                assert self._tell is not None
+                self._tell(facts)
 
     def _read(self, path: str) -> Fact | None:
         """The request in a file; None for what is not one yet (a name with a dot), or is gone."""
@@ -75,12 +85,23 @@ class Spool:
                 raise ValueError("requests lie in `human/` itself, or in the folder of a run")
             if not name.endswith(".json") or not request.REQUEST_ID.fullmatch(stem):
                 raise ValueError("a request's file is named `r-<letters and digits>.json`")
-            try:
-                data = held.read(self._folder / path, request.MAX_REQUEST_BYTES)
-            except held.TooLargeError as exc:
+            most = request.MAX_REQUEST_BYTES if run is None else request.MAX_RUN_BYTES
+            with held.open_regular(self._folder / path) as file:
+                found = os.fstat(file.fileno())
+                if self._known.get(path) == (found.st_ino, found.st_ctime_ns):
+                    return None  # it was made and closed within a moment, and is taken already
+                self._known[path] = found.st_ino, found.st_ctime_ns
+                if len(self._known) > MOST_KNOWN:
+                    del self._known[next(iter(self._known))]
+                if found.st_nlink > 1:
+                    raise ValueError(
+                        "it has several names (hard links); write each request as a file of its own"
+                    )
+                data = file.read(most + 1)
+            if len(data) > most:
                 raise ValueError(
-                    f"larger than {request.MAX_REQUEST_BYTES // 1_000_000} MB; hand large things over as files in the inbox"
-                ) from exc
+                    f"larger than {most / 1_000_000:g} MB; hand large things over as files in the inbox"
+                )
             return Fact(
                 "request.received", self.name, ref=stem, by=by, detail={**request.parse(data), "spool": path}
             )

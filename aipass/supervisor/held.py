@@ -398,14 +398,14 @@ def _open_to_empty(handle: int, name: str) -> int:
     try:
         opened = os.open(name, _FOLDER, dir_fd=handle)
     except PermissionError:
-        _let_write(handle, name)
+        let_write(handle, name)
         return os.open(name, _FOLDER, dir_fd=handle)
     if stat.S_IMODE(os.fstat(opened).st_mode) & 0o700 != 0o700:
         os.fchmod(opened, 0o700)
     return opened
 
 
-def _let_write(handle: int, name: str) -> None:
+def let_write(handle: int, name: str) -> None:
     """Give a folder of ours back the mode that emptying and moving it need; by what is held, never by its name."""
     if not hasattr(os, "O_PATH"):
         return

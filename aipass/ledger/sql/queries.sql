@@ -299,8 +299,9 @@ SELECT * FROM events WHERE id > :after AND (:kind IS NULL OR kind GLOB :kind) OR
 SELECT * FROM events WHERE (:kind IS NULL OR kind GLOB :kind) ORDER BY id DESC LIMIT :limit
 
 -- name: events_of_path
--- What happened to a path, newest first.
-SELECT * FROM events WHERE path = :path ORDER BY id DESC LIMIT :limit
+-- What happened to a path, newest first; that it went away under another name as well.
+SELECT * FROM events WHERE path = :path
+UNION SELECT * FROM events WHERE kind = 'file.moved' AND json_extract(detail, '$.from') = :path ORDER BY id DESC LIMIT :limit
 
 -- name: actions_of_event
 -- What handlers said to an event.

@@ -314,6 +314,8 @@ def link(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int) -
         raise OSError(errno.ENOENT, "no folder")
     if source.is_folder():
         raise OSError(errno.EPERM, "a folder")
+    if source.status is not None and stat.S_IFMT(source.status.mode) in _WAITED_FOR:
+        _keep_readable(work, target)
     if work.goes_on(source, target):
         return Plain.CONTINUE
     assert source.status is not None
