@@ -43,6 +43,14 @@ class Rule:
         """Whether the path, or a folder that it lies in, matches; for a pattern of files only, the path itself."""
         if self.files_only and folder:
             return False
+        if self._anchored:
+            # Most paths differ from most patterns in how they begin: that is seen without more.
+            group = self._groups[0]
+            if len(parts) < len(group):
+                return False
+            for number, test in enumerate(group):
+                if not test(parts[number]):
+                    return False
         at, last = 0, len(self._groups) - 1
         for number, group in enumerate(self._groups):
             if self.files_only and number == last:
