@@ -169,7 +169,7 @@ def test_what_the_wall_alone_stops_and_what_passes(monkeypatch):
         house.territory(a=["/a.txt", "/dir/"], b=["/b.txt", "/bdir/", "/bempty/"])
         house.write("a.txt", "old\n")
         watched = foreign(house)
-        outside, shared = house.base / "outside", house.write("../shared", "before")
+        outside, shared = house.base / "outside", house.write("../beside", "before")
         script = shutil.copy(BREAKOUTS, house.base / "breakouts.py")
         house.own_all()
         before = snapshot(*watched, outside, shared)
