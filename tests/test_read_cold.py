@@ -15,6 +15,7 @@ from fence_kit import NO_FENCE, NO_WALL, FenceHouse
 from git_kit import Bench as GitBench
 
 from aipass import advice, config, confine, guarded
+from aipass.cli import doctor
 from aipass.errors import AipassError
 from aipass.git.news import Entry, _marks
 from aipass.layout import Layout
@@ -176,6 +177,7 @@ def test_a_program_is_guarded_where_the_runs_own_path_finds_it(tmp_path):
     assert "tools/mytool" in guards(tmp_path, text)
     layout = Layout(tmp_path)
     assert not list(advice._of_agents(layout, config.load(layout.config)))
+    assert [one.found for one in doctor._repository(layout) if one.what == "agent w"] == [str(tool)]
 
 
 def test_a_path_that_comes_from_the_shell_is_read_there(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ import click
 
 from aipass import DISTRIBUTION, __version__, programs
 from aipass.cli.output import json_option, lines_of, print_json
+from aipass.dispatch import environment
 from aipass.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.event import plain
@@ -435,7 +436,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
         program = agent.command[0] if agent.command else getattr(driver, "program", None)
         if program is None:
             continue
-        path = programs.for_run(program, os.environ.get("PATH", ""), layout.root)
+        path = programs.for_run(program, environment.path_of(agent, os.environ), layout.root)
         found = (
             os.path.join(layout.root, path) if programs.is_program(os.path.join(layout.root, path)) else None
         )
