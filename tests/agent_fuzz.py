@@ -294,7 +294,7 @@ def ask() -> None:
         ]
     )
     subprocess.run(
-        [sys.executable, "-m", "aipass", *words], capture_output=True, timeout=20, check=False, cwd=ROOT
+        [sys.executable, "-m", "aipass", *words], capture_output=True, timeout=150, check=False, cwd=ROOT
     )
 
 

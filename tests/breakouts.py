@@ -360,7 +360,7 @@ def _():
 
 
 def child(*words):
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=150)
     if done.returncode:
         raise OSError(errno.ECHILD, done.stderr[-200:])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 from hypothesis import settings
+from patience import PATIENCE, until
 
 from aipass.supervisor import process
 
@@ -61,7 +62,7 @@ def nothing_left_behind(own_home):
     """No thread and no child process may outlive its test."""
     threads, children = set(threading.enumerate()), process.own_children()
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE / 3
     while time.monotonic() < deadline:
         left = [t for t in threading.enumerate() if t not in threads and t.is_alive() and not t.daemon]
         ours = [
@@ -96,7 +97,7 @@ class Repository:
         check: int | None = 0,
         stdin: str | None = None,
         env: dict[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = PATIENCE,
         yes: bool = True,
     ):
         # Nobody is there to be asked whether to start what a tracked aipass.toml names.
@@ -117,17 +118,11 @@ class Repository:
             )
         return done
 
-    def wait_for(self, condition, what: str = "it", timeout: float = 30):
+    def wait_for(self, condition, what: str = "it", timeout: float = PATIENCE):
         """The first true value of `condition()`."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            found = condition()
-            if found:
-                return found
-            time.sleep(0.01)
-        raise AssertionError(f"{what} did not happen within {timeout} s\n{self.trace()}")
+        return until(condition, lambda: f"{what} (log: {self.trace()})", timeout)
 
-    def answer(self, pattern: str, timeout: float = 30) -> Path:
+    def answer(self, pattern: str, timeout: float = PATIENCE) -> Path:
         return self.wait_for(
             lambda: next(iter(sorted(self.root.glob(f"outbox/{pattern}"))), None),
             f"outbox/{pattern}",

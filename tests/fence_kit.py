@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from patience import PATIENCE, until
 
 import aipass
 from aipass import ground
@@ -200,24 +201,16 @@ class FenceHouse:
             journal,
         )
 
-    def until_says(self, run: int, word: str, timeout: float = 20) -> None:
+    def until_says(self, run: int, word: str) -> None:
         """Wait until a run has printed `word`."""
         path = self.layout.run(run) / wire.STDOUT
-        deadline = time.monotonic() + timeout
-        while not (path.exists() and word in path.read_text()):
-            assert time.monotonic() < deadline, self.bugs()
-            time.sleep(0.005)
+        until(lambda: path.exists() and word in path.read_text(), lambda: f"`{word}`: {self.bugs()}")
 
-    def wait(self, test, timeout: float = 30) -> dict:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            for message in list(self.said):
-                if test(message):
-                    return message
-            time.sleep(0.003)
-        log = self.layout.state / "supervisor.log"
-        raise AssertionError(
-            f"did not happen; said {self.said[-10:]}\n{log.read_text()[-3000:] if log.exists() else ''}"
+    def wait(self, test, timeout: float = PATIENCE) -> dict:
+        return until(
+            lambda: next((message for message in list(self.said) if test(message)), None),
+            lambda: f"it (said: {self.said[-10:]}; {self.bugs()[-3000:]})",
+            timeout,
         )
 
     def supervisor_pid(self) -> int:
@@ -230,13 +223,11 @@ class FenceHouse:
 
     def close(self) -> None:
         self.supervisors.end()
-        deadline = time.monotonic() + 15
-        while runs.is_served(self.layout.state, "test") and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: not runs.is_served(self.layout.state, "test"), "the supervisor's end")
         self.supervisors.stop()
         for process in [self.supervisors._process]:
             if process is not None:
-                process.wait(10)
+                process.wait(PATIENCE)
         shutil.rmtree(self.base, ignore_errors=True)
 
 

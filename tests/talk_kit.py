@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from patience import PATIENCE
+
 from aipass import lock, request
 from aipass.layout import Layout
 
@@ -23,9 +25,9 @@ from aipass import request
 me, run = os.environ["AIPASS_AGENT"], os.environ["AIPASS_RUN"]
 spool, mail = Path(os.environ["AIPASS_SPOOL"]), Path(os.environ["AIPASS_MAIL"])
 others = [name for name in NAMES if name != me]
-end, number, seen = float(Path("end").read_text()), 0, set()
+end, number, seen = Path("end"), 0, set()
 with open(f"said-{me}", "a", buffering=1) as said, open(f"read-{me}", "a", buffering=1) as read:
-    while time.time() < end:
+    while not end.exists():
         to = random.choice(others)
         name = request.write(spool, "message", to=to, text=f"{me} {run} {number}")
         said.write(f"{name} {to} {run} {number}\\n")
@@ -39,8 +41,11 @@ with open(f"said-{me}", "a", buffering=1) as said, open(f"read-{me}", "a", buffe
 """
 
 
-def talk(repository, *, agents, seconds, kills, pause):
-    """Let so many agents talk for so long, with so many kills in between; returns figures of what was said."""
+def talk(repository, *, agents, seconds, kills, pause, least=0):
+    """Let so many agents talk, with so many kills in between; returns figures of what was said.
+
+    They talk for `seconds`, and for as long as it takes that `least` messages were sent and a fifth as many were read.
+    """
     names = [f"a{number}" for number in range(agents)]
     repository.write("talk.py", TALKER.replace("NAMES", repr(names)).replace("PAUSE", str(pause)))
     tables = "".join(
@@ -48,14 +53,13 @@ def talk(repository, *, agents, seconds, kills, pause):
         for name in names
     )
     repository.write("aipass.toml", f"[limits]\nconcurrency = {agents + 5}\nruns_per_hour = 1000\n{tables}")
-    repository.write("end", str(time.time() + seconds))
     repository.aipass("init")
     repository.aipass("up", "--detach")
     spool = Layout(repository.root).human_spool()
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in names:
         request.write(spool, "send", agent=name, text="talk")
-    dice = random.Random(agents)
+    dice, began = random.Random(agents), time.monotonic()
     for number in range(kills):
         time.sleep(seconds / (kills + 2) * dice.uniform(0.5, 1.2))
         engine = lock.holder(Layout(repository.root))
@@ -65,10 +69,17 @@ def talk(repository, *, agents, seconds, kills, pause):
             os.kill(pid, signal.SIGKILL)
         repository.aipass("up", "--detach")
     repository.wait_for(
-        lambda: time.time() > float((repository.root / "end").read_text()), "the end", seconds + 60
+        lambda: (
+            time.monotonic() > began + seconds
+            and _count(repository, "said") >= least
+            and _count(repository, "read") >= least / 5
+        ),
+        "enough talk",
+        seconds + PATIENCE,
     )
+    repository.write("end", "")
     repository.aipass("down")
-    repository.aipass("up", "--until-idle", timeout=300)
+    repository.aipass("up", "--until-idle", timeout=2 * PATIENCE)
     return _check(repository, names)
 
 
@@ -81,6 +92,10 @@ def supervisors(repository):
         except OSError:
             continue
     return found
+
+
+def _count(repository, what):
+    return sum(len(_lines(path)) for path in repository.root.glob(f"{what}-*"))
 
 
 def _lines(path):

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import agent
+from patience import PATIENCE
 from test_supervisor import House, house
 
 from aipass.errors import LedgerError
@@ -59,7 +60,7 @@ def test_an_agent_that_spoils_its_own_run_folder_stops_nobody(repository, trick)
     repository.answer("a/x.1.md")
     assert repository.aipass("send", "b", "hi", "--wait").stdout == "other hi\n"
     repository.aipass("down")
-    repository.aipass("up", "--until-idle", "--timeout", "30s")
+    repository.aipass("up", "--until-idle", "--timeout", "150s")
     assert state(repository, 1) == "succeeded"
 
 
@@ -106,7 +107,7 @@ def test_a_supervisor_that_is_ending_leaves_new_starts_to_the_next(house):
     house.start(2, "true")
     assert "ending" in house.wait("busy", 2)["reason"]
     assert house.wait("ended", 1)["outcome"] == "lost"
-    house.supervisors._process.wait(10)
+    house.supervisors._process.wait(PATIENCE)
 
 
 def test_an_agents_helper_is_not_taken_by_another_runs_end(house):

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from conftest import rounds
 from fence_kit import NO_FENCE, NO_WALL, snapshot
+from patience import PATIENCE
 
 pytestmark = [
     pytest.mark.skipif(bool(NO_FENCE), reason=NO_FENCE or "-"),
     pytest.mark.skipif(bool(NO_WALL), reason=NO_WALL or "-"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1200),
 ]
 #: The same again: AIPASS_SEED=… (it is printed where the test fails).
 SEED = os.environ.get("AIPASS_SEED")
@@ -100,7 +101,7 @@ def test_an_agent_that_does_its_worst_reaches_nothing_and_stops_nothing(reposito
     while state_of(repository, 1) in {"queued", "running"} and time.monotonic() < until:
         for verb in VERBS:
             repository.aipass(*verb.split(), check=None)
-        done = repository.aipass("send", "other", f"go {calm}", "--wait", timeout=60)
+        done = repository.aipass("send", "other", f"go {calm}", "--wait", timeout=PATIENCE)
         assert done.stdout == "calm\n"
         calm += 1
     assert calm >= 1, "others work meanwhile"
@@ -115,12 +116,12 @@ def test_an_agent_that_does_its_worst_reaches_nothing_and_stops_nothing(reposito
         "evil",
         "other",
     }
-    repository.aipass("down", "--kill", timeout=60)
+    repository.aipass("down", "--kill", timeout=PATIENCE)
     assert (
         not os.path.exists(f"/proc/{engine}")
         or Path(f"/proc/{engine}/stat").read_text().split(")")[1].split()[0] == "Z"
     )
-    assert repository.aipass("up", "--until-idle", "--timeout", "60s", timeout=90).returncode == 0, (
+    assert repository.aipass("up", "--until-idle", "--timeout", "150s", timeout=PATIENCE).returncode == 0, (
         "and starts again"
     )
     began = time.time()

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from aipass import config
 from aipass.errors import AipassError, ConfigError
@@ -44,7 +45,7 @@ def run(
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=90,
+        timeout=PATIENCE,
         **({"stdin": subprocess.DEVNULL} | more),
     )
 
@@ -67,7 +68,7 @@ def engine(repository, toml: str = A) -> int:
 
 def is_still_well(repository, pid: int) -> None:
     """That the same engine runs, has reported no bug, and does what it is asked."""
-    done = repository.aipass("send", "writer", "are you well", "--wait", "--timeout", "30s")
+    done = repository.aipass("send", "writer", "are you well", "--wait", "--timeout", "150s")
     assert done.stdout == "are you well"
     found = json.loads(repository.aipass("status", "--json").stdout)
     assert found["engine"]["pid"] == pid
@@ -274,7 +275,10 @@ def test_a_fifo_in_place_of_the_configuration_does_not_hang(tmp_path):
     # In a process of its own, as it cannot be interrupted otherwise.
     code = "import sys; from pathlib import Path; from aipass import config; config.load(Path(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "aipass.toml"], capture_output=True, timeout=3, check=False
+        [sys.executable, "-c", code, tmp_path / "aipass.toml"],
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert b"ConfigError" in done.stderr
 
@@ -312,7 +316,7 @@ def test_a_fifo_in_place_of_the_configuration_does_not_hang(tmp_path):
 )
 def test_verbs_refuse_a_wrong_configuration_with_2(repository, data, told):
     (repository.root / "aipass.toml").write_bytes(data)
-    for verb in (("reload",), ("up", "--until-idle", "--timeout", "20s")):
+    for verb in (("reload",), ("up", "--until-idle", "--timeout", "150s")):
         fails(run(repository, *verb), 2, told)
     assert (repository.root / "aipass.toml").read_bytes() == data
     assert not (repository.root / ".aipass").exists()
@@ -332,7 +336,7 @@ def test_verbs_refuse_a_wrong_configuration_with_2(repository, data, told):
 )
 def test_what_is_not_installed_is_told_at_the_start(repository, toml, told):
     repository.write("aipass.toml", toml)
-    fails(run(repository, "up", "--until-idle", "--timeout", "20s"), 2, told, "aipass.toml")
+    fails(run(repository, "up", "--until-idle", "--timeout", "150s"), 2, told, "aipass.toml")
 
 
 def test_status_with_a_broken_configuration_says_so(repository):
@@ -467,7 +471,7 @@ def test_requests_left_without_an_engine_are_looked_at_by_the_next_one(repositor
     repository.write("aipass.toml", A)
     leave(repository, b"r-good.json", request(text="good"))
     leave(repository, b"r-0bad.json", b"bad")
-    repository.aipass("up", "--until-idle", "--timeout", "30s")
+    repository.aipass("up", "--until-idle", "--timeout", "150s")
     assert [path.read_text() for path in (repository.root / "outbox").glob("*/*.md")] == ["good"]
     assert "not JSON" in set_aside(repository)[b"r-0bad.json"][1]["reason"]
 
@@ -490,7 +494,7 @@ def test_odd_requests_are_settled_one_way_or_the_other(repository, name, data, f
     leave(repository, name, data, folder)
     left = os.path.join(os.fsencode(repository.root / ".aipass/spool" / folder), name)
     is_still_well(repository, pid)
-    repository.wait_for(lambda: not os.path.lexists(left), "the end of the request's file", timeout=3)
+    repository.wait_for(lambda: not os.path.lexists(left), "the end of the request's file")
     settled = set_aside(repository)
     if not settled:
         ledger = sqlite3.connect(f"file:{repository.root}/.aipass/ledger.db?mode=ro", uri=True)
@@ -601,7 +605,7 @@ def test_files_of_odd_names_are_answered(repository, names):
         found = [n for n in (os.listdir(outbox) if os.path.isdir(outbox) else []) if not n.startswith(b".")]
         return found if sum(n.endswith(b".md") for n in found) >= len(names) else None
 
-    found = repository.wait_for(answers, "an answer to every file", timeout=30 if len(names) > 1 else 4)
+    found = repository.wait_for(answers, "an answer to every file", timeout=PATIENCE)
     said = [Path(os.fsdecode(os.path.join(outbox, n))).read_text() for n in found if n.endswith(b".md")]
     kept = {}
     for folder, _, files in os.walk(os.fsencode(repository.root / ".aipass/dispatches")):
@@ -650,7 +654,7 @@ def test_odd_files_are_rejected_or_answered(repository, path, data):
     def settled() -> bool:
         return note_of(target) is not None or bool(list((repository.root / "outbox").glob("*/x.*.md")))
 
-    repository.wait_for(settled, "a note or an answer", timeout=5)
+    repository.wait_for(settled, "a note or an answer")
     assert os.path.lexists(target) or (repository.root / ".aipass/dispatches/1").exists()
     is_still_well(repository, pid)
 
@@ -661,7 +665,7 @@ def test_five_bad_files_do_not_disable_the_inbox(repository):
         drop(repository, f"inbox/writer/{number}.md", b"---\nsubject: !!bool maybe\n---\nx")
     time.sleep(1)
     drop(repository, "inbox/writer/good.md", b"good")
-    assert repository.answer("writer/good.*.md", timeout=4).read_text() == "good"
+    assert repository.answer("writer/good.*.md", timeout=PATIENCE).read_text() == "good"
 
 
 # -- (d) the command line ----------------------------------------------------------------------------------------------
@@ -762,11 +766,9 @@ def test_ids_that_do_not_exist(repository):
 )  # fmt: skip
 def test_odd_arguments_with_an_engine(repository, words, code):
     pid = engine(repository)
-    before = time.monotonic()
     done = run(repository, *words, env={"PYTHONPATH": str(quick_reply(repository))})
     fails(done, code)
     assert "has not answered" not in done.stderr
-    assert time.monotonic() - before < 20
     is_still_well(repository, pid)
 
 
@@ -785,7 +787,7 @@ def quick_reply(repository) -> Path:
     folder = repository.root.parent / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
-        "import aipass.cli.asking\naipass.cli.asking.REPLY_WAIT_S = 3.0\n"
+        "import aipass.cli.asking\naipass.cli.asking.REPLY_WAIT_S = 20.0\n"
     )
     return folder
 
@@ -836,7 +838,7 @@ def gone(repository, *words: str, env: dict[str, str] | None = None):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -864,7 +866,7 @@ def test_in_a_folder_that_is_gone(repository, words):
 )
 def test_in_a_folder_that_is_gone_with_a_root_that_is_named(repository, words):
     repository.write("aipass.toml", A)
-    repository.aipass("up", "--until-idle", "--timeout", "30s")
+    repository.aipass("up", "--until-idle", "--timeout", "150s")
     done = gone(repository, *words, env={"AIPASS_ROOT": str(repository.root)})
     fails(done, 1 if words[0] == "why" else 0)
 
@@ -881,7 +883,7 @@ def test_without_a_home(repository):
     repository.write("aipass.toml", A)
     drop(repository, "inbox/writer/x.md", b"at home nowhere")
     env = {"HOME": None, "USER": None, "LOGNAME": None}
-    fails(run(repository, "up", "--until-idle", "--timeout", "30s", env=env), 0)
+    fails(run(repository, "up", "--until-idle", "--timeout", "150s", env=env), 0)
     assert repository.answer("writer/x.*.md").read_text() == "at home nowhere"
     for words in (["status"], ["doctor"], ["events"]):
         done = run(repository, *words, env=env)
@@ -933,7 +935,7 @@ def test_a_state_folder_that_is_none(repository, make, words, told):
 def test_a_file_where_a_folder_must_be(repository, name):
     repository.write("aipass.toml", A)
     repository.write(name, "mine")
-    fails(run(repository, "up", "--until-idle", "--timeout", "20s"), 2, name, "move")
+    fails(run(repository, "up", "--until-idle", "--timeout", "150s"), 2, name, "move")
     assert (repository.root / name).read_text() == "mine"
 
 
@@ -941,7 +943,7 @@ def make_ledger(repository) -> Path:
     """A ledger with a dispatch in it, of an engine that ended in good order."""
     repository.write("aipass.toml", A)
     drop(repository, "inbox/writer/x.md", b"before")
-    repository.aipass("up", "--until-idle", "--timeout", "30s")
+    repository.aipass("up", "--until-idle", "--timeout", "150s")
     return repository.root / ".aipass/ledger.db"
 
 
@@ -997,7 +999,7 @@ def test_a_ledger_that_cannot_be_used_is_not_touched(repository, change, told):
     change(ledger)
     before = ledger.read_bytes()
     drop(repository, "inbox/writer/y.md", b"waits")
-    for words in (["up", "--until-idle", "--timeout", "20s"], ["up", "--detach"]):
+    for words in (["up", "--until-idle", "--timeout", "150s"], ["up", "--detach"]):
         fails(run(repository, *words), 1, "ledger.db", told)
         assert ledger.read_bytes() == before
     assert (repository.root / "inbox/writer/y.md").read_bytes() == b"waits"
@@ -1009,7 +1011,7 @@ def test_after_the_ledger_was_moved_away_as_advised_work_begins_anew(repository)
     drop(repository, "inbox/writer/y.md", b"waits")
     fails(run(repository, "up", "--until-idle"), 1, "move it away, then `aipass up` makes a new one")
     ledger.rename(ledger.with_name("old.db"))
-    repository.aipass("up", "--until-idle", "--timeout", "30s")
+    repository.aipass("up", "--until-idle", "--timeout", "150s")
     assert repository.answer("writer/y.*.md").read_text() == "waits"
 
 
@@ -1073,7 +1075,7 @@ def test_a_state_folder_that_is_read_only(repository, words, code, told):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     fails(done, code, told)
@@ -1114,7 +1116,7 @@ def test_a_lock_file_of_nonsense_is_no_engine(repository, data):
     (repository.root / ".aipass/engine.lock").write_bytes(data)
     fails(run(repository, "status"), 0, "not running")
     fails(run(repository, "down"), 0, "no engine runs here")
-    fails(run(repository, "up", "--until-idle", "--timeout", "30s"), 0)
+    fails(run(repository, "up", "--until-idle", "--timeout", "150s"), 0)
 
 
 @pytest.fixture
@@ -1159,7 +1161,7 @@ def test_a_full_disk_ends_nothing_and_loses_nothing(small_disk, repository):
     os.kill(pid, 0)
     assert not list(repository.root.glob("outbox/writer/flood.*.md"))
     filler.unlink()
-    assert repository.answer("writer/flood.*.md", timeout=20).read_text() == "after the flood"
+    assert repository.answer("writer/flood.*.md", timeout=PATIENCE).read_text() == "after the flood"
     assert not [path for path in repository.root.glob("**/.*.tmp") if ".aipass/spool" in str(path)]
     is_still_well(repository, pid)
 
@@ -1169,12 +1171,12 @@ def test_an_engine_does_not_start_on_a_full_disk_and_says_why(small_disk, reposi
     repository.write("inbox/writer/x.md", "later")
     filler = small_disk / "filler"
     fill(filler)
-    done = run(repository, "up", "--until-idle", "--timeout", "10s")
+    done = run(repository, "up", "--until-idle", "--timeout", "150s")
     assert done.returncode in {1, 2}, done.stderr
     assert "bug in aipass" not in done.stderr
     assert any(words in done.stderr for words in ("No space left", "free space", "disk is full")), done.stderr
     filler.unlink()
-    repository.aipass("up", "--until-idle", "--timeout", "30s")
+    repository.aipass("up", "--until-idle", "--timeout", "150s")
     assert repository.answer("writer/x.*.md").read_text() == "later"
 
 
@@ -1185,7 +1187,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_bad_input_goes_on(repository)
         drop(repository, f"inbox/writer/{number}.md", b"" if number % 2 else f"text {number}".encode())
     os.kill(pid, signal.SIGKILL)
     repository.wait_for(lambda: repository.aipass("status").stdout.startswith("engine   not"), "its end")
-    repository.aipass("up", "--until-idle", "--timeout", "40s")
+    repository.aipass("up", "--until-idle", "--timeout", "150s")
     answers = {path.read_text() for path in repository.root.glob("outbox/writer/*.md")}
     assert answers == {f"text {number}" for number in range(0, 20, 2)}
     assert len(set_aside(repository)) == 20

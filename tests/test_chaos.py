@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import agent, rounds
+from patience import PATIENCE
 
 from aipass.supervisor import process
 
@@ -125,8 +126,8 @@ def make(repository):
 def finish(repository, expected, victims):
     if victims.is_up():
         victims.engine.terminate()
-        victims.engine.wait(30)
-    done = repository.aipass("up", "--until-idle", "--timeout", "200s", timeout=240, check=None)
+        victims.engine.wait(PATIENCE)
+    done = repository.aipass("up", "--until-idle", "--timeout", "200s", timeout=2 * PATIENCE, check=None)
     assert done.returncode == 0, done.stderr + repository.aipass("status").stdout
     everything_is_in_order(repository, expected)
     repository.aipass("down", "--kill")
@@ -139,7 +140,7 @@ MOST_FILES = 400
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(1, rounds(2, 5)))
 def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(repository, seed):
     """Kills of engine, supervisor, or both, while hundreds of files are dropped."""
@@ -165,7 +166,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(repository, see
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_kills_at_fault_points_lose_nothing_and_repeat_nothing(repository):
     """The engine kills itself at random boundaries of transactions and of what it does in the world."""
     make(repository)

@@ -15,6 +15,7 @@ import pytest
 from conftest import agent
 from fence_kit import NO_FENCE, NO_WALL, FenceHouse
 from git_kit import Bench as GitBench
+from patience import PATIENCE, until
 
 from aipass import programs, request
 from aipass.errors import RefusedError
@@ -409,10 +410,7 @@ def test_what_is_buried_is_gone_at_once_and_removed_by_a_thread(tmp_path, monkey
         assert graves.bury(place)
         assert not os.path.lexists(place)
     assert graves.bury(tmp_path / "nothing")
-    deadline = time.monotonic() + 20
-    while any((layout.state / "gone").iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not list((layout.state / "gone").iterdir())
+    until(lambda: not list((layout.state / "gone").iterdir()), "the end of all that is gone")
     graves.stop()
     # What an engine leaves the next goes on with; one that ends does not wait for it.
     chain(tmp_path / "more", 50)
@@ -425,9 +423,7 @@ def test_what_is_buried_is_gone_at_once_and_removed_by_a_thread(tmp_path, monkey
     monkeypatch.undo()
     third = Graveyard(layout)
     third.sweep()
-    while any((layout.state / "gone").iterdir()) and time.monotonic() < deadline + 20:
-        time.sleep(0.01)
-    assert not list((layout.state / "gone").iterdir())
+    until(lambda: not list((layout.state / "gone").iterdir()), "the end of all that is gone")
     third.stop()
 
 
@@ -451,7 +447,7 @@ def test_what_a_run_leaves_in_its_spool_keeps_nobody_waiting(repository):
     repository.write("v.py", "print('v')")
     repository.aipass("up", "--detach")
     assert repository.aipass("send", "w", "go", "--wait").stdout == "spoiled\n"
-    assert repository.aipass("send", "v", "go", "--wait", timeout=30).stdout == "v\n"
+    assert repository.aipass("send", "v", "go", "--wait", timeout=PATIENCE).stdout == "v\n"
     repository.wait_for(
         lambda: not list((repository.root / ".aipass/spool").glob("run-*")), "the end of its spool"
     )
@@ -538,15 +534,11 @@ def test_git_that_hangs_is_ended_with_what_it_has_started(tmp_path, monkeypatch)
     words = ["sh", "-c", f"sh -c 'echo $$ > {mark}; sleep 100' & wait"]
     done = threading.Thread(target=lambda: programs.run(tmp_path, words, capture_output=True))
     done.start()
-    deadline = time.monotonic() + 10
-    while not (mark.exists() and mark.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: mark.exists() and mark.read_text().strip(), "its start")
     programs.end_all()
-    done.join(10)
+    done.join(PATIENCE / 2)
     assert not done.is_alive()
-    while os.path.exists(f"/proc/{mark.read_text().strip()}") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{mark.read_text().strip()}")
+    until(lambda: not os.path.exists(f"/proc/{mark.read_text().strip()}"), "its end", PATIENCE / 2)
     with pytest.raises(subprocess.TimeoutExpired):
         programs.run(tmp_path, ["sh", "-c", "sleep 100"], timeout=0.2, capture_output=True)
 

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from aipass import config, hookspecs
 from aipass.plugins import Plugins
@@ -90,7 +91,7 @@ def test_shell_examples_run(page, repository):
             env=env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"

@@ -17,6 +17,7 @@ from aipass_plugins.llm import LlmDriver
 from aipass_plugins.opencode import OpencodeDriver
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 import aipass
 from aipass.dispatch.driver import Share, prewrite_hook
@@ -332,7 +333,9 @@ def hook(asked, dialect="", **env):
     words = ["sh", "-c", prewrite_hook(dialect)]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIPASS_")}
     data = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
-    return subprocess.run(words, input=data, capture_output=True, env={**kept, **env}, check=True, timeout=30)
+    return subprocess.run(
+        words, input=data, capture_output=True, env={**kept, **env}, check=True, timeout=PATIENCE
+    )
 
 
 @pytest.mark.parametrize(

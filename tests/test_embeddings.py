@@ -6,13 +6,13 @@ import json
 import math
 import sqlite3
 import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from aipass_plugins import embeddings
 from aipass_plugins.embeddings import Bert, Embeddings
+from patience import PATIENCE, until
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -226,13 +226,6 @@ def test_without_its_libraries_it_says_how_to_install_them(tmp_path, monkeypatch
 # -- behind the engine -------------------------------------------------------------------------------------------------
 
 
-def wait(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 class Fake:
     """An index of a third party: it keeps what it is told."""
 
@@ -270,17 +263,17 @@ def test_register_meanings_lets_an_index_learn_what_is_remembered_as_it_comes(ai
     for text in ("the same thing in other words", "nothing of that"):
         house.ask("note", do="learning", text=text, agent="api")
     house.ask("note", do="todo", text="no todo", agent="api")
-    wait(lambda: len(fake.texts) == 2)
+    until(lambda: len(fake.texts) == 2)
     found = recall(house.ledger, "zebra", now=0.0, meanings=[fake])
     assert [hit.row["text"] for hit in found] == ["the same thing in other words"]
     assert recall(house.ledger, "zebra", now=0.0) == []
     assert recall(house.ledger, "zebra", now=0.0, agent="web", meanings=[fake]) == []
     assert recall(house.ledger, "zebra", now=0.0, sources=["answer"], meanings=[fake]) == []
     house.ask("forget", memory=found[0].row["id"])
-    wait(lambda: list(fake.texts.values()) == ["nothing of that"])
+    until(lambda: list(fake.texts.values()) == ["nothing of that"])
     house.restart()
     house.ask("note", do="learning", text="after a restart", agent="api")
-    wait(lambda: "after a restart" in fake.texts.values())
+    until(lambda: "after a restart" in fake.texts.values())
 
 
 def test_register_meanings_takes_indexes_only(aipass_bench):
@@ -294,10 +287,10 @@ def test_an_index_that_raises_is_left_out_and_the_words_go_on(aipass_bench):
     house = aipass_bench(TOML, plugin(fake, good))
     for text in ("redis is gone", "sqlite is here"):
         house.ask("note", do="learning", text=text, agent="api")
-    wait(lambda: len(good.texts) == 2)
+    until(lambda: len(good.texts) == 2)
     fake.broken = False
     house.ask("note", do="learning", text="one more", agent="api")
-    wait(lambda: len(good.texts) == 3)
+    until(lambda: len(good.texts) == 3)
     assert fake.texts == {}
     assert [hit.row["text"] for hit in recall(house.ledger, "redis", now=0.0)] == ["redis is gone"]
 
@@ -309,15 +302,15 @@ def test_a_long_backlog_is_learned_whole_also_when_something_is_rewritten_meanwh
     house = aipass_bench(TOML + "[state]\nlearnings = 900\n", plugin(fake))
     for number in range(100):
         house.ask("note", do="learning", text=f"text {number}", agent="api")
-    wait(lambda: len(fake.texts) == 100)
+    until(lambda: len(fake.texts) == 100)
     fake.texts, real = {}, fake.learn  # another model, and a new index
-    fake.learn = lambda texts: (gate.wait(10), real(texts))
+    fake.learn = lambda texts: (gate.wait(PATIENCE), real(texts))
     house.restart()
     document = body(house)
     document["learnings"][-1]["text"] = "rewritten"
     save(house, document)
     gate.set()
-    wait(lambda: len(fake.texts) == 100)
+    until(lambda: len(fake.texts) == 100)
     assert "rewritten" in fake.texts.values()
 
 
@@ -326,11 +319,11 @@ def test_what_was_forgotten_just_before_a_kill_is_forgotten_by_the_index_too(aip
     house = aipass_bench(TOML, plugin(fake))
     for text in ("the secret thing", "another"):
         house.ask("note", do="learning", text=text, agent="api")
-    wait(lambda: len(fake.texts) == 2)
+    until(lambda: len(fake.texts) == 2)
     monkeypatch.setattr(house.engine, "_act", lambda step: None)  # killed between commit and effect
     house.ask("forget", memory=1)
     house.restart()
-    wait(lambda: list(fake.texts.values()) == ["another"])
+    until(lambda: list(fake.texts.values()) == ["another"])
 
 
 def test_a_model_in_aipass_toml_is_used_by_recall_and_by_nobody_else(repository, tmp_path):
@@ -341,7 +334,7 @@ def test_a_model_in_aipass_toml_is_used_by_recall_and_by_nobody_else(repository,
     for text in ("redis cache failover", "login page button"):
         repository.aipass("note", text, "--agent", "api")
     index = repository.root / ".aipass/meaning"
-    wait(lambda: list(index.rglob("*.db")))
+    until(lambda: list(index.rglob("*.db")))
     for path in index.rglob("*.db"):
         path.chmod(0o444)
     found = json.loads(repository.aipass("recall", "redis cache failover", "--json").stdout)

@@ -11,6 +11,7 @@ import pytest
 from conftest import rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE, until
 
 from aipass.ledger import Ledger
 from aipass.sources import emitter, inotify, writers
@@ -46,11 +47,8 @@ class Tree:
         self.paused.clear()
         self.filesystem.stop()
 
-    def wait(self, condition, timeout=20.0):
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < deadline, self.facts[-30:]
-            time.sleep(0.003)
+    def wait(self, condition, timeout=PATIENCE):
+        until(condition, lambda: self.facts[-30:], timeout)
 
     def wait_for(self, *expected):
         self.wait(lambda: all(fact in self.facts for fact in expected))

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from git_kit import git
+from patience import PATIENCE
 
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.observation import Gone, Listing, Moved, ScanEnd, Seen
@@ -39,7 +40,7 @@ def tree(tmp_path):
     told = queue.SimpleQueue()
     source = Filesystem(root, baseline=True)
     source.start(lambda batch: [told.put(one) for one in batch])
-    assert source._watched.emitter.settled.wait(10)
+    assert source._watched.emitter.settled.wait(PATIENCE)
 
     def seen():
         """Paths that were seen to change since the last time, and whether git did it."""
@@ -47,7 +48,7 @@ def tree(tmp_path):
         mark.write_text("")
         found = {}
         while True:
-            one = told.get(timeout=10)
+            one = told.get(timeout=PATIENCE)
             if isinstance(one, Seen) and one.path == mark.name:
                 return found
             if isinstance(one, Seen | Gone) and not one.path.startswith("mark") and one.path != "new":

@@ -15,6 +15,7 @@ import pytest
 from conftest import agent, rounds
 from fence_kit import NO_FENCE
 from git_kit import git
+from patience import PATIENCE, until
 
 from aipass.git.lease import Lease
 
@@ -275,7 +276,7 @@ def test_a_merge_goes_on_after_the_engine_was_killed_while_its_checks_ran(reposi
     for verb in (["status"], ["lock"], ["pr", "list"]):
         assert "PR 1 is being tested; .aipass/merges/" in repository.aipass(*verb).stdout
     os.kill(read(repository, "status")["engine"]["pid"], signal.SIGKILL)
-    said = asking.communicate(timeout=30)[0].decode()
+    said = asking.communicate(timeout=PATIENCE)[0].decode()
     assert "the engine went away" in said
     repository.aipass("up", "--detach")
     repository.write("go", "")
@@ -529,7 +530,7 @@ def test_what_waits_for_the_lease_when_the_engine_stops_is_carried_out_by_the_ne
         )
         repository.wait_for(lambda: len(lease.tickets()) == 2, "the engine at the lease")
         repository.aipass("down")
-        assert asking.wait(timeout=30) == 4
+        assert asking.wait(timeout=PATIENCE) == 4
     assert not events(repository, "pr.failed")
     repository.aipass("up", "--detach")
     repository.wait_for(lambda: read(repository, "pr", "list"), "the PR")
@@ -566,7 +567,7 @@ def test_requests_that_wait_together_are_merged_in_the_order_of_asking(repositor
                 lambda: list((repository.root / ".aipass").glob("merges/*/stdout.log")), "the check"
             )
     repository.write("go", "")
-    assert [one.wait(timeout=60) for one in asking] == [0, 0, 0]
+    assert [one.wait(timeout=PATIENCE) for one in asking] == [0, 0, 0]
     assert [event["ref"] for event in events(repository, "pr.merged")] == ["1", "3", "2"]
 
 
@@ -698,17 +699,14 @@ def check_all(repository, names, bases):
     assert kept == sorted(f"refs/aipass/pr/{pr['id']}" for pr in prs)
 
 
-def wait_for_prs(repository, names, timeout=200.0):
+def wait_for_prs(repository, names):
     def done():
         states = read(repository, "status")["counts"]
         return states["running"] == states["queued"] == 0 and len(read(repository, "pr", "list")) == len(
             names
         )
 
-    deadline = time.monotonic() + timeout
-    while not done():
-        assert time.monotonic() < deadline, (read(repository, "status"), repository.trace())
-        time.sleep(0.3)
+    until(done, lambda: (read(repository, "status"), repository.trace()), 2 * PATIENCE)
 
 
 def test_many_agents_open_prs_at_once_and_nothing_of_the_users_moves(repository):
@@ -785,7 +783,7 @@ class Person(threading.Thread):
         return not said.stdout
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("killing", [False, True])
 def test_many_agents_while_a_person_works_and_the_engine_is_killed(repository, killing):
     names = many(repository)

@@ -11,6 +11,7 @@ import time
 import pytest
 from conftest import agent
 from fence_kit import NO_FENCE
+from patience import PATIENCE
 
 from aipass import ground
 
@@ -193,7 +194,8 @@ def test_the_temporary_folder_goes_with_the_run(house):
 
 def test_doctor_tries_each_layer(house):
     found = {
-        entry["what"]: entry for entry in json.loads(house.aipass("doctor", "--json", timeout=120).stdout)
+        entry["what"]: entry
+        for entry in json.loads(house.aipass("doctor", "--json", timeout=2 * PATIENCE).stdout)
     }
     assert found["fence"]["state"] == "ok", found["fence"]
     assert "races included" in found["fence"]["found"]

@@ -15,6 +15,7 @@ import time
 
 import pytest
 from conftest import agent
+from patience import PATIENCE
 
 from aipass.layout import Layout
 from aipass.supervisor import hold, lockers
@@ -155,7 +156,7 @@ def test_whoever_of_a_run_locks_a_file_of_ours_is_found_and_ended_and_nobody_els
     (ended,) = lockers.end_of_runs(path)
     assert ended.run == "7"
     assert "fcntl" in ended.command
-    theirs.wait(10)
+    theirs.wait(PATIENCE)
     assert mine.poll() is None
     assert lockers.end_of_runs(path, tmp_path / "nothing") == []
     end(mine, theirs)
@@ -190,17 +191,17 @@ def test_an_agent_that_takes_every_lock_it_can_stops_neither_engine_nor_others_n
     log = repository.root / ".aipass/runs/1/stdout.log"
     repository.wait_for(lambda: log.exists() and "locked" in log.read_text(), "its locks")
     assert (
-        repository.aipass("send", "b", "one", "--wait", "--timeout", "40s", timeout=90)
+        repository.aipass("send", "b", "one", "--wait", "--timeout", "150s", timeout=PATIENCE)
         .stdout.strip()
         .endswith("b")
     )
     repository.aipass("down")
     repository.aipass("up", "--detach")
-    repository.aipass("send", "b", "two", "--wait", "--timeout", "40s", timeout=90)
+    repository.aipass("send", "b", "two", "--wait", "--timeout", "150s", timeout=PATIENCE)
     engine = hold.holder(Layout(repository.root).engine_lock)["pid"]
     os.kill(engine, signal.SIGKILL)
     repository.aipass("up", "--detach")
-    repository.aipass("send", "b", "three", "--wait", "--timeout", "40s", timeout=90)
+    repository.aipass("send", "b", "three", "--wait", "--timeout", "150s", timeout=PATIENCE)
     told = repository.aipass("status").stdout + repository.aipass("events", "--kind", "ledger.locked").stdout
     assert "had a lock on the ledger" in told or "ledger.locked" in told
     repository.aipass("down", "--kill")

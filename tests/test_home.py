@@ -8,6 +8,7 @@ import time
 
 import pytest
 from conftest import Repository, agent
+from patience import until
 
 from aipass.layout import Layout
 from aipass.sources.home import Home
@@ -108,8 +109,6 @@ def test_without_a_kernel_that_tells_it_is_looked_for(tmp_path, monkeypatch):
     time.sleep(0.05)
     assert not told
     layout.state.rename(tmp_path / "away")
-    deadline = time.monotonic() + 10
-    while not told and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: told)
     assert str(layout.state) in told[0].reason
     source.stop()

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from patience import until
 
 from aipass.errors import RefusedError
 from aipass.git import indexlock
@@ -69,9 +70,7 @@ def test_they_come_in_the_order_of_asking(lease):
             thread = threading.Thread(target=take, args=(number,))
             thread.start()
             threads.append(thread)
-            deadline = time.monotonic() + 10
-            while len(lease.tickets()) < number + 2 and time.monotonic() < deadline:
-                time.sleep(0.002)
+            until(lambda queue=number + 2: len(lease.tickets()) >= queue)
     for thread in threads:
         thread.join()
     assert order == list(range(10))

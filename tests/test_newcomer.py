@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import agent
+from patience import PATIENCE
 
 import aipass
 from aipass import DISTRIBUTION, __version__, action
@@ -214,7 +215,7 @@ def test_a_slow_notifier_keeps_nothing_else_waiting_and_one_that_hangs_loses_onl
     go, told = threading.Event(), []
 
     def deliver(notice):
-        go.wait(20)
+        go.wait(PATIENCE)
         told.append(notice.text)
 
     notices = Notices(deliver)

@@ -9,11 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from fence_kit import NO_FENCE, NO_WALL, OTHER_USER, SYSTEM_PYTHON, FenceHouse, no_other_user
+from patience import until
 
 from aipass.supervisor import mark
 from aipass.supervisor.fence import kernel
@@ -260,9 +260,7 @@ while not os.path.exists(os.environ['TMPDIR'] + '/go'): time.sleep(.01)
     place = Path(
         f"/tmp/aipass-{house.user if house.user is not None else os.geteuid()}/{house.base.name}-{run}"
     )
-    deadline = time.monotonic() + 30
-    while not (place / "closed").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until((place / "closed").exists)
     victims = [os.openpty() for _ in range(4)]
     try:
         (place / "go.tmp").write_text(os.ttyname(victims[0][1]))

@@ -11,6 +11,7 @@ import time
 import pytest
 from conftest import agent
 from fence_kit import NO_FENCE
+from patience import PATIENCE
 
 pytestmark = [
     pytest.mark.slow,
@@ -235,7 +236,7 @@ def test_a_plan_survives_kill_9_of_engine_and_supervisor(house):
         house.wait_for(
             lambda: house.aipass("up", "--detach", check=None).returncode == 0, "the engine's start"
         )
-    house.wait_for(lambda: set(statuses(house).values()) == {"done"}, "the plan's end", timeout=60)
+    house.wait_for(lambda: set(statuses(house).values()) == {"done"}, "the plan's end", timeout=PATIENCE)
     db = sqlite3.connect(f"file:{house.root}/.aipass/ledger.db?mode=ro", uri=True)
     count = dict(
         db.execute(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from git_kit import git
+from patience import PATIENCE
 
 from aipass import config, ground, guarded, programs
 from aipass.layout import Layout
@@ -447,7 +448,7 @@ def script(repository, *words, check: int | None = 0):
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert check is None or done.returncode == check, f"{words}: {done.stdout}{done.stderr}"
     return done

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from conftest import NIGHTLY, agent
+from patience import PATIENCE
 
 from aipass.errors import ConfigError
 from aipass.git import hooks
@@ -277,7 +278,7 @@ def test_a_folder_in_a_hooks_place_and_a_pipe_as_the_list_are_left_alone(reposit
     os.mkfifo(shared / hooks.SHARED_ROOTS)
     done = threading.Thread(target=lambda: git(root, "commit", "-q", "--allow-empty", "-m", "y"), daemon=True)
     done.start()
-    done.join(20)
+    done.join(PATIENCE)
     assert not done.is_alive()
     assert list(hooks._roots(shared / hooks.SHARED_ROOTS)) == []
 

@@ -8,6 +8,7 @@ import random
 import time
 
 import pytest
+from patience import until
 
 from aipass.config import State
 from aipass.layout import Layout
@@ -60,10 +61,7 @@ class Stand:
             return False
 
     def wait(self, condition, what="it"):
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline, (what, self.told, sorted(self.folder.iterdir()))
-            time.sleep(0.002)
+        until(condition, lambda: (what, self.told, sorted(self.folder.iterdir())))
 
     def rejected(self):
         return [one for one in self.told if isinstance(one, StateRejected)]

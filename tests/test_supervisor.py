@@ -15,6 +15,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE, until
 
 from aipass.layout import Layout
 from aipass.sources.runs import Supervisors, launch
@@ -59,14 +60,11 @@ class House:
     def python(self, run, code, **more):
         self.start(run, sys.executable, "-c", code, **more)
 
-    def wait(self, tell, run, timeout=20.0):
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            for message in self.said:
-                if message["tell"] == tell and message.get("run") == run:
-                    return message
-            time.sleep(0.005)
-        raise AssertionError(f"no `{tell}` of run {run}: {self.said}")
+    def wait(self, tell, run):
+        return until(
+            lambda: next((m for m in self.said if m["tell"] == tell and m.get("run") == run), None),
+            lambda: f"`{tell}` of run {run}: {self.said}",
+        )
 
     def output(self, run):
         return (self.layout.run(run) / wire.STDOUT).read_text()
@@ -91,7 +89,7 @@ def house(tmp_path):
     made.supervisors.wait_ended(10)
     made.supervisors.stop()
     if made.supervisors._process is not None:
-        made.supervisors._process.wait(10)
+        made.supervisors._process.wait(PATIENCE)
 
 
 def test_a_run_gets_its_prompt_and_its_output_goes_to_files(house):
@@ -259,13 +257,11 @@ def test_an_older_supervisor_keeps_its_runs_and_a_newer_one_leaves_them_alone(ho
     newer.start(lambda reports: said.extend(report.message for report in reports))
     try:
         newer.adopt(1, "a1")
-        deadline = time.monotonic() + 10
-        while not any(m["tell"] == "ended" and m["run"] == 1 for m in said) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: any(m["tell"] == "ended" and m["run"] == 1 for m in said))
         assert [m["outcome"] for m in said if m["tell"] == "ended"] == ["exited"]
     finally:
         newer.end()
-        newer._process.wait(10)
+        newer._process.wait(PATIENCE)
         newer.stop()
 
 
@@ -286,7 +282,7 @@ def test_a_wait_for_the_end_of_what_goes_on_is_over_in_time(house):
 
 def test_only_one_supervisor_of_a_version_serves_a_root(house):
     other = launch(house.layout, "test")
-    assert other.wait(10) == 3
+    assert other.wait(PATIENCE) == 3
 
 
 def test_a_path_longer_than_a_sockets_name_may_be(tmp_path):
@@ -298,7 +294,7 @@ def test_a_path_longer_than_a_sockets_name_may_be(tmp_path):
         assert made.wait("ended", 1)["exit"] == 0
     finally:
         made.supervisors.end()
-        made.supervisors._process.wait(10)
+        made.supervisors._process.wait(PATIENCE)
         made.supervisors.stop()
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from aipass import Command, Outcome, hookimpl
 from aipass.dispatch.driver import mail_hook
@@ -893,7 +894,7 @@ def handed(tmp_path):
             subprocess.Popen(["sh", "-c", mail_hook()], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for _ in range(times)
         ]  # fmt: skip
-        done = [(one, *one.communicate(words, timeout=30)) for one in started]
+        done = [(one, *one.communicate(words, timeout=PATIENCE)) for one in started]
         assert all(one.returncode == 0 for one, _, _ in done), done
         told = [json.loads(out)["hookSpecificOutput"] for _, out, _ in done if out]
         assert all(one["hookEventName"] == event for one in told if stdin is None)

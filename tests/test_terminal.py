@@ -11,6 +11,7 @@ import pytest
 from conftest import agent
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from aipass.event import inert
 
@@ -52,7 +53,7 @@ def on_a_terminal(repository, *words: str) -> bytes:
             break
         said += piece
     os.close(ours)
-    made.wait(60)
+    made.wait(PATIENCE)
     return said
 
 
