@@ -180,6 +180,12 @@ class LiveRuns:
     def _denied(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         """A write that the fence refused, or several of one path in a row."""
         about = {name: message[name] for name in ("operation", "reason", "owner", "count", "pid")}
+        if message["path"] in getattr(self._drivers.get(row["driver"]), "habits", ()):
+            # Nobody did anything wrong: it is on record, and shown to nobody unasked.
+            step.facts.append(
+                replace(self._fact("write.denied", row, **about, habit=True), path=message["path"])
+            )
+            return
         fact = self._fact("write.denied", row, **about)
         step.facts.append(replace(fact, path=message["path"]))
         # What it has written since begins a new row.
@@ -250,7 +256,11 @@ class LiveRuns:
         if ended.retry_in is not None:
             detail["retry_in_s"] = round(ended.retry_in, 3)
         if ended.outcome == "lost":
-            step.facts.append(self._fact("run.lost", row, left=message.get("left", [])))
+            step.facts.append(
+                self._fact(
+                    "run.lost", row, left=message.get("left", []), reason=ended.reason or "nobody saw its end"
+                )
+            )
         said = clean(sessions.words(verdict.answer)) or ended.reason
         session = sessions.of(row, finished, ended.outcome, sessions.with_questions(said, asked), files)
         self._talk.keeper.ended(step, row, session)

@@ -74,6 +74,8 @@ class OpencodeDriver:
     name = program = "opencode"
     briefed = True
     accounts = ("OPENCODE_API_KEY", "~/.local/share/opencode/auth.json")
+    #: Where it notes a number for the project; without one it works out another.
+    habits = (".git/opencode",)
 
     def command(self, job: Job) -> Command:
         """Prompt on stdin, JSON lines on stdout; nothing is asked. A title spares it a call of the model for one."""

@@ -124,6 +124,7 @@ def test_a_lost_run_is_retried_as_a_new_run_and_then_visibly_fails(aipass_bench)
     assert (row["state"], row["attempts"]) == ("failed", 3)
     assert "after 3 attempts" in row["reason"]
     assert len(bench.events("run.lost")) == 3
+    assert all(event.detail["reason"] for event in bench.events("run.lost"))
 
 
 def test_a_lost_run_is_never_retried_where_retries_is_0(aipass_bench):
@@ -437,3 +438,14 @@ def test_the_engine_is_idle_only_when_nothing_is_queued_running_or_due(aipass_be
     bench.advance(5)
     bench.finish(2)
     assert bench.engine.is_idle()
+
+
+def test_what_a_cli_always_tries_and_is_refused_is_on_record_and_shown_to_nobody(aipass_bench):
+    bench = aipass_bench('[agents.writer]\ndriver = "opencode"\n')
+    bench.ask("send", agent="writer", text="go")
+    about = {"operation": "write", "reason": "git's own files", "owner": None, "count": 1, "pid": 7}
+    for path in (".git/opencode", ".git/config"):
+        bench.runner._report({"tell": "denied", "run": 1, "path": path, **about})
+        bench.settle()
+    assert [event.path for event in bench.events("write.denied")] == [".git/opencode", ".git/config"]
+    assert [row["path"] for row in bench.ledger.all("refused_of", {"dispatch": 1})] == [".git/config"]

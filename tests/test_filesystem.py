@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from patience import PATIENCE, until
 
 from aipass.ledger import Ledger
-from aipass.sources import emitter, inotify, writers
+from aipass.sources import emitter, inotify, writers, young
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.ignore import Ignore
 from aipass.sources.known import Known
@@ -227,11 +227,11 @@ def test_a_storm_leaves_every_final_state_known(tmp_path, overflow):
     with Tree(root) as tree:
         if overflow:
             tree.paused.set()
-            threading.Timer(6.0, tree.paused.clear).start()
         for number in range(count):
             handle = os.open(root / f"d{number % 100}/f{number}", os.O_WRONLY | os.O_CREAT)
             os.write(handle, b"x")
             os.close(handle)
+        tree.paused.clear()
         for number in range(0, count, 100):
             (root / f"d{number % 100}/f{number}").write_text("changed")
             (root / f"d{number % 100}/f{number}").rename(root / f"d{number % 100}/moved{number}")
@@ -429,8 +429,8 @@ def save_in_place(path: Path, text: str, beside: str) -> None:
     "beside", ["x.md~", ".x.md.swp", "x.md___jb_tmp___", "x.md.8f3a2b", "#x.md#", "sedAb12Cd"]
 )
 def test_one_save_is_one_change_however_it_is_done(tree, save, beside, monkeypatch):
-    monkeypatch.setattr(emitter, "REST_S", 0.3)  # on a busy machine a save takes its time
-    monkeypatch.setattr(emitter, "LAST_WAIT_S", 3.0)
+    monkeypatch.setattr(young, "REST_S", 0.3)  # on a busy machine a save takes its time
+    monkeypatch.setattr(young, "LAST_WAIT_S", 3.0)
     if beside.startswith("sed") and save is save_with_backup:
         pytest.skip("nobody makes a backup of such a name")
     path = tree.root / "x.md"
@@ -439,7 +439,7 @@ def test_one_save_is_one_change_however_it_is_done(tree, save, beside, monkeypat
     tree.facts.clear()
     save(path, "second", beside)
     tree.wait_for(("file.closed", "x.md"))
-    time.sleep(2 * emitter.REST_S)
+    time.sleep(2 * young.REST_S)
     assert [fact for fact in tree.facts if fact[0] == "file.closed"] == [("file.closed", "x.md")]
 
 

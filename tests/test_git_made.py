@@ -2,14 +2,17 @@
 
 import os
 import queue
+import shutil
 import subprocess
 import time
 
 import pytest
 from git_kit import git
-from patience import PATIENCE
+from patience import PATIENCE, until
 
+from aipass.ledger import Ledger
 from aipass.sources.filesystem import Filesystem
+from aipass.sources.known import Known
 from aipass.sources.observation import Gone, Listing, Moved, ScanEnd, Seen
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/sys/fs/inotify"), reason="there is no inotify here")
@@ -119,6 +122,38 @@ def test_a_patch_by_am_is_marked(tree):
     assert seen() == {"f10": True}
 
 
+def test_a_save_in_a_hook_of_a_commit_is_the_persons(tree):
+    root, seen = tree
+    # What a hook does, somebody else may do meanwhile; with `-a` git holds the lock all the time.
+    hook = root / ".git/hooks/pre-commit"
+    hook.write_text("#!/bin/sh\necho mine > f5\necho mine > made\n")
+    hook.chmod(0o755)
+    (root / "f1").write_text("x")
+    assert seen() == {"f1": False}
+    git(root, "commit", "-qam", "x")
+    assert seen() == {"f5": False, "made": False}
+
+
+def test_while_an_editor_is_open_for_a_commit_nothing_is_gits(tree, tmp_path):
+    root, seen = tree
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho mine > f5\necho message > "$1"\n')
+    editor.chmod(0o755)
+    (root / "f1").write_text("x")
+    git(root, "-c", f"core.editor={editor}", "commit", "-qa")
+    assert seen() == {"f1": False, "f5": False}
+
+
+def test_a_lock_that_a_killed_git_has_left_hides_nothing(tree):
+    root, seen = tree
+    handle = os.open(root / ".git/index.lock", os.O_CREAT | os.O_WRONLY)
+    files(root, "f1")
+    assert seen() == {"f1": True}
+    os.close(handle)
+    files(root, "f2")
+    assert seen() == {"f2": False}
+
+
 def files(root, *names, text="x\n"):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -194,3 +229,145 @@ def test_a_tree_that_calls_a_watched_folder_its_git_hides_nothing(tree):
     assert {"src/b.py", "src/d.py"} <= found.keys()
     assert not found["src/b.py"]
     assert not found["src/d.py"], "only its own tree would be marked"
+
+
+@pytest.mark.parametrize("way", ["moved away", "removed"])
+def test_a_repository_that_is_replaced_is_watched_as_the_one_before(tree, way):
+    root, seen = tree
+    (root / ".git").rename(root.parent / "old")
+    if way == "removed":
+        shutil.rmtree(root.parent / "old")
+    files(root, "f1")
+    seen()
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "anew")
+    files(root, "f1", text="mine\n")
+    assert seen() == {"f1": False}
+    git(root, "reset", "-q", "--hard")
+    assert seen() == {"f1": True}
+
+
+# -- while nobody looked -----------------------------------------------------------------------------------------------
+
+
+class Ledgered:
+    """A tree that is looked at from time to time; what came of it is in a ledger."""
+
+    def __init__(self, root, ledger):
+        self.root, self.ledger, self.known = root, ledger, Known(ledger)
+        self.since = 0.0
+
+    def looks(self):
+        """What is told at a start: path -> whether git did it; None where different things are told of a path."""
+        told = []
+        source = Filesystem(self.root, baseline=self.since == 0.0, since=self.since)
+        self.since = time.time()
+        source.start(told.extend)
+        try:
+            assert source._watched.emitter.settled.wait(PATIENCE)
+        finally:
+            source.stop()
+        found = {}
+        with self.ledger.transaction():
+            for seen in told:
+                for fact in self.known.settle(seen):
+                    found.setdefault(fact.path, set()).add(fact.detail.get("git", False))
+        return {path: next(iter(words)) if len(words) == 1 else None for path, words in found.items()}
+
+
+@pytest.fixture
+def house(tmp_path):
+    root = tmp_path / "r"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    files(root, *(f"f{number}" for number in range(6)), "gone/x")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    git(root, "checkout", "-q", "-b", "side")
+    files(root, "f0", "f1", "new/y", text="side\n")
+    (root / "gone/x").unlink()
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "side")
+    git(root, "checkout", "-q", "main")
+    ledger = Ledger.open(tmp_path / "ledger.db")
+    house = Ledgered(root, ledger)
+    assert house.looks() == {}
+    yield house
+    ledger.close()
+
+
+MOVED = {"f0": True, "f1": True, "new/y": True, "gone/x": True}
+
+
+def a_second_later():
+    """Git's log has whole seconds: what is saved within the second of a move cannot be told from it."""
+    begun = int(time.time())
+    until(lambda: int(time.time()) > begun)
+
+
+def test_what_git_did_while_nobody_looked_is_gits(house):
+    git(house.root, "checkout", "-q", "side")
+    assert house.looks() == MOVED
+    git(house.root, "checkout", "-q", "main")
+    git(house.root, "merge", "-q", "side")
+    assert house.looks() == {path: True for path in MOVED if path != "gone/x"}, "written anew, by git"
+    git(house.root, "reset", "-q", "--hard", "HEAD~1")
+    assert house.looks() == MOVED
+
+
+def test_what_a_person_saved_while_nobody_looked_is_theirs_whatever_git_did(house):
+    root = house.root
+    files(root, "f5", text="before\n")
+    git(root, "checkout", "-q", "side")
+    a_second_later()
+    files(root, "f0", text="after\n")
+    files(root, "fresh", "gone/x", text="after\n")
+    (root / "new/y").unlink()
+    assert house.looks() == {"f5": False, "f1": True, "f0": False, "fresh": False, "gone/x": False}
+    # Committed at once, and with the time of before: it stays a person's.
+    before = (root / "f1").stat()
+    files(root, "f1", text="Side\n")
+    os.utime(root / "f1", ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))
+    git(root, "commit", "-qam", "mine")
+    assert house.looks() == {"f1": False}
+
+
+def test_a_move_that_was_told_when_it_was_made_says_nothing_of_later(house):
+    git(house.root, "checkout", "-q", "side")
+    house.looks()
+    a_second_later()
+    files(house.root, "f0", text="mine\n")
+    (house.root / "new/y").unlink()
+    assert house.looks() == {"f0": False, "new/y": False}
+
+
+def test_logs_that_are_rubbish_hide_nothing(house):
+    log = house.root / ".git/logs/HEAD"
+    log.write_bytes(
+        b"\xff" * 300_000 + b"\n" + b"1" * 40 + b" " + b"2" * 40 + b" A <a> 9999999999 +0000\tcheckout: x\n"
+    )
+    files(house.root, "f0", text="mine\n")
+    assert house.looks() == {"f0": False}
+    log.unlink()
+    os.mkfifo(log)
+    files(house.root, "f0", text="more\n")
+    assert house.looks() == {"f0": False}
+
+
+def test_below_a_repositorys_top_paths_are_those_of_the_root(tmp_path):
+    top = tmp_path / "top"
+    (top / "inner").mkdir(parents=True)
+    git(top, "init", "-q", "-b", "main")
+    files(top, "a", "inner/b")
+    git(top, "add", "-A")
+    git(top, "commit", "-qm", "first")
+    ledger = Ledger.open(tmp_path / "ledger.db")
+    house = Ledgered(top / "inner", ledger)
+    assert house.looks() == {}
+    files(top, "a", "inner/b", text="y\n")
+    git(top, "commit", "-qam", "second")
+    house.looks()
+    git(top, "reset", "-q", "--hard", "HEAD~1")
+    assert house.looks() == {"b": True}
+    ledger.close()

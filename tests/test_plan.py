@@ -194,6 +194,19 @@ def test_the_order_is_drawn_as_text_and_as_mermaid():
     assert graph.as_mermaid(drawn).splitlines()[-1] == "  p0 --> p1"
 
 
+def test_a_circle_is_drawn_as_what_it_is():
+    drawn = plan(
+        {"id": "a", "owns": ["a"]},
+        {"id": "b", "owns": ["b"], "after": ["c"]},
+        {"id": "c", "owns": ["c"], "after": ["b"]},
+    )
+    assert graph.as_text(drawn).splitlines()[1:] == [
+        "1. a (a)  owns a",
+        "?  b (b)  never: it waits for itself, after c",
+        "?  c (c)  never: it waits for itself, after b",
+    ]
+
+
 @pytest.mark.parametrize("template", templates.BUILT_IN)
 def test_every_template_makes_a_plan_that_can_start(tmp_path, template):
     phases = templates.make(template, "a thing", ["one", "two", "three"], tmp_path)
@@ -270,3 +283,25 @@ def test_a_template_of_ones_own_is_listed_and_used(root, capfd):
 def test_the_example_plan_can_start():
     path = Path(__file__).parent.parent / "examples/plan/0001-login.json"
     assert check.problems(model.load(path), ["db", "web", "lead"]) == []
+
+
+def test_a_rehearsal_in_which_a_run_writes_on_after_its_end_is_told():
+    from aipass.plan import rehearse
+
+    made = plan({"id": "a", "owns": ["a"]})
+    at = "2026-01-01T00:00:0{}Z"
+    events = [
+        {"kind": kind, "time": at.format(second), "detail": detail}
+        for second, (kind, detail) in enumerate(
+            [
+                ("plan.started", {}),
+                ("phase.started", {"phase": "a"}),
+                ("phase.written", {}),
+                ("phase.done", {"phase": "a"}),
+            ]
+        )
+    ]
+    told = rehearse._told(
+        made, {"phases": [{"id": "a", "status": "done", "dispatch": None}], "status": "done"}, events
+    )
+    assert told.phases == (("a", "done", 1.0, 3.0),)

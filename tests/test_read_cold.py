@@ -21,7 +21,6 @@ from aipass.errors import AipassError
 from aipass.git.news import Entry, _marks
 from aipass.layout import Layout
 from aipass.notices import Notice, Notices
-from aipass.sources import emitter as emitting
 from aipass.sources import home, inotify
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.home import Home
@@ -55,8 +54,7 @@ def test_without_proc_every_process_reads_the_same_time_of_birth():
 
 
 @pytest.fixture
-def watched(tmp_path, monkeypatch):
-    monkeypatch.setattr(emitting, "LOCK_ASKED_S", 0.05)
+def watched(tmp_path):
     root = tmp_path / "r"
     root.mkdir()
     subprocess.run(["git", "init", "-q", str(root)], check=True)

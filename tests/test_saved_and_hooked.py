@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import NIGHTLY, agent
+from conftest import NIGHTLY, Repository, agent
 from patience import PATIENCE
 
 from aipass.errors import ConfigError
@@ -293,3 +294,55 @@ def test_hooks_of_a_copy_are_taken_away_there(repository, tmp_path):
     assert not (there.root / ".git/hooks/post-commit").exists()
     assert (repository.root / ".git/hooks/post-commit").exists()
     held.remove_at(there.root)
+
+
+@pytest.mark.parametrize("before", ["none", "another"])
+def test_a_repository_that_comes_under_a_living_engine_tells_its_commits(tmp_path, own_home, before):
+    root = tmp_path / "tree"
+    root.mkdir()
+    repository = Repository(root)
+    if before == "another":
+        git(root, "init", "-q", "-b", "main")
+        git(root, "commit", "-qm", "long ago", "--allow-empty")
+    repository.write(
+        "aipass.toml",
+        agent("w", "w.py") + '[[on]]\nname = "r"\nevent = "git.commit"\ndispatch = "w"\ntask = "{subject}"\n',
+    )
+    repository.write("w.py", SAYS)
+    repository.aipass("up", "--detach")
+    try:
+        if before == "another":
+            (root / ".git").rename(tmp_path / "away")
+        git(root, "init", "-q", "-b", "main")
+        git(root, "commit", "-qm", "of the new one", "--allow-empty")
+        repository.answer("w/*.md")
+        said = repository.aipass("events", "--kind", "git.commit", "--json").stdout
+        assert "of the new one" in said
+        assert "long ago" not in said
+    finally:
+        repository.aipass("down", "--kill")
+
+
+@pytest.mark.parametrize("way", ["checkout", "save"])
+def test_what_git_did_while_no_engine_ran_starts_nobody_and_a_save_does(saving, way):
+    root = saving.root
+    git(root, "add", "src")
+    git(root, "commit", "-qm", "one")
+    git(root, "checkout", "-q", "-b", "side")
+    saving.write("src/a.py", "side\n")
+    git(root, "commit", "-qam", "two")
+    git(root, "checkout", "-q", "-")
+    saving.aipass("down")
+    saving.aipass("up", "--until-idle")
+    told = len(closed(saving, "src/a.py"))
+    before = saving.aipass("status", "--json").stdout
+    if way == "checkout":
+        git(root, "checkout", "-q", "side")
+    else:
+        saving.write("src/a.py", "mine\n")
+    saving.aipass("up", "--until-idle")
+    assert len(closed(saving, "src/a.py")) == told + 1
+    counts = [
+        json.loads(one)["counts"]["succeeded"] for one in (before, saving.aipass("status", "--json").stdout)
+    ]
+    assert counts[1] - counts[0] == (way == "save")

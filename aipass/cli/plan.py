@@ -141,12 +141,24 @@ def _running(layout: Layout, number: str) -> list[Plan]:
 @click.argument("plan", metavar="FILE|ID")
 @click.option("--mermaid", is_flag=True, help="As a Mermaid flowchart.")
 def graph(plan: str, mermaid: bool) -> None:
-    """Draw a plan's order: what stands under one number may run at the same time."""
+    """Draw a plan's order: what stands under one number may run at the same time.
+
+    Of a plan that was started, with the state of each phase.
+    """
+    from aipass.ledger import Ledger
     from aipass.plan import model
     from aipass.plan.graph import as_mermaid, as_text
 
-    found = model.load(find(find_root(), plan))
-    click.echo(as_mermaid(found) if mermaid else as_text(found))
+    layout = find_root()
+    found = model.load(find(layout, plan))
+    states: dict[str, str] = {}
+    if layout.ledger.exists():
+        ledger = Ledger.read(layout.ledger)
+        try:
+            states = {row["id"]: row["state"] for row in ledger.all("phases_of", {"plan": found.id})}
+        finally:
+            ledger.close()
+    click.echo(as_mermaid(found, states) if mermaid else as_text(found, states))
 
 
 def _steer(verb: str, plan: str, *, again: bool = False) -> None:

@@ -152,7 +152,6 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launc
 
     supervisors = Supervisors(layout, launcher=launcher)
     world = World(layout, ledger, supervisors, os.environ)
-    filesystem = Filesystem(layout.root, settings.watch.ignore, baseline=ledger.meta("baseline") is None)
     engine: Engine | None = None
 
     def wants_rebased() -> bool:
@@ -160,6 +159,14 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launc
         return engine is not None and any(rule.rebased for rule in engine.config.on)
 
     git = Git(layout.root, layout.spool, wants_rebased, baseline=ledger.meta("git.baseline") is None)
+    last = ledger.one("last_events", {"kind": None, "limit": 1})
+    filesystem = Filesystem(
+        layout.root,
+        settings.watch.ignore,
+        baseline=ledger.meta("baseline") is None,
+        since=0.0 if last is None else last["time"],
+        git_came=git.again,
+    )
     sources = (supervisors, Home(layout), Spool(layout.spool), git, *plugins.sources(layout.root, settings))
     desk = Desk(layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout))
     shelf = Shelf(layout, partial(masked, plugins.find_secrets))

@@ -41,6 +41,12 @@ def as_text(plan: Plan, states: Mapping[str, str] | None = None) -> str:
             after = f"  after {', '.join(phase.after)}" if phase.after else ""
             owns = f"  owns {' '.join(phase.owns)}" if phase.owns else ""
             lines.append(f"{f'{number}.' if not place else '  '} {name} ({phase.agent}){state}{after}{owns}")
+    placed = {name for names in levels(plan) for name in names}
+    lines += [
+        f"?  {phase.id} ({phase.agent})  never: it waits for itself, after {', '.join(phase.after)}"
+        for phase in plan.phases
+        if phase.id not in placed
+    ]
     return "\n".join(lines)
 
 

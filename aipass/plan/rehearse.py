@@ -150,7 +150,7 @@ def _told(plan: Plan, status: dict[str, Any], events: list[dict[str, Any]]) -> R
         when = _seconds(event["time"])
         if event["kind"] == "plan.started":
             start = when
-        elif event["kind"].startswith("phase."):
+        elif event["kind"].startswith("phase.") and "phase" in event["detail"]:
             moments.setdefault((event["detail"]["phase"], event["kind"].removeprefix("phase.")), when - start)
         elif event["kind"] == "dispatch.finished":
             ended[event["detail"]["dispatch"]] = when - start

@@ -7,25 +7,25 @@ renames; this one asks `Ignore` first, pairs renames as they come, and hands ove
 from __future__ import annotations
 
 import os
-import re
 import select
 import sys
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchdog.observers.api import EventEmitter
 
 from aipass.sources import inotify, writers
+from aipass.sources.gitwork import GitWork
 from aipass.sources.ignore import git_folder, is_worktree
 from aipass.sources.observation import (
     Gone,
     Limited,
     Listing,
+    Move,
     Moved,
     ScanEnd,
     Seen,
@@ -35,10 +35,11 @@ from aipass.sources.observation import (
     identity_of,
     type_of,
 )
+from aipass.sources.young import Young
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from watchdog.observers.api import EventQueue, ObservedWatch
 
@@ -54,22 +55,6 @@ BATCH = 500
 CREATED_WAIT_MS = 10
 # A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
 FRESH_S = 60.0
-# A file in the tree is told when nothing was written for so long, or at the latest after `LAST_WAIT_S`: most tools save by a new file
-# that becomes the old one at once, and what is renamed or removed by then was never a file of anybody's. And programs with a git of
-# their own (libgit2) lock the index only when all files are written. In the inbox nothing waits.
-REST_S, LAST_WAIT_S = 0.05, 0.5
-# After the index was locked, so long is waited for the log that says what was done.
-LOG_WAIT_S = 0.1
-INDEX_LOCK = "index.lock"
-# What git's log of HEAD says where it has changed the files itself.
-MOVING = re.compile(rb"\t(checkout|reset|merge|pull|rebase|clone|cherry-pick|revert|am)\b[^\n]*\n\Z")
-# Repositories inside this one whose git is watched; of more, nobody says what git did.
-MAX_REPOSITORIES = 200
-MAX_LOG_LINE = 4096
-# Git holds it for seconds, in a large tree.
-LOCK_FRESH_S = 10.0
-# A lock that stands for longer is asked about, so often: `git commit` leaves one while its editor is open, a killed git for ever.
-LOCK_ASKED_S, LOCK_AGAIN_S = 2.0, 0.2
 
 
 @dataclass(slots=True)
@@ -84,21 +69,16 @@ class Ground:
     #: Take note of what is there at the start without telling it, but for `loud`.
     baseline: bool = False
     loud: str = "inbox"
-    #: Git's own folder for this tree. While its `index.lock` stands there, git is at work on the tree.
+    #: Git's own folder for this tree.
     git: str | None = None
+    #: What git did to the tree before was told already; seconds since the epoch.
+    since: float = 0.0
+    #: Told when a `.git` has come into the tree's own folder.
+    git_came: Callable[[], None] = lambda: None
     #: Others may write here without the kernel's telling it: what lies in `loud` is looked at from time to time as well.
     shared: bool = False
     #: Folders deeper than this are not looked into: who may write there makes what he likes of their paths.
     depth: int = 1000
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A file that is not told yet. `new`: nobody was told that there is one; `closed`: it was complete once; `git`: by git."""
-
-    new: bool
-    closed: bool
-    git: bool
 
 
 class TreeEmitter(EventEmitter):
@@ -114,23 +94,17 @@ class TreeEmitter(EventEmitter):
         self._folder_of: dict[int, str] = {}
         self._watch_of: dict[str, int] = {}
         self._polled: set[str] = set()
-        #: Git's own folders that are watched: of this tree (""), and of repositories inside it, by their folder.
-        self._git_of: dict[int, str] = {}
-        self._gits: dict[str, str] = {}
-        #: The trees that git is at work on, in the order of the kernel's events, so that it is exact whenever they are read.
-        self._by_git: dict[str, float] = {}
+        self._git = GitWork(self._ground.root, self._ground.git)
         self._told_limit = False
         self._asked: deque[tuple[str, str]] = deque()
         self._wake_in, self._wake_out = os.pipe()
         self._lock, self._is_over = threading.Lock(), False
         self._batch: list[Observation] = []
         self._later: dict[str, float] = {}
-        #: Files of the tree that were just written and are not told yet, in the order of writing; and when they will be.
-        self._waiting: dict[str, Waiting] = {}
-        self._due, self._last_due = 0.0, 0.0
-        #: Files of which a time or a mode was set, and when that is told, unless they are closed before.
-        self._touches: dict[str, float] = {}
-        self._log_watch = -1
+        self._young = Young()
+        #: What git did while nobody looked, for as long as a scan goes on; and since when nobody looked.
+        self._moves: Mapping[str, Move] = {}
+        self._since = self._ground.since
         self._resting: dict[str, tuple[Identity, float]] = {}
         #: Set once what was there at the start has been told.
         self.settled = threading.Event()
@@ -175,71 +149,20 @@ class TreeEmitter(EventEmitter):
                 self._inotify = inotify.Inotify()
             except OSError:
                 self._inotify = None
-        self._watch_git()
+        self._git.start(self._inotify)
         self._asked.append(("", "start"))
-
-    def _watch_git(self) -> None:
-        if self._ground.git is None:
-            return
-        self._watch_one_git("", self._ground.git)
-        try:
-            if self._inotify is not None:
-                self._log_watch = self._inotify.add(os.fsencode(f"{self._ground.git}/logs"))
-        except OSError:
-            pass  # no log is kept there
-
-    def _watch_one_git(self, tree: str, folder: str) -> None:
-        if self._inotify is None or self._gits.get(tree) == folder or len(self._gits) >= MAX_REPOSITORIES:
-            return
-        try:
-            watch = self._inotify.add(os.fsencode(folder))
-        except OSError:
-            return  # nobody can say then what git did
-        self._git_of[watch], self._gits[tree] = tree, folder
-        if self._is_git_at_work(tree):
-            self._by_git[tree] = time.monotonic()
-
-    def _is_git_at_work(self, tree: str) -> bool:
-        """Where nobody saw the lock being made: one that stands there for long was left behind."""
-        try:
-            return time.time() - os.lstat(f"{self._gits[tree]}/{INDEX_LOCK}").st_mtime < LOCK_FRESH_S
-        except OSError:
-            return False
-
-    def _is_by_git(self, path: str) -> bool:
-        """Whether git is at work on the tree that `path` lies in."""
-        if not self._by_git or (tree := self._tree_of(path)) not in self._by_git:
-            return False
-        now = time.monotonic()
-        if now < self._by_git[tree] + LOCK_ASKED_S:
-            return True
-        lock = f"{self._gits.get(tree)}/{INDEX_LOCK}"
-        # While it works on files git has it open. Where nobody can say that, its age decides.
-        try:
-            if writers.is_complete(lock, int((os.lstat(lock).st_mtime + LOCK_FRESH_S) * 1e9)):
-                del self._by_git[tree]
-                return False
-        except OSError:
-            pass  # it is gone, and the kernel will say so in its turn
-        self._by_git[tree] = now - LOCK_ASKED_S + LOCK_AGAIN_S
-        return True
-
-    def _tree_of(self, path: str) -> str:
-        if len(self._gits) == 1:
-            return ""
-        while path and path not in self._gits:
-            path = path.rpartition("/")[0]
-        return path
 
     def _found_repository(self, folder: str) -> None:
         """A `.git` has come into a folder below the root: another worktree is left alone, a repository's own git is watched too."""
-        if self._ground.ignore is None or not folder:
+        if self._ground.ignore is None:
             return
         absolute = Path(self._absolute(folder))
-        if is_worktree(absolute):
+        if folder and is_worktree(absolute):
             self._ask_scan("", "ignore")
         elif (found := git_folder(absolute)) is not None:
-            self._watch_one_git(folder, str(found))
+            self._git.watch(folder, str(found))
+            if not folder and self.settled.is_set():
+                self._ground.git_came()
 
     def on_thread_stop(self) -> None:
         """Wake the thread, so that it sees that it shall end."""
@@ -274,14 +197,11 @@ class TreeEmitter(EventEmitter):
                 self._wait_for_more(CREATED_WAIT_MS)
                 self._take(self._inotify.read())
         self._look_again()
-        self._tell_touches()
-        self._tell_waiting()
+        self._tell_young()
         self._flush()
 
     def _wait(self) -> None:
-        due = [*self._later.values(), *islice(self._touches.values(), 1)]
-        if self._waiting:
-            due.append(self._due)
+        due = [*self._later.values(), *self._young.due()]
         if self._polled or self._ground.shared:
             due.append(self._next_poll)
         poll = select.poll()
@@ -307,7 +227,7 @@ class TreeEmitter(EventEmitter):
     _next_poll = 0.0
 
     def _tell(self, seen: Observation) -> None:
-        if not isinstance(seen, (ScanEnd, Limited, Unused, Touched)) and self._is_by_git(_place(seen)):
+        if not isinstance(seen, (ScanEnd, Limited, Unused, Touched)) and self._git.is_at_work(_place(seen)):
             seen = replace(seen, git=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
@@ -324,6 +244,9 @@ class TreeEmitter(EventEmitter):
         """Watch and list `top` and all below it; at the end of a whole scan say which folders there are."""
         if reason == "ignore" and self._ground.ignore is not None:
             self._ground.ignore.forget()
+        if reason in {"start", "overflow", "asked"} and not (reason == "start" and self._ground.baseline):
+            looked, self._moves = time.time(), self._git.moves(self._since)
+            self._since = looked
         before = set(self._watch_of) | self._polled
         folders: set[str] = set()
         waiting = [top] if top else ["", *reversed(self._ground.first)]
@@ -340,9 +263,10 @@ class TreeEmitter(EventEmitter):
                 folders.add(folder)
                 waiting += (inner for inner in below if self._is_near(inner))
         if reason != "new":
-            self._tell(ScanEnd(top, frozenset(folders), reason))
+            self._tell(ScanEnd(top, frozenset(folders), reason, self._moves))
             if not top:
                 self._unwatch(before - folders)
+        self._moves = {}
         self._tell_limit()
 
     def _visit(
@@ -366,7 +290,7 @@ class TreeEmitter(EventEmitter):
     ) -> list[str] | None:
         entries: list[Seen] = []
         below: list[str] = []
-        known = folder in self._gits
+        known = self._git.knows(folder)
         special = folder.partition("/")[0] == self._ground.loud or self._ground.ignore is None
         try:
             with os.scandir(handle) as found:
@@ -387,8 +311,8 @@ class TreeEmitter(EventEmitter):
         if folder and self._is_ignored(folder):
             return None  # another worktree, as was seen only now
         # A repository that has just come was brought by git.
-        came = not known and bool(folder) and folder in self._gits
-        self._tell(Listing(folder, tuple(entries), quiet, ignoring, git=came))
+        came = not known and bool(folder) and self._git.knows(folder)
+        self._tell(Listing(folder, tuple(entries), quiet, ignoring, git=came, moves=self._moves))
         if polled:
             for path in filter(self._is_near, below):
                 if path not in self._watch_of and path not in self._polled and not self._is_ignored(path):
@@ -452,15 +376,13 @@ class TreeEmitter(EventEmitter):
             for raw in events:
                 if raw.mask & inotify.IN_Q_OVERFLOW:
                     self._ask_scan("", "overflow")
-                    self._by_git = {
-                        tree: time.monotonic() for tree in self._gits if self._is_git_at_work(tree)
-                    }
+                    self._git.look_anew()
                     continue
-                if raw.watch in self._git_of:
-                    # An agent can say that a watched folder is git's own: it is watched all the same.
-                    self._take_git(raw, self._git_of[raw.watch])
-                elif raw.watch == self._log_watch:
-                    self._take_log(raw)
+                if self._git.take(raw):
+                    self._young.wait_for_log()
+                elif self._git.has_moved(raw):
+                    self._young.are_by_git(lambda path: self._git.tree_of(path) == "")
+                # An agent can say that a watched folder is git's own: it is watched all the same.
                 self._take_one(raw, pending)
             events = []
             if pending and patience and self._inotify is not None:
@@ -469,32 +391,6 @@ class TreeEmitter(EventEmitter):
                 events = self._inotify.read()
         for path, folder in pending.values():
             self._left(path, folder)
-
-    def _take_git(self, raw: inotify.Raw, tree: str) -> None:
-        if raw.mask & inotify.IN_IGNORED:
-            self._gits.pop(self._git_of.pop(raw.watch), None)
-            self._by_git.pop(tree, None)
-        elif raw.name == os.fsencode(INDEX_LOCK):
-            if raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
-                self._by_git[tree] = time.monotonic()
-                if self._waiting and not tree:
-                    self._due = min(time.monotonic() + LOG_WAIT_S, self._last_due + LOG_WAIT_S)
-            elif raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_FROM):
-                self._by_git.pop(tree, None)
-
-    def _take_log(self, raw: inotify.Raw) -> None:
-        """What was written just before git's log says `checkout` was written by a git, whichever it was."""
-        if not self._waiting or raw.name != b"HEAD" or not raw.mask & inotify.IN_CLOSE_WRITE:
-            return
-        try:
-            tail = held.read_end(Path(str(self._ground.git), "logs/HEAD"), MAX_LOG_LINE)
-        except OSError:
-            return
-        line = tail.rstrip(b"\n").rpartition(b"\n")[2].split(b" ", 2)
-        # `checkout -b`, `reset` to where it stands: no file was written.
-        if MOVING.search(tail) and line[0] != line[1]:
-            for path, waiting in self._waiting.items():
-                waiting.git = waiting.git or self._tree_of(path) == ""
 
     def _wait_for_more(self, milliseconds: int) -> None:
         assert self._inotify is not None
@@ -555,14 +451,13 @@ class TreeEmitter(EventEmitter):
             self._found_repository(path.rpartition("/")[0])
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
         if raw.mask & inotify.IN_ATTRIB:
-            # `cp -p` sets the time before it closes: then the close says what there is to say.
-            self._touches[path] = time.monotonic() + REST_S
+            self._young.touch(path)
             return
-        self._touches.pop(path, None)
+        self._young.is_written(path)
         if self._is_young(raw, path):
             return
         if old is not None:
-            self._waiting.pop(old[0], None)
+            self._young.drop(old[0])
         if self._is_ignored_file(path):
             if old is not None:
                 self._left(*old)
@@ -586,40 +481,29 @@ class TreeEmitter(EventEmitter):
         if self._ground.ignore is None or path.partition("/")[0] in (self._ground.loud, "plans"):
             return False
         if raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_TO):
-            self._waiting.pop(path, None)
+            self._young.drop(path)
             return False
-        if path not in self._waiting and self._is_ignored_file(path):
+        if path not in self._young and self._is_ignored_file(path):
             return True
-        now = time.monotonic()
-        if not self._waiting:
-            self._last_due = now + LAST_WAIT_S
-        self._due = min(now + REST_S, self._last_due)
-        waiting = self._waiting.setdefault(
-            path, Waiting(bool(raw.mask & inotify.IN_CREATE), closed=False, git=False)
+        self._young.write(
+            path,
+            new=bool(raw.mask & inotify.IN_CREATE),
+            closed=bool(raw.mask & inotify.IN_CLOSE_WRITE),
+            git=self._git.is_at_work(path),
         )
-        waiting.closed = waiting.closed or bool(raw.mask & inotify.IN_CLOSE_WRITE)
-        waiting.git = waiting.git or self._is_by_git(path)
         return True
 
-    def _tell_waiting(self) -> None:
-        if not self._waiting or self._due > time.monotonic():
-            return
-        told, self._waiting = self._waiting, {}
-        for path, waiting in told.items():
+    def _tell_young(self) -> None:
+        for path in self._young.touched():
+            self._touched(path)
+        for path, waiting in self._young.rested():
             # It was closed, whoever may have opened it again by now.
             seen = self._look(path, found=not waiting.closed)
             if seen is not None:
                 self._tell(replace(seen, git=waiting.git))
 
-    def _tell_touches(self) -> None:
-        now = time.monotonic()
-        while self._touches and next(iter(self._touches.values())) <= now:
-            path = next(iter(self._touches))
-            del self._touches[path]
-            self._touched(path)
-
     def _touched(self, path: str) -> None:
-        if path in self._waiting or self._is_ignored_file(path):
+        if path in self._young or self._is_ignored_file(path):
             return
         try:
             status = os.lstat(self._absolute(path))

@@ -43,8 +43,21 @@ class Filesystem:
 
     name = "filesystem"
 
-    def __init__(self, root: Path, patterns: tuple[str, ...] = (), *, baseline: bool = False) -> None:
-        self._root, self._patterns, self._baseline = root, patterns, baseline
+    def __init__(
+        self,
+        root: Path,
+        patterns: tuple[str, ...] = (),
+        *,
+        baseline: bool = False,
+        since: float = 0.0,
+        git_came: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`since`: what git did before was told already; seconds since the epoch.
+
+        `git_came` is told, in the thread that watches, when a `.git` comes into the root.
+        """
+        self._root, self._patterns, self._baseline, self._since = root, patterns, baseline, since
+        self._git_came = git_came
         self._watched: Watched | None = None
         self._ground: Ground | None = None
 
@@ -56,6 +69,8 @@ class Filesystem:
             ignore=Ignore(self._root, self._patterns, self._unused),
             first=("inbox",),
             baseline=self._baseline,
+            since=self._since,
+            git_came=self._git_came,
             shared=shared_by(self._root) is not None,
             git=next(iter(ask(self._root, "rev-parse", "--absolute-git-dir")), "").removesuffix("\n") or None,
         )

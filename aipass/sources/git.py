@@ -26,6 +26,8 @@ logger = structlog.get_logger("aipass")
 TAIL_BYTES, DESCRIBED = 512_000, 500
 #: A commit changes several logs one after the other; then they are read once.
 REST_S = 0.03
+#: A repository that has just begun to come is asked for so often, so many seconds apart.
+MADE_TRIES, MADE_WAIT_S = 20, 0.2
 #: Of a commit with more paths, the first are told.
 MAX_PATHS = 1000
 MAX_SUBJECT = 2000
@@ -56,43 +58,69 @@ class Git:
         self._tell: Callable[[list[GitSeen]], None] | None = None
         self._watched: list[Watched] = []
         self._something, self._settled = threading.Event(), threading.Event()
-        self._ending = False
+        self._ending = self._is_other = False
+        self._own = self._common = Path()
+        self._is_there = False
         self._thread: threading.Thread | None = None
         #: What each log was when it was read last, and the entries that were described.
         self._known: dict[str, tuple[int, int, int]] = {}
         self._described: set[str] = set()
 
     def start(self, tell: Callable[[list[GitSeen]], None]) -> None:
-        """Begin to observe; without a repository there is nothing to see."""
+        """Begin to observe; without a repository there is nothing to see until one comes."""
         self._tell = tell
+        is_there = self._begin()
+        if self._baseline:
+            # Where there is none yet, all that comes is news.
+            tell([(self._look(describe=False) if is_there else None) or GitSeen({})])
+        if is_there:
+            self._something.set()
+        self._thread = threading.Thread(target=self._run, name="git", daemon=True)
+        self._thread.start()
+
+    def again(self) -> None:
+        """Another repository has come in the place of the one that was watched, or the first. From any thread."""
+        self._is_other = True
+        self._something.set()
+
+    def _find_again(self) -> None:
+        """`git init` makes the folder first, and what belongs there a moment later."""
+        self._is_other = False
+        for _ in range(MADE_TRIES):
+            if self._begin() or self._is_other or self._ending:
+                return
+            threading.Event().wait(MADE_WAIT_S)
+
+    def _begin(self) -> bool:
+        """Watch the repository that is there now; whether there is one."""
+        for watched in self._watched:
+            watched.stop()
+        self._watched = []
         found = ask(self._root, "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
         lines = found[0].removesuffix("\n").split("\n") if found else []
         if len(lines) != 2:
+            self._is_there = False
             self._settled.set()
-            return
+            return False
         own, common = map(Path, lines)
         self._logs = {own / "logs", common / "logs"}
         self._tags = common / "refs/tags"
-        self._own, self._common = own, common
+        self._own, self._common, self._is_there = own, common, True
         for folder in (*self._logs, self._tags, self._spool):
             folder.mkdir(parents=True, exist_ok=True)
             self._watched.append(Watched(Ground(root=str(folder), tell=lambda _: self._something.set())))
         for watched in self._watched:
             watched.start()
-        if self._baseline:
-            tell([self._look(describe=False) or GitSeen({})])
-        self._something.set()
-        self._thread = threading.Thread(target=self._run, name="git", daemon=True)
-        self._thread.start()
+        return True
 
     def stop(self) -> None:
         """End all that `start` began."""
         self._ending = True
         self._something.set()
-        for watched in self._watched:
-            watched.stop()
         if self._thread is not None:
             self._thread.join()
+        for watched in self._watched:
+            watched.stop()
 
     def is_settled(self) -> bool:
         """Whether what was done while nobody looked has been told."""
@@ -107,8 +135,10 @@ class Git:
             threading.Event().wait(REST_S)
             self._something.clear()
             try:
+                if self._is_other:
+                    self._find_again()
                 self._take_notes()
-                seen = self._look()
+                seen = self._look() if self._is_there else None
             except Exception:
                 # What lies there is anybody's; the next time may be better.
                 logger.exception("what git did cannot be read")

@@ -14,8 +14,10 @@ from aipass.event import Fact
 from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aipass.ledger import Ledger
-    from aipass.sources.observation import Observation
+    from aipass.sources.observation import Move, Observation
 
 SOURCE = "filesystem"
 
@@ -30,7 +32,7 @@ class Known:
         """The facts that an observation amounts to: none where the ledger knew it already."""
         facts = self._settle(seen)
         if getattr(seen, "git", False):
-            return [replace(fact, detail={**fact.detail, "git": True}) for fact in facts]
+            return _by_git(facts)
         return facts
 
     def _settle(self, seen: Observation) -> list[Fact]:
@@ -133,6 +135,11 @@ class Known:
             return []
         return [Fact("file.deleted", SOURCE, path=_path(folder, name))]
 
+    def _drop_listed(self, folder: bytes, name: bytes, moves: Mapping[str, Move]) -> list[Fact]:
+        facts = self._drop(folder, name)
+        move = moves.get(_path(folder, name))
+        return _by_git(facts) if move is not None and move.removed else facts
+
     def _moved(self, seen: Moved) -> list[Fact]:
         if seen.folder:
             return self._moved_folder(seen)
@@ -177,9 +184,11 @@ class Known:
             key = _key(entry.path)
             before = known.pop(key[1], None)
             told = self._compare(entry, key, before)
+            if told and _wrote(seen.moves.get(entry.path), entry.changed):
+                told = _by_git(told)
             facts += [] if seen.ignoring and before is None else told
         for name in known:
-            told = self._drop(folder, name)
+            told = self._drop_listed(folder, name, seen.moves)
             facts += [] if seen.ignoring else told
         return [] if seen.quiet else facts
 
@@ -191,7 +200,7 @@ class Known:
             below = not top or folder == top or folder.startswith(top + b"/")
             if below and folder not in here:
                 for row in self._ledger.all("files_in", (folder,)):
-                    facts += self._drop(folder, row["name"])
+                    facts += self._drop_listed(folder, row["name"], seen.moves)
         if seen.reason == "ignore":
             return []  # nothing is gone; it is only watched no longer
         if seen.reason == "overflow":
@@ -207,6 +216,15 @@ class Known:
 
 def _is_later(now: int | None, then: int | None) -> bool:
     return now is not None and then is not None and now > then
+
+
+def _by_git(facts: list[Fact]) -> list[Fact]:
+    return [replace(fact, detail={**fact.detail, "git": True}) for fact in facts]
+
+
+def _wrote(move: Move | None, changed: int | None) -> bool:
+    """Whether nobody has touched a file since git moved it: git tells of a move when all is written, in whole seconds."""
+    return move is not None and not move.removed and changed is not None and changed // 10**9 <= move.at
 
 
 def _fact(kind: str, seen: Seen, **more: str) -> Fact:

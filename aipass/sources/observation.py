@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
 
 class Identity(NamedTuple):
@@ -58,11 +59,19 @@ class Gone:
     git: bool = False
 
 
+class Move(NamedTuple):
+    """The last that git did to a path when it moved HEAD: when (seconds since the epoch), and whether it took it away."""
+
+    at: float
+    removed: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """All that is in one folder now. `quiet`: take note of it without telling (what was there before anybody watched).
 
     `ignoring`: other rules of what is ignored brought this about, so nothing has come or gone; it may have changed.
+    `moves`, here and below: what git did while nobody looked, by path.
     """
 
     folder: str
@@ -70,6 +79,7 @@ class Listing:
     quiet: bool = False
     ignoring: bool = False
     git: bool = False
+    moves: Mapping[str, Move] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,7 @@ class ScanEnd:
     top: str
     folders: frozenset[str]
     reason: str
+    moves: Mapping[str, Move] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

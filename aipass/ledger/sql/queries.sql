@@ -564,9 +564,10 @@ UPDATE phases SET opening = :opening, seal = :seal WHERE plan = :plan AND id = :
 UPDATE phases SET pr = :pr WHERE plan = :plan AND id = :id
 
 -- name: refused_of
--- Paths that the fence refused the last run of a dispatch, a few of them.
+-- Paths that the fence refused the last run of a dispatch, a few of them; without what its CLI always tries.
 SELECT path, max(detail) AS detail FROM events
 WHERE kind = 'write.denied' AND run = (SELECT max(id) FROM runs WHERE dispatch = :dispatch)
+    AND json_extract(detail, '$.habit') IS NULL
 GROUP BY path ORDER BY min(id) LIMIT 5
 
 -- name: insert_memory

@@ -1,0 +1,165 @@
+"""Which changes of files are git's own: by its locks as the kernel tells of them, and by what its log of HEAD says."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aipass.git.ask import ask
+from aipass.git.news import Entry
+from aipass.sources import inotify, writers
+from aipass.sources.observation import Move
+from aipass.supervisor import held
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+INDEX_LOCK = b"index.lock"
+#: What git's log of HEAD says where it has changed the files itself.
+MOVING = re.compile(r"(checkout|reset|merge|pull|rebase|clone|cherry-pick|revert|am)\b")
+#: Repositories inside this one whose git is watched; of more, nobody says what git did.
+MAX_REPOSITORIES = 200
+MAX_LOG_LINE = 4096
+#: Of a log so much of the end is read, and of the moves there so many of the newest are looked into.
+TAIL_BYTES, MAX_MOVES = 200_000, 100
+#: Where nobody can say who has it open, a lock that stands for longer was left behind.
+LOCK_FRESH_S = 10.0
+
+
+class GitWork:
+    """Watches git's folders of one tree and of the repositories inside it. Used by one thread.
+
+    Git has `index.lock` open from before it writes the first file of a tree until after the last: what the kernel tells
+    between its creation and its closing is git's. What comes later, while the lock still stands (`git commit` runs hooks
+    and waits for an editor then), is not; nor is anything where a killed git has left one.
+    """
+
+    def __init__(self, root: str, folder: str | None) -> None:
+        """`folder`: git's own of the tree at `root`; None where there is none."""
+        self._root, self._folder = Path(root), folder
+        self._kernel: inotify.Inotify | None = None
+        #: Of this tree (""), and of repositories inside it by their folder: git's folder, and whose watch it is.
+        self._folders: dict[str, str] = {}
+        self._tree_of_watch: dict[int, str] = {}
+        self._log_watch = -1
+        #: The trees that git is at work on, in the order of the kernel's events, so that it is exact whenever they are read.
+        self._at_work: set[str] = set()
+
+    def start(self, kernel: inotify.Inotify | None) -> None:
+        """Watch git's folder of the tree itself."""
+        self._kernel = kernel
+        if self._folder is not None:
+            self.watch("", self._folder)
+
+    def watch(self, tree: str, folder: str) -> None:
+        """Watch one more of git's folders, or another one for the same tree."""
+        if self._kernel is None or (tree not in self._folders and len(self._folders) >= MAX_REPOSITORIES):
+            return
+        try:
+            watch = self._kernel.add(os.fsencode(folder))
+        except OSError:
+            return  # nobody can say then what git did
+        if self._tree_of_watch.get(watch) == tree:
+            return
+        for old in [old for old, theirs in self._tree_of_watch.items() if theirs == tree]:
+            # Another folder has come in its place.
+            del self._tree_of_watch[old]
+            self._kernel.remove(old)
+        self._at_work.discard(tree)
+        self._tree_of_watch[watch], self._folders[tree] = tree, folder
+        self._find_lock(tree)
+        if not tree:
+            self._folder = folder
+            try:
+                self._log_watch = self._kernel.add(os.fsencode(f"{folder}/logs"))
+            except OSError:
+                pass  # no log is kept there
+
+    def knows(self, tree: str) -> bool:
+        """Whether git's folder for this tree is watched."""
+        return tree in self._folders
+
+    def is_at_work(self, path: str) -> bool:
+        """Whether git is at work on the tree that `path` lies in, at this place in the order of events."""
+        return bool(self._at_work) and self.tree_of(path) in self._at_work
+
+    def take(self, raw: inotify.Raw) -> bool:
+        """Take an event of the kernel; whether the index of the tree itself was locked just now."""
+        tree = self._tree_of_watch.get(raw.watch)
+        if tree is None:
+            return False
+        if raw.mask & inotify.IN_IGNORED:
+            del self._tree_of_watch[raw.watch]
+            self._folders.pop(tree, None)
+            self._at_work.discard(tree)
+        elif raw.name == INDEX_LOCK:
+            if raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
+                self._at_work.add(tree)
+                return not tree
+            if raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_DELETE | inotify.IN_MOVED_FROM):
+                self._at_work.discard(tree)
+        return False
+
+    def has_moved(self, raw: inotify.Raw) -> bool:
+        """Whether an event says that git's log has just told of a move of HEAD: the tree's files were written by a git."""
+        if raw.watch != self._log_watch or raw.name != b"HEAD" or not raw.mask & inotify.IN_CLOSE_WRITE:
+            return False
+        last = self._log(MAX_LOG_LINE)[-1:]
+        return bool(last) and _is_move(last[0])
+
+    def look_anew(self) -> None:
+        """After events were lost: see which trees git is at work on."""
+        self._at_work.clear()
+        for tree in self._folders:
+            self._find_lock(tree)
+
+    def moves(self, since: float) -> Mapping[str, Move]:
+        """What git's log says of files that git wrote while nobody looked: path below the root -> its last move.
+
+        `since`: seconds since the epoch; earlier moves were seen when they were made.
+        """
+        entries = [entry for entry in self._log(TAIL_BYTES) if entry.time >= int(since) and _is_move(entry)]
+        found: dict[str, Move] = {}
+        for entry in entries[-MAX_MOVES:]:
+            words = ("diff-tree", "-r", "-z", "--no-renames", "--relative", "--name-status")
+            told = ask(self._root, *words, entry.old, entry.new, "--")
+            for status, path in zip(told[::2], told[1::2], strict=False):
+                found[path] = Move(entry.time, removed=status == "D")
+        return found
+
+    def _log(self, most: int) -> list[Entry]:
+        """The last lines of the log of HEAD."""
+        if self._folder is None:
+            return []
+        try:
+            tail = held.read_end(Path(self._folder, "logs/HEAD"), most)
+        except OSError:
+            return []
+        return [entry for line in tail.split(b"\n") if (entry := Entry.of(line)) is not None]
+
+    def _find_lock(self, tree: str) -> None:
+        """Nobody saw the lock being made that may stand there."""
+        lock = f"{self._folders[tree]}/{os.fsdecode(INDEX_LOCK)}"
+        try:
+            made = os.lstat(lock).st_mtime
+        except OSError:
+            return
+        is_open = writers.has_writer(lock)
+        if is_open or (is_open is None and time.time() - made < LOCK_FRESH_S):
+            self._at_work.add(tree)
+
+    def tree_of(self, path: str) -> str:
+        """The tree that `path` lies in: a repository's folder inside, or "" for the tree itself."""
+        if len(self._folders) == 1:
+            return ""
+        while path and path not in self._folders:
+            path = path.rpartition("/")[0]
+        return path
+
+
+def _is_move(entry: Entry) -> bool:
+    """`checkout -b`, `reset` to where it stands: no file was written. A clone has written what is there before anybody looks."""
+    return entry.old != entry.new and MOVING.match(entry.message) is not None
