@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aipass.sources import writers
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 SWEEP_S = 0.5
 #: Files that a run of long ago wrote are forgotten, oldest first, beyond this many.
 MAX_KNOWN = 100_000
+#: So many files are asked about at a time whether they are still written; it takes 10 us each.
+MOST_SWEPT = 1000
 _WAIT_FOR_AGE = 1 << 62
 _CONTENT = frozenset((Operation.WRITE.value, Operation.CREATE.value))
 
@@ -58,7 +61,8 @@ class Authors:
         self._layout = layout
         self._last: dict[str, _Write] = {}
         self._read: dict[int, int] = {}
-        self._open: set[str] = set()
+        #: Which may be open for writing, in the order of their turns to be asked about.
+        self._open: dict[str, None] = {}
 
     def follow(self, run: int) -> None:
         """Read this run's journal from now on."""
@@ -173,10 +177,16 @@ class Authors:
 
     def sweep(self) -> list[tuple[int, str]]:
         """Find out which files are not written any more; those, each with the run that wrote it."""
-        before = list(self._open)
-        for path in before:
+        # A run may keep more open than can be asked about at once: then they take turns.
+        some = list(islice(self._open, MOST_SWEPT))
+        for path in some:
             self._look(path)
-        return [(self._last[path].run, path) for path in before if path not in self._open]
+        closed = [(self._last[path].run, path) for path in some if path not in self._open]
+        for path in some:
+            if path in self._open:
+                del self._open[path]
+                self._open[path] = None
+        return closed
 
     def _author(self, path: str) -> _Write | None:
         """The last write that has changed a path, as far as it can be told."""
@@ -207,7 +217,7 @@ class Authors:
             self._close(path, max(now, time.time()))
 
     def _close(self, path: str, now: float) -> None:
-        self._open.discard(path)
+        self._open.pop(path, None)
         self._last[path].closed = now
 
     def _tail(self, run: int) -> None:
@@ -235,7 +245,7 @@ class Authors:
             self._last[path] = before  # a mode, a time: the content is what it was
             if before.closed is not None:
                 before.closed = None
-                self._open.add(path)
+                self._open[path] = None
             return
         last = _Write(run, what, 1 if before is None else before.count + 1, opened=when)
         if what == Operation.WRITE.value:
@@ -250,13 +260,13 @@ class Authors:
                 last.before.before = None  # one that is sure needs none
         self._last[path] = last
         if what in _CONTENT:
-            self._open.add(path)
+            self._open[path] = None
         else:
-            self._open.discard(path)
+            self._open.pop(path, None)
         if len(self._last) > MAX_KNOWN:
             oldest = next(iter(self._last))
             del self._last[oldest]
-            self._open.discard(oldest)
+            self._open.pop(oldest, None)
 
 
 def writers_of(layout: Layout) -> dict[str, str]:

@@ -25,6 +25,7 @@ from aipass import advice, confine, ground
 from aipass import config as configuration
 from aipass.alarms import Alarms
 from aipass.authors import SWEEP_S, Authors
+from aipass.budget import Budget, cost
 from aipass.carry import DELIVER, WAKE, Carrier
 from aipass.crash import write_report
 from aipass.dispatch.dispatcher import RETRY, Dispatcher
@@ -52,11 +53,13 @@ from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
 from aipass.talk.talk import Seen as SeenOfAgents
 from aipass.talk.talk import Talk
+from aipass.trinity.shelf import StateSaved
+from aipass.units import count
 from aipass.view import LedgerView
 from aipass.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from aipass.clock import Clock, Instant
@@ -83,8 +86,6 @@ MAX_BATCH = 2000
 MAX_WAITING = 64
 ROOM_PAUSE_S = 0.005
 DISABLE_AFTER_FAILURES = 5
-#: An agent asks for less in an hour; a person may at any rate.
-MOST_ASKED, ASKED_S = 600, 60.0
 HANDLER_SLOW_S = 1.0
 LEDGER_PAUSE_S = 1.0
 # That something was done in the world is recorded with whatever comes next, or after this: nobody waits for it, and a
@@ -127,7 +128,7 @@ class Engine:
         self._held: list[Any] = []
         self._failures: dict[str, int] = {}
         #: When each run asked for something, on the monotonic clock.
-        self._asked: dict[int, deque[float]] = {}
+        self._budget = Budget()
         self._ending = False
         #: Why there is nothing left that this engine could work on; None while there is.
         self.gone: str | None = None
@@ -341,7 +342,19 @@ class Engine:
                 items += self._inbox.get_nowait()
             except queue.Empty:
                 break
-        return items
+        return self._one_save_each(items)
+
+    def _one_save_each(self, items: list[Any]) -> list[Any]:
+        """Of several saves of one state file the first only: each is merged into what the one before it has come to."""
+        now, seen = [], set()
+        for item in items:
+            if isinstance(item, StateSaved):
+                if (key := (item.agent, item.file)) in seen:
+                    self._own.append(item)
+                    continue
+                seen.add(key)
+            now.append(item)
+        return now
 
     def _one_by_one(self, items: list[Any], first: Exception) -> None:
         """A bug of ours in one item must not end the engine, nor take the others with it."""
@@ -460,6 +473,15 @@ class Engine:
             run = self._world.answered(fact.path)
         return fact if run is None else replace(fact, by=run)
 
+    def _author_of_ignoring(self, path: str) -> int | None:
+        """The run that wrote the nearest .gitignore that may ignore a path, where one did."""
+        while path:
+            path = path.rpartition("/")[0]
+            run = self._authors.by(f"{path}/.gitignore" if path else ".gitignore")
+            if run is not None:
+                return run
+        return None
+
     def _look_into(self, step: Step, fact: Fact) -> Fact:
         """A fact of the filesystem with what must be known of it now: an inbox file's text, a limit's notice."""
         if intake.is_inbox(fact.path):
@@ -475,6 +497,11 @@ class Engine:
         if fact.kind == "watch.unused":
             text = f"{printable(fact.path)} is not used to tell what is ignored: {fact.detail['reason']}"
             step.notify(self.ledger, text)
+        if fact.kind == "watch.hidden":
+            fact = replace(fact, by=self._author_of_ignoring(str(fact.path)))
+            if fact.by is not None:
+                text = f"a .gitignore of run {fact.by} hides {count(fact.detail['files'], 'file')} that were watched, the first {printable(fact.path)}"
+                step.notify(self.ledger, text)
         if fact.kind == "watch.limited":
             self.ledger.run("set_meta", {"key": "watch.limited", "value": json.dumps(fact.detail)})
             about = fact.detail
@@ -493,7 +520,7 @@ class Engine:
             elif (
                 fact.kind == "request.rejected"
                 and fact.by is not None
-                and self._floods(fact.by, step.now.mono)
+                and self._against(fact.by, fact.detail, step.now.mono)
             ):
                 step.effects.append(partial(self._world.consume, fact.detail["spool"], fact.by))
                 continue
@@ -522,35 +549,24 @@ class Engine:
         name = known_as(str(fact.ref), fact.by)
         if self.ledger.one("is_request", {"id": name}) is not None:
             return False
-        if fact.by is None or not self._floods(fact.by, step.now.mono):
+        words = None if fact.by is None else self._against(fact.by, fact.detail, step.now.mono)
+        if words is None:
             return True
         self.ledger.run("insert_request", {"id": name, "event": 0})
-        answer(
-            self.ledger,
-            name,
-            EXIT_REFUSED,
-            f"more than {MOST_ASKED} requests within {ASKED_S:.0f} seconds; ask again later",
-        )
+        answer(self.ledger, name, EXIT_REFUSED, words)
         return False
 
-    def _floods(self, run: int, now: float) -> bool:
-        """Whether a run asks for more than anybody can need; told once."""
-        times = self._asked.setdefault(run, deque())
-        while times and times[0] < now - ASKED_S:
-            times.popleft()
-        if len(times) >= MOST_ASKED:
-            return True
-        times.append(now)
-        if len(times) == MOST_ASKED:
+    def _against(self, run: int, detail: Mapping[str, Any], now: float) -> str | None:
+        """What is to be said against a request of a run that asks for more than anybody can need; told once."""
+        words = self._budget.take(run, now, cost(detail))
+        if words is not None and self._budget.is_first(run):
             row = self.ledger.one("run", {"id": run})
             whose = "?" if row is None else row["agent"]
-            text = f"{whose} asks for more than {MOST_ASKED} things within {ASKED_S:.0f} seconds (run {run}); the rest is refused"
+            text = f"{whose} asks for {words} (run {run}); the rest is refused"
             self._own.append(
                 Fact("request.flood", "engine", ref=str(run), by=run, detail={"agent": whose, "reason": text})
             )
-        for other in [one for one, asked in self._asked.items() if asked[-1] < now - ASKED_S]:
-            del self._asked[other]
-        return False
+        return words
 
     # -- handlers --------------------------------------------------------------------------------------------------
 

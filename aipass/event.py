@@ -64,6 +64,7 @@ KINDS: dict[str, str] = {
     "config.changed": "aipass.toml changed and was taken over; `detail.waiting` names what waits for `reload`",
     "config.rejected": "aipass.toml changed and is not valid; the old one stays in force",
     "ledger.locked": "a process of a run had a lock on the ledger and was ended",
+    "watch.hidden": "files that were watched are ignored from now on, `detail.files` of them, the first at `path`: what becomes of them is told when they no longer are",
     "watch.unused": "a .gitignore is not used: too large, or no plain file; git itself may read it",
     "watch.limited": "the kernel's limit on watches was reached; the rest of the tree is polled",
     "watch.overflow": "the kernel's event queue overflowed; the tree was scanned and compared instead",

@@ -157,7 +157,10 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
         text=text,
         subject=event.detail.get("subject"),
         key=event.detail.get("key"),
-        priority=event.detail.get("priority", 0),
+        # An agent's work comes before no person's.
+        priority=event.detail.get("priority", 0)
+        if agent is None
+        else min(0, event.detail.get("priority", 0)),
         sender=agent or event.detail.get("sender") or "human",
         reply_to=before,
         request=request,

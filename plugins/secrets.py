@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aipass import hookimpl
@@ -34,32 +35,54 @@ PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 MAX_LINE = 32_000
+#: A long line is looked at in pieces that overlap: time grows with the square of the length for what begins like a token
+#: again and again. A key longer than an overlap would be cut; a JSON web token has 500 to 1,500 characters.
+PIECE, OVERLAP = 4_000, 2_000
+#: With more of one kind in a piece, the whole line counts as one: a list of keys is no less secret.
+MOST_IN_PIECE = 20
+#: Beyond this many in a text, the rest of it counts as one.
+MOST_FOUND = 500
 
 
 @hookimpl
 def find_secrets(text: str) -> list[Secret]:
-    """Whatever looks like one, line by line."""
-    return list(_find(text))
+    """Whatever looks like one, line by line. Takes time that grows with the text's length, whatever it says."""
+    found = {
+        Secret(text.count("\n", 0, match.start()) + 1, "Private Key", match[0]): None
+        for match in islice(PRIVATE_KEY.finditer(text), MOST_FOUND)
+    }
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_LINE:
+            continue  # no person wrote it
+        for secret in _in_line(number, line):
+            found[secret] = None
+        if len(found) > MOST_FOUND:
+            rest = "".join(lines[number:])
+            return [*found, *([Secret(number + 1, "Text after many secrets", rest)] if rest else [])]
+    return list(found)
+
+
+def _in_line(number: int, line: str) -> Iterator[Secret]:
+    for start in range(0, max(1, len(line) - OVERLAP), PIECE - OVERLAP):
+        piece = line[start : start + PIECE]
+        for detector in _detectors():
+            kind = str(detector.secret_type)
+            values = list(islice(detector.analyze_string(piece), MOST_IN_PIECE + 1))
+            if len(values) > MOST_IN_PIECE:
+                yield Secret(number, kind, line)
+                return
+            for value in values:
+                yield Secret(number, kind, _whole(detector, piece, str(value)))
+        for kind, form in OWN.items():
+            for match in form.finditer(piece):
+                yield Secret(number, kind, match[0])
 
 
 def _whole(detector: Any, line: str, value: str) -> str:  # noqa: ANN401 - detect-secrets has no types
     """All of a key: a detector may name only a part of what its own pattern found."""
     found = (match[0] for pattern in getattr(detector, "denylist", ()) for match in pattern.finditer(line))
     return max((one for one in found if value in one), key=len, default=value)
-
-
-def _find(text: str) -> Iterator[Secret]:
-    for match in PRIVATE_KEY.finditer(text):
-        yield Secret(text.count("\n", 0, match.start()) + 1, "Private Key", match[0])
-    for number, line in enumerate(text.splitlines(), 1):
-        if len(line) > MAX_LINE:
-            continue  # no person wrote it
-        for detector in _detectors():
-            for value in detector.analyze_string(line):
-                yield Secret(number, str(detector.secret_type), _whole(detector, line, str(value)))
-        for kind, form in OWN.items():
-            for match in form.finditer(line):
-                yield Secret(number, kind, match[0])
 
 
 @cache

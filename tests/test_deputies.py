@@ -163,7 +163,7 @@ def test_whatever_text_is_shown_can_be_shown(text):
 
 
 def test_a_run_that_asks_without_end_is_refused_and_told_once(aipass_bench):
-    from aipass.engine import MOST_ASKED
+    from aipass.budget import MOST_ASKED
 
     bench = aipass_bench(TOML)
     bench.ask("send", agent="w", text="go")
@@ -238,7 +238,7 @@ def test_what_is_large_or_has_many_names_is_not_read(spool):
 
 def test_unusable_requests_have_a_limit_too(aipass_bench):
     from aipass import Fact
-    from aipass.engine import MOST_ASKED
+    from aipass.budget import MOST_ASKED
 
     bench = aipass_bench(TOML)
     bench.ask("send", agent="w", text="go")

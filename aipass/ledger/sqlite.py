@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
+import sys
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -266,9 +268,13 @@ def event_of(row: Row) -> Event:
 
 
 #: Lone surrogates (bytes of a file name that are not UTF-8, or half a pair in somebody's JSON) have no place in SQLite's
-#: text. They are kept as the last private characters of Unicode, and come back as they were.
-_AWAY = {code: 0x10F800 + code - 0xD800 for code in range(0xD800, 0xE000)}
-_BACK = {place: code for code, place in _AWAY.items()}
+#: text. They are kept as the last private characters of Unicode; such characters themselves with a mark before them.
+_FIRST = "\U0010f7ff"
+_AWAY: dict[int, int | str] = {
+    **{code: 0x10F800 + code - 0xD800 for code in range(0xD800, 0xE000)},
+    **{code: _FIRST + chr(code) for code in range(ord(_FIRST), sys.maxunicode + 1)},
+}
+_KEPT = re.compile(f"{_FIRST}([{_FIRST}-\U0010ffff])|[\U0010f800-\U0010ffff]")
 
 
 def storable(value: object) -> object:
@@ -279,13 +285,17 @@ def storable(value: object) -> object:
         value.encode()
     except UnicodeEncodeError:
         return value.translate(_AWAY)
-    return value
+    return value if max(value) < _FIRST else value.translate(_AWAY)
 
 
 def _text(data: bytes) -> str:
     """Text as it was before `storable`."""
     text = data.decode("utf-8", "replace")
-    return text if text.isascii() or max(text) < "\U0010f800" else text.translate(_BACK)
+    return text if text.isascii() or max(text) < _FIRST else _KEPT.sub(_as_it_was, text)
+
+
+def _as_it_was(kept: re.Match[str]) -> str:
+    return kept[1] or chr(ord(kept[0]) - 0x10F800 + 0xD800)
 
 
 def _bound(params: Mapping[str, Any] | tuple[Any, ...]) -> Any:  # noqa: ANN401 - what sqlite3 binds

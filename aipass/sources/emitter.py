@@ -249,10 +249,14 @@ class TreeEmitter(EventEmitter):
             self._since = looked
         before = set(self._watch_of) | self._polled
         folders: set[str] = set()
+        hidden: set[str] = set()
         waiting = [top] if top else ["", *reversed(self._ground.first)]
         while waiting:
             folder = waiting.pop()
-            if folder in folders or (folder and self._is_ignored(folder)):
+            if folder in folders:
+                continue
+            if folder and self._is_ignored(folder):
+                hidden.add(folder)
                 continue
             loud = folder.partition("/")[0] == self._ground.loud
             quiet = (reason == "start" and self._ground.baseline and not loud) or (
@@ -263,7 +267,7 @@ class TreeEmitter(EventEmitter):
                 folders.add(folder)
                 waiting += (inner for inner in below if self._is_near(inner))
         if reason != "new":
-            self._tell(ScanEnd(top, frozenset(folders), reason, self._moves))
+            self._tell(ScanEnd(top, frozenset(folders), reason, self._moves, frozenset(hidden)))
             if not top:
                 self._unwatch(before - folders)
         self._moves = {}
@@ -290,6 +294,7 @@ class TreeEmitter(EventEmitter):
     ) -> list[str] | None:
         entries: list[Seen] = []
         below: list[str] = []
+        hidden: set[str] = set()
         known = self._git.knows(folder)
         special = folder.partition("/")[0] == self._ground.loud or self._ground.ignore is None
         try:
@@ -300,9 +305,9 @@ class TreeEmitter(EventEmitter):
                         self._found_repository(folder)
                     if entry.is_dir(follow_symlinks=False):
                         below.append(path)
-                    elif (special or entry.is_file(follow_symlinks=False)) and not self._is_ignored_file(
-                        path
-                    ):
+                    elif self._is_ignored_file(path):
+                        hidden.add(entry.name)
+                    elif special or entry.is_file(follow_symlinks=False):
                         seen = self._look(path, found=not quiet)
                         if seen is not None:
                             entries.append(seen)
@@ -312,7 +317,11 @@ class TreeEmitter(EventEmitter):
             return None  # another worktree, as was seen only now
         # A repository that has just come was brought by git.
         came = not known and bool(folder) and self._git.knows(folder)
-        self._tell(Listing(folder, tuple(entries), quiet, ignoring, git=came, moves=self._moves))
+        self._tell(
+            Listing(
+                folder, tuple(entries), quiet, ignoring, git=came, moves=self._moves, hidden=frozenset(hidden)
+            )
+        )
         if polled:
             for path in filter(self._is_near, below):
                 if path not in self._watch_of and path not in self._polled and not self._is_ignored(path):
@@ -438,7 +447,8 @@ class TreeEmitter(EventEmitter):
             if not self._is_ignored(path):
                 self._scan(path, "new")
         elif raw.mask & inotify.IN_DELETE:
-            self._left(path, folder=True)
+            # It was empty: what was in it has left before.
+            self._left(path, folder=True, alone=True)
 
     def _take_file(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
         if (
@@ -513,11 +523,13 @@ class TreeEmitter(EventEmitter):
         if type_of(status) == "file" and writers.has_writer(self._absolute(path)) is not True:
             self._tell(Touched(path, identity_of(status), changed_of(status)))
 
-    def _left(self, path: str, folder: bool) -> None:
+    def _left(self, path: str, folder: bool, *, alone: bool = False) -> None:
         """Something is no longer at `path`, unless something is there again: then that is told instead."""
         if os.path.lexists(self._absolute(path)):
             return
-        if folder:
+        if folder and alone:
+            self._unwatch({path})
+        elif folder:
             self._unwatch(
                 {
                     name

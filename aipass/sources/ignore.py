@@ -29,7 +29,9 @@ ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
 #: Agents write .gitignore files, and every file that appears is held against them: so much of one is read, of all together so many
 #: lines. The largest of the collection github.com/github/gitignore has 900 lines and 30 kB.
 MAX_GITIGNORE_BYTES = 200_000
-MAX_LINES, MAX_ALL_LINES = 5_000, 50_000
+MAX_LINES, MAX_ALL_LINES = 2_000, 50_000
+#: Of patterns with several wildcards, which take their length times the path's to compare, so many characters are used.
+MAX_HARD = 20_000
 NAME = ".gitignore"
 #: A `.git` file is one line with one path.
 MAX_GIT_FILE_BYTES = 5000
@@ -50,13 +52,13 @@ class Ignore:
         self._root, self._refused = root, refused
         self._own = Globs(patterns, gitignore=True) if patterns else None
         self._files: dict[str, Globs | None] = {}
-        self._lines = 0
+        self._lines = self._hard = 0
         self._told: dict[str, str] = {}
 
     def forget(self) -> None:
         """Read every .gitignore anew when it is next needed."""
         self._files.clear()
-        self._lines = 0
+        self._lines = self._hard = 0
 
     def folder(self, path: str) -> bool:
         """Whether the folder at `path`, and so all below it, is ignored. Its parents are not."""
@@ -94,9 +96,9 @@ class Ignore:
         while True:
             globs = self._file(above)
             if globs is not None:
-                verdict = _verdict(globs, rest + "/" if folder else rest)
-                if verdict is not None:
-                    return verdict
+                rule = globs.naming(rest + "/" if folder else rest)
+                if rule is not None:
+                    return rule.include
             if not above:
                 return False
             above, _, name = above.rpartition("/")
@@ -107,6 +109,12 @@ class Ignore:
             path = f"{folder}/{NAME}" if folder else NAME
             try:
                 found = lines_of(self._root, path, MAX_ALL_LINES - self._lines)
+                hard = sum(len(line) for line in found if line.count("*") > 1)
+                if self._hard + hard > MAX_HARD:
+                    raise ValueError(
+                        f"more than {MAX_HARD} characters of patterns with several `*`, its own or with those of other folders"
+                    )
+                self._hard += hard
                 self._told.pop(path, None)
             except ValueError as exc:
                 found = ()

@@ -7,6 +7,8 @@ Called inside the transaction that records the facts.
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from aipass.sources.observation import Move, Observation
 
 SOURCE = "filesystem"
+#: Of so many files it is known that they were told to be ignored.
+MOST_HIDDEN = 100_000
+#: So many files are told one by one when they are moved with their folders, within so many seconds; the fence allows 5,000 at once.
+MOST_CARRIED, CARRIED_S = 20_000, 60.0
 
 
 class Known:
@@ -27,6 +33,10 @@ class Known:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        #: When folders were moved, and how many files with each.
+        self._carried: deque[tuple[float, int]] = deque()
+        #: Files that are ignored by now, and were not; they are known all the same.
+        self._hidden: set[str] = set()
 
     def settle(self, seen: Observation) -> list[Fact]:
         """The facts that an observation amounts to: none where the ledger knew it already."""
@@ -161,17 +171,36 @@ class Known:
     def _moved_folder(self, seen: Moved) -> list[Fact]:
         facts = []
         old, new = os.fsencode(seen.old), os.fsencode(seen.new)
-        for folder, name, ino, size, mtime, changed in self._below(seen.old):
+        below = self._below(seen.old)
+        is_storm = self._is_storm(len(below))
+        for folder, name, ino, size, mtime, changed in below:
             target = new + folder[len(old) :]
             path = _path(target, name)
             self._ledger.run("drop_file", (folder, name))
             self._ledger.run("put_file", (target, name, ino, size, mtime, changed))
+            if is_storm:
+                continue
             facts.append(Fact("file.moved", SOURCE, path=path, detail={"from": _path(folder, name)}))
             if ino is not None:
                 # Renamed into place is complete, with its folder as well as alone.
                 there = Seen(path, Identity(ino, size, mtime), complete=True)
                 facts.append(_fact("file.closed", there, identity=str(there.identity)))
+        if is_storm:
+            # A program that renames large folders to and fro must not fill the log: the folder's move is told, and how many files that is.
+            detail = {"from": seen.old, "folder": True, "files": len(below)}
+            facts.append(Fact("file.moved", SOURCE, path=seen.new, detail=detail))
         return facts
+
+    def _is_storm(self, files: int) -> bool:
+        """Whether more files have moved with their folders than are told one by one."""
+        now = time.monotonic()
+        while self._carried and self._carried[0][0] < now - CARRIED_S:
+            self._carried.popleft()
+        # One move alone is told whole, however large.
+        if self._carried and sum(number for _, number in self._carried) + files > MOST_CARRIED:
+            return True
+        self._carried.append((now, files))
+        return False
 
     def _listing(self, seen: Listing) -> list[Fact]:
         folder = os.fsencode(seen.folder)
@@ -183,26 +212,47 @@ class Known:
         for entry in seen.entries:
             key = _key(entry.path)
             before = known.pop(key[1], None)
+            self._hidden.discard(entry.path)
             told = self._compare(entry, key, before)
             if told and _wrote(seen.moves.get(entry.path), entry.changed):
                 told = _by_git(told)
             facts += [] if seen.ignoring and before is None else told
+        hidden = []
         for name in known:
+            if os.fsdecode(name) in seen.hidden:
+                # It is there: what becomes of it is told when it is watched again.
+                hidden.append(_path(folder, name))
+                continue
             told = self._drop_listed(folder, name, seen.moves)
             facts += [] if seen.ignoring else told
-        return [] if seen.quiet else facts
+        return [] if seen.quiet else [*facts, *self._newly_hidden(hidden)]
+
+    def _newly_hidden(self, paths: list[str]) -> list[Fact]:
+        """Who ignores a file that was watched hides what becomes of it: that is told, once as long as it is so."""
+        new = [path for path in paths if path not in self._hidden]
+        if len(self._hidden) + len(new) > MOST_HIDDEN:
+            self._hidden.clear()
+        self._hidden.update(new)
+        if not new:
+            return []
+        return [Fact("watch.hidden", SOURCE, path=min(new), detail={"files": len(new)})]
 
     def _scan_end(self, seen: ScanEnd) -> list[Fact]:
         facts: list[Fact] = []
         top = os.fsencode(seen.top)
         here = {os.fsencode(folder) for folder in seen.folders}
+        away = {os.fsencode(folder) for folder in seen.hidden}
+        hidden: list[str] = []
         for (folder,) in self._ledger.all("known_dirs"):
             below = not top or folder == top or folder.startswith(top + b"/")
             if below and folder not in here:
+                if _is_in(folder, away):
+                    hidden += [_path(folder, row["name"]) for row in self._ledger.all("files_in", (folder,))]
+                    continue
                 for row in self._ledger.all("files_in", (folder,)):
                     facts += self._drop_listed(folder, row["name"], seen.moves)
         if seen.reason == "ignore":
-            return []  # nothing is gone; it is only watched no longer
+            return self._newly_hidden(hidden)  # nothing is gone; it is only watched no longer
         if seen.reason == "overflow":
             facts.append(Fact("watch.overflow", SOURCE, detail={"folders": len(here)}))
         return facts
@@ -212,6 +262,14 @@ class Known:
         if not folder:
             return self._ledger.all("all_files")
         return self._ledger.all("files_below", {"dir": folder, "low": folder + b"/", "high": folder + b"0"})
+
+
+def _is_in(folder: bytes, tops: set[bytes]) -> bool:
+    while folder:
+        if folder in tops:
+            return True
+        folder = folder.rpartition(b"/")[0]
+    return False
 
 
 def _is_later(now: int | None, then: int | None) -> bool:

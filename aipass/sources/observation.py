@@ -71,7 +71,7 @@ class Listing:
     """All that is in one folder now. `quiet`: take note of it without telling (what was there before anybody watched).
 
     `ignoring`: other rules of what is ignored brought this about, so nothing has come or gone; it may have changed.
-    `moves`, here and below: what git did while nobody looked, by path.
+    `moves`, here and below: what git did while nobody looked, by path. `hidden`: names of files there that are ignored; below, of folders.
     """
 
     folder: str
@@ -80,6 +80,7 @@ class Listing:
     ignoring: bool = False
     git: bool = False
     moves: Mapping[str, Move] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class ScanEnd:
     folders: frozenset[str]
     reason: str
     moves: Mapping[str, Move] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,8 @@ class Keeper:
         #: What indexes must learn anew, and whether there is anything new for them.
         self._changed: list[int] = []
         self._is_news = False
+        #: Words were taken out of the index, which keeps them until it is put in order.
+        self._is_forgetting = False
         self._stamps: dict[tuple[str, str], int] = {}
         self._dirty: dict[tuple[str, str], bool] = {}
 
@@ -98,7 +100,7 @@ class Keeper:
         self._stamps.clear()
         self._dirty.clear()
         self._changed.clear()
-        self._is_news = False
+        self._is_news = self._is_forgetting = False
 
     # -- whose files there are -------------------------------------------------------------------------------------
 
@@ -265,6 +267,10 @@ class Keeper:
             return EXIT_FAILED, f"nothing is remembered as {number}; `aipass recall` shows ids"
         if agent is not None and row["agent"] != agent:
             return EXIT_REFUSED, f"{number} is {row['agent']}'s, and `{agent}` forgets its own only"
+        detail = json.loads(row["detail"])
+        said = detail.get("message") or detail.get("question")
+        if agent is not None and said is not None:
+            return EXIT_REFUSED, f"{number} was said to others: only a person takes that back"
         texts = [row["text"]]
         if (note := self._ledger.one("note", {"id": number})) is not None:
             texts += json.loads(note["earlier"])
@@ -276,13 +282,12 @@ class Keeper:
             self._touch(row["agent"], LOCAL)
         if row["source"] == "pr":
             texts.append(row["text"].partition("\n")[0].partition(": ")[2])
-        detail = json.loads(row["detail"])
-        if (said := detail.get("message") or detail.get("question")) is not None:
+        if said is not None:
             texts += self._forget_message(step, said, only_answer="question" in detail)
         self._ledger.run("drop_memory", {"id": number})
         self._changed.append(number)
         self._ledger.run("drop_words", {"id": number})
-        self._ledger.run("clear_words")
+        self._is_forgetting = True
         self._ledger.flush()
         for text in filter(None, map(str.strip, texts)):
             self._scrub(text, agent)
@@ -305,15 +310,19 @@ class Keeper:
     def _scrub(self, text: str, agent: str | None) -> None:
         """Take a text out of the log as well: that something was said stays, what it was does not.
 
-        agent: who asks, and may change what the log has of its own runs only.
+        agent: who asks, and may change only what the log has of what its own runs noted: what they said to others, they said.
         """
         # What is written in any other way in JSON is compared below.
         begin = _SIMPLE.match(text)
         about = {"text": begin[0] if begin else "", "agent": agent}
         for event in self._ledger.all("events_that_say", about):
+            if agent is not None and json.loads(event["detail"]).get("verb") != "note":
+                continue
             detail = json.dumps(_without(json.loads(event["detail"]), text), separators=(",", ":"))
             self._ledger.run("change_event", {"id": event["id"], "detail": detail})
         for done in self._ledger.all("actions_that_say", about):
+            if agent is not None and done["type"] != "Note":
+                continue
             payload = json.dumps(_without(json.loads(done["payload"]), text), separators=(",", ":"))
             self._ledger.run("change_action", {"id": done["id"], "payload": payload})
 
@@ -493,6 +502,8 @@ class Keeper:
 
     def publish(self, step: Step) -> None:
         """Record what is to stand in the files that were touched, and have it put there after the commit."""
+        if self._is_forgetting:
+            self._ledger.run("clear_words")
         for (agent, file), anyway in self._dirty.items():
             row = self._state(agent, file)
             stamp = self._stamps[agent, file]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 HALF = re.compile(r"\.(passport|local|observations)\.json\.[0-9a-f]{8}(?:\.aside)?")
 #: Where is kept what cannot be used, below the root.
 ASIDE = ".aipass/quarantine/trinity"
+#: Of what one agent saved and nobody can use, so many are kept, the newest, and so many bytes.
+MOST_ASIDE, MAX_ASIDE_BYTES = 200, 100_000_000
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MODE, _OURS = 0o755, 0o700
 #: The contents that were kept last, by agent: a program that saves the same rubbish again and again fills no disk.
@@ -89,6 +91,7 @@ class Places:
                 # The home is on another disk, or it is a folder that may not be moved: beside it, then.
                 os.rename(standing or name, stamp, src_dir_fd=folder, dst_dir_fd=folder)
                 return "/".join((self.homes[agent], *(() if name == FOLDER else (FOLDER,)), stamp))
+            _thin(target)
         return f"{ASIDE}/{agent}/{stamp}"
 
     def kept(self, agent: str, where: str) -> bytes | None:
@@ -104,6 +107,7 @@ class Places:
         stamp = f"{time.time_ns()}-{name}"
         with self._aside(agent) as folder:
             put(stamp, data, folder)
+            _thin(folder)
         return self.once(agent, f"{ASIDE}/{agent}/{stamp}", data)
 
     def once(self, agent: str, where: str, data: bytes) -> str:
@@ -118,6 +122,23 @@ class Places:
         while len(self._kept) > MOST_KNOWN:
             del self._kept[next(iter(self._kept))]
         return where
+
+
+def _thin(folder: int) -> None:
+    """Let the oldest go of what was set aside: a program that saves rubbish without end fills no disk. Folders stay."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            about = entry.stat(follow_symlinks=False)
+            if not stat.S_ISDIR(about.st_mode):
+                found.append((entry.name, about.st_blocks * 512))
+    found.sort(reverse=True)
+    total = 0
+    for place, (name, size) in enumerate(found):
+        total += size
+        if place >= MOST_ASIDE or (place and total > MAX_ASIDE_BYTES):
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
 
 
 def content(name: str, folder: int) -> bytes:

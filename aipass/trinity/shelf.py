@@ -39,6 +39,9 @@ POLL_S = 1.0
 CLOSE_LOOK_S, CLOSE_WAIT_S, MOST_REPLACED = 0.02, 600.0, 50
 #: A program that answers each of our writes with one of its own is not answered at once any more, after so many.
 MOST_AT_ONCE = 20
+#: A file is looked at so often within a moment, and then once in so many seconds: what is saved in between is on the way to
+#: what is saved last.
+LOOKS_AT_ONCE, LOOK_EVERY_S = 20, 2.0
 MASK = inotify.MASK | inotify.IN_MOVE_SELF
 _LEFT = inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF | inotify.IN_IGNORED
 
@@ -106,6 +109,9 @@ class Shelf:
         self._told: dict[Key, bytes] = {}
         self._replaced: list[_Replaced] = []
         self._again: dict[Key, float] = {}
+        #: How often a file may still be looked at at once, as of when; and those that wait for their time.
+        self._looks: dict[Key, tuple[float, float]] = {}
+        self._late: dict[Key, float] = {}
         #: How often the same was put in place again, and when last.
         self._repeated: dict[Key, tuple[int, float]] = {}
 
@@ -125,7 +131,7 @@ class Shelf:
 
     def is_settled(self) -> bool:
         """Whether nothing waits here."""
-        return self._worker.is_settled()
+        return self._worker.is_settled() and not self._late
 
     def serve(self, homes: Mapping[str, str], limits: State, known: Mapping[Key, bytes]) -> None:
         """Look after the files of these agents, by their homes; `known` is what is to stand in them."""
@@ -139,12 +145,17 @@ class Shelf:
 
     def _round(self, events: list[inotify.Raw]) -> None:
         self._take(events)
+        now = time.monotonic()
+        for key in [key for key, due in self._late.items() if due <= now]:
+            self._worker.attempt(partial(self._look_in_time, key))
         self._look_at_replaced()
         self._try_again()
         self._poll()
 
     def _patience(self) -> float | None:
-        return CLOSE_LOOK_S if self._replaced else POLL_S if self._again or self._unwatched() else None
+        if self._replaced:
+            return CLOSE_LOOK_S
+        return POLL_S if self._again or self._late or self._unwatched() else None
 
     def _take(self, events: list[inotify.Raw]) -> None:
         """Look at whatever the kernel names, each file once."""
@@ -169,7 +180,7 @@ class Shelf:
         for agent in left:
             self._worker.attempt(partial(self._furnish, agent))
         for key in touched:
-            self._worker.attempt(partial(self._look, key))
+            self._worker.attempt(partial(self._look_in_time, key))
 
     def _is_fresh(self, agent: str, file: str) -> bool:
         """A plain file of one name that somebody has just made, and will close."""
@@ -271,6 +282,17 @@ class Shelf:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     # -- what was saved --------------------------------------------------------------------------------------------
+
+    def _look_in_time(self, key: Key) -> None:
+        now = time.monotonic()
+        left, then = self._looks.get(key, (float(LOOKS_AT_ONCE), now))
+        left = min(float(LOOKS_AT_ONCE), left + (now - then) / LOOK_EVERY_S)
+        if left < 1:
+            self._late[key] = now + (1 - left) * LOOK_EVERY_S
+            return
+        self._looks[key] = left - 1, now
+        self._late.pop(key, None)
+        self._look(key)
 
     def _look(self, key: Key) -> None:
         """Find out what stands in a file's place, and do with it what is to be done."""

@@ -827,7 +827,7 @@ AND instr(detail, :text) AND (:agent IS NULL OR run IN (SELECT id FROM runs WHER
 
 -- name: actions_that_say
 -- What was done of such requests.
-SELECT a.id, a.payload FROM actions a JOIN events e ON e.id = a.event
+SELECT a.id, a.type, a.payload FROM actions a JOIN events e ON e.id = a.event
 WHERE a.type IN ('Note', 'Message', 'Ask', 'Answer', 'OpenPr') AND instr(a.payload, :text)
 AND (:agent IS NULL OR e.run IN (SELECT id FROM runs WHERE agent = :agent))
 

@@ -65,6 +65,22 @@ class Rule:
         # What is behind the match lies inside it; the last component itself must be a folder where that is asked for.
         return at < len(parts) or folder or not self.only_folders
 
+    def names(self, parts: Sequence[str], folder: bool) -> bool:
+        """Whether the path itself matches, whatever is said of the folders that it lies in."""
+        if folder < self.only_folders:
+            return False
+        *before, last = self._groups
+        start = len(parts) - len(last)
+        if start < 0 or not _fit(last, parts, start):
+            return False
+        at = 0
+        for number, group in enumerate(before):
+            found = self._place(group, parts, at, floats=number > 0 or not self._anchored)
+            if found is None:
+                return False
+            at = found + len(group)
+        return start >= at and (start == 0 or bool(before) or not self._anchored)
+
     def _place(
         self, group: Sequence[Callable[[str], bool]], parts: Sequence[str], at: int, *, floats: bool
     ) -> int | None:
@@ -109,6 +125,15 @@ class Globs:
         parts = path.strip("/").split("/")
         for rule in self._rules:
             if rule.covers(parts, folder):
+                return rule
+        return None
+
+    def naming(self, path: str) -> Rule | None:
+        """The last pattern that matches `path` itself: what decides, as git has it, where no folder above is excluded."""
+        folder = path.endswith("/")
+        parts = path.strip("/").split("/")
+        for rule in self._rules:
+            if rule.names(parts, folder):
                 return rule
         return None
 
