@@ -13,6 +13,7 @@ from patience import until
 from aipass.config import State
 from aipass.layout import Layout
 from aipass.sources.worker import Worker
+from aipass.trinity import place, shelf
 from aipass.trinity.document import render
 from aipass.trinity.model import FILES, LOCAL, OBSERVATIONS, PASSPORT
 from aipass.trinity.shelf import Shelf, StateRejected, StateSaved
@@ -106,7 +107,9 @@ def broken():
     return found
 
 
-def test_hundreds_of_broken_writes_are_each_answered_by_the_last_good_state(stand):
+def test_hundreds_of_broken_writes_are_each_answered_by_the_last_good_state(stand, monkeypatch):
+    monkeypatch.setattr(shelf, "LOOKS_AT_ONCE", 10_000)
+    monkeypatch.setattr(place, "MOST_ASIDE", 10_000)
     cases = broken()
     assert len(cases) >= 500
     for number, data in enumerate(cases, 1):

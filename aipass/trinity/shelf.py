@@ -421,6 +421,9 @@ class Shelf:
         agent, _ = key
         if agent not in self._places.homes:
             return
+        if key in self._late:
+            self._again[key] = self._late[key]  # what stands there is to be read first
+            return
         try:
             with self._places.folder(agent) as folder:
                 self._replace(key, before, folder)
