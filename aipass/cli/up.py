@@ -139,6 +139,7 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launc
     from aipass.clock import SystemClock
     from aipass.engine import Engine
     from aipass.git.desk import Desk
+    from aipass.prepare import exclude
     from aipass.secret import masked
     from aipass.sources.filesystem import Filesystem
     from aipass.sources.git import Git
@@ -158,7 +159,13 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launc
         """Asked when something is seen, of the configuration that is in force then."""
         return engine is not None and any(rule.rebased for rule in engine.config.on)
 
-    git = Git(layout.root, layout.spool, wants_rebased, baseline=ledger.meta("git.baseline") is None)
+    git = Git(
+        layout.root,
+        layout.spool,
+        wants_rebased,
+        baseline=ledger.meta("git.baseline") is None,
+        came=partial(exclude, layout),
+    )
     last = ledger.one("last_events", {"kind": None, "limit": 1})
     filesystem = Filesystem(
         layout.root,

@@ -30,6 +30,8 @@ GUARD, TRAILERS = "pre-commit", "commit-msg"
 ALL = (*HOOKS, GUARD, TRAILERS)
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
+#: A folder with links of their old names to them: a program that is several hooks knows by its name which it is.
+NAMED = "before-aipass"
 #: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
 SHARED_ROOTS = ".aipass-roots"
 #: Where hooks leave their files, in a root's spool.
@@ -42,6 +44,7 @@ SCRIPT = """\
 {mark}: tells its engine that git did something. `aipass git uninstall` brings back what was here before.
 _aipass_name={name}
 _aipass_before=${{0%/*}}/$_aipass_name{aside}
+_aipass_named=${{0%/*}}/{named}/$_aipass_name
 # Under another name another tool has put it aside and calls it itself (pre-commit: NAME.legacy); that tool is what was here before.
 case ${{0##*/}} in $_aipass_name) ;; *) _aipass_before=/dev/null ;; esac
 _aipass_tell() {{
@@ -58,7 +61,9 @@ _aipass_call() {{
     case $_aipass_how in
     here) . "$_aipass_before" ;;
     ?*) exec $_aipass_how -c '. "$0{aside}"' "$0" "$@" ;;
-    *) exec "$_aipass_before" "$@" ;;
+    *)
+        [ ! -x "$_aipass_named" ] || _aipass_before=$_aipass_named
+        exec "$_aipass_before" "$@" ;;
     esac
 }}
 _aipass_shell() {{
@@ -85,9 +90,11 @@ _aipass_tell 2> /dev/null
 TRANSACTION = """\
 if [ "$1" = committed ]; then _aipass_tell 2> /dev/null; fi
 """
-#: It may keep git from it, and then there is nothing to tell.
+#: It may keep git from it, and then there is nothing to tell. Not `|| exit`: what is left of that knows no `set -e`.
 ASKED = """\
-(_aipass_call "$@") || exit
+(_aipass_call "$@")
+_aipass_status=$?
+[ $_aipass_status -eq 0 ] || exit $_aipass_status
 _aipass_tell 2> /dev/null
 exit 0
 """
@@ -95,12 +102,16 @@ exit 0
 
 #: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
 GUARDING = """\
-(_aipass_call "$@") || exit
+(_aipass_call "$@")
+_aipass_status=$?
+[ $_aipass_status -eq 0 ] || exit $_aipass_status
 if [ -x {python} ]; then {python} -E -P -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi
 exit 0
 """
 NAMING = """\
-(_aipass_call "$@") || exit
+(_aipass_call "$@")
+_aipass_status=$?
+[ $_aipass_status -eq 0 ] || exit $_aipass_status
 if [ -x {python} ]; then {python} -E -P -m aipass git trailers "$1" > /dev/null 2>&1; fi
 exit 0
 """
@@ -172,7 +183,7 @@ def script(name: str, roots: Path) -> str:
     if name in {GUARD, TRAILERS}:
         body = body.format(python=shlex.quote(sys.executable))
     quoted = shlex.quote(str(roots))
-    return SCRIPT.format(mark=MARK, name=name, aside=ASIDE, roots=quoted, spool=SPOOL, body=body)
+    return SCRIPT.format(mark=MARK, name=name, aside=ASIDE, named=NAMED, roots=quoted, spool=SPOOL, body=body)
 
 
 def status(root: Path) -> list[Hook]:
@@ -228,6 +239,7 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
                 _install(hook, roots)
             elif hook.state == "changed":
                 _write(hook.path, script(hook.name, roots), 0o755)
+                _link(hook.path)
     except OSError as exc:
         raise AipassError(
             f"{exc.filename or where}: {exc.strerror}; some hooks may be written; `aipass git status` says which, and the same again goes on"
@@ -248,6 +260,27 @@ def _install(hook: Hook, roots: Path) -> None:
         if there:
             os.rename(_aside(hook.path), hook.path)
         raise
+    _link(hook.path)
+
+
+def _link(path: Path) -> None:
+    """Give what is aside a link of its old name."""
+    if not os.path.lexists(_aside(path)):
+        return
+    named = path.parent / NAMED
+    named.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (named / path.name).symlink_to(f"../{_aside(path).name}")
+
+
+def _unlink(where: Path) -> None:
+    named = where / NAMED
+    for name in ALL:
+        with contextlib.suppress(OSError):
+            if os.readlink(named / name) == f"../{name}{ASIDE}":
+                (named / name).unlink()
+    with contextlib.suppress(OSError):  # none is there, or somebody has put something into it
+        named.rmdir()
 
 
 def _set_aside(path: Path) -> None:
@@ -289,26 +322,33 @@ def _put_aside_by_others(where: Path) -> Iterator[Path]:
 
 def uninstall(root: Path) -> list[Hook]:
     """Take this root's name away; with the last root the hooks go, and what stood there before comes back as it was."""
-    roots = _listed(root)
+    # `core.hooksPath` may have come since: what was written into git's own folder would be back when it goes.
+    own = common(root)
+    for where, roots in dict.fromkeys([(folder(root), _listed(root)), (own.parent / "hooks", own / "roots")]):
+        _uninstall(root, where, roots)
+    return status(root)
+
+
+def _uninstall(root: Path, where: Path, roots: Path) -> None:
     left = [one for one in _roots(roots) if one != str(root) and _is_told_from(Path(one), roots)]
     try:
         if left:
             _write(roots, "".join(f"{one}\n" for one in left), 0o644)
-            return status(root)
-        for hook in status(root):
+            return
+        for hook in [_look(where / name, name, roots) for name in ALL]:
             if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
                 os.replace(_aside(hook.path), hook.path)
             elif hook.state in {"installed", "changed"}:
                 hook.path.unlink()
             elif hook.state == "replaced" and _same(hook.path, _aside(hook.path)):
                 _aside(hook.path).unlink()
-        for path in _put_aside_by_others(folder(root)):
+        for path in _put_aside_by_others(where):
             path.unlink()
+        _unlink(where)
         with contextlib.suppress(NotADirectoryError):  # `core.hooksPath` names no folder
             roots.unlink(missing_ok=True)
     except OSError as exc:
         raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
-    return status(root)
 
 
 def _is_told_from(other: Path, roots: Path) -> bool:

@@ -391,6 +391,9 @@ class TreeEmitter(EventEmitter):
                     self._young.wait_for_log()
                 elif self._git.has_moved(raw):
                     self._young.are_by_git(lambda path: self._git.tree_of(path) == "")
+                if (came := self._git.has_come(raw)) is not None:
+                    self._git.watch("", came)
+                    self._ground.git_came()
                 # An agent can say that a watched folder is git's own: it is watched all the same.
                 self._take_one(raw, pending)
             events = []

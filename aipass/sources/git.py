@@ -49,11 +49,12 @@ class Git:
         wants_rebased: Callable[[], bool] = lambda: False,
         *,
         baseline: bool = False,
+        came: Callable[[], object] = lambda: None,
     ) -> None:
         """`wants_rebased`: whether anybody wants each commit of a rebase. `baseline`: nobody has looked here before, and what is there
-        at the start is no news; what comes a moment later is.
+        at the start is no news; what comes a moment later is. `came`: called where another repository has come.
         """
-        self._wants_rebased, self._baseline = wants_rebased, baseline
+        self._wants_rebased, self._baseline, self._came = wants_rebased, baseline, came
         self._root, self._spool = root, spool / hooks.SPOOL
         self._tell: Callable[[list[GitSeen]], None] | None = None
         self._watched: list[Watched] = []
@@ -87,7 +88,10 @@ class Git:
         """`git init` makes the folder first, and what belongs there a moment later."""
         self._is_other = False
         for _ in range(MADE_TRIES):
-            if self._begin() or self._is_other or self._ending:
+            if self._begin():
+                self._came()
+                return
+            if self._is_other or self._ending:
                 return
             threading.Event().wait(MADE_WAIT_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -44,15 +45,26 @@ class GitWork:
         #: Of this tree (""), and of repositories inside it by their folder: git's folder, and whose watch it is.
         self._folders: dict[str, str] = {}
         self._tree_of_watch: dict[int, str] = {}
-        self._log_watch = -1
+        self._log_watch = self._above = -1
         #: The trees that git is at work on, in the order of the kernel's events, so that it is exact whenever they are read.
         self._at_work: set[str] = set()
 
     def start(self, kernel: inotify.Inotify | None) -> None:
         """Watch git's folder of the tree itself."""
         self._kernel = kernel
-        if self._folder is not None:
-            self.watch("", self._folder)
+        if self._folder is None:
+            return
+        self.watch("", self._folder)
+        above = os.path.dirname(self._folder)
+        if kernel is not None and os.path.basename(self._folder) == ".git" and above != str(self._root):
+            # The root lies deeper in the repository: what comes in the place of its `.git` nobody else would see.
+            with contextlib.suppress(OSError):
+                self._above = kernel.add(os.fsencode(above))
+
+    def has_come(self, raw: inotify.Raw) -> str | None:
+        """The folder of git's that has just come above the root; None where none has."""
+        is_new = raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO)
+        return self._folder if raw.watch == self._above and raw.name == b".git" and is_new else None
 
     def watch(self, tree: str, folder: str) -> None:
         """Watch one more of git's folders, or another one for the same tree."""
