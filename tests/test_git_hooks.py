@@ -69,7 +69,8 @@ def listing(folder):
     """All that is there, exactly."""
     return {
         path.name: (stat.S_IMODE(path.lstat().st_mode), os.readlink(path) if path.is_symlink() else path.read_bytes(), path.lstat().st_mtime_ns)
-        for path in folder.iterdir()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from git_kit import git
-from patience import PATIENCE, until
+from patience import PATIENCE
 
 from aipass.ledger import Ledger
 from aipass.sources.filesystem import Filesystem
@@ -190,31 +190,65 @@ def test_a_repository_that_comes_and_what_its_git_does_is_marked(tree, tmp_path)
         assert seen() == {f"{inner}/l1.py": False}
 
 
-def checkout_of_another_git(root, names, *, says, stays=False):
-    """As libgit2 does it: the files first, then the index, locked for a moment, and the log at last."""
-    files(root, *names, text=f"{says} {time.time_ns()}\n")
+def move_by_another_git(root, to, *, says, but=()):
+    """As libgit2 does it: the files first, then the index, locked for a moment, and the log at last. `but`: files it leaves alone."""
+    old, new = (git(root, "rev-parse", one).strip() for one in ("HEAD", to))
+    for line in git(root, "diff", "--name-status", "--no-renames", old, new).splitlines():
+        status, path = line.split("\t")
+        if path in but:
+            continue
+        if status == "D":
+            (root / path).unlink()
+        else:
+            files(root, path, text=git(root, "show", f"{new}:{path}"))
     lock = root / ".git/index.lock"
     lock.write_bytes((root / ".git/index").read_bytes())
     lock.rename(root / ".git/index")
-    old, new = "0" * 40, "0" * 40 if stays else "1" * 40
     with (root / ".git/logs/HEAD").open("a") as log:
         log.write(f"{old} {new} A <a@b.c> {int(time.time())} +0000\t{says}\n")
 
 
 @pytest.mark.parametrize(
-    ("says", "stays", "by_git"),
+    ("says", "by_git"),
     [
-        ("checkout: moving from a to b", False, True),
-        ("reset: moving to HEAD~1", False, True),
-        ("commit: checkout of books", False, False),
-        ("checkout: moving from main to new", True, False),  # `checkout -b`, `reset`: no file is written
+        ("checkout: moving from main to side", True),
+        ("reset: moving to side", True),
+        ("commit: checkout of books", False),
     ],
 )
-def test_a_git_that_locks_late_is_known_by_its_log(tree, says, stays, by_git):
+def test_a_git_that_locks_late_is_known_by_its_log(tree, says, by_git):
     root, seen = tree
-    names = [f"f{number}" for number in range(5)] + ["fresh"]
-    checkout_of_another_git(root, names, says=says, stays=stays)
-    assert seen() == dict.fromkeys(names, by_git)
+    move_by_another_git(root, "side", says=says)
+    assert seen() == dict.fromkeys(SIDE | {"f18"}, by_git)
+
+
+def test_what_a_person_saved_just_before_head_moved_is_theirs(tree):
+    root, seen = tree
+    files(root, "f1", "fresh", text="mine\n")
+    move_by_another_git(root, "side", says="checkout: moving from main to side", but={"f1"})
+    found = seen()
+    assert not found.pop("f1")
+    assert not found.pop("fresh")
+    assert all(found.values())
+
+
+@pytest.mark.parametrize("way", ["reset --soft", "reset", "checkout -b"])
+def test_a_move_of_head_that_writes_no_file_takes_no_save_away(tree, way):
+    root, seen = tree
+    moves = {
+        "reset --soft": "git reset -q --soft HEAD~1",
+        "reset": "git reset -q HEAD~1",
+        "checkout -b": "git checkout -q -b new",
+    }
+    script = f"echo mine > f1; git commit -qam x; {moves[way]}"
+    subprocess.run(["sh", "-c", script], cwd=root, check=True)
+    assert seen() == {"f1": False}
+
+
+def test_who_writes_a_file_last_has_written_it(tree):
+    root, seen = tree
+    subprocess.run(["sh", "-c", "echo x > f1; git checkout -q -- f1; echo y >> f1"], cwd=root, check=True)
+    assert seen() == {"f1": False}
 
 
 def test_a_tree_that_calls_a_watched_folder_its_git_hides_nothing(tree):
@@ -300,12 +334,6 @@ def house(tmp_path):
 MOVED = {"f0": True, "f1": True, "new/y": True, "gone/x": True}
 
 
-def a_second_later():
-    """Git's log has whole seconds: what is saved within the second of a move cannot be told from it."""
-    begun = int(time.time())
-    until(lambda: int(time.time()) > begun)
-
-
 def test_what_git_did_while_nobody_looked_is_gits(house):
     git(house.root, "checkout", "-q", "side")
     assert house.looks() == MOVED
@@ -320,7 +348,6 @@ def test_what_a_person_saved_while_nobody_looked_is_theirs_whatever_git_did(hous
     root = house.root
     files(root, "f5", text="before\n")
     git(root, "checkout", "-q", "side")
-    a_second_later()
     files(root, "f0", text="after\n")
     files(root, "fresh", "gone/x", text="after\n")
     (root / "new/y").unlink()
@@ -336,7 +363,6 @@ def test_what_a_person_saved_while_nobody_looked_is_theirs_whatever_git_did(hous
 def test_a_move_that_was_told_when_it_was_made_says_nothing_of_later(house):
     git(house.root, "checkout", "-q", "side")
     house.looks()
-    a_second_later()
     files(house.root, "f0", text="mine\n")
     (house.root / "new/y").unlink()
     assert house.looks() == {"f0": False, "new/y": False}
@@ -371,3 +397,34 @@ def test_below_a_repositorys_top_paths_are_those_of_the_root(tmp_path):
     git(top, "reset", "-q", "--hard", "HEAD~1")
     assert house.looks() == {"b": True}
     ledger.close()
+
+
+@pytest.mark.parametrize("way", ["--soft", "--mixed"])
+def test_a_commit_that_was_taken_back_while_nobody_looked_leaves_a_persons_file(house, way):
+    files(house.root, "f0", text="mine\n")
+    git(house.root, "commit", "-qam", "x")
+    git(house.root, "reset", "-q", way, "HEAD~1")
+    assert house.looks() == {"f0": False}
+
+
+def test_a_merge_with_a_conflict_while_nobody_looked_is_gits_but_for_what_was_solved(house):
+    root = house.root
+    files(root, "f0", text="main\n")
+    git(root, "commit", "-qam", "main")
+    house.looks()
+    git(root, "merge", "-q", "side", check=False)
+    files(root, "f0", text="both\n")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "merged")
+    assert house.looks() == MOVED | {"f0": False}
+
+
+def test_a_rebase_of_very_many_commits_while_nobody_looked_is_gits(house):
+    root = house.root
+    git(root, "checkout", "-q", "side")
+    git(root, "checkout", "-q", "-b", "many", "main")
+    for number in range(70):
+        git(root, "commit", "-q", "--allow-empty", "-m", str(number))
+    house.looks()
+    git(root, "rebase", "-q", "--empty=keep", "side")
+    assert house.looks() == MOVED

@@ -128,7 +128,7 @@ class GitNews:
             entries = seen.logs[ref]
             for entry in self._new(ref, entries):
                 if not is_first:
-                    facts += self._facts(ref, entry, seen)
+                    facts += self._facts(ref, entry, seen, is_past=entry is not entries[-1])
                 elif entry.makes_commit:
                     self._is_new_commit(entry.new)
             if entries:
@@ -165,7 +165,8 @@ class GitNews:
         self._ledger.run("insert_git_commit", {"sha": sha})
         return True
 
-    def _facts(self, ref: str, entry: Entry, seen: GitSeen) -> Iterator[Fact]:
+    def _facts(self, ref: str, entry: Entry, seen: GitSeen, *, is_past: bool) -> Iterator[Fact]:
+        """`is_past`: more has been done since, so a branch's own log, which is read later, has what was done on it."""
         about = seen.about.get(entry.new)
         detail: dict[str, object] = {"sha": entry.new, "old": entry.old, "branch": None}
         if about is not None:
@@ -174,7 +175,9 @@ class GitNews:
             if (moved := _MOVING.fullmatch(entry.message)) is not None:
                 detail |= {"from": moved[1], "branch": moved[2]}
                 yield Fact("git.checkout", SOURCE, ref=entry.new, detail=detail)
-            elif seen.detached and _makes_commit(entry, about) and self._is_new_commit(entry.new):
+            elif (
+                (seen.detached or is_past) and _makes_commit(entry, about) and self._is_new_commit(entry.new)
+            ):
                 yield Fact("git.commit", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
         elif ref.startswith(HEADS):
             detail["branch"] = ref.removeprefix(HEADS)

@@ -13,19 +13,19 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watchdog.observers.api import EventEmitter
 
 from aipass.sources import inotify, writers
-from aipass.sources.gitwork import GitWork
+from aipass.sources.gitwork import GitWork, Moves, is_blob
 from aipass.sources.ignore import git_folder, is_worktree
 from aipass.sources.observation import (
     Gone,
     Limited,
     Listing,
-    Move,
     Moved,
     ScanEnd,
     Seen,
@@ -39,7 +39,7 @@ from aipass.sources.young import Young
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from watchdog.observers.api import EventQueue, ObservedWatch
 
@@ -66,6 +66,8 @@ class Ground:
     ignore: Ignore | None = None
     #: Folders watched before all others, should watches run out.
     first: tuple[str, ...] = ()
+    #: Other rules of what is ignored, which were in force until now.
+    before: Ignore | None = None
     #: Take note of what is there at the start without telling it, but for `loud`.
     baseline: bool = False
     loud: str = "inbox"
@@ -103,7 +105,11 @@ class TreeEmitter(EventEmitter):
         self._later: dict[str, float] = {}
         self._young = Young()
         #: What git did while nobody looked, for as long as a scan goes on; and since when nobody looked.
-        self._moves: Mapping[str, Move] = {}
+        self._moves: Moves = {}
+        self._removed: frozenset[str] = frozenset()
+        #: What was ignored before a .gitignore was written, until that is looked into.
+        self._old_rules: Ignore | None = None
+        self._is_ignore_due = False
         self._since = self._ground.since
         self._resting: dict[str, tuple[Identity, float]] = {}
         #: Set once what was there at the start has been told.
@@ -226,8 +232,11 @@ class TreeEmitter(EventEmitter):
 
     _next_poll = 0.0
 
-    def _tell(self, seen: Observation) -> None:
-        if not isinstance(seen, (ScanEnd, Limited, Unused, Touched)) and self._git.is_at_work(_place(seen)):
+    def _tell(self, seen: Observation, *, git: bool | None = None) -> None:
+        """`git`: whether git did it, where that was found out when it happened."""
+        if isinstance(seen, Seen | Moved | Gone) and git is not None:
+            seen = replace(seen, git=git)
+        elif not isinstance(seen, (ScanEnd, Limited, Unused, Touched)) and self._git.is_at_work(_place(seen)):
             seen = replace(seen, git=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
@@ -242,11 +251,17 @@ class TreeEmitter(EventEmitter):
 
     def _scan(self, top: str, reason: str) -> None:
         """Watch and list `top` and all below it; at the end of a whole scan say which folders there are."""
-        if reason == "ignore" and self._ground.ignore is not None:
-            self._ground.ignore.forget()
+        if reason != "new":
+            # What waits is told by itself, and before.
+            self._young.hurry()
+            self._tell_young()
+        if self._old_rules is None and reason == "ignore" and self._ground.ignore is not None:
+            rules = self._ground.ignore.forget()
+            self._old_rules, self._ground.before = self._ground.before or rules, None
         if reason in {"start", "overflow", "asked"} and not (reason == "start" and self._ground.baseline):
             looked, self._moves = time.time(), self._git.moves(self._since)
             self._since = looked
+            self._removed = frozenset(path for path, blob in self._moves.items() if blob is None)
         before = set(self._watch_of) | self._polled
         folders: set[str] = set()
         hidden: set[str] = set()
@@ -259,22 +274,27 @@ class TreeEmitter(EventEmitter):
                 hidden.add(folder)
                 continue
             loud = folder.partition("/")[0] == self._ground.loud
-            quiet = (reason == "start" and self._ground.baseline and not loud) or (
-                reason == "ignore" and folder not in before and not loud
+            quiet = reason == "start" and self._ground.baseline and not loud
+            below = self._visit(
+                folder, quiet=quiet, ignoring=reason == "ignore" and not loud, new=reason == "new"
             )
-            below = self._visit(folder, quiet=quiet, ignoring=reason == "ignore" and not loud)
-            if below is not None:
+            if below is None:
+                if folder and self._is_ignored(folder):
+                    hidden.add(folder)
+            else:
                 folders.add(folder)
                 waiting += (inner for inner in below if self._is_near(inner))
         if reason != "new":
-            self._tell(ScanEnd(top, frozenset(folders), reason, self._moves, frozenset(hidden)))
+            self._tell(ScanEnd(top, frozenset(folders), reason, self._removed, frozenset(hidden)))
             if not top:
                 self._unwatch(before - folders)
-        self._moves = {}
+        self._moves, self._removed = {}, frozenset()
+        if reason == "ignore":
+            self._old_rules = None
         self._tell_limit()
 
     def _visit(
-        self, folder: str, *, quiet: bool, polled: bool = False, ignoring: bool = False
+        self, folder: str, *, quiet: bool, polled: bool = False, ignoring: bool = False, new: bool = False
     ) -> list[str] | None:
         """Watch one folder, then list it; returns its folders, None where it is gone."""
         try:
@@ -285,16 +305,20 @@ class TreeEmitter(EventEmitter):
         try:
             if not polled and not self._add_watch(folder, handle):
                 return None
-            return self._list(folder, handle, quiet=quiet, polled=polled, ignoring=ignoring)
+            return self._list(folder, handle, quiet=quiet, polled=polled, ignoring=ignoring, new=new)
         finally:
             os.close(handle)
 
     def _list(
-        self, folder: str, handle: int, *, quiet: bool, polled: bool, ignoring: bool
+        self, folder: str, handle: int, *, quiet: bool, polled: bool, ignoring: bool, new: bool
     ) -> list[str] | None:
         entries: list[Seen] = []
         below: list[str] = []
         hidden: set[str] = set()
+        shown: set[str] = set()
+        apart: set[str] = set()
+        fresh: list[str] = []
+        rests = new and not self._is_at_once(self._join(folder, ""))
         known = self._git.knows(folder)
         special = folder.partition("/")[0] == self._ground.loud or self._ground.ignore is None
         try:
@@ -307,19 +331,38 @@ class TreeEmitter(EventEmitter):
                         below.append(path)
                     elif self._is_ignored_file(path):
                         hidden.add(entry.name)
+                    elif path in self._young:
+                        apart.add(entry.name)
+                    elif rests and entry.is_file(follow_symlinks=False):
+                        fresh.append(path)
                     elif special or entry.is_file(follow_symlinks=False):
                         seen = self._look(path, found=not quiet)
                         if seen is not None:
-                            entries.append(seen)
+                            if ignoring and self._old_rules is not None and self._old_rules.hides(path):
+                                shown.add(entry.name)
+                            entries.append(
+                                replace(seen, git=True) if self._is_as_moved(path, self._moves) else seen
+                            )
         except OSError:
             return None
         if folder and self._is_ignored(folder):
             return None  # another worktree, as was seen only now
         # A repository that has just come was brought by git.
         came = not known and bool(folder) and self._git.knows(folder)
+        for path in fresh:
+            apart.add(path.rpartition("/")[2])
+            self._young.write(path, new=True, closed=False, git=came or self._git.is_at_work(path))
         self._tell(
             Listing(
-                folder, tuple(entries), quiet, ignoring, git=came, moves=self._moves, hidden=frozenset(hidden)
+                folder,
+                tuple(entries),
+                quiet,
+                ignoring,
+                git=came,
+                removed=self._removed,
+                hidden=frozenset(hidden),
+                apart=frozenset(apart),
+                shown=frozenset(shown),
             )
         )
         if polled:
@@ -389,8 +432,12 @@ class TreeEmitter(EventEmitter):
                     continue
                 if self._git.take(raw):
                     self._young.wait_for_log()
-                elif self._git.has_moved(raw):
-                    self._young.are_by_git(lambda path: self._git.tree_of(path) == "")
+                elif len(self._young) and (moved := self._git.has_moved(raw)):
+                    # What another git wrote just before, whichever it was.
+                    self._young.are_by_git(
+                        partial(self._is_as_moved, moved=moved),
+                        {path for path in moved if moved[path] is None},
+                    )
                 if (came := self._git.has_come(raw)) is not None:
                     self._git.watch("", came)
                     self._ground.git_came()
@@ -402,7 +449,7 @@ class TreeEmitter(EventEmitter):
                 self._wait_for_more(PAIR_WAIT_MS)
                 events = self._inotify.read()
         for path, folder in pending.values():
-            self._left(path, folder)
+            self._leave(path, folder)
 
     def _wait_for_more(self, milliseconds: int) -> None:
         assert self._inotify is not None
@@ -434,6 +481,10 @@ class TreeEmitter(EventEmitter):
     def _take_folder(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
         if not self._is_near(path):
             return
+        if raw.mask & inotify.IN_MOVED_TO and len(self._young):
+            # What waits may lie in it, and has other names from here on.
+            self._young.hurry()
+            self._tell_young()
         if raw.name == b".git" and raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
             self._found_repository(path.rpartition("/")[0])
         if raw.mask & inotify.IN_MOVED_TO and raw.cookie in pending:
@@ -459,7 +510,12 @@ class TreeEmitter(EventEmitter):
             and path.rpartition("/")[2] == ".gitignore"
             and not raw.mask & (inotify.IN_CREATE | inotify.IN_ATTRIB)
         ):
-            self._ask_scan("", "ignore")
+            # What is written from now on is under its rules; what they show and hide is looked into when all rests.
+            if self._old_rules is None and self._ground.ignore is not None:
+                self._old_rules = self._ground.ignore.forget()
+            elif self._ground.ignore is not None:
+                self._ground.ignore.forget()
+            self._is_ignore_due = True
         if raw.name == b".git" and raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO):
             self._found_repository(path.rpartition("/")[0])
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
@@ -469,14 +525,15 @@ class TreeEmitter(EventEmitter):
         self._young.is_written(path)
         if self._is_young(raw, path):
             return
-        if old is not None:
-            self._young.drop(old[0])
         if self._is_ignored_file(path):
             if old is not None:
-                self._left(*old)
+                self._leave(*old)
             return
         if raw.mask & inotify.IN_DELETE:
-            self._left(path, folder=False)
+            self._leave(path, folder=False)
+            return
+        if old is not None and not self._is_at_once(path):
+            self._young.move(old[0], path, git=self._git.is_at_work(path))
             return
         seen = self._look(
             path, found=bool(raw.mask & inotify.IN_CREATE), closed=bool(raw.mask & inotify.IN_CLOSE_WRITE)
@@ -489,12 +546,13 @@ class TreeEmitter(EventEmitter):
         else:
             self._tell(seen)
 
+    def _is_at_once(self, path: str) -> bool:
+        """Whether what happens there is told as it comes: people wait for it."""
+        return self._ground.ignore is None or path.partition("/")[0] in (self._ground.loud, "plans")
+
     def _is_young(self, raw: inotify.Raw, path: str) -> bool:
         """Whether a file was written a moment ago and is not told yet: it may only be what another one becomes."""
-        if self._ground.ignore is None or path.partition("/")[0] in (self._ground.loud, "plans"):
-            return False
-        if raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_TO):
-            self._young.drop(path)
+        if self._is_at_once(path) or raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_TO):
             return False
         if path not in self._young and self._is_ignored_file(path):
             return True
@@ -509,11 +567,34 @@ class TreeEmitter(EventEmitter):
     def _tell_young(self) -> None:
         for path in self._young.touched():
             self._touched(path)
+        for old, new, git in self._young.moved():
+            self._tell_moved(old, new, git)
+        for path, git in self._young.left():
+            self._left(path, folder=False, git=git)
         for path, waiting in self._young.rested():
             # It was closed, whoever may have opened it again by now.
             seen = self._look(path, found=not waiting.closed)
-            if seen is not None:
-                self._tell(replace(seen, git=waiting.git))
+            if seen is not None and not self._is_ignored_file(path):
+                self._tell(seen, git=waiting.git)
+        if self._is_ignore_due and not len(self._young):
+            self._is_ignore_due = False
+            self._ask_scan("", "ignore")
+
+    def _tell_moved(self, old: str, new: str, git: bool) -> None:
+        seen = self._look(new, found=False)
+        if seen is None or seen.type != "file" or self._is_ignored_file(new):
+            self._left(old, folder=False, git=git)
+            return
+        if old != new:
+            self._tell(Moved(old, new, folder=False, identity=seen.identity, changed=seen.changed), git=git)
+            if old not in self._young and (there := self._look(old, found=True)) is not None:
+                self._tell(there, git=git)  # the two were exchanged
+        else:
+            self._tell(seen, git=git)
+
+    def _is_as_moved(self, path: str, moved: Moves) -> bool:
+        blob = moved.get(path)
+        return blob is not None and is_blob(self._absolute(path), blob)
 
     def _touched(self, path: str) -> None:
         if path in self._young or self._is_ignored_file(path):
@@ -526,7 +607,14 @@ class TreeEmitter(EventEmitter):
         if type_of(status) == "file" and writers.has_writer(self._absolute(path)) is not True:
             self._tell(Touched(path, identity_of(status), changed_of(status)))
 
-    def _left(self, path: str, folder: bool, *, alone: bool = False) -> None:
+    def _leave(self, path: str, folder: bool) -> None:
+        """A file has left its place: to many tools that is how they begin to save it anew."""
+        if folder or self._is_at_once(path):
+            self._left(path, folder)
+        else:
+            self._young.leave(path, git=self._git.is_at_work(path))
+
+    def _left(self, path: str, folder: bool, *, alone: bool = False, git: bool = False) -> None:
         """Something is no longer at `path`, unless something is there again: then that is told instead."""
         if os.path.lexists(self._absolute(path)):
             return
@@ -541,7 +629,7 @@ class TreeEmitter(EventEmitter):
                 }
             )
         if folder or not self._is_ignored_file(path):
-            self._tell(Gone(path, folder))
+            self._tell(Gone(path, folder), git=git if not folder else None)
 
     def _rename_watches(self, old: str, new: str) -> None:
         if new in self._watch_of:

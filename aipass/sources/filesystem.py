@@ -96,7 +96,10 @@ class Filesystem:
         """Take over other patterns to ignore."""
         if patterns != self._patterns and self._ground is not None:
             self._patterns = patterns
-            self._ground.ignore = Ignore(self._root, patterns, self._unused)
+            self._ground.before, self._ground.ignore = (
+                self._ground.ignore,
+                Ignore(self._root, patterns, self._unused),
+            )
             self.scan("", "ignore")
 
     def is_settled(self) -> bool:

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aipass.git.ask import ask
 from aipass.git.news import Entry
 from aipass.sources import inotify, writers
-from aipass.sources.observation import Move
 from aipass.supervisor import held
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 INDEX_LOCK = b"index.lock"
 #: What git's log of HEAD says where it has changed the files itself.
-MOVING = re.compile(r"(checkout|reset|merge|pull|rebase|clone|cherry-pick|revert|am)\b")
+MOVING = re.compile(
+    r"(checkout|reset|merge|pull|rebase(?! \(continue\))|clone|cherry-pick|revert|am)\b|commit \((merge|cherry-pick)\)"
+)
 #: Repositories inside this one whose git is watched; of more, nobody says what git did.
 MAX_REPOSITORIES = 200
 MAX_LOG_LINE = 4096
-#: Of a log so much of the end is read, and of the moves there so many of the newest are looked into.
-TAIL_BYTES, MAX_MOVES = 200_000, 100
+#: Of a log so much of the end is read, and of the moves there so many of the newest are looked into one by one.
+TAIL_BYTES, MAX_MOVES = 200_000, 50
+#: The date of a merge in the log is that of its beginning.
+SLOW_MOVE_S = 3600.0
+RAW_FIELDS, SHA1_DIGITS = 5, 40
+#: A larger file is not compared with what git has put there.
+MAX_COMPARED_BYTES = 50_000_000
 #: Where nobody can say who has it open, a lock that stands for longer was left behind.
 LOCK_FRESH_S = 10.0
+
+
+#: Path below the root -> the blob that git has put there last, or None where it took away what was there.
+Moves = dict[str, str | None]
 
 
 class GitWork:
@@ -115,12 +123,12 @@ class GitWork:
                 self._at_work.discard(tree)
         return False
 
-    def has_moved(self, raw: inotify.Raw) -> bool:
-        """Whether an event says that git's log has just told of a move of HEAD: the tree's files were written by a git."""
+    def has_moved(self, raw: inotify.Raw) -> Moves | None:
+        """Where an event says that git's log has just told of a move of HEAD: what that has put where."""
         if raw.watch != self._log_watch or raw.name != b"HEAD" or not raw.mask & inotify.IN_CLOSE_WRITE:
-            return False
+            return None
         last = self._log(MAX_LOG_LINE)[-1:]
-        return bool(last) and _is_move(last[0])
+        return self._moves_of(last[0]) if last and _is_move(last[0]) else None
 
     def look_anew(self) -> None:
         """After events were lost: see which trees git is at work on."""
@@ -128,18 +136,37 @@ class GitWork:
         for tree in self._folders:
             self._find_lock(tree)
 
-    def moves(self, since: float) -> Mapping[str, Move]:
-        """What git's log says of files that git wrote while nobody looked: path below the root -> its last move.
+    def moves(self, since: float) -> Moves:
+        """What git's log says that git has put where while nobody looked.
 
         `since`: seconds since the epoch; earlier moves were seen when they were made.
         """
-        entries = [entry for entry in self._log(TAIL_BYTES) if entry.time >= int(since) and _is_move(entry)]
-        found: dict[str, Move] = {}
-        for entry in entries[-MAX_MOVES:]:
-            words = ("diff-tree", "-r", "-z", "--no-renames", "--relative", "--name-status")
-            told = ask(self._root, *words, entry.old, entry.new, "--")
-            for status, path in zip(told[::2], told[1::2], strict=False):
-                found[path] = Move(entry.time, removed=status == "D")
+        found: Moves = {}
+        # A date that lies ahead, or is the merge's beginning, hides none that matters: what is not as git has put it is not git's.
+        entries = [one for one in self._log(TAIL_BYTES) if one.time >= since - SLOW_MOVE_S and _is_move(one)]
+        old = None
+        for at, entry in enumerate(entries):
+            # Of very many, as in a rebase, those that follow each other are one.
+            if len(entries) - at > MAX_MOVES and entries[at + 1].old == entry.new:
+                old = old or entry.old
+                continue
+            found |= self._moves_of(replace(entry, old=old or entry.old))
+            old = None
+        return found
+
+    def _moves_of(self, entry: Entry) -> Moves:
+        words = ("diff-tree", "-r", "-z", "--no-renames", "--relative", "--raw", "--no-abbrev")
+        told = ask(self._root, *words, entry.old, entry.new, "--")
+        found: Moves = {}
+        for about, path in zip(told[::2], told[1::2], strict=False):
+            # `:100644 100644 <old> <new> M`
+            fields = about.split(" ")
+            if len(fields) == RAW_FIELDS:
+                found[path] = fields[3] if fields[3].strip("0") else None
+        if entry.message.startswith("commit"):
+            # A merge that a person has finished: git's is what is as it was on the other side.
+            for path in ask(self._root, *words[:5], "--name-only", f"{entry.new}^2", entry.new, "--"):
+                found.pop(path, None)
         return found
 
     def _log(self, most: int) -> list[Entry]:
@@ -175,3 +202,15 @@ class GitWork:
 def _is_move(entry: Entry) -> bool:
     """`checkout -b`, `reset` to where it stands: no file was written. A clone has written what is there before anybody looks."""
     return entry.old != entry.new and MOVING.match(entry.message) is not None
+
+
+def is_blob(path: str, blob: str) -> bool:
+    """Whether a file holds just what the blob of that name does; not where git writes it in another form (line ends, filters)."""
+    try:
+        data = held.read(path, MAX_COMPARED_BYTES)
+    except OSError:
+        return False
+    make = hashlib.sha256 if len(blob) > SHA1_DIGITS else hashlib.sha1
+    found = make(b"blob %d\0" % len(data), usedforsecurity=False)
+    found.update(data)
+    return found.hexdigest() == blob

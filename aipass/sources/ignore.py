@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from pathlib import Path
@@ -55,10 +56,17 @@ class Ignore:
         self._lines = self._hard = 0
         self._told: dict[str, str] = {}
 
-    def forget(self) -> None:
-        """Read every .gitignore anew when it is next needed."""
-        self._files.clear()
+    def forget(self) -> Ignore:
+        """Read every .gitignore anew when it is next needed; returns one that has the rules of until now."""
+        before = copy.copy(self)
+        self._files = {}
         self._lines = self._hard = 0
+        return before
+
+    def hides(self, path: str) -> bool:
+        """Whether the file at `path`, or a folder that it lies in, is ignored."""
+        parts = path.split("/")
+        return any(self.folder("/".join(parts[:depth])) for depth in range(1, len(parts))) or self.file(path)
 
     def folder(self, path: str) -> bool:
         """Whether the folder at `path`, and so all below it, is ignored. Its parents are not."""

@@ -16,10 +16,8 @@ from aipass.event import Fact
 from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from aipass.ledger import Ledger
-    from aipass.sources.observation import Move, Observation
+    from aipass.sources.observation import Observation
 
 SOURCE = "filesystem"
 #: Of so many files it is known that they were told to be ignored.
@@ -145,10 +143,9 @@ class Known:
             return []
         return [Fact("file.deleted", SOURCE, path=_path(folder, name))]
 
-    def _drop_listed(self, folder: bytes, name: bytes, moves: Mapping[str, Move]) -> list[Fact]:
+    def _drop_listed(self, folder: bytes, name: bytes, removed: frozenset[str]) -> list[Fact]:
         facts = self._drop(folder, name)
-        move = moves.get(_path(folder, name))
-        return _by_git(facts) if move is not None and move.removed else facts
+        return _by_git(facts) if _path(folder, name) in removed else facts
 
     def _moved(self, seen: Moved) -> list[Fact]:
         if seen.folder:
@@ -214,17 +211,19 @@ class Known:
             before = known.pop(key[1], None)
             self._hidden.discard(entry.path)
             told = self._compare(entry, key, before)
-            if told and _wrote(seen.moves.get(entry.path), entry.changed):
+            if entry.git:
                 told = _by_git(told)
-            facts += [] if seen.ignoring and before is None else told
+            # Other rules of what is ignored show it for the first time: it has not come.
+            facts += [] if before is None and os.fsdecode(key[1]) in seen.shown else told
         hidden = []
         for name in known:
+            if os.fsdecode(name) in seen.apart:
+                continue
             if os.fsdecode(name) in seen.hidden:
                 # It is there: what becomes of it is told when it is watched again.
                 hidden.append(_path(folder, name))
                 continue
-            told = self._drop_listed(folder, name, seen.moves)
-            facts += [] if seen.ignoring else told
+            facts += self._drop_listed(folder, name, seen.removed)
         return [] if seen.quiet else [*facts, *self._newly_hidden(hidden)]
 
     def _newly_hidden(self, paths: list[str]) -> list[Fact]:
@@ -250,9 +249,9 @@ class Known:
                     hidden += [_path(folder, row["name"]) for row in self._ledger.all("files_in", (folder,))]
                     continue
                 for row in self._ledger.all("files_in", (folder,)):
-                    facts += self._drop_listed(folder, row["name"], seen.moves)
+                    facts += self._drop_listed(folder, row["name"], seen.removed)
         if seen.reason == "ignore":
-            return self._newly_hidden(hidden)  # nothing is gone; it is only watched no longer
+            facts += self._newly_hidden(hidden)
         if seen.reason == "overflow":
             facts.append(Fact("watch.overflow", SOURCE, detail={"folders": len(here)}))
         return facts
@@ -278,11 +277,6 @@ def _is_later(now: int | None, then: int | None) -> bool:
 
 def _by_git(facts: list[Fact]) -> list[Fact]:
     return [replace(fact, detail={**fact.detail, "git": True}) for fact in facts]
-
-
-def _wrote(move: Move | None, changed: int | None) -> bool:
-    """Whether nobody has touched a file since git moved it: git tells of a move when all is written, in whole seconds."""
-    return move is not None and not move.removed and changed is not None and changed // 10**9 <= move.at
 
 
 def _fact(kind: str, seen: Seen, **more: str) -> Fact:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
 
 class Identity(NamedTuple):
@@ -59,19 +58,12 @@ class Gone:
     git: bool = False
 
 
-class Move(NamedTuple):
-    """The last that git did to a path when it moved HEAD: when (seconds since the epoch), and whether it took it away."""
-
-    at: float
-    removed: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Listing:
     """All that is in one folder now. `quiet`: take note of it without telling (what was there before anybody watched).
 
-    `ignoring`: other rules of what is ignored brought this about, so nothing has come or gone; it may have changed.
-    `moves`, here and below: what git did while nobody looked, by path. `hidden`: names of files there that are ignored; below, of folders.
+    `ignoring`: other rules of what is ignored brought this about.
+    An entry's own `git`: it is what git has put there while nobody looked. `removed`, here and below: paths that git took away then. `hidden`: names of files there that are ignored; below, of folders.
     """
 
     folder: str
@@ -79,8 +71,12 @@ class Listing:
     quiet: bool = False
     ignoring: bool = False
     git: bool = False
-    moves: Mapping[str, Move] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
+    #: Names of files that are not to be looked at now: they were written a moment ago, and are told by themselves.
+    apart: frozenset[str] = frozenset()
+    #: Names of files that were ignored until now: that they are there is no news.
+    shown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ class ScanEnd:
     top: str
     folders: frozenset[str]
     reason: str
-    moves: Mapping[str, Move] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
 
 

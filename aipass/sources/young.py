@@ -32,30 +32,61 @@ class Young:
 
     def __init__(self) -> None:
         self._waiting: dict[str, Waiting] = {}
+        #: Paths that something has left, and whether git did it.
+        self._leaving: dict[str, bool] = {}
+        #: The name that a file had first, and whether git gave it the new one, by that.
+        self._moved: dict[str, tuple[str, bool]] = {}
         self._due, self._last_due = 0.0, 0.0
         #: When it is told that something was set, unless they are closed before.
         self._touches: dict[str, float] = {}
 
     def __contains__(self, path: str) -> bool:
-        return path in self._waiting
+        """Whether something is to be told of a file that is there."""
+        return path in self._waiting or path in self._moved
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._leaving) + len(self._moved)
 
     def write(self, path: str, *, new: bool, closed: bool, git: bool) -> None:
         """Something was written there; nothing that waits is told before it rests."""
-        now = time.monotonic()
-        if not self._waiting:
-            self._last_due = now + LAST_WAIT_S
-        self._due = min(now + REST_S, self._last_due)
+        self._go_on()
         waiting = self._waiting.setdefault(path, Waiting(new, closed=False, git=False))
         waiting.closed = waiting.closed or closed
-        waiting.git = waiting.git or git
+        waiting.git = git  # whoever was last
+        self._leaving.pop(path, None)
+
+    def leave(self, path: str, *, git: bool) -> None:
+        """It is gone from there; that is told when it rests, unless something comes in its place."""
+        self._go_on()
+        self._waiting.pop(path, None)
+        self._leaving[path] = git
+        if path in self._moved:
+            self._leaving[self._moved.pop(path)[0]] = git
+
+    def move(self, old: str, new: str, *, git: bool) -> None:
+        """A file has another name; that is told when it rests: it may be a copy for a moment, or on its way to a third name."""
+        self._go_on()
+        self._waiting.pop(old, None)
+        self._waiting.pop(new, None)
+        self._leaving.pop(new, None)
+        if new in self._moved:
+            self._leaving[self._moved.pop(new)[0]] = git
+        first, _ = self._moved.pop(old, (old, git))
+        self._moved[new] = first, git
+
+    def _go_on(self) -> None:
+        now = time.monotonic()
+        if not len(self):
+            self._last_due = now + LAST_WAIT_S
+        self._due = min(now + REST_S, self._last_due)
+
+    def hurry(self) -> None:
+        """All that waits is to be told now."""
+        self._due = 0.0
 
     def touch(self, path: str) -> None:
         """`cp -p` sets the time before it closes: then the close says what there is to say."""
         self._touches[path] = time.monotonic() + REST_S
-
-    def drop(self, path: str) -> None:
-        """Nothing of it is to be told any more: it is gone, or became another."""
-        self._waiting.pop(path, None)
 
     def is_written(self, path: str) -> None:
         """That something was set need not be told."""
@@ -63,22 +94,35 @@ class Young:
 
     def wait_for_log(self) -> None:
         """The index was locked: a log that says by whom all this was written may follow."""
-        if self._waiting:
+        if len(self):
             self._due = min(time.monotonic() + LOG_WAIT_S, self._last_due + LOG_WAIT_S)
 
-    def are_by_git(self, which: Callable[[str], bool]) -> None:
-        """A git has written what waits, where `which` says so of the path."""
+    def are_by_git(self, which: Callable[[str], bool], gone: set[str]) -> None:
+        """A git has written what waits, where `which` says so of the path, and taken away `gone`."""
         for path, waiting in self._waiting.items():
             waiting.git = waiting.git or which(path)
+        self._leaving |= dict.fromkeys(gone & self._leaving.keys(), True)
 
     def due(self) -> list[float]:
         """When something is to be told next, in time of the monotonic clock."""
-        return [*([self._due] if self._waiting else []), *islice(self._touches.values(), 1)]
+        return [*([self._due] if len(self) else []), *islice(self._touches.values(), 1)]
 
     def rested(self) -> Iterator[tuple[str, Waiting]]:
         """What is to be told now, and waits no longer."""
-        if self._waiting and self._due <= time.monotonic():
+        if self._due <= time.monotonic():
             told, self._waiting = self._waiting, {}
+            yield from told.items()
+
+    def moved(self) -> Iterator[tuple[str, str, bool]]:
+        """What is to be told now of files that have another name: the old one, the new one, whether git did it."""
+        if self._due <= time.monotonic():
+            told, self._moved = self._moved, {}
+            yield from ((old, new, git) for new, (old, git) in told.items())
+
+    def left(self) -> Iterator[tuple[str, bool]]:
+        """What is to be told now of paths that something has left."""
+        if self._due <= time.monotonic():
+            told, self._leaving = self._leaving, {}
             yield from told.items()
 
     def touched(self) -> Iterator[str]:
