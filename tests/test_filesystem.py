@@ -477,3 +477,82 @@ def test_names_of_unfinished_files_are_known_once_for_all(tmp_path):
         assert ignore.file(f"deep/er/{name}"), name
     for name in ("a.md", "part", "tmp.py", "a.partial.md", "template.txt"):
         assert not ignore.file(name), name
+
+
+# -- what moves and goes rests as well ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A moment that is long enough for a busy machine."""
+    monkeypatch.setattr(young, "REST_S", 0.3)
+    monkeypatch.setattr(young, "LAST_WAIT_S", 3.0)
+
+
+def kinds(tree, path):
+    return [kind for kind, where in tree.facts if where == path]
+
+
+def test_a_file_that_goes_to_come_again_is_changed_and_not_deleted(slow, tree):
+    (tree.root / "x.py").write_text("1")
+    tree.wait_for(("file.closed", "x.py"))
+    tree.facts.clear()
+    (tree.root / "x.py").rename(tree.root / "x.py~")  # Emacs, at the first save
+    time.sleep(0.05)
+    (tree.root / "x.py").write_text("2")
+    tree.wait_for(("file.closed", "x.py"))
+    assert kinds(tree, "x.py") == ["file.changed", "file.closed"]
+    tree.facts.clear()
+    (tree.root / "x.py").unlink()
+    tree.wait_for(("file.deleted", "x.py"))
+
+
+def test_two_files_that_are_exchanged_are_both_there(slow, tree):
+    from aipass import swap
+
+    for name in ("a", "b"):
+        (tree.root / name).write_text(name * 3)
+        tree.wait_for(("file.closed", name))
+    tree.facts.clear()
+    folder = os.open(tree.root, os.O_RDONLY)
+    swap.exchange(folder, "a", folder, "b")
+    os.close(folder)
+    tree.wait_for(("file.closed", "a"), ("file.closed", "b"))
+    assert tree.known_files() == {"a", "b"}
+    tree.facts.clear()
+    tree.filesystem.scan()
+    time.sleep(0.3)
+    assert not tree.facts
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_file_that_is_renamed_several_times_at_once_has_moved_once(slow, tree, back):
+    (tree.root / "a").write_text("1")
+    tree.wait_for(("file.closed", "a"))
+    tree.facts.clear()
+    for old, new in (("a", "b"), ("b", "c"), ("c", "a" if back else "d")):
+        (tree.root / old).rename(tree.root / new)
+    (tree.root / "mark").write_text("")
+    tree.wait_for(("file.closed", "mark"))
+    told = [fact for fact in tree.facts if fact[1] != "mark"]
+    assert told == ([] if back else [("file.moved", "d"), ("file.closed", "d")])
+    assert tree.known_files() == {"a" if back else "d", "mark"}
+
+
+def test_a_folder_that_moves_while_its_files_rest_takes_them_with_it(slow, tree):
+    (tree.root / "a").mkdir()
+    (tree.root / "a/x").write_text("1")
+    tree.wait_for(("file.closed", "a/x"))
+    (tree.root / "a/x").rename(tree.root / "a/y")
+    (tree.root / "a/new").write_text("2")
+    (tree.root / "a").rename(tree.root / "b")
+    tree.wait(lambda: tree.known_files() == {"b/y", "b/new"})
+
+
+def test_files_of_a_new_folder_are_told_once_when_they_rest(slow, tree):
+    (tree.root / "a/b").mkdir(parents=True)
+    for name in ("x", "y"):
+        (tree.root / "a/b" / name).write_text("half")
+        (tree.root / "a/b" / name).write_text("whole")
+    tree.wait_for(("file.closed", "a/b/x"), ("file.closed", "a/b/y"))
+    assert kinds(tree, "a/b/x") == kinds(tree, "a/b/y") == ["file.created", "file.closed"]

@@ -425,3 +425,55 @@ def test_a_hook_of_before_that_refuses_is_obeyed_by_those_that_ask(repo):
     (repo.root / ".git/hooks/pre-commit.before-aipass").write_text("#!/bin/sh\n")
     assert repo.git("commit", "-qm", "x", check=False).returncode
     repo.git("commit", "-qm", "Add x")
+
+
+@pytest.mark.parametrize("name", ["pre-push", hooks.GUARD, hooks.TRAILERS])
+@pytest.mark.parametrize("shell", ["bash", "dash"])
+def test_a_hook_of_before_that_ends_at_its_first_failure_still_refuses(repo, name, shell, tmp_path):
+    """`/bin/sh` is bash on Fedora, Arch and macOS: left of `||` it knows no `set -e`."""
+    there = shutil.which(shell)
+    if there is None:
+        pytest.skip(f"there is no {shell} here")
+    sh = tmp_path / "sh"
+    sh.symlink_to(there)
+    before = repo.put(repo.root / ".git/hooks" / name, f"#!{sh}\nset -e\nfalse\necho went on >> ran.txt\n")
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    ours = before.read_text()
+    before.write_text(ours.replace("#!/bin/sh", f"#!{sh}", 1))
+    done = subprocess.run(
+        [str(before), "x"],
+        cwd=repo.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1, done.stderr
+    assert not (repo.root / "ran.txt").exists()
+
+
+def test_a_program_that_is_several_hooks_knows_by_its_name_which(repo):
+    program = repo.put(
+        repo.root / "hook.py",
+        f"#!{sys.executable}\nimport os, sys\nname = os.path.basename(sys.argv[0])\n"
+        "open('names.txt', 'a').write(name + '\\n')\nsys.exit(name not in {'pre-commit', 'post-commit', 'commit-msg'})\n",
+    )
+    for name in ("pre-commit", "post-commit"):
+        (repo.root / ".git/hooks" / name).unlink(missing_ok=True)
+        (repo.root / ".git/hooks" / name).symlink_to(program)
+    before = listing(repo.root / ".git/hooks")
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    repo.commit("one")
+    assert (repo.root / "names.txt").read_text().split() == ["pre-commit", "post-commit"]
+    hooks.uninstall(repo.root)
+    assert listing(repo.root / ".git/hooks") == before
+
+
+def test_hooks_that_were_written_before_hooks_path_came_go_as_well(repo):
+    before = listing(repo.root / ".git/hooks")
+    repo.install()
+    (repo.root / "team").mkdir()
+    repo.git("config", "core.hooksPath", "team")
+    hooks.uninstall(repo.root)
+    assert listing(repo.root / ".git/hooks") == before
+    assert not list((repo.root / "team").iterdir())

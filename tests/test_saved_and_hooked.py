@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import NIGHTLY, Repository, agent
-from patience import PATIENCE
+from patience import PATIENCE, until
 
 from aipass.errors import ConfigError
 from aipass.git import hooks
@@ -346,3 +346,55 @@ def test_what_git_did_while_no_engine_ran_starts_nobody_and_a_save_does(saving, 
         json.loads(one)["counts"]["succeeded"] for one in (before, saving.aipass("status", "--json").stdout)
     ]
     assert counts[1] - counts[0] == (way == "save")
+
+
+def test_a_repository_that_is_replaced_keeps_our_folders_out_of_commits(saving):
+    shutil.rmtree(saving.root / ".git")
+    git(saving.root, "init", "-q")
+    excluded = saving.root / ".git/info/exclude"
+    until(lambda: excluded.exists() and "/.aipass/" in excluded.read_text())
+    git(saving.root, "add", "-A")
+    assert ".aipass" not in git(saving.root, "ls-files").stdout
+
+
+@pytest.mark.parametrize("way", ["made anew", "put in its place"])
+def test_a_root_deeper_in_a_repository_sees_what_comes_in_the_place_of_its_git(tmp_path, own_home, way):
+    top = tmp_path / "top"
+    (top / "deep").mkdir(parents=True)
+    git(top, "init", "-q", "-b", "main")
+    git(top, "commit", "-qm", "long ago", "--allow-empty")
+    shutil.copytree(top / ".git", tmp_path / "other")
+    repository = Repository(top / "deep")
+    repository.write(
+        "aipass.toml",
+        agent("w", "w.py") + '[[on]]\nname = "r"\nevent = "git.commit"\ndispatch = "w"\ntask = "{subject}"\n',
+    )
+    repository.write("w.py", SAYS)
+    repository.aipass("up", "--detach")
+    try:
+        if way == "made anew":
+            shutil.rmtree(top / ".git")
+            git(top, "init", "-q", "-b", "main")
+        else:
+            (top / ".git").rename(tmp_path / "away")
+            (tmp_path / "other").rename(top / ".git")
+        for number in range(3):
+            git(top, "commit", "-qm", f"commit {number}", "--allow-empty")
+            repository.wait_for(
+                lambda number=number: f"commit {number}" in repository.aipass("events", "--json").stdout
+            )
+    finally:
+        repository.aipass("down", "--kill")
+
+
+def test_a_save_beside_a_new_gitignore_is_told(saving):
+    for number in range(5):
+        names = [f"src/n{number}.py", ".gitignore"]
+        for name in names if number % 2 else reversed(names):
+            with (saving.root / name).open("a") as out:
+                out.write(f"x{number}\n")
+    (saving.root / "made").mkdir()
+    saving.write("made/.gitignore", "*.o\n")
+    saving.write("made/a.py", "new\n")
+    for path in (*(f"src/n{number}.py" for number in range(5)), "made/a.py"):
+        until(lambda path=path: closed(saving, path), path)

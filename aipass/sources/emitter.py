@@ -567,6 +567,12 @@ class TreeEmitter(EventEmitter):
     def _tell_young(self) -> None:
         for path in self._young.touched():
             self._touched(path)
+        for path, other, git, written in self._young.back():
+            if not written:
+                self._touched(path)  # its name was set, as a mode is
+            for place in (path, other):
+                if place not in self._young and (there := self._look(place, found=True)) is not None:
+                    self._tell(there, git=git)
         for old, new, git in self._young.moved():
             self._tell_moved(old, new, git)
         for path, git in self._young.left():
@@ -585,12 +591,9 @@ class TreeEmitter(EventEmitter):
         if seen is None or seen.type != "file" or self._is_ignored_file(new):
             self._left(old, folder=False, git=git)
             return
-        if old != new:
-            self._tell(Moved(old, new, folder=False, identity=seen.identity, changed=seen.changed), git=git)
-            if old not in self._young and (there := self._look(old, found=True)) is not None:
-                self._tell(there, git=git)  # the two were exchanged
-        else:
-            self._tell(seen, git=git)
+        self._tell(Moved(old, new, folder=False, identity=seen.identity, changed=seen.changed), git=git)
+        if old not in self._young and (there := self._look(old, found=True)) is not None:
+            self._tell(there, git=git)  # something has come in its place
 
     def _is_as_moved(self, path: str, moved: Moves) -> bool:
         blob = moved.get(path)

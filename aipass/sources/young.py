@@ -36,6 +36,8 @@ class Young:
         self._leaving: dict[str, bool] = {}
         #: The name that a file had first, and whether git gave it the new one, by that.
         self._moved: dict[str, tuple[str, bool]] = {}
+        #: Files that have their first name again: the one that they had meanwhile, whether by git, whether they were written.
+        self._back: dict[str, tuple[str, bool, bool]] = {}
         self._due, self._last_due = 0.0, 0.0
         #: When it is told that something was set, unless they are closed before.
         self._touches: dict[str, float] = {}
@@ -45,7 +47,7 @@ class Young:
         return path in self._waiting or path in self._moved
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._leaving) + len(self._moved)
+        return len(self._waiting) + len(self._leaving) + len(self._moved) + len(self._back)
 
     def write(self, path: str, *, new: bool, closed: bool, git: bool) -> None:
         """Something was written there; nothing that waits is told before it rests."""
@@ -66,13 +68,17 @@ class Young:
     def move(self, old: str, new: str, *, git: bool) -> None:
         """A file has another name; that is told when it rests: it may be a copy for a moment, or on its way to a third name."""
         self._go_on()
-        self._waiting.pop(old, None)
+        written = self._waiting.pop(old, None)
         self._waiting.pop(new, None)
         self._leaving.pop(new, None)
+        first, _ = self._moved.pop(old, (old, git))
         if new in self._moved:
             self._leaving[self._moved.pop(new)[0]] = git
-        first, _ = self._moved.pop(old, (old, git))
-        self._moved[new] = first, git
+        if first == new:
+            # There and back; or two files were exchanged: who looks will see.
+            self._back[new] = old, git, written is not None
+        else:
+            self._moved[new] = first, git
 
     def _go_on(self) -> None:
         now = time.monotonic()
@@ -118,6 +124,12 @@ class Young:
         if self._due <= time.monotonic():
             told, self._moved = self._moved, {}
             yield from ((old, new, git) for new, (old, git) in told.items())
+
+    def back(self) -> Iterator[tuple[str, str, bool, bool]]:
+        """What is to be told now of files that have their name again: that, the other one, whether by git, whether written."""
+        if self._due <= time.monotonic():
+            told, self._back = self._back, {}
+            yield from ((path, *about) for path, about in told.items())
 
     def left(self) -> Iterator[tuple[str, bool]]:
         """What is to be told now of paths that something has left."""

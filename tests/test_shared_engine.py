@@ -1,0 +1,359 @@
+"""One thread serves all: what a single run can make it do is bounded, and never at another's cost. Found by a third adversary."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from patience import until
+
+from aipass import budget
+from aipass.authors import MOST_SWEPT, Authors
+from aipass.config import State
+from aipass.event import Fact
+from aipass.layout import Layout
+from aipass.ledger import Ledger
+from aipass.ledger.sqlite import _text, storable
+from aipass.secret import masked
+from aipass.sources.ignore import MAX_HARD, Ignore
+from aipass.sources.known import MOST_CARRIED, Known
+from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen
+from aipass.supervisor.fence.glob import Globs
+from aipass.trinity import place
+from aipass.trinity.model import OBSERVATIONS, Saved
+from aipass.trinity.place import ASIDE, Places
+from aipass.trinity.shelf import LOOKS_AT_ONCE, Shelf, StateSaved
+from plugins.secrets import MOST_FOUND, MOST_IN_PIECE, find_secrets
+
+TOML = (
+    '[agents.w]\ndriver = "command"\ncommand = ["cat"]\n[agents.v]\ndriver = "command"\ncommand = ["cat"]\n'
+)
+
+
+@pytest.fixture
+def bench(aipass_bench):
+    made = aipass_bench(TOML)
+    made.ask("send", agent="w", text="go")
+    return made
+
+
+# -- how much is asked -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_may_ask_for_so_much_within_a_minute_and_a_person_for_more(bench):
+    text = "x" * 30_000
+    codes = [bench.ask("message", to="v", text=text, by=1)["exit"] for _ in range(80)]
+    taken = codes.index(3)
+    assert set(codes[:taken]) == {0}
+    assert set(codes[taken:]) == {3}
+    assert 0.8 < taken * 30_000 / budget.MOST_BYTES < 1.01
+    assert len(bench.events("request.flood")) == 1
+    assert bench.ask("message", to="v", text=text)["exit"] == 0
+    bench.advance(budget.WINDOW_S + 1)
+    assert bench.ask("message", to="v", text=text, by=1)["exit"] == 0
+
+
+def test_what_is_dear_counts_for_more(bench):
+    for number in range(40):
+        bench.ask("note", do="learning", text=f"note {number}", by=1)
+    ids = [row[0] for row in bench.ledger._db.execute("SELECT id FROM memory WHERE source = 'learning'")]
+    codes = [bench.ask("forget", memory=number, by=1)["exit"] for number in ids]
+    assert 10 <= codes.index(3) < 20
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 3_000_000)), max_size=60))
+def test_within_any_window_no_more_is_taken_than_is_allowed(asked):
+    spent, now, taken = budget.Budget(), 0.0, []
+    for wait, size in asked:
+        now += wait
+        if spent.take(1, now, size) is None:
+            taken.append((now, size))
+    for end, _ in taken:
+        inside = [size for at, size in taken if end - budget.WINDOW_S <= at <= end]
+        assert len(inside) == 1 or sum(inside) <= budget.MOST_BYTES or inside[0] > budget.MOST_BYTES
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"://a:{n:x}@" for n in range(3000)),
+        "".join(f"://a:b{n:x}@\r\n" for n in range(3000)),
+        "ghp_" * 2000 + " ghp_" + "a1B2" * 9,
+        "x " + "".join(f"https://user:pass{n}@host/ " for n in range(MOST_IN_PIECE + 5)),
+    ],
+    ids=["one line", "many lines", "like a token", "just too many"],
+)
+def test_a_text_full_of_secrets_shows_none_of_them(text):
+    shown, kinds = masked(find_secrets, text)
+    assert kinds
+    assert "@" not in shown.replace("masked]@", "")
+    assert "a1B2a1B2" not in shown
+    assert len(find_secrets(text)) <= MOST_FOUND + MOST_IN_PIECE + 2
+
+
+@pytest.mark.parametrize("before", [0, 1990, 3950, 5990, 20_000])
+def test_a_key_is_found_whole_wherever_it_lies_in_a_long_line(before):
+    key = "sk-ant-" + "aB3" * 30
+    shown, _ = masked(find_secrets, " " * before + key + " " * 3000)
+    assert "aB3" not in shown
+
+
+# -- what is forgotten, and by whom --------------------------------------------------------------------------------------
+
+
+def test_what_was_said_to_others_only_a_person_takes_back(bench):
+    bench.ask("message", to="v", text="the zanzibar affair", by=1)
+    bench.ask("note", do="learning", text="the zanzibar affair", by=1)
+    said, noted = (
+        bench.ledger._db.execute("SELECT id FROM memory WHERE source = ?", (source,)).fetchone()[0]
+        for source in ("message", "learning")
+    )
+    refused = bench.ask("forget", memory=said, by=1)
+    assert (refused["exit"], "only a person" in refused["message"]) == (3, True)
+    assert bench.ask("forget", memory=noted, by=1)["exit"] == 0
+    told = [event.detail for event in bench.events("request.received") if event.detail["verb"] != "forget"]
+    assert [one["text"] for one in told] == ["go", "the zanzibar affair", "(forgotten)"]
+    assert bench.ask("forget", memory=said)["exit"] == 0
+
+
+# -- whose work comes first ----------------------------------------------------------------------------------------------
+
+
+def test_no_agent_puts_its_work_before_a_persons(bench):
+    for priority in (100, 0, -5):
+        bench.ask(
+            "send", agent="v", text=f"of an agent {priority}", priority=priority, key=str(priority), by=1
+        )
+    bench.ask("send", agent="v", text="a person's", priority=1, key="mine")
+    queued = {row["key"]: row["priority"] for row in bench.dispatches()}
+    assert (queued["100"], queued["0"], queued["-5"], queued["mine"]) == (0, 0, -5, 1)
+
+
+# -- state files -------------------------------------------------------------------------------------------------------
+
+
+def saved(number):
+    lists = {"observation": ()}
+    return StateSaved("w", OBSERVATIONS, Saved(found={"updated": None, "n": number}, lists=lists, doing=None))
+
+
+def test_of_several_saves_of_one_file_each_has_its_step(bench):
+    items = [saved(1), saved(2), Fact("file.closed", "test", path="x"), saved(3)]
+    now = bench.engine._one_save_each(items)
+    assert now == [items[0], items[2]]
+    assert list(bench.engine._own) == [items[1], items[3]]
+
+
+def test_a_program_that_saves_without_end_is_read_now_and_then_and_its_last_word_counts(tmp_path):
+    told = []
+    shelf = Shelf(Layout(tmp_path), lambda text: (text, []))
+    (tmp_path / ".aipass/quarantine").mkdir(parents=True)
+    shelf.start(told.extend)
+    shelf.serve({"w": "w"}, State(), {})
+    folder = tmp_path / "w/.trinity"
+    until(folder.is_dir)
+    for number in range(10 * LOOKS_AT_ONCE):
+        half = folder / ".half"
+        half.write_text(json.dumps({"schema": 1, "agent": "w", "observations": [{"text": f"note {number}"}]}))
+        half.rename(folder / OBSERVATIONS)
+        time.sleep(0.002)
+    last = f"note {10 * LOOKS_AT_ONCE - 1}"
+    until(
+        lambda: any(
+            last == one.saved.lists["observation"][0].text for one in told if isinstance(one, StateSaved)
+        )
+    )
+    until(shelf.is_settled)
+    shelf.stop()
+    assert len(told) <= 2 * LOOKS_AT_ONCE
+
+
+def test_what_was_set_aside_fills_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(place, "MOST_ASIDE", 5)
+    monkeypatch.setattr(place, "MAX_ASIDE_BYTES", 1_000_000)
+    places = Places(Layout(tmp_path))
+    places.homes = {"w": "w"}
+    (tmp_path / ".aipass/quarantine").mkdir(parents=True)
+    kept = []
+    with places.folder("w") as folder:
+        for number in range(9):
+            (tmp_path / "w/.trinity/local.json").write_text(f"rubbish {number}")
+            kept.append(places.set_aside("w", "local.json", folder))
+        assert sorted(one.name for one in (tmp_path / ASIDE / "w").iterdir()) == [
+            one.rpartition("/")[2] for one in kept[-5:]
+        ]
+        (tmp_path / "w/.trinity/local.json").write_bytes(b"x" * 2_000_000)
+        places.set_aside("w", "local.json", folder)
+    assert len(list((tmp_path / ASIDE / "w").iterdir())) == 1, "the newest stays, whatever its size"
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------
+
+
+def file(path, number=1):
+    return Seen(path, Identity(number, number, number), complete=True)
+
+
+@pytest.fixture
+def known():
+    ledger = Ledger.in_memory()
+    yield Known(ledger)
+    ledger.close()
+
+
+def told(known, *seen):
+    return [(fact.kind, fact.path) for one in seen for fact in known.settle(one)]
+
+
+def test_folders_that_are_renamed_to_and_fro_are_told_by_the_folder_at_last_and_no_file_is_lost(known):
+    each = MOST_CARRIED // 10
+    told(known, Listing("a", tuple(file(f"a/{n}", n + 1) for n in range(each)), quiet=True))
+    counts = []
+    names = ["a", "b"]
+    for _ in range(15):
+        counts.append(len(told(known, Moved(*names, folder=True))))
+        names.reverse()
+    assert counts[:10] == [2 * each] * 10
+    assert counts[10:] == [1] * 5
+    assert told(known, file("b/0", 1)) == []
+    assert told(known, file("b/0", 5000)) == [("file.changed", "b/0"), ("file.closed", "b/0")]
+
+
+def test_what_a_gitignore_hides_is_told_and_so_is_what_became_of_it(known):
+    told(known, Listing("own", (file("own/a", 1), file("own/b", 2)), quiet=True), file("own/.gitignore", 3))
+    hides = Listing("own", (file("own/.gitignore", 3),), ignoring=True, hidden=frozenset(("a", "b")))
+    assert told(known, hides) == [("watch.hidden", "own/a")]
+    assert told(known, hides) == [], "once, as long as it is so"
+    shows = Listing("own", (file("own/.gitignore", 3), file("own/a", 9), file("own/b", 2)), ignoring=True)
+    assert told(known, shows) == [("file.changed", "own/a"), ("file.closed", "own/a")]
+
+
+def test_a_folder_that_a_gitignore_hides_keeps_what_is_known_of_it(known):
+    told(known, Listing("own/deep", (file("own/deep/a", 1),), quiet=True))
+    end = ScanEnd("", frozenset(("", "own")), "ignore", hidden=frozenset(("own/deep",)))
+    assert told(known, end) == [("watch.hidden", "own/deep/a")]
+    assert told(known, Listing("own/deep", (file("own/deep/a", 7),))) == [
+        ("file.changed", "own/deep/a"),
+        ("file.closed", "own/deep/a"),
+    ]
+    assert told(known, ScanEnd("", frozenset(("", "own")), "start")) == [("file.deleted", "own/deep/a")]
+
+
+def test_what_is_shown_for_the_first_time_is_no_news_and_what_has_come_is(known):
+    shows = Listing("x", (file("x/old", 1), file("x/new", 2)), ignoring=True, shown=frozenset(("old",)))
+    assert told(known, shows) == [("file.created", "x/new"), ("file.closed", "x/new")]
+
+
+def test_a_run_that_hides_files_is_named(repository):
+    repository.write(
+        "aipass.toml",
+        '[agents.w]\ndriver = "command"\ncommand = ["sh", "w.sh"]\nowns = ["own/", "own/.gitignore"]\n'
+        '[agents.r]\ndriver = "command"\ncommand = ["cat"]\n'
+        '[[on]]\nname = "review"\nevent = "file.closed"\npaths = ["own/*.py"]\ndispatch = "r"\ntask = "review"\n',
+    )
+    repository.write("own/app.py", "1\n")
+    repository.write(
+        "w.sh",
+        "echo '*' > own/.gitignore; sleep 1; echo 22 > own/app.py; sleep 1; rm own/.gitignore; sleep 1\n",
+    )
+    repository.aipass("up", "--detach")
+    repository.aipass("send", "w", "go", "--wait", check=None)
+    repository.answer("r/*.md")
+    hidden = [
+        json.loads(line)
+        for line in repository.aipass("events", "--json", "--kind", "watch.hidden").stdout.splitlines()
+    ]
+    assert hidden
+    assert hidden[0]["detail"]["files"] == 1
+    assert hidden[0]["path"] == "own/app.py"
+
+
+def test_patterns_that_take_long_are_not_used_and_ordinary_ones_are(tmp_path):
+    refused = []
+    ignore = Ignore(tmp_path, (), lambda path, reason: refused.append((path, reason)))
+    (tmp_path / ".gitignore").write_text("*.log\n**/build/\n*.py[cod]\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/.gitignore").write_text(("*a" * 40 + "b\n") * (MAX_HARD // 81 + 1))
+    assert ignore.file("own/x.log")
+    assert not ignore.file("own/" + "a" * 90)
+    assert [path for path, _ in refused] == ["own/.gitignore"]
+    assert "several `*`" in refused[0][1]
+
+
+NAMES = st.sampled_from(["a", "b", "ab", "a.x", "b.x"])
+PATTERNS = st.lists(
+    st.tuples(
+        st.sampled_from(["", "!"]),
+        st.sampled_from(["", "/", "**/", "a/", "b/**/"]),
+        st.sampled_from(["a", "b", "*", "*.x", "a*", "*b", "?"]),
+        st.sampled_from(["", "/"]),
+    ).map("".join),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(PATTERNS, st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=5, unique=True))
+def test_files_in_folders_that_are_not_ignored_are_judged_by_their_own_path_as_git_does(
+    tmp_path_factory, patterns, paths
+):
+    from git_kit import git
+
+    root = tmp_path_factory.mktemp("r")
+    git(root, "init", "-q")
+    (root / ".gitignore").write_text("\n".join(patterns) + "\n")
+    for path in paths:
+        try:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            continue
+    there = [
+        os.path.relpath(os.path.join(top, name), root)
+        for top, _, names in os.walk(root)
+        for name in names
+        if "/.git" not in f"{top}/" and name != ".gitignore"
+    ]
+    said = git(
+        root, "check-ignore", "--no-index", "-z", "--stdin", check=False, stdin="\0".join(there).encode()
+    )
+    by_git = {path for path in said.split("\0") if path}
+    ignore = Ignore(root)
+    assert {path for path in there if ignore.hides(path)} == by_git, patterns
+
+
+def test_a_pattern_names_a_path_as_it_covers_it_where_nothing_above_matches():
+    globs = Globs(["a/b", "*.x", "c/", "d/**/e"], gitignore=True)
+    for path in ("a/b", "q/w.x", "c/", "q/c/", "d/e", "d/1/2/e"):
+        assert globs.naming(path) is not None, path
+    for path in ("a/b/c", "q/c", "e", "x/a/b", "q/w.x/deep"):
+        assert globs.naming(path) is None, path
+
+
+def test_files_that_are_kept_open_take_turns_to_be_asked_about(tmp_path, monkeypatch):
+    authors = Authors(Layout(tmp_path))
+    asked = []
+    monkeypatch.setattr(authors, "_look", asked.append)
+    authors._open = dict.fromkeys(map(str, range(3 * MOST_SWEPT)))
+    for _ in range(3):
+        authors.sweep()
+    assert len(asked) == 3 * MOST_SWEPT
+    assert sorted(asked) == sorted(authors._open)
+
+
+@given(
+    st.text(
+        st.characters(min_codepoint=0x10F000) | st.sampled_from("a\ud800\udcff\udfff\U0010f7ff"), max_size=20
+    )
+)
+def test_whatever_a_name_holds_no_two_are_kept_as_one(text):
+    kept = storable(text)
+    kept.encode()
+    assert _text(kept.encode()) == text
