@@ -158,8 +158,8 @@ class TreeEmitter(EventEmitter):
         self._git.start(self._inotify)
         self._asked.append(("", "start"))
 
-    def _found_repository(self, folder: str) -> None:
-        """A `.git` has come into a folder below the root: another worktree is left alone, a repository's own git is watched too."""
+    def _found_repository(self, folder: str, *, came: bool) -> None:
+        """A `.git` lies in a folder: another worktree is left alone, a repository's own git is watched too. `came`: just now."""
         if self._ground.ignore is None:
             return
         absolute = Path(self._absolute(folder))
@@ -167,7 +167,7 @@ class TreeEmitter(EventEmitter):
             self._ask_scan("", "ignore")
         elif (found := git_folder(absolute)) is not None:
             self._git.watch(folder, str(found))
-            if not folder and self.settled.is_set():
+            if came and not folder:
                 self._ground.git_came()
 
     def on_thread_stop(self) -> None:
@@ -326,7 +326,7 @@ class TreeEmitter(EventEmitter):
                 for entry in found:
                     path = self._join(folder, entry.name)
                     if entry.name == ".git":
-                        self._found_repository(folder)
+                        self._found_repository(folder, came=False)
                     if entry.is_dir(follow_symlinks=False):
                         below.append(path)
                     elif self._is_ignored_file(path):
@@ -486,7 +486,7 @@ class TreeEmitter(EventEmitter):
             self._young.hurry()
             self._tell_young()
         if raw.name == b".git" and raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
-            self._found_repository(path.rpartition("/")[0])
+            self._found_repository(path.rpartition("/")[0], came=True)
         if raw.mask & inotify.IN_MOVED_TO and raw.cookie in pending:
             old, _ = pending.pop(raw.cookie)
             was_ignored = self._is_ignored(old)
@@ -517,7 +517,7 @@ class TreeEmitter(EventEmitter):
                 self._ground.ignore.forget()
             self._is_ignore_due = True
         if raw.name == b".git" and raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO):
-            self._found_repository(path.rpartition("/")[0])
+            self._found_repository(path.rpartition("/")[0], came=True)
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
         if raw.mask & inotify.IN_ATTRIB:
             self._young.touch(path)
