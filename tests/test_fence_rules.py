@@ -229,12 +229,14 @@ def by_git(patterns, path):
 
 @settings(max_examples=1000)
 @given(st.lists(PATTERNS.filter(is_pattern), min_size=1, max_size=3), PATHS)
+@pytest.mark.slow
 def test_gitignores_dialect_reads_as_git_does(patterns, path):
     assert by_git(patterns, path) in (None, Globs(patterns, gitignore=True).match(path))
 
 
 @settings(max_examples=1000)
 @given(PATTERNS.filter(is_pattern), PATHS)
+@pytest.mark.slow
 def test_owns_reads_as_git_does_but_for_what_lies_in_folders_of_a_wildcards_name(pattern, path):
     pattern = pattern.lstrip("!")
     plain = by_git([pattern], path)

@@ -428,6 +428,7 @@ def save_in_place(path: Path, text: str, beside: str) -> None:
 @pytest.mark.parametrize(
     "beside", ["x.md~", ".x.md.swp", "x.md___jb_tmp___", "x.md.8f3a2b", "#x.md#", "sedAb12Cd"]
 )
+@pytest.mark.slow
 def test_one_save_is_one_change_however_it_is_done(tree, save, beside, monkeypatch):
     monkeypatch.setattr(young, "REST_S", 0.3)  # on a busy machine a save takes its time
     monkeypatch.setattr(young, "LAST_WAIT_S", 3.0)

@@ -297,6 +297,7 @@ def manager(where, *, legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("again", ["nobody", "us", "both"])
+@pytest.mark.slow
 def test_a_manager_of_hooks_may_come_before_after_and_between(repo, legacy, again):
     where = repo.root / ".git/hooks"
     manager(where, legacy=legacy)

@@ -214,6 +214,7 @@ def swapping(folder: Path, away: Path, target: Path, stop: threading.Event) -> t
     return thread
 
 
+@pytest.mark.slow
 def test_what_is_swapped_for_a_link_at_that_moment_leads_nowhere(place, way):
     """The race that a check before an act loses: 2,000 acts of each kind while a folder and a link change places."""
     (place / "victim").mkdir()
@@ -268,6 +269,7 @@ def told_by_spool(layout: Layout, seconds: float = 0.5) -> list:
         "folder named as a request",
     ],
 )
+@pytest.mark.slow
 def test_whatever_a_run_makes_in_its_spool_the_requests_of_others_are_heard(tmp_path, what):
     layout = Layout(tmp_path.resolve())
     mine, victim = layout.run_spool(1), tmp_path / "victim"

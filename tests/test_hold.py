@@ -72,6 +72,7 @@ def test_the_same_process_has_it_once(tmp_path):
 
 @pytest.mark.parametrize("kind", [fcntl.LOCK_EX, fcntl.LOCK_SH])
 @pytest.mark.parametrize("when", ["while it is held", "after its holder was killed", "on the guard"])
+@pytest.mark.slow
 def test_a_lock_that_a_reader_takes_keeps_nobody_from_it(tmp_path, kind, when):
     path = tmp_path.resolve() / "x.lock"
     first = other(TAKE, str(path))

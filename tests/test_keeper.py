@@ -291,6 +291,7 @@ STEPS = st.lists(
 
 @settings(max_examples=rounds(30, 300), deadline=None)
 @given(steps=STEPS, seed=st.integers(0, 9))
+@pytest.mark.slow
 def test_any_interleaving_through_the_engine_loses_no_note_that_nobody_took_out(
     tmp_path_factory, steps, seed
 ):

@@ -320,6 +320,7 @@ def left_of(house, run: int) -> set[int]:
 
 
 @pytest.mark.parametrize("end", ["cancel", "its own end", "the supervisor is killed"])
+@pytest.mark.slow
 def test_a_process_that_hides_is_its_runs_and_ends_with_it(house, end):
     """Emptied environment, session of its own, no parent; and other runs live, whose it might be."""
     others = [house.start("b", house.python, "-c", "import time; print('other', flush=True); time.sleep(60)")]

@@ -47,6 +47,7 @@ EVERY_PATH = [
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(SMALL, min_size=1, max_size=3), st.lists(SMALL, min_size=1, max_size=3))
+@pytest.mark.slow
 def test_overlap_agrees_with_trying_every_path(one, other):
     mine, theirs = Globs(one), Globs(other)
     witness = common_path(one, other)

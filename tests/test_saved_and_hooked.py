@@ -297,6 +297,7 @@ def test_hooks_of_a_copy_are_taken_away_there(repository, tmp_path):
 
 
 @pytest.mark.parametrize("before", ["none", "another"])
+@pytest.mark.slow
 def test_a_repository_that_comes_under_a_living_engine_tells_its_commits(tmp_path, own_home, before):
     root = tmp_path / "tree"
     root.mkdir()
@@ -358,6 +359,7 @@ def test_a_repository_that_is_replaced_keeps_our_folders_out_of_commits(saving):
 
 
 @pytest.mark.parametrize("way", ["made anew", "put in its place"])
+@pytest.mark.slow
 def test_a_root_deeper_in_a_repository_sees_what_comes_in_the_place_of_its_git(tmp_path, own_home, way):
     top = tmp_path / "top"
     (top / "deep").mkdir(parents=True)

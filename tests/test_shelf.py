@@ -76,7 +76,10 @@ class Stand:
 
 
 @pytest.fixture
-def stand(tmp_path):
+def stand(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        shelf, "LOOK_EVERY_S", 1e-4
+    )  # how slow it is with whom saves without end is tried by itself
     made = Stand(tmp_path)
     yield made
     made.shelf.stop()
@@ -108,7 +111,6 @@ def broken():
 
 
 def test_hundreds_of_broken_writes_are_each_answered_by_the_last_good_state(stand, monkeypatch):
-    monkeypatch.setattr(shelf, "LOOK_EVERY_S", 1e-4)
     monkeypatch.setattr(place, "MOST_ASIDE", 10_000)
     cases = broken()
     assert len(cases) >= 500

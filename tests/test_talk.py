@@ -228,6 +228,7 @@ STEPS = st.lists(
 
 @settings(max_examples=rounds(20, 200), deadline=None)
 @given(steps=STEPS)
+@pytest.mark.slow
 def test_any_interleaving_gives_each_message_to_its_reader_in_order_and_once_by_its_id(
     tmp_path_factory, steps
 ):
