@@ -6,6 +6,7 @@ starts, commits, and only then lets the world be touched. What that led to comes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -474,13 +475,14 @@ class Engine:
         return fact if run is None else replace(fact, by=run)
 
     def _author_of_ignoring(self, path: str) -> int | None:
-        """The run that wrote the nearest .gitignore that may ignore a path, where one did."""
+        """The run that wrote the .gitignore that was changed last of those that may ignore a path, where one did."""
+        changed: list[tuple[int, str]] = []
         while path:
             path = path.rpartition("/")[0]
-            run = self._authors.by(f"{path}/.gitignore" if path else ".gitignore")
-            if run is not None:
-                return run
-        return None
+            one = f"{path}/.gitignore" if path else ".gitignore"
+            with contextlib.suppress(OSError):
+                changed.append((os.lstat(self.layout.root / one).st_ctime_ns, one))
+        return self._authors.by(max(changed)[1]) if changed else None
 
     def _look_into(self, step: Step, fact: Fact) -> Fact:
         """A fact of the filesystem with what must be known of it now: an inbox file's text, a limit's notice."""

@@ -557,3 +557,54 @@ def test_files_of_a_new_folder_are_told_once_when_they_rest(slow, tree):
         (tree.root / "a/b" / name).write_text("whole")
     tree.wait_for(("file.closed", "a/b/x"), ("file.closed", "a/b/y"))
     assert kinds(tree, "a/b/x") == kinds(tree, "a/b/y") == ["file.created", "file.closed"]
+
+
+def test_a_file_whose_place_is_taken_by_another_is_told_once(slow, tree):
+    for name in ("f", "f.new"):
+        (tree.root / name).write_text(name)
+        tree.wait_for(("file.closed", name))
+    tree.facts.clear()
+    (tree.root / "f").rename(tree.root / "f.bak")
+    (tree.root / "f.new").rename(tree.root / "f")
+    tree.wait_for(("file.moved", "f"), ("file.moved", "f.bak"))
+    assert tree.facts.count(("file.closed", "f")) == 1
+    assert tree.known_files() == {"f", "f.bak"}
+
+
+def test_what_was_overwritten_on_the_way_is_gone(slow, tree):
+    for name in ("a", "b", "c"):
+        (tree.root / name).write_text(name)
+        tree.wait_for(("file.closed", name))
+    (tree.root / "a").rename(tree.root / "b")
+    (tree.root / "b").rename(tree.root / "c")
+    tree.wait_for(("file.deleted", "b"))
+    assert tree.known_files() == {"c"}
+
+
+def test_who_is_touched_without_end_keeps_nothing_of_others_from_being_told():
+    times = young.Young()
+    times.touch("mine")
+    deadline = time.monotonic() + 60
+    told = []
+    while "mine" not in told and time.monotonic() < deadline:
+        times.touch("theirs")
+        told += times.touched()
+    assert told == ["mine"]
+
+
+@pytest.mark.parametrize("way", ["renamed", "removed", "its folder renamed"])
+def test_rules_of_a_gitignore_that_is_gone_are_no_more(slow, tree, way):
+    (tree.root / "src").mkdir()
+    (tree.root / "src/.gitignore").write_text("x.py\n")
+    tree.wait_for(("file.closed", "src/.gitignore"))
+    if way == "renamed":
+        (tree.root / "src/.gitignore").rename(tree.root / "src/notes.txt")
+    elif way == "removed":
+        (tree.root / "src/.gitignore").unlink()
+    else:
+        (tree.root / "src").rename(tree.root / "old")
+        (tree.root / "src").mkdir()
+    (tree.root / "mark").write_text("")
+    tree.wait_for(("file.closed", "mark"))
+    (tree.root / "src/x.py").write_text("1")
+    tree.wait_for(("file.closed", "src/x.py"))

@@ -478,3 +478,16 @@ def test_hooks_that_were_written_before_hooks_path_came_go_as_well(repo):
     hooks.uninstall(repo.root)
     assert listing(repo.root / ".git/hooks") == before
     assert not list((repo.root / "team").iterdir())
+
+
+def test_a_script_that_asks_whether_it_was_started_or_read_is_started(repo):
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash here")
+    text = (
+        '#!/usr/bin/env bash\nmain() { echo "$(basename "$0")" >> ran.txt; exit 1; }\n'
+        'if [[ "${BASH_SOURCE[0]}" == "${0}" ]]; then main "$@"; fi\n'
+    )
+    repo.put(repo.root / ".git/hooks/pre-commit", text)
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    assert repo.commit("one", check=False).returncode == 1
+    assert (repo.root / "ran.txt").read_text() == "pre-commit\n"

@@ -345,11 +345,17 @@ def test_all_gitignores_together_have_a_limit(tmp_path):
     root = tmp_path.resolve()
     told = []
     ignore = Ignore(root, (), lambda path, reason: told.append(path))
+    place = root
     for number in range(28):
-        (root / str(number)).mkdir()
-        (root / str(number) / ".gitignore").write_text("".join(f"x{n}\n" for n in range(2000)))
-        ignore.file(f"{number}/a")
-    assert told[0] == "25/.gitignore"
+        (place / ".gitignore").write_text("".join(f"x{n}\n" for n in range(2000)))
+        place /= str(number)
+        place.mkdir()
+    path = str(place.relative_to(root))
+    # The deepest is asked first, and takes nothing from those above.
+    ignore.file(f"{path}/a")
+    above = [str(one) for one in reversed((place.relative_to(root) / "a").parents)]
+    assert told == [f"{one}/.gitignore" for one in above[25:-1]]
+    assert ignore.file("x1")
 
 
 def test_a_pattern_that_backtracks_takes_no_time(tmp_path):

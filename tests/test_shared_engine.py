@@ -214,16 +214,21 @@ def told(known, *seen):
 
 def test_folders_that_are_renamed_to_and_fro_are_told_by_the_folder_at_last_and_no_file_is_lost(known):
     each = MOST_CARRIED // 10
-    told(known, Listing("a", tuple(file(f"a/{n}", n + 1) for n in range(each)), quiet=True))
+    told(known, Listing("t/a", tuple(file(f"t/a/{n}", n + 1) for n in range(each)), quiet=True))
     counts = []
-    names = ["a", "b"]
+    names = ["t/a", "t/b"]
     for _ in range(15):
         counts.append(len(told(known, Moved(*names, folder=True))))
         names.reverse()
     assert counts[:10] == [2 * each] * 10
     assert counts[10:] == [1] * 5
-    assert told(known, file("b/0", 1)) == []
-    assert told(known, file("b/0", 5000)) == [("file.changed", "b/0"), ("file.closed", "b/0")]
+    assert told(known, file("t/b/0", 1)) == []
+    assert told(known, file("t/b/0", 5000)) == [("file.changed", "t/b/0"), ("file.closed", "t/b/0")]
+    # Elsewhere nobody has to suffer for it, and no drop is lost.
+    told(known, Listing("mine", (file("mine/x", 7), file("mine/y", 8)), quiet=True))
+    assert len(told(known, Moved("mine", "yours", folder=True))) == 4
+    told(known, Moved("t/b", "inbox/w", folder=True))
+    assert len(told(known, Moved("inbox/w", "inbox/v", folder=True))) == 2 * each
 
 
 def test_what_a_gitignore_hides_is_told_and_so_is_what_became_of_it(known):
@@ -357,3 +362,28 @@ def test_whatever_a_name_holds_no_two_are_kept_as_one(text):
     kept = storable(text)
     kept.encode()
     assert _text(kept.encode()) == text
+
+
+def test_no_gitignore_takes_away_what_those_above_may_say(tmp_path):
+    refused = []
+    ignore = Ignore(tmp_path, (), lambda path, reason: refused.append(path))
+    (tmp_path / ".gitignore").write_text("**/*.secret\n*.log\n")
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".gitignore").write_text(("*aaaaaaaaaaaaaaaaa*b\n") * (MAX_HARD // 20 - 20))
+    assert not ignore.file("own/x")
+    assert not ignore.file("other/x")
+    assert ignore.file("own/x.secret")
+    assert ignore.file("y.secret")
+    assert not refused, "what is beside counts for nothing either"
+    (tmp_path / "own/deep").mkdir()
+    (tmp_path / "own/deep/.gitignore").write_text("*aaaaaaaaaaaaaaaaa*b\n" * 100)
+    assert not ignore.file("own/deep/x")
+    assert refused == ["own/deep/.gitignore"]
+
+
+def test_that_files_are_hidden_is_no_news_after_a_restart(known):
+    told(known, Listing("own", (file("own/a", 1),), quiet=True))
+    again = Known(known._ledger)
+    assert told(again, Listing("own", (), hidden=frozenset("a"))) == []
+    assert told(again, Listing("own", (), ignoring=True, hidden=frozenset("a"))) == []

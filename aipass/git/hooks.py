@@ -74,7 +74,12 @@ _aipass_shell() {{
     [ "${{1##*/}}" != env ] || shift
     case ${{1##*/}} in
     sh) if [ $# -eq 1 ]; then echo here; else echo "$@"; fi ;;
-    bash | dash | ksh) command -v "$1" > /dev/null && echo "$@" ;;
+    bash | dash | ksh)
+        # A script that asks whether it was read by another does nothing then: it is started, by its own name.
+        while IFS= read -r _aipass_first || [ -n "$_aipass_first" ]; do
+            case $_aipass_first in *BASH_SOURCE*) return 0 ;; esac
+        done
+        command -v "$1" > /dev/null && echo "$@" ;;
     esac
 }}
 {body}"""

@@ -468,12 +468,24 @@ class TreeEmitter(EventEmitter):
                     del self._watch_of[folder]
             return
         path = self._join(folder, os.fsdecode(raw.name))
+        if raw.name == b".gitignore" and not raw.mask & (inotify.IN_CREATE | inotify.IN_ATTRIB):
+            self._forget_rules()
+        if raw.mask & inotify.IN_ISDIR and raw.mask & (inotify.IN_MOVED_FROM | inotify.IN_DELETE):
+            self._forget_rules(of=path)
         if raw.mask & inotify.IN_MOVED_FROM:
             pending[raw.cookie] = path, bool(raw.mask & inotify.IN_ISDIR)
         elif raw.mask & inotify.IN_ISDIR:
             self._take_folder(raw, path, pending)
         else:
             self._take_file(raw, path, pending)
+
+    def _forget_rules(self, of: str | None = None) -> None:
+        """What is written from now on is under other rules; what they show and hide is looked into when all rests. `of`: below a folder."""
+        if self._ground.ignore is None or (of is not None and not self._ground.ignore.has_rules(of)):
+            return
+        before = self._ground.ignore.forget()
+        self._old_rules = self._old_rules or before
+        self._is_ignore_due = True
 
     def _is_near(self, folder: str) -> bool:
         return folder.count("/") < self._ground.depth
@@ -505,17 +517,6 @@ class TreeEmitter(EventEmitter):
             self._left(path, folder=True, alone=True)
 
     def _take_file(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
-        if (
-            path.endswith(".gitignore")
-            and path.rpartition("/")[2] == ".gitignore"
-            and not raw.mask & (inotify.IN_CREATE | inotify.IN_ATTRIB)
-        ):
-            # What is written from now on is under its rules; what they show and hide is looked into when all rests.
-            if self._old_rules is None and self._ground.ignore is not None:
-                self._old_rules = self._ground.ignore.forget()
-            elif self._ground.ignore is not None:
-                self._ground.ignore.forget()
-            self._is_ignore_due = True
         if raw.name == b".git" and raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO):
             self._found_repository(path.rpartition("/")[0], came=True)
         old = pending.pop(raw.cookie, None) if raw.mask & inotify.IN_MOVED_TO else None
@@ -573,8 +574,10 @@ class TreeEmitter(EventEmitter):
             for place in (path, other):
                 if place not in self._young and (there := self._look(place, found=True)) is not None:
                     self._tell(there, git=git)
-        for old, new, git in self._young.moved():
-            self._tell_moved(old, new, git)
+        moved = list(self._young.moved())
+        taken = {new for _, new, _ in moved}
+        for old, new, git in moved:
+            self._tell_moved(old, new, git, is_taken=old in taken)
         for path, git in self._young.left():
             self._left(path, folder=False, git=git)
         for path, waiting in self._young.rested():
@@ -586,13 +589,14 @@ class TreeEmitter(EventEmitter):
             self._is_ignore_due = False
             self._ask_scan("", "ignore")
 
-    def _tell_moved(self, old: str, new: str, git: bool) -> None:
+    def _tell_moved(self, old: str, new: str, git: bool, *, is_taken: bool) -> None:
+        """`is_taken`: another file has moved to the old name, which is told by itself."""
         seen = self._look(new, found=False)
         if seen is None or seen.type != "file" or self._is_ignored_file(new):
             self._left(old, folder=False, git=git)
             return
         self._tell(Moved(old, new, folder=False, identity=seen.identity, changed=seen.changed), git=git)
-        if old not in self._young and (there := self._look(old, found=True)) is not None:
+        if not is_taken and old not in self._young and (there := self._look(old, found=True)) is not None:
             self._tell(there, git=git)  # something has come in its place
 
     def _is_as_moved(self, path: str, moved: Moves) -> bool:

@@ -6,7 +6,7 @@ import copy
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aipass.layout import CONFIG_NAME
 from aipass.sources import passing
@@ -27,8 +27,8 @@ IGNORED_FOLDERS = frozenset(_NAMES.split())
 FORBIDDEN_FOLDERS = frozenset((".git", ".aipass", ".trinity"))
 #: Watched even where git ignores them: they are how people talk to the engine.
 ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
-#: Agents write .gitignore files, and every file that appears is held against them: so much of one is read, of all together so many
-#: lines. The largest of the collection github.com/github/gitignore has 900 lines and 30 kB.
+#: Agents write .gitignore files, and every file that appears is held against them: so much of one is read, and of it
+#: and those of the folders above so many lines. The largest of the collection github.com/github/gitignore has 900 lines and 30 kB.
 MAX_GITIGNORE_BYTES = 200_000
 MAX_LINES, MAX_ALL_LINES = 2_000, 50_000
 #: Of patterns with several wildcards, which take their length times the path's to compare, so many characters are used.
@@ -36,6 +36,14 @@ MAX_HARD = 20_000
 NAME = ".gitignore"
 #: A `.git` file is one line with one path.
 MAX_GIT_FILE_BYTES = 5000
+
+
+class _Rules(NamedTuple):
+    """One folder's own patterns, and how many lines and hard characters there are with those of the folders above."""
+
+    globs: Globs | None
+    lines: int
+    hard: int
 
 
 class Ignore:
@@ -52,15 +60,13 @@ class Ignore:
     ) -> None:
         self._root, self._refused = root, refused
         self._own = Globs(patterns, gitignore=True) if patterns else None
-        self._files: dict[str, Globs | None] = {}
-        self._lines = self._hard = 0
+        self._files: dict[str, _Rules] = {}
         self._told: dict[str, str] = {}
 
     def forget(self) -> Ignore:
         """Read every .gitignore anew when it is next needed; returns one that has the rules of until now."""
         before = copy.copy(self)
         self._files = {}
-        self._lines = self._hard = 0
         return before
 
     def hides(self, path: str) -> bool:
@@ -112,26 +118,43 @@ class Ignore:
             above, _, name = above.rpartition("/")
             rest = f"{name}/{rest}"
 
+    def has_rules(self, folder: str) -> bool:
+        """Whether patterns of a .gitignore in a folder, or below it, are in use."""
+        return any(
+            found.globs is not None and (name == folder or name.startswith(folder + "/"))
+            for name, found in self._files.items()
+        )
+
     def _file(self, folder: str) -> Globs | None:
-        if folder not in self._files:
-            path = f"{folder}/{NAME}" if folder else NAME
-            try:
-                found = lines_of(self._root, path, MAX_ALL_LINES - self._lines)
-                hard = sum(len(line) for line in found if line.count("*") > 1)
-                if self._hard + hard > MAX_HARD:
-                    raise ValueError(
-                        f"more than {MAX_HARD} characters of patterns with several `*`, its own or with those of other folders"
-                    )
-                self._hard += hard
-                self._told.pop(path, None)
-            except ValueError as exc:
-                found = ()
-                if self._told.get(path) != str(exc):
-                    self._told[path] = str(exc)
-                    self._refused(path, str(exc))
-            self._lines += len(found)
-            self._files[folder] = Globs(found, gitignore=True) if found else None
-        return self._files[folder]
+        """The patterns of a folder's own .gitignore. Those of the folders above are counted before: who writes deeper takes nothing from them."""
+        missing = []
+        while folder not in self._files:
+            missing.append(folder)
+            if not folder:
+                break
+            folder = folder.rpartition("/")[0]
+        found = self._files.get(folder, _Rules(None, 0, 0))
+        for name in reversed(missing):
+            found = self._files[name] = self._read(name, found)
+        return found.globs
+
+    def _read(self, folder: str, above: _Rules) -> _Rules:
+        path = f"{folder}/{NAME}" if folder else NAME
+        try:
+            lines = lines_of(self._root, path, MAX_ALL_LINES - above.lines)
+            hard = sum(len(line) for line in lines if line.count("*") > 1)
+            if above.hard + hard > MAX_HARD:
+                raise ValueError(
+                    f"more than {MAX_HARD} characters of patterns with several `*`, its own and those of the folders above"
+                )
+        except ValueError as exc:
+            if self._told.get(path) != str(exc):
+                self._told[path] = str(exc)
+                self._refused(path, str(exc))
+            return above._replace(globs=None)
+        self._told.pop(path, None)
+        globs = Globs(lines, gitignore=True) if lines else None
+        return _Rules(globs, above.lines + len(lines), above.hard + hard)
 
 
 def git_folder(folder: Path) -> Path | None:
@@ -180,5 +203,7 @@ def lines_of(root: Path, path: str, most: int = MAX_LINES) -> tuple[str, ...]:
     lines = data.decode("utf-8", "surrogateescape").splitlines()
     found = tuple(line for line in lines if line.strip() and not line.startswith("#"))
     if len(found) > min(most, MAX_LINES):
-        raise ValueError(f"more than {min(most, MAX_LINES)} patterns, its own or with those of other folders")
+        raise ValueError(
+            f"more than {min(most, MAX_LINES)} patterns, its own or with those of the folders above"
+        )
     return found

@@ -24,6 +24,8 @@ SOURCE = "filesystem"
 MOST_HIDDEN = 100_000
 #: So many files are told one by one when they are moved with their folders, within so many seconds; the fence allows 5,000 at once.
 MOST_CARRIED, CARRIED_S = 20_000, 60.0
+#: Each file that comes there is somebody's task.
+DROPS = frozenset(("inbox", "plans"))
 
 
 class Known:
@@ -31,8 +33,8 @@ class Known:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        #: When folders were moved, and how many files with each.
-        self._carried: deque[tuple[float, int]] = deque()
+        #: By the folder of the root: when folders were moved, and how many files with each.
+        self._carried: dict[str, deque[tuple[float, int]]] = {}
         #: Files that are ignored by now, and were not; they are known all the same.
         self._hidden: set[str] = set()
 
@@ -169,7 +171,7 @@ class Known:
         facts = []
         old, new = os.fsencode(seen.old), os.fsencode(seen.new)
         below = self._below(seen.old)
-        is_storm = self._is_storm(len(below))
+        is_storm = self._is_storm(seen.new.partition("/")[0], len(below))
         for folder, name, ino, size, mtime, changed in below:
             target = new + folder[len(old) :]
             path = _path(target, name)
@@ -188,15 +190,18 @@ class Known:
             facts.append(Fact("file.moved", SOURCE, path=seen.new, detail=detail))
         return facts
 
-    def _is_storm(self, files: int) -> bool:
-        """Whether more files have moved with their folders than are told one by one."""
+    def _is_storm(self, top: str, files: int) -> bool:
+        """Whether more files have moved with their folders than are told one by one, below one folder of the root."""
+        if top in DROPS:
+            return False
         now = time.monotonic()
-        while self._carried and self._carried[0][0] < now - CARRIED_S:
-            self._carried.popleft()
+        carried = self._carried.setdefault(top, deque())
+        while carried and carried[0][0] < now - CARRIED_S:
+            carried.popleft()
         # One move alone is told whole, however large.
-        if self._carried and sum(number for _, number in self._carried) + files > MOST_CARRIED:
+        if carried and sum(number for _, number in carried) + files > MOST_CARRIED:
             return True
-        self._carried.append((now, files))
+        carried.append((now, files))
         return False
 
     def _listing(self, seen: Listing) -> list[Fact]:
@@ -224,15 +229,16 @@ class Known:
                 hidden.append(_path(folder, name))
                 continue
             facts += self._drop_listed(folder, name, seen.removed)
-        return [] if seen.quiet else [*facts, *self._newly_hidden(hidden)]
+        facts += self._newly_hidden(hidden, is_news=seen.ignoring)
+        return [] if seen.quiet else facts
 
-    def _newly_hidden(self, paths: list[str]) -> list[Fact]:
+    def _newly_hidden(self, paths: list[str], *, is_news: bool) -> list[Fact]:
         """Who ignores a file that was watched hides what becomes of it: that is told, once as long as it is so."""
         new = [path for path in paths if path not in self._hidden]
         if len(self._hidden) + len(new) > MOST_HIDDEN:
             self._hidden.clear()
         self._hidden.update(new)
-        if not new:
+        if not new or not is_news:
             return []
         return [Fact("watch.hidden", SOURCE, path=min(new), detail={"files": len(new)})]
 
@@ -250,8 +256,7 @@ class Known:
                     continue
                 for row in self._ledger.all("files_in", (folder,)):
                     facts += self._drop_listed(folder, row["name"], seen.removed)
-        if seen.reason == "ignore":
-            facts += self._newly_hidden(hidden)
+        facts += self._newly_hidden(hidden, is_news=seen.reason == "ignore")
         if seen.reason == "overflow":
             facts.append(Fact("watch.overflow", SOURCE, detail={"folders": len(here)}))
         return facts

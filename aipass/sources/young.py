@@ -72,6 +72,8 @@ class Young:
         self._waiting.pop(new, None)
         self._leaving.pop(new, None)
         first, _ = self._moved.pop(old, (old, git))
+        if first != old:
+            self._leaving[old] = git  # what stood there before has been overwritten
         if new in self._moved:
             self._leaving[self._moved.pop(new)[0]] = git
         if first == new:
@@ -92,6 +94,7 @@ class Young:
 
     def touch(self, path: str) -> None:
         """`cp -p` sets the time before it closes: then the close says what there is to say."""
+        self._touches.pop(path, None)  # in the order of their times
         self._touches[path] = time.monotonic() + REST_S
 
     def is_written(self, path: str) -> None:
