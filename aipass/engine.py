@@ -343,19 +343,7 @@ class Engine:
                 items += self._inbox.get_nowait()
             except queue.Empty:
                 break
-        return self._one_save_each(items)
-
-    def _one_save_each(self, items: list[Any]) -> list[Any]:
-        """Of several saves of one state file the first only: each is merged into what the one before it has come to."""
-        now, seen = [], set()
-        for item in items:
-            if isinstance(item, StateSaved):
-                if (key := (item.agent, item.file)) in seen:
-                    self._own.append(item)
-                    continue
-                seen.add(key)
-            now.append(item)
-        return now
+        return items
 
     def _one_by_one(self, items: list[Any], first: Exception) -> None:
         """A bug of ours in one item must not end the engine, nor take the others with it."""
@@ -388,6 +376,8 @@ class Engine:
             for item in items:
                 self._on_item(step, item)
                 self._settle(step)
+                if isinstance(item, StateSaved):
+                    self._talk.keeper.publish(step)
             for start in self._dispatcher.choose(step.now):
                 if self._plans.begun(start.dispatch):
                     step.changes_territory = True

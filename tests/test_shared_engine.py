@@ -14,7 +14,6 @@ from patience import until
 from aipass import budget
 from aipass.authors import MOST_SWEPT, Authors
 from aipass.config import State
-from aipass.event import Fact
 from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import _text, storable
@@ -24,7 +23,7 @@ from aipass.sources.known import MOST_CARRIED, Known
 from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen
 from aipass.supervisor.fence.glob import Globs
 from aipass.trinity import place
-from aipass.trinity.model import OBSERVATIONS, Saved
+from aipass.trinity.model import OBSERVATIONS
 from aipass.trinity.place import ASIDE, Places
 from aipass.trinity.shelf import LOOKS_AT_ONCE, Shelf, StateSaved
 from plugins.secrets import MOST_FOUND, MOST_IN_PIECE, find_secrets
@@ -137,18 +136,6 @@ def test_no_agent_puts_its_work_before_a_persons(bench):
 
 
 # -- state files -------------------------------------------------------------------------------------------------------
-
-
-def saved(number):
-    lists = {"observation": ()}
-    return StateSaved("w", OBSERVATIONS, Saved(found={"updated": None, "n": number}, lists=lists, doing=None))
-
-
-def test_of_several_saves_of_one_file_each_has_its_step(bench):
-    items = [saved(1), saved(2), Fact("file.closed", "test", path="x"), saved(3)]
-    now = bench.engine._one_save_each(items)
-    assert now == [items[0], items[2]]
-    assert list(bench.engine._own) == [items[1], items[3]]
 
 
 def test_a_program_that_saves_without_end_is_read_now_and_then_and_its_last_word_counts(tmp_path):
@@ -387,3 +374,46 @@ def test_that_files_are_hidden_is_no_news_after_a_restart(known):
     again = Known(known._ledger)
     assert told(again, Listing("own", (), hidden=frozenset("a"))) == []
     assert told(again, Listing("own", (), ignoring=True, hidden=frozenset("a"))) == []
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "artif",
+        "jfrog",
+        "buildkit",
+        "eyJ",
+        "ghp_",
+        "npm_",
+        "NPM_TOKEN",
+        "SG.",
+        "xoxb-1-",
+        "ibm_cloud_iam",
+        "softlayer_api_key",
+        "ibm_cos_hmac",
+        "cloudant_api_key",
+        "sq0csp-",
+        "rk_live_",
+        "AC",
+        "SK",
+        "AKCp",
+        "AIza",
+        "sk-ant-",
+        "glpat-",
+        "://a:b",
+        "AKIA",
+        "hooks.slack.com/services/",
+        "M.",
+    ],
+)
+def test_no_word_makes_the_search_for_secrets_slow(word):
+    """Against a plain text of the same length in the same process: what everybody waits for may not hang on what one says."""
+    plain, hard = "plain words " * 2000, word * (24_000 // len(word))
+    find_secrets(word)
+
+    def cost(text):
+        begun = time.process_time()
+        find_secrets(text[:24_000])
+        return time.process_time() - begun
+
+    assert min(cost(hard) for _ in range(2)) < 60 * max(0.002, min(cost(plain) for _ in range(3)))

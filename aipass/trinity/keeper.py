@@ -501,7 +501,10 @@ class Keeper:
         return self._stamps[key]
 
     def publish(self, step: Step) -> None:
-        """Record what is to stand in the files that were touched, and have it put there after the commit."""
+        """Record what is to stand in the files that were touched, and have it put there after the commit.
+
+        Also between two saves of one step: each is merged into what the one before has come to.
+        """
         if self._is_forgetting:
             self._ledger.run("clear_words")
         for (agent, file), anyway in self._dirty.items():
@@ -530,6 +533,10 @@ class Keeper:
             step.effects += [partial(self._learner.changed, number) for number in self._changed]
             if self._is_news:
                 step.effects.append(self._learner.look)
+        self._changed.clear()
+        self._dirty.clear()
+        self._stamps.clear()
+        self._is_news = self._is_forgetting = False
 
     def _state(self, agent: str, file: str) -> Row | None:
         return self._ledger.one("state", {"agent": agent, "file": file})
