@@ -61,8 +61,8 @@ class Authors:
         self._layout = layout
         self._last: dict[str, _Write] = {}
         self._read: dict[int, int] = {}
-        #: Which may be open for writing, in the order of their turns to be asked about.
-        self._open: dict[str, None] = {}
+        #: By run: which may be open for writing, in the order of their turns to be asked about.
+        self._open: dict[int, dict[str, None]] = {}
 
     def follow(self, run: int) -> None:
         """Read this run's journal from now on."""
@@ -77,7 +77,7 @@ class Authors:
             return []
         self._tail(run)
         del self._read[run]
-        mine = [path for path in self._open if self._last[path].run == run]
+        mine = list(self._open.get(run, ()))
         for path in mine:
             self._close(path, finished)
         return mine
@@ -141,7 +141,7 @@ class Authors:
         if run not in self._read:
             return []
         self._tail(run)
-        mine = sorted(path for path in self._open if self._last[path].run == run and wanted(path))
+        mine = sorted(path for path in self._open.get(run, ()) if wanted(path))
         return [path for path in mine if self._is_moving(path, within)]
 
     def _is_moving(self, path: str, within: float) -> bool:
@@ -177,15 +177,16 @@ class Authors:
 
     def sweep(self) -> list[tuple[int, str]]:
         """Find out which files are not written any more; those, each with the run that wrote it."""
-        # A run may keep more open than can be asked about at once: then they take turns.
-        some = list(islice(self._open, MOST_SWEPT))
-        for path in some:
-            self._look(path)
-        closed = [(self._last[path].run, path) for path in some if path not in self._open]
-        for path in some:
-            if path in self._open:
-                del self._open[path]
-                self._open[path] = None
+        # A run may keep more open than can be asked about at once: then they take turns, and each run has its share.
+        closed = []
+        for run, paths in list(self._open.items()):
+            for path in list(islice(paths, max(1, MOST_SWEPT // len(self._open)))):
+                self._look(path)
+                if path in paths:
+                    del paths[path]
+                    paths[path] = None
+                else:
+                    closed.append((run, path))
         return closed
 
     def _author(self, path: str) -> _Write | None:
@@ -217,8 +218,14 @@ class Authors:
             self._close(path, max(now, time.time()))
 
     def _close(self, path: str, now: float) -> None:
-        self._open.pop(path, None)
+        self._shut(path)
         self._last[path].closed = now
+
+    def _shut(self, path: str) -> None:
+        for run, paths in list(self._open.items()):
+            paths.pop(path, None)
+            if not paths:
+                del self._open[run]
 
     def _tail(self, run: int) -> None:
         try:
@@ -245,7 +252,7 @@ class Authors:
             self._last[path] = before  # a mode, a time: the content is what it was
             if before.closed is not None:
                 before.closed = None
-                self._open[path] = None
+                self._open.setdefault(run, {})[path] = None
             return
         last = _Write(run, what, 1 if before is None else before.count + 1, opened=when)
         if what == Operation.WRITE.value:
@@ -259,14 +266,13 @@ class Authors:
             if last.before is not None:
                 last.before.before = None  # one that is sure needs none
         self._last[path] = last
+        self._shut(path)
         if what in _CONTENT:
-            self._open[path] = None
-        else:
-            self._open.pop(path, None)
+            self._open.setdefault(run, {})[path] = None
         if len(self._last) > MAX_KNOWN:
             oldest = next(iter(self._last))
             del self._last[oldest]
-            self._open.pop(oldest, None)
+            self._shut(oldest)
 
 
 def writers_of(layout: Layout) -> dict[str, str]:

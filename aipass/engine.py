@@ -139,7 +139,7 @@ class Engine:
         ground.check_outside(world.layout, config)
         check(config, plugins, world.layout.config)
         self._router = plugins.router(config)
-        self._known, self._git = Known(ledger), GitNews(ledger)
+        self._known, self._git = Known(ledger, self._who), GitNews(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
         self._authors = Authors(world.layout)
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
@@ -449,6 +449,10 @@ class Engine:
             return configuration.load(self.layout.config) == self.config
         except ConfigError:
             return False
+
+    def _who(self, path: str) -> int | None:
+        self._authors.refresh()
+        return self._authors.by(path)
 
     def _with_author(self, step: Step, fact: Fact) -> Fact:
         """A fact of the filesystem with the run that did it, where one did."""

@@ -428,3 +428,15 @@ def test_a_rebase_of_very_many_commits_while_nobody_looked_is_gits(house):
     house.looks()
     git(root, "rebase", "-q", "--empty=keep", "side")
     assert house.looks() == MOVED
+
+
+def test_a_cherry_pick_that_was_solved_by_hand_while_nobody_looked_is_a_persons(house):
+    root = house.root
+    files(root, "f0", text="main\n")
+    git(root, "commit", "-qam", "main")
+    house.looks()
+    git(root, "cherry-pick", "side", check=False)
+    files(root, "f0", text="both\n")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "picked")
+    assert house.looks()["f0"] is False

@@ -296,6 +296,14 @@ def test_hooks_of_a_copy_are_taken_away_there(repository, tmp_path):
     held.remove_at(there.root)
 
 
+def on_commits(repository):
+    """An engine that starts an agent on each commit."""
+    rule = '[[on]]\nname = "r"\nevent = "git.commit"\ndispatch = "w"\ntask = "{subject}"\n'
+    repository.write("aipass.toml", agent("w", "w.py") + rule)
+    repository.write("w.py", SAYS)
+    repository.aipass("up", "--detach")
+
+
 @pytest.mark.parametrize("before", ["none", "another"])
 @pytest.mark.slow
 def test_a_repository_that_comes_under_a_living_engine_tells_its_commits(tmp_path, own_home, before):
@@ -305,12 +313,7 @@ def test_a_repository_that_comes_under_a_living_engine_tells_its_commits(tmp_pat
     if before == "another":
         git(root, "init", "-q", "-b", "main")
         git(root, "commit", "-qm", "long ago", "--allow-empty")
-    repository.write(
-        "aipass.toml",
-        agent("w", "w.py") + '[[on]]\nname = "r"\nevent = "git.commit"\ndispatch = "w"\ntask = "{subject}"\n',
-    )
-    repository.write("w.py", SAYS)
-    repository.aipass("up", "--detach")
+    on_commits(repository)
     try:
         if before == "another":
             (root / ".git").rename(tmp_path / "away")
@@ -367,12 +370,7 @@ def test_a_root_deeper_in_a_repository_sees_what_comes_in_the_place_of_its_git(t
     git(top, "commit", "-qm", "long ago", "--allow-empty")
     shutil.copytree(top / ".git", tmp_path / "other")
     repository = Repository(top / "deep")
-    repository.write(
-        "aipass.toml",
-        agent("w", "w.py") + '[[on]]\nname = "r"\nevent = "git.commit"\ndispatch = "w"\ntask = "{subject}"\n',
-    )
-    repository.write("w.py", SAYS)
-    repository.aipass("up", "--detach")
+    on_commits(repository)
     try:
         if way == "made anew":
             shutil.rmtree(top / ".git")

@@ -190,8 +190,9 @@ def file(path, number=1):
 
 @pytest.fixture
 def known():
+    """What lies in `t` or has `run` in its name was made by run 1."""
     ledger = Ledger.in_memory()
-    yield Known(ledger)
+    yield Known(ledger, lambda path: 1 if path.startswith("t/") or "run" in path else None)
     ledger.close()
 
 
@@ -211,9 +212,10 @@ def test_folders_that_are_renamed_to_and_fro_are_told_by_the_folder_at_last_and_
     assert counts[10:] == [1] * 5
     assert told(known, file("t/b/0", 1)) == []
     assert told(known, file("t/b/0", 5000)) == [("file.changed", "t/b/0"), ("file.closed", "t/b/0")]
-    # Elsewhere nobody has to suffer for it, and no drop is lost.
-    told(known, Listing("mine", (file("mine/x", 7), file("mine/y", 8)), quiet=True))
-    assert len(told(known, Moved("mine", "yours", folder=True))) == 4
+    # Nobody else has to suffer for it, and no drop is lost.
+    told(known, Listing("mine", tuple(file(f"mine/{n}", n + 1) for n in range(3 * each)), quiet=True))
+    for names in (("mine", "yours"), ("yours", "mine")) * 5:
+        assert len(told(known, Moved(*names, folder=True))) == 6 * each
     told(known, Moved("t/b", "inbox/w", folder=True))
     assert len(told(known, Moved("inbox/w", "inbox/v", folder=True))) == 2 * each
 
@@ -239,8 +241,12 @@ def test_a_folder_that_a_gitignore_hides_keeps_what_is_known_of_it(known):
 
 
 def test_what_is_shown_for_the_first_time_is_no_news_and_what_has_come_is(known):
-    shows = Listing("x", (file("x/old", 1), file("x/new", 2)), ignoring=True, shown=frozenset(("old",)))
-    assert told(known, shows) == [("file.created", "x/new"), ("file.closed", "x/new")]
+    entries = (file("x/old", 1), file("x/new", 2), file("x/run", 3))
+    shows = Listing("x", entries, ignoring=True, shown=frozenset(("old", "run")))
+    assert told(known, shows) == [
+        *((kind, "x/new") for kind in ("file.created", "file.closed")),
+        *((kind, "x/run") for kind in ("file.created", "file.closed")),
+    ], "what a run has made is told in any case"
 
 
 def test_a_run_that_hides_files_is_named(repository):
@@ -333,11 +339,14 @@ def test_files_that_are_kept_open_take_turns_to_be_asked_about(tmp_path, monkeyp
     authors = Authors(Layout(tmp_path))
     asked = []
     monkeypatch.setattr(authors, "_look", asked.append)
-    authors._open = dict.fromkeys(map(str, range(3 * MOST_SWEPT)))
-    for _ in range(3):
+    many = list(map(str, range(3 * MOST_SWEPT)))
+    authors._open = {1: dict.fromkeys(many), 2: {"theirs": None}}
+    authors.sweep()
+    assert "theirs" in asked, "another run's waits for none of them"
+    for _ in range(5):
         authors.sweep()
-    assert len(asked) == 3 * MOST_SWEPT
-    assert sorted(asked) == sorted(authors._open)
+    assert asked.count("theirs") == 6
+    assert sorted(set(asked) - {"theirs"}) == sorted(many)
 
 
 @given(
@@ -417,3 +426,60 @@ def test_no_word_makes_the_search_for_secrets_slow(word):
         return time.process_time() - begun
 
     assert min(cost(hard) for _ in range(2)) < 60 * max(0.002, min(cost(plain) for _ in range(3)))
+
+
+@pytest.mark.parametrize("what", ["another folder", "a link"])
+def test_who_exchanges_the_whole_folder_is_looked_at_now_and_then_as_well(tmp_path, what):
+    told = []
+    shelf = Shelf(Layout(tmp_path), lambda text: (text, []))
+    (tmp_path / ".aipass/quarantine").mkdir(parents=True)
+    shelf.start(told.extend)
+    shelf.serve({"w": "w"}, State(), {})
+    home = tmp_path / "w"
+    until((home / ".trinity").is_dir)
+    for number in range(5 * LOOKS_AT_ONCE):
+        new = home / "new"
+        if what == "a link":
+            new.symlink_to("nowhere")
+        else:
+            new.mkdir()
+            (new / OBSERVATIONS).write_text(
+                json.dumps({"schema": 1, "agent": "w", "observations": [{"text": f"note {number}"}]})
+            )
+        try:
+            os.rename(home / ".trinity", home / f"old{number}")
+        except FileNotFoundError:
+            pass
+        try:
+            os.rename(new, home / ".trinity")
+        except OSError:
+            os.rename(new, home / f"left{number}")  # it was put back meanwhile
+        time.sleep(0.005)
+    until(shelf.is_settled)
+    shelf.stop()
+    assert 1 <= len(told) <= 2 * LOOKS_AT_ONCE
+    assert (home / ".trinity").is_dir()
+    assert not (home / ".trinity").is_symlink()
+
+
+def test_all_that_a_note_ever_said_is_forgotten_in_one_look(bench, monkeypatch):
+    from aipass.trinity import keeper
+
+    for text in ("étage one", "étage two", "plain three"):
+        bench.ask("note", do="learning", text=text, by=1)
+    number = bench.ledger._db.execute("SELECT id FROM memory WHERE text = 'étage two'").fetchone()[0]
+    bench.ledger.run(
+        "note_changed", {"id": number, "stamp": 1, "earlier": json.dumps(["étage one", "plain three"])}
+    )
+    looks = []
+    monkeypatch.setattr(
+        keeper.Keeper,
+        "_scrub",
+        lambda self, texts, agent, real=keeper.Keeper._scrub: (looks.append(texts), real(self, texts, agent)),
+    )
+    assert bench.ask("forget", memory=number, by=1)["exit"] == 0
+    assert looks == [{"étage one", "étage two", "plain three"}]
+    noted = [
+        event.detail["text"] for event in bench.events("request.received") if event.detail["verb"] == "note"
+    ]
+    assert noted == ["(forgotten)"] * 3

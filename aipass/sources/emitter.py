@@ -55,6 +55,8 @@ BATCH = 500
 CREATED_WAIT_MS = 10
 # A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
 FRESH_S = 60.0
+# After what rules show and hide was looked into, so many times as long as that took nobody looks again; of more folders at once, all.
+SCAN_SHARE, MOST_TOPS = 10, 20
 
 
 @dataclass(slots=True)
@@ -109,7 +111,9 @@ class TreeEmitter(EventEmitter):
         self._removed: frozenset[str] = frozenset()
         #: What was ignored before a .gitignore was written, until that is looked into.
         self._old_rules: Ignore | None = None
-        self._is_ignore_due = False
+        #: Folders whose rules have changed, and from when on what they show and hide may be looked into.
+        self._rules_due: set[str] = set()
+        self._rules_at = 0.0
         self._since = self._ground.since
         self._resting: dict[str, tuple[Identity, float]] = {}
         #: Set once what was there at the start has been told.
@@ -207,7 +211,7 @@ class TreeEmitter(EventEmitter):
         self._flush()
 
     def _wait(self) -> None:
-        due = [*self._later.values(), *self._young.due()]
+        due = [*self._later.values(), *self._young.due(), *([self._rules_at] if self._rules_due else [])]
         if self._polled or self._ground.shared:
             due.append(self._next_poll)
         poll = select.poll()
@@ -251,6 +255,7 @@ class TreeEmitter(EventEmitter):
 
     def _scan(self, top: str, reason: str) -> None:
         """Watch and list `top` and all below it; at the end of a whole scan say which folders there are."""
+        begun = time.monotonic()
         if reason != "new":
             # What waits is told by itself, and before.
             self._young.hurry()
@@ -286,11 +291,14 @@ class TreeEmitter(EventEmitter):
                 waiting += (inner for inner in below if self._is_near(inner))
         if reason != "new":
             self._tell(ScanEnd(top, frozenset(folders), reason, self._removed, frozenset(hidden)))
-            if not top:
-                self._unwatch(before - folders)
+            self._unwatch({one for one in before - folders if not top or f"{one}/".startswith(f"{top}/")})
         self._moves, self._removed = {}, frozenset()
         if reason == "ignore":
-            self._old_rules = None
+            now = time.monotonic()
+            # Who writes rules again and again makes nobody wait: a large tree is looked into the more rarely.
+            self._rules_at = now + SCAN_SHARE * (now - begun)
+            if not any(other == "ignore" for _, other in self._asked):
+                self._old_rules = None
         self._tell_limit()
 
     def _visit(
@@ -338,7 +346,7 @@ class TreeEmitter(EventEmitter):
                     elif special or entry.is_file(follow_symlinks=False):
                         seen = self._look(path, found=not quiet)
                         if seen is not None:
-                            if ignoring and self._old_rules is not None and self._old_rules.hides(path):
+                            if not new and self._old_rules is not None and self._old_rules.hides(path):
                                 shown.add(entry.name)
                             entries.append(
                                 replace(seen, git=True) if self._is_as_moved(path, self._moves) else seen
@@ -427,6 +435,7 @@ class TreeEmitter(EventEmitter):
         while events:
             for raw in events:
                 if raw.mask & inotify.IN_Q_OVERFLOW:
+                    self._forget_rules("")
                     self._ask_scan("", "overflow")
                     self._git.look_anew()
                     continue
@@ -468,10 +477,7 @@ class TreeEmitter(EventEmitter):
                     del self._watch_of[folder]
             return
         path = self._join(folder, os.fsdecode(raw.name))
-        if raw.name == b".gitignore" and not raw.mask & (inotify.IN_CREATE | inotify.IN_ATTRIB):
-            self._forget_rules()
-        if raw.mask & inotify.IN_ISDIR and raw.mask & (inotify.IN_MOVED_FROM | inotify.IN_DELETE):
-            self._forget_rules(of=path)
+        self._take_rules(raw, folder, path)
         if raw.mask & inotify.IN_MOVED_FROM:
             pending[raw.cookie] = path, bool(raw.mask & inotify.IN_ISDIR)
         elif raw.mask & inotify.IN_ISDIR:
@@ -479,13 +485,27 @@ class TreeEmitter(EventEmitter):
         else:
             self._take_file(raw, path, pending)
 
-    def _forget_rules(self, of: str | None = None) -> None:
-        """What is written from now on is under other rules; what they show and hide is looked into when all rests. `of`: below a folder."""
-        if self._ground.ignore is None or (of is not None and not self._ground.ignore.has_rules(of)):
+    def _forget_rules(self, folder: str) -> None:
+        """What is written from now on is under other rules of a folder; what they show and hide is looked into when all rests."""
+        if self._ground.ignore is not None:
+            before = self._ground.ignore.forget()
+            self._old_rules = self._old_rules or before
+            self._rules_due.add(folder)
+
+    def _take_rules(self, raw: inotify.Raw, folder: str, path: str) -> None:
+        """Whatever an event says of rules: a .gitignore that was written, came or went, alone or with its folder."""
+        ignore = self._ground.ignore
+        if ignore is None:
             return
-        before = self._ground.ignore.forget()
-        self._old_rules = self._old_rules or before
-        self._is_ignore_due = True
+        if not raw.mask & inotify.IN_ISDIR:
+            if raw.name == b".gitignore" and not raw.mask & (inotify.IN_CREATE | inotify.IN_ATTRIB):
+                self._forget_rules(folder)
+        elif raw.mask & inotify.IN_DELETE:
+            ignore.drop(path)
+        elif (raw.mask & inotify.IN_MOVED_FROM and ignore.has_rules(path)) or (
+            raw.mask & (inotify.IN_MOVED_TO | inotify.IN_CREATE) and ignore.knows(path)
+        ):
+            self._forget_rules(path)
 
     def _is_near(self, folder: str) -> bool:
         return folder.count("/") < self._ground.depth
@@ -585,9 +605,10 @@ class TreeEmitter(EventEmitter):
             seen = self._look(path, found=not waiting.closed)
             if seen is not None and not self._is_ignored_file(path):
                 self._tell(seen, git=waiting.git)
-        if self._is_ignore_due and not len(self._young):
-            self._is_ignore_due = False
-            self._ask_scan("", "ignore")
+        if self._rules_due and not len(self._young) and time.monotonic() >= self._rules_at:
+            tops, self._rules_due = self._rules_due, set()
+            for top in {""} if len(tops) > MOST_TOPS else tops:
+                self._ask_scan(top, "ignore")
 
     def _tell_moved(self, old: str, new: str, git: bool, *, is_taken: bool) -> None:
         """`is_taken`: another file has moved to the old name, which is told by itself."""

@@ -18,7 +18,7 @@ from aipass.supervisor import held
 INDEX_LOCK = b"index.lock"
 #: What git's log of HEAD says where it has changed the files itself.
 MOVING = re.compile(
-    r"(checkout|reset|merge|pull|rebase(?! \(continue\))|clone|cherry-pick|revert|am)\b|commit \((merge|cherry-pick)\)"
+    r"(checkout|reset|merge|pull|rebase(?! \(continue\))|clone|cherry-pick|revert|am)\b|commit \(merge\)"
 )
 #: Repositories inside this one whose git is watched; of more, nobody says what git did.
 MAX_REPOSITORIES = 200

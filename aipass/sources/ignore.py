@@ -118,6 +118,14 @@ class Ignore:
             above, _, name = above.rpartition("/")
             rest = f"{name}/{rest}"
 
+    def knows(self, folder: str) -> bool:
+        """Whether a folder's .gitignore, or that there is none, is in use."""
+        return folder in self._files
+
+    def drop(self, folder: str) -> None:
+        """A folder is gone, with nothing in it."""
+        self._files.pop(folder, None)
+
     def has_rules(self, folder: str) -> bool:
         """Whether patterns of a .gitignore in a folder, or below it, are in use."""
         return any(

@@ -16,6 +16,8 @@ from aipass.event import Fact
 from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aipass.ledger import Ledger
     from aipass.sources.observation import Observation
 
@@ -31,10 +33,11 @@ DROPS = frozenset(("inbox", "plans"))
 class Known:
     """The `files` table, and the rules by which an observation becomes facts."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        #: By the folder of the root: when folders were moved, and how many files with each.
-        self._carried: dict[str, deque[tuple[float, int]]] = {}
+    def __init__(self, ledger: Ledger, who: Callable[[str], int | None] = lambda path: None) -> None:  # noqa: ARG005 - named for callers
+        """`who`: the run that made a path what it is, where one did."""
+        self._ledger, self._who = ledger, who
+        #: By run: when it has moved folders, and how many files with each.
+        self._carried: dict[int, deque[tuple[float, int]]] = {}
         #: Files that are ignored by now, and were not; they are known all the same.
         self._hidden: set[str] = set()
 
@@ -171,7 +174,7 @@ class Known:
         facts = []
         old, new = os.fsencode(seen.old), os.fsencode(seen.new)
         below = self._below(seen.old)
-        is_storm = self._is_storm(seen.new.partition("/")[0], len(below))
+        is_storm = self._is_storm(seen, len(below))
         for folder, name, ino, size, mtime, changed in below:
             target = new + folder[len(old) :]
             path = _path(target, name)
@@ -190,12 +193,15 @@ class Known:
             facts.append(Fact("file.moved", SOURCE, path=seen.new, detail=detail))
         return facts
 
-    def _is_storm(self, top: str, files: int) -> bool:
-        """Whether more files have moved with their folders than are told one by one, below one folder of the root."""
-        if top in DROPS:
+    def _is_storm(self, seen: Moved, files: int) -> bool:
+        """Whether a run has moved more files with their folders than are told one by one."""
+        run = self._who(seen.new)
+        if run is None or DROPS & {path.partition("/")[0] for path in (seen.old, seen.new)}:
             return False
         now = time.monotonic()
-        carried = self._carried.setdefault(top, deque())
+        for other in [one for one, moved in self._carried.items() if moved[-1][0] < now - CARRIED_S]:
+            del self._carried[other]
+        carried = self._carried.setdefault(run, deque())
         while carried and carried[0][0] < now - CARRIED_S:
             carried.popleft()
         # One move alone is told whole, however large.
@@ -218,8 +224,9 @@ class Known:
             told = self._compare(entry, key, before)
             if entry.git:
                 told = _by_git(told)
-            # Other rules of what is ignored show it for the first time: it has not come.
-            facts += [] if before is None and os.fsdecode(key[1]) in seen.shown else told
+            # Other rules of what is ignored show it for the first time: it has not come, unless a run is known to have made it.
+            was_there = before is None and os.fsdecode(key[1]) in seen.shown and self._who(entry.path) is None
+            facts += [] if was_there else told
         hidden = []
         for name in known:
             if os.fsdecode(name) in seen.apart:

@@ -289,8 +289,7 @@ class Keeper:
         self._ledger.run("drop_words", {"id": number})
         self._is_forgetting = True
         self._ledger.flush()
-        for text in filter(None, map(str.strip, texts)):
-            self._scrub(text, agent)
+        self._scrub({text.strip() for text in texts} - {""}, agent)
         return 0, f"{row['source']} {number} of {row['agent']} is forgotten"
 
     def _forget_message(self, step: Step, number: int, *, only_answer: bool) -> list[str]:
@@ -307,24 +306,20 @@ class Keeper:
             step.effects.append(partial(self._unmail, number, row["recipient"]))
         return [row["answer"] or ""] if only_answer else [row["text"], row["subject"] or ""]
 
-    def _scrub(self, text: str, agent: str | None) -> None:
-        """Take a text out of the log as well: that something was said stays, what it was does not.
+    def _scrub(self, texts: set[str], agent: str | None) -> None:
+        """Take texts out of the log as well: that something was said stays, what it was does not.
 
         agent: who asks, and may change only what the log has of what its own runs noted: what they said to others, they said.
         """
-        # What is written in any other way in JSON is compared below.
-        begin = _SIMPLE.match(text)
+        # One look through the log for all of them. What is written in any other way in JSON is compared below.
+        begin = _SIMPLE.match(next(iter(texts))) if len(texts) == 1 else None
         about = {"text": begin[0] if begin else "", "agent": agent}
         for event in self._ledger.all("events_that_say", about):
-            if agent is not None and json.loads(event["detail"]).get("verb") != "note":
-                continue
-            detail = json.dumps(_without(json.loads(event["detail"]), text), separators=(",", ":"))
-            self._ledger.run("change_event", {"id": event["id"], "detail": detail})
+            if (detail := _without_any(event["detail"], texts)) is not None:
+                self._ledger.run("change_event", {"id": event["id"], "detail": detail})
         for done in self._ledger.all("actions_that_say", about):
-            if agent is not None and done["type"] != "Note":
-                continue
-            payload = json.dumps(_without(json.loads(done["payload"]), text), separators=(",", ":"))
-            self._ledger.run("change_action", {"id": done["id"], "payload": payload})
+            if (payload := _without_any(done["payload"], texts)) is not None:
+                self._ledger.run("change_action", {"id": done["id"], "payload": payload})
 
     # -- what agents save ------------------------------------------------------------------------------------------
 
@@ -559,6 +554,14 @@ class Keeper:
             limit = {"agent": agent, "limit": self._config.state.sessions}
             values["sessions"] = [_session(one) for one in self._ledger.all("last_sessions", limit)]
         return {key: values[key] for key in KEYS[file]}
+
+
+def _without_any(said: str, texts: set[str]) -> str | None:
+    """JSON without any of the texts; None where it says none of them."""
+    before = after = json.loads(said)
+    for text in texts:
+        after = _without(after, text)
+    return None if after == before else json.dumps(after, separators=(",", ":"))
 
 
 def _without(detail: dict[str, Any], text: str) -> dict[str, Any]:

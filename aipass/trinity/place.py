@@ -125,20 +125,16 @@ class Places:
 
 
 def _thin(folder: int) -> None:
-    """Let the oldest go of what was set aside: a program that saves rubbish without end fills no disk. Folders stay."""
-    found = []
+    """Let the oldest go of what was set aside: a program that saves rubbish without end fills no disk."""
     with os.scandir(folder) as entries:
-        for entry in entries:
-            about = entry.stat(follow_symlinks=False)
-            if not stat.S_ISDIR(about.st_mode):
-                found.append((entry.name, about.st_blocks * 512))
+        found = [(entry.name, entry.stat(follow_symlinks=False).st_blocks * 512) for entry in entries]
     found.sort(reverse=True)
     total = 0
     for place, (name, size) in enumerate(found):
         total += size
         if place >= MOST_ASIDE or (place and total > MAX_ASIDE_BYTES):
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
+            with suppress(OSError):  # a mount, or somebody who makes new files there as fast as they go
+                held.remove(folder, name)
 
 
 def content(name: str, folder: int) -> bytes:

@@ -221,11 +221,12 @@ class Shelf:
         except OSError as exc:
             if exc.errno not in {errno.ELOOP, errno.ENOTDIR}:
                 raise
-            self._clear(agent)
+            if self._may_look((agent, FOLDER)):
+                self._clear(agent)
             return
         self._sweep(agent)
         for file in FILES:
-            self._look((agent, file))
+            self._look_in_time((agent, file))
 
     def _sweep(self, agent: str) -> None:
         """What an engine that was killed had taken away from its place, and not read yet, is read now."""
@@ -284,15 +285,23 @@ class Shelf:
     # -- what was saved --------------------------------------------------------------------------------------------
 
     def _look_in_time(self, key: Key) -> None:
+        if key[1] == FOLDER:
+            self._late.pop(key, None)
+            self._furnish(key[0])
+        elif self._may_look(key):
+            self._look(key)
+
+    def _may_look(self, key: Key) -> bool:
+        """Whether what stands there may be looked at now; else it will be, as soon as it may."""
         now = time.monotonic()
         left, then = self._looks.get(key, (float(LOOKS_AT_ONCE), now))
         left = min(float(LOOKS_AT_ONCE), left + (now - then) / LOOK_EVERY_S)
         if left < 1:
             self._late[key] = now + (1 - left) * LOOK_EVERY_S
-            return
+            return False
         self._looks[key] = left - 1, now
         self._late.pop(key, None)
-        self._look(key)
+        return True
 
     def _look(self, key: Key) -> None:
         """Find out what stands in a file's place, and do with it what is to be done."""

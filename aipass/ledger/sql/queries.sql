@@ -823,13 +823,14 @@ SELECT id FROM messages WHERE reply_to = :id AND text = :text
 -- name: events_that_say
 -- Events that may hold a text that is to be forgotten.
 SELECT id, detail FROM events WHERE kind IN ('request.received', 'message.received', 'question.asked', 'question.answered', 'pr.opened')
-AND instr(detail, :text) AND (:agent IS NULL OR run IN (SELECT id FROM runs WHERE agent = :agent))
+AND instr(detail, :text)
+AND (:agent IS NULL OR (run IN (SELECT id FROM runs WHERE agent = :agent) AND json_extract(detail, '$.verb') = 'note'))
 
 -- name: actions_that_say
 -- What was done of such requests.
-SELECT a.id, a.type, a.payload FROM actions a JOIN events e ON e.id = a.event
+SELECT a.id, a.payload FROM actions a JOIN events e ON e.id = a.event
 WHERE a.type IN ('Note', 'Message', 'Ask', 'Answer', 'OpenPr') AND instr(a.payload, :text)
-AND (:agent IS NULL OR e.run IN (SELECT id FROM runs WHERE agent = :agent))
+AND (:agent IS NULL OR (a.type = 'Note' AND e.run IN (SELECT id FROM runs WHERE agent = :agent)))
 
 -- name: change_action
 -- It says less.

@@ -121,19 +121,17 @@ class Globs:
 
     def decisive(self, path: str) -> Rule | None:
         """The pattern that decides about `path`: the last one that matches."""
-        folder = path.endswith("/")
-        parts = path.strip("/").split("/")
-        for rule in self._rules:
-            if rule.covers(parts, folder):
-                return rule
-        return None
+        return self._last(path, Rule.covers)
 
     def naming(self, path: str) -> Rule | None:
         """The last pattern that matches `path` itself: what decides, as git has it, where no folder above is excluded."""
+        return self._last(path, Rule.names)
+
+    def _last(self, path: str, test: Callable[[Rule, Sequence[str], bool], bool]) -> Rule | None:
         folder = path.endswith("/")
         parts = path.strip("/").split("/")
         for rule in self._rules:
-            if rule.names(parts, folder):
+            if test(rule, parts, folder):
                 return rule
         return None
 
