@@ -115,6 +115,11 @@ class Authors:
         last.ino = found.st_ino  # what it made: from here on, another one in its place is somebody else's
         return last.run
 
+    def last(self, path: str) -> int | None:
+        """The run that acted on `path` last, whatever became of that since."""
+        last = self._last.get(path)
+        return None if last is None else last.run
+
     def held(self) -> list[tuple[str, int]]:
         """Paths that live runs have written, with the run."""
         return [(path, last.run) for path, last in self._last.items() if last.run in self._read]

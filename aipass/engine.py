@@ -139,9 +139,9 @@ class Engine:
         ground.check_outside(world.layout, config)
         check(config, plugins, world.layout.config)
         self._router = plugins.router(config)
-        self._known, self._git = Known(ledger, self._who), GitNews(ledger)
         self._dispatcher = Dispatcher(ledger, self._timers, config)
         self._authors = Authors(world.layout)
+        self._known, self._git = Known(ledger, self._authors), GitNews(ledger)
         self._foreign = Foreign(world.layout, ledger, self._dispatcher)
         self._plans = Plans(ledger, self._dispatcher, world, self._timers, clock, drivers, self._authors)
         self._work = Work(ledger, self._dispatcher, world, self._authors, self._plans, desk)
@@ -441,8 +441,9 @@ class Engine:
                 if not self._is_in_force():
                     # Saved between the reading of it and now: to the scan it was always like that.
                     step.facts.append(Fact("file.closed", "filesystem", path=CONFIG_NAME))
+            self._read_journals(step)
             for fact in self._known.settle(item):
-                step.facts.append(self._look_into(step, self._with_author(step, fact)))
+                step.facts.append(self._look_into(step, self._with_author(fact)))
 
     def _is_in_force(self) -> bool:
         try:
@@ -450,19 +451,18 @@ class Engine:
         except ConfigError:
             return False
 
-    def _who(self, path: str) -> int | None:
-        self._authors.refresh()
-        return self._authors.by(path)
-
-    def _with_author(self, step: Step, fact: Fact) -> Fact:
-        """A fact of the filesystem with the run that did it, where one did."""
-        if fact.path is None:
-            return fact
+    def _read_journals(self, step: Step) -> None:
+        """Once for all that was seen in one step."""
         if not step.journals_read:
             step.journals_read = True
             self._authors.refresh()
             if self._authors.has_open():
                 self._timers.set(SWEEP, step.now.mono + SWEEP_S)
+
+    def _with_author(self, fact: Fact) -> Fact:
+        """A fact of the filesystem with the run that did it, where one did."""
+        if fact.path is None:
+            return fact
         run = self._authors.by(fact.path)
         if run is None and fact.path.startswith("outbox/"):
             run = self._world.answered(fact.path)

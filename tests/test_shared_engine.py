@@ -192,7 +192,14 @@ def file(path, number=1):
 def known():
     """What lies in `t` or has `run` in its name was made by run 1."""
     ledger = Ledger.in_memory()
-    yield Known(ledger, lambda path: 1 if path.startswith("t/") or "run" in path else None)
+
+    class One:
+        def by(self, path):
+            return 1 if path.startswith("t/") or "run" in path else None
+
+        last = by
+
+    yield Known(ledger, One())
     ledger.close()
 
 
@@ -483,3 +490,27 @@ def test_all_that_a_note_ever_said_is_forgotten_in_one_look(bench, monkeypatch):
         event.detail["text"] for event in bench.events("request.received") if event.detail["verb"] == "note"
     ]
     assert noted == ["(forgotten)"] * 3
+
+
+def test_who_moved_a_folder_is_known_by_the_journals_names_of_its_files(tmp_path):
+    from aipass.supervisor.fence.fenced import JOURNAL
+
+    layout, ledger = Layout(tmp_path), Ledger.in_memory()
+    layout.run(4).mkdir(parents=True)
+    authors = Authors(layout)
+    authors.follow(4)
+    known = Known(ledger, authors)
+    each = MOST_CARRIED // 10
+    told(known, Listing("a", tuple(file(f"a/{n}", n + 1) for n in range(each)), quiet=True))
+    names, counts = ["a", "b"], []
+    with (layout.run(4) / JOURNAL).open("a") as journal:
+        for _ in range(12):
+            for n in range(each):
+                journal.write(json.dumps(["remove", 1, f"{names[0]}/{n}", 1]) + "\n")
+                journal.write(json.dumps(["create", 1, f"{names[1]}/{n}", 1]) + "\n")
+            journal.flush()
+            authors.refresh()
+            counts.append(len(told(known, Moved(*names, folder=True))))
+            names.reverse()
+    assert counts == [2 * each] * 10 + [1] * 2
+    ledger.close()

@@ -10,14 +10,12 @@ import os
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aipass.event import Fact
 from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aipass.ledger import Ledger
     from aipass.sources.observation import Observation
 
@@ -30,12 +28,33 @@ MOST_CARRIED, CARRIED_S = 20_000, 60.0
 DROPS = frozenset(("inbox", "plans"))
 
 
+class Runs(Protocol):
+    """Who wrote what: of `Authors`."""
+
+    def by(self, path: str) -> int | None:
+        """The run that made a path what it is now; None where nobody known did."""
+        ...
+
+    def last(self, path: str) -> int | None:
+        """The run that acted on a path last, whatever became of that since."""
+        ...
+
+
+class NoRuns:
+    """Nobody is known."""
+
+    def by(self, path: str) -> None:
+        """Nobody."""
+
+    def last(self, path: str) -> None:
+        """Nobody."""
+
+
 class Known:
     """The `files` table, and the rules by which an observation becomes facts."""
 
-    def __init__(self, ledger: Ledger, who: Callable[[str], int | None] = lambda path: None) -> None:  # noqa: ARG005 - named for callers
-        """`who`: the run that made a path what it is, where one did."""
-        self._ledger, self._who = ledger, who
+    def __init__(self, ledger: Ledger, runs: Runs | None = None) -> None:
+        self._ledger, self._runs = ledger, runs or NoRuns()
         #: By run: when it has moved folders, and how many files with each.
         self._carried: dict[int, deque[tuple[float, int]]] = {}
         #: Files that are ignored by now, and were not; they are known all the same.
@@ -174,7 +193,7 @@ class Known:
         facts = []
         old, new = os.fsencode(seen.old), os.fsencode(seen.new)
         below = self._below(seen.old)
-        is_storm = self._is_storm(seen, len(below))
+        is_storm = self._is_storm(seen, [_path(folder, name) for folder, name, *_ in below])
         for folder, name, ino, size, mtime, changed in below:
             target = new + folder[len(old) :]
             path = _path(target, name)
@@ -193,9 +212,10 @@ class Known:
             facts.append(Fact("file.moved", SOURCE, path=seen.new, detail=detail))
         return facts
 
-    def _is_storm(self, seen: Moved, files: int) -> bool:
+    def _is_storm(self, seen: Moved, files: list[str]) -> bool:
         """Whether a run has moved more files with their folders than are told one by one."""
-        run = self._who(seen.new)
+        # A run's journal names the files, by the old name and the new.
+        run = self._runs.last(files[0]) if files else None
         if run is None or DROPS & {path.partition("/")[0] for path in (seen.old, seen.new)}:
             return False
         now = time.monotonic()
@@ -205,9 +225,9 @@ class Known:
         while carried and carried[0][0] < now - CARRIED_S:
             carried.popleft()
         # One move alone is told whole, however large.
-        if carried and sum(number for _, number in carried) + files > MOST_CARRIED:
+        if carried and sum(number for _, number in carried) + len(files) > MOST_CARRIED:
             return True
-        carried.append((now, files))
+        carried.append((now, len(files)))
         return False
 
     def _listing(self, seen: Listing) -> list[Fact]:
@@ -225,7 +245,9 @@ class Known:
             if entry.git:
                 told = _by_git(told)
             # Other rules of what is ignored show it for the first time: it has not come, unless a run is known to have made it.
-            was_there = before is None and os.fsdecode(key[1]) in seen.shown and self._who(entry.path) is None
+            was_there = (
+                before is None and os.fsdecode(key[1]) in seen.shown and self._runs.by(entry.path) is None
+            )
             facts += [] if was_there else told
         hidden = []
         for name in known:
