@@ -15,6 +15,7 @@ from aipass.config import State
 from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.testing.bench import Bench
+from aipass.trinity import shelf as shelf_module
 from aipass.trinity.document import render
 from aipass.trinity.model import LOCAL, OBSERVATIONS, PASSPORT
 from aipass.trinity.shelf import Shelf
@@ -128,7 +129,8 @@ def held(path):
         return None
 
 
-def test_a_broken_save_is_answered(row, tmp_path):
+def test_a_broken_save_is_answered(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(shelf_module, "LOOK_EVERY_S", 1e-4)  # 500 at once would wait for their turns
     good = {
         PASSPORT: b"{}\n",
         LOCAL: render({"todos": [{"text": "x"}], "learnings": []}),
