@@ -11,6 +11,7 @@ from git_kit import git
 from patience import PATIENCE
 
 from aipass.ledger import Ledger
+from aipass.sources import contents
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.known import Known
 from aipass.sources.observation import Gone, Listing, Moved, ScanEnd, Seen
@@ -103,6 +104,96 @@ def test_a_stash_and_its_return_are_marked(tree):
     assert seen() == {"f3": True}
     git(root, "stash", "pop", "-q")
     assert seen() == {"f3": True}
+
+
+def put_aside(root, *, while_away=lambda: None):
+    """As the program pre-commit does with what is not staged."""
+    patch = root.parent / "patch"
+    patch.write_text(git(root, "diff", "--binary") + "\n")
+    git(root, "checkout", "-q", "--", ".")
+    while_away()
+    git(root, "apply", "--whitespace=nowarn", str(patch))
+
+
+@pytest.mark.parametrize("pause", [0, 0.7])
+def test_what_git_takes_away_and_brings_back_without_a_lock_is_gits(tree, pause):
+    root, seen = tree
+    (root / "f3").write_text("mine\n")
+    (root / "f4").write_text("mine too\n")
+    assert seen() == {"f3": False, "f4": False}
+    for _ in range(2):
+        put_aside(root, while_away=lambda: time.sleep(pause))
+        assert seen() == {"f3": True, "f4": True}
+        assert (root / "f3").read_text() == "mine\n"
+
+
+def test_what_was_changed_before_anybody_looked_comes_back_as_well(tmp_path):
+    root = tmp_path / "r"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    for name in ("a", "b"):
+        (root / name).write_text("1\n")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    (root / "a").write_text("mine\n")
+    told = queue.SimpleQueue()
+    source = Filesystem(root, baseline=True)
+    source.start(lambda batch: [told.put(one) for one in batch])
+    try:
+        assert source._watched.emitter.settled.wait(PATIENCE)
+        put_aside(root)
+        (root / "end").write_text("")
+        found = {}
+        while not found.get("end"):
+            one = told.get(timeout=PATIENCE)
+            if isinstance(one, Seen):
+                found[one.path] = [*found.get(one.path, []), one.git]
+        assert set(found["a"]) == {True}
+    finally:
+        source.stop()
+
+
+def test_what_comes_back_otherwise_than_it_was_is_a_persons(tree):
+    root, seen = tree
+    (root / "f3").write_text("mine\n")
+    seen()
+    git(root, "checkout", "-q", "--", ".")
+    seen()
+    (root / "f3").write_text("mine again\n")
+    assert seen() == {"f3": False}
+    # And once it is told, the same text is a save like any other.
+    (root / "f3").write_text("mine again\n")
+    assert seen() == {"f3": False}
+
+
+def test_what_comes_back_much_later_is_a_persons(tmp_path, monkeypatch):
+    file = tmp_path / "f"
+    file.write_text("mine\n")
+    now = [1000.0]
+    monkeypatch.setattr(contents.time, "monotonic", lambda: now[0])
+    known = contents.Contents()
+
+    def comes_back_after(seconds):
+        assert not known.is_back("f", str(file))
+        known.take("f")
+        now[0] += seconds
+        return known.is_back("f", str(file))
+
+    assert comes_back_after(contents.AWAY_S - 1)
+    assert not comes_back_after(contents.AWAY_S + 1)
+
+
+def test_only_so_many_files_are_remembered(tmp_path):
+    known = contents.Contents()
+    (tmp_path / "f").write_text("mine\n")
+    (tmp_path / "large").write_bytes(bytes(contents.LARGEST_BYTES + 1))
+    known.note((f"f{number}", str(tmp_path / "f")) for number in range(contents.MOST + 50))
+    known.note([("large", str(tmp_path / "large")), ("gone", str(tmp_path / "gone"))])
+    for path, file in (("f0", "f"), ("large", "large"), ("gone", "gone")):
+        known.take(path)
+        assert not known.is_back(path, str(tmp_path / file))
+    known.take(f"f{contents.MOST}")
+    assert known.is_back(f"f{contents.MOST}", str(tmp_path / "f"))
 
 
 def test_what_a_person_writes_and_adds_and_commits_at_once_is_theirs(tree):

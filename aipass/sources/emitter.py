@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from watchdog.observers.api import EventEmitter
 
+from aipass.git.ask import ask
 from aipass.sources import inotify, writers
+from aipass.sources.contents import Contents
 from aipass.sources.gitwork import GitWork, Moves, is_blob
 from aipass.sources.ignore import git_folder, is_worktree
 from aipass.sources.observation import (
@@ -106,6 +108,7 @@ class TreeEmitter(EventEmitter):
         self._batch: list[Observation] = []
         self._later: dict[str, float] = {}
         self._young = Young()
+        self._contents = Contents()
         #: What git did while nobody looked, for as long as a scan goes on; and since when nobody looked.
         self._moves: Moves = {}
         self._removed: frozenset[str] = frozenset()
@@ -199,6 +202,7 @@ class TreeEmitter(EventEmitter):
             if reason == "start":
                 self._flush()
                 self.settled.set()
+                self._note_unstaged()
         self._flush()
         self._wait()
         if self._inotify is not None:
@@ -238,13 +242,34 @@ class TreeEmitter(EventEmitter):
 
     def _tell(self, seen: Observation, *, git: bool | None = None) -> None:
         """`git`: whether git did it, where that was found out when it happened."""
-        if isinstance(seen, Seen | Moved | Gone) and git is not None:
-            seen = replace(seen, git=git)
-        elif not isinstance(seen, (ScanEnd, Limited, Unused, Touched)) and self._git.is_at_work(_place(seen)):
+        if (
+            (isinstance(seen, Seen | Moved | Gone) and git)
+            or (
+                git is None
+                and not isinstance(seen, (ScanEnd, Limited, Unused, Touched))
+                and self._git.is_at_work(_place(seen))
+            )
+            or (isinstance(seen, Seen | Moved) and self._is_back(seen))
+        ):
             seen = replace(seen, git=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
             self._flush()
+
+    def _is_back(self, seen: Seen | Moved) -> bool:
+        """Whether a file is again as it was told last, after git had taken that away."""
+        path = _place(seen)
+        if not self._git.knows("") or self._is_at_once(path):
+            return False
+        if isinstance(seen, Seen):
+            return seen.complete and self._contents.is_back(path, self._absolute(path))
+        return not seen.folder and self._contents.is_back(path, self._absolute(path))
+
+    def _note_unstaged(self) -> None:
+        """What was changed before anybody looked may be taken away, and come back, as what is saved from now on."""
+        if self._git.knows(""):
+            paths = ask(Path(self._ground.root), "diff-files", "-z", "--name-only", "--relative")
+            self._contents.note((path, self._absolute(path)) for path in paths if path)
 
     def _flush(self) -> None:
         if self._batch:
@@ -577,11 +602,14 @@ class TreeEmitter(EventEmitter):
             return False
         if path not in self._young and self._is_ignored_file(path):
             return True
+        by_git = self._git.is_at_work(path)
+        if by_git:
+            self._contents.take(path)
         self._young.write(
             path,
             new=bool(raw.mask & inotify.IN_CREATE),
             closed=bool(raw.mask & inotify.IN_CLOSE_WRITE),
-            git=self._git.is_at_work(path),
+            git=by_git,
         )
         return True
 
@@ -640,7 +668,10 @@ class TreeEmitter(EventEmitter):
         if folder or self._is_at_once(path):
             self._left(path, folder)
         else:
-            self._young.leave(path, git=self._git.is_at_work(path))
+            by_git = self._git.is_at_work(path)
+            if by_git:
+                self._contents.take(path)
+            self._young.leave(path, git=by_git)
 
     def _left(self, path: str, folder: bool, *, alone: bool = False, git: bool = False) -> None:
         """Something is no longer at `path`, unless something is there again: then that is told instead."""
