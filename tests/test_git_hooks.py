@@ -24,6 +24,7 @@ class Repo:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         self.git("init", "-q", "-b", "main", *words)
+        (root / "aipass.toml").write_text("")
 
     def git(self, *words, check=True, cwd=None, **env):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

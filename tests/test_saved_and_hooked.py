@@ -398,3 +398,22 @@ def test_a_save_beside_a_new_gitignore_is_told(saving):
     saving.write("made/a.py", "new\n")
     for path in (*(f"src/n{number}.py" for number in range(5)), "made/a.py"):
         until(lambda path=path: closed(saving, path), path)
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_hooks_can_be_taken_away_when_the_configuration_is_gone_already(repository, below):
+    (repository.root / below).mkdir(parents=True, exist_ok=True)
+    before = sorted(os.listdir(repository.root / ".git/hooks"))
+    repository.aipass("init")
+    repository.aipass("git", "install")
+    (repository.root / "aipass.toml").unlink()
+    there = Repository(repository.root / below)
+    assert "installed" in there.aipass("git", "status").stdout
+    done = there.aipass("git", "uninstall")
+    assert "other roots" not in done.stdout
+    assert sorted(os.listdir(repository.root / ".git/hooks")) == before
+
+
+def test_where_there_is_no_repository_the_configuration_is_asked_for(tmp_path):
+    done = Repository(tmp_path).aipass("git", "uninstall", check=2)
+    assert "no aipass.toml" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from aipass.cli.output import json_option, print_json, relative_to_root, table
 from aipass.errors import EXIT_REFUSED, AipassError, ConfigError
 from aipass.event import plain, printable
 from aipass.git import hooks
+from aipass.git.ask import has_repository
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def uninstall() -> int:
     if (reason := _refusal("uninstall")) is not None:
         click.echo(reason, err=True)
         return EXIT_REFUSED
-    left = hooks.uninstall(find_root().root)
+    left = hooks.uninstall(_place())
     _show(left)
     if any(hook.state == "installed" for hook in left):
         click.echo("other roots of this repository still want them")
@@ -79,7 +81,7 @@ def uninstall() -> int:
 @json_option
 def status(as_json: bool) -> None:
     """Show each hook."""
-    found = hooks.status(find_root().root)
+    found = hooks.status(_place())
     if as_json:
         print_json(
             [{"name": h.name, "path": str(h.path), "state": h.state, "chained": h.chained} for h in found]
@@ -140,6 +142,16 @@ def _refusal(verb: str) -> str | None:
     """Hooks run in people's shells: no agent writes them."""
     agent = os.environ.get("AIPASS_AGENT")
     return None if agent is None else f"`git {verb}` is for people, and `{agent}` is an agent"
+
+
+def _place() -> Path:
+    """The root; the current folder where aipass.toml is gone already, and its hooks are not."""
+    try:
+        return find_root().root
+    except ConfigError:
+        if os.environ.get("AIPASS_ROOT") or not has_repository(Path.cwd()):
+            raise
+        return Path.cwd()
 
 
 def _show(found: list[Hook]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from aipass.errors import AipassError, ConfigError
 from aipass.git.ask import ask, no_repository
+from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
@@ -335,7 +336,11 @@ def uninstall(root: Path) -> list[Hook]:
 
 
 def _uninstall(root: Path, where: Path, roots: Path) -> None:
-    left = [one for one in _roots(roots) if one != str(root) and _is_told_from(Path(one), roots)]
+    left = [
+        one
+        for one in _roots(roots)
+        if one != str(root) and (Path(one) / CONFIG_NAME).is_file() and _is_told_from(Path(one), roots)
+    ]
     try:
         if left:
             _write(roots, "".join(f"{one}\n" for one in left), 0o644)
