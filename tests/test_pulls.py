@@ -410,6 +410,20 @@ def test_a_secret_on_a_new_line_is_refused_and_shown_to_nobody(bench):
     assert bench.open("api", ["src/one.py"], find_secrets=find_secrets)
 
 
+@pytest.mark.parametrize("join", [" ", "\n"], ids=["one line", "many lines"])
+def test_in_a_file_that_is_full_of_what_looks_like_secrets_only_what_is_new_is_refused(bench, join):
+    from aipass_plugins.secrets import find_secrets
+
+    crowded = join.join(f"https://user:pass{number}@host/" for number in range(600))
+    bench.write("src/one.py", crowded)
+    bench.git("commit", "-qam", "There already")
+    bench.write("src/one.py", "plain\n" + crowded)
+    assert bench.open("api", ["src/one.py"], find_secrets=find_secrets)
+    bench.write("src/one.py", crowded + "\nhttps://user:new@host/\n")
+    with pytest.raises(RefusedError, match=r"src/one\.py"):
+        bench.open("api", ["src/one.py"], find_secrets=find_secrets)
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [

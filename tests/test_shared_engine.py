@@ -104,6 +104,14 @@ def test_a_key_is_found_whole_wherever_it_lies_in_a_long_line(before):
     assert "aB3" not in shown
 
 
+@pytest.mark.parametrize("spaces", [1, 4, 5, 50])
+def test_a_key_is_found_however_many_spaces_stand_between_its_name_and_itself(spaces):
+    key = "aB3_" * 11
+    shown, kinds = masked(find_secrets, f"ibm_cloud_iam_key{' ' * spaces}={' ' * spaces}{key}")
+    assert kinds
+    assert "aB3" not in shown
+
+
 # -- what is forgotten, and by whom --------------------------------------------------------------------------------------
 
 
@@ -420,6 +428,13 @@ def test_that_files_are_hidden_is_no_news_after_a_restart(known):
         "AKIA",
         "hooks.slack.com/services/",
         "M.",
+        *(
+            name + between
+            for name in ("key", "ibm_cloud_iam_api_key", "cloudant_api_key", "sl_password", "aws token", "NPM_TOKEN")
+            for between in (" " * 3990, " " * 40, "    =", "    =    ", "\t" * 3990, "=" * 3990)
+        ),
+        "x " * 40 + "\n",
+        "\n",
     ],
 )
 def test_no_word_makes_the_search_for_secrets_slow(word):

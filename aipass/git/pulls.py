@@ -477,7 +477,7 @@ class Pulls:
                 continue
             if time.monotonic() > until:
                 raise RefusedError(
-                    f"to look for secrets in this takes more than {SEARCH_S:.0f} seconds; hand in fewer files at once"
+                    f"the search for secrets has taken more than {SEARCH_S:.0f} seconds; hand in fewer files at once"
                 )
             text = self._text(entry)
             secrets = list(self._find_secrets(text)) if text else []
@@ -486,8 +486,10 @@ class Pulls:
             old = before[path]
             known = self._text(old) if old is not None and old.mode.startswith("100") else ""
             values = {secret.value for secret in self._find_secrets(known)} if known else set()
+            # Of one that has several lines, none is new that was there before.
+            lines = {line for value in values if "\n" in value for line in value.splitlines()}
             for secret in secrets:
-                if secret.value not in values:
+                if secret.value not in values and not lines.issuperset(secret.value.splitlines()):
                     yield path, secret.line, secret.kind
 
     def _text(self, entry: Entry) -> str:
