@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aipass.layout import Layout
-from aipass.sources.ignore import MAX_GITIGNORE_BYTES, MAX_LINES, Ignore, lines_of
+from aipass.sources.ignore import MAX_ALL_LINES, MAX_GITIGNORE_BYTES, MAX_LINES, Ignore, lines_of
 from aipass.sources.spool import Spool
 from aipass.supervisor import held
 from aipass.supervisor.fence import kernel
@@ -346,7 +346,8 @@ def test_all_gitignores_together_have_a_limit(tmp_path):
     told = []
     ignore = Ignore(root, (), lambda path, reason: told.append(path))
     place = root
-    for number in range(28):
+    used = MAX_ALL_LINES // MAX_LINES
+    for number in range(used + 3):
         (place / ".gitignore").write_text("".join(f"x{n}\n" for n in range(2000)))
         place /= str(number)
         place.mkdir()
@@ -354,7 +355,7 @@ def test_all_gitignores_together_have_a_limit(tmp_path):
     # The deepest is asked first, and takes nothing from those above.
     ignore.file(f"{path}/a")
     above = [str(one) for one in reversed((place.relative_to(root) / "a").parents)]
-    assert told == [f"{one}/.gitignore" for one in above[25:-1]]
+    assert told == [f"{one}/.gitignore" for one in above[used:-1]]
     assert ignore.file("x1")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import re
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from patience import until
+from patience import PATIENCE, until
 
 from aipass import budget
 from aipass.authors import MOST_SWEPT, Authors
@@ -18,10 +20,11 @@ from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import _text, storable
 from aipass.secret import masked
+from aipass.sources.filesystem import Filesystem
 from aipass.sources.ignore import MAX_HARD, Ignore
 from aipass.sources.known import MOST_CARRIED, Known
 from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen
-from aipass.supervisor.fence.glob import Globs
+from aipass.supervisor.fence.glob import Globs, compile_segment
 from aipass.trinity import place
 from aipass.trinity.model import OBSERVATIONS
 from aipass.trinity.place import ASIDE, Places
@@ -298,6 +301,88 @@ def test_patterns_that_take_long_are_not_used_and_ordinary_ones_are(tmp_path):
     assert not ignore.file("own/" + "a" * 90)
     assert [path for path, _ in refused] == ["own/.gitignore"]
     assert "several `*`" in refused[0][1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["*" + "?" * 97 + "b", "?" * 90 + "*" + "?" * 90 + "b", "[!b]*" + "[!b]" * 60 + "b", "?" * 249 + "b", "a*" + "a" * 200,
+     "*a*" + "?" * 100 + "b", "**/" + "?" * 90 + "*b", "a/" * 20 + "*b", "*.py[" + "cod" * 60 + "]"],
+)  # fmt: skip
+def test_no_pattern_makes_the_rules_slow(tmp_path, line):
+    """Against ordinary patterns, as many as are used, in the same process: every file that appears is held against them."""
+    ordinary, hard = tmp_path / "ordinary", tmp_path / "hard"
+    for folder, text in (
+        (ordinary, "".join(f"*.x{n}\nlogs{n}/\n" for n in range(1000))),
+        # As many as are taken.
+        (hard, f"{line}\n" * min(2000, MAX_HARD // len(line), 199_000 // len(line))),
+    ):
+        folder.mkdir()
+        (folder / ".gitignore").write_text(text)
+    name = "a" * 250
+
+    def cost(ignore):
+        ignore.file(name)
+        begun = time.process_time()
+        for _ in range(5):
+            ignore.file(name)
+        return time.process_time() - begun
+
+    refused = []
+    judged = Ignore(hard, (), lambda path, reason: refused.append(reason))
+    assert min(cost(judged) for _ in range(3)) < 20 * max(0.002, min(cost(Ignore(ordinary)) for _ in range(3)))
+    assert not refused
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "?", "*", "**", "[ab]", "[!a]", "ab"]), min_size=1, max_size=6).map("".join),
+    st.text("abc", max_size=6),
+)  # fmt: skip
+def test_a_segment_matches_as_the_same_regular_expression_does(segment, name):
+    words = {"?": ".", "*": ".*"}
+    form = "".join(
+        one.replace("!", "^") if one.startswith("[") else words.get(one, one)
+        for one in re.findall(r"\[[^]]*\]|.", segment)
+    )
+    assert compile_segment(segment)(name) == (re.fullmatch(form, name, re.DOTALL) is not None)
+
+
+def test_what_a_folder_costs_does_not_grow_with_those_above(tmp_path, monkeypatch):
+    """An agent makes a chain of folders in no time: each is asked about a few times, however deep it lies."""
+    asked = []
+    real = Ignore.folder
+    monkeypatch.setattr(Ignore, "folder", lambda self, path: (asked.append(path), real(self, path))[1])
+    told = queue.SimpleQueue()
+    source = Filesystem(tmp_path, baseline=True)
+    source.start(lambda batch: [told.put(one) for one in batch])
+    try:
+        assert source._watched.emitter.settled.wait(PATIENCE)
+        deep = tmp_path.joinpath(*["d"] * 300)
+        deep.mkdir(parents=True)
+        (deep / "f").write_text("x")
+        while not (isinstance(one := told.get(timeout=PATIENCE), Seen) and one.path.endswith("/f")):
+            pass
+        assert len(asked) < 300 * 8
+    finally:
+        source.stop()
+
+
+def test_only_folders_with_patterns_are_asked(tmp_path):
+    (tmp_path / "a/b/c/d").mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text("*.log\n!d/keep.log\n")
+    (tmp_path / "a/b/.gitignore").write_text("*.foo\n/c/d/one\n")
+    ignore = Ignore(tmp_path)
+    for path, is_ignored in (
+        ("a/b/c/d/x.log", True),
+        ("a/b/c/d/x.foo", True),
+        ("a/x.foo", False),
+        ("a/b/c/d/one", True),
+        ("a/b/c/d/two", False),
+    ):
+        assert ignore.file(path) is is_ignored, path
+    ignore.file("a/b/c/d/x")
+    assert ignore._files["a/b/c/d"].above == "a/b"
+    assert ignore._files["a/b"].above == ""
+    assert ignore._files[""].above is None
 
 
 NAMES = st.sampled_from(["a", "b", "ab", "a.x", "b.x"])

@@ -107,6 +107,8 @@ class TreeEmitter(EventEmitter):
         self._lock, self._is_over = threading.Lock(), False
         self._batch: list[Observation] = []
         self._later: dict[str, float] = {}
+        #: Folders that are known not to be ignored, for as long as one scan or one round goes on.
+        self._shown: set[str] = set()
         self._young = Young()
         self._contents = Contents()
         #: What git did while nobody looked, for as long as a scan goes on; and since when nobody looked.
@@ -169,6 +171,7 @@ class TreeEmitter(EventEmitter):
         """A `.git` lies in a folder: another worktree is left alone, a repository's own git is watched too. `came`: just now."""
         if self._ground.ignore is None:
             return
+        self._shown.clear()
         absolute = Path(self._absolute(folder))
         if folder and is_worktree(absolute):
             self._ask_scan("", "ignore")
@@ -196,6 +199,7 @@ class TreeEmitter(EventEmitter):
     def queue_events(self, timeout: float) -> None:
         """One round: whatever was asked for, whatever the kernel says; then wait."""
         del timeout
+        self._shown.clear()
         while self._asked:
             top, reason = self._asked.popleft()
             self._scan(top, reason)
@@ -281,6 +285,7 @@ class TreeEmitter(EventEmitter):
     def _scan(self, top: str, reason: str) -> None:
         """Watch and list `top` and all below it; at the end of a whole scan say which folders there are."""
         begun = time.monotonic()
+        self._shown.clear()
         if reason != "new":
             # What waits is told by itself, and before.
             self._young.hurry()
@@ -513,6 +518,7 @@ class TreeEmitter(EventEmitter):
     def _forget_rules(self, folder: str) -> None:
         """What is written from now on is under other rules of a folder; what they show and hide is looked into when all rests."""
         if self._ground.ignore is not None:
+            self._shown.clear()
             before = self._ground.ignore.forget()
             self._old_rules = self._old_rules or before
             self._rules_due.add(folder)
@@ -761,8 +767,16 @@ class TreeEmitter(EventEmitter):
     def _is_ignored(self, folder: str) -> bool:
         if self._ground.ignore is None:
             return False
-        parts = folder.split("/")
-        return any(self._ground.ignore.folder("/".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+        # What one folder deep down costs may not grow with all that lie above it.
+        unknown = [folder]
+        while (above := unknown[-1].rpartition("/")[0]) and above not in self._shown:
+            unknown.append(above)
+        for path in reversed(unknown):
+            if self._ground.ignore.folder(path):
+                return True
+            if path != folder:
+                self._shown.add(path)
+        return False
 
     def _is_ignored_file(self, path: str) -> bool:
         return self._ground.ignore is not None and self._ground.ignore.file(path)

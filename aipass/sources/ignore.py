@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aipass.layout import CONFIG_NAME
 from aipass.sources import passing
 from aipass.supervisor import held
-from aipass.supervisor.fence.glob import Globs
+from aipass.supervisor.fence.glob import Globs, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,8 @@ ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
 #: Agents write .gitignore files, and every file that appears is held against them: so much of one is read, and of it
 #: and those of the folders above so many lines. The largest of the collection github.com/github/gitignore has 900 lines and 30 kB.
 MAX_GITIGNORE_BYTES = 200_000
-MAX_LINES, MAX_ALL_LINES = 2_000, 50_000
-#: Of patterns with several wildcards, which take their length times the path's to compare, so many characters are used.
+MAX_LINES, MAX_ALL_LINES = 2_000, 10_000
+#: Of patterns that take more than a comparison of texts (`?`, `[a-z]`, several `*`) so many characters are used.
 MAX_HARD = 20_000
 NAME = ".gitignore"
 #: A `.git` file is one line with one path.
@@ -39,11 +39,15 @@ MAX_GIT_FILE_BYTES = 5000
 
 
 class _Rules(NamedTuple):
-    """One folder's own patterns, and how many lines and hard characters there are with those of the folders above."""
+    """One folder's own patterns, and how many lines and hard characters there are with those of the folders above.
+
+    `above`: the next folder above that has patterns; None where none has.
+    """
 
     globs: Globs | None
     lines: int
     hard: int
+    above: str | None = None
 
 
 class Ignore:
@@ -106,17 +110,16 @@ class Ignore:
 
     def _by_git(self, path: str, *, folder: bool) -> bool:
         """What the nearest .gitignore with an opinion says."""
-        above, _, rest = path.rpartition("/")
-        while True:
-            globs = self._file(above)
-            if globs is not None:
-                rule = globs.naming(rest + "/" if folder else rest)
+        above: str | None = path.rpartition("/")[0]
+        while above is not None:
+            rules = self._file(above)
+            if rules.globs is not None:
+                rest = path[len(above) + 1 :] if above else path
+                rule = rules.globs.naming(rest + "/" if folder else rest)
                 if rule is not None:
                     return rule.include
-            if not above:
-                return False
-            above, _, name = above.rpartition("/")
-            rest = f"{name}/{rest}"
+            above = rules.above
+        return False
 
     def knows(self, folder: str) -> bool:
         """Whether a folder's .gitignore, or that there is none, is in use."""
@@ -133,7 +136,7 @@ class Ignore:
             for name, found in self._files.items()
         )
 
-    def _file(self, folder: str) -> Globs | None:
+    def _file(self, folder: str) -> _Rules:
         """The patterns of a folder's own .gitignore. Those of the folders above are counted before: who writes deeper takes nothing from them."""
         missing = []
         while folder not in self._files:
@@ -143,17 +146,19 @@ class Ignore:
             folder = folder.rpartition("/")[0]
         found = self._files.get(folder, _Rules(None, 0, 0))
         for name in reversed(missing):
-            found = self._files[name] = self._read(name, found)
-        return found.globs
+            above = folder if found.globs is not None else found.above
+            found = self._files[name] = self._read(name, found)._replace(above=above)
+            folder = name
+        return found
 
     def _read(self, folder: str, above: _Rules) -> _Rules:
         path = f"{folder}/{NAME}" if folder else NAME
         try:
             lines = lines_of(self._root, path, MAX_ALL_LINES - above.lines)
-            hard = sum(len(line) for line in lines if line.count("*") > 1)
+            hard = sum(len(line) for line in lines if not _is_plain(line))
             if above.hard + hard > MAX_HARD:
                 raise ValueError(
-                    f"more than {MAX_HARD} characters of patterns with several `*`, its own and those of the folders above"
+                    f"more than {MAX_HARD} characters of patterns with `?`, `[` or several `*`, its own and those of the folders above"
                 )
         except ValueError as exc:
             if self._told.get(path) != str(exc):
@@ -187,6 +192,10 @@ def is_worktree(folder: Path) -> bool:
         return False
     found = git_folder(folder)
     return found is not None and found.parent.name == "worktrees"
+
+
+def _is_plain(line: str) -> bool:
+    return line.count("*") <= 1 and all(map(is_plain, line.split("/")))
 
 
 def _verdict(globs: Globs, path: str) -> bool | None:

@@ -307,8 +307,14 @@ def compile_segment(segment: str) -> Callable[[str], bool]:
         case [str(start), None, str(end)]:
             shortest = len(start) + len(end)
             return lambda name: len(name) >= shortest and name.startswith(start) and name.endswith(end)
-    pieces = tuple(parts)
-    return lambda name: _matches(pieces, name)
+    runs = _runs(parts)
+    return lambda name: _matches(runs, name)
+
+
+def is_plain(segment: str) -> bool:
+    """Whether a path component is compared with a segment in one comparison of texts, however long both are."""
+    parts = elements(segment)
+    return not any(isinstance(one, OneOf) for one in parts) and parts.count(None) <= 1
 
 
 def _anything(name: str) -> bool:
@@ -316,29 +322,48 @@ def _anything(name: str) -> bool:
     return True
 
 
-def _matches(pieces: tuple[str | OneOf | None, ...], name: str) -> bool:
-    """Wildcards without backtracking over more than the last `*`: linear for texts, never exponential."""
-    piece = at = 0
-    star, resume = -1, 0
-    while True:
-        if piece < len(pieces):
-            wanted = pieces[piece]
-            if wanted is None:
-                star, resume = piece, at
-                piece += 1
-                continue
-            if isinstance(wanted, str):
-                if name.startswith(wanted, at):
-                    at += len(wanted)
-                    piece += 1
-                    continue
-            elif at < len(name) and wanted(name[at]):
-                at += 1
-                piece += 1
-                continue
-        elif at == len(name):
-            return True
-        if star < 0 or resume >= len(name):
+class _Run(NamedTuple):
+    """What stands between two `*`: of a fixed width."""
+
+    pieces: tuple[str | OneOf, ...]
+    width: int
+
+
+def _runs(parts: Sequence[str | OneOf | None]) -> tuple[_Run, ...]:
+    runs: list[list[str | OneOf]] = [[]]
+    for part in parts:
+        if part is None:
+            runs.append([])
+        else:
+            runs[-1].append(part)
+    return tuple(_Run(tuple(run), sum(len(one) if isinstance(one, str) else 1 for one in run)) for run in runs)
+
+
+def _matches(runs: tuple[_Run, ...], name: str) -> bool:
+    """Without backtracking: the first run at the begin, the last at the end, those between as early as they fit."""
+    first, *between, last = runs if len(runs) > 1 else (runs[0], runs[0])
+    end = len(name) - last.width
+    if len(runs) == 1:
+        return end == 0 and _is_at(first, name, 0)
+    if end < first.width or not _is_at(first, name, 0) or not _is_at(last, name, end):
+        return False
+    at = first.width
+    for run in between:
+        found = next((place for place in range(at, end - run.width + 1) if _is_at(run, name, place)), None)
+        if found is None:
             return False
-        resume += 1
-        piece, at = star + 1, resume
+        at = found + run.width
+    return at <= end
+
+
+def _is_at(run: _Run, name: str, at: int) -> bool:
+    for piece in run.pieces:
+        if isinstance(piece, str):
+            if not name.startswith(piece, at):
+                return False
+            at += len(piece)
+        else:
+            if not piece(name[at]):
+                return False
+            at += 1
+    return True
