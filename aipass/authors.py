@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: How often files that a run opened are looked at: whether it still writes them.
 SWEEP_S = 0.5
-#: Files that a run of long ago wrote are forgotten, oldest first, beyond this many.
-MAX_KNOWN = 100_000
+#: Beyond so many files, of the run that has written most of them so many are forgotten, oldest first.
+MAX_KNOWN, FORGOTTEN_AT_ONCE = 100_000, 1_000
 #: So many files are asked about at a time whether they are still written; it takes 10 us each.
 MOST_SWEPT = 1000
 _WAIT_FOR_AGE = 1 << 62
@@ -60,6 +60,8 @@ class Authors:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._last: dict[str, _Write] = {}
+        #: By run: what it has written last, in the order of writing.
+        self._paths: dict[int, dict[str, None]] = {}
         self._read: dict[int, int] = {}
         #: By run: which may be open for writing, in the order of their turns to be asked about.
         self._open: dict[int, dict[str, None]] = {}
@@ -122,7 +124,7 @@ class Authors:
 
     def held(self) -> list[tuple[str, int]]:
         """Paths that live runs have written, with the run."""
-        return [(path, last.run) for path, last in self._last.items() if last.run in self._read]
+        return [(path, run) for run in self._read for path in self._paths.get(run, ())]
 
     def count(self, path: str) -> int:
         """How often runs have written, made or removed a path, as far as is known."""
@@ -160,15 +162,14 @@ class Authors:
 
     def written_by(self, run: int) -> list[str]:
         """What a run has written last, alive or not, in the order of writing, without what is gone."""
-        mine = (path for path, last in self._last.items() if last.run == run and last.what in _CONTENT)
+        mine = (path for path in self._paths.get(run, ()) if self._last[path].what in _CONTENT)
         return [path for path in mine if self._is_of(path, run)]
 
     def last_of(self, run: int) -> list[str]:
         """What a run has written, marked or removed last, alive or not, and nobody known after it."""
         if run in self._read:
             self._tail(run)
-        mine = [path for path, last in self._last.items() if last.run == run]
-        return [path for path in mine if self._is_of(path, run)]
+        return [path for path in self._paths.get(run, ()) if self._is_of(path, run)]
 
     def known(self) -> list[tuple[str, int]]:
         """Every path that is known to have been written by a run, with the last that did."""
@@ -271,13 +272,27 @@ class Authors:
             if last.before is not None:
                 last.before.before = None  # one that is sure needs none
         self._last[path] = last
+        if before is not None:
+            self._drop(before.run, path)
+        self._paths.setdefault(run, {})[path] = None
         self._shut(path)
         if what in _CONTENT:
             self._open.setdefault(run, {})[path] = None
         if len(self._last) > MAX_KNOWN:
-            oldest = next(iter(self._last))
-            del self._last[oldest]
-            self._shut(oldest)
+            self._forget()
+
+    def _forget(self) -> None:
+        """A run that renames large folders to and fro must not take from others that it is known what they wrote."""
+        run = max(self._paths, key=lambda run: len(self._paths[run]))
+        for path in list(islice(self._paths[run], FORGOTTEN_AT_ONCE)):
+            del self._last[path]
+            self._drop(run, path)
+            self._shut(path)
+
+    def _drop(self, run: int, path: str) -> None:
+        del self._paths[run][path]
+        if not self._paths[run]:
+            del self._paths[run]
 
 
 def writers_of(layout: Layout) -> dict[str, str]:

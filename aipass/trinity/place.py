@@ -30,6 +30,8 @@ HALF = re.compile(r"\.(passport|local|observations)\.json\.[0-9a-f]{8}(?:\.aside
 ASIDE = ".aipass/quarantine/trinity"
 #: Of what one agent saved and nobody can use, so many are kept, the newest, and so many bytes.
 MOST_ASIDE, MAX_ASIDE_BYTES = 200, 100_000_000
+#: Nobody measures what lies in a folder that stood in a file's place; so many are kept.
+MOST_ASIDE_FOLDERS = 3
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MODE, _OURS = 0o755, 0o700
 #: The contents that were kept last, by agent: a program that saves the same rubbish again and again fills no disk.
@@ -127,12 +129,14 @@ class Places:
 def _thin(folder: int) -> None:
     """Let the oldest go of what was set aside: a program that saves rubbish without end fills no disk."""
     with os.scandir(folder) as entries:
-        found = [(entry.name, entry.stat(follow_symlinks=False).st_blocks * 512) for entry in entries]
+        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
     found.sort(reverse=True)
-    total = 0
-    for place, (name, size) in enumerate(found):
-        total += size
-        if place >= MOST_ASIDE or (place and total > MAX_ASIDE_BYTES):
+    total = folders = 0
+    for place, (name, status) in enumerate(found):
+        total += status.st_blocks * 512
+        folders += stat.S_ISDIR(status.st_mode)
+        is_much = total > MAX_ASIDE_BYTES or (stat.S_ISDIR(status.st_mode) and folders > MOST_ASIDE_FOLDERS)
+        if place >= MOST_ASIDE or (place and is_much):
             with suppress(OSError):  # a mount, or somebody who makes new files there as fast as they go
                 held.remove(folder, name)
 

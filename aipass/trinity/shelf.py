@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,13 +36,16 @@ logger = structlog.get_logger("aipass")
 
 #: Where the kernel tells nothing, files are looked at so often.
 POLL_S = 1.0
-#: A file that was replaced while somebody had it open for writing is read when it is closed; looked at so often.
-CLOSE_LOOK_S, CLOSE_WAIT_S, MOST_REPLACED = 0.02, 600.0, 50
+#: A file that was replaced while somebody had it open for writing is read when it is closed; looked at so often, and so many of an agent.
+CLOSE_LOOK_S, CLOSE_WAIT_S, MOST_REPLACED, MOST_REPLACED_OF_ALL = 0.02, 600.0, 20, 400
 #: A program that answers each of our writes with one of its own is not answered at once any more, after so many.
 MOST_AT_ONCE = 20
 #: A file is looked at so often within a moment, and then once in so many seconds: what is saved in between is on the way to
 #: what is saved last.
 LOOKS_AT_ONCE, LOOK_EVERY_S = 20, 2.0
+#: So many are looked at that an engine which was killed had taken away and not read; of names like those in a folder that was moved, so
+#: many: no engine left them there.
+MOST_HALVES, MOST_MOVED_HALVES = 60, 5
 MASK = inotify.MASK | inotify.IN_MOVE_SELF
 _LEFT = inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF | inotify.IN_IGNORED
 
@@ -178,7 +182,8 @@ class Shelf:
             if file in FILES and (raw.mask != inotify.IN_CREATE or not self._is_fresh(agent, file)):
                 touched[agent, file] = None
         for agent in left:
-            self._worker.attempt(partial(self._furnish, agent))
+            if self._may_look((agent, FOLDER)):
+                self._worker.attempt(partial(self._furnish, agent))
         for key in touched:
             self._worker.attempt(partial(self._look_in_time, key))
 
@@ -199,10 +204,13 @@ class Shelf:
             self._unwatch(agent)
         self._places.homes, self._limits = homes, limits
         self._known |= known
+        for waiting in (self._late, self._again, self._looks):
+            for key in [key for key in waiting if key[0] not in homes]:
+                del waiting[key]
         for agent in homes:
-            self._worker.attempt(partial(self._furnish, agent))
+            self._worker.attempt(partial(self._furnish, agent, MOST_HALVES))
 
-    def _furnish(self, agent: str) -> None:
+    def _furnish(self, agent: str, halves: int = MOST_MOVED_HALVES) -> None:
         """Have the folder there and watched, and look at all that is in it."""
         self._unwatch(agent)
         try:
@@ -224,22 +232,26 @@ class Shelf:
             if self._may_look((agent, FOLDER)):
                 self._clear(agent)
             return
-        self._sweep(agent)
+        self._sweep(agent, halves)
         for file in FILES:
             self._look_in_time((agent, file))
 
-    def _sweep(self, agent: str) -> None:
-        """What an engine that was killed had taken away from its place, and not read yet, is read now."""
+    def _sweep(self, agent: str, most: int) -> None:
+        """What an engine that was killed had taken away from its place, and not read yet, is read now; at most so many."""
         ours = {one.half for one in self._replaced if one.key[0] == agent}
         with self._places.folder(agent) as folder:
-            for name in os.listdir(folder):
-                if (half := HALF.fullmatch(name)) is None or name in ours:
-                    continue
+            found = [
+                (half, name)
+                for name in os.listdir(folder)
+                if (half := HALF.fullmatch(name)) and name not in ours
+            ]
+            for place, (half, name) in enumerate(found):
                 key = agent, f"{half[1]}.json"
-                with suppress(FileNotFoundError):
-                    if key[1] == PASSPORT:
+                if key[1] == PASSPORT or place >= most:
+                    with suppress(OSError):  # a folder, which somebody else has made
                         os.unlink(name, dir_fd=folder)  # of it only we make any
-                    else:
+                else:
+                    with suppress(FileNotFoundError):
                         self._take_away(key, name, {self._known.get(key)}, folder)
 
     def _clear(self, agent: str) -> None:
@@ -408,7 +420,7 @@ class Shelf:
             swap.move(folder, half, folder, key[1])
         except FileExistsError:
             os.unlink(half, dir_fd=folder)
-            self._worker.ask(partial(self._look, key))
+            self._worker.ask(partial(self._look_in_time, key))
 
     def _publish(self, key: Key, body: bytes) -> None:
         before, self._known[key] = self._known.get(key), body
@@ -491,9 +503,12 @@ class Shelf:
 
     def _look_at_replaced(self) -> None:
         waiting, self._replaced = self._replaced, []
-        for place, one in enumerate(waiting):
-            # A program that keeps many of them open must not use up our descriptors: the oldest are read as they are.
-            is_late = time.monotonic() >= one.until or len(waiting) - place > MOST_REPLACED
+        left = Counter(one.key[0] for one in waiting)
+        most = min(MOST_REPLACED, MOST_REPLACED_OF_ALL // max(1, len(left)))
+        for one in waiting:
+            # An agent that keeps many of them open must not use up our descriptors: its oldest are read as they are.
+            is_late = time.monotonic() >= one.until or left[one.key[0]] > most
+            left[one.key[0]] -= 1
             if writers.is_written(one.handle) and not is_late:
                 self._replaced.append(one)
             else:

@@ -336,7 +336,9 @@ def _runs(parts: Sequence[str | OneOf | None]) -> tuple[_Run, ...]:
             runs.append([])
         else:
             runs[-1].append(part)
-    return tuple(_Run(tuple(run), sum(len(one) if isinstance(one, str) else 1 for one in run)) for run in runs)
+    return tuple(
+        _Run(tuple(run), sum(len(one) if isinstance(one, str) else 1 for one in run)) for run in runs
+    )
 
 
 def _matches(runs: tuple[_Run, ...], name: str) -> bool:
