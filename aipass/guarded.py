@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from aipass import programs
 from aipass.dispatch import environment
 from aipass.git.ask import ask, has_repository, no_repository
+from aipass.git.hooks import ASIDE
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Guard
 
@@ -228,7 +229,9 @@ def _of_git(root: Path) -> Iterator[tuple[str, str]]:
         if value and (name in _GIT_PATHS or name.startswith(("include.", "includeif."))):
             base = os.path.dirname(file) if name.startswith("include") else top
             place = os.path.join(base, os.path.expanduser(value))
-            yield from ((one, f"{why} (`{name}`)") for one in (place, os.path.realpath(place)))
+            # Beside a folder of hooks ours has links by which it starts those that were there before.
+            beside = [place.rstrip("/") + ASIDE] if name == "core.hookspath" else []
+            yield from ((one, f"{why} (`{name}`)") for one in (place, os.path.realpath(place), *beside))
 
 
 def expanded(command: str, top: str) -> str:

@@ -481,6 +481,159 @@ def test_hooks_that_were_written_before_hooks_path_came_go_as_well(repo):
     assert not list((repo.root / "team").iterdir())
 
 
+FINDING = {
+    "by $0": '#!/bin/sh\n. "$(dirname "$0")/lib.sh"\nsay "$0"\n',
+    "by $0, resolved": '#!/bin/sh\n. "$(dirname "$(readlink -f "$0")")/lib.sh"\nsay "$0"\n',
+    "by two folders above": '#!/bin/sh\n. "$(dirname "$0")/../../scripts/lib.sh"\nsay "$0"\n',
+    "by BASH_SOURCE": '#!/usr/bin/env bash\n. "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"\nsay "$0"\n',
+    "by the place git tells": '#!/bin/sh\n. "$(git rev-parse --git-path hooks)/lib.sh"\nsay "$0"\n',
+    "by __file__": "#!/usr/bin/env python3\nimport os, subprocess, sys\nhere = os.path.dirname(os.path.abspath(__file__))\n"
+    "sys.exit(subprocess.call(['sh', '-c', '. \"$1\"/lib.sh; say \"$2\"', 'x', here, sys.argv[0]]))\n",
+    "by __file__, resolved": "#!/usr/bin/env python3\nimport pathlib, subprocess, sys\nhere = pathlib.Path(__file__).resolve().parent\n"
+    "sys.exit(subprocess.call(['sh', '-c', '. \"$1\"/lib.sh; say \"$2\"', 'x', str(here), sys.argv[0]]))\n",
+    "without a shebang": '. "${0%/*}/lib.sh"\nsay "$0"\n',
+}
+
+
+@pytest.mark.parametrize("how", FINDING)
+@pytest.mark.parametrize("what", ["a file", "a link"])
+def test_a_hook_of_before_finds_its_files_and_its_name_as_before(repo, how, what):
+    if "BASH" in how and shutil.which("bash") is None:
+        pytest.skip("there is no bash here")
+    where, scripts = repo.root / ".git/hooks", repo.root / "scripts"
+    lib = 'say() { echo "said ${1##*/}" >> ran.txt; exit 7; }\n'
+    for folder in (where, scripts):
+        repo.put(folder / "lib.sh", lib)
+    if what == "a file":
+        repo.put(where / "pre-commit", FINDING[how])
+    else:
+        repo.put(scripts / "pre-commit", FINDING[how])
+        (where / "pre-commit").symlink_to("../../scripts/pre-commit")
+    before = listing(where)
+    results = []
+    for _ in range(2):
+        status = repo.commit("one", check=False).returncode
+        results.append((status, (repo.root / "ran.txt").read_text()))
+        (repo.root / "ran.txt").unlink()
+        hooks.install(repo.root, repo.spool, hooks.ALL)
+    assert results[0] == results[1] == (1, "said pre-commit\n")
+    assert not [name for name in repo.git("status", "--porcelain").stdout.split() if "before-aipass" in name]
+    hooks.uninstall(repo.root)
+    assert listing(where) == before
+    assert not hooks._mirror(where).exists()
+
+
+def test_a_check_that_asks_whether_it_is_sourced_is_made(repo):
+    text = '#!/bin/bash\n(return 0 2>/dev/null) && sourced=1\n[ -n "$sourced" ] || exit 5\n'
+    repo.put(repo.root / ".git/hooks/pre-commit", text)
+    repo.put(
+        repo.root / ".git/hooks/commit-msg", "#!/bin/sh\n## words\ngrep -c '^## words' \"$0\" >> ran.txt\n"
+    )
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    assert repo.commit("one", check=False).returncode == 1
+    repo.put(repo.root / ".git/hooks/pre-commit.before-aipass", "#!/bin/sh\n")
+    repo.commit("two")
+    assert (repo.root / "ran.txt").read_text() == "1\n", "it reads its own text"
+
+
+def test_where_nothing_may_be_made_beside_it_a_hook_of_before_is_called_all_the_same(repo, monkeypatch):
+    repo.put(repo.root / ".git/hooks/post-commit")
+    monkeypatch.setattr(hooks, "_mirror", lambda where: where / "post-update.sample/no")
+    repo.install()
+    repo.commit()
+    assert "post-commit" in (repo.root / "ran.txt").read_text()
+
+
+@pytest.mark.parametrize("how", ["relative", "absolute", "for all repositories", "a link in .git"])
+def test_hooks_that_commits_hold_stay_as_they_are_and_are_called(repo, how, tmp_path, monkeypatch):
+    check = (
+        "#!/bin/sh\nif git diff --cached | grep -q '^+SECRET'; then exit 3; fi\necho \"$0\" >> ../ran.txt\n"
+    )
+    for name in ("pre-commit", "post-commit", "prepare-commit-msg", "push-to-checkout"):
+        repo.put(repo.root / ".githooks" / name, check)
+    config = {"relative": ".githooks", "absolute": str(repo.root / ".githooks")}
+    env = {}
+    if how == "a link in .git":
+        shutil.rmtree(repo.root / ".git/hooks")
+        (repo.root / ".git/hooks").symlink_to("../.githooks")
+    elif how == "for all repositories":
+        (tmp_path / "config").write_text("[core]\n\thooksPath = .githooks\n")
+        env = {"GIT_CONFIG_GLOBAL": str(tmp_path / "config")}
+        monkeypatch.setenv(*next(iter(env.items())))
+    else:
+        repo.git("config", "core.hooksPath", config[how])
+    before = (repo.root / ".git/config").read_text()
+    repo.git("add", "-A")
+    repo.git("commit", "-q", "--no-verify", "-m", "Hooks", **env)
+    (tmp_path / "ran.txt").unlink(missing_ok=True)
+    hooks.install(repo.root, repo.spool, hooks.ALL)
+    assert states(hooks.status(repo.root)) == {"installed"}
+    assert repo.git("status", "--porcelain", **env).stdout == "", "nothing of theirs is changed"
+    repo.commit("one", **env)
+    assert repo.told("post-commit")
+    ran = (tmp_path / "ran.txt").read_text().split("\n")
+    assert [line.rpartition("/")[2] for line in ran if line] == [
+        "pre-commit",
+        "prepare-commit-msg",
+        "post-commit",
+    ]
+    (repo.root / "two").write_text("SECRET\n")
+    repo.git("add", "two")
+    assert repo.git("commit", "-qm", "x", check=False, **env).returncode == 1
+    # What the team adds later is called as well.
+    repo.put(repo.root / ".githooks/pre-rebase", "#!/bin/sh\nexit 4\n")
+    repo.git("reset", "-q", "--hard")
+    assert repo.git("rebase", "--root", "-q", check=False, **env).returncode == 128
+    # And without what was not asked for.
+    hooks.install(repo.root, repo.spool)
+    hooks.uninstall(repo.root)
+    assert (repo.root / ".git/config").read_text() == before
+    assert not (repo.root / ".git/aipass/hooks").exists()
+    assert not hooks.called(repo.root)
+    (repo.root / "two").write_text("SECRET\n")
+    repo.git("add", "two")
+    assert repo.git("commit", "-qm", "x", check=False, **env).returncode == 1
+
+
+def test_hooks_that_commits_hold_are_found_whatever_becomes_of_the_repository(repo, tmp_path):
+    repo.put(repo.root / ".githooks/pre-commit", '#!/bin/sh\necho "$PWD" >> ran.txt\n')
+    repo.git("config", "core.hooksPath", ".githooks")
+    repo.git("add", "-A")
+    repo.git("commit", "-qm", "Hooks")
+    repo.install()
+
+    def runs(root):
+        (root / "ran.txt").unlink(missing_ok=True)
+        repo.git("commit", "-q", "--allow-empty", "-m", "x", cwd=root)
+        return (root / "ran.txt").read_text().split("\n") == [str(root), ""]
+
+    # A manager that sets its folder again, as `husky install` does at each `npm install`.
+    repo.git("config", "core.hooksPath", ".githooks")
+    assert states(hooks.status(repo.root)) == {"installed"}
+    assert runs(repo.root)
+    assert repo.told("post-commit")
+    repo.git("worktree", "add", "-q", str(tmp_path / "a tree [x]"), "-b", "side")
+    assert runs(tmp_path / "a tree [x]")
+    assert repo.told("post-commit")
+    copy = tmp_path / "copy"
+    shutil.copytree(repo.root, copy)
+    assert runs(copy)
+    assert not repo.told("post-commit"), "what happens in a copy is no news here"
+    # Another folder of theirs.
+    repo.put(repo.root / "other/pre-commit", '#!/bin/sh\necho "$PWD" >> ran.txt\n')
+    repo.git("config", "core.hooksPath", "other")
+    assert "changed" in states(hooks.status(repo.root))
+    repo.install()
+    assert states(hooks.status(repo.root)) == {"installed"}
+    shutil.rmtree(repo.root / ".githooks")
+    assert runs(repo.root)
+    moved = tmp_path / "moved"
+    repo.root.rename(moved)
+    assert runs(moved)
+    shutil.rmtree(moved / ".git/aipass")
+    assert runs(moved)
+
+
 def test_a_script_that_asks_whether_it_was_started_or_read_is_started(repo):
     if shutil.which("bash") is None:
         pytest.skip("there is no bash here")

@@ -14,6 +14,7 @@ from git_kit import git
 from patience import PATIENCE
 
 from aipass import config, ground, guarded, programs
+from aipass.git import hooks
 from aipass.layout import Layout
 from aipass.plugins import Plugins
 from aipass.supervisor.fence import gitfolder, runs_code
@@ -275,6 +276,24 @@ def test_the_real_hooks_folder_and_included_configuration_are_nobodys(tmp_path, 
     for path in (f"{name}/pre-commit", name, "team.gitcfg", "deeper/more.cfg", "team.attributes"):
         assert found.owner(path).kind is Kind.NEVER, path
     assert found.owner("scripts/build.sh").kind is Kind.FREE
+
+
+def test_hooks_that_ours_start_are_nobodys_wherever_they_lie(tmp_path):
+    git(tmp_path, "init", "-q")
+    for folder in ("tracked", "not/tracked"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "pre-commit").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "pre-commit").chmod(0o755)
+    git(tmp_path, "add", "tracked")
+    for folder in ("tracked", "not/tracked"):
+        git(tmp_path, "config", "core.hooksPath", folder)
+        hooks.install(tmp_path, tmp_path / ".aipass/spool", hooks.ALL)
+        found = territory(tmp_path, agent_table("free", '["true"]'))
+        started = [f"{folder}/pre-commit", f"{folder}/new"]
+        if folder == "not/tracked":
+            started += ["not/tracked.before-aipass/pre-commit", "not/tracked.before-aipass"]
+        for path in started:
+            assert found.owner(path).kind is Kind.NEVER, path
 
 
 def test_what_runs_us_is_frozen_outside_the_tree_where_a_run_could_write_it(tmp_path, monkeypatch):

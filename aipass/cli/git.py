@@ -51,6 +51,11 @@ def install(guard: bool, trailers: bool) -> int:
     layout = find_root()
     wanted = [*hooks.HOOKS, *([hooks.GUARD] if guard else []), *([hooks.TRAILERS] if trailers else [])]
     _show(hooks.install(layout.root, layout.spool, wanted))
+    if (theirs := hooks.called(layout.root)) is not None:
+        click.echo(
+            f"commits hold the hooks in {theirs}: they stay as they are, and are called by ours "
+            "(git's configuration names our folder until `aipass git uninstall`)"
+        )
     if hooks.is_shared(layout.root):
         click.echo(
             "git takes these hooks for every repository that shares the folder (core.hooksPath); "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import stat
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.errors import AipassError, ConfigError
+from aipass.git import hookspath
 from aipass.git.ask import ask, no_repository
 from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
@@ -31,8 +33,6 @@ GUARD, TRAILERS = "pre-commit", "commit-msg"
 ALL = (*HOOKS, GUARD, TRAILERS)
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
-#: A folder with links of their old names to them: a program that is several hooks knows by its name which it is.
-NAMED = "before-aipass"
 #: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
 SHARED_ROOTS = ".aipass-roots"
 #: Where hooks leave their files, in a root's spool.
@@ -44,8 +44,8 @@ SCRIPT = """\
 #!/bin/sh
 {mark}: tells its engine that git did something. `aipass git uninstall` brings back what was here before.
 _aipass_name={name}
-_aipass_before=${{0%/*}}/$_aipass_name{aside}
-_aipass_named=${{0%/*}}/{named}/$_aipass_name
+_aipass_before={before}
+_aipass_named={named}
 # Under another name another tool has put it aside and calls it itself (pre-commit: NAME.legacy); that tool is what was here before.
 case ${{0##*/}} in $_aipass_name) ;; *) _aipass_before=/dev/null ;; esac
 _aipass_tell() {{
@@ -55,35 +55,16 @@ _aipass_tell() {{
         [ -e "$_aipass_note" ] || [ -L "$_aipass_note" ] || [ ! -d "${{_aipass_note%/*}}" ] || printf '' > "$_aipass_note"
     done < {roots}
 }}
-# What was here before finds its own files, and its name, by $0: a script of a shell goes on in a shell that has ours.
+# What was here before is started by its old name, in a folder beside this one that has links to all that lies here: by its own path it finds
+# its name and its files.
 _aipass_call() {{
     [ -x "$_aipass_before" ] || return 0
-    _aipass_how=$(_aipass_shell < "$_aipass_before" 2> /dev/null)
-    case $_aipass_how in
-    here) . "$_aipass_before" ;;
-    ?*) exec $_aipass_how -c '. "$0{aside}"' "$0" "$@" ;;
-    *)
-        [ ! -x "$_aipass_named" ] || _aipass_before=$_aipass_named
-        exec "$_aipass_before" "$@" ;;
-    esac
-}}
-_aipass_shell() {{
-    IFS= read -r _aipass_first
-    case $_aipass_first in '#!'*) ;; *) return 0 ;; esac
-    set -f
-    set -- ${{_aipass_first#'#!'}}
-    [ "${{1##*/}}" != env ] || shift
-    case ${{1##*/}} in
-    sh) if [ $# -eq 1 ]; then echo here; else echo "$@"; fi ;;
-    bash | dash | ksh)
-        # A script that asks whether it was read by another does nothing then: it is started, by its own name.
-        while IFS= read -r _aipass_first || [ -n "$_aipass_first" ]; do
-            case $_aipass_first in *BASH_SOURCE*) return 0 ;; esac
-        done
-        command -v "$1" > /dev/null && echo "$@" ;;
-    esac
+    [ ! -x "$_aipass_named" ] || _aipass_before=$_aipass_named
+    exec "$_aipass_before" "$@"
 }}
 {body}"""
+#: Where what was here before lies: put aside; or where it was, and ours somewhere else.
+PUT_ASIDE = f"${{0%/*}}/$_aipass_name{ASIDE}", f"${{0%/*}}{ASIDE}/$_aipass_name"
 #: The hook of before goes last, with arguments and stdin as they came, and its status is ours.
 CHAINED = """\
 _aipass_call "$@"
@@ -96,11 +77,9 @@ _aipass_tell 2> /dev/null
 TRANSACTION = """\
 if [ "$1" = committed ]; then _aipass_tell 2> /dev/null; fi
 """
-#: It may keep git from it, and then there is nothing to tell. Not `|| exit`: what is left of that knows no `set -e`.
+#: It may keep git from it, and then there is nothing to tell.
 ASKED = """\
-(_aipass_call "$@")
-_aipass_status=$?
-[ $_aipass_status -eq 0 ] || exit $_aipass_status
+(_aipass_call "$@") || exit
 _aipass_tell 2> /dev/null
 exit 0
 """
@@ -108,16 +87,12 @@ exit 0
 
 #: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
 GUARDING = """\
-(_aipass_call "$@")
-_aipass_status=$?
-[ $_aipass_status -eq 0 ] || exit $_aipass_status
+(_aipass_call "$@") || exit
 if [ -x {python} ]; then {python} -E -P -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi
 exit 0
 """
 NAMING = """\
-(_aipass_call "$@")
-_aipass_status=$?
-[ $_aipass_status -eq 0 ] || exit $_aipass_status
+(_aipass_call "$@") || exit
 if [ -x {python} ]; then {python} -E -P -m aipass git trailers "$1" > /dev/null 2>&1; fi
 exit 0
 """
@@ -136,6 +111,35 @@ class Hook:
     state: str
     #: Whether a hook of before is called by ours.
     chained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where git looks for hooks, and the file with the roots that they tell.
+
+    `calls`: the folder with the hooks that ours call, where those were not put aside, as seen from where git runs hooks.
+    """
+
+    where: Path
+    roots: Path
+    calls: str | None = None
+
+    def script(self, name: str, *, passes: bool = False) -> str:
+        return script(name, self.roots, self.calls, passes=passes)
+
+
+def called(root: Path) -> str | None:
+    """The folder of hooks that commits hold, and that ours call where they lie; None where there is none."""
+    return hookspath.theirs(root, _own(root))
+
+
+def _place(root: Path) -> _Place:
+    return _Place(folder(root), _listed(root), called(root))
+
+
+def _own(root: Path) -> Path:
+    """The folder of hooks that git is told of where commits hold its own."""
+    return common(root) / "hooks"
 
 
 def folder(root: Path) -> Path:
@@ -167,9 +171,13 @@ def _path(root: Path, name: str) -> Path:
 def is_shared(root: Path) -> bool:
     """Whether git takes the hooks from a folder that other repositories take theirs from as well."""
     where, ours = os.path.realpath(folder(root)), os.path.realpath(common(root).parent)
-    top = next(iter(ask(root, "rev-parse", "--show-toplevel")), "").removesuffix("\n")
+    top = _top(root)
     homes = (ours, *((os.path.realpath(top),) if top else ()))
     return not any(where.startswith(home + "/") for home in homes)
+
+
+def _top(root: Path) -> str:
+    return next(iter(ask(root, "rev-parse", "--show-toplevel")), "").removesuffix("\n")
 
 
 def _listed(root: Path) -> Path:
@@ -177,29 +185,33 @@ def _listed(root: Path) -> Path:
     return folder(root) / SHARED_ROOTS if is_shared(root) else common(root) / "roots"
 
 
-def script(name: str, roots: Path) -> str:
-    """The hook's whole text."""
+def script(name: str, roots: Path, calls: str | None = None, *, passes: bool = False) -> str:
+    """The hook's whole text. `calls`: the folder of the hook that it calls, where that was not put aside. `passes`: it does no more."""
     bodies = {
         "pre-push": ASKED,
         "reference-transaction": TRANSACTION + CHAINED,
         GUARD: GUARDING,
         TRAILERS: NAMING,
     }
-    body = bodies.get(name, AFTER + CHAINED)
+    body = CHAINED if passes else bodies.get(name, AFTER + CHAINED)
     if name in {GUARD, TRAILERS}:
         body = body.format(python=shlex.quote(sys.executable))
     quoted = shlex.quote(str(roots))
-    return SCRIPT.format(mark=MARK, name=name, aside=ASIDE, named=NAMED, roots=quoted, spool=SPOOL, body=body)
+    before, named = PUT_ASIDE if calls is None else (f"{shlex.quote(calls)}/$_aipass_name", "$_aipass_before")
+    return SCRIPT.format(
+        mark=MARK, name=name, before=before, named=named, roots=quoted, spool=SPOOL, body=body
+    )
 
 
 def status(root: Path) -> list[Hook]:
     """Each hook as it is now."""
-    where, roots = folder(root), _listed(root)
-    return [_look(where / name, name, roots) for name in ALL]
+    place = _place(root)
+    return [_look(place, name) for name in ALL]
 
 
-def _look(path: Path, name: str, roots: Path) -> Hook:
-    chained = os.path.lexists(_aside(path))
+def _look(place: _Place, name: str) -> Hook:
+    path = place.where / name
+    chained = os.path.lexists(_aside(path)) if place.calls is None else False
     try:
         text = path.read_text("utf-8", "replace")
     except FileNotFoundError:
@@ -211,7 +223,9 @@ def _look(path: Path, name: str, roots: Path) -> Hook:
         text = ""
     if MARK not in text:
         return Hook(name, path, "replaced" if chained else "other", chained)
-    whole = text == script(name, roots) and os.access(path, os.X_OK)
+    if place.calls is not None and text == place.script(name, passes=True):
+        return Hook(name, path, "missing", chained)
+    whole = text == place.script(name) and os.access(path, os.X_OK)
     return Hook(name, path, "installed" if whole else "changed", chained)
 
 
@@ -226,7 +240,12 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
     """
     if "\n" in str(root):
         raise ConfigError(f"{str(root)!r}: hooks cannot tell a root whose path holds a newline")
-    where, roots = folder(root), _listed(root)
+    where = folder(root)
+    if hookspath.is_tracked(root, where):
+        hookspath.take_over(root, _own(root))
+        where = folder(root)
+    place = _place(root)
+    roots = place.roots
     if os.path.lexists(where) and not where.is_dir():
         raise ConfigError(
             f"{where}: is no folder, so git runs no hooks; `git config --unset core.hooksPath` ends that"
@@ -242,10 +261,13 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
             if hook.state in {"replaced", "lost"} or (
                 hook.name in wanted and hook.state in {"other", "missing"}
             ):
-                _install(hook, roots)
+                _install(hook, place)
             elif hook.state == "changed":
-                _write(hook.path, script(hook.name, roots), 0o755)
-                _link(hook.path)
+                _write(hook.path, place.script(hook.name), 0o755)
+        if place.calls is None:
+            _link(where)
+        else:
+            _pass_on(root, place)
     except OSError as exc:
         raise AipassError(
             f"{exc.filename or where}: {exc.strerror}; some hooks may be written; `aipass git status` says which, and the same again goes on"
@@ -253,7 +275,16 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
     return status(root)
 
 
-def _install(hook: Hook, roots: Path) -> None:
+def _pass_on(root: Path, place: _Place) -> None:
+    """Have every other hook called as well: git looks for none where they are."""
+    theirs = os.path.join(_top(root), place.calls or "")
+    named = [name for name in os.listdir(theirs) if os.access(os.path.join(theirs, name), os.X_OK)]
+    for name in {*hookspath.PASSED, *(name for name in named if re.fullmatch("[a-z0-9-]+", name))}:
+        if not os.path.lexists(place.where / name):
+            _write(place.where / name, place.script(name, passes=True), 0o755)
+
+
+def _install(hook: Hook, place: _Place) -> None:
     there = hook.state in {"other", "replaced"}
     if hook.state == "replaced":
         # A manager of hooks wrote its own anew: that is the one to call. What we called until now is kept where it is another.
@@ -261,32 +292,54 @@ def _install(hook: Hook, roots: Path) -> None:
     if there:
         os.rename(hook.path, _aside(hook.path))
     try:
-        _write(hook.path, script(hook.name, roots), 0o755)
+        _write(hook.path, place.script(hook.name), 0o755)
     except BaseException:
         if there:
             os.rename(_aside(hook.path), hook.path)
         raise
-    _link(hook.path)
 
 
-def _link(path: Path) -> None:
-    """Give what is aside a link of its old name."""
-    if not os.path.lexists(_aside(path)):
+def _mirror(where: Path) -> Path:
+    """The folder in which hooks of before are started by their old names: beside theirs, so that `..` leads to the same place."""
+    return where.with_name(where.name + ASIDE)
+
+
+def _link(where: Path) -> None:
+    """Give what is aside a link of its old name, and have all beside it that was beside it before."""
+    aside = {name for name in ALL if os.path.lexists(_aside(where / name))}
+    _unlink(where)
+    if not aside:
         return
-    named = path.parent / NAMED
-    named.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (named / path.name).symlink_to(f"../{_aside(path).name}")
+    mirror = _mirror(where)
+    try:
+        mirror.mkdir(exist_ok=True)
+        (mirror / ".gitignore").write_text("*\n")
+        for name in os.listdir(where):
+            if name not in ALL and name != ".gitignore" and ASIDE not in name and not _is_ours(where / name):
+                (mirror / name).symlink_to(f"../{where.name}/{name}")
+        for name in aside:
+            path = _aside(where / name)
+            (mirror / name).symlink_to(
+                os.readlink(path) if path.is_symlink() else f"../{where.name}/{path.name}"
+            )
+    except OSError:
+        return  # nobody may write beside it: what was there before is started by the name that it has
 
 
 def _unlink(where: Path) -> None:
-    named = where / NAMED
-    for name in ALL:
-        with contextlib.suppress(OSError):
-            if os.readlink(named / name) == f"../{name}{ASIDE}":
-                (named / name).unlink()
-    with contextlib.suppress(OSError):  # none is there, or somebody has put something into it
-        named.rmdir()
+    mirror = _mirror(where)
+    with contextlib.suppress(OSError):  # there is none, or somebody has put something into it
+        for entry in list(os.scandir(mirror)):
+            if entry.is_symlink() or entry.name == ".gitignore":
+                os.unlink(entry.path)
+        mirror.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return not path.is_symlink() and path.is_file() and MARK in path.read_text("utf-8", "replace")
+    except OSError:
+        return False
 
 
 def _set_aside(path: Path) -> None:
@@ -319,23 +372,24 @@ def _put_aside_by_others(where: Path) -> Iterator[Path]:
     """Hooks of ours that a manager of hooks keeps under another name, as `pre-commit.legacy`."""
     for name in ALL:
         for path in where.glob(f"{name}.*"):
-            try:
-                if not path.is_symlink() and MARK in path.read_text("utf-8", "replace"):
-                    yield path
-            except OSError:
-                continue
+            if _is_ours(path):
+                yield path
 
 
 def uninstall(root: Path) -> list[Hook]:
     """Take this root's name away; with the last root the hooks go, and what stood there before comes back as it was."""
     # `core.hooksPath` may have come since: what was written into git's own folder would be back when it goes.
     own = common(root)
-    for where, roots in dict.fromkeys([(folder(root), _listed(root)), (own.parent / "hooks", own / "roots")]):
-        _uninstall(root, where, roots)
+    if _own(root).is_dir():
+        _uninstall(root, _Place(_own(root), own / "roots", called(root) or ""))
+    if called(root) is None:
+        for place in dict.fromkeys([_place(root), _Place(own.parent / "hooks", own / "roots")]):
+            _uninstall(root, place)
     return status(root)
 
 
-def _uninstall(root: Path, where: Path, roots: Path) -> None:
+def _uninstall(root: Path, place: _Place) -> None:
+    where, roots = place.where, place.roots
     left = [
         one
         for one in _roots(roots)
@@ -345,7 +399,14 @@ def _uninstall(root: Path, where: Path, roots: Path) -> None:
         if left:
             _write(roots, "".join(f"{one}\n" for one in left), 0o644)
             return
-        for hook in [_look(where / name, name, roots) for name in ALL]:
+        if place.calls is not None:
+            for path in [path for path in where.iterdir() if _is_ours(path)]:
+                path.unlink()
+            with contextlib.suppress(OSError):  # somebody has put something into it
+                where.rmdir()
+            hookspath.give_back(root, where)
+            return
+        for hook in [_look(place, name) for name in ALL]:
             if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
                 os.replace(_aside(hook.path), hook.path)
             elif hook.state in {"installed", "changed"}:
