@@ -79,7 +79,7 @@ def test_a_rebase_of_many_is_one_event(news):
     news({MAIN: [entry(0, 1, "commit (initial): a")]})
     picks = [entry(n, n + 1, "rebase (pick): x") for n in range(2, 500)]
     finish = entry(1, 500, "rebase (finish): refs/heads/main onto 2")
-    found = news({MAIN: [entry(0, 1, "commit (initial): a"), finish], HEAD: picks}, detached=False)
+    found = news({MAIN: [entry(0, 1, "commit (initial): a"), finish], HEAD: picks}, detached=frozenset())
     assert [(fact.kind, fact.detail["old"], fact.detail["sha"]) for fact in found] == [
         ("git.ref", sha(1), sha(500))
     ]
@@ -89,10 +89,43 @@ def test_commits_on_no_branch_are_told_by_head_alone(news):
     first = entry(0, 1, "commit (initial): a")
     news({MAIN: [first], HEAD: [first]})
     head = [first, entry(1, 1, "checkout: moving from main to v1"), entry(1, 2, "commit: loose")]
-    found = news({HEAD: head}, detached=True)
+    found = news({HEAD: head}, detached=frozenset((HEAD,)))
     assert kinds(found) == [("git.checkout", "v1", "1"), ("git.commit", None, "2")]
     # A branch that is made there later tells the same commit not again.
     assert news({"refs/heads/new": [entry(1, 2, "commit: loose")]}) == []
+
+
+OTHER = "worktrees/other/HEAD"
+
+
+def test_commits_in_another_worktree_that_is_on_no_branch_are_told(news):
+    first = entry(0, 1, "commit (initial): a")
+    news({MAIN: [first], HEAD: [first]})
+    log = [entry(0, 1, ""), entry(1, 2, "commit: loose")]
+    about = {sha(1): About("A", "a", (), "", 1.0), sha(2): About("A", "loose", (), sha(1), 2.0)}
+    found = news({OTHER: log}, detached=frozenset((OTHER,)), about=about)
+    assert kinds(found) == [("git.commit", None, "2")]
+    # One that is on a branch is told by that, and what is checked out there is nobody's news here.
+    log = [*log, entry(2, 2, "checkout: moving from 2 to side"), entry(2, 3, "commit: side")]
+    found = news({"refs/heads/side": [entry(0, 2, "branch: Created"), entry(2, 3, "commit: side")], OTHER: log})
+    assert kinds(found) == [("git.ref", "side", "2"), ("git.commit", "side", "3")]
+    assert news({OTHER: log}) == []
+
+
+def test_commits_on_a_branch_of_ours_tell_nothing_wherever_it_is_checked_out(news):
+    first = entry(0, 1, "commit (initial): a")
+    news({MAIN: [first], HEAD: [first]})
+    head = [
+        first,
+        entry(1, 1, "checkout: moving from main to aipass/api/1"),
+        entry(1, 2, "commit: one"),
+        entry(2, 3, "commit: two"),
+        entry(3, 1, "checkout: moving from aipass/api/1 to main"),
+        entry(1, 4, "commit: mine"),
+    ]
+    found = news({MAIN: [first, entry(1, 4, "commit: mine")], HEAD: head})
+    assert [fact.kind for fact in found] == ["git.commit", "git.checkout", "git.checkout"]
+    assert kinds(found)[0] == ("git.commit", "main", "4")
 
 
 def test_a_log_that_was_cut_tells_what_is_newer(news):

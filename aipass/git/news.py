@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SOURCE = "git"
 HEAD, HEADS, REMOTES, TAGS = "HEAD", "refs/heads/", "refs/remotes/", "refs/tags/"
+#: Where git keeps what belongs to a worktree: `worktrees/<name>/HEAD`.
+WORKTREES = "worktrees"
 #: Refs of ours, which nobody's rules are about.
 OURS = "refs/heads/aipass/"
 _LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) .*> (\d+) [-+]\d{4}(?:\t(.*))?")
@@ -92,14 +94,14 @@ class About:
 class GitSeen:
     """Logs of refs as they are now, oldest entry first, the tags, and what is known of the newer commits.
 
-    `detached`: HEAD is on no branch, so that its own log is the only one to tell of commits. `rebased`: by the new tip of a branch
+    `detached`: which HEADs are on no branch, so that their own logs are the only ones to tell of commits. `rebased`: by the new tip of a branch
     that was rebased the commits that it was rebased to, oldest first, where somebody wants each. `now` in seconds since the epoch.
     """
 
     logs: Mapping[str, tuple[Entry, ...]]
     tags: Mapping[str, str] | None = None
     about: Mapping[str, About] = field(default_factory=dict)
-    detached: bool = False
+    detached: frozenset[str] = frozenset()
     rebased: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     now: float = float("inf")
 
@@ -114,6 +116,22 @@ def _marks(entries: tuple[Entry, ...]) -> list[str]:
     return found
 
 
+def _is_head(ref: str) -> bool:
+    """Whether it is the HEAD of a worktree, of this one or of another."""
+    return ref == HEAD or ref.startswith(f"{WORKTREES}/")
+
+
+def _on_ours(entries: tuple[Entry, ...]) -> set[int]:
+    """Which entries of a HEAD's log were made on a branch of ours, by their ids."""
+    on, found = "", set()
+    for entry in entries:
+        if (moved := _MOVING.fullmatch(entry.message)) is not None:
+            on = moved[2]
+        elif f"refs/heads/{on}/".startswith(OURS):
+            found.add(id(entry))
+    return found
+
+
 class GitNews:
     """How far the ledger knows the logs, and the rules by which entries become facts."""
 
@@ -124,9 +142,12 @@ class GitNews:
         """The facts that were not known yet. What was there when git was first looked at is no news."""
         is_first = self._ledger.meta("git.baseline") is None
         facts: list[Fact] = []
-        for ref in sorted(seen.logs, key=lambda ref: ref == HEAD):
+        for ref in sorted(seen.logs, key=_is_head):
             entries = seen.logs[ref]
+            ours = _on_ours(entries) if _is_head(ref) else set()
             for entry in self._new(ref, entries):
+                if id(entry) in ours:
+                    continue
                 if not is_first:
                     facts += self._facts(ref, entry, seen, is_past=entry is not entries[-1])
                 elif entry.makes_commit:
@@ -171,13 +192,12 @@ class GitNews:
         detail: dict[str, object] = {"sha": entry.new, "old": entry.old, "branch": None}
         if about is not None:
             detail |= {"author": about.author, "subject": about.subject}
-        if ref == HEAD:
-            if (moved := _MOVING.fullmatch(entry.message)) is not None:
+        if _is_head(ref):
+            is_only_here = ref in seen.detached or is_past
+            if ref == HEAD and (moved := _MOVING.fullmatch(entry.message)) is not None:
                 detail |= {"from": moved[1], "branch": moved[2]}
                 yield Fact("git.checkout", SOURCE, ref=entry.new, detail=detail)
-            elif (
-                (seen.detached or is_past) and _makes_commit(entry, about) and self._is_new_commit(entry.new)
-            ):
+            elif is_only_here and _makes_commit(entry, about) and self._is_new_commit(entry.new):
                 yield Fact("git.commit", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
         elif ref.startswith(HEADS):
             detail["branch"] = ref.removeprefix(HEADS)

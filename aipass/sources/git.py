@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ import structlog
 
 from aipass.git import hooks
 from aipass.git.ask import ask
-from aipass.git.news import HEAD, HEADS, OURS, REBASED, REMOTES, TAGS, About, Entry, GitSeen
+from aipass.git.news import HEAD, HEADS, OURS, REBASED, REMOTES, TAGS, WORKTREES, About, Entry, GitSeen
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
 from aipass.supervisor.held import open_regular
@@ -28,6 +29,10 @@ TAIL_BYTES, DESCRIBED = 512_000, 500
 REST_S = 0.03
 #: A repository that has just begun to come is asked for so often, so many seconds apart.
 MADE_TRIES, MADE_WAIT_S = 20, 0.2
+#: One whose logs cannot be watched is tried again so often.
+RETRY_S = 1.0
+#: Of a repository with more worktrees, nobody tells what is done in the others while they are on no branch.
+MAX_WORKTREES = 200
 #: Of a commit with more paths, the first are told.
 MAX_PATHS = 1000
 MAX_SUBJECT = 2000
@@ -88,9 +93,14 @@ class Git:
         """`git init` makes the folder first, and what belongs there a moment later."""
         self._is_other = False
         for _ in range(MADE_TRIES):
-            if self._begin():
-                self._came()
-                return
+            try:
+                if self._begin():
+                    self._came()
+                    return
+            except OSError as exc:
+                # Nobody has made its logs yet, and we may not; or the system gives no more.
+                logger.warning("git cannot be watched yet", error=str(exc))
+                self._is_other = True
             if self._is_other or self._ending:
                 return
             threading.Event().wait(MADE_WAIT_S)
@@ -99,22 +109,24 @@ class Git:
         """Watch the repository that is there now; whether there is one."""
         for watched in self._watched:
             watched.stop()
-        self._watched = []
+        self._watched, self._is_there = [], False
         found = ask(self._root, "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
         lines = found[0].removesuffix("\n").split("\n") if found else []
         if len(lines) != 2:
-            self._is_there = False
             self._settled.set()
             return False
         own, common = map(Path, lines)
-        self._logs = {own / "logs", common / "logs"}
-        self._tags = common / "refs/tags"
-        self._own, self._common, self._is_there = own, common, True
-        for folder in (*self._logs, self._tags, self._spool):
+        self._own, self._common, self._tags = own, common, common / "refs/tags"
+        folders = {own / "logs", common / "logs", self._tags, self._spool}
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            self._watched.append(Watched(Ground(root=str(folder), tell=lambda _: self._something.set())))
-        for watched in self._watched:
+        # Git makes that of the worktrees with the first of them, and takes it away with the last.
+        folders |= {common / WORKTREES} if (common / WORKTREES).is_dir() else set()
+        for folder in folders:
+            watched = Watched(Ground(root=str(folder), tell=lambda _: self._something.set()))
+            self._watched.append(watched)
             watched.start()
+        self._is_there = True
         return True
 
     def stop(self) -> None:
@@ -133,7 +145,7 @@ class Git:
     def _run(self) -> None:
         assert self._tell is not None
         while True:
-            self._something.wait()
+            self._something.wait(RETRY_S if self._is_other else None)
             if self._ending:
                 return
             threading.Event().wait(REST_S)
@@ -179,17 +191,14 @@ class Git:
         wanted = [sha for sha in dict.fromkeys(new) if sha not in self._described][-DESCRIBED:]
         wanted = wanted if describe else []
         self._described.update(wanted)
-        try:
-            with open_regular(self._own / "HEAD") as file:
-                is_detached = not file.read(10).startswith(b"ref:")
-        except OSError:
-            is_detached = False
         tags = (
             dict(_pairs(ask(self._root, "for-each-ref", f"--format={_TAG}", "refs/tags")))
             if is_tags
             else None
         )
-        return GitSeen(logs, tags, dict(self._describe(wanted)), is_detached, rebased, time.time())
+        heads = [(HEAD, self._own), *((f"{WORKTREES}/{one.name}/{HEAD}", one) for one in self._worktrees())]
+        detached = frozenset(ref for ref, folder in heads if _is_detached(folder / HEAD))
+        return GitSeen(logs, tags, dict(self._describe(wanted)), detached, rebased, time.time())
 
     def _rebased(self, logs: Iterable[tuple[Entry, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The commits that rebases have made, by the branch's new tip."""
@@ -207,8 +216,10 @@ class Git:
                     yield entry.new, tuple("".join(said).split())
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        """The logs that tell what people do: of HEAD, of branches but ours, and of remotes."""
+        """The logs that tell what people do: of HEAD, here and in other worktrees, of branches but ours, and of remotes."""
         yield HEAD, self._own / "logs/HEAD"
+        for other in self._worktrees():
+            yield f"{WORKTREES}/{other.name}/{HEAD}", other / "logs/HEAD"
         top = self._common / "logs"
         for kind in (HEADS, REMOTES):
             for folder, _, names in os.walk(top / kind):
@@ -217,6 +228,14 @@ class Git:
                     ref = str(path.relative_to(top))
                     if not ref.startswith(OURS) and not name.endswith(".lock"):
                         yield ref, path
+
+    def _worktrees(self) -> list[Path]:
+        """Git's own folders of the other worktrees."""
+        with contextlib.suppress(OSError):
+            found = sorted(os.scandir(self._common / WORKTREES), key=lambda entry: entry.name)
+            there = [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
+            return [folder for folder in there[:MAX_WORKTREES] if folder != self._own]
+        return []
 
     def _is_changed(self, ref: str, *paths: Path) -> bool:
         parts = []
@@ -252,6 +271,14 @@ class Git:
                         float(at),
                     ),
                 )
+
+
+def _is_detached(head: Path) -> bool:
+    try:
+        with open_regular(head) as file:
+            return not file.read(10).startswith(b"ref:")
+    except OSError:
+        return False
 
 
 _TAG = "%(refname)%00%(objectname)%00"
