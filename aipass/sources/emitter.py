@@ -37,7 +37,7 @@ from aipass.sources.observation import (
     identity_of,
     type_of,
 )
-from aipass.sources.young import Young
+from aipass.sources.young import Rested, Young
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
@@ -219,7 +219,9 @@ class TreeEmitter(EventEmitter):
         self._flush()
 
     def _wait(self) -> None:
-        due = [*self._later.values(), *self._young.due(), *([self._rules_at] if self._rules_due else [])]
+        due = [*self._later.values(), *self._young.due()]
+        if self._rules_due and not len(self._young):
+            due.append(self._rules_at)
         if self._polled or self._ground.shared:
             due.append(self._next_poll)
         poll = select.poll()
@@ -290,9 +292,10 @@ class TreeEmitter(EventEmitter):
             # What waits is told by itself, and before.
             self._young.hurry()
             self._tell_young()
-        if self._old_rules is None and reason == "ignore" and self._ground.ignore is not None:
-            rules = self._ground.ignore.forget()
-            self._old_rules, self._ground.before = self._ground.before or rules, None
+        if reason == "ignore" and self._ground.ignore is not None:
+            rules, self._ground.before = self._ground.before, None
+            if self._old_rules is None:
+                self._old_rules = rules or self._ground.ignore.forget()
         if reason in {"start", "overflow", "asked"} and not (reason == "start" and self._ground.baseline):
             looked, self._moves = time.time(), self._git.moves(self._since)
             self._since = looked
@@ -326,7 +329,7 @@ class TreeEmitter(EventEmitter):
         if reason == "ignore":
             now = time.monotonic()
             # Who writes rules again and again makes nobody wait: a large tree is looked into the more rarely.
-            self._rules_at = now + SCAN_SHARE * (now - begun)
+            self._rules_at = max(self._rules_at, now) + SCAN_SHARE * (now - begun)
             if not any(other == "ignore" for _, other in self._asked):
                 self._old_rules = None
         self._tell_limit()
@@ -477,6 +480,8 @@ class TreeEmitter(EventEmitter):
                         partial(self._is_as_moved, moved=moved),
                         {path for path in moved if moved[path] is None},
                     )
+                if self._git.has_worktrees(raw):
+                    self._ground.git_came()
                 if (came := self._git.has_come(raw)) is not None:
                     self._git.watch("", came)
                     self._ground.git_came()
@@ -622,36 +627,45 @@ class TreeEmitter(EventEmitter):
     def _tell_young(self) -> None:
         for path in self._young.touched():
             self._touched(path)
-        for path, other, git, written in self._young.back():
-            if not written:
-                self._touched(path)  # its name was set, as a mode is
-            for place in (path, other):
-                if place not in self._young and (there := self._look(place, found=True)) is not None:
-                    self._tell(there, git=git)
-        moved = list(self._young.moved())
-        taken = {new for _, new, _ in moved}
-        for old, new, git in moved:
-            self._tell_moved(old, new, git, is_taken=old in taken)
-        for path, git in self._young.left():
-            self._left(path, folder=False, git=git)
-        for path, waiting in self._young.rested():
-            # It was closed, whoever may have opened it again by now.
-            seen = self._look(path, found=not waiting.closed)
-            if seen is not None and not self._is_ignored_file(path):
-                self._tell(seen, git=waiting.git)
+        if (rested := self._young.take()) is not None:
+            self._tell_rested(rested)
         if self._rules_due and not len(self._young) and time.monotonic() >= self._rules_at:
             tops, self._rules_due = self._rules_due, set()
             for top in {""} if len(tops) > MOST_TOPS else tops:
                 self._ask_scan(top, "ignore")
 
+    def _tell_rested(self, rested: Rested) -> None:
+        for path, other, git, written in rested.back:
+            if not written:
+                self._touched(path)  # its name was set, as a mode is
+            for place in (path, other):
+                if place not in rested.written and (there := self._look(place, found=True)) is not None:
+                    self._tell(there, git=git)
+        names = {old for old, _, _ in rested.moved}
+        taken = {new for _, new, _ in rested.moved}
+        for old, new, git in rested.moved:
+            names.discard(old)
+            if new in names and (there := self._look(new, found=True)) is not None:
+                # Names that go round in a circle: at each of them is another file now, and none has come or gone.
+                self._tell(there, git=git)
+            else:
+                self._tell_moved(old, new, git, is_taken=old in taken or old in rested.written)
+        for path, git in rested.left:
+            self._left(path, folder=False, git=git)
+        for path, waiting in rested.written.items():
+            # It was closed, whoever may have opened it again by now.
+            seen = self._look(path, found=not waiting.closed)
+            if seen is not None and not self._is_ignored_file(path):
+                self._tell(seen, git=waiting.git)
+
     def _tell_moved(self, old: str, new: str, git: bool, *, is_taken: bool) -> None:
-        """`is_taken`: another file has moved to the old name, which is told by itself."""
+        """`is_taken`: something else has come to the old name, which is told by itself."""
         seen = self._look(new, found=False)
         if seen is None or seen.type != "file" or self._is_ignored_file(new):
             self._left(old, folder=False, git=git)
             return
         self._tell(Moved(old, new, folder=False, identity=seen.identity, changed=seen.changed), git=git)
-        if not is_taken and old not in self._young and (there := self._look(old, found=True)) is not None:
+        if not is_taken and (there := self._look(old, found=True)) is not None:
             self._tell(there, git=git)  # something has come in its place
 
     def _is_as_moved(self, path: str, moved: Moves) -> bool:
@@ -679,7 +693,7 @@ class TreeEmitter(EventEmitter):
                 self._contents.take(path)
             self._young.leave(path, git=by_git)
 
-    def _left(self, path: str, folder: bool, *, alone: bool = False, git: bool = False) -> None:
+    def _left(self, path: str, folder: bool, *, alone: bool = False, git: bool | None = None) -> None:
         """Something is no longer at `path`, unless something is there again: then that is told instead."""
         if os.path.lexists(self._absolute(path)):
             return
@@ -699,7 +713,8 @@ class TreeEmitter(EventEmitter):
     def _rename_watches(self, old: str, new: str) -> None:
         if new in self._watch_of:
             # Two folders were exchanged: which watch is whose is found out by looking.
-            self._ask_scan("", "asked")
+            self._ask_scan(old, "asked")
+            self._ask_scan(new, "asked")
             return
         for name in [name for name in self._watch_of if name == old or name.startswith(old + "/")]:
             watch = self._watch_of.pop(name)

@@ -18,7 +18,7 @@ from aipass.supervisor import held
 INDEX_LOCK = b"index.lock"
 #: What git's log of HEAD says where it has changed the files itself.
 MOVING = re.compile(
-    r"(checkout|reset|merge|pull|rebase(?! \(continue\))|clone|cherry-pick|revert|am)\b|commit \(merge\)"
+    r"(checkout|reset|merge|pull|push|rebase(?! \(continue\))|cherry-pick|revert|am)\b|commit \(merge\)"
 )
 #: Repositories inside this one whose git is watched; of more, nobody says what git did.
 MAX_REPOSITORIES = 200
@@ -69,6 +69,11 @@ class GitWork:
             with contextlib.suppress(OSError):
                 self._above = kernel.add(os.fsencode(above))
 
+    def has_worktrees(self, raw: inotify.Raw) -> bool:
+        """Whether the first of other worktrees was made just now."""
+        is_own = self._tree_of_watch.get(raw.watch) == ""
+        return is_own and raw.name == b"worktrees" and bool(raw.mask & inotify.IN_CREATE)
+
     def has_come(self, raw: inotify.Raw) -> str | None:
         """The folder of git's that has just come above the root; None where none has."""
         is_new = raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO)
@@ -93,10 +98,15 @@ class GitWork:
         self._find_lock(tree)
         if not tree:
             self._folder = folder
-            try:
-                self._log_watch = self._kernel.add(os.fsencode(f"{folder}/logs"))
-            except OSError:
-                pass  # no log is kept there
+            self._watch_log()
+
+    def _watch_log(self) -> None:
+        assert self._kernel is not None
+        if self._log_watch >= 0:
+            self._kernel.remove(self._log_watch)
+            self._log_watch = -1
+        with contextlib.suppress(OSError):  # no log is kept there, or not yet
+            self._log_watch = self._kernel.add(os.fsencode(f"{self._folder}/logs"))
 
     def knows(self, tree: str) -> bool:
         """Whether git's folder for this tree is watched."""
@@ -104,13 +114,15 @@ class GitWork:
 
     def is_at_work(self, path: str) -> bool:
         """Whether git is at work on the tree that `path` lies in, at this place in the order of events."""
-        return bool(self._at_work) and self.tree_of(path) in self._at_work
+        return bool(self._at_work) and self._tree_of(path) in self._at_work
 
     def take(self, raw: inotify.Raw) -> bool:
         """Take an event of the kernel; whether the index of the tree itself was locked just now."""
         tree = self._tree_of_watch.get(raw.watch)
         if tree is None:
             return False
+        if not tree and raw.name == b"logs" and raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
+            self._watch_log()  # git makes it with the first entry
         if raw.mask & inotify.IN_IGNORED:
             del self._tree_of_watch[raw.watch]
             self._folders.pop(tree, None)
@@ -144,14 +156,15 @@ class GitWork:
         found: Moves = {}
         # A date that lies ahead, or is the merge's beginning, hides none that matters: what is not as git has put it is not git's.
         entries = [one for one in self._log(TAIL_BYTES) if one.time >= since - SLOW_MOVE_S and _is_move(one)]
-        old = None
+        ranges: list[Entry] = []
         for at, entry in enumerate(entries):
             # Of very many, as in a rebase, those that follow each other are one.
-            if len(entries) - at > MAX_MOVES and entries[at + 1].old == entry.new:
-                old = old or entry.old
-                continue
-            found |= self._moves_of(replace(entry, old=old or entry.old))
-            old = None
+            if ranges and len(entries) - at >= MAX_MOVES and ranges[-1].new == entry.old:
+                ranges[-1] = replace(entry, old=ranges[-1].old)
+            else:
+                ranges.append(entry)
+        for one in ranges[-2 * MAX_MOVES :]:
+            found |= self._moves_of(one)
         return found
 
     def _moves_of(self, entry: Entry) -> Moves:
@@ -190,9 +203,9 @@ class GitWork:
         if is_open or (is_open is None and time.time() - made < LOCK_FRESH_S):
             self._at_work.add(tree)
 
-    def tree_of(self, path: str) -> str:
+    def _tree_of(self, path: str) -> str:
         """The tree that `path` lies in: a repository's folder inside, or "" for the tree itself."""
-        if len(self._folders) == 1:
+        if self._folders.keys() <= {""}:
             return ""
         while path and path not in self._folders:
             path = path.rpartition("/")[0]
@@ -200,7 +213,7 @@ class GitWork:
 
 
 def _is_move(entry: Entry) -> bool:
-    """`checkout -b`, `reset` to where it stands: no file was written. A clone has written what is there before anybody looks."""
+    """Not `checkout -b`, nor `reset` to where it stands: no file was written."""
     return entry.old != entry.new and MOVING.match(entry.message) is not None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 REST_S, LAST_WAIT_S = 0.05, 0.5
 # After the index was locked, so long is waited for the log that says what was done.
 LOG_WAIT_S = 0.1
+
+
+class Rested(NamedTuple):
+    """What is to be told, in this order.
+
+    `back`: files that have their name again, with the other one, whether by git, whether written. `moved`: first name, new name, whether
+    by git; each name is left before another file gets it, where they do not go round in a circle. `left`: paths that something has left,
+    and whether git did it. `written`: by path.
+    """
+
+    back: list[tuple[str, str, bool, bool]]
+    moved: list[tuple[str, str, bool]]
+    left: list[tuple[str, bool]]
+    written: dict[str, Waiting]
 
 
 @dataclass(slots=True)
@@ -38,6 +52,8 @@ class Young:
         self._moved: dict[str, tuple[str, bool]] = {}
         #: Files that have their first name again: the one that they had meanwhile, whether by git, whether they were written.
         self._back: dict[str, tuple[str, bool, bool]] = {}
+        #: Files that somebody else than git has written, whatever git did to them after: that is told as well.
+        self._by_hand: set[str] = set()
         self._due, self._last_due = 0.0, 0.0
         #: When it is told that something was set, unless they are closed before.
         self._touches: dict[str, float] = {}
@@ -52,9 +68,11 @@ class Young:
     def write(self, path: str, *, new: bool, closed: bool, git: bool) -> None:
         """Something was written there; nothing that waits is told before it rests."""
         self._go_on()
-        waiting = self._waiting.setdefault(path, Waiting(new, closed=False, git=False))
+        waiting = self._waiting.setdefault(path, Waiting(new, closed=False, git=git))
         waiting.closed = waiting.closed or closed
-        waiting.git = git  # whoever was last
+        waiting.git = git
+        if not git:
+            self._by_hand.add(path)
         self._leaving.pop(path, None)
 
     def leave(self, path: str, *, git: bool) -> None:
@@ -71,6 +89,9 @@ class Young:
         written = self._waiting.pop(old, None)
         self._waiting.pop(new, None)
         self._leaving.pop(new, None)
+        if old in self._by_hand:
+            self._by_hand.discard(old)
+            self._by_hand.add(new)
         first, _ = self._moved.pop(old, (old, git))
         if first != old:
             self._leaving[old] = git  # what stood there before has been overwritten
@@ -94,8 +115,7 @@ class Young:
 
     def touch(self, path: str) -> None:
         """`cp -p` sets the time before it closes: then the close says what there is to say."""
-        self._touches.pop(path, None)  # in the order of their times
-        self._touches[path] = time.monotonic() + REST_S
+        self._touches.setdefault(path, time.monotonic() + REST_S)
 
     def is_written(self, path: str) -> None:
         """That something was set need not be told."""
@@ -109,36 +129,37 @@ class Young:
     def are_by_git(self, which: Callable[[str], bool], gone: set[str]) -> None:
         """A git has written what waits, where `which` says so of the path, and taken away `gone`."""
         for path, waiting in self._waiting.items():
-            waiting.git = waiting.git or which(path)
+            # Where it had its lock, it is known who wrote before.
+            if not waiting.git and which(path):
+                waiting.git = True
+                self._by_hand.discard(path)
+        for path, (first, git) in self._moved.items():
+            if not git and which(path):
+                # By another name at first: so JGit writes every file.
+                self._moved[path] = first, True
+                self._by_hand.discard(path)
         self._leaving |= dict.fromkeys(gone & self._leaving.keys(), True)
 
     def due(self) -> list[float]:
         """When something is to be told next, in time of the monotonic clock."""
         return [*([self._due] if len(self) else []), *islice(self._touches.values(), 1)]
 
-    def rested(self) -> Iterator[tuple[str, Waiting]]:
-        """What is to be told now, and waits no longer."""
-        if self._due <= time.monotonic():
-            told, self._waiting = self._waiting, {}
-            yield from told.items()
-
-    def moved(self) -> Iterator[tuple[str, str, bool]]:
-        """What is to be told now of files that have another name: the old one, the new one, whether git did it."""
-        if self._due <= time.monotonic():
-            told, self._moved = self._moved, {}
-            yield from ((old, new, git) for new, (old, git) in told.items())
-
-    def back(self) -> Iterator[tuple[str, str, bool, bool]]:
-        """What is to be told now of files that have their name again: that, the other one, whether by git, whether written."""
-        if self._due <= time.monotonic():
-            told, self._back = self._back, {}
-            yield from ((path, *about) for path, about in told.items())
-
-    def left(self) -> Iterator[tuple[str, bool]]:
-        """What is to be told now of paths that something has left."""
-        if self._due <= time.monotonic():
-            told, self._leaving = self._leaving, {}
-            yield from told.items()
+    def take(self) -> Rested | None:
+        """What is to be told now, and waits no longer; None while it does not rest."""
+        if not len(self) or self._due > time.monotonic():
+            return None
+        rested = Rested(
+            back=[(path, *about) for path, about in self._back.items()],
+            moved=_in_order(
+                {first: (new, git and new not in self._by_hand) for new, (first, git) in self._moved.items()}
+            ),
+            left=list(self._leaving.items()),
+            written=self._waiting,
+        )
+        for path in self._by_hand & rested.written.keys():
+            rested.written[path].git = False
+        self._waiting, self._leaving, self._moved, self._back, self._by_hand = {}, {}, {}, {}, set()
+        return rested
 
     def touched(self) -> Iterator[str]:
         """Of what it is to be told now that something was set."""
@@ -147,3 +168,17 @@ class Young:
             path = next(iter(self._touches))
             del self._touches[path]
             yield path
+
+
+def _in_order(moves: dict[str, tuple[str, bool]]) -> list[tuple[str, str, bool]]:
+    """Moves, from first name to new, so that each name is left before another file gets it; those that go round in a circle come last."""
+    told: list[tuple[str, str, bool]] = []
+    left = dict(moves)
+    taken = {new: first for first, (new, _) in moves.items()}
+    free = [first for first, (new, _) in moves.items() if new not in moves]
+    for first in free:
+        at: str | None = first
+        while at is not None and at in left:
+            told.append((at, *left.pop(at)))
+            at = taken.get(at)
+    return [*told, *((first, *about) for first, about in left.items())]
