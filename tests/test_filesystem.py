@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from aipass.sources.filesystem import Filesystem
 from aipass.sources.ignore import Ignore
 from aipass.sources.known import Known
 from aipass.sources.observation import Gone, Identity, Listing, Moved, ScanEnd, Seen
+from aipass.sources.young import Young
 
 
 class Tree:
@@ -524,6 +526,70 @@ def test_two_files_that_are_exchanged_are_both_there(slow, tree):
     tree.filesystem.scan()
     time.sleep(0.3)
     assert not tree.facts
+
+
+SWAPS = {
+    "two": "mv a t; mv b a; mv t b",
+    "a ring of three": "mv a t; mv b a; mv c b; mv t c",
+    "a chain": "mv c d; mv b c; mv a b",
+    "a save with a backup": "mv a t; mv b a; mv t old",
+    "there, and another in its place": "mv a t; echo new > a; mv t a2",
+}
+
+
+@pytest.mark.parametrize("how", SWAPS)
+def test_files_that_change_their_names_at_once_are_all_known_afterwards(slow, tree, how):
+    for name in ("a", "b", "c"):
+        (tree.root / name).write_text(name * 3)
+        tree.wait_for(("file.closed", name))
+    tree.facts.clear()
+    subprocess.run(["sh", "-c", SWAPS[how]], cwd=tree.root, check=True)
+    (tree.root / "mark").write_text("")
+    tree.wait_for(("file.closed", "mark"))
+    there = {path.name for path in tree.root.iterdir()}
+    assert tree.known_files() == there
+    assert len(set(tree.facts)) == len(tree.facts), "each thing once"
+    tree.facts.clear()
+    tree.filesystem.scan()
+    for name in there - {"mark"}:
+        (tree.root / name).unlink()
+    tree.wait_for(*(("file.deleted", name) for name in there - {"mark"}))
+    assert {kind for kind, _ in tree.facts} == {"file.deleted"}
+
+
+@settings(max_examples=rounds(25, 400), deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), max_size=6))
+def test_moves_are_told_so_that_a_small_model_of_the_files_ends_as_the_disk(moves):
+    disk = {name: name.upper() for name in "abc"}
+    model, young = dict(disk), Young()
+    for old, new in moves:
+        if old != new and old in disk:
+            disk[new] = disk.pop(old)
+            young.move(old, new, git=False)
+    young.hurry()
+    rested = young.take()
+    if rested is None:
+        assert not [1 for old, new in moves if old != new and old in "abc"]
+        return
+    for path, other, *_ in rested.back:
+        for place in (path, other):
+            if place in disk:
+                model[place] = disk[place]
+    for old, new, _ in rested.moved:
+        if new in disk:
+            model.pop(old, None)
+            model[new] = disk[new]
+        elif old not in disk:
+            model.pop(old, None)
+        if old in disk and old not in {one for _, one, _ in rested.moved}:
+            model[old] = disk[old]
+    for path, _ in rested.exchanged:
+        if path in disk:
+            model[path] = disk[path]
+    for path, _ in rested.left:
+        if path not in disk:
+            model.pop(path, None)
+    assert model == disk
 
 
 @pytest.mark.parametrize("back", [True, False])

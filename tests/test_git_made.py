@@ -8,7 +8,7 @@ import time
 
 import pytest
 from git_kit import git
-from patience import PATIENCE
+from patience import PATIENCE, until
 
 from aipass.ledger import Ledger
 from aipass.sources import contents
@@ -109,7 +109,7 @@ def test_a_stash_and_its_return_are_marked(tree):
 def put_aside(root, *, while_away=lambda: None):
     """As the program pre-commit does with what is not staged."""
     patch = root.parent / "patch"
-    patch.write_text(git(root, "diff", "--binary") + "\n")
+    patch.write_text(git(root, "diff", "--binary"))
     git(root, "checkout", "-q", "--", ".")
     while_away()
     git(root, "apply", "--whitespace=nowarn", str(patch))
@@ -194,6 +194,112 @@ def test_only_so_many_files_are_remembered(tmp_path):
         assert not known.is_back(path, str(tmp_path / file))
     known.take(f"f{contents.MOST}")
     assert known.is_back(f"f{contents.MOST}", str(tmp_path / "f"))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo mine > f1; git stash -q; git stash pop -q",
+        "echo mine > f15; git commit -qam x; git rebase -q side",
+        "echo mine > f18; git stash -q; git checkout -q side; git checkout -q main; git stash pop -q",
+        "sed -i s/18/mine/ f18; git rebase -q --autostash HEAD~0",
+        "echo mine > .new; mv .new f1; git stash -q; git stash pop -q",
+    ],
+)
+def test_what_a_person_saved_just_before_git_wrote_it_is_told_as_theirs(tree, script):
+    root, seen = tree
+    path = next(name for name in ("f18", "f15", "f1") if name in script)
+    subprocess.run(["sh", "-c", script.replace("s/18/mine/", "s/main/mine/")], cwd=root, check=True)
+    assert seen()[path] is False
+
+
+def test_a_checkout_by_a_git_that_renames_each_file_into_place_is_marked(tree):
+    """As JGit does it: the index is locked and closed at once, every file is written under another name, the log comes last."""
+    root, seen = tree
+    blobs = {path: git(root, "show", f"side:{path}") for path in ("f0", "f1", "f2")}
+    old, new = (git(root, "rev-parse", name).strip() for name in ("HEAD", "side"))
+    (root / ".git/index.lock").touch()
+    for path, text in blobs.items():
+        (root / f"._{path}123.tmp").write_text(text)
+        (root / f"._{path}123.tmp").rename(root / path)
+    (root / ".git/index.lock").rename(root / ".git/index.old")
+    with (root / ".git/logs/HEAD").open("a") as log:
+        log.write(f"{old} {new} A <a@b.c> {int(time.time())} +0000\tcheckout: moving from main to side\n")
+    found = seen()
+    assert {path: found[path] for path in blobs} == dict.fromkeys(blobs, True)
+
+
+def test_what_git_takes_out_of_the_plans_is_marked(tree):
+    root, seen = tree
+    files(root, "plans/p.md")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "A plan")
+    seen()
+    git(root, "checkout", "-q", "HEAD~1")
+    assert seen()["plans/p.md"] is True
+
+
+def test_the_log_of_a_repository_that_has_just_come_is_watched(tmp_path):
+    root = tmp_path / "r"
+    root.mkdir()
+    source = Filesystem(root, baseline=True)
+    source.start(lambda batch: None)
+    try:
+        emitter = source._watched.emitter
+        assert emitter.settled.wait(PATIENCE)
+        git(root, "init", "-q", "-b", "main")
+        (root / "a").write_text("1")
+        git(root, "add", "a")
+        git(root, "commit", "-qm", "first")
+        until(lambda: emitter._git._log_watch >= 0)
+    finally:
+        source.stop()
+
+
+def test_of_a_single_repository_inside_a_root_that_is_none_git_is_known(tmp_path):
+    root = tmp_path / "r"
+    (root / "sub").mkdir(parents=True)
+    git(root / "sub", "init", "-q", "-b", "main")
+    (root / "sub/a").write_text("1\n")
+    git(root / "sub", "add", "a")
+    git(root / "sub", "commit", "-qm", "first")
+    (root / "sub/a").write_text("2\n")
+    told = queue.SimpleQueue()
+    source = Filesystem(root, baseline=True)
+    source.start(lambda batch: [told.put(one) for one in batch])
+    try:
+        assert source._watched.emitter.settled.wait(PATIENCE)
+        git(root / "sub", "checkout", "-q", "--", "a")
+        while not (isinstance(one := told.get(timeout=PATIENCE), Seen) and one.path == "sub/a"):
+            pass
+        assert one.git
+    finally:
+        source.stop()
+
+
+def test_a_push_into_a_repository_while_nobody_looked_is_gits(house, tmp_path):
+    git(house.root, "config", "receive.denyCurrentBranch", "updateInstead")
+    git(tmp_path, "clone", "-q", str(house.root), "theirs")
+    (tmp_path / "theirs/f2").write_text("theirs\n")
+    git(tmp_path / "theirs", "commit", "-qam", "theirs")
+    git(tmp_path / "theirs", "push", "-q", "origin", "main")
+    assert house.looks() == {"f2": True}
+
+
+def test_moves_that_do_not_follow_each_other_cost_a_few_questions(house, monkeypatch):
+    from aipass.sources import gitwork
+
+    head, side = git(house.root, "rev-parse", "main").strip(), git(house.root, "rev-parse", "side").strip()
+    with (house.root / ".git/logs/HEAD").open("a") as log:
+        for number in range(800):
+            old, new = (head, side) if number % 2 else (side, head)
+            line = f"{old} {new} A <a@b.c> {int(time.time())} +0000\tcheckout: moving from main to side\n"
+            log.write(line + line.replace("checkout: moving", "commit: x").replace(old, "1" * 40))
+    asked = []
+    real = gitwork.ask
+    monkeypatch.setattr(gitwork, "ask", lambda *words, **more: (asked.append(words), real(*words, **more))[1])
+    house.looks()
+    assert len(asked) <= 2 * gitwork.MAX_MOVES
 
 
 def test_what_a_person_writes_and_adds_and_commits_at_once_is_theirs(tree):

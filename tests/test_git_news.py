@@ -107,7 +107,9 @@ def test_commits_in_another_worktree_that_is_on_no_branch_are_told(news):
     assert kinds(found) == [("git.commit", None, "2")]
     # One that is on a branch is told by that, and what is checked out there is nobody's news here.
     log = [*log, entry(2, 2, "checkout: moving from 2 to side"), entry(2, 3, "commit: side")]
-    found = news({"refs/heads/side": [entry(0, 2, "branch: Created"), entry(2, 3, "commit: side")], OTHER: log})
+    found = news(
+        {"refs/heads/side": [entry(0, 2, "branch: Created"), entry(2, 3, "commit: side")], OTHER: log}
+    )
     assert kinds(found) == [("git.ref", "side", "2"), ("git.commit", "side", "3")]
     assert news({OTHER: log}) == []
 

@@ -641,15 +641,12 @@ class TreeEmitter(EventEmitter):
             for place in (path, other):
                 if place not in rested.written and (there := self._look(place, found=True)) is not None:
                     self._tell(there, git=git)
-        names = {old for old, _, _ in rested.moved}
         taken = {new for _, new, _ in rested.moved}
         for old, new, git in rested.moved:
-            names.discard(old)
-            if new in names and (there := self._look(new, found=True)) is not None:
-                # Names that go round in a circle: at each of them is another file now, and none has come or gone.
+            self._tell_moved(old, new, git, is_taken=old in taken or old in rested.written)
+        for path, git in rested.exchanged:
+            if (there := self._look(path, found=True)) is not None:
                 self._tell(there, git=git)
-            else:
-                self._tell_moved(old, new, git, is_taken=old in taken or old in rested.written)
         for path, git in rested.left:
             self._left(path, folder=False, git=git)
         for path, waiting in rested.written.items():

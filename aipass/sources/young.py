@@ -22,12 +22,13 @@ class Rested(NamedTuple):
     """What is to be told, in this order.
 
     `back`: files that have their name again, with the other one, whether by git, whether written. `moved`: first name, new name, whether
-    by git; each name is left before another file gets it, where they do not go round in a circle. `left`: paths that something has left,
-    and whether git did it. `written`: by path.
+    by git; each name is left before another file gets it. `exchanged`: names that went round in a circle, and whether git did it: at each
+    is another file now, and none has come or gone. `left`: paths that something has left, and whether git did it. `written`: by path.
     """
 
     back: list[tuple[str, str, bool, bool]]
     moved: list[tuple[str, str, bool]]
+    exchanged: list[tuple[str, bool]]
     left: list[tuple[str, bool]]
     written: dict[str, Waiting]
 
@@ -148,11 +149,12 @@ class Young:
         """What is to be told now, and waits no longer; None while it does not rest."""
         if not len(self) or self._due > time.monotonic():
             return None
+        moves = {first: (new, git and new not in self._by_hand) for new, (first, git) in self._moved.items()}
+        moved = _in_order(moves)
         rested = Rested(
             back=[(path, *about) for path, about in self._back.items()],
-            moved=_in_order(
-                {first: (new, git and new not in self._by_hand) for new, (first, git) in self._moved.items()}
-            ),
+            moved=moved,
+            exchanged=[moves[first] for first in moves.keys() - {first for first, _, _ in moved}],
             left=list(self._leaving.items()),
             written=self._waiting,
         )
@@ -171,7 +173,7 @@ class Young:
 
 
 def _in_order(moves: dict[str, tuple[str, bool]]) -> list[tuple[str, str, bool]]:
-    """Moves, from first name to new, so that each name is left before another file gets it; those that go round in a circle come last."""
+    """Moves, from first name to new, so that each name is left before another file gets it; without those that go round in a circle."""
     told: list[tuple[str, str, bool]] = []
     left = dict(moves)
     taken = {new: first for first, (new, _) in moves.items()}
@@ -181,4 +183,4 @@ def _in_order(moves: dict[str, tuple[str, bool]]) -> list[tuple[str, str, bool]]
         while at is not None and at in left:
             told.append((at, *left.pop(at)))
             at = taken.get(at)
-    return [*told, *((first, *about) for first, about in left.items())]
+    return told
