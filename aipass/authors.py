@@ -118,9 +118,9 @@ class Authors:
         return last.run
 
     def last(self, path: str) -> int | None:
-        """The run that acted on `path` last, whatever became of that since."""
+        """The live run that acted on `path` last, whatever became of that since; None where a run of before did."""
         last = self._last.get(path)
-        return None if last is None else last.run
+        return last.run if last is not None and last.run in self._read else None
 
     def held(self) -> list[tuple[str, int]]:
         """Paths that live runs have written, with the run."""

@@ -1,4 +1,4 @@
-"""How much a run may ask of the engine within a time: what one thread does for all of them is nobody's alone. Pure."""
+"""How much a run may ask of the engine within a time. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Budget:
         self._told: set[int] = set()
 
     def take(self, run: int, now: float, size: int) -> str | None:
-        """Take one request of `size` bytes into account at `now` (seconds); words against it where that is more than is taken."""
+        """Take one request of `size` bytes into account at `now` (seconds); the limit in words where that goes beyond it."""
         for other in [one for one, asked in self._asked.items() if asked[-1][0] < now - WINDOW_S]:
             del self._asked[other]
             self._told.discard(other)
@@ -34,10 +34,7 @@ class Budget:
             asked.popleft()
         # One that alone is more than all is taken when nothing else was.
         if len(asked) >= MOST_ASKED or (asked and sum(size for _, size in asked) + size > MOST_BYTES):
-            return (
-                f"more than {MOST_ASKED} requests, or {MOST_BYTES // 1_000_000} MB of them, "
-                f"within {WINDOW_S:.0f} seconds; ask again later"
-            )
+            return f"more than {MOST_ASKED} requests, or {MOST_BYTES // 1_000_000} MB of them, within {WINDOW_S:.0f} seconds"
         asked.append((now, size))
         return None
 

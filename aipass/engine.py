@@ -6,7 +6,6 @@ starts, commits, and only then lets the world be touched. What that led to comes
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -47,6 +46,7 @@ from aipass.secret import Mask
 from aipass.sources import intake
 from aipass.sources.clock import Timers
 from aipass.sources.home import HomeGone
+from aipass.sources.ignore import hidden_by
 from aipass.sources.known import Known
 from aipass.sources.observation import ScanEnd
 from aipass.sources.runs import Report, Supervisors
@@ -96,6 +96,8 @@ DONE_WAIT_S = 0.02
 BUG_PAUSE_S = 60.0
 ABOUT_CONFIG = f"config {CONFIG_NAME}"
 PRUNE_EVERY_S = 86400.0
+#: So many notices of .gitignore files are given within so many seconds, and one that there is more.
+MOST_OF_RULES, RULES_S = 5, 3600.0
 PRUNE, HELD, SWEEP = "prune", "held", "sweep"
 
 
@@ -128,8 +130,10 @@ class Engine:
         self._own: deque[Any] = deque()
         self._held: list[Any] = []
         self._failures: dict[str, int] = {}
-        #: When each run asked for something, on the monotonic clock.
+        #: How much each run asks for.
         self._budget = Budget()
+        #: When a notice of .gitignore files was given, on the monotonic clock.
+        self._told_of_rules: deque[float] = deque()
         self._ending = False
         #: Why there is nothing left that this engine could work on; None while there is.
         self.gone: str | None = None
@@ -469,14 +473,21 @@ class Engine:
         return fact if run is None else replace(fact, by=run)
 
     def _author_of_ignoring(self, path: str) -> int | None:
-        """The run that wrote the .gitignore that was changed last of those that may ignore a path, where one did."""
-        changed: list[tuple[int, str]] = []
-        while path:
-            path = path.rpartition("/")[0]
-            one = f"{path}/.gitignore" if path else ".gitignore"
-            with contextlib.suppress(OSError):
-                changed.append((os.lstat(self.layout.root / one).st_ctime_ns, one))
-        return self._authors.by(max(changed)[1]) if changed else None
+        """The run that wrote the .gitignore which ignores a path, where one did."""
+        found = hidden_by(self.layout.root, path)
+        return None if found is None else self._authors.by(found)
+
+    def _notify_of_rules(self, step: Step, text: str) -> None:
+        """Who writes such files without end is told of a few times, and the events have the rest."""
+        now = step.now.mono
+        while self._told_of_rules and self._told_of_rules[0] < now - RULES_S:
+            self._told_of_rules.popleft()
+        if len(self._told_of_rules) < MOST_OF_RULES:
+            step.notify(self.ledger, text)
+        elif len(self._told_of_rules) == MOST_OF_RULES:
+            step.notify(self.ledger, "more is told of .gitignore files: `aipass events --kind 'watch.*'`")
+        if len(self._told_of_rules) <= MOST_OF_RULES:
+            self._told_of_rules.append(now)
 
     def _look_into(self, step: Step, fact: Fact) -> Fact:
         """A fact of the filesystem with what must be known of it now: an inbox file's text, a limit's notice."""
@@ -492,12 +503,13 @@ class Engine:
             return found
         if fact.kind == "watch.unused":
             text = f"{printable(fact.path)} is not used to tell what is ignored: {fact.detail['reason']}"
-            step.notify(self.ledger, text)
+            self._notify_of_rules(step, text)
         if fact.kind == "watch.hidden":
             fact = replace(fact, by=self._author_of_ignoring(str(fact.path)))
             if fact.by is not None:
-                text = f"a .gitignore of run {fact.by} hides {count(fact.detail['files'], 'file')} that were watched, the first {printable(fact.path)}"
-                step.notify(self.ledger, text)
+                files = count(fact.detail["files"], "file")
+                text = f"a .gitignore of run {fact.by} hides {files} that were watched, the first {printable(fact.path)}; `aipass why PATH` shows who wrote it"
+                self._notify_of_rules(step, text)
         if fact.kind == "watch.limited":
             self.ledger.run("set_meta", {"key": "watch.limited", "value": json.dumps(fact.detail)})
             about = fact.detail
@@ -562,7 +574,7 @@ class Engine:
             self._own.append(
                 Fact("request.flood", "engine", ref=str(run), by=run, detail={"agent": whose, "reason": text})
             )
-        return words
+        return None if words is None else f"{words}; ask again later"
 
     # -- handlers --------------------------------------------------------------------------------------------------
 

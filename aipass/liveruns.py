@@ -181,7 +181,7 @@ class LiveRuns:
         """A write that the fence refused, or several of one path in a row."""
         about = {name: message[name] for name in ("operation", "reason", "owner", "count", "pid")}
         if message["path"] in getattr(self._drivers.get(row["driver"]), "habits", ()):
-            # Nobody did anything wrong: it is on record, and shown to nobody unasked.
+            # Nobody did anything wrong: it is logged, and no notice is given.
             step.facts.append(
                 replace(self._fact("write.denied", row, **about, habit=True), path=message["path"])
             )

@@ -203,8 +203,8 @@ def test_a_circle_is_drawn_as_what_it_is():
     )
     assert graph.as_text(drawn).splitlines()[1:] == [
         "1. a (a)  owns a",
-        "?  b (b)  never: it waits for itself, after c",
-        "?  c (c)  never: it waits for itself, after b",
+        "?  b (b)  never: part of a cycle, or behind one; after c",
+        "?  c (c)  never: part of a cycle, or behind one; after b",
     ]
 
 

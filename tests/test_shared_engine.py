@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,16 +17,19 @@ from patience import PATIENCE, until
 
 from aipass import authors as authors_module
 from aipass import budget
+from aipass import engine as engine_module
 from aipass.authors import MOST_SWEPT, Authors
 from aipass.config import State
 from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import _text, storable
 from aipass.secret import masked
+from aipass.sources import emitter
 from aipass.sources.filesystem import Filesystem
-from aipass.sources.ignore import MAX_HARD, Ignore
+from aipass.sources.ignore import MAX_HARD, Ignore, hidden_by
 from aipass.sources.known import MOST_CARRIED, Known
-from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen
+from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen, Unused
+from aipass.sources.young import Young
 from aipass.supervisor.fence.glob import Globs, compile_segment
 from aipass.trinity import place
 from aipass.trinity.model import OBSERVATIONS
@@ -485,7 +489,7 @@ def test_no_gitignore_takes_away_what_those_above_may_say(tmp_path):
 def test_that_files_are_hidden_is_no_news_after_a_restart(known):
     told(known, Listing("own", (file("own/a", 1),), quiet=True))
     again = Known(known._ledger)
-    assert told(again, Listing("own", (), hidden=frozenset("a"))) == []
+    assert told(again, Listing("own", (), first=True, hidden=frozenset("a"))) == []
     assert told(again, Listing("own", (), ignoring=True, hidden=frozenset("a"))) == []
 
 
@@ -732,3 +736,117 @@ def test_agents_that_are_gone_from_the_configuration_wait_for_nothing(tmp_path):
     assert not shelf._late
     shelf.stop()
     assert not list((tmp_path / ".aipass").glob("crash*"))
+
+
+# -- what a round of the watching thread costs ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """A tree that is watched, the rounds that its thread makes, and the scans."""
+    rounds, scans = [], []
+    real_wait, real_scan = emitter.TreeEmitter._wait, emitter.TreeEmitter._scan
+    monkeypatch.setattr(emitter.TreeEmitter, "_wait", lambda self: (rounds.append(1), real_wait(self))[1])
+    monkeypatch.setattr(
+        emitter.TreeEmitter,
+        "_scan",
+        lambda self, top, reason: (scans.append((top, reason)), real_scan(self, top, reason))[1],
+    )
+    told = queue.SimpleQueue()
+    source = Filesystem(tmp_path, baseline=True)
+    source.start(lambda batch: [told.put(one) for one in batch])
+    assert source._watched.emitter.settled.wait(PATIENCE)
+
+    def settle():
+        mark = tmp_path / f"mark{time.time_ns()}"
+        mark.write_text("")
+        while not (isinstance(one := told.get(timeout=PATIENCE), Seen) and one.path == mark.name):
+            pass
+
+    yield tmp_path, rounds, scans, settle
+    source.stop()
+
+
+def test_rules_that_wait_for_their_scan_keep_no_thread_busy(watched):
+    root, rounds, _, settle = watched
+    settle()
+    rounds.clear()
+    (root / ".gitignore").write_text("*.log\n")
+    settle()
+    assert len(rounds) < 60
+
+
+def test_folders_that_are_exchanged_have_nobody_look_through_the_tree(watched):
+    from aipass import swap
+
+    root, _, scans, settle = watched
+    for name in ("a", "b", "c/d/e"):
+        (root / name).mkdir(parents=True)
+    settle()
+    scans.clear()
+    folder = os.open(root, os.O_RDONLY)
+    for _ in range(5):
+        swap.exchange(folder, "a", folder, "b")
+    os.close(folder)
+    settle()
+    (root / "a/new").write_text("")
+    (root / "b/other").write_text("")
+    settle()
+    assert ("a", "asked") in scans
+    assert not [top for top, _ in scans if top not in {"a", "b"}]
+
+
+def test_a_file_whose_time_is_set_without_end_is_told_as_touched():
+    young = Young()
+    young.touch("a")
+    due = young.due()
+    young.touch("a")
+    assert young.due() == due
+
+
+def test_a_scan_for_another_reason_takes_nothing_from_what_is_told_of_hidden_files(known):
+    told(known, Listing("s", (file("s/a"),), quiet=True))
+    hides = Listing("s", (), hidden=frozenset({"a"}))
+    assert told(known, hides) == []
+    assert told(known, ScanEnd("", frozenset({"s"}), "asked")) == []
+    assert told(known, replace(hides, ignoring=True)) == [("watch.hidden", "s/a")]
+    assert told(known, replace(hides, ignoring=True)) == []
+    # What was hidden before anybody looked is no news.
+    told(
+        known, Listing("t", (file("t/a"),), quiet=True), Listing("t", (), hidden=frozenset({"a"}), first=True)
+    )
+    assert told(known, Listing("t", (), hidden=frozenset({"a"}), ignoring=True)) == []
+
+
+def test_a_persons_folders_are_told_file_by_file_whoever_wrote_them_before(tmp_path):
+    from aipass.supervisor.fence.fenced import JOURNAL
+
+    layout = Layout(tmp_path)
+    layout.run(4).mkdir(parents=True)
+    (layout.run(4) / JOURNAL).write_text(json.dumps(["write", 1, "a/x", 1]) + "\n")
+    authors = Authors(layout)
+    authors.follow(4)
+    authors.refresh()
+    assert authors.last("a/x") == 4
+    authors.ended(4, time.time())
+    assert authors.last("a/x") is None
+
+
+def test_who_hides_a_file_is_the_one_whose_pattern_does(tmp_path):
+    (tmp_path / "own/deep").mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text("*.log\nown/deep/\n")
+    (tmp_path / "own/.gitignore").write_text("*.txt\n")
+    assert hidden_by(tmp_path, "own/x.log") == ".gitignore"
+    assert hidden_by(tmp_path, "own/x.txt") == "own/.gitignore"
+    assert hidden_by(tmp_path, "own/deep/x") == ".gitignore"
+    assert hidden_by(tmp_path, "own/x.py") is None
+
+
+def test_many_gitignores_that_are_not_used_give_a_few_notices(aipass_bench):
+    made = aipass_bench(TOML)
+    for number in range(30):
+        made.engine._own.append(Unused(f"d{number}/.gitignore", "larger than 200 kB"))
+    made.settle()
+    notices = [notice for notice in made.notices() if ".gitignore" in notice]
+    assert len(notices) == engine_module.MOST_OF_RULES + 1
+    assert len(made.events("watch.unused")) == 30

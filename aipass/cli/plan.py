@@ -143,7 +143,7 @@ def _running(layout: Layout, number: str) -> list[Plan]:
 def graph(plan: str, mermaid: bool) -> None:
     """Draw a plan's order: what stands under one number may run at the same time.
 
-    Of a plan that was started, with the state of each phase.
+    For a plan that was started, show the state of each phase.
     """
     from aipass.ledger import Ledger
     from aipass.plan import model

@@ -151,7 +151,7 @@ class Driver(Protocol):
 
     - `program`: what `aipass init` and `aipass doctor` look for;
     - `accounts`: names of environment variables, and files (`~/…`), of which any signs it in, for `aipass doctor`;
-    - `habits`: paths below the root that the CLI always tries to write and does without: refused, on record, shown to nobody unasked;
+    - `habits`: paths below the root that the CLI always tries to write and does without: their refusals are logged, and no notice is given;
     - `handoff`: "write" where what it has written it has finished, else "exit";
     - `briefed`: True where it is a model that shall be told who it is, and how to answer, ask and send;
     - `session(stdout)`: the conversation's name, from the output of a run that was cut off, or None;

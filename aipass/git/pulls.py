@@ -477,7 +477,7 @@ class Pulls:
                 continue
             if time.monotonic() > until:
                 raise RefusedError(
-                    f"the search for secrets has taken more than {SEARCH_S:.0f} seconds; hand in fewer files at once"
+                    f"the search for secrets took more than {SEARCH_S:.0f} seconds; hand in fewer files at once"
                 )
             text = self._text(entry)
             secrets = list(self._find_secrets(text)) if text else []

@@ -43,7 +43,7 @@ def as_text(plan: Plan, states: Mapping[str, str] | None = None) -> str:
             lines.append(f"{f'{number}.' if not place else '  '} {name} ({phase.agent}){state}{after}{owns}")
     placed = {name for names in levels(plan) for name in names}
     lines += [
-        f"?  {phase.id} ({phase.agent})  never: it waits for itself, after {', '.join(phase.after)}"
+        f"?  {phase.id} ({phase.agent})  never: part of a cycle, or behind one; after {', '.join(phase.after)}"
         for phase in plan.phases
         if phase.id not in placed
     ]

@@ -111,7 +111,7 @@ class TreeEmitter(EventEmitter):
         self._shown: set[str] = set()
         self._young = Young()
         self._contents = Contents()
-        #: What git did while nobody looked, for as long as a scan goes on; and since when nobody looked.
+        #: What git did while nobody looked, for as long as a scan goes on.
         self._moves: Moves = {}
         self._removed: frozenset[str] = frozenset()
         #: What was ignored before a .gitignore was written, until that is looked into.
@@ -119,7 +119,9 @@ class TreeEmitter(EventEmitter):
         #: Folders whose rules have changed, and from when on what they show and hide may be looked into.
         self._rules_due: set[str] = set()
         self._rules_at = 0.0
+        #: Since when nobody looked what git did.
         self._since = self._ground.since
+        self._next_poll = 0.0
         self._resting: dict[str, tuple[Identity, float]] = {}
         #: Set once what was there at the start has been told.
         self.settled = threading.Event()
@@ -235,16 +237,10 @@ class TreeEmitter(EventEmitter):
             pass
         if (self._polled or self._ground.shared) and time.monotonic() >= self._next_poll:
             self._next_poll = time.monotonic() + POLL_S
-            also = (
-                {name for name in self._watch_of if name.partition("/")[0] == self._ground.loud}
-                if self._ground.shared
-                else set()
-            )
+            also = {name for name in self._watch_of if self._is_loud(name)} if self._ground.shared else set()
             for folder in sorted(self._polled | also):
                 if self._visit(folder, quiet=False, polled=True) is None:
                     self._left(folder, folder=True)
-
-    _next_poll = 0.0
 
     def _tell(self, seen: Observation, *, git: bool | None = None) -> None:
         """`git`: whether git did it, where that was found out when it happened."""
@@ -311,7 +307,7 @@ class TreeEmitter(EventEmitter):
             if folder and self._is_ignored(folder):
                 hidden.add(folder)
                 continue
-            loud = folder.partition("/")[0] == self._ground.loud
+            loud = self._is_loud(folder)
             quiet = reason == "start" and self._ground.baseline and not loud
             below = self._visit(
                 folder, quiet=quiet, ignoring=reason == "ignore" and not loud, new=reason == "new"
@@ -361,7 +357,7 @@ class TreeEmitter(EventEmitter):
         fresh: list[str] = []
         rests = new and not self._is_at_once(self._join(folder, ""))
         known = self._git.knows(folder)
-        special = folder.partition("/")[0] == self._ground.loud or self._ground.ignore is None
+        special = self._is_loud(folder) or self._ground.ignore is None
         try:
             with os.scandir(handle) as found:
                 for entry in found:
@@ -399,6 +395,7 @@ class TreeEmitter(EventEmitter):
                 tuple(entries),
                 quiet,
                 ignoring,
+                first=not self.settled.is_set(),
                 git=came,
                 removed=self._removed,
                 hidden=frozenset(hidden),
@@ -605,7 +602,11 @@ class TreeEmitter(EventEmitter):
 
     def _is_at_once(self, path: str) -> bool:
         """Whether what happens there is told as it comes: people wait for it."""
-        return self._ground.ignore is None or path.partition("/")[0] in (self._ground.loud, "plans")
+        return self._ground.ignore is None or self._is_loud(path) or path.partition("/")[0] == "plans"
+
+    def _is_loud(self, path: str) -> bool:
+        """Whether it lies where each file is somebody's task."""
+        return path.partition("/")[0] == self._ground.loud
 
     def _is_young(self, raw: inotify.Raw, path: str) -> bool:
         """Whether a file was written a moment ago and is not told yet: it may only be what another one becomes."""
@@ -735,13 +736,13 @@ class TreeEmitter(EventEmitter):
         if kind == "folder":
             return None
         if kind != "file":
-            inbox = self._ground.ignore is None or path.partition("/")[0] == self._ground.loud
+            inbox = self._ground.ignore is None or self._is_loud(path)
             return Seen(path, identity_of(status), complete=True, type=kind) if inbox else None
         complete = True
-        if closed and path.partition("/")[0] == self._ground.loud:
+        if closed and self._is_loud(path):
             complete = writers.has_writer(absolute) is not True
         if found:
-            loud = path.partition("/")[0] == self._ground.loud or self._ground.ignore is None
+            loud = self._is_loud(path) or self._ground.ignore is None
             fresh = loud or time.time_ns() - status.st_mtime_ns < FRESH_S * 1e9
             complete = not fresh or writers.is_complete(absolute, status.st_mtime_ns)
             if complete and loud and self._ground.shared:

@@ -170,6 +170,21 @@ class Ignore:
         return _Rules(globs, above.lines + len(lines), above.hard + hard)
 
 
+def hidden_by(root: Path, path: str) -> str | None:
+    """The .gitignore whose pattern ignores a file, or a folder that it lies in; relative to the root, the nearest. None where none does."""
+    above = path
+    while above:
+        above = above.rpartition("/")[0]
+        name = f"{above}/{NAME}" if above else NAME
+        try:
+            globs = Globs(lines_of(root, name), gitignore=True)
+        except ValueError:
+            continue
+        if globs.match(path[len(above) + 1 :] if above else path):
+            return name
+    return None
+
+
 def git_folder(folder: Path) -> Path | None:
     """Git's own folder for a tree of its own that begins at `folder`; None where none begins there. Nothing of it is trusted."""
     inner = folder / ".git"

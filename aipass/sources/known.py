@@ -36,7 +36,7 @@ class Runs(Protocol):
         ...
 
     def last(self, path: str) -> int | None:
-        """The run that acted on a path last, whatever became of that since."""
+        """The live run that acted on a path last, whatever became of that since; None where nobody did, or a run of before."""
         ...
 
 
@@ -258,11 +258,15 @@ class Known:
                 hidden.append(_path(folder, name))
                 continue
             facts += self._drop_listed(folder, name, seen.removed)
-        facts += self._newly_hidden(hidden, is_news=seen.ignoring)
+        if seen.quiet or seen.first or seen.ignoring:
+            facts += self._newly_hidden(hidden, is_news=seen.ignoring)
         return [] if seen.quiet else facts
 
     def _newly_hidden(self, paths: list[str], *, is_news: bool) -> list[Fact]:
-        """Who ignores a file that was watched hides what becomes of it: that is told, once as long as it is so."""
+        """Who ignores a file that was watched hides what becomes of it: that is told, once as long as it is so.
+
+        Only the scan for what rules have changed tells it; another that comes before takes nothing from that.
+        """
         new = [path for path in paths if path not in self._hidden]
         if len(self._hidden) + len(new) > MOST_HIDDEN:
             self._hidden.clear()
@@ -285,7 +289,8 @@ class Known:
                     continue
                 for row in self._ledger.all("files_in", (folder,)):
                     facts += self._drop_listed(folder, row["name"], seen.removed)
-        facts += self._newly_hidden(hidden, is_news=seen.reason == "ignore")
+        if seen.reason in {"start", "ignore"}:
+            facts += self._newly_hidden(hidden, is_news=seen.reason == "ignore")
         if seen.reason == "overflow":
             facts.append(Fact("watch.overflow", SOURCE, detail={"folders": len(here)}))
         return facts

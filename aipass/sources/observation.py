@@ -70,6 +70,8 @@ class Listing:
     entries: tuple[Seen, ...]
     quiet: bool = False
     ignoring: bool = False
+    #: It was made at the start: what is ignored then was ignored before, as far as anybody knows.
+    first: bool = False
     git: bool = False
     removed: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()

@@ -290,7 +290,8 @@ class Keeper:
         self._is_forgetting = True
         self._ledger.flush()
         self._scrub({text.strip() for text in texts} - {""}, agent)
-        return 0, f"{row['source']} {number} of {row['agent']} is forgotten"
+        stays = "; the pull request keeps its title" if row["source"] == "pr" else ""
+        return 0, f"{row['source']} {number} of {row['agent']} is forgotten{stays}"
 
     def _forget_message(self, step: Step, number: int, *, only_answer: bool) -> list[str]:
         """What was said in a message, or to a question, which is nobody's to read any more; returns the texts."""
