@@ -768,6 +768,7 @@ class Engine:
         self._dispatcher.config = self.config
         self._dispatcher.load(now)
         self._plans.forget()
+        self._known.forget_told()
         self._alarms.load(now)
         self._fired.clear()
         for row in self.ledger.all("firings_since", {"since": now.wall - HOUR_S}):

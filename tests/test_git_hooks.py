@@ -13,6 +13,9 @@ from aipass.errors import ConfigError
 from aipass.git import hooks
 from aipass.git.ask import no_repository
 
+#: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
+pytestmark = pytest.mark.slow
+
 GIT = shutil.which("git") or "git"  # by its path: one test takes PATH away
 NEW = '#!/bin/sh\necho "$0 $* $(cat)" >> ran.txt\nexit 0\n'
 

@@ -16,7 +16,11 @@ from aipass.sources.filesystem import Filesystem
 from aipass.sources.known import Known
 from aipass.sources.observation import Gone, Listing, Moved, ScanEnd, Seen
 
-pytestmark = pytest.mark.skipif(not os.path.exists("/proc/sys/fs/inotify"), reason="there is no inotify here")
+#: Slow: left out of the inner loop (`make fast`).
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.path.exists("/proc/sys/fs/inotify"), reason="there is no inotify here"),
+]
 
 
 @pytest.fixture

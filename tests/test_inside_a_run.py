@@ -13,6 +13,7 @@ from fence_kit import NO_FENCE, NO_WALL, OTHER_USER, FenceHouse, no_other_user
 
 from aipass.dispatch import environment
 
+pytestmark = pytest.mark.slow
 fenced = pytest.mark.skipif(bool(NO_FENCE or NO_WALL), reason=NO_FENCE or NO_WALL or "-")
 USERS = [
     None,

@@ -23,6 +23,7 @@ from aipass.supervisor.fence.territory import Territory
 from aipass.supervisor.refusals import Unheard
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(NO_FENCE), reason=NO_FENCE or "-"),
     pytest.mark.skipif(bool(NO_WALL), reason=NO_WALL or "-"),
 ]

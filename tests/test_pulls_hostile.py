@@ -16,6 +16,9 @@ from aipass.git.pulls import Claim, NothingError, touched
 from aipass.git.records import Records, folder_of
 from aipass.git.repo import GitError, Repo
 
+#: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bench(tmp_path):

@@ -37,6 +37,9 @@ from aipass.trinity.place import ASIDE, Places
 from aipass.trinity.shelf import LOOKS_AT_ONCE, MOST_MOVED_HALVES, Shelf, StateSaved
 from plugins.secrets import MOST_FOUND, MOST_IN_PIECE, find_secrets
 
+#: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
+pytestmark = pytest.mark.slow
+
 TOML = (
     '[agents.w]\ndriver = "command"\ncommand = ["cat"]\n[agents.v]\ndriver = "command"\ncommand = ["cat"]\n'
 )

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aipass.event import Fact
+from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from aipass.ledger import Ledger
 
@@ -36,6 +38,8 @@ JUST_S = 10.0
 _TAKEN_OVER = re.compile(r"[Bb]ranch: (renamed|copied) ")
 #: The end of a rebase in a branch's own log, with the commit that it went onto.
 REBASED = re.compile(r"rebase (?:-i )?\(finish\): refs/heads/.* onto ([0-9a-f]{40,64})")
+#: A line of a log that is longer is cut off by none but a broken program.
+MAX_LINE_BYTES = 8_000_000
 #: So many refs that moved in one and the same way are told one by one; more are one event.
 MANY, NAMED = 50, 1000
 
@@ -104,6 +108,24 @@ class GitSeen:
     detached: frozenset[str] = frozenset()
     rebased: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     now: float = float("inf")
+
+
+def read_log(path: Path, tail: int) -> tuple[Entry, ...]:
+    """The entries at the end of a ref's log, oldest first: those of its last `tail` bytes, and at least the last one."""
+    try:
+        # An agent's program outside the fence may have put a pipe there, or something endless.
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            while True:
+                file.seek(max(0, size - tail))
+                lines = file.read(tail).split(b"\n")
+                # The last line ends the file, and the one before it may begin before what was read.
+                if len(lines) > 2 or tail >= min(size, MAX_LINE_BYTES):
+                    break
+                tail *= 4
+    except OSError:
+        return ()
+    return tuple(entry for line in lines if (entry := Entry.of(line)) is not None)
 
 
 def _marks(entries: tuple[Entry, ...]) -> list[str]:

@@ -13,7 +13,19 @@ import structlog
 
 from aipass.git import hooks
 from aipass.git.ask import ask
-from aipass.git.news import HEAD, HEADS, OURS, REBASED, REMOTES, TAGS, WORKTREES, About, Entry, GitSeen
+from aipass.git.news import (
+    HEAD,
+    HEADS,
+    OURS,
+    REBASED,
+    REMOTES,
+    TAGS,
+    WORKTREES,
+    About,
+    Entry,
+    GitSeen,
+    read_log,
+)
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
 from aipass.supervisor.held import open_regular
@@ -38,8 +50,6 @@ MAX_PATHS = 1000
 MAX_SUBJECT = 2000
 #: Of a rebase of more commits, the newest are told.
 MAX_REBASED = 5000
-#: A line of a log that is longer is cut off by none but a broken program.
-MAX_LINE_BYTES = 8_000_000
 
 
 class Git:
@@ -179,7 +189,7 @@ class Git:
         is_tags = self._is_changed(TAGS, *folders, self._common / "packed-refs")
         if not changed and not is_tags:
             return None
-        logs = {ref: _read(path) for ref, path in changed.items()}
+        logs = {ref: read_log(path, TAIL_BYTES) for ref, path in changed.items()}
         new = [
             entry.new
             for entries in logs.values()
@@ -287,22 +297,3 @@ _TAG = "%(refname)%00%(objectname)%00"
 def _pairs(words: list[str]) -> Iterable[tuple[str, str]]:
     clean = [word.strip("\n") for word in words if word.strip("\n")]
     return zip(clean[::2], clean[1::2], strict=False)
-
-
-def _read(path: Path) -> tuple[Entry, ...]:
-    """The last entries of a log."""
-    try:
-        # An agent's program outside the fence may have put a pipe there, or something endless.
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            tail = TAIL_BYTES
-            while True:
-                file.seek(max(0, size - tail))
-                lines = file.read(tail).split(b"\n")
-                # The last line ends the file, and the one before it may begin before what was read.
-                if len(lines) > 2 or tail >= min(size, MAX_LINE_BYTES):
-                    break
-                tail *= 4
-    except OSError:
-        return ()
-    return tuple(entry for line in lines if (entry := Entry.of(line)) is not None)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aipass.git.ask import ask
-from aipass.git.news import Entry
+from aipass.git.news import Entry, read_log
 from aipass.sources import inotify, writers
 from aipass.supervisor import held
 
@@ -22,7 +22,8 @@ MOVING = re.compile(
 )
 #: Repositories inside this one whose git is watched; of more, nobody says what git did.
 MAX_REPOSITORIES = 200
-MAX_LOG_LINE = 4096
+#: A line of a log is mostly shorter.
+LOG_LINE = 4096
 #: Of a log so much of the end is read, and of the moves there so many of the newest are looked into one by one.
 TAIL_BYTES, MAX_MOVES = 200_000, 50
 #: The date of a merge in the log is that of its beginning.
@@ -139,7 +140,7 @@ class GitWork:
         """Where an event says that git's log has just told of a move of HEAD: what that has put where."""
         if raw.watch != self._log_watch or raw.name != b"HEAD" or not raw.mask & inotify.IN_CLOSE_WRITE:
             return None
-        last = self._log(MAX_LOG_LINE)[-1:]
+        last = self._log(LOG_LINE)[-1:]
         return self._moves_of(last[0]) if last and _is_move(last[0]) else None
 
     def look_anew(self) -> None:
@@ -182,15 +183,9 @@ class GitWork:
                 found.pop(path, None)
         return found
 
-    def _log(self, most: int) -> list[Entry]:
+    def _log(self, tail: int) -> tuple[Entry, ...]:
         """The last lines of the log of HEAD."""
-        if self._folder is None:
-            return []
-        try:
-            tail = held.read_end(Path(self._folder, "logs/HEAD"), most)
-        except OSError:
-            return []
-        return [entry for line in tail.split(b"\n") if (entry := Entry.of(line)) is not None]
+        return () if self._folder is None else read_log(Path(self._folder, "logs/HEAD"), tail)
 
     def _find_lock(self, tree: str) -> None:
         """Nobody saw the lock being made that may stand there."""

@@ -97,6 +97,11 @@ class Known:
         for folder, name, *_ in self._below(top):
             self._ledger.run("drop_file", (folder, name))
 
+    def forget_told(self) -> None:
+        """What was told in a transaction that failed is not on record: it may be told again."""
+        self._hidden.clear()
+        self._carried.clear()
+
     def forget_file(self, path: str) -> None:
         """The same of one file."""
         self._ledger.run("drop_file", _key(path))
@@ -329,6 +334,3 @@ def _key(path: str) -> tuple[bytes, bytes]:
 
 def _path(folder: bytes, name: bytes) -> str:
     return os.fsdecode(folder + b"/" + name if folder else name)
-
-
-__all__ = ["Identity", "Known"]
