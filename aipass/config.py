@@ -96,7 +96,7 @@ class Agent(Model):
     """`[agents.<name>]`: a configured identity."""
 
     driver: Annotated[str, Field(min_length=1)] = Field(
-        description="How its CLI is run: command, claude, codex, gemini, or a plugin's"
+        description="How its CLI is run: command, claude, codex, gemini, opencode, llm, or a plugin's"
     )
     home: Home | None = Field(None, description="Its own folder; default `.aipass/agents/<name>`")
     owns: tuple[Pattern, ...] | None = Field(

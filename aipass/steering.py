@@ -257,6 +257,6 @@ def _standing(plan: str, state: str | None) -> str:
         case "running":
             return f"is running already; `aipass plan status {plan}` shows how far it is"
         case "done":
-            return f"is done; `aipass plan start {plan}` begins it anew"
+            return f"is done; `aipass plan start {plan} --again` runs all of it once more"
         case _:
             return f"is {state}; `aipass plan resume {plan}` goes on with it"

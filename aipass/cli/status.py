@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,7 +113,9 @@ def _sandbox(layout: Layout) -> Config | None:
 
 def _rejected(layout: Layout) -> int:
     """How many files of the inbox have a note beside them that says why they are not taken."""
-    notes = islice(layout.inbox.glob(f"*/*{REJECTED}"), MOST_COUNTED)
+    notes = islice(
+        chain.from_iterable(layout.inbox.glob(f"{at}*{REJECTED}") for at in ("", "*/")), MOST_COUNTED
+    )
     # A name that was too long for the note's is cut in it.
     return sum(
         1 for note in notes if os.path.lexists(str(note).removesuffix(REJECTED)) or len(note.name) > LONG_NAME

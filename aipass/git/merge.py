@@ -340,7 +340,8 @@ class Merger:
         if touched:
             more = f" and {len(touched) - NAMED} more" if len(touched) > NAMED else ""
             raise RefusedError(
-                f"the working tree is not as the PR has it: {', '.join(touched[:NAMED])}{more}; nothing was changed"
+                f"the working tree is not as the PR has it: {', '.join(touched[:NAMED])}{more}; nothing was changed. "
+                "Hand in again what is there now (`aipass pr open`), or bring back what the PR has (`aipass pr diff` shows it)"
             )
         return writes
 

@@ -317,5 +317,6 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
 def _fail(plan: PlanView, phase: PhaseView, reason: str) -> Iterator[Action]:
     yield Advance(plan.id, phase.id, "failed", reason)
     yield Notify(
-        f"phase {phase.id} of plan {plan.id} ({plan.plan.title}) failed: {reason}; `aipass plan resume {plan.id}` tries again"
+        f"phase {phase.id} of plan {plan.id} ({plan.plan.title}) failed: {reason}; `aipass plan resume {plan.id}` tries again",
+        about=f"plan {plan.id}",
     )
