@@ -46,9 +46,9 @@ from aipass.secret import Mask
 from aipass.sources import intake
 from aipass.sources.clock import Timers
 from aipass.sources.home import HomeGone
-from aipass.sources.ignore import hidden_by
+from aipass.sources.ignore import Ignore
 from aipass.sources.known import Known
-from aipass.sources.observation import ScanEnd
+from aipass.sources.observation import Configured, ScanEnd
 from aipass.sources.runs import Report, Supervisors
 from aipass.steering import Steering
 from aipass.step import Done, PlanRead, Reloaded, Step
@@ -435,6 +435,8 @@ class Engine:
             self._work.sealed(item)
         elif isinstance(item, SeenOfAgents):
             self._talk.take(step, item)
+        elif isinstance(item, Configured):
+            step.changes_territory = True  # what git starts is nobody's to write
         elif isinstance(item, HomeGone):
             self.gone = item.reason
         elif isinstance(item, CheckAsked):
@@ -474,7 +476,7 @@ class Engine:
 
     def _author_of_ignoring(self, path: str) -> int | None:
         """The run that wrote the .gitignore which ignores a path, where one did."""
-        found = hidden_by(self.layout.root, path)
+        found = Ignore(self.layout.root, self.config.watch.ignore).hider(path)
         return None if found is None else self._authors.by(found)
 
     def _notify_of_rules(self, step: Step, text: str) -> None:

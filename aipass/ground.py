@@ -12,7 +12,7 @@ from aipass import guarded
 from aipass.errors import ConfigError
 from aipass.git.ask import ask
 from aipass.layout import CONFIG_NAME
-from aipass.sources.ignore import MAX_ALL_LINES, NAME, lines_of
+from aipass.sources.ignore import MAX_LINES, NAME, lines_of
 from aipass.supervisor.fence import probe
 from aipass.supervisor.fence.fenced import DENIED
 
@@ -203,7 +203,7 @@ def ignored(root: Path) -> list[str]:
         except ValueError:
             continue  # whoever watches the tree tells of it
         found += [_below(folder, rule) if folder else rule for rule in rules]
-    return found[-MAX_ALL_LINES:]
+    return found[-5 * MAX_LINES :]
 
 
 def _ignoring(root: Path) -> list[str]:

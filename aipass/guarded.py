@@ -1,7 +1,7 @@
 """What is nobody's to write because it is started: the programs and scripts of agents, what aipass and git run from.
 
 An agent that could write it would act as another agent, or as the engine, outside every fence. An `owns` that names such a path
-literally gives it all the same. Reads files' names only, never their content.
+literally gives it all the same. Of scripts it reads what they import; of nothing else more than the name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from aipass import programs
 from aipass.dispatch import environment
+from aipass.git import hooks
 from aipass.git.ask import ask, has_repository, no_repository
-from aipass.git.hooks import ASIDE
+from aipass.supervisor import held
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Guard
 
@@ -37,6 +38,13 @@ _GIT_COMMANDS = re.compile(
     r"core\.(?:sshcommand|askpass|editor|pager|fsmonitor)|credential\.(?:.*\.)?helper|gpg\.(?:.*\.)?program|filter\..*\.(?:clean|smudge|process)"
     r"|merge\..*\.driver|diff\..*\.(?:command|textconv)|diff\.external|pager\..*|sequence\.editor|alias\..*"
 )
+#: Names by which a file beside a script is imported in the place of what is meant; `test.py` people call their own as well.
+_OF_PYTHON = sorted(name for name in sys.stdlib_module_names if not name.startswith("_") and name != "test")
+_IMPORTS = re.compile(
+    r"^[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+(\w[\w., \t]*))", re.MULTILINE
+)
+#: So many modules of a script are followed, and so much of each is read.
+MOST_MODULES, MOST_READ_BYTES = 50, 500_000
 _SEPARATORS = re.compile(r"[\s;|&<>()`\"'$=]+")
 
 
@@ -52,7 +60,12 @@ def of(layout: Layout, config: Config) -> Guarded:
     """All that is guarded with this configuration on this machine, now."""
     root = os.path.realpath(layout.root)
     tree: dict[str, str] = {}
-    for place, why in (*_of_agents(config, root), *_of_ours(root), *_of_git(layout.root)):
+    for place, why in (
+        *_of_agents(config, root),
+        *_of_ours(root),
+        *_of_git(layout.root),
+        *_hooks(layout.root),
+    ):
         relative = _below(place, root)
         if relative is not None:
             tree.setdefault(relative, why)
@@ -130,7 +143,30 @@ def _of_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
         for number, word in enumerate(words):
             if number and words[number - 1] == "-m":
                 yield from ((one, why) for one in _module(word, root))
-            yield from ((one, why) for one in _named(word, root))
+            for one in _named(word, root):
+                yield one, why
+                yield from ((other, f"{why}: it imports what lies beside it") for other in _imported(one))
+
+
+def _imported(script: str) -> Iterator[str]:
+    """Files beside a Python script that it imports before any other: modules of its own, and whatever is called as one of Python's."""
+    if not script.endswith(".py"):
+        return
+    folder = os.path.dirname(script)
+    yield from (os.path.join(folder, f"{name}.py") for name in _OF_PYTHON)
+    waiting, known = [script], {script}
+    while waiting and len(known) < MOST_MODULES:
+        try:
+            text = held.read(waiting.pop(), MOST_READ_BYTES).decode("utf-8", "replace")
+        except OSError:
+            continue
+        for match in _IMPORTS.finditer(text):
+            for name in re.split(r"[,\s]+", match[1] or match[2]):
+                place = os.path.join(folder, f"{name.partition('.')[0]}.py")
+                if place not in known and os.path.isfile(place):
+                    known.add(place)
+                    waiting.append(place)
+                    yield place
 
 
 def _program(path: str) -> Iterator[str]:
@@ -230,8 +266,15 @@ def _of_git(root: Path) -> Iterator[tuple[str, str]]:
             base = os.path.dirname(file) if name.startswith("include") else top
             place = os.path.join(base, os.path.expanduser(value))
             # Beside a folder of hooks ours has links by which it starts those that were there before.
-            beside = [place.rstrip("/") + ASIDE] if name == "core.hookspath" else []
+            beside = [place.rstrip("/") + hooks.ASIDE] if name == "core.hookspath" else []
             yield from ((one, f"{why} (`{name}`)") for one in (place, os.path.realpath(place), *beside))
+
+
+def _hooks(root: Path) -> Iterator[tuple[str, str]]:
+    """The folders that git takes hooks from, where they lead, and what the hooks there are links to."""
+    for place in hooks.places(root):
+        yield from ((one, "git takes its hooks from it") for one in (str(place), os.path.realpath(place)))
+        yield from ((one, f"the hook {name} is a link to it") for name, one in hooks.links(place))
 
 
 def expanded(command: str, top: str) -> str:

@@ -60,9 +60,9 @@ def tree(tmp_path):
             if isinstance(one, Seen) and one.path == mark.name:
                 return found
             if isinstance(one, Seen | Gone) and not one.path.startswith("mark") and one.path != "new":
-                found[one.path] = one.git
+                found[one.path] = one.git or getattr(one, "back", False)
             elif isinstance(one, Moved):
-                found[one.new] = found[one.old] = one.git
+                found[one.new] = found[one.old] = one.git or one.back
             elif isinstance(one, Listing) and not one.quiet and not one.ignoring:
                 found |= {entry.path: one.git for entry in one.entries}
             assert not isinstance(one, ScanEnd) or one.reason in {"start", "new", "ignore"}
@@ -151,7 +151,7 @@ def test_what_was_changed_before_anybody_looked_comes_back_as_well(tmp_path):
         while not found.get("end"):
             one = told.get(timeout=PATIENCE)
             if isinstance(one, Seen):
-                found[one.path] = [*found.get(one.path, []), one.git]
+                found[one.path] = [*found.get(one.path, []), one.git or one.back]
         assert set(found["a"]) == {True}
     finally:
         source.stop()

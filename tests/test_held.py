@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aipass.layout import Layout
-from aipass.sources.ignore import MAX_ALL_LINES, MAX_GITIGNORE_BYTES, MAX_LINES, Ignore, lines_of
+from aipass.sources.ignore import MAX_GITIGNORE_BYTES, MAX_LINES, MAX_WEIGHT, Ignore, lines_of
 from aipass.sources.spool import Spool
 from aipass.supervisor import held
 from aipass.supervisor.fence import kernel
@@ -346,7 +346,7 @@ def test_all_gitignores_together_have_a_limit(tmp_path):
     told = []
     ignore = Ignore(root, (), lambda path, reason: told.append(path))
     place = root
-    used = MAX_ALL_LINES // MAX_LINES
+    used = MAX_WEIGHT // MAX_LINES
     for number in range(used + 3):
         (place / ".gitignore").write_text("".join(f"x{n}\n" for n in range(2000)))
         place /= str(number)

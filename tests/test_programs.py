@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import agent
 from git_kit import git
 from patience import PATIENCE
 
@@ -471,3 +472,50 @@ def script(repository, *words, check: int | None = 0):
     )
     assert check is None or done.returncode == check, f"{words}: {done.stdout}{done.stderr}"
     return done
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a hook"])
+def test_hooks_that_are_links_into_the_tree_are_nobodys(tmp_path, kind):
+    git(tmp_path, "init", "-q")
+    (tmp_path / "scripts").mkdir()
+    if kind == "a folder":
+        shutil.rmtree(tmp_path / ".git/hooks", ignore_errors=True)
+        (tmp_path / ".git/hooks").symlink_to("../scripts")
+    else:
+        (tmp_path / ".git/hooks").mkdir(exist_ok=True)
+        (tmp_path / ".git/hooks/pre-commit").symlink_to("../../scripts/check")
+    found = territory(tmp_path, agent_table("free", '["true"]'))
+    assert found.owner("scripts/check").kind is Kind.NEVER
+    assert (found.owner("scripts/other").kind is Kind.FREE) == (kind == "a hook")
+
+
+def test_what_a_script_imports_from_beside_it_is_nobodys(tmp_path):
+    (tmp_path / "tools/package").mkdir(parents=True)
+    (tmp_path / "tools/agent.py").write_text("import sys, helper\nfrom package import x\n")
+    (tmp_path / "tools/helper.py").write_text("    import deeper as d\n")
+    for name in ("deeper.py", "other.py", "package/__init__.py"):
+        (tmp_path / "tools" / name).write_text("")
+    found = territory(tmp_path, agent_table("free", '["python3", "tools/agent.py"]'))
+    for path in ("tools/helper.py", "tools/deeper.py", "tools/json.py", "tools/re.py"):
+        assert found.owner(path).kind is Kind.NEVER, path
+    for path in ("tools/other.py", "tools/test.py", "tools/package/__init__.py", "json.py"):
+        assert found.owner(path).kind is Kind.FREE, path
+
+
+def test_a_hooks_folder_that_is_named_while_the_engine_runs_is_nobodys_from_then_on(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write(
+        "w.py",
+        "try: open('late/post-commit', 'w').write('x')\nexcept PermissionError: print('refused')\nelse: print('written')\n",
+    )
+    (repository.root / "late").mkdir()
+    repository.aipass("init")
+    repository.aipass("up", "--detach")
+    assert "written" in repository.aipass("send", "w", "one", "--wait").stdout
+    (repository.root / "late/post-commit").unlink()
+    git(repository.root, "config", "core.hooksPath", "late")
+    number = iter(range(2, 100))
+    repository.wait_for(
+        lambda: "refused" in repository.aipass("send", "w", f"try {next(number)}", "--wait").stdout,
+        "the guard",
+    )

@@ -15,6 +15,7 @@ import shlex
 import stat
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ ASIDE = ".before-aipass"
 SHARED_ROOTS = ".aipass-roots"
 #: Where hooks leave their files, in a root's spool.
 SPOOL = "git"
+#: So many entries of a folder of hooks are looked at; git has 28.
+MOST_HOOKS = 200
 #: Who may write a folder of hooks that is shared may write that file.
 MAX_ROOTS_BYTES = 1_000_000
 
@@ -166,6 +169,22 @@ def _path(root: Path, name: str) -> Path:
     if not said:
         raise ConfigError(f"{root}: {no_repository(root)}")
     return Path(said)
+
+
+def places(root: Path) -> list[Path]:
+    """The folders that git takes hooks from, and would take them from without `core.hooksPath`; none where there is no repository."""
+    words = ("rev-parse", "--path-format=absolute", "--git-path", "hooks", "--git-common-dir")
+    said = ask(root, *words, bare=True, hooks=True)
+    found = said[0].removesuffix("\n").split("\n") if said else []
+    return [Path(one) for one in dict.fromkeys([found[0], f"{found[-1]}/hooks"])] if found else []
+
+
+def links(where: Path) -> list[tuple[str, str]]:
+    """Hooks that are links, with what they lead to in the end."""
+    with contextlib.suppress(OSError):
+        found = [entry for entry in islice(os.scandir(where), MOST_HOOKS) if entry.is_symlink()]
+        return [(entry.name, os.path.realpath(entry.path)) for entry in found]
+    return []
 
 
 def is_shared(root: Path) -> bool:

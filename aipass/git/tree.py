@@ -70,9 +70,15 @@ def between(repo: Repo, old: str, new: str) -> dict[str, tuple[Entry | None, Ent
     return found
 
 
+#: Of a path with more parts nothing is kept: what is asked of each folder above it makes everybody wait.
+MOST_PARTS = 200
+
+
 def unusable(repo: Repo, path: str) -> str | None:
     """Why git cannot keep what lies at a path now; None where it can, also where nothing is there."""
     parts = path.split("/")
+    if len(parts) > MOST_PARTS:
+        return f"it lies more than {MOST_PARTS} folders deep"
     for depth in range(1, len(parts)):
         folder = repo.top.joinpath(*parts[:depth])
         try:

@@ -25,6 +25,7 @@ from aipass.sources.contents import Contents
 from aipass.sources.gitwork import GitWork, Moves, is_blob
 from aipass.sources.ignore import git_folder, is_worktree
 from aipass.sources.observation import (
+    Configured,
     Gone,
     Limited,
     Listing,
@@ -84,7 +85,7 @@ class Ground:
     #: Others may write here without the kernel's telling it: what lies in `loud` is looked at from time to time as well.
     shared: bool = False
     #: Folders deeper than this are not looked into: who may write there makes what he likes of their paths.
-    depth: int = 1000
+    depth: int = 256
 
 
 class TreeEmitter(EventEmitter):
@@ -109,6 +110,8 @@ class TreeEmitter(EventEmitter):
         self._later: dict[str, float] = {}
         #: Folders that are known not to be ignored, for as long as one scan or one round goes on.
         self._shown: set[str] = set()
+        #: Whether folders were ignored by the rules of before, as long as one scan goes on.
+        self._hidden_before: dict[str, bool] = {}
         self._young = Young()
         self._contents = Contents()
         #: What git did while nobody looked, for as long as a scan goes on.
@@ -244,16 +247,12 @@ class TreeEmitter(EventEmitter):
 
     def _tell(self, seen: Observation, *, git: bool | None = None) -> None:
         """`git`: whether git did it, where that was found out when it happened."""
-        if (
-            (isinstance(seen, Seen | Moved | Gone) and git)
-            or (
-                git is None
-                and not isinstance(seen, (ScanEnd, Limited, Unused, Touched))
-                and self._git.is_at_work(_place(seen))
-            )
-            or (isinstance(seen, Seen | Moved) and self._is_back(seen))
-        ):
+        if git is None and not isinstance(seen, (ScanEnd, Limited, Unused, Touched, Configured)):
+            git = self._git.is_at_work(_place(seen))
+        if git and isinstance(seen, Seen | Moved | Gone | Listing):
             seen = replace(seen, git=True)
+        elif isinstance(seen, Seen | Moved) and self._is_back(seen):
+            seen = replace(seen, back=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
             self._flush()
@@ -284,6 +283,7 @@ class TreeEmitter(EventEmitter):
         """Watch and list `top` and all below it; at the end of a whole scan say which folders there are."""
         begun = time.monotonic()
         self._shown.clear()
+        self._hidden_before.clear()
         if reason != "new":
             # What waits is told by itself, and before.
             self._young.hurry()
@@ -375,7 +375,7 @@ class TreeEmitter(EventEmitter):
                     elif special or entry.is_file(follow_symlinks=False):
                         seen = self._look(path, found=not quiet)
                         if seen is not None:
-                            if not new and self._old_rules is not None and self._old_rules.hides(path):
+                            if not new and self._was_hidden(folder, path):
                                 shown.add(entry.name)
                             entries.append(
                                 replace(seen, git=True) if self._is_as_moved(path, self._moves) else seen
@@ -408,6 +408,20 @@ class TreeEmitter(EventEmitter):
                 if path not in self._watch_of and path not in self._polled and not self._is_ignored(path):
                     self._scan(path, "new")
         return below
+
+    def _was_hidden(self, folder: str, path: str) -> bool:
+        """Whether a file was ignored by the rules of before; what is so of its folder is found out once a scan."""
+        old = self._old_rules
+        if old is None:
+            return False
+        unknown = []
+        while folder and folder not in self._hidden_before:
+            unknown.append(folder)
+            folder = folder.rpartition("/")[0]
+        hidden = self._hidden_before.get(folder, False)
+        for one in reversed(unknown):
+            hidden = self._hidden_before[one] = hidden or old.folder(one)
+        return hidden or old.file(path)
 
     def _add_watch(self, folder: str, handle: int) -> bool:
         if folder in self._polled:
@@ -477,6 +491,8 @@ class TreeEmitter(EventEmitter):
                         partial(self._is_as_moved, moved=moved),
                         {path for path in moved if moved[path] is None},
                     )
+                if self._git.is_configured(raw):
+                    self._tell(Configured())
                 if self._git.has_worktrees(raw):
                     self._ground.git_came()
                 if (came := self._git.has_come(raw)) is not None:
@@ -536,7 +552,7 @@ class TreeEmitter(EventEmitter):
         elif raw.mask & inotify.IN_DELETE:
             ignore.drop(path)
         elif (raw.mask & inotify.IN_MOVED_FROM and ignore.has_rules(path)) or (
-            raw.mask & (inotify.IN_MOVED_TO | inotify.IN_CREATE) and ignore.knows(path)
+            raw.mask & (inotify.IN_MOVED_TO | inotify.IN_CREATE) and ignore.is_old(path)
         ):
             self._forget_rules(path)
 

@@ -54,7 +54,8 @@ class GitWork:
         #: Of this tree (""), and of repositories inside it by their folder: git's folder, and whose watch it is.
         self._folders: dict[str, str] = {}
         self._tree_of_watch: dict[int, str] = {}
-        self._log_watch = self._above = -1
+        self._log_watch = self._above = self._common_watch = -1
+        self._hooks_watches: set[int] = set()
         #: The trees that git is at work on, in the order of the kernel's events, so that it is exact whenever they are read.
         self._at_work: set[str] = set()
 
@@ -69,6 +70,29 @@ class GitWork:
             # The root lies deeper in the repository: what comes in the place of its `.git` nobody else would see.
             with contextlib.suppress(OSError):
                 self._above = kernel.add(os.fsencode(above))
+
+    def is_configured(self, raw: inotify.Raw) -> bool:
+        """Whether git's configuration of the tree itself, or one of its hooks, was changed just now."""
+        if raw.watch in self._hooks_watches:
+            return True
+        is_common = raw.watch == self._common_watch or self._tree_of_watch.get(raw.watch) == ""
+        written = raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO | inotify.IN_CREATE)
+        if is_common and raw.name in {b"hooks", b"aipass"}:
+            self._watch_configuration()
+        return is_common and bool(written) and raw.name in {b"config", b"config.worktree", b"hooks"}
+
+    def _watch_configuration(self) -> None:
+        """Watch the folders that hold git's configuration and its hooks, which worktrees share."""
+        assert self._kernel is not None
+        common = self._folder or ""
+        with contextlib.suppress(OSError):
+            data = held.read(f"{self._folder}/commondir", LOG_LINE)
+            common = os.path.normpath(os.path.join(common, os.fsdecode(data.rstrip(b"\n"))))
+            self._common_watch = self._kernel.add(os.fsencode(common))
+        self._hooks_watches = set()
+        for place in (f"{common}/hooks", f"{common}/aipass/hooks"):
+            with contextlib.suppress(OSError):
+                self._hooks_watches.add(self._kernel.add(os.fsencode(place)))
 
     def has_worktrees(self, raw: inotify.Raw) -> bool:
         """Whether the first of other worktrees was made just now."""
@@ -100,6 +124,7 @@ class GitWork:
         if not tree:
             self._folder = folder
             self._watch_log()
+            self._watch_configuration()
 
     def _watch_log(self) -> None:
         assert self._kernel is not None

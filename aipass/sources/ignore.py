@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aipass.layout import CONFIG_NAME
 from aipass.sources import passing
 from aipass.supervisor import held
-from aipass.supervisor.fence.glob import Globs, is_plain
+from aipass.supervisor.fence.glob import Globs, Rule, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,23 +30,28 @@ ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
 #: Agents write .gitignore files, and every file that appears is held against them: so much of one is read, and of it
 #: and those of the folders above so many lines. The largest of the collection github.com/github/gitignore has 900 lines and 30 kB.
 MAX_GITIGNORE_BYTES = 200_000
-MAX_LINES, MAX_ALL_LINES = 2_000, 10_000
-#: Of patterns that take more than a comparison of texts (`?`, `[a-z]`, several `*`) so many characters are used.
-MAX_HARD = 20_000
+MAX_LINES = 2_000
+#: What the patterns of one and of those above it may take, in comparisons of a text (about a microsecond): see `weight`.
+MAX_WEIGHT = 10_000
+#: A name has at most 255 characters, and a path of those that are watched so many parts.
+_LONGEST, _DEEPEST = 255, 256
+#: So many characters are compared one by one in the time of a comparison of texts.
+_CHARACTERS = 4
 NAME = ".gitignore"
+#: Who hides a file that lies deeper is nobody's business.
+_NAMED_DEEP = 50
 #: A `.git` file is one line with one path.
 MAX_GIT_FILE_BYTES = 5000
 
 
 class _Rules(NamedTuple):
-    """One folder's own patterns, and how many lines and hard characters there are with those of the folders above.
+    """One folder's own patterns, and what they weigh with those of the folders above.
 
     `above`: the next folder above that has patterns; None where none has.
     """
 
     globs: Globs | None
-    lines: int
-    hard: int
+    weight: int
     above: str | None = None
 
 
@@ -65,18 +70,32 @@ class Ignore:
         self._root, self._refused = root, refused
         self._own = Globs(patterns, gitignore=True) if patterns else None
         self._files: dict[str, _Rules] = {}
+        #: Those folders that have patterns.
+        self._ruled: set[str] = set()
         self._told: dict[str, str] = {}
 
     def forget(self) -> Ignore:
         """Read every .gitignore anew when it is next needed; returns one that has the rules of until now."""
         before = copy.copy(self)
-        self._files = {}
+        self._files, self._ruled = {}, set()
         return before
 
     def hides(self, path: str) -> bool:
         """Whether the file at `path`, or a folder that it lies in, is ignored."""
         parts = path.split("/")
         return any(self.folder("/".join(parts[:depth])) for depth in range(1, len(parts))) or self.file(path)
+
+    def hider(self, path: str) -> str | None:
+        """The .gitignore whose pattern ignores the file at `path`, or a folder that it lies in; None where none does, or it lies too deep."""
+        parts = path.split("/")
+        if len(parts) > _NAMED_DEEP:
+            return None
+        places = [*("/".join(parts[:depth]) for depth in range(1, len(parts))), path]
+        for place in places:
+            folder, rule = self._deciding(place, folder=place != path)
+            if rule is not None and rule.include:
+                return f"{folder}/{NAME}" if folder else NAME
+        return None
 
     def folder(self, path: str) -> bool:
         """Whether the folder at `path`, and so all below it, is ignored. Its parents are not."""
@@ -110,6 +129,11 @@ class Ignore:
 
     def _by_git(self, path: str, *, folder: bool) -> bool:
         """What the nearest .gitignore with an opinion says."""
+        _, rule = self._deciding(path, folder=folder)
+        return rule is not None and rule.include
+
+    def _deciding(self, path: str, *, folder: bool) -> tuple[str, Rule | None]:
+        """The pattern of a .gitignore that decides about a path, and the folder that it is of."""
         above: str | None = path.rpartition("/")[0]
         while above is not None:
             rules = self._file(above)
@@ -117,24 +141,29 @@ class Ignore:
                 rest = path[len(above) + 1 :] if above else path
                 rule = rules.globs.naming(rest + "/" if folder else rest)
                 if rule is not None:
-                    return rule.include
+                    return above, rule
             above = rules.above
-        return False
+        return "", None
 
-    def knows(self, folder: str) -> bool:
-        """Whether a folder's .gitignore, or that there is none, is in use."""
-        return folder in self._files
+    def is_old(self, folder: str) -> bool:
+        """Whether another .gitignore is in use for a folder than lies there now."""
+        found = self._files.get(folder)
+        if found is None:
+            return False
+        try:
+            lines = lines_of(self._root, f"{folder}/{NAME}")
+        except ValueError:
+            return found.globs is not None
+        return lines != (() if found.globs is None else found.globs.lines)
 
     def drop(self, folder: str) -> None:
         """A folder is gone, with nothing in it."""
         self._files.pop(folder, None)
+        self._ruled.discard(folder)
 
     def has_rules(self, folder: str) -> bool:
         """Whether patterns of a .gitignore in a folder, or below it, are in use."""
-        return any(
-            found.globs is not None and (name == folder or name.startswith(folder + "/"))
-            for name, found in self._files.items()
-        )
+        return any(name == folder or name.startswith(folder + "/") for name in self._ruled)
 
     def _file(self, folder: str) -> _Rules:
         """The patterns of a folder's own .gitignore. Those of the folders above are counted before: who writes deeper takes nothing from them."""
@@ -144,21 +173,23 @@ class Ignore:
             if not folder:
                 break
             folder = folder.rpartition("/")[0]
-        found = self._files.get(folder, _Rules(None, 0, 0))
+        found = self._files.get(folder, _Rules(None, 0))
         for name in reversed(missing):
             above = folder if found.globs is not None else found.above
             found = self._files[name] = self._read(name, found)._replace(above=above)
+            if found.globs is not None:
+                self._ruled.add(name)
             folder = name
         return found
 
     def _read(self, folder: str, above: _Rules) -> _Rules:
         path = f"{folder}/{NAME}" if folder else NAME
         try:
-            lines = lines_of(self._root, path, MAX_ALL_LINES - above.lines)
-            hard = sum(len(line) for line in lines if not _is_plain(line))
-            if above.hard + hard > MAX_HARD:
+            lines = lines_of(self._root, path)
+            heavy = above.weight + sum(map(weight, lines))
+            if heavy > MAX_WEIGHT:
                 raise ValueError(
-                    f"more than {MAX_HARD} characters of patterns with `?`, `[` or several `*`, its own and those of the folders above"
+                    "its patterns, with those of the folders above, take too long to compare with a path"
                 )
         except ValueError as exc:
             if self._told.get(path) != str(exc):
@@ -166,23 +197,24 @@ class Ignore:
                 self._refused(path, str(exc))
             return above._replace(globs=None)
         self._told.pop(path, None)
-        globs = Globs(lines, gitignore=True) if lines else None
-        return _Rules(globs, above.lines + len(lines), above.hard + hard)
+        return _Rules(Globs(lines, gitignore=True) if lines else None, heavy)
 
 
-def hidden_by(root: Path, path: str) -> str | None:
-    """The .gitignore whose pattern ignores a file, or a folder that it lies in; relative to the root, the nearest. None where none does."""
-    above = path
-    while above:
-        above = above.rpartition("/")[0]
-        name = f"{above}/{NAME}" if above else NAME
-        try:
-            globs = Globs(lines_of(root, name), gitignore=True)
-        except ValueError:
-            continue
-        if globs.match(path[len(above) + 1 :] if above else path):
-            return name
-    return None
+def weight(line: str) -> int:
+    """What a pattern takes at most to be compared with a path, in comparisons of a text; an ordinary one weighs one or two."""
+    found = 0
+    parts = [part for part in line.split("/") if part]
+    for part in parts:
+        if part == "**":
+            # Between others it may stand for any number of folders.
+            found += 0 if part in {parts[0], parts[-1]} and parts.count("**") == 1 else _DEEPEST
+        elif is_plain(part):
+            found += 1
+        elif part.count("*") <= 1:
+            found += 1 + len(part) // _CHARACTERS
+        else:
+            found += 1 + len(part) * _LONGEST // _CHARACTERS
+    return found
 
 
 def git_folder(folder: Path) -> Path | None:
@@ -209,16 +241,12 @@ def is_worktree(folder: Path) -> bool:
     return found is not None and found.parent.name == "worktrees"
 
 
-def _is_plain(line: str) -> bool:
-    return line.count("*") <= 1 and all(map(is_plain, line.split("/")))
-
-
 def _verdict(globs: Globs, path: str) -> bool | None:
     rule = globs.decisive(path)
     return None if rule is None else rule.include
 
 
-def lines_of(root: Path, path: str, most: int = MAX_LINES) -> tuple[str, ...]:
+def lines_of(root: Path, path: str) -> tuple[str, ...]:
     """The patterns of a `.gitignore`, its path relative to the root; none where there is none.
 
     Raises ValueError with the reason where it is not used: no plain file, or too large.
@@ -234,8 +262,6 @@ def lines_of(root: Path, path: str, most: int = MAX_LINES) -> tuple[str, ...]:
         raise ValueError(f"it cannot be read ({exc.strerror})") from exc
     lines = data.decode("utf-8", "surrogateescape").splitlines()
     found = tuple(line for line in lines if line.strip() and not line.startswith("#"))
-    if len(found) > min(most, MAX_LINES):
-        raise ValueError(
-            f"more than {min(most, MAX_LINES)} patterns, its own or with those of the folders above"
-        )
+    if len(found) > MAX_LINES:
+        raise ValueError(f"more than {MAX_LINES} patterns")
     return found

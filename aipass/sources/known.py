@@ -13,7 +13,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aipass.event import Fact
-from aipass.sources.observation import Gone, Identity, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
+from aipass.sources.observation import (
+    Configured,
+    Gone,
+    Identity,
+    Limited,
+    Listing,
+    Moved,
+    ScanEnd,
+    Seen,
+    Touched,
+    Unused,
+)
 
 if TYPE_CHECKING:
     from aipass.ledger import Ledger
@@ -65,6 +76,8 @@ class Known:
         facts = self._settle(seen)
         if getattr(seen, "git", False):
             return _by_git(facts)
+        if isinstance(seen, Seen | Moved) and seen.back and self._runs.by(_place(seen)) is None:
+            return _by_git(facts)
         return facts
 
     def _settle(self, seen: Observation) -> list[Fact]:
@@ -81,6 +94,8 @@ class Known:
                 return self._listing(seen)
             case ScanEnd():
                 return self._scan_end(seen)
+            case Configured():
+                return []
             case Unused():
                 return [Fact("watch.unused", SOURCE, path=seen.path, detail={"reason": seen.reason})]
             case Limited():
@@ -305,6 +320,10 @@ class Known:
         if not folder:
             return self._ledger.all("all_files")
         return self._ledger.all("files_below", {"dir": folder, "low": folder + b"/", "high": folder + b"0"})
+
+
+def _place(seen: Seen | Moved) -> str:
+    return seen.path if isinstance(seen, Seen) else seen.new
 
 
 def _is_in(folder: bytes, tops: set[bytes]) -> bool:

@@ -35,6 +35,8 @@ class Seen:
     git: bool = False
     #: When its inode was changed last (ctime), in nanoseconds; None where nobody looked.
     changed: int | None = None
+    #: It is as it was told before git took it away: git's, unless a run is known to have written it.
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Moved:
     identity: Identity | None = None
     git: bool = False
     changed: int | None = None
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,11 @@ class Unused:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """Git's configuration, or a hook, was changed: what it starts may lie elsewhere from now on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Touched:
     """A file's time, or something else about it but its content, was set."""
 
@@ -118,7 +126,7 @@ class Touched:
     changed: int | None = None
 
 
-Observation = Seen | Touched | Moved | Gone | Listing | ScanEnd | Limited | Unused
+Observation = Seen | Configured | Touched | Moved | Gone | Listing | ScanEnd | Limited | Unused
 
 _TYPES = {
     stat.S_IFREG: "file",
