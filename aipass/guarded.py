@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from aipass import programs
 from aipass.dispatch import environment
-from aipass.git import hooks
+from aipass.git import hooks, hooktext
 from aipass.git.ask import ask, has_repository, no_repository
 from aipass.supervisor import held
 from aipass.supervisor.fence.glob import Globs
@@ -266,7 +266,7 @@ def _of_git(root: Path) -> Iterator[tuple[str, str]]:
             base = os.path.dirname(file) if name.startswith("include") else top
             place = os.path.join(base, os.path.expanduser(value))
             # Beside a folder of hooks ours has links by which it starts those that were there before.
-            beside = [place.rstrip("/") + hooks.ASIDE] if name == "core.hookspath" else []
+            beside = [place.rstrip("/") + hooktext.ASIDE] if name == "core.hookspath" else []
             yield from ((one, f"{why} (`{name}`)") for one in (place, os.path.realpath(place), *beside))
 
 

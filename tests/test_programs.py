@@ -15,7 +15,7 @@ from git_kit import git
 from patience import PATIENCE
 
 from aipass import config, ground, guarded, programs
-from aipass.git import hooks
+from aipass.git import hooks, hooktext
 from aipass.layout import Layout
 from aipass.plugins import Plugins
 from aipass.supervisor.fence import gitfolder, runs_code
@@ -288,7 +288,7 @@ def test_hooks_that_ours_start_are_nobodys_wherever_they_lie(tmp_path):
     git(tmp_path, "add", "tracked")
     for folder in ("tracked", "not/tracked"):
         git(tmp_path, "config", "core.hooksPath", folder)
-        hooks.install(tmp_path, tmp_path / ".aipass/spool", hooks.ALL)
+        hooks.install(tmp_path, tmp_path / ".aipass/spool", hooktext.ALL)
         found = territory(tmp_path, agent_table("free", '["true"]'))
         started = [f"{folder}/pre-commit", f"{folder}/new"]
         if folder == "not/tracked":

@@ -213,7 +213,7 @@ def test_a_hook_of_before_has_its_name_its_files_and_its_words(repository, first
     git(root, "push", "-q", "here", "HEAD", env=env)
     words, lines = (2, 1) if name == "pre-push" else (0, 0)
     assert (root / "told").read_text() == f"{name} lib {words} mine too {lines}\n"
-    hook.with_name(name + hooks.ASIDE).write_text(f"{first}\nexit 7\n")
+    hook.write_text(hook.read_text() + "exit 7\n")
     if name != "post-commit":
         failed = git(
             root,

@@ -12,7 +12,7 @@ from aipass.cli.asking import ask, is_agent
 from aipass.cli.output import json_option, print_json, relative_to_root, table
 from aipass.errors import EXIT_REFUSED, AipassError, ConfigError
 from aipass.event import plain, printable
-from aipass.git import hooks
+from aipass.git import hooks, hooktext
 from aipass.git.ask import has_repository
 from aipass.layout import find_root
 
@@ -49,7 +49,11 @@ def install(guard: bool, trailers: bool) -> int:
         click.echo(reason, err=True)
         return EXIT_REFUSED
     layout = find_root()
-    wanted = [*hooks.HOOKS, *([hooks.GUARD] if guard else []), *([hooks.TRAILERS] if trailers else [])]
+    wanted = [
+        *hooktext.HOOKS,
+        *([hooktext.GUARD] if guard else []),
+        *([hooktext.TRAILERS] if trailers else []),
+    ]
     _show(hooks.install(layout.root, layout.spool, wanted))
     if (theirs := hooks.called(layout.root)) is not None:
         click.echo(
@@ -75,7 +79,7 @@ def uninstall() -> int:
     if any(hook.state == "installed" for hook in left):
         click.echo("other roots of this repository still want them")
     if kept := [hook for hook in left if hook.state == "replaced"]:
-        names = ", ".join(hook.path.name + hooks.ASIDE for hook in kept)
+        names = ", ".join(hook.path.name + hooktext.ASIDE for hook in kept)
         raise AipassError(
             f"another hook had taken the place of ours and stays; what stood there before is kept as {names}"
         )
@@ -169,6 +173,6 @@ def _show(found: list[Hook]) -> None:
 
 
 def _words(hook: Hook) -> str:
-    if hook.name not in hooks.HOOKS and hook.state in {"missing", "other"}:
-        return f"not asked for; `aipass git install --{'guard' if hook.name == hooks.GUARD else 'trailers'}` writes it"
+    if hook.name not in hooktext.HOOKS and hook.state in {"missing", "other"}:
+        return f"not asked for; `aipass git install --{'guard' if hook.name == hooktext.GUARD else 'trailers'}` writes it"
     return WORDS[hook.state] + (", calls the one of before" if hook.chained else "")

@@ -11,94 +11,28 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import stat
-import sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aipass.errors import AipassError, ConfigError
-from aipass.git import hookspath
+from aipass.git import hookspath, hooktext
 from aipass.git.ask import ask, no_repository
+from aipass.git.hooktext import ALL, ASIDE, HOOKS, MARK, SPOOL
 from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite", "pre-push", "reference-transaction")
-#: Written only for those who want them: these ask aipass something.
-GUARD, TRAILERS = "pre-commit", "commit-msg"
-ALL = (*HOOKS, GUARD, TRAILERS)
-MARK = "# Made by aipass"
-ASIDE = ".before-aipass"
 #: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
 SHARED_ROOTS = ".aipass-roots"
-#: Where hooks leave their files, in a root's spool.
-SPOOL = "git"
 #: So many entries of a folder of hooks are looked at; git has 28.
 MOST_HOOKS = 200
 #: Who may write a folder of hooks that is shared may write that file.
 MAX_ROOTS_BYTES = 1_000_000
-
-SCRIPT = """\
-#!/bin/sh
-{mark}: tells its engine that git did something. `aipass git uninstall` brings back what was here before.
-_aipass_name={name}
-_aipass_before={before}
-_aipass_named={named}
-# Under another name another tool has put it aside and calls it itself (pre-commit: NAME.legacy); that tool is what was here before.
-case ${{0##*/}} in $_aipass_name) ;; *) _aipass_before=/dev/null ;; esac
-_aipass_tell() {{
-    [ -f {roots} ] && [ -r {roots} ] || return 0
-    while IFS= read -r _aipass_root; do
-        _aipass_note=$_aipass_root/.aipass/spool/{spool}/$_aipass_name
-        [ -e "$_aipass_note" ] || [ -L "$_aipass_note" ] || [ ! -d "${{_aipass_note%/*}}" ] || printf '' > "$_aipass_note"
-    done < {roots}
-}}
-# What was here before is started by its old name, in a folder beside this one that has links to all that lies here: by its own path it finds
-# its name and its files.
-_aipass_call() {{
-    [ -x "$_aipass_before" ] || return 0
-    [ ! -x "$_aipass_named" ] || _aipass_before=$_aipass_named
-    exec "$_aipass_before" "$@"
-}}
-{body}"""
-#: Where what was here before lies: put aside; or where it was, and ours somewhere else.
-PUT_ASIDE = f"${{0%/*}}/$_aipass_name{ASIDE}", f"${{0%/*}}{ASIDE}/$_aipass_name"
-#: The hook of before goes last, with arguments and stdin as they came, and its status is ours.
-CHAINED = """\
-_aipass_call "$@"
-exit
-"""
-AFTER = """\
-_aipass_tell 2> /dev/null
-"""
-#: Only what was done is told, not what is being prepared.
-TRANSACTION = """\
-if [ "$1" = committed ]; then _aipass_tell 2> /dev/null; fi
-"""
-#: It may keep git from it, and then there is nothing to tell.
-ASKED = """\
-(_aipass_call "$@") || exit
-_aipass_tell 2> /dev/null
-exit 0
-"""
-
-
-#: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
-GUARDING = """\
-(_aipass_call "$@") || exit
-if [ -x {python} ]; then {python} -E -P -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi
-exit 0
-"""
-NAMING = """\
-(_aipass_call "$@") || exit
-if [ -x {python} ]; then {python} -E -P -m aipass git trailers "$1" > /dev/null 2>&1; fi
-exit 0
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +61,35 @@ class _Place:
     roots: Path
     calls: str | None = None
 
-    def script(self, name: str, *, passes: bool = False) -> str:
-        return script(name, self.roots, self.calls, passes=passes)
+    def text(self, name: str) -> bytes:
+        """The whole text of a hook of ours; where a shell script is put aside, that with what is ours in it."""
+        if self.calls is not None:
+            return hooktext.script(name, str(self.roots), self._told())
+        aside = _aside(self.where / name)
+        data = _shell(aside)
+        return (
+            hooktext.script(name, str(self.roots))
+            if data is None
+            else hooktext.inserted(data, name, str(self.roots))
+        )
+
+    def passing(self, name: str) -> bytes:
+        """The text of a hook that only calls the one that lies where it always did."""
+        return hooktext.script(name, str(self.roots), self._told(), passes=True)
+
+    def _told(self) -> tuple[str, str]:
+        return str(self.where), str(self.where.parent.parent / "hooks")
+
+
+def _shell(path: Path) -> bytes | None:
+    """The text of a hook that git would run, and a shell reads; None where it is another program, a link, or none."""
+    try:
+        if path.is_symlink() or not os.access(path, os.X_OK):
+            return None
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if hooktext.is_shell(data) else None
 
 
 def called(root: Path) -> str | None:
@@ -204,24 +165,6 @@ def _listed(root: Path) -> Path:
     return folder(root) / SHARED_ROOTS if is_shared(root) else common(root) / "roots"
 
 
-def script(name: str, roots: Path, calls: str | None = None, *, passes: bool = False) -> str:
-    """The hook's whole text. `calls`: the folder of the hook that it calls, where that was not put aside. `passes`: it does no more."""
-    bodies = {
-        "pre-push": ASKED,
-        "reference-transaction": TRANSACTION + CHAINED,
-        GUARD: GUARDING,
-        TRAILERS: NAMING,
-    }
-    body = CHAINED if passes else bodies.get(name, AFTER + CHAINED)
-    if name in {GUARD, TRAILERS}:
-        body = body.format(python=shlex.quote(sys.executable))
-    quoted = shlex.quote(str(roots))
-    before, named = PUT_ASIDE if calls is None else (f"{shlex.quote(calls)}/$_aipass_name", "$_aipass_before")
-    return SCRIPT.format(
-        mark=MARK, name=name, before=before, named=named, roots=quoted, spool=SPOOL, body=body
-    )
-
-
 def status(root: Path) -> list[Hook]:
     """Each hook as it is now."""
     place = _place(root)
@@ -232,19 +175,23 @@ def _look(place: _Place, name: str) -> Hook:
     path = place.where / name
     chained = os.path.lexists(_aside(path)) if place.calls is None else False
     try:
-        text = path.read_text("utf-8", "replace")
+        data = path.read_bytes()
     except FileNotFoundError:
         state = "other" if path.is_symlink() else "lost" if chained else "missing"
         return Hook(name, path, state, chained)
     except IsADirectoryError:
         return Hook(name, path, "folder", chained)
     except OSError:
-        text = ""
-    if MARK not in text:
+        data = b""
+    if MARK.encode() not in data:
         return Hook(name, path, "replaced" if chained else "other", chained)
-    if place.calls is not None and text == place.script(name, passes=True):
+    if place.calls is not None and data == place.passing(name):
         return Hook(name, path, "missing", chained)
-    whole = text == place.script(name) and os.access(path, os.X_OK)
+    wanted = place.text(name)
+    if hooktext.is_inserted(wanted):
+        # Theirs may be changed since; ours in it may not.
+        wanted = hooktext.inserted(hooktext.stripped(data), name, str(place.roots))
+    whole = data == wanted and os.access(path, os.X_OK)
     return Hook(name, path, "installed" if whole else "changed", chained)
 
 
@@ -260,7 +207,7 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
     if "\n" in str(root):
         raise ConfigError(f"{str(root)!r}: hooks cannot tell a root whose path holds a newline")
     where = folder(root)
-    if hookspath.is_tracked(root, where):
+    if hookspath.is_theirs(root, where, common(root).parent):
         hookspath.take_over(root, _own(root))
         where = folder(root)
     place = _place(root)
@@ -275,14 +222,15 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
         roots.parent.mkdir(exist_ok=True)
         known = list(_roots(roots))
         if str(root) not in known:
-            _write(roots, "".join(f"{one}\n" for one in [*known, str(root)]), 0o644)
+            _write(roots, _lines([*known, str(root)]), 0o644)
         for hook in status(root):
             if hook.state in {"replaced", "lost"} or (
                 hook.name in wanted and hook.state in {"other", "missing"}
             ):
                 _install(hook, place)
             elif hook.state == "changed":
-                _write(hook.path, place.script(hook.name), 0o755)
+                _keep_edits(hook.path)
+                _write(hook.path, place.text(hook.name), 0o755)
         if place.calls is None:
             _link(where)
         else:
@@ -297,10 +245,12 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
 def _pass_on(root: Path, place: _Place) -> None:
     """Have every other hook called as well: git looks for none where they are."""
     theirs = os.path.join(_top(root), place.calls or "")
-    named = [name for name in os.listdir(theirs) if os.access(os.path.join(theirs, name), os.X_OK)]
+    named: list[str] = []
+    with contextlib.suppress(OSError):  # there is none yet
+        named = [name for name in os.listdir(theirs) if os.access(os.path.join(theirs, name), os.X_OK)]
     for name in {*hookspath.PASSED, *(name for name in named if re.fullmatch("[a-z0-9-]+", name))}:
         if not os.path.lexists(place.where / name):
-            _write(place.where / name, place.script(name, passes=True), 0o755)
+            _write(place.where / name, place.passing(name), 0o755)
 
 
 def _install(hook: Hook, place: _Place) -> None:
@@ -311,52 +261,61 @@ def _install(hook: Hook, place: _Place) -> None:
     if there:
         os.rename(hook.path, _aside(hook.path))
     try:
-        _write(hook.path, place.script(hook.name), 0o755)
+        _write(hook.path, place.text(hook.name), 0o755)
     except BaseException:
         if there:
             os.rename(_aside(hook.path), hook.path)
         raise
 
 
+def _keep_edits(path: Path) -> None:
+    """Somebody has edited a hook with what is ours in it: that is what is to be called, and to come back."""
+    try:
+        data = path.read_bytes()
+        if hooktext.is_inserted(data) and _shell(_aside(path)) is not None:
+            _write(_aside(path), hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
+    except OSError:
+        return
+
+
 def _mirror(where: Path) -> Path:
-    """The folder in which hooks of before are started by their old names: beside theirs, so that `..` leads to the same place."""
+    """The folder in which links of before are started by their old names: beside theirs, so that `..` leads to the same place."""
     return where.with_name(where.name + ASIDE)
 
 
 def _link(where: Path) -> None:
-    """Give what is aside a link of its old name, and have all beside it that was beside it before."""
-    aside = {name for name in ALL if os.path.lexists(_aside(where / name))}
+    """Give links that are aside one of their old name, and have all beside it that was beside it before."""
+    aside = {name: _aside(where / name) for name in ALL if _aside(where / name).is_symlink()}
     _unlink(where)
+    mirror = _mirror(where)
     if not aside:
         return
-    mirror = _mirror(where)
     try:
-        mirror.mkdir(exist_ok=True)
-        (mirror / ".gitignore").write_text("*\n")
+        mirror.mkdir()
         for name in os.listdir(where):
-            if name not in ALL and name != ".gitignore" and ASIDE not in name and not _is_ours(where / name):
+            if name not in ALL and ASIDE not in name and not _is_ours(where / name):
                 (mirror / name).symlink_to(f"../{where.name}/{name}")
-        for name in aside:
-            path = _aside(where / name)
-            (mirror / name).symlink_to(
-                os.readlink(path) if path.is_symlink() else f"../{where.name}/{path.name}"
-            )
+        for name, path in aside.items():
+            (mirror / name).symlink_to(os.readlink(path))
     except OSError:
-        return  # nobody may write beside it: what was there before is started by the name that it has
+        return  # nobody may write beside it, or something stands there: what was there is started by the name that it has
 
 
 def _unlink(where: Path) -> None:
     mirror = _mirror(where)
     with contextlib.suppress(OSError):  # there is none, or somebody has put something into it
-        for entry in list(os.scandir(mirror)):
-            if entry.is_symlink() or entry.name == ".gitignore":
+        if mirror.is_symlink():
+            return
+        entries = list(os.scandir(mirror))
+        if all(entry.is_symlink() for entry in entries):
+            for entry in entries:
                 os.unlink(entry.path)
-        mirror.rmdir()
+            mirror.rmdir()
 
 
 def _is_ours(path: Path) -> bool:
     try:
-        return not path.is_symlink() and path.is_file() and MARK in path.read_text("utf-8", "replace")
+        return not path.is_symlink() and path.is_file() and MARK.encode() in path.read_bytes()
     except OSError:
         return False
 
@@ -416,7 +375,7 @@ def _uninstall(root: Path, place: _Place) -> None:
     ]
     try:
         if left:
-            _write(roots, "".join(f"{one}\n" for one in left), 0o644)
+            _write(roots, _lines(left), 0o644)
             return
         if place.calls is not None:
             for path in [path for path in where.iterdir() if _is_ours(path)]:
@@ -427,18 +386,44 @@ def _uninstall(root: Path, place: _Place) -> None:
             return
         for hook in [_look(place, name) for name in ALL]:
             if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
-                os.replace(_aside(hook.path), hook.path)
+                _bring_back(hook.path)
             elif hook.state in {"installed", "changed"}:
                 hook.path.unlink()
             elif hook.state == "replaced" and _same(hook.path, _aside(hook.path)):
                 _aside(hook.path).unlink()
         for path in _put_aside_by_others(where):
-            path.unlink()
+            _take_out(path)
         _unlink(where)
         with contextlib.suppress(NotADirectoryError):  # `core.hooksPath` names no folder
             roots.unlink(missing_ok=True)
     except OSError as exc:
         raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
+
+
+def _bring_back(path: Path) -> None:
+    """Put what stood there before in its place: as it was, or as somebody has edited it since."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        data = b""
+    before = _shell(_aside(path))
+    if hooktext.is_inserted(data) and before is not None and hooktext.stripped(data) != before:
+        _write(path, hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
+        _aside(path).unlink()
+    else:
+        os.replace(_aside(path), path)
+
+
+def _take_out(path: Path) -> None:
+    """What another tool keeps under a name of its own: another's hook without what is ours, and none of ours."""
+    data = path.read_bytes()
+    if not hooktext.is_inserted(data):
+        path.unlink()
+        return
+    _write(path, hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
+    aside = _aside(path.with_name(path.name.partition(".")[0]))
+    if _same(path, aside):
+        aside.unlink()  # that tool has it
 
 
 def _is_told_from(other: Path, roots: Path) -> bool:
@@ -447,6 +432,10 @@ def _is_told_from(other: Path, roots: Path) -> bool:
         return os.path.realpath(_listed(other)) == os.path.realpath(roots)
     except ConfigError:
         return True  # its git cannot be asked just now
+
+
+def _lines(roots: Iterable[str]) -> bytes:
+    return b"".join(os.fsencode(one) + b"\n" for one in roots)
 
 
 def _roots(listed: Path) -> Iterator[str]:
@@ -458,11 +447,11 @@ def _roots(listed: Path) -> Iterator[str]:
     yield from (line for line in lines if os.path.isdir(line))
 
 
-def _write(path: Path, text: str, mode: int) -> None:
+def _write(path: Path, data: bytes, mode: int) -> None:
     """Whole or not at all: git may just be starting it."""
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        half.write_text(text, "utf-8", "surrogateescape")
+        half.write_bytes(data)
         half.chmod(stat.S_IMODE(mode))
         half.replace(path)
     except BaseException:

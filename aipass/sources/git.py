@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aipass.git import hooks
+from aipass.git import hooktext
 from aipass.git.ask import ask
 from aipass.git.news import (
     HEAD,
@@ -70,7 +70,7 @@ class Git:
         at the start is no news; what comes a moment later is. `came`: called where another repository has come.
         """
         self._wants_rebased, self._baseline, self._came = wants_rebased, baseline, came
-        self._root, self._spool = root, spool / hooks.SPOOL
+        self._root, self._spool = root, spool / hooktext.SPOOL
         self._tell: Callable[[list[GitSeen]], None] | None = None
         self._watched: list[Watched] = []
         self._something, self._settled = threading.Event(), threading.Event()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aipass import request
 from aipass.event import Fact
-from aipass.git import hooks
+from aipass.git import hooktext
 from aipass.layout import HUMAN_SPOOL, RUN_FOLDER
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
@@ -75,7 +75,7 @@ class Spool:
     def _read(self, path: str) -> Fact | None:
         """The request in a file; None for what is not one yet (a name with a dot), or is gone."""
         folder, _, name = path.rpartition("/")
-        if name.startswith(".") or name.endswith(".tmp") or folder == hooks.SPOOL:
+        if name.startswith(".") or name.endswith(".tmp") or folder == hooktext.SPOOL:
             return None
         run = RUN_FOLDER.fullmatch(folder)
         by = int(run[1]) if run else None

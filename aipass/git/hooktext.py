@@ -1,0 +1,126 @@
+"""The text of git hooks: ours, and what is put into a shell script that is a hook already. Pure.
+
+A hook of ours is a few lines of POSIX sh that start no program. It leaves one empty file in the spool of every root that a list names: that
+git did something is all that it tells, what it was stands in git's own logs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite", "pre-push", "reference-transaction")
+#: Written only for those who want them: these ask aipass something.
+GUARD, TRAILERS = "pre-commit", "commit-msg"
+ALL = (*HOOKS, GUARD, TRAILERS)
+MARK = "# Made by aipass"
+ASIDE = ".before-aipass"
+#: Where hooks leave their files, in a root's spool.
+SPOOL = "git"
+#: What can read lines for POSIX sh as its own; git itself starts with sh what does not say by what.
+_SHELLS = frozenset(("sh", "bash", "dash", "ksh", "mksh", "zsh", "ash"))
+_BEGIN, _END = f"{MARK}: begin. `aipass git uninstall` takes these lines away.\n", f"{MARK}: end\n"
+_BLOCK = re.compile(re.escape(f"{MARK}: begin").encode() + rb".*?" + re.escape(_END).encode(), re.DOTALL)
+
+_TELL = """\
+_aipass_name={name}
+_aipass_tell() {{
+    [ -f {roots} ] && [ -r {roots} ] || return 0
+    while IFS= read -r _aipass_root; do
+        _aipass_note=$_aipass_root/.aipass/spool/{spool}/$_aipass_name
+        [ -e "$_aipass_note" ] || [ -L "$_aipass_note" ] || [ ! -d "${{_aipass_note%/*}}" ] || printf '' > "$_aipass_note"
+    done < {roots}
+}}
+"""
+_SCRIPT = """\
+#!/bin/sh
+{mark}: tells its engine that git did something. `aipass git uninstall` brings back what was here before.
+{tell}{find}_aipass_call() {{
+    [ -x "$_aipass_before" ] || return 0
+    exec "$_aipass_before" "$@"
+}}
+{body}"""
+#: A program, or a link, that was put aside. A link is started by its old name, beside this folder: it may be several hooks, and know by
+#: its name which. Under another name another tool keeps ours (pre-commit: NAME.legacy); that tool is what was here before.
+_PUT_ASIDE = """\
+_aipass_before=${{0%/*}}{aside}/$_aipass_name
+[ -L "$_aipass_before" ] || _aipass_before=${{0%/*}}/$_aipass_name{aside}
+case ${{0##*/}} in $_aipass_name) ;; *) _aipass_before=/dev/null ;; esac
+"""
+#: Hooks that lie where they always did: where git would take them from without us.
+_WHERE_THEY_LIE = """\
+_aipass_before={default}
+_aipass_fields=$IFS
+IFS='
+'
+set -f
+for _aipass_one in $(git config --type=path --get-all core.hooksPath 2> /dev/null); do
+    [ "$_aipass_one" = {ours} ] || _aipass_before=$_aipass_one
+done
+set +f
+IFS=$_aipass_fields
+_aipass_before=$_aipass_before/$_aipass_name
+"""
+_NOTED = "_aipass_tell 2> /dev/null"
+#: Only what was done is told, not what is being prepared.
+_COMMITTED = 'if [ "$1" = committed ]; then _aipass_tell 2> /dev/null; fi'
+#: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
+_GUARDED = "if [ -x {python} ]; then {python} -E -P -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi"
+_NAMED = 'if [ -x {python} ]; then {python} -E -P -m aipass git trailers "$1" > /dev/null 2>&1; fi'
+#: The hook of before goes last, with arguments and stdin as they came, and its status is ours; or first, where it may refuse.
+_LAST, _FIRST = '{act}\n_aipass_call "$@"\nexit\n', '(_aipass_call "$@") || exit\n{act}\nexit 0\n'
+
+
+def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passes: bool = False) -> bytes:
+    """A hook's whole text.
+
+    `roots`: the list's path. `calls`: the folder of hooks that git was told of, and the one that it takes hooks from by default, where those
+    of before lie where they always did. `passes`: it only calls one of them.
+    """
+    if calls is None:
+        find = _PUT_ASIDE.format(aside=ASIDE)
+    else:
+        find = _WHERE_THEY_LIE.format(ours=shlex.quote(calls[0]), default=shlex.quote(calls[1]))
+    order = _FIRST if name in {"pre-push", GUARD, TRAILERS} and not passes else _LAST
+    body = order.format(act=":" if passes else _act(name))
+    text = _SCRIPT.format(mark=MARK, tell=_tell(name, roots), find=find, body=body)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def inserted(data: bytes, name: str, roots: str) -> bytes:
+    """A hook that is a shell script, with what is ours behind its first line. It stays the file that it was, by its name and place."""
+    act = _act(name) if name != GUARD else _act(name) + "\nexit 0"
+    fails = "exit 1" if name == GUARD else ":"
+    block = f"{_BEGIN}(\n{_tell(name, roots)}{act}\n) < /dev/null || {fails}\n{_END}"
+    first, newline, rest = data.partition(b"\n") if data.startswith(b"#!") else (b"", b"", data)
+    return first + (newline or b"\n" if first else b"") + block.encode("utf-8", "surrogateescape") + rest
+
+
+def stripped(data: bytes) -> bytes:
+    """The same without what is ours."""
+    return _BLOCK.sub(b"", data)
+
+
+def is_inserted(data: bytes) -> bool:
+    """Whether a hook is another's with what is ours in it."""
+    return _BLOCK.search(data) is not None
+
+
+def is_shell(data: bytes) -> bool:
+    """Whether a hook is a script that a shell reads."""
+    if not data.startswith(b"#!"):
+        return bool(data.strip()) and b"\0" not in data[:8000]
+    words = data.partition(b"\n")[0][2:].decode("utf-8", "replace").split()
+    if words and words[0].rpartition("/")[2] == "env":
+        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+    return bool(words) and words[0].rpartition("/")[2] in _SHELLS
+
+
+def _tell(name: str, roots: str) -> str:
+    return _TELL.format(name=name, roots=shlex.quote(roots), spool=SPOOL)
+
+
+def _act(name: str) -> str:
+    acts = {"reference-transaction": _COMMITTED, GUARD: _GUARDED, TRAILERS: _NAMED}
+    return acts.get(name, _NOTED).format(python=shlex.quote(sys.executable))
