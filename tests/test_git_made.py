@@ -60,7 +60,7 @@ def tree(tmp_path):
             if isinstance(one, Seen) and one.path == mark.name:
                 return found
             if isinstance(one, Seen | Gone) and not one.path.startswith("mark") and one.path != "new":
-                found[one.path] = one.git or getattr(one, "back", False)
+                found[one.path] = one.git or one.back
             elif isinstance(one, Moved):
                 found[one.new] = found[one.old] = one.git or one.back
             elif isinstance(one, Listing) and not one.quiet and not one.ignoring:
@@ -131,6 +131,19 @@ def test_what_git_takes_away_and_brings_back_without_a_lock_is_gits(tree, pause)
         assert (root / "f3").read_text() == "mine\n"
 
 
+def test_what_git_brings_back_and_takes_away_again_is_gits(tree):
+    root, seen = tree
+    (root / "f3").unlink()
+    assert seen() == {"f3": False}
+    put_aside(root, while_away=lambda: time.sleep(0.7))
+    assert seen() == {"f3": True}
+    assert not (root / "f3").exists()
+    (root / "f3").write_text("anew\n")
+    assert seen() == {"f3": False}
+    (root / "f3").unlink()
+    assert seen() == {"f3": False}
+
+
 def test_what_was_changed_before_anybody_looked_comes_back_as_well(tmp_path):
     root = tmp_path / "r"
     root.mkdir()
@@ -192,8 +205,8 @@ def test_only_so_many_files_are_remembered(tmp_path):
     (tmp_path / "f").write_text("mine\n")
     (tmp_path / "large").write_bytes(bytes(contents.LARGEST_BYTES + 1))
     known.note((f"f{number}", str(tmp_path / "f")) for number in range(contents.MOST + 50))
-    known.note([("large", str(tmp_path / "large")), ("gone", str(tmp_path / "gone"))])
-    for path, file in (("f0", "f"), ("large", "large"), ("gone", "gone")):
+    known.note([("large", str(tmp_path / "large"))])
+    for path, file in (("f0", "f"), ("large", "large")):
         known.take(path)
         assert not known.is_back(path, str(tmp_path / file))
     known.take(f"f{contents.MOST}")

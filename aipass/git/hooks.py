@@ -1,9 +1,8 @@
-"""Git hooks that tell the engine what git did: written, chained to what was there, shown and taken away again.
+"""Git hooks that tell the engine what git did: written, joined to what was there, shown and taken away again.
 
-A hook is a few lines of POSIX sh that start no program. It leaves one empty file in the spool of every root that is named in
-`<common dir>/aipass/roots` (for a hooks folder that several repositories share: in that folder's `.aipass-roots`): that git did something is all that it tells, what it was stands in git's own logs. It needs no
-Python, no engine and no environment; whatever goes wrong with that, git's work goes on. The hook that was there before runs as
-it did, with the same arguments and stdin, and its status is the hook's.
+The roots that they tell are listed in `<common dir>/aipass/roots`; for a folder of hooks that several repositories share, in that folder's
+`.aipass-roots`. The hook that was there before runs as it did, with the same arguments and stdin, and its status is the hook's: as a shell
+script with a few more lines; put aside and called; or where it lies, from a folder of ours (`hookspath`).
 """
 
 from __future__ import annotations

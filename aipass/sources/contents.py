@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 MOST, LARGEST_BYTES = 10_000, 1_000_000
 #: A hook of a commit may take minutes; what comes back later is somebody's save.
 AWAY_S = 600.0
+#: Of a file that was removed.
+GONE = b"gone"
 #: What was changed and not staged before anybody looked is read for so long.
 LOOK_S = 1.0
 
@@ -44,7 +47,7 @@ class Contents:
             self._away[path] = time.monotonic()
 
     def is_back(self, path: str, absolute: str) -> bool:
-        """Whether a file, of which it is to be told that somebody has written it, is as it was told before git took it away."""
+        """Whether a file, of which it is to be told that somebody has written or removed it, is as it was told before git changed that."""
         away = self._away.pop(path, None)
         before = self._digests.pop(path, None)
         now = _digest(absolute)
@@ -62,6 +65,8 @@ class Contents:
 
 
 def _digest(absolute: str) -> bytes | None:
+    if not os.path.lexists(absolute):
+        return GONE
     try:
         return hashlib.blake2b(held.read(absolute, LARGEST_BYTES), digest_size=16).digest()
     except OSError:

@@ -251,14 +251,14 @@ class TreeEmitter(EventEmitter):
             git = self._git.is_at_work(_place(seen))
         if git and isinstance(seen, Seen | Moved | Gone | Listing):
             seen = replace(seen, git=True)
-        elif isinstance(seen, Seen | Moved) and self._is_back(seen):
+        elif isinstance(seen, Seen | Moved | Gone) and self._is_back(seen):
             seen = replace(seen, back=True)
         self._batch.append(seen)
         if len(self._batch) >= BATCH:
             self._flush()
 
-    def _is_back(self, seen: Seen | Moved) -> bool:
-        """Whether a file is again as it was told last, after git had taken that away."""
+    def _is_back(self, seen: Seen | Moved | Gone) -> bool:
+        """Whether a file is again as it was told last, or removed again, after git had changed that."""
         path = _place(seen)
         if not self._git.knows("") or self._is_at_once(path):
             return False

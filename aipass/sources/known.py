@@ -76,7 +76,7 @@ class Known:
         facts = self._settle(seen)
         if getattr(seen, "git", False):
             return _by_git(facts)
-        if isinstance(seen, Seen | Moved) and seen.back and self._runs.by(_place(seen)) is None:
+        if isinstance(seen, Seen | Moved | Gone) and seen.back and self._runs.by(_place(seen)) is None:
             return _by_git(facts)
         return facts
 
@@ -322,8 +322,8 @@ class Known:
         return self._ledger.all("files_below", {"dir": folder, "low": folder + b"/", "high": folder + b"0"})
 
 
-def _place(seen: Seen | Moved) -> str:
-    return seen.path if isinstance(seen, Seen) else seen.new
+def _place(seen: Seen | Moved | Gone) -> str:
+    return seen.new if isinstance(seen, Moved) else seen.path
 
 
 def _is_in(folder: bytes, tops: set[bytes]) -> bool:

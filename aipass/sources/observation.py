@@ -59,6 +59,7 @@ class Gone:
     path: str
     folder: bool
     git: bool = False
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
