@@ -55,6 +55,7 @@ from aipass.step import Done, PlanRead, Reloaded, Step
 from aipass.talk.talk import Seen as SeenOfAgents
 from aipass.talk.talk import Talk
 from aipass.trinity.shelf import StateSaved
+from aipass.unattended import Unattended
 from aipass.units import count
 from aipass.view import LedgerView
 from aipass.work import Work
@@ -132,6 +133,7 @@ class Engine:
         self._failures: dict[str, int] = {}
         #: How much each run asks for.
         self._budget = Budget()
+        self._unattended = Unattended(time.time())
         #: When a notice of .gitignore files was given, on the monotonic clock.
         self._told_of_rules: deque[float] = deque()
         self._ending = False
@@ -390,6 +392,8 @@ class Engine:
                 self._talk.mail.enclose(start.run, start.agent, start.dispatch)
                 step.starts.append(partial(self._runs.begin, start.run))
             self._talk.keeper.publish(step)
+            for text in self._unattended.refused(self.ledger):
+                step.notify(self.ledger, text)
 
     def _on_due(self, step: Step, key: str) -> None:
         if key == SWEEP:
@@ -559,6 +563,8 @@ class Engine:
         name = known_as(str(fact.ref), fact.by)
         if self.ledger.one("is_request", {"id": name}) is not None:
             return False
+        if fact.by is None:
+            self._unattended.note(name, str(fact.detail.get("verb")))
         words = None if fact.by is None else self._against(fact.by, fact.detail, step.now.mono)
         if words is None:
             return True

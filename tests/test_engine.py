@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from conftest import agent
+
 import aipass
 from aipass.event import Fact
 
@@ -449,3 +451,18 @@ def test_what_a_cli_always_tries_and_is_refused_is_on_record_and_shown_to_nobody
         bench.settle()
     assert [event.path for event in bench.events("write.denied")] == [".git/opencode", ".git/config"]
     assert [row["path"] for row in bench.ledger.all("refused_of", {"dispatch": 1})] == [".git/config"]
+
+
+def test_what_was_asked_while_no_engine_ran_and_is_refused_is_a_notice(repository):
+    repository.write("aipass.toml", agent("w", "w.py"))
+    repository.write("w.py", "print('done')")
+    repository.aipass("init")
+    repository.aipass("cancel", "15")
+    repository.aipass("send", "w", "go")
+    repository.aipass("up", "--detach")
+    repository.wait_for(lambda: "`cancel`, asked while no engine ran" in repository.aipass("status").stdout)
+    repository.answer("w/*.md")
+    assert "`send`" not in repository.aipass("status").stdout
+    # Who waits for the reply has it.
+    repository.aipass("cancel", "16", check=None)
+    assert repository.aipass("status").stdout.count("asked while no engine ran") == 1
