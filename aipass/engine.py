@@ -811,9 +811,8 @@ def check(config: Config, plugins: Plugins, path: Path) -> None:
         if rule.event is not None and not any(fnmatchcase(kind, rule.event) for kind in kinds):
             place = configuration.place(path, "on", number, "event")
             near = configuration.nearest(rule.event, kinds)
-            raise ConfigError(
-                f"{place}there is no event `{rule.event}`{near}; there are: {', '.join(sorted(kinds))}"
-            )
+            there = near or f"; there are: {', '.join(sorted(kinds))}"
+            raise ConfigError(f"{place}there is no event `{rule.event}`{there}")
 
 
 def make_inboxes(layout: Layout, config: Config) -> None:
