@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aipass import programs
@@ -43,8 +44,8 @@ _OF_PYTHON = sorted(name for name in sys.stdlib_module_names if not name.startsw
 _IMPORTS = re.compile(
     r"^[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+(\w[\w., \t]*))", re.MULTILINE
 )
-#: So many modules of a script are followed, and so much of each is read.
-MOST_MODULES, MOST_READ_BYTES = 50, 500_000
+#: So many names that a script and its modules import are looked for, and so much of them is read.
+MOST_NAMES, MOST_READ_BYTES = 1_000, 500_000
 _SEPARATORS = re.compile(r"[\s;|&<>()`\"'$=]+")
 
 
@@ -154,19 +155,24 @@ def _imported(script: str) -> Iterator[str]:
         return
     folder = os.path.dirname(script)
     yield from (os.path.join(folder, f"{name}.py") for name in _OF_PYTHON)
-    waiting, known = [script], {script}
-    while waiting and len(known) < MOST_MODULES:
+    waiting, known, left = [script], {""}, MOST_READ_BYTES
+    while waiting and left > 0 and len(known) < MOST_NAMES:
         try:
-            text = held.read(waiting.pop(), MOST_READ_BYTES).decode("utf-8", "replace")
+            text = held.read(waiting.pop(), left).decode("utf-8", "replace")
         except OSError:
             continue
-        for match in _IMPORTS.finditer(text):
-            for name in re.split(r"[,\s]+", match[1] or match[2]):
-                place = os.path.join(folder, f"{name.partition('.')[0]}.py")
-                if place not in known and os.path.isfile(place):
-                    known.add(place)
-                    waiting.append(place)
-                    yield place
+        left -= len(text)
+        names = {
+            name.partition(".")[0]
+            for match in _IMPORTS.finditer(text)
+            for name in re.split(r"[,\s]+", match[1] or match[2])
+        }
+        for name in islice(names - known, MOST_NAMES):
+            known.add(name)
+            place = os.path.join(folder, f"{name}.py")
+            if os.path.isfile(place):
+                waiting.append(place)
+                yield place
 
 
 def _program(path: str) -> Iterator[str]:

@@ -485,16 +485,16 @@ def test_hooks_that_were_written_before_hooks_path_came_go_as_well(repo):
 
 
 FINDING = {
-    "by $0": '#!/bin/sh\n. "$(dirname "$0")/lib.sh"\nsay "$0"\n',
-    "by $0, resolved": '#!/bin/sh\n. "$(dirname "$(readlink -f "$0")")/lib.sh"\nsay "$0"\n',
-    "by two folders above": '#!/bin/sh\n. "$(dirname "$0")/../../scripts/lib.sh"\nsay "$0"\n',
-    "by BASH_SOURCE": '#!/usr/bin/env bash\n. "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"\nsay "$0"\n',
-    "by the place git tells": '#!/bin/sh\n. "$(git rev-parse --git-path hooks)/lib.sh"\nsay "$0"\n',
+    "by $0": '#!/bin/sh\n. "$(dirname "$0")/lib.sh"\nsay "$(basename "$0")"\n',
+    "by $0, resolved": '#!/bin/sh\n. "$(dirname "$(readlink -f "$0")")/lib.sh"\nsay "$(basename "$0")"\n',
+    "by two folders above": '#!/bin/sh\n. "$(dirname "$0")/../../scripts/lib.sh"\nsay "$(basename "$0")"\n',
+    "by BASH_SOURCE": '#!/usr/bin/env bash\n. "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/lib.sh"\nsay "$(basename "$0")"\n',
+    "by the place git tells": '#!/bin/sh\n. "$(git rev-parse --git-path hooks)/lib.sh"\nsay "$(basename "$0")"\n',
     "by __file__": "#!/usr/bin/env python3\nimport os, subprocess, sys\nhere = os.path.dirname(os.path.abspath(__file__))\n"
     "sys.exit(subprocess.call(['sh', '-c', '. \"$1\"/lib.sh; say \"$2\"', 'x', here, sys.argv[0]]))\n",
     "by __file__, resolved": "#!/usr/bin/env python3\nimport pathlib, subprocess, sys\nhere = pathlib.Path(__file__).resolve().parent\n"
     "sys.exit(subprocess.call(['sh', '-c', '. \"$1\"/lib.sh; say \"$2\"', 'x', str(here), sys.argv[0]]))\n",
-    "without a shebang": '. "${0%/*}/lib.sh"\nsay "$0"\n',
+    "without a shebang": '. "${0%/*}/lib.sh"\nsay "$(basename "$0")"\n',
 }
 
 
@@ -561,6 +561,62 @@ def test_what_is_put_beside_a_hook_later_is_found_and_its_name_is_the_same_resol
     assert repo.commit("two", check=False).returncode == 1
     check.rename(where / "check-late")
     assert repo.commit("two", check=False).returncode == 1
+
+
+READING_ITSELF = {
+    "the rest by another shell": '#!/bin/sh\ntail -n +4 "$0" | sh; exit $?\n\nexit 6\n',
+    "python, by quotes": "#!/bin/sh\n'''exec' python3 \"$0\" \"$@\"\n' '''\nimport sys\nsys.exit(6)\n",
+    "python, by words": '#!/bin/sh\n"exec" "python3" "$0" "$@"\nimport sys\nsys.exit(6)\n',
+    "words in it": '#!/bin/sh\n[ "$(grep -c \'^## two\' "$0")" = 1 ] && exit 6\n## two\n',
+    "told what is read": "#!/bin/sh -x\nexit 6\n",
+    "one line without an end": "#!/bin/sh",
+    "an end that is missing": "#!/bin/sh\n# x\nexit 6",
+    "nounset": '#!/bin/bash -eu\n[ "${1-none}" = none ] || exit 1\nexit 6\n',
+}
+
+
+@pytest.mark.parametrize("how", READING_ITSELF)
+def test_whatever_form_a_hook_has_it_does_what_it_did_and_comes_back(repo, how):
+    where = repo.root / ".git/hooks"
+    repo.put(where / "pre-commit", READING_ITSELF[how], mode=0o700)
+    before, results = listing(where), []
+    for number in range(3):
+        results.append(repo.commit(f"n{number}", check=False).returncode)
+        hooks.install(repo.root, repo.spool, hooktext.ALL)
+        assert states(hooks.status(repo.root)) == {"installed"}
+    assert len(set(results)) == 1, results
+    hooks.uninstall(repo.root)
+    hooks.uninstall(repo.root)
+    assert listing(where) == before
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+def test_a_hook_with_ours_in_it_whose_copy_is_gone_loses_nothing(repo, verb):
+    where = repo.root / ".git/hooks"
+    mine = "#!/bin/sh\nexit 6\n"
+    repo.put(where / "pre-commit", mine)
+    hooks.install(repo.root, repo.spool, hooktext.ALL)
+    (where / "pre-commit.before-aipass").unlink()
+    if verb == "install":
+        hooks.install(repo.root, repo.spool, hooktext.ALL)
+        assert repo.commit("one", check=False).returncode == 1
+    hooks.uninstall(repo.root)
+    assert (where / "pre-commit").read_text() == mine
+    assert not (where / "pre-commit.before-aipass").exists()
+
+
+def test_who_only_speaks_of_us_is_no_hook_of_ours_and_lines_in_ours_are_kept(repo):
+    where = repo.root / ".git/hooks"
+    mine = "#!/bin/sh\n# Made by aipass, no: by me\nexit 6\n"
+    repo.put(where / "pre-commit", mine)
+    hooks.install(repo.root, repo.spool, hooktext.ALL)
+    assert repo.commit("one", check=False).returncode == 1
+    with (where / "post-commit").open("a") as ours:
+        ours.write("echo mine\n")
+    hooks.install(repo.root, repo.spool, hooktext.ALL)
+    assert "echo mine" in (where / "post-commit.before-aipass.edited").read_text()
+    hooks.uninstall(repo.root)
+    assert (where / "pre-commit").read_text() == mine
 
 
 def test_what_another_tool_has_put_aside_comes_back_without_ours(repo):

@@ -502,6 +502,23 @@ def test_what_a_script_imports_from_beside_it_is_nobodys(tmp_path):
         assert found.owner(path).kind is Kind.FREE, path
 
 
+def test_scripts_that_import_very_much_are_read_in_a_moment(tmp_path):
+    (tmp_path / "agent.py").write_text("import m0\n")
+    for number in range(50):
+        (tmp_path / f"m{number}.py").write_text(f"import m{number + 1}\n" + "import x,y,z\n" * 40_000)
+    found = territory(tmp_path, agent_table("free", '["python3", "agent.py"]'))
+    assert found.owner("m0.py").kind is Kind.NEVER
+    asked = []
+    real = os.path.isfile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os.path, "isfile", lambda path: (asked.append(path), real(path))[1])
+        list(guarded._imported(str(tmp_path / "agent.py")))
+        assert len(asked) < 100, "each name once"
+        (tmp_path / "agent.py").write_text("".join(f"import n{n}\n" for n in range(20_000)))
+        list(guarded._imported(str(tmp_path / "agent.py")))
+    assert len(asked) <= 2 * guarded.MOST_NAMES
+
+
 def test_a_hooks_folder_that_is_named_while_the_engine_runs_is_nobodys_from_then_on(repository):
     repository.write("aipass.toml", agent("w", "w.py"))
     repository.write(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from aipass.errors import AipassError, ConfigError
 from aipass.git import hookspath, hooktext
 from aipass.git.ask import ask, no_repository
-from aipass.git.hooktext import ALL, ASIDE, HOOKS, MARK, SPOOL
+from aipass.git.hooktext import ALL, ASIDE, HOOKS, SPOOL
 from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
 SHARED_ROOTS = ".aipass-roots"
+#: What somebody had put into a hook of ours is kept by such a name.
+EDITED = ".edited"
 #: So many entries of a folder of hooks are looked at; git has 28.
 MOST_HOOKS = 200
 #: Who may write a folder of hooks that is shared may write that file.
@@ -64,8 +66,7 @@ class _Place:
         """The whole text of a hook of ours; where a shell script is put aside, that with what is ours in it."""
         if self.calls is not None:
             return hooktext.script(name, str(self.roots), self._told())
-        aside = _aside(self.where / name)
-        data = _shell(aside)
+        data = _shell(_aside(self.where / name))
         return (
             hooktext.script(name, str(self.roots))
             if data is None
@@ -182,14 +183,15 @@ def _look(place: _Place, name: str) -> Hook:
         return Hook(name, path, "folder", chained)
     except OSError:
         data = b""
-    if MARK.encode() not in data:
+    if not hooktext.is_ours(data):
         return Hook(name, path, "replaced" if chained else "other", chained)
     if place.calls is not None and data == place.passing(name):
         return Hook(name, path, "missing", chained)
-    wanted = place.text(name)
-    if hooktext.is_inserted(wanted):
+    if hooktext.is_inserted(data):
         # Theirs may be changed since; ours in it may not.
-        wanted = hooktext.inserted(hooktext.stripped(data), name, str(place.roots))
+        wanted, chained = hooktext.inserted(hooktext.stripped(data), name, str(place.roots)), True
+    else:
+        wanted = place.text(name)
     whole = data == wanted and os.access(path, os.X_OK)
     return Hook(name, path, "installed" if whole else "changed", chained)
 
@@ -228,8 +230,8 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
             ):
                 _install(hook, place)
             elif hook.state == "changed":
-                _keep_edits(hook.path)
-                _write(hook.path, place.text(hook.name), 0o755)
+                _keep_edits(hook.path, place.text(hook.name))
+                _write(hook.path, place.text(hook.name), _mode(hook.path))
         if place.calls is None:
             _link(where)
         else:
@@ -260,21 +262,31 @@ def _install(hook: Hook, place: _Place) -> None:
     if there:
         os.rename(hook.path, _aside(hook.path))
     try:
-        _write(hook.path, place.text(hook.name), 0o755)
+        _write(hook.path, place.text(hook.name), _mode(hook.path))
     except BaseException:
         if there:
             os.rename(_aside(hook.path), hook.path)
         raise
 
 
-def _keep_edits(path: Path) -> None:
-    """Somebody has edited a hook with what is ours in it: that is what is to be called, and to come back."""
+def _keep_edits(path: Path, wanted: bytes) -> None:
+    """Somebody has edited a hook: theirs with ours in it is what is to be called, and to come back; of ours a copy is kept."""
     try:
         data = path.read_bytes()
-        if hooktext.is_inserted(data) and _shell(_aside(path)) is not None:
+        if hooktext.is_inserted(data):
             _write(_aside(path), hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
+        elif hooktext.edits(data, wanted):
+            _write(path.with_name(path.name + ASIDE + EDITED), data, stat.S_IMODE(path.stat().st_mode))
     except OSError:
         return
+
+
+def _mode(path: Path) -> int:
+    """Who may run a hook: as the one of before, where there is one."""
+    aside = _aside(path)
+    if _shell(aside) is None:
+        return 0o755
+    return stat.S_IMODE(aside.stat().st_mode)
 
 
 def _mirror(where: Path) -> Path:
@@ -314,7 +326,7 @@ def _unlink(where: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return not path.is_symlink() and path.is_file() and MARK.encode() in path.read_bytes()
+        return not path.is_symlink() and path.is_file() and hooktext.is_ours(path.read_bytes())
     except OSError:
         return False
 
@@ -387,6 +399,7 @@ def _uninstall(root: Path, place: _Place) -> None:
             if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
                 _bring_back(hook.path)
             elif hook.state in {"installed", "changed"}:
+                _keep_edits(hook.path, place.text(hook.name))
                 hook.path.unlink()
             elif hook.state == "replaced" and _same(hook.path, _aside(hook.path)):
                 _aside(hook.path).unlink()
@@ -405,10 +418,9 @@ def _bring_back(path: Path) -> None:
         data = path.read_bytes()
     except OSError:
         data = b""
-    before = _shell(_aside(path))
-    if hooktext.is_inserted(data) and before is not None and hooktext.stripped(data) != before:
+    if hooktext.is_inserted(data) and hooktext.stripped(data) != _shell(_aside(path)):
         _write(path, hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
-        _aside(path).unlink()
+        _aside(path).unlink(missing_ok=True)
     else:
         os.replace(_aside(path), path)
 

@@ -32,6 +32,11 @@ PASSED = [
     "pre-commit",
     "pre-rebase",
     "pre-auto-gc",
+    "sendemail-validate",
+    "pre-receive",
+    "update",
+    "post-receive",
+    "post-update",
 ]
 
 

@@ -18,10 +18,22 @@ MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
 #: Where hooks leave their files, in a root's spool.
 SPOOL = "git"
-#: What can read lines for POSIX sh as its own; git itself starts with sh what does not say by what.
-_SHELLS = frozenset(("sh", "bash", "dash", "ksh", "mksh", "zsh", "ash"))
+#: What can read lines for POSIX sh as its own, with these options; git itself starts with sh what does not say by what.
+_SHELLS, _OPTIONS = frozenset(("sh", "bash", "dash", "ksh", "mksh", "zsh", "ash")), re.compile(r"-[euf]+")
+#: Ways to ask for one's own name or folder. Who names the file itself in another way may read it, or start another program with it.
+_ASKS = re.compile(
+    rb"""(?:dirname|basename|realpath|readlink(?:\s+-\w+)*)\s+(?:--\s+)?["']?\$(?:0|\{0\}|BASH_SOURCE|\{BASH_SOURCE(?:\[0\])?\})["']?"""
+    rb"""|\$\{(?:0|BASH_SOURCE(?:\[0\])?)[%#][^}]*\}"""
+    rb"""|["']?\$(?:0|\{0\})["']?\.\w+"""
+    rb"""|["']?\$\{BASH_SOURCE(?:\[0\])?\}["']?\s*(?:=|==|!=)\s*["']?\$(?:0|\{0\})["']?"""
+    rb"""|\b(?:echo|printf)\b[^\n;|&]*"""
+)
+_ITSELF = re.compile(rb"\$(?:0|\{0|BASH_SOURCE|\{BASH_SOURCE)")
 _BEGIN, _END = f"{MARK}: begin. `aipass git uninstall` takes these lines away.\n", f"{MARK}: end\n"
 _BLOCK = re.compile(re.escape(f"{MARK}: begin").encode() + rb".*?" + re.escape(_END).encode(), re.DOTALL)
+
+#: How lines of ours begin that do not say whose they are.
+_SYNTAX = frozenset(b" exit fi done esac else then if while case { } ( ) set IFS= ' for *) :".split(b" "))
 
 _TELL = """\
 _aipass_name={name}
@@ -94,7 +106,7 @@ def inserted(data: bytes, name: str, roots: str) -> bytes:
     fails = "exit 1" if name == GUARD else ":"
     block = f"{_BEGIN}(\n{_tell(name, roots)}{act}\n) < /dev/null || {fails}\n{_END}"
     first, newline, rest = data.partition(b"\n") if data.startswith(b"#!") else (b"", b"", data)
-    return first + (newline or b"\n" if first else b"") + block.encode("utf-8", "surrogateescape") + rest
+    return first + newline + block.encode("utf-8", "surrogateescape") + rest
 
 
 def stripped(data: bytes) -> bytes:
@@ -108,13 +120,32 @@ def is_inserted(data: bytes) -> bool:
 
 
 def is_shell(data: bytes) -> bool:
-    """Whether a hook is a script that a shell reads."""
+    """Whether a hook is a script that a shell reads, and nobody else, not even itself."""
+    if b"\0" in data[:8000] or _ITSELF.search(_ASKS.sub(b"", data)) is not None:
+        return False
     if not data.startswith(b"#!"):
-        return bool(data.strip()) and b"\0" not in data[:8000]
-    words = data.partition(b"\n")[0][2:].decode("utf-8", "replace").split()
+        return bool(data.strip())
+    first, newline, _ = data.partition(b"\n")
+    words = first[2:].decode("utf-8", "replace").split()
     if words and words[0].rpartition("/")[2] == "env":
-        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-    return bool(words) and words[0].rpartition("/")[2] in _SHELLS
+        words = words[2:] if words[1:2] == ["-S"] else words[1:]
+    return (
+        bool(words and newline)
+        and words[0].rpartition("/")[2] in _SHELLS
+        and all(_OPTIONS.fullmatch(word) for word in words[1:])
+    )
+
+
+def is_ours(data: bytes) -> bool:
+    """Whether a hook is one of ours, or holds what is ours."""
+    return data.startswith(f"#!/bin/sh\n{MARK}:".encode()) or is_inserted(data)
+
+
+def edits(data: bytes, wanted: bytes) -> bool:
+    """Whether somebody has put lines of their own into a hook of ours; another version of ours has none."""
+    ours = set(wanted.split(b"\n"))
+    others = (line.strip() for line in data.split(b"\n") if line not in ours and b"aipass" not in line)
+    return any(line.split(b" ")[0] not in _SYNTAX for line in others)
 
 
 def _tell(name: str, roots: str) -> str:

@@ -36,7 +36,7 @@ MAX_WEIGHT = 10_000
 #: A name has at most 255 characters, and a path of those that are watched so many parts.
 _LONGEST, _DEEPEST = 255, 256
 #: So many characters are compared one by one in the time of a comparison of texts.
-_CHARACTERS = 4
+_CHARACTERS = 100
 NAME = ".gitignore"
 #: Who hides a file that lies deeper is nobody's business.
 _NAMED_DEEP = 50
@@ -205,16 +205,14 @@ def weight(line: str) -> int:
     found = 0
     parts = [part for part in line.split("/") if part]
     for part in parts:
-        if part == "**":
-            # Between others it may stand for any number of folders.
-            found += 0 if part in {parts[0], parts[-1]} and parts.count("**") == 1 else _DEEPEST
-        elif is_plain(part):
+        if is_plain(part):
             found += 1
         elif part.count("*") <= 1:
-            found += 1 + len(part) // _CHARACTERS
+            found += 2 + len(part) // _CHARACTERS
         else:
-            found += 1 + len(part) * _LONGEST // _CHARACTERS
-    return found
+            found += 2 + len(part) * _LONGEST // _CHARACTERS
+    # Between others `**` stands for any number of folders, and what comes before it may lie anywhere.
+    return found * _DEEPEST if "**" in parts[1:-1] else found
 
 
 def git_folder(folder: Path) -> Path | None:

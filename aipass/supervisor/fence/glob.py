@@ -7,6 +7,7 @@ last pattern that matches decides, also below an excluded folder. Paths are rela
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -228,6 +229,14 @@ class OneOf:
         found = character in self.characters or any(low <= character <= high for low, high in self.ranges)
         return found is not self.negated
 
+    def expression(self) -> str:
+        """The same as a regular expression."""
+        inside = "".join(f"\\U{ord(one):08x}" for one in sorted(self.characters))
+        inside += "".join(f"\\U{ord(low):08x}-\\U{ord(high):08x}" for low, high in self.ranges if low <= high)
+        if not inside:
+            return "." if self.negated else "(?!)"
+        return f"[{'^' if self.negated else ''}{inside}]"
+
 
 ANY_CHARACTER = OneOf(True, frozenset("/"), ())
 
@@ -323,10 +332,22 @@ def _anything(name: str) -> bool:
 
 
 class _Run(NamedTuple):
-    """What stands between two `*`: of a fixed width."""
+    """What stands between two `*`, of a fixed width: a text, or an expression that has nothing to repeat."""
 
-    pieces: tuple[str | OneOf, ...]
+    text: str
+    form: re.Pattern[str] | None
     width: int
+
+    def is_at(self, name: str, at: int) -> bool:
+        """Whether a name has it there."""
+        return name.startswith(self.text, at) if self.form is None else self.form.match(name, at) is not None
+
+    def find(self, name: str, at: int, end: int) -> int:
+        """Where a name has it first, whole between `at` and `end`; -1 where it has not."""
+        if self.form is None:
+            return name.find(self.text, at, end)
+        found = self.form.search(name, at, end)
+        return -1 if found is None else found.start()
 
 
 def _runs(parts: Sequence[str | OneOf | None]) -> tuple[_Run, ...]:
@@ -336,36 +357,29 @@ def _runs(parts: Sequence[str | OneOf | None]) -> tuple[_Run, ...]:
             runs.append([])
         else:
             runs[-1].append(part)
-    return tuple(
-        _Run(tuple(run), sum(len(one) if isinstance(one, str) else 1 for one in run)) for run in runs
-    )
+    return tuple(map(_run, runs))
+
+
+def _run(pieces: list[str | OneOf]) -> _Run:
+    width = sum(len(one) if isinstance(one, str) else 1 for one in pieces)
+    if all(isinstance(one, str) for one in pieces):
+        return _Run("".join(map(str, pieces)), None, width)
+    form = "".join(re.escape(one) if isinstance(one, str) else one.expression() for one in pieces)
+    return _Run("", re.compile(form, re.DOTALL), width)
 
 
 def _matches(runs: tuple[_Run, ...], name: str) -> bool:
     """Without backtracking: the first run at the begin, the last at the end, those between as early as they fit."""
-    first, *between, last = runs if len(runs) > 1 else (runs[0], runs[0])
+    first, last = runs[0], runs[-1]
     end = len(name) - last.width
     if len(runs) == 1:
-        return end == 0 and _is_at(first, name, 0)
-    if end < first.width or not _is_at(first, name, 0) or not _is_at(last, name, end):
+        return end == 0 and first.is_at(name, 0)
+    if end < first.width or not first.is_at(name, 0) or not last.is_at(name, end):
         return False
     at = first.width
-    for run in between:
-        found = next((place for place in range(at, end - run.width + 1) if _is_at(run, name, place)), None)
-        if found is None:
+    for run in runs[1:-1]:
+        found = run.find(name, at, end)
+        if found < 0:
             return False
         at = found + run.width
     return at <= end
-
-
-def _is_at(run: _Run, name: str, at: int) -> bool:
-    for piece in run.pieces:
-        if isinstance(piece, str):
-            if not name.startswith(piece, at):
-                return False
-            at += len(piece)
-        else:
-            if not piece(name[at]):
-                return False
-            at += 1
-    return True
