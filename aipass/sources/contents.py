@@ -19,7 +19,7 @@ AWAY_S = 600.0
 #: Of a file that was removed.
 GONE = b"gone"
 #: What was changed and not staged before anybody looked is read for so long.
-LOOK_S = 1.0
+LOOK_S = 0.3
 
 
 class Contents:

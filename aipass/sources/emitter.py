@@ -210,8 +210,8 @@ class TreeEmitter(EventEmitter):
             self._scan(top, reason)
             if reason == "start":
                 self._flush()
-                self.settled.set()
                 self._note_unstaged()
+                self.settled.set()
         self._flush()
         self._wait()
         if self._inotify is not None:
