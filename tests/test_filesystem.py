@@ -22,6 +22,9 @@ from aipass.sources.known import Known
 from aipass.sources.observation import Gone, Identity, Listing, Moved, ScanEnd, Seen
 from aipass.sources.young import Young
 
+#: Left out of the inner loop (`make fast`): each test waits for the kernel to tell.
+pytestmark = pytest.mark.slow
+
 
 class Tree:
     """A watched folder, and the facts that came of it."""
