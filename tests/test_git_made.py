@@ -200,7 +200,8 @@ def test_what_comes_back_much_later_is_a_persons(tmp_path, monkeypatch):
     assert not comes_back_after(contents.AWAY_S + 1)
 
 
-def test_only_so_many_files_are_remembered(tmp_path):
+def test_only_so_many_files_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "LOOK_S", PATIENCE)
     known = contents.Contents()
     (tmp_path / "f").write_text("mine\n")
     (tmp_path / "large").write_bytes(bytes(contents.LARGEST_BYTES + 1))
