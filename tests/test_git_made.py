@@ -5,6 +5,7 @@ import queue
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 from git_kit import git
@@ -110,6 +111,19 @@ def test_a_stash_and_its_return_are_marked(tree):
     assert seen() == {"f3": True}
 
 
+@contextmanager
+def watching(root):
+    """What is told of a tree from now on, as it comes."""
+    told = queue.SimpleQueue()
+    source = Filesystem(root, baseline=True)
+    source.start(lambda batch: [told.put(one) for one in batch])
+    try:
+        assert source._watched.emitter.settled.wait(PATIENCE)
+        yield told
+    finally:
+        source.stop()
+
+
 def put_aside(root, *, while_away=lambda: None):
     """As the program pre-commit does with what is not staged."""
     patch = root.parent / "patch"
@@ -153,11 +167,7 @@ def test_what_was_changed_before_anybody_looked_comes_back_as_well(tmp_path):
     git(root, "add", "-A")
     git(root, "commit", "-qm", "first")
     (root / "a").write_text("mine\n")
-    told = queue.SimpleQueue()
-    source = Filesystem(root, baseline=True)
-    source.start(lambda batch: [told.put(one) for one in batch])
-    try:
-        assert source._watched.emitter.settled.wait(PATIENCE)
+    with watching(root) as told:
         put_aside(root)
         (root / "end").write_text("")
         found = {}
@@ -166,8 +176,6 @@ def test_what_was_changed_before_anybody_looked_comes_back_as_well(tmp_path):
             if isinstance(one, Seen):
                 found[one.path] = [*found.get(one.path, []), one.git or one.back]
         assert set(found["a"]) == {True}
-    finally:
-        source.stop()
 
 
 def test_what_comes_back_otherwise_than_it_was_is_a_persons(tree):
@@ -282,17 +290,11 @@ def test_of_a_single_repository_inside_a_root_that_is_none_git_is_known(tmp_path
     git(root / "sub", "add", "a")
     git(root / "sub", "commit", "-qm", "first")
     (root / "sub/a").write_text("2\n")
-    told = queue.SimpleQueue()
-    source = Filesystem(root, baseline=True)
-    source.start(lambda batch: [told.put(one) for one in batch])
-    try:
-        assert source._watched.emitter.settled.wait(PATIENCE)
+    with watching(root) as told:
         git(root / "sub", "checkout", "-q", "--", "a")
         while not (isinstance(one := told.get(timeout=PATIENCE), Seen) and one.path == "sub/a"):
             pass
         assert one.git
-    finally:
-        source.stop()
 
 
 def test_a_push_into_a_repository_while_nobody_looked_is_gits(house, tmp_path):

@@ -201,7 +201,7 @@ def _aside(path: Path) -> Path:
 
 
 def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook]:
-    """Write every wanted hook that is not there, and name this root to them; what stood there is put aside and called.
+    """Write every wanted hook that is not there, or into the shell script that is, and name this root to them; all others are called.
 
     Raises ConfigError where there is no repository, AipassError where the folder cannot be written.
     """
@@ -452,10 +452,10 @@ def _lines(roots: Iterable[str]) -> bytes:
 def _roots(listed: Path) -> Iterator[str]:
     """The roots that hooks tell, as far as they are there still."""
     try:
-        lines = held.read(listed, MAX_ROOTS_BYTES).decode("utf-8", "surrogateescape").splitlines()
+        lines = os.fsdecode(held.read(listed, MAX_ROOTS_BYTES)).split("\n")
     except OSError:
         return  # there is none, or what stands there is none
-    yield from (line for line in lines if os.path.isdir(line))
+    yield from (line for line in lines if line and os.path.isdir(line))
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -80,11 +80,6 @@ class Ignore:
         self._files, self._ruled = {}, set()
         return before
 
-    def hides(self, path: str) -> bool:
-        """Whether the file at `path`, or a folder that it lies in, is ignored."""
-        parts = path.split("/")
-        return any(self.folder("/".join(parts[:depth])) for depth in range(1, len(parts))) or self.file(path)
-
     def hider(self, path: str) -> str | None:
         """The .gitignore whose pattern ignores the file at `path`, or a folder that it lies in; None where none does, or it lies too deep."""
         parts = path.split("/")
