@@ -296,6 +296,114 @@ attempt("the supervisor's folder in /proc")(
 attempt("the supervisor's descriptors")(lambda: opened(f"/proc/{SUPERVISOR}/fd/1", os.O_WRONLY))
 
 
+# -- what is the machine's, the user's or another program's ----------------------------------------------------------------
+def asked_in_words(number, *arguments):
+    """A call whose arguments are no pointers, or pointers to nothing: refused before the kernel looks at them."""
+    try:
+        call(number, *arguments)
+    except OSError as exc:
+        # What a call answers that was let through and found its arguments wanting.
+        if exc.errno in (errno.EFAULT, errno.EINVAL, errno.EBADF, errno.ENOENT, errno.ESRCH):
+            return
+        raise
+
+
+MACHINE = {
+    "clock_settime": (227, 0, struct.pack("qq", 1, 0)), "settimeofday": (164, struct.pack("qq", 1, 0), None),
+    "adjtimex": (159, b"\x01" + bytes(207)), "clock_adjtime": (305, 0, b"\x01" + bytes(207)), "sethostname": (170, b"taken", 5),
+    "setdomainname": (171, b"taken", 5), "reboot": (169, 0xFEE1DEAD, 672274793, 0x89ABCDEF, None), "init_module": (175, b"x", 1, b""),
+    "finit_module": (313, 0, b"", 0), "delete_module": (176, b"loop", 0), "kexec_load": (246, 0, 0, None, 0), "ioperm": (173, 0, 1, 1),
+    "iopl": (172, 3), "quotactl": (179, 0x800002, b"/dev/vda", 0, None), "vhangup": (153,), "swapoff": (168, b"/swapfile"),
+    "mount_setattr": (442, AT, b"bdir", 0, bytes(32), 32), "move_mount": (429, AT, b"bdir", AT, b"dir/sub", 0), "fspick": (433, AT, b"/", 0),
+    "perf_event_open": (298, bytes(120), 0, -1, -1, 0), "add_key": (248, b"user", b"aipass:taken", b"x", 1, -4),
+    "request_key": (249, b"user", b"aipass:taken", None, -4), "keyctl": (250, 0, -4, 1), "mq_open": (240, b"taken", 0o102, 0o600, None),
+    "kcmp": (312, SUPERVISOR, SUPERVISOR, 2, 0, 0), "move_pages": (279, SUPERVISOR, 0, None, None, None, 0),
+    "migrate_pages": (256, SUPERVISOR, 0, None, None),
+}  # fmt: skip
+for name, (number, *arguments) in MACHINE.items():
+    attempt(f"machine: {name}")(lambda number=number, arguments=arguments: asked_in_words(number, *arguments))
+
+
+@attempt("answer for the fence by a filter of its own")
+def _():
+    allow = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))
+    call(317, 1, 8, struct.pack("HxxxxxxQ", 1, ctypes.addressof(allow)))
+
+
+@attempt("give advice on the supervisor's memory")
+def _():
+    one = struct.pack("QQ", 0x1000, 4096)
+    asked_in_words(440, os.pidfd_open(SUPERVISOR), one, 1, 21, 0)
+
+
+for kind, family in {"packet": 17, "vsock": 40, "bluetooth": 31, "can": 29, "alg": 38}.items():
+    attempt(f"socket: {kind}")(
+        lambda family=family: socket.socket(
+            family,
+            socket.SOCK_RAW if family == 17 else socket.SOCK_SEQPACKET if family == 38 else socket.SOCK_DGRAM,
+        ).close()
+    )
+DEVICES = [
+    "/dev/loop-control", "/dev/loop0", "/dev/console", "/dev/kmsg", "/dev/uinput", "/dev/fuse", "/dev/kvm", "/dev/net/tun", "/dev/vcs",
+    "/dev/tty0", "/dev/port", "/dev/cpu_dma_latency", "/dev/watchdog", "/dev/rtc0", "/dev/snapshot", "/dev/userfaultfd",
+    "/sys/kernel/tracing/uprobe_events", "/sys/kernel/debug/tracing/uprobe_events", "/sys/power/state", "/proc/sysrq-trigger",
+    "/proc/sys/kernel/hostname", f"/proc/{SUPERVISOR}/oom_score_adj", f"/proc/{SUPERVISOR}/clear_refs", f"/proc/{SUPERVISOR}/coredump_filter",
+    f"/proc/{SUPERVISOR}/task/{SUPERVISOR}/comm", f"/proc/{SUPERVISOR}/uid_map", "/sys/fs/cgroup/cgroup.procs",
+]  # fmt: skip
+for device in DEVICES:
+    attempt(f"device: {device}")(lambda device=device: opened(device, os.O_RDWR | os.O_NONBLOCK))
+
+
+# -- files of its own folder that others would run -------------------------------------------------------------------------
+RUN_BY_OTHERS = [
+    "dir/.bashrc", "dir/.envrc", "dir/.vimrc", "dir/.exrc", "dir/.gdbinit", "dir/.lldbinit", "dir/.npmrc", "dir/.yarnrc.yml", "dir/.pnpmfile.cjs",
+    "dir/.git", "dir/.gitmodules", "dir/.husky/pre-commit", "dir/.pre-commit-config.yaml", "dir/lefthook.yml", "dir/.lefthook.yml", "dir/.claude/settings.json",
+    "dir/.codex/config.toml", "dir/.gemini/settings.json", "dir/.mcp.json", "dir/.cursor/mcp.json", "dir/.vscode/tasks.json", "dir/.idea/runConfigurations/x.xml",
+    "dir/.devcontainer/devcontainer.json", "dir/sitecustomize.py", "dir/usercustomize.py", "dir/.cargo/config.toml", "dir/.mise.toml",
+    "dir/.tool-versions", "dir/__pycache__/sitecustomize.cpython-311.pyc", "dir/bare/HEAD/config",
+]  # fmt: skip
+for place in RUN_BY_OTHERS:
+
+    def planted(place=place):
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        opened(place, os.O_WRONLY | os.O_CREAT)
+
+    attempt(f"run by others: {place}")(planted)
+
+
+@attempt("a git folder under another name")
+def _():
+    os.makedirs("dir/store/objects")
+    os.makedirs("dir/store/refs")
+    opened("dir/store/HEAD", os.O_WRONLY | os.O_CREAT)
+    opened("dir/store/config", os.O_WRONLY | os.O_CREAT)
+
+
+attempt("bytecode beside another's module")(
+    lambda: (
+        os.mkdir("bdir/__pycache__"),
+        opened("bdir/__pycache__/x.cpython-311.pyc", os.O_WRONLY | os.O_CREAT),
+    )
+)
+attempt("bytecode beside a foreign module by name")(lambda: os.rename("dir/mine", "bdir/x.cpython-311.pyc"))
+for leading in ("core", "plans", "inbox/b", ".aipass"):
+
+    def closed(leading=leading):
+        before = os.stat(leading).st_mode
+        os.chmod(leading, 0)
+        os.chmod(leading, before & 0o7777)
+
+    attempt(f"the mode of what leads to another's: {leading}")(closed)
+
+
+@attempt("a scratch file that moves into the tree")
+def _():
+    scratch = os.environ["TMPDIR"] + "/moves"
+    with open(scratch, "w") as file:
+        os.rename(scratch, "bdir/moved")
+        file.write("broken into")
+
+
 @attempt("core file limit")
 def _():
     import resource
