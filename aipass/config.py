@@ -405,6 +405,8 @@ def parse_toml(text: str, name: str = CONFIG_NAME) -> dict[str, Any]:
             line = str(text.count("\n", 0, digits.start()) + 1)
             raise ConfigError(f"{name}:{line}: not valid TOML: a number of {len(digits[0])} digits") from exc
         reason = re.sub(r"\s*\(at .*\)$", "", str(exc)) or "nested too deeply"
+        if where and reason == "Invalid value":
+            reason += f" at column {where[2]}; text stands in quotation marks"
         raise ConfigError(f"{name}:{line}: not valid TOML: {reason}") from exc
 
 

@@ -69,7 +69,8 @@ def state_folder(layout: Layout) -> None:
             folder.mkdir(mode=0o700, exist_ok=True)
         if not os.access(layout.spool, os.W_OK | os.X_OK):
             raise ConfigError(f"{layout.spool}: cannot be written; check its permissions")
-        _make_repository(state)
+        if _make_repository(state):
+            exclude(layout)
     except FileExistsError as exc:
         raise ConfigError(f"{exc.filename}: is a file where a folder must be; move it away") from exc
     except OSError as exc:
@@ -135,11 +136,15 @@ def filesystem_of(path: Path) -> str:
     return "unknown"
 
 
-def _make_repository(state: Path) -> None:
-    """A repository of its own, so that `git clean -fdx` and `git stash -a` in the user's leave it alone."""
+def _make_repository(state: Path) -> bool:
+    """A repository of its own, so that `git clean -fdx` and `git stash -a` in the user's leave it alone; whether it is new.
+
+    `git add` fails on one without commits, so that a new one must be excluded at once.
+    """
     if (state / ".git").exists() or programs.of(state.parent).find("git") is None:
-        return
+        return False
     programs.run(state.parent, ["git", "init", "-q", "--template=", str(state)], capture_output=True)
+    return True
 
 
 def exclude(layout: Layout) -> Path | None:

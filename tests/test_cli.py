@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 from conftest import agent
+from git_kit import git
 
 pytestmark = pytest.mark.slow
 ECHO = "import sys; print('I was asked:', sys.stdin.read().strip())"
@@ -55,6 +56,18 @@ def test_init_writes_what_is_missing_and_overwrites_nothing(repository):
     assert status == "?? agent.py\n?? aipass.toml\n"
     subprocess.run(["git", "clean", "-fdxq"], cwd=repository.root, check=True)
     assert (repository.root / ".aipass/spool").is_dir()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("init",), ("up", "--detach"), ("doctor",), ("status",), ("events",), ("plan", "list")],
+    ids=" ".join,
+)
+def test_git_add_works_after_whatever_was_called_first_with_a_broken_configuration(repository, words):
+    repository.write("aipass.toml", "[[agent]]\nname = 'x'\n")
+    repository.aipass(*words, check=None)
+    git(repository.root, "add", "-A")
+    assert git(repository.root, "diff", "--cached", "--name-only").strip() == "aipass.toml"
 
 
 def test_status_says_that_the_configuration_is_broken_and_all_else(ready):
