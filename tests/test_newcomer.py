@@ -48,7 +48,9 @@ def test_a_rule_that_is_resumed_fires_again_as_often_as_it_may(repository):
         repository.wait_for(lambda count=count: number() == count)
     save("c")
     repository.wait_for(lambda: "rule r" in repository.aipass("status").stdout, "the pause")
+    assert "rule r is paused: it fired 2 times within an hour" in repository.aipass("why", "r").stdout
     repository.aipass("resume", "r")
+    assert "paused" not in repository.aipass("why", "r").stdout
     save("d")
     repository.wait_for(lambda: number() == 3, "the rule after its resume")
     repository.aipass("down")

@@ -39,6 +39,11 @@ def command(subject: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    if pause := found.get("paused"):
+        click.secho(
+            f"{pause['kind']} {subject} is paused: {plain(pause['reason'])}; `aipass resume {subject}` ends that",
+            fg="yellow",
+        )
     for depth, link in enumerate(found["chain"]):
         click.echo(
             f"{'  ' * depth}{'└ ' if depth else ''}{click.style(link['type'], bold=True)} {link['id']}: {plain(link['text'])}"
@@ -160,7 +165,19 @@ def _explain_name(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
     """What a rule or an agent of this name did last; None where there is none."""
     from aipass.config_quick import raw
 
-    settings = raw(layout)
+    found = _last_of_name(layout, ledger, subject, raw(layout))
+    pause = next(
+        (row for row in ledger.all("pauses") if row["name"] == subject and row["kind"] in ("rule", "agent")),
+        None,
+    )
+    if found is not None and pause is not None:
+        found["paused"] = {"kind": pause["kind"], "reason": pause["reason"]}
+    return found
+
+
+def _last_of_name(
+    layout: Layout, ledger: Ledger, subject: str, settings: dict[str, Any]
+) -> dict[str, Any] | None:
     rules = settings.get("on", [])
     rule = next((one for one in rules if isinstance(one, dict) and one.get("name") == subject), None)
     last = ledger.one("last_said", {"handler": f"rule {subject}"})
