@@ -99,7 +99,7 @@ def show(number: int, as_json: bool) -> None:
         ("for", (pr.branch or "").removeprefix("refs/heads/") or None),
         ("upon", f"PR {', '.join(map(str, pr.stacked_on))}" if pr.stacked_on else pr.base[:10]),
         ("commit", pr.head[:10]),
-        ("merged by", pr.merged[:10] if pr.merged else None),
+        ("merged in", pr.merged[:10] if pr.merged else None),
         ("opened", _clock(pr.created)),
         ("updated", _clock(pr.updated)),
         ("ended", _clock(pr.finished)),
