@@ -238,6 +238,11 @@ class Pulling(Model):
     allow_secrets: tuple[Pattern, ...] = Field(
         (), description="Files that may hold what looks like one", strict=False
     )
+    filters: tuple[Word, ...] = Field(
+        (),
+        description="Filters and merge drivers of git's configuration that aipass may start as well: they take nothing that they run from the tree",
+        strict=False,
+    )
     forge: str = Field(
         "local", description="Where PRs are shown as well: local (nowhere), gh, glab, or a plugin's"
     )

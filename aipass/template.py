@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from aipass.event import iso, printable
+from aipass.event import iso, plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ FIELDS = (
     "ref",
     "time",
 )
+_NAMES_OF_FILES = frozenset(("detail.from", "detail.paths"))
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 # A commit subject or a path in a prompt: long enough for any honest one.
 MAX_VALUE_CHARS = 2000
@@ -60,7 +61,11 @@ def render(text: str, values: Mapping[str, Any]) -> str:
             if name.startswith("detail.")
             else values.get(name)
         )
-        return "" if found is None else str(found)[:MAX_VALUE_CHARS]
+        if found is None:
+            return ""
+        # One line of words: a name with line ends would be words of the task. What a plugin's event tells may have lines.
+        whole = name.startswith("detail.") and name not in _NAMES_OF_FILES
+        return (str(found) if whole else plain(str(found)))[:MAX_VALUE_CHARS]
 
     return _PLACE.sub(value, text)
 

@@ -175,7 +175,9 @@ def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launc
         git_came=git.again,
     )
     sources = (supervisors, Home(layout), Spool(layout.spool), git, *plugins.sources(layout.root, settings))
-    desk = Desk(layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout))
+    desk = Desk(
+        layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout), settings.pr.filters
+    )
     shelf = Shelf(layout, partial(masked, plugins.find_secrets))
     engine = Engine(
         world,

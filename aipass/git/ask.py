@@ -11,10 +11,11 @@ from aipass import programs
 from aipass.errors import AipassError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 #: What a configuration may name for git to start, and none of what we ask needs. Filters and merge drivers are judged one by
-#: one (`repo.look_again`); how to reach a remote is the person's own setting.
+#: one (`filters.judged`); how to reach a remote is the person's own setting.
 _STARTS_NOTHING = (
     "core.fsmonitor=false",
     "log.showSignature=false",
@@ -73,18 +74,25 @@ def _top(root: Path) -> Path | None:
     return next((folder for folder in (root, *root.parents) if os.path.lexists(folder / ".git")), None)
 
 
-def ask(root: Path, *words: str, bare: bool = False, hooks: bool = False) -> list[str]:
+def ask(
+    root: Path,
+    *words: str,
+    bare: bool = False,
+    hooks: bool = False,
+    env: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT_S,
+) -> list[str]:
     """What git says to these words with `-z`, entry by entry; nothing where there is no git, or no repository.
 
-    `bare`: a bare repository is one as well; for what people ask for themselves. `hooks`: as configured.
+    `bare`: a bare repository is one as well; for what people ask for themselves. `hooks`: as configured. What makes git read files
+    of the working tree is for `working.ask_of_files` alone: git would start filters.
     """
     quiet = _options(*_STARTS_NOTHING, *(() if hooks else _HOOKLESS), *(() if bare or hooks else _NO_BARE))
     command = ["git", *quiet, "--literal-pathspecs", *words]
     try:
         # An engine that a hook has started must not be told about the hook's repository, index and all.
-        done = programs.run(
-            root, command, env={"GIT_OPTIONAL_LOCKS": "0"}, capture_output=True, timeout=TIMEOUT_S
-        )
+        env = {"GIT_OPTIONAL_LOCKS": "0", **(env or {})}
+        done = programs.run(root, command, env=env, capture_output=True, timeout=timeout)
     except (OSError, SubprocessError, AipassError):
         return []
     return [os.fsdecode(entry) for entry in done.stdout.split(b"\0") if entry]

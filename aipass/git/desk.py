@@ -128,7 +128,10 @@ class Desk:
         find_secrets: Callable[[str], Iterable[Secret]] | None,
         forges: Mapping[str, Forge],
         busy: Callable[[], Mapping[str, str]],
+        trusted: Sequence[str] = (),
     ) -> None:
+        """`trusted`: the filters that may be started while what an engine before has left is finished."""
+        self._trusted = trusted
         self._layout, self._find_secrets, self._forges, self._busy = layout, find_secrets, forges, busy
         self._graves = Graveyard(layout)
         self._tell: Callable[[list[Any]], None] = lambda _: None
@@ -263,7 +266,7 @@ class Desk:
 
     def _open_one(self, job: Job) -> GitDone:
         assert job.wish is not None
-        repo = self._repository()
+        repo = self._repository(job.settings.filters)
         records = Records(repo.shared)
         pulls = Pulls(repo, records, self._find_secrets if job.settings.secrets else None)
         what = "commit" if job.wish.draft else "PR"
@@ -299,7 +302,7 @@ class Desk:
         return self._forges[name]
 
     def _close(self, job: Job) -> GitDone:
-        repo = self._repository()
+        repo = self._repository(job.settings.filters)
         records = Records(repo.shared)
         done, facts, code = [], [], 0
         for number in job.ids:
@@ -354,7 +357,7 @@ class Desk:
         answered: list[Job] = []
         for job in jobs:
             try:
-                records = Records(self._repository().shared)
+                records = Records(self._repository(job.settings.filters).shared)
                 found = {number: _Merge(records.get(number), job) for number in job.ids}
                 for number, one in found.items():
                     wanted.setdefault(number, one)
@@ -384,7 +387,7 @@ class Desk:
             self._answer(job, partial(self._merged, mine))
 
     def _merged(self, mine: list[_Merge], job: Job) -> GitDone:
-        records, failed, lines, facts = Records(self._repository().shared), [], [], []
+        records, failed, lines, facts = Records(self._repository(job.settings.filters).shared), [], [], []
         for one in mine:
             pr = records.get(one.pr.id)
             if one.failed is None:
@@ -442,7 +445,8 @@ class Desk:
 
     def _try(self, together: list[_Merge]) -> str | None:
         """Merge these, if their checks pass on what it comes to; what failed, in words."""
-        repo, job = self._repository(), together[0].job
+        job = together[0].job
+        repo = self._repository(job.settings.filters)
         records = Records(repo.shared)
         merger, forge = Merger(repo, records), self._forge(job)
         names = ", ".join(f"PR {one.pr.id}" for one in together)
@@ -542,11 +546,10 @@ class Desk:
 
     # -- both ------------------------------------------------------------------------------------------------------
 
-    def _repository(self) -> Repo:
+    def _repository(self, trusted: Sequence[str]) -> Repo:
         if self._repo is None or not self._repo.own.exists():
             self._repo = Repo(self._layout.root, self._layout.state / "git")
-        else:
-            self._repo.look_again()
+        self._repo.look_again(trusted)
         return self._repo
 
     @contextmanager
@@ -572,7 +575,7 @@ class Desk:
 
     def _clear(self) -> None:
         """Finish or undo what an engine before has left half done, and remove its scratch files."""
-        repo = self._repository()
+        repo = self._repository(self._trusted)
         with Lease(repo.shared).hold("aipass", "tidy up"):
             Merger(repo, Records(repo.shared)).recover()
             for path in repo.scratch.iterdir():

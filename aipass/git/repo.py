@@ -6,18 +6,18 @@ Paths are relative to the top of the working tree, with `/`.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING
 
-from aipass import guarded, programs
+from aipass import programs
 from aipass.errors import AipassError, ConfigError, RefusedError
+from aipass.git import filters
 from aipass.git.ask import QUIET, ask, no_repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 #: Filters (LFS, say) may fetch something on the way; what takes longer hangs.
 TIMEOUT_S = 600.0
@@ -34,10 +34,6 @@ PLAIN = (
 )
 #: Bytes of arguments in one command; far below every system's limit.
 MAX_WORDS = 60_000
-#: What a shell does elsewhere, or to words that nobody can read beforehand.
-_ELSEWHERE = frozenset(("cd", "pushd", "eval"))
-#: The output of a command as a word, or a folder named by a variable that has no value here.
-_UNREADABLE = re.compile(r"`|\$\(|\$\{?[A-Za-z_]\w*\}?/")
 #: Folders in git's own that say that somebody is in the middle of something.
 UNFINISHED = {
     "rebase-merge": "a rebase",
@@ -78,51 +74,20 @@ class Repo:
         self.prefix = "" if relative == "." else relative + "/"
         self.shared = self.common / "aipass"
         self.scratch = scratch
-        #: What keeps git from starting a program that lies in the tree, as its environment says it.
+        #: What keeps git from starting what agents could have written, as its environment says it.
         self._defused: dict[str, str] = {}
-        self.unsafe: set[str] = set()
+        self.unsafe: dict[str, str] = {}
         self.look_again()
 
-    def look_again(self) -> None:
-        """Read anew which filters and merge drivers are configured, before something is done: those that lie in the tree, where
-        agents write, must not be started. What needs one fails, and says so.
+    def look_again(self, trusted: Collection[str] = ()) -> None:
+        """Read anew which filters and merge drivers are configured, before something is done: those that could run what agents
+        wrote must not be started. What needs one fails, and says so. `trusted`: by the person, in `[pr] filters`.
         """
-        unsafe: set[str] = set()
-        words = ("config", "-z", "--get-regexp", r"^(filter|merge)\..*\.(clean|smudge|process|driver)$")
-        commands: dict[str, dict[str, str]] = {}
-        for entry in records(self.run(*words, fine=(0, 1))):
-            name, _, command = entry.partition("\n")
-            driver, _, field = name.rpartition(".")
-            commands.setdefault(driver, {})[field] = command
-        settings: dict[str, str] = {}
-        for driver, fields in commands.items():
-            if any(map(self._is_in_tree, fields.values())):
-                unsafe.add(driver)
-                settings |= {f"{driver}.{field}": "false" for field in fields}
-                settings |= {f"{driver}.required": "true"} if driver.startswith("filter.") else {}
-        defused = {"GIT_CONFIG_COUNT": str(len(settings))} if settings else {}
-        for place, (name, value) in enumerate(settings.items()):
-            defused |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}
+        # As it is configured, not as the last look has covered it.
+        said = self.run(*filters.WORDS, fine=(0, 1), env={"GIT_CONFIG_COUNT": "0"})
+        found = filters.judged(records(said), self.root, self.top, trusted)
         # At once: another thread may start git at any moment.
-        self._defused, self.unsafe = defused, unsafe
-
-    def _is_in_tree(self, command: str) -> bool:
-        """Whether a command names a program or a script that lies in the working tree, or nobody can say what it names."""
-        top = os.path.realpath(self.top)
-        found_by = programs.of(self.root)
-        command = guarded.expanded(command, str(self.top))
-        if _UNREADABLE.search(command):
-            return True
-        for word in re.findall(r"[^\s;|&<>()'\"`=]+", command):
-            if word in _ELSEWHERE:
-                return True
-            # A word may happen to be a file's name; a script is named by a path, or with its ending.
-            place = self.top / word
-            is_script = ("/" in word and place.parent.is_dir()) or ("." in word and place.is_file())
-            found = str(place) if is_script else found_by.hidden(word)
-            if found is not None and os.path.realpath(found).startswith(top + "/"):
-                return True
-        return False
+        self._defused, self.unsafe = found.refusing(), found.unsafe
 
     def run(
         self,
@@ -152,7 +117,7 @@ class Repo:
         if done.returncode not in fine:
             said = os.fsdecode(done.stderr).strip() or os.fsdecode(done.stdout).strip()[:500]
             if self.unsafe:
-                said += f"; {', '.join(sorted(self.unsafe))} is a program in the working tree, where agents write, and is not started"
+                said += "".join(f"; {driver} {why}" for driver, why in sorted(self.unsafe.items()))
             raise GitError(f"`git {words[0]}` ended with {done.returncode}: {said or 'it does not say why'}")
         return bytes(done.stdout)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from aipass.event import plain, printable
-from aipass.git.ask import ask
+from aipass.git.working import ask_of_files
 from aipass.plan import check, model
 from aipass.supervisor.held import open_regular
 
@@ -23,6 +24,8 @@ COUNTED_BYTES = 1_000_000
 TAIL_BYTES, TAIL_LINES = 8000, 40
 #: So many paths are listed; the rest is counted.
 LISTED = 50
+#: Git compares files of so much altogether, and is waited for so long: the engine's thread is, and agents decide how large files are.
+COMPARED_BYTES, COMPARE_S = 2_000_000, 1.0
 
 
 def preamble(
@@ -36,13 +39,18 @@ def preamble(
     phase = plan.phase(phase_id)
     lines = [f"This is phase {phase.id} of plan {plan.id}, {plan.title}."]
     before = check.ancestors(plan)[phase_id]
-    for done in ledger.all("phases_of", {"plan": plan_id}):
-        if done["id"] in before:
-            lines.append(f"\nDelivered before by {done['agent']} ({done['id']}):")
-            written = [
-                row["path"] for row in ledger.all("written_of", {"plan": plan_id, "phase": done["id"]})
-            ]
-            lines += _listed(root, written) or ["- nothing to read"]
+    written = {
+        done["id"]: (
+            done["agent"],
+            [row["path"] for row in ledger.all("written_of", {"plan": plan_id, "phase": done["id"]})],
+        )
+        for done in ledger.all("phases_of", {"plan": plan_id})
+        if done["id"] in before
+    }
+    changes = _changes(root, [path for _, paths in written.values() for path in paths[:LISTED]])
+    for name, (agent, paths) in written.items():
+        lines.append(f"\nDelivered before by {agent} ({name}):")
+        lines += _listed(root, paths, changes) or ["- nothing to read"]
     own = [*phase.owns, *(owns or ())]
     lines.append(f"\nYou may write: {', '.join(own) or 'nothing in this repository'}")
     if phase.delivers:
@@ -68,14 +76,30 @@ def _last_check(ledger: Ledger, root: Path, plan: Row, phase: str) -> list[str]:
     return ["\nThe last time it failed:", *(f"    {plain(line)}" for line in said)]
 
 
-def _listed(root: Path, paths: list[str]) -> list[str]:
-    changes = _changes(root, paths[:LISTED])
-    found = [f"- {printable(path)} ({changes.get(path) or _size(root / path)})" for path in paths[:LISTED]]
+def _listed(root: Path, paths: list[str], changes: dict[str, str]) -> list[str]:
+    found = [
+        # A name may have line ends: nobody says more by it than that it is a name.
+        f"- {plain(str(printable(path)))} ({changes.get(path) or _size(root / path)})"
+        for path in paths[:LISTED]
+    ]
     return found + ([f"- and {len(paths) - LISTED} more"] if len(paths) > LISTED else [])
 
 
 def _changes(root: Path, paths: list[str]) -> dict[str, str]:
-    """What git says of the paths that it knows: lines that were added and removed since the last commit."""
+    """What git says of the paths that it knows: lines that were added and removed since the last commit. Large files are left out."""
+    left, small = COMPARED_BYTES, []
+    for path in dict.fromkeys(paths):
+        try:
+            found = os.lstat(root / path)
+        except OSError:
+            size = 0
+        else:
+            size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+        if size <= left:
+            left -= size
+            small.append(path)
+    if not small:
+        return {}
     words = (
         "diff",
         "--no-ext-diff",
@@ -86,11 +110,11 @@ def _changes(root: Path, paths: list[str]) -> dict[str, str]:
         "-z",
         "HEAD",
     )
-    found = {}
-    for entry in ask(root, *words, "--", *paths):
+    told = {}
+    for entry in ask_of_files(root, *words, "--", *small, timeout=COMPARE_S):
         added, removed, path = entry.split("\t", 2)
-        found[path] = "changed, not text" if added == "-" else f"+{added} -{removed} lines"
-    return found
+        told[path] = "changed, not text" if added == "-" else f"+{added} -{removed} lines"
+    return told
 
 
 def _size(path: Path) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from watchdog.observers.api import EventEmitter
 
-from aipass.git.ask import ask
+from aipass.git.working import ask_of_files
 from aipass.sources import inotify, writers
 from aipass.sources.contents import Contents
 from aipass.sources.gitwork import GitWork, Moves, is_blob
@@ -269,7 +269,7 @@ class TreeEmitter(EventEmitter):
     def _note_unstaged(self) -> None:
         """What was changed before anybody looked may be taken away, and come back, as what is saved from now on."""
         if self._git.knows(""):
-            paths = ask(Path(self._ground.root), "diff-files", "-z", "--name-only", "--relative")
+            paths = ask_of_files(Path(self._ground.root), "diff-files", "-z", "--name-only", "--relative")
             self._contents.note((path, self._absolute(path)) for path in paths if path)
 
     def _flush(self) -> None:

@@ -1,0 +1,158 @@
+"""Filters and merge drivers that people configured: which of them our git starts.
+
+What git starts for us runs outside every fence. So it starts only programs that are known to take no code from the working tree,
+where agents write, and those that the person names in `[pr] filters`; none whose words name a file of the tree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aipass import guarded, programs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+
+#: What asks git for them, to be given to `judged`.
+WORDS = ("config", "-z", "--get-regexp", r"^(filter|merge)\..*\.(clean|smudge|process|driver)$")
+
+#: Programs that do with their input what their words say, and run no code that they find in the current folder: text and
+#: compression tools, and the usual filters of https://git-scm.com/docs/gitattributes and https://github.com/topics/git-filter.
+#: Left out for what they take from there: make, npx, uv, prettier (its configuration is a program), jupytext (likewise), rustfmt
+#: (rust-toolchain.toml names a folder of programs), sops (.sops.yaml).
+_KNOWN = frozenset(
+    (
+        "git-lfs", "git-annex", "git-crypt", "nbstripout", "cat", "tr", "sed", "head", "tail", "rev", "sort", "uniq", "cut", "expand",
+        "unexpand", "fold", "fmt", "nl", "tac", "wc", "grep", "jq", "base64", "od", "xxd", "iconv", "dos2unix", "unix2dos", "gzip",
+        "gunzip", "zcat", "bzip2", "bunzip2", "xz", "unxz", "zstd", "openssl", "gpg", "age", "gofmt", "clang-format", "xmllint",
+        "echo", "printf", "true", "false", "test", "mergiraf",
+    )
+)  # fmt: skip
+_KNOWN_OF_GIT = frozenset(("lfs", "annex", "crypt", "merge-file"))
+_KNOWN_MODULES = frozenset(("nbstripout",))
+_SHELLS = frozenset(("sh", "bash", "dash"))
+#: What a shell does with more than words: expansions, redirections, groups, patterns, comments.
+_SHELLISH = re.compile(r"[$`\\\n<>(){}*?\[~!#]")
+_BETWEEN = frozenset(("|", "||", "&&", ";"))
+_STARTS_MORE = re.compile(r"\b(?:system|exec|open|qx|do|require|eval)\b|[|`]")
+#: What a shell does elsewhere, or to words that nobody can read beforehand.
+_ELSEWHERE = frozenset(("cd", "pushd", "eval"))
+#: The output of a command as a word, or a folder named by a variable that has no value here.
+_UNREADABLE = re.compile(r"`|\$\(|\$\{?[A-Za-z_]\w*\}?/")
+
+_IN_TREE = "is a program in the working tree, where agents write, and is not started"
+_UNKNOWN = "may take what it runs from the working tree, where agents write, and is not started; `[pr] filters` in aipass.toml names those that you trust"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`unsafe`: drivers that must not be started (`filter.NAME`, `merge.NAME`), with the reason; `fields`: their settings."""
+
+    unsafe: dict[str, str]
+    fields: dict[str, tuple[str, ...]]
+
+    def refusing(self) -> dict[str, str]:
+        """The environment in which what needs one of them fails."""
+        settings: dict[str, str] = {}
+        for driver, names in self.fields.items():
+            settings |= {f"{driver}.{name}": "false" for name in names}
+            settings |= {f"{driver}.required": "true"} if driver.startswith("filter.") else {}
+        return _environment(settings)
+
+    def passing(self) -> dict[str, str]:
+        """The environment in which files go past them unchanged; for looking only."""
+        settings: dict[str, str] = {}
+        for driver, names in self.fields.items():
+            settings |= {f"{driver}.{name}": "" for name in names} | {f"{driver}.required": "false"}
+        return _environment(settings)
+
+
+def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[str] = ()) -> Judged:
+    """What is to be thought of the drivers that `git *WORDS` told. `trusted`: names of filters and drivers, by the person."""
+    commands: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        name, _, command = entry.partition("\n")
+        driver, _, field = name.rpartition(".")
+        commands.setdefault(driver, {})[field] = command
+    unsafe: dict[str, str] = {}
+    for driver, fields in commands.items():
+        if any(_is_in_tree(command, root, top) for command in fields.values()):
+            unsafe[driver] = _IN_TREE
+        elif driver.partition(".")[2] not in trusted and not all(map(is_known, fields.values())):
+            unsafe[driver] = _UNKNOWN
+    return Judged(unsafe, {driver: tuple(commands[driver]) for driver in unsafe})
+
+
+def is_known(command: str) -> bool:
+    """Whether a shell's line starts nothing but programs that take no code from the current folder."""
+    unquoted = re.sub(r"'[^']*'", "''", command)
+    if _SHELLISH.search(unquoted):
+        return False
+    try:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+        lexer.commenters = ""
+        words = list(lexer)
+    except ValueError:
+        return False
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word in _BETWEEN:
+            parts.append([])
+        elif set(word) <= set("();<>|&"):
+            return False
+        else:
+            parts[-1].append(word)
+    return all(map(_is_known_alone, parts)) if words else True
+
+
+def _is_known_alone(words: list[str]) -> bool:
+    if not words:
+        return False
+    name, given = os.path.basename(words[0]), words[1:]
+    if name in _KNOWN:
+        return True
+    if name == "git":
+        return bool(given) and given[0] in _KNOWN_OF_GIT
+    if name in _SHELLS:
+        return len(given) >= 2 and given[0] == "-c" and is_known(given[1])
+    if re.fullmatch(r"python[\d.]*", name):
+        options = [word for word in given if word not in ("-I", "-E", "-P", "-s", "-u")]
+        return len(options) >= 2 and options[0] == "-m" and options[1] in _KNOWN_MODULES
+    if name in ("awk", "gawk", "mawk"):
+        return not any(word.startswith("-") or _STARTS_MORE.search(word) for word in given)
+    if name == "perl":
+        return re.fullmatch(r"-[a-z\d]*e", given[0] if given else "") is not None and not _STARTS_MORE.search(
+            " ".join(given[1:])
+        )
+    return False
+
+
+def _is_in_tree(command: str, root: Path, top: Path) -> bool:
+    """Whether a command names a program or a script that lies in the working tree, or nobody can say what it names."""
+    real = os.path.realpath(top)
+    found_by = programs.of(root)
+    command = guarded.expanded(command, str(top))
+    if _UNREADABLE.search(command):
+        return True
+    for word in re.findall(r"[^\s;|&<>()'\"`=]+", command):
+        if word in _ELSEWHERE:
+            return True
+        # A word may happen to be a file's name; a script is named by a path, or with its ending.
+        place = top / word
+        is_script = ("/" in word and place.parent.is_dir()) or ("." in word and place.is_file())
+        found = str(place) if is_script else found_by.hidden(word)
+        if found is not None and os.path.realpath(found).startswith(real + "/"):
+            return True
+    return False
+
+
+def _environment(settings: dict[str, str]) -> dict[str, str]:
+    env = {"GIT_CONFIG_COUNT": str(len(settings))} if settings else {}
+    for place, (name, value) in enumerate(settings.items()):
+        env |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}
+    return env

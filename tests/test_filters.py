@@ -1,0 +1,128 @@
+"""What our git starts of the filters and merge drivers that people configured: nothing that could run what agents wrote."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from git_kit import git
+
+import aipass
+from aipass.git import filters
+from aipass.git.repo import GitError, Repo
+from aipass.git.working import ask_of_files
+
+KNOWN = (
+    "git-lfs clean -- %f", "git-lfs smudge -- %f", "git-lfs filter-process", "git lfs smudge --skip -- %f", "git-annex smudge --clean -- %f",
+    '"git-crypt" clean', '"/usr/bin/git-crypt" smudge', "nbstripout", '"/opt/py/bin/python3" -m nbstripout', "python -m nbstripout -t",
+    "cat", "tr a-z A-Z", "sed 's/$Id[^$]*$/$Id$/'", "sed -e s/a/b/ -e s/c/d/", "jq --indent 1 'del(.x)'", "gzip -n | base64",
+    "sh -c 'echo pointer; wc -c | tr -d \" \"'", "true", "git merge-file %A %O %B", "mergiraf merge --git %O %A %B -s %S -x %X -y %Y -p %P",
+    "perl -pe 's/a/b/'", "awk '{print $1}'", "openssl enc -aes-256-cbc -pass file:/home/me/.key", "",
+)  # fmt: skip
+UNKNOWN = (
+    "make -s clean", "make -s -C tools clean", "npx --no-install myfilter", "npm exec x", "uv run x", "poetry run x", "just x", "rake x",
+    "prettier --stdin-filepath %f", "jupytext --to py", "rustfmt", "sops -e /dev/stdin", "bash -lc make", "sh tools/x.sh", "sh x", "./x",
+    "tools/clean.sh", "python clean.py", "python -m tools.clean", "python3 -c 'import x'", "perl x.pl", "perl -Ilib -e 'use X'", "ruby -e 1",
+    "perl -e 'do \"x\"'", "perl -pe 'system q(make)'", "awk -f x.awk", "awk '{ system(\"make\") }'", "env make", "nice make", "xargs make",
+    "cat; make", "cat && make", "cat | make", "cat $(make)", "cat `make`", "cat \n make", "(make)", "{ make; }", "cat & make",
+    "sh -c make", "sh -c 'cat | make'", "sh -c 'sh -c make'", "sh -c '$0' make", "f() { make; }; f", "X=1 make", "cat < x > y", "git x",
+    "git -c alias.x=!make x", "'unclosed", "mytool", "docker run x", "node x.js", "deno run x", "$EDITOR", "~/bin/x", "\\make", "cat # x\nmake",
+    "$(git rev-parse --show-toplevel)/x", "eval make", "exec make", ". ./x", "source x", "!make", "command make", "time make",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_what_takes_no_code_from_the_current_folder_is_started(command):
+    assert filters.is_known(command)
+
+
+@pytest.mark.parametrize("command", UNKNOWN)
+def test_what_may_run_what_lies_in_the_tree_is_not_started(command):
+    assert not filters.is_known(command)
+
+
+@pytest.fixture
+def repo(tmp_path):
+    """A repository whose `.dat` files have a filter, and a `make` that runs what the tree says."""
+    top = tmp_path / "r"
+    top.mkdir()
+    git(top, "init", "-q", ".")
+    for name, value in (("user.name", "A"), ("user.email", "a@b.c")):
+        git(top, "config", name, value)
+    (top / ".gitattributes").write_text("*.dat filter=x\n*.mrg merge=x\n")
+    (top / "a.dat").write_text("one\n")
+    # Racy: git compares what such a file holds each time.
+    os.utime(top / "a.dat", (2_000_000_000, 2_000_000_000))
+    git(top, "add", "-A")
+    git(top, "commit", "-qm", "first")
+    (top / "tools").mkdir()
+    for place in ("Makefile", "tools/Makefile"):
+        (top / place).write_text(f"clean:\n\t@touch {tmp_path}/ran; cat\n")
+    for place in ("clean.sh", "tools/clean.sh"):
+        (top / place).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\ncat\n")
+        (top / place).chmod(0o755)
+    return Repo(top, top / ".git/scratch")
+
+
+COMMANDS = ("make -s clean", "make -s -C tools clean", "./clean.sh", "tools/clean.sh", "cd tools && ./clean.sh", 'sh "$PWD/clean.sh"',
+            '"$(git rev-parse --show-toplevel)"/tools/clean.sh')  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("field", ["clean", "process"])
+@pytest.mark.parametrize(
+    "words",
+    [["diff-files", "-z", "--name-only"], ["diff", "--numstat", "-z", "HEAD"], ["status", "-z"]],
+    ids=" ".join,
+)
+def test_no_question_to_git_starts_what_lies_in_the_tree(repo, tmp_path, command, field, words):
+    git(repo.top, "config", f"filter.x.{field}", command)
+    git(repo.top, "config", "filter.x.required", "true")
+    ask_of_files(repo.root, *words)
+    assert not (tmp_path / "ran").exists()
+    subprocess.run(["git", *words], cwd=repo.top, capture_output=True, check=False)
+    assert (tmp_path / "ran").exists() or field == "process", (
+        "a person's git starts it, or this test proves nothing"
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_needs_it_is_refused_with_the_remedy(repo, tmp_path, command):
+    git(repo.top, "config", "filter.x.clean", command)
+    for _ in range(3):
+        repo.look_again()
+        assert repo.unsafe, "what the last look has covered is looked at again"
+    with pytest.raises(GitError, match=r"filter\.x .* is not started"):
+        repo.run("add", "a.dat")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_who_trusts_one_names_it_and_nothing_in_the_tree_is_started_all_the_same(repo, tmp_path):
+    git(repo.top, "config", "filter.x.clean", f"env PLACE={tmp_path} tee {tmp_path}/used")
+    repo.look_again()
+    with pytest.raises(GitError, match=r"`\[pr\] filters` in aipass\.toml"):
+        repo.run("add", "a.dat")
+    repo.look_again(["x"])
+    repo.run("add", "a.dat")
+    assert (tmp_path / "used").exists()
+    git(repo.top, "config", "filter.x.clean", "tools/clean.sh")
+    repo.look_again(["x"])
+    with pytest.raises(GitError, match=r"filter\.x is a program in the working tree"):
+        repo.run("add", "a.dat")
+
+
+def test_questions_that_read_files_are_asked_by_who_passes_filters_by():
+    """`ask` knows of no filter: a word that makes git read the working tree stands in no module that asks by it."""
+    reading = {"diff-files", "diff-index", "update-index", "checkout-index", "hash-object", "stash"}
+    found = [
+        (path.name, node.value)
+        for path in sorted((Path(aipass.__file__).parent).rglob("*.py"))
+        if re.search(r"^\s*from aipass\.git\.ask import .*\bask\b", path.read_text(), re.MULTILINE)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in reading
+    ]
+    assert found == []
