@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aipass import action as act
-from aipass import advice, confine, ground
+from aipass import advice, confine, ground, guarded
 from aipass import config as configuration
 from aipass.alarms import Alarms
 from aipass.authors import SWEEP_S, Authors
@@ -440,7 +440,9 @@ class Engine:
         elif isinstance(item, SeenOfAgents):
             self._talk.take(step, item)
         elif isinstance(item, Configured):
-            step.changes_territory = True  # what git starts is nobody's to write
+            # What git starts is nobody's to write.
+            self.ledger.run("set_meta", {"key": guarded.INNER, "value": json.dumps(item.inner)})
+            step.changes_territory = True
         elif isinstance(item, HomeGone):
             self.gone = item.reason
         elif isinstance(item, CheckAsked):
@@ -757,7 +759,9 @@ class Engine:
         nested = [os.fsdecode(row["dir"]) for row in self.ledger.all("nested_roots")]
         self._foreign.forget()
         phases, handed = reserved(self.ledger)
-        self._world.set_territory(ground.table(self.layout, config, phases, nested), handed)
+        self._world.set_territory(
+            ground.table(self.layout, config, phases, nested, guarded.inner(self.ledger)), handed
+        )
 
     def _look_again(self, step: Step) -> None:
         """Have the inbox seen anew: what was rejected, or met a handler that was disabled, may be welcome now."""

@@ -10,7 +10,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aipass import ground
+from aipass import ground, guarded
 from aipass.event import Fact, printable
 from aipass.plan.reserved import reserved
 from aipass.supervisor import held
@@ -58,7 +58,9 @@ class Foreign:
         if self._territory is None:
             nested = [os.fsdecode(row["dir"]) for row in self._ledger.all("nested_roots")]
             self._territory = Territory.of(
-                ground.table(self._layout, config, reserved(self._ledger)[0], nested)
+                ground.table(
+                    self._layout, config, reserved(self._ledger)[0], nested, guarded.inner(self._ledger)
+                )
             )
         owner = self._territory.owner(path)
         if owner.kind in _ANYBODYS or any(_may(owner, run["id"], run["agent"]) for run in live):

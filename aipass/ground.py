@@ -122,10 +122,14 @@ def expand(entry: str) -> str:
 
 
 def table(
-    layout: Layout, config: Config, phases: Iterable[Mapping[str, Any]] = (), nested: Iterable[str] = ()
+    layout: Layout,
+    config: Config,
+    phases: Iterable[Mapping[str, Any]] = (),
+    nested: Iterable[str] = (),
+    inner: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Who owns what, as `territory.Territory.of` reads it."""
-    guards = guarded.of(layout, config)
+    """Who owns what, as `territory.Territory.of` reads it. `nested`: roots below this one; `inner`: repositories."""
+    guards = guarded.of(layout, config, inner)
     return {
         "agents": {
             name: {

@@ -7,12 +7,14 @@ literally gives it all the same. Of scripts it reads what they import; of nothin
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
 import sys
 from dataclasses import dataclass
-from itertools import islice
+from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from aipass import programs
@@ -24,28 +26,69 @@ from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from aipass.config import Config
     from aipass.layout import Layout
+    from aipass.ledger import Ledger
 
+#: What runners take their commands from, in the folder that they are started in.
+_OF_RUNNERS = {
+    "make": ("Makefile", "makefile", "GNUmakefile"),
+    "gmake": ("Makefile", "makefile", "GNUmakefile"),
+    "just": ("justfile", "Justfile", ".justfile"),
+    "task": ("Taskfile.yml", "Taskfile.yaml", "taskfile.yml"),
+    "rake": ("Rakefile", "rakefile"),
+    "invoke": ("tasks.py",),
+    "nox": ("noxfile.py",),
+    "npm": ("package.json",),
+    "pnpm": ("package.json",),
+    "yarn": ("package.json",),
+    "bun": ("package.json",),
+}
 #: What a folder is started by, where a command names only the folder (Python, Node, npm).
-_ENTRIES = ("__main__.py", "index.js", "index.mjs", "index.cjs", "package.json")
+_ENTRIES = tuple(
+    dict.fromkeys(
+        (
+            "__main__.py",
+            "index.js",
+            "index.mjs",
+            "index.cjs",
+            *(one for names in _OF_RUNNERS.values() for one in names),
+        )
+    )
+)
+#: Before the name of a folder that what follows is started in.
+_INTO = frozenset(
+    ("cd", "pushd", "-C", "--directory", "--prefix", "--cwd", "--chdir", "-f", "--file", "--makefile")
+)
 #: Settings of git that name files which it takes commands or attributes from, as git lists them.
 _GIT_PATHS = frozenset(("core.hookspath", "core.attributesfile", "init.templatedir"))
-#: Settings of git that are commands, of ours and of the person's git; ours starts only some of them.
-_GIT_COMMANDS = re.compile(
-    r"core\.(?:sshcommand|askpass|editor|pager|fsmonitor)|credential\.(?:.*\.)?helper|gpg\.(?:.*\.)?program|filter\..*\.(?:clean|smudge|process)"
-    r"|merge\..*\.driver|diff\..*\.(?:command|textconv)|diff\.external|pager\..*|sequence\.editor|alias\..*"
+#: Settings of git that name data, or places that are no commands. All others are taken for what they are in some version of git or in a
+#: tool beside it, commands: a filter, a helper, `difftool.*.cmd`, `trailer.*.command`, an alias.
+_GIT_DATA = re.compile(
+    r"remote\..*\.(?:url|pushurl|fetch|push|mirror|tagopt)|url\..*|branch\..*|submodule\..*\.(?:url|path|branch|update|active)|user\..*|author\..*"
+    r"|committer\..*|core\.(?:worktree|excludesfile|bare|filemode|autocrlf|eol)|color\..*|safe\.directory|commit\.template|diff\.orderfile"
+    r"|blame\.ignorerevsfile|mailmap\..*|http\..*|gpg\.ssh\.(?:allowedsignersfile|revocationfile)|lfs\..*|include(?:if)?\..*"
 )
+#: So many worktrees and repositories inside the tree are asked for what they start.
+MOST_INNER = 32
 #: Names by which a file beside a script is imported in the place of what is meant; `test.py` people call their own as well.
 _OF_PYTHON = sorted(name for name in sys.stdlib_module_names if not name.startswith("_") and name != "test")
 _IMPORTS = re.compile(
-    r"^[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+(\w[\w., \t]*))", re.MULTILINE
+    r"(?:^|[;:])[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+(\w[\w., \t]*))", re.MULTILINE
 )
+#: What a module may be called by, in the order in which Python looks; beside a script all come before what is installed.
+_MODULE_FILES = ("/__init__.py", *EXTENSION_SUFFIXES, ".py")
+#: Where the ledger keeps which folders are repositories.
+INNER = "git.inner"
+#: The kernel follows no more in one path.
+MOST_LINKS = 40
 #: So many names that a script and its modules import are looked for, and so much of them is read.
 MOST_NAMES, MOST_READ_BYTES = 1_000, 500_000
+#: What a shell makes the top of the working tree of, where git starts a command.
+_TOP = re.compile(r"\$(?:PWD\b|\{PWD\})|(?:\$\(|`)\s*(?:pwd|git rev-parse --show-toplevel)\s*(?:\)|`)")
 _SEPARATORS = re.compile(r"[\s;|&<>()`\"'$=]+")
 
 
@@ -57,8 +100,8 @@ class Guarded:
     outside: tuple[str, ...]
 
 
-def of(layout: Layout, config: Config) -> Guarded:
-    """All that is guarded with this configuration on this machine, now."""
+def of(layout: Layout, config: Config, inner: Iterable[str] = ()) -> Guarded:
+    """All that is guarded with this configuration on this machine, now. `inner`: folders below the root that are repositories."""
     root = os.path.realpath(layout.root)
     tree: dict[str, str] = {}
     for place, why in (
@@ -66,11 +109,18 @@ def of(layout: Layout, config: Config) -> Guarded:
         *_of_ours(root),
         *_of_git(layout.root),
         *_hooks(layout.root),
+        *(one for top in _inner(layout.root, root, inner) for one in _of_git(top)),
     ):
-        relative = _below(place, root)
-        if relative is not None:
-            tree.setdefault(relative, why)
+        for one in _way(place):
+            if (relative := _below(one, root)) is not None:
+                tree.setdefault(relative, why)
     return Guarded(tree, tuple(dict.fromkeys(_outside(root, config))))
+
+
+def inner(ledger: Ledger) -> list[str]:
+    """The repositories inside the tree, as the engine saw them last."""
+    said = ledger.meta(INNER)
+    return [str(one) for one in json.loads(said)] if said else []
 
 
 def warnings(layout: Layout, config: Config, *, fenced: bool) -> list[str]:
@@ -127,6 +177,38 @@ def _is_foreign(place: str, root: str) -> bool:
     )
 
 
+def _way(place: str) -> Iterator[str]:
+    """A place by its name, every link on the way from there, and where that ends: who may change one of them decides what is found."""
+    yield os.path.normpath(place)
+    done, left = "/", os.path.normpath(place).strip("/").split("/")
+    for _ in range(MOST_LINKS):
+        while left:
+            name, here = left.pop(0), done
+            done = os.path.dirname(done) if name == ".." else os.path.join(done, name)
+            if name in ("", "."):
+                done = here
+            elif name != ".." and os.path.islink(done):
+                yield done
+                break
+        else:
+            break
+        try:
+            leads = os.readlink(done)
+        except OSError:
+            break
+        left[:0] = leads.split("/")
+        done = "/" if leads.startswith("/") else here
+    yield os.path.realpath(place)
+
+
+def _inner(root: Path, real: str, inner: Iterable[str]) -> list[Path]:
+    """The worktrees and the repositories that lie below the root."""
+    said = ask(root, "worktree", "list", "--porcelain", "-z", bare=True, hooks=True)
+    trees = (entry.removeprefix("worktree ") for entry in said if entry.startswith("worktree "))
+    found = dict.fromkeys((*trees, *(os.path.join(real, one) for one in inner)))
+    return [root.__class__(one) for one in found if os.path.realpath(one).startswith(real + "/")][:MOST_INNER]
+
+
 def _below(place: str, root: str) -> str | None:
     """A place of the tree as a path below the root; None where it is none, or is the root itself."""
     place = os.path.normpath(place)
@@ -146,15 +228,20 @@ def _of_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
                 yield from ((one, why) for one in _module(word, root))
             for one in _named(word, root):
                 yield one, why
-                yield from ((other, f"{why}: it imports what lies beside it") for other in _imported(one))
+                beside = f"{why}: it imports what lies beside it"
+                # Python looks beside where a link to a script leads.
+                for script in dict.fromkeys((one, os.path.realpath(one))):
+                    yield from ((other, beside) for other in _imported(script))
 
 
 def _imported(script: str) -> Iterator[str]:
-    """Files beside a Python script that it imports before any other: modules of its own, and whatever is called as one of Python's."""
+    """Files beside a Python script that it imports before any other: modules of its own, and whatever is called as one of Python's, or
+    as one that it imports and that is not there yet. Packages that are there are what people work on.
+    """
     if not script.endswith(".py"):
         return
     folder = os.path.dirname(script)
-    yield from (os.path.join(folder, f"{name}.py") for name in _OF_PYTHON)
+    yield from (os.path.join(folder, name) + ending for name in _OF_PYTHON for ending in _MODULE_FILES)
     waiting, known, left = [script], {""}, MOST_READ_BYTES
     while waiting and left > 0 and len(known) < MOST_NAMES:
         try:
@@ -162,6 +249,7 @@ def _imported(script: str) -> Iterator[str]:
         except OSError:
             continue
         left -= len(text)
+        text = text.replace("\\\n", " ")
         names = {
             name.partition(".")[0]
             for match in _IMPORTS.finditer(text)
@@ -169,16 +257,16 @@ def _imported(script: str) -> Iterator[str]:
         }
         for name in islice(names - known, MOST_NAMES):
             known.add(name)
-            place = os.path.join(folder, f"{name}.py")
-            if os.path.isfile(place):
-                waiting.append(place)
-                yield place
+            place = os.path.join(folder, name)
+            if os.path.isfile(f"{place}.py"):
+                waiting.append(f"{place}.py")
+            if not os.path.isdir(place):
+                yield from (place + ending for ending in _MODULE_FILES)
 
 
 def _program(path: str) -> Iterator[str]:
     """A program by its name and by where it leads, and the virtual environment that it belongs to."""
     yield path
-    yield os.path.realpath(path)
     venv = os.path.dirname(os.path.dirname(path))
     if os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
         yield os.path.join(venv, "pyvenv.cfg")
@@ -191,20 +279,27 @@ def _named(word: str, root: str) -> Iterator[str]:
         parts = shlex.split(word, comments=False)
     except ValueError:
         parts = []
-    for part in dict.fromkeys((word, *parts, *_SEPARATORS.split(word))):
+    split = list(dict.fromkeys((word, *parts, *_SEPARATORS.split(word))))
+    folders = [root]
+    for before, part in pairwise((*parts, *_SEPARATORS.split(word))):
         place = os.path.normpath(os.path.join(root, part)) if part and "\0" not in part else root
-        if place == root or not place.startswith(root + "/"):
-            continue
-        if part != word and not _is_started(part, place, word):
-            continue  # a line for a shell names its data as well
-        if os.path.isfile(place):
-            yield place
-            yield os.path.realpath(place)
-        elif os.path.isdir(place):
-            entries = (os.path.join(place, entry) for entry in _ENTRIES)
-            yield from (entry for entry in entries if os.path.isfile(entry))
-        elif os.path.splitext(part)[1] in _SCRIPTS:
-            yield place  # it is not there yet, and whoever makes it is started
+        if before in _INTO and place.startswith(root + "/") and os.path.isdir(place):
+            folders.append(place)
+    for folder in dict.fromkeys(folders):
+        for part in split:
+            yield from (os.path.join(folder, name) for name in _OF_RUNNERS.get(os.path.basename(part), ()))
+            place = os.path.normpath(os.path.join(folder, part)) if part and "\0" not in part else root
+            if place == root or not place.startswith(root + "/"):
+                continue
+            if part != word and not _is_started(part, place, word):
+                continue  # a line for a shell names its data as well
+            if os.path.isfile(place):
+                yield place
+            elif os.path.isdir(place):
+                entries = (os.path.join(place, entry) for entry in _ENTRIES)
+                yield from (entry for entry in entries if os.path.isfile(entry))
+            elif os.path.splitext(part)[1] in _SCRIPTS:
+                yield place  # it is not there yet, and whoever makes it is started
 
 
 def _is_started(part: str, place: str, line: str) -> bool:
@@ -241,7 +336,6 @@ def _of_ours(root: str) -> Iterator[tuple[str, str]]:
     why = "aipass itself runs from it"
     for place in _running_from():
         yield place, why
-        yield os.path.realpath(place), why
     # A virtual environment that lies at the root is the root; its parts are guarded instead.
     if _below(sys.prefix, root) is None and os.path.realpath(sys.prefix) == root:
         yield from ((os.path.join(root, part), why) for part in ("bin", "lib", "lib64", "pyvenv.cfg"))
@@ -256,36 +350,40 @@ def _running_from() -> list[str]:
 
 
 def _of_git(root: Path) -> Iterator[tuple[str, str]]:
-    """Files and folders that the repository's configuration consists of, or names, wherever git would look for them."""
+    """Files and folders that a repository's configuration consists of, or names, wherever git would look for them."""
     found = ask(root, "rev-parse", "--show-toplevel", bare=True, hooks=True)
     top = found[0].removesuffix("\n") if found else str(root)
     said = ask(root, "config", "--list", "-z", "--show-origin", "--includes", bare=True, hooks=True)
     for origin, entry in zip(said[::2], said[1::2], strict=False):
         name, _, value = entry.partition("\n")
+        if not origin.startswith("file:"):
+            continue  # what we said ourselves, or the environment
         # Git tells relative paths as from the top of the working tree.
         file = os.path.join(top, origin.removeprefix("file:"))
         why = f"git takes its {'hooks' if name == 'core.hookspath' else 'configuration'} from it"
-        yield from ((place, why) for place in (file, os.path.realpath(file)))
-        if _GIT_COMMANDS.fullmatch(name):
+        yield file, why
+        if not _GIT_DATA.fullmatch(name):
             yield from ((one, f"git starts it (`{name}`)") for one in _named(expanded(value, top), top))
         if value and (name in _GIT_PATHS or name.startswith(("include.", "includeif."))):
             base = os.path.dirname(file) if name.startswith("include") else top
             place = os.path.join(base, os.path.expanduser(value))
-            # Beside a folder of hooks ours has links by which it starts those that were there before.
-            beside = [place.rstrip("/") + hooktext.ASIDE] if name == "core.hookspath" else []
-            yield from ((one, f"{why} (`{name}`)") for one in (place, os.path.realpath(place), *beside))
+            yield place, f"{why} (`{name}`)"
+            if name == "core.hookspath":
+                # Beside a folder of hooks ours has links by which it starts those that were there before.
+                yield place.rstrip("/") + hooktext.ASIDE, f"{why} (`{name}`)"
+                yield from ((one, f"the hook {hook} is a link to it") for hook, one in hooks.links(place))
 
 
 def _hooks(root: Path) -> Iterator[tuple[str, str]]:
     """The folders that git takes hooks from, where they lead, and what the hooks there are links to."""
     for place in hooks.places(root):
-        yield from ((one, "git takes its hooks from it") for one in (str(place), os.path.realpath(place)))
+        yield str(place), "git takes its hooks from it"
         yield from ((one, f"the hook {name} is a link to it") for name, one in hooks.links(place))
 
 
 def expanded(command: str, top: str) -> str:
     """A command with what a shell would make of `~` and of names of folders."""
-    command = re.sub(r"\$(?:PWD\b|\{PWD\})", lambda _: top, command.lstrip("!"))
+    command = _TOP.sub(lambda _: top, command.lstrip("!"))
     return os.path.expandvars(re.sub(r"(?<![\w/])~(?=/)", lambda _: os.path.expanduser("~"), command))
 
 

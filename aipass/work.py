@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aipass import ground
+from aipass import ground, guarded
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED
 from aipass.git.desk import CheckAsked, GitDone, Job, Sealed
 from aipass.git.pulls import Claim, Wish, touched
@@ -259,7 +259,13 @@ class Work:
         """Without a fence nobody knows who wrote what: which paths are the agent's to write."""
         nested = [os.fsdecode(row["dir"]) for row in self._ledger.all("nested_roots")]
         territory = Territory.of(
-            ground.table(self._world.layout, self._config, reserved(self._ledger)[0], nested)
+            ground.table(
+                self._world.layout,
+                self._config,
+                reserved(self._ledger)[0],
+                nested,
+                guarded.inner(self._ledger),
+            )
         )
 
         def owned(path: str) -> bool:

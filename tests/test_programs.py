@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,128 @@ def test_the_virtual_environment_that_runs_us_is_nobodys(tmp_path, monkeypatch):
     assert any("aipass itself runs from it" in line and "`owns` of free" in line for line in told)
     told = guarded.warnings(Layout(tmp_path), config.parse(agent_table("free", '["true"]')), fenced=False)
     assert any("without a fence nothing guards it" in line for line in told)
+
+
+def chain(root: Path, first: str) -> list[str]:
+    """A way of four links, one of them a folder's, from `first` to a script in the tree; every name on it."""
+    script = root / "real/deep/impl.py"
+    program(script)
+    for folder in ("tools", "more", Path(first).parent):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "tools/there").symlink_to("../real/deep")
+    (root / "tools/second").symlink_to("there/impl.py")
+    (root / "more/middle").symlink_to(root / "tools/second")
+    (root / first).symlink_to(os.path.relpath(root / "more/middle", (root / first).parent))
+    return [first, "more/middle", "tools/second", "tools/there", "real/deep/impl.py"]
+
+
+@pytest.mark.parametrize("kind", ["command", "hook", "hook in the tree", "filter"])
+def test_every_link_on_the_way_to_what_is_started_is_nobodys(tmp_path, kind):
+    git(tmp_path, "init", "-q")
+    command = '["true"]'
+    if kind == "command":
+        names = chain(tmp_path, "run.py")
+        command = '["python3", "run.py"]'
+    elif kind == "filter":
+        names = chain(tmp_path, "clean.sh")
+        git(tmp_path, "config", "filter.x.clean", "./clean.sh")
+    else:
+        folder = ".git/hooks" if kind == "hook" else "ci/hooks"
+        git(tmp_path, "config", "core.hooksPath", folder)
+        names = chain(tmp_path, f"{folder}/pre-commit")
+    found = territory(tmp_path, agent_table("w", command, 'owns = ["**"]'))
+    for name in names:
+        assert found.owner(name).kind is Kind.NEVER, name
+    assert found.owner("tools/other").agents == ("w",)
+
+
+def test_links_in_a_circle_and_links_to_nothing_lead_to_an_end(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "c.py").symlink_to("tools/gone.py")
+    text = agent_table("w", '["python3", "a"]') + agent_table("v", '["python3", "c.py"]', 'owns = ["**"]')
+    found = territory(tmp_path, text)
+    assert found.owner("tools/gone.py").kind is Kind.NEVER
+
+
+@pytest.mark.parametrize("inner", ["worktree", "repository", "submodule"])
+def test_what_git_starts_in_worktrees_and_repositories_inside_is_nobodys(tmp_path, inner):
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "config", "user.name", "A")
+    git(tmp_path, "config", "user.email", "a@b.c")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "x")
+    (tmp_path / ".git/hooks").mkdir(exist_ok=True)
+    if inner == "worktree":
+        git(tmp_path, "worktree", "add", "-q", "sub/in")
+        git(tmp_path, "config", "core.hooksPath", "ci/hooks")
+        git(tmp_path, "config", "filter.x.clean", "tools/clean.sh")
+    else:
+        git(tmp_path, "init", "-q", "sub/in")
+        git(tmp_path / "sub/in", "config", "core.hooksPath", "ci/hooks")
+        git(tmp_path / "sub/in", "config", "filter.x.clean", "tools/clean.sh")
+        if inner == "submodule":
+            git(
+                tmp_path / "sub/in",
+                "-c",
+                "user.name=A",
+                "-c",
+                "user.email=a@b.c",
+                "commit",
+                "-q",
+                "--allow-empty",
+                "-m",
+                "x",
+            )
+            git(tmp_path, "-c", "protocol.file.allow=always", "add", "sub/in")
+    (tmp_path / "sub/in/ci").mkdir()
+    (tmp_path / "sub/in/tools").mkdir()
+    (tmp_path / "aipass.toml").write_text(agent_table("w", '["true"]', 'owns = ["sub/"]'))
+    layout = Layout(tmp_path)
+    found = Territory.of(ground.table(layout, config.load(layout.config), inner=["sub/in"]))
+    for path in ("sub/in/ci/hooks/pre-commit", "sub/in/tools/clean.sh"):
+        assert found.owner(path).kind is Kind.NEVER, path
+    assert found.owner("sub/in/a.py").agents == ("w",)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import yaml", "import os; import yaml", "try: import yaml\nexcept ImportError: pass", "if True: from yaml import *", "import os, \\\n  yaml",
+     "    from yaml.loader import Loader", "import yaml as y, sys", "from yaml import (\n  x,\n)"],
+)  # fmt: skip
+def test_a_module_that_would_come_before_an_installed_one_is_nobodys(tmp_path, line):
+    (tmp_path / "agent.py").write_text(f"{line}\n")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/__init__.py").write_text("")
+    found = territory(tmp_path, agent_table("w", '["python3", "agent.py"]', 'owns = ["**"]'))
+    for name in (
+        "yaml.py",
+        "yaml/__init__.py",
+        f"yaml{EXTENSION_SUFFIXES[0]}",
+        "json/__init__.py",
+        "json.py",
+        "re.abi3.so",
+    ):
+        assert found.owner(name).kind is Kind.NEVER, name
+    for name in ("app/model.py", "app/__init__.py", "other.py", "json/data.txt"):
+        assert found.owner(name).agents == ("w",), name
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("cd tools && ./run", "tools/run"),
+        ("make -C tools go", "tools/Makefile"),
+        ("make go", "Makefile"),
+        ("just go", "justfile"),
+        ("cd tools; python3 x.py", "tools/x.py"),
+        ("npm run go", "package.json"),
+    ],
+)
+def test_what_a_line_for_a_shell_starts_elsewhere_is_nobodys(tmp_path, line, path):
+    for name in ("tools/run", "tools/x.py"):
+        program(tmp_path / name)
+    found = territory(tmp_path, agent_table("w", f'["sh", "-c", "{line}"]', 'owns = ["**"]'))
+    assert found.owner(path).kind is Kind.NEVER
 
 
 @pytest.mark.parametrize("name", [".githooks", "scripts/hooks", "a b/hooks"])

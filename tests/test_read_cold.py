@@ -18,6 +18,7 @@ from patience import PATIENCE, until
 from aipass import advice, config, confine, guarded
 from aipass.cli import doctor
 from aipass.errors import AipassError
+from aipass.git import filters
 from aipass.git.news import Entry, _marks
 from aipass.layout import Layout
 from aipass.notices import Notice, Notices
@@ -212,8 +213,16 @@ def test_a_warning_is_of_what_may_really_be_written(tmp_path, owns, warned):
         ("filter.f.clean", "sh tools/x.sh"),
         ("alias.go", "!sh tools/x.sh"),
         ("diff.d.textconv", "$PWD/tools/x.sh"),
+        ("filter.f.smudge", '"$(git rev-parse --show-toplevel)"/tools/x.sh'),
+        ("filter.f.process", "cd tools && ./x.sh"),
+        *((name, "tools/x.sh") for name in (
+            "interactive.diffFilter", "difftool.d.cmd", "difftool.d.path", "mergetool.m.cmd", "trailer.t.cmd", "trailer.t.command",
+            "gpg.ssh.defaultKeyCommand", "tar.t.command", "remote.origin.uploadpack", "remote.origin.receivepack", "core.gitProxy",
+            "sendemail.tocmd", "browser.b.cmd", "guitool.g.cmd", "uploadpack.packObjectsHook", "core.alternateRefsCommand",
+            "merge.m.driver", "rebase.instructionFormat", "some.future.setting",
+        )),
     ],
-)
+)  # fmt: skip
 def test_what_git_starts_out_of_the_tree_is_nobodys(tmp_path, name, value):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "tools").mkdir()
@@ -236,7 +245,8 @@ def test_a_filter_is_started_only_where_it_is_certain_that_it_lies_elsewhere(
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     bench = GitBench(tmp_path / "r", {"tools/f": "#!/bin/sh\n"})
-    assert bench.repo._is_in_tree(command) is unsafe
+    found = filters.judged([f"filter.f.clean\n{command}"], bench.root, bench.top, trusted=["f"])
+    assert bool(found.unsafe) is unsafe
 
 
 @fenced

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import ground
+from aipass import ground, guarded
 from aipass.authors import holders
 from aipass.cli.output import json_option, print_json, table
 from aipass.errors import AipassError
@@ -99,6 +99,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
     try:
         nested = [os.fsdecode(row["dir"]) for row in ledger.all("nested_roots")]
         phases, handed = reserved(ledger)
+        inner = guarded.inner(ledger)
         live = [(row["id"], row["agent"]) for row in ledger.all("live_runs")]
     finally:
         ledger.close()
@@ -108,7 +109,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
         for path, hold in holders(layout, live).items()
         if not any(run == hold[0] and owns.match(path) for run, owns in lost)
     }
-    return Territory.of(ground.table(layout, settings, phases, nested)), held
+    return Territory.of(ground.table(layout, settings, phases, nested, inner)), held
 
 
 def _relative(layout: Layout, path: str) -> tuple[str, bool]:

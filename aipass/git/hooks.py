@@ -140,11 +140,11 @@ def places(root: Path) -> list[Path]:
     return [Path(one) for one in dict.fromkeys([found[0], f"{found[-1]}/hooks"])] if found else []
 
 
-def links(where: Path) -> list[tuple[str, str]]:
-    """Hooks that are links, with what they lead to in the end."""
+def links(where: Path | str) -> list[tuple[str, str]]:
+    """Hooks that are links, with their own places."""
     with contextlib.suppress(OSError):
         found = [entry for entry in islice(os.scandir(where), MOST_HOOKS) if entry.is_symlink()]
-        return [(entry.name, os.path.realpath(entry.path)) for entry in found]
+        return [(entry.name, entry.path) for entry in found]
     return []
 
 

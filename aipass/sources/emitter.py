@@ -181,7 +181,10 @@ class TreeEmitter(EventEmitter):
         if folder and is_worktree(absolute):
             self._ask_scan("", "ignore")
         elif (found := git_folder(absolute)) is not None:
+            before = self._git.inner()
             self._git.watch(folder, str(found))
+            if (inner := self._git.inner()) != before:
+                self._tell(Configured(inner))
             if came and not folder:
                 self._ground.git_came()
 
@@ -492,7 +495,7 @@ class TreeEmitter(EventEmitter):
                         {path for path in moved if moved[path] is None},
                     )
                 if self._git.is_configured(raw):
-                    self._tell(Configured())
+                    self._tell(Configured(self._git.inner()))
                 if self._git.has_worktrees(raw):
                     self._ground.git_came()
                 if (came := self._git.has_come(raw)) is not None:

@@ -71,15 +71,20 @@ class GitWork:
             with contextlib.suppress(OSError):
                 self._above = kernel.add(os.fsencode(above))
 
+    def inner(self) -> tuple[str, ...]:
+        """The folders of the repositories inside the tree."""
+        return tuple(sorted(tree for tree in self._folders if tree))
+
     def is_configured(self, raw: inotify.Raw) -> bool:
-        """Whether git's configuration of the tree itself, or one of its hooks, was changed just now."""
+        """Whether git's configuration of the tree, or of a repository inside it, or one of its hooks, was changed just now."""
         if raw.watch in self._hooks_watches:
             return True
         is_common = raw.watch == self._common_watch or self._tree_of_watch.get(raw.watch) == ""
         written = raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO | inotify.IN_CREATE)
         if is_common and raw.name in {b"hooks", b"aipass"}:
             self._watch_configuration()
-        return is_common and bool(written) and raw.name in {b"config", b"config.worktree", b"hooks"}
+        is_ours = is_common or raw.watch in self._tree_of_watch
+        return is_ours and bool(written) and raw.name in {b"config", b"config.worktree", b"hooks"}
 
     def _watch_configuration(self) -> None:
         """Watch the folders that hold git's configuration and its hooks, which worktrees share."""

@@ -115,7 +115,11 @@ class Unused:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """Git's configuration, or a hook, was changed: what it starts may lie elsewhere from now on."""
+    """Git's configuration, or a hook, was changed: what it starts may lie elsewhere from now on. `inner`: folders below the root that are
+    repositories of their own.
+    """
+
+    inner: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
