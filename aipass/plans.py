@@ -44,8 +44,9 @@ ENDS = frozenset(("done", "failed", "stopped"))
 SOURCE = "plans"
 # A check that cannot be started yet is tried again after this.
 CHECK, TRY_AGAIN_S = "check:", 0.5
-# Larger deliverables are compared by their times: the engine's thread reads them.
-MAX_HASHED_BYTES = 50_000_000
+# Of so much of what a phase delivers the content is compared, of the rest when it was changed last: the engine's thread reads it, and
+# agents decide how much it is.
+MAX_HASHED_BYTES = 8_000_000
 
 
 class Plans:
@@ -241,9 +242,11 @@ class Plans:
         No times, which a program can set and a mapping does not change; and a file that was exchanged and put back has
         lines in the journal.
         """
-        seal = hashlib.sha256()
+        seal, left = hashlib.sha256(), MAX_HASHED_BYTES
         for path in self._written(plan, phase):
-            seal.update(os.fsencode(path) + b"\0" + _content(self._world.layout.root / path))
+            content, read = _content(self._world.layout.root / path, left)
+            left -= read
+            seal.update(os.fsencode(path) + b"\0" + content)
             seal.update(str(self._authors.count(path)).encode() + b"\0")
         return seal.hexdigest()
 
@@ -409,15 +412,18 @@ def _is_file(path: os.PathLike[str]) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
-def _content(path: Path) -> bytes:
-    """A hash of what a file holds, or of where a link leads; of a very large one how large it is, and its times."""
+def _content(path: Path, most: int) -> tuple[bytes, int]:
+    """A hash of what a file holds, or of where a link leads, and how much was read for it; of one that is larger than `most` how large it
+    is, and when it was changed.
+    """
     try:
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
-            return hashlib.sha256(os.fsencode(os.readlink(path))).digest()
-        if found.st_size > MAX_HASHED_BYTES:
-            return f"{found.st_ino} {found.st_size} {found.st_ctime_ns}".encode()
+            return hashlib.sha256(os.fsencode(os.readlink(path))).digest(), 0
+        if found.st_size > most:
+            return f"{found.st_ino} {found.st_size} {found.st_ctime_ns}".encode(), 0
         with open_regular(path) as file:
-            return hashlib.sha256(file.read(MAX_HASHED_BYTES)).digest()
+            data = file.read(most)
+        return hashlib.sha256(data).digest(), len(data)
     except OSError:
-        return b""
+        return b"", 0

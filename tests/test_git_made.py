@@ -208,6 +208,28 @@ def test_what_comes_back_much_later_is_a_persons(tmp_path, monkeypatch):
     assert not comes_back_after(contents.AWAY_S + 1)
 
 
+def test_whoever_watches_reads_for_a_tenth_of_the_time(tmp_path, monkeypatch):
+    """How much is saved agents decide: what is not read is told as a save, which it is as long as nobody knows better."""
+    now, read = [1000.0], []
+    monkeypatch.setattr(contents.time, "monotonic", lambda: now[0])
+
+    def digest(absolute):
+        read.append(now[0])
+        now[0] += 0.02
+        return absolute.encode()
+
+    monkeypatch.setattr(contents, "_digest", digest)
+    known = contents.Contents()
+    for number in range(3000):
+        assert not known.is_back(f"f{number}", f"f{number}")
+        now[0] += 0.001
+    spent = 0.02 * len(read)
+    assert contents.AT_ONCE_S <= spent <= contents.AT_ONCE_S + (now[0] - 1000) * contents.READING + 0.02
+    now[0] += 60
+    known.is_back("later", "later")
+    assert read[-1] > now[0] - 1, "who saves quietly is read"
+
+
 def test_only_so_many_files_are_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(contents, "LOOK_S", PATIENCE)
     known = contents.Contents()

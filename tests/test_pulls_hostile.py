@@ -7,14 +7,15 @@ import subprocess
 import pytest
 from git_kit import Bench, git
 
-from aipass import swap
+from aipass import plans, swap
 from aipass.errors import AipassError, RefusedError
-from aipass.git import merge
+from aipass.git import desk, merge, tree
 from aipass.git.lease import Held, Lease, Ticket
 from aipass.git.merge import Merger
 from aipass.git.pulls import Claim, NothingError, touched
 from aipass.git.records import Records, folder_of
 from aipass.git.repo import GitError, Repo
+from aipass.layout import Layout
 
 #: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
 pytestmark = pytest.mark.slow
@@ -598,3 +599,59 @@ def test_a_read_only_git_folder_refuses_in_words(bench):
             opened(bench)
     finally:
         (bench.top / ".git/objects").chmod(0o700)
+
+
+# -- how much there is agents decide -----------------------------------------------------------------------------------
+
+
+def sparse(path, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+def test_files_that_hold_very_much_together_are_refused_before_git_reads_them(bench, monkeypatch):
+    for number in range(4):
+        sparse(bench.top / f"src/big{number}", tree.MOST_BYTES - 1)
+    asked = []
+    run = Repo.run
+    monkeypatch.setattr(
+        Repo, "run", lambda self, *words, **how: asked.append(words) or run(self, *words, **how)
+    )
+    with pytest.raises(RefusedError, match="more than 1 GB together"):
+        bench.open("api", [f"src/big{number}" for number in range(4)])
+    assert not [words for words in asked if words[0] == "update-index"]
+
+
+def test_the_seal_of_a_phase_reads_little_however_much_was_delivered(tmp_path):
+    """The engine's thread makes it, once for each step in which something was written."""
+    read = 0
+    left = plans.MAX_HASHED_BYTES
+    for number in range(30):
+        sparse(tmp_path / f"f{number}", 1_000_000)
+        content, length = plans._content(tmp_path / f"f{number}", left)
+        assert content
+        left -= length
+        read += length
+    assert read <= plans.MAX_HASHED_BYTES
+    before = plans._content(tmp_path / "f29", 0)
+    (tmp_path / "f29").write_bytes(bytes(999_999) + b"y")
+    os.utime(tmp_path / "f29", ns=(1, 1))
+    assert plans._content(tmp_path / "f29", 0) != before, "no program sets when a file was changed"
+
+
+def test_what_a_run_has_written_is_read_in_turns_with_what_others_ask(tmp_path, monkeypatch):
+    made = desk.Desk(Layout(tmp_path), None, {}, dict)
+    told, waiting = [], []
+    monkeypatch.setattr(made, "_tell", told.extend)
+    monkeypatch.setattr(made, "_put", lambda _, job: waiting.append(job))
+    monkeypatch.setattr(desk, "SEALING_S", 0.0)
+    for number in range(3):
+        (tmp_path / f"f{number}").write_text("x")
+    made.seal(7, 1e12, [f"f{number}" for number in range(3)])
+    turns = 0
+    while waiting:
+        waiting.pop()()
+        turns += 1
+    assert turns == 4, "one for each file, and the end"
+    assert [(one.run, sorted(one.seals)) for one in told] == [(7, ["f0", "f1", "f2"])]

@@ -88,6 +88,10 @@ class CheckAsked:
     commands: tuple[str, ...]
 
 
+#: What a run has written is read for so long before those who wait have their turn.
+SEALING_S = 0.3
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One request. `by` is the run that asks and `cause` its event; `who` in words."""
@@ -186,7 +190,19 @@ class Desk:
 
         `late`: it ended while no engine followed it.
         """
-        self._put(self._jobs, lambda: self._tell([Sealed(run, dict(self._seals(finished, paths)), late)]))
+        self._put(self._jobs, partial(self._seal_more, run, finished, iter(paths), {}, late))
+
+    def _seal_more(
+        self, run: int, finished: float, left: Iterator[str], seals: dict[str, str | None], late: bool
+    ) -> None:
+        """Go on for a moment; then others have their turn: how much there is to read a run decides."""
+        until = time.monotonic() + SEALING_S
+        for path, found in self._seals(finished, left):
+            seals[path] = found
+            if time.monotonic() > until:
+                self._put(self._jobs, partial(self._seal_more, run, finished, left, seals, late))
+                return
+        self._tell([Sealed(run, seals, late)])
 
     def took(self, message: dict[str, Any]) -> None:
         """What a supervisor says of a check."""
@@ -202,7 +218,7 @@ class Desk:
             self._open += 1
         waiting.put(job)
 
-    def _seals(self, finished: float, paths: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    def _seals(self, finished: float, paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
         for path in paths:
             place = self._layout.root / path
             found = seal(place)

@@ -161,7 +161,7 @@ class Pulls:
         self._free_way(wish.agent)
         claims, left_out = self._claims(wish, tip.commit)
         before = tree.at(repo, tip.commit, claims)
-        there = tree.now(repo, before)
+        there = tree.now(repo, before, tree.MOST_BYTES)
         claims = self._unchanged(wish, claims, before, there, left_out)
         mine = None if wish.draft else self._open_one(wish)
         start = tip.commit if mine is None else mine.head

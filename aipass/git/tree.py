@@ -28,7 +28,7 @@ IS_FOLDER = "it is a folder"
 _PASSED = (".gitignore", ".gitattributes")
 #: A question that git answers from names alone takes no longer, in however large a tree.
 QUICK_S = 30.0
-#: Of one file; forges take a tenth of that.
+#: Of all files of a PR; forges take a tenth of that of one. Git reads them while others wait for the lease.
 MOST_BYTES = 1 << 30
 
 
@@ -117,13 +117,15 @@ def private_index(repo: Repo) -> Iterator[dict[str, str]]:
             name.unlink(missing_ok=True)
 
 
-def now(repo: Repo, base: Entries) -> Entries:
+def now(repo: Repo, base: Entries, most: int = 2 * MOST_BYTES) -> Entries:
     """What git would keep of the working files at the paths of `base`, which is what it has there.
 
-    Modes, links, filters, line ends as `git add` has them; the objects are written. Raises GitError.
+    Modes, links, filters, line ends as `git add` has them; the objects are written. Raises GitError, and RefusedError where
+    the files hold more than `most` bytes together.
     """
     if not base:
         return {}
+    _check_size(repo, base, most)
     before = b"".join(
         b"%s %s\t%s\0" % (entry.mode.encode(), entry.sha.encode(), os.fsencode(path))
         for path, entry in base.items()
@@ -141,6 +143,21 @@ def now(repo: Repo, base: Entries) -> Entries:
         if path in found:
             found[path] = Entry(mode, sha)
     return found
+
+
+def _check_size(repo: Repo, paths: Iterable[str], most: int) -> None:
+    """Raises RefusedError where git would read very much."""
+    left = most
+    for path in paths:
+        try:
+            found = (repo.top / path).lstat()
+        except OSError:
+            continue
+        left -= found.st_size if stat.S_ISREG(found.st_mode) else 0
+    if left < 0:
+        raise RefusedError(
+            f"these files hold more than {most >> 30} GB together; nothing was changed; name fewer of them, or make them smaller"
+        )
 
 
 def in_submodules(repo: Repo, commit: str, paths: Iterable[str]) -> dict[str, str]:

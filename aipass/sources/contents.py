@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: So many files are remembered, the last ones, and none that is larger.
-MOST, LARGEST_BYTES = 10_000, 1_000_000
+MOST, LARGEST_BYTES = 10_000, 128_000
+#: Whoever watches reads what was saved for a tenth of the time, and for a second at once; what is beyond is told as somebody's save.
+READING, AT_ONCE_S = 0.1, 1.0
 #: A hook of a commit may take minutes; what comes back later is somebody's save.
 AWAY_S = 600.0
 #: Of a file that was removed.
@@ -32,6 +34,8 @@ class Contents:
         self._digests: dict[str, bytes] = {}
         #: Files that git has written over or taken away since, and when; by the monotonic clock.
         self._away: dict[str, float] = {}
+        #: Seconds that may be read for, at a moment of the monotonic clock.
+        self._left, self._at = AT_ONCE_S, time.monotonic()
 
     def note(self, files: Iterable[tuple[str, str]]) -> None:
         """Remember files as they are: of each its path in the tree, and the absolute one."""
@@ -50,9 +54,19 @@ class Contents:
         """Whether a file, of which it is to be told that somebody has written or removed it, is as it was told before git changed that."""
         away = self._away.pop(path, None)
         before = self._digests.pop(path, None)
-        now = _digest(absolute)
+        now = self._read(absolute)
         self._remember(path, now)
         return now is not None and now == before and away is not None and time.monotonic() - away < AWAY_S
+
+    def _read(self, absolute: str) -> bytes | None:
+        begun = time.monotonic()
+        self._left = min(AT_ONCE_S, self._left + (begun - self._at) * READING)
+        self._at = begun
+        if self._left <= 0:
+            return None
+        found = _digest(absolute)
+        self._left -= time.monotonic() - begun
+        return found
 
     def _remember(self, path: str, digest: bytes | None) -> None:
         if digest is None:
