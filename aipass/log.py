@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from aipass.event import inert, plain
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -35,6 +37,7 @@ def set_up(path: Path, *, show: bool) -> None:
                 structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20),
                 shared,
                 _by_the_clock,
+                _for_eyes,
             )
         )
         handlers.append(terminal)
@@ -65,6 +68,14 @@ def _by_the_clock(_: object, __: str, event: Any) -> Any:  # noqa: ANN401 - stru
     """For eyes: the time of day here; the file keeps UTC."""
     event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
     return event
+
+
+def _for_eyes(_: object, __: str, event: Any) -> Any:  # noqa: ANN401 - structlog's
+    """An agent names files, and says what others are to be told: nothing of it speaks to the terminal."""
+    return {
+        name: value if not isinstance(value, str) else inert(value) if name == "exception" else plain(value)
+        for name, value in event.items()
+    }
 
 
 def _formatter(renderer: Any, shared: list[Any], *before: Any) -> logging.Formatter:  # noqa: ANN401 - structlog processors

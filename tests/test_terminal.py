@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from conftest import agent
@@ -13,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE
 
+from aipass.cli import terminal
 from aipass.event import inert
 
 ESCAPES = "\x1b]0;OWNED\x07\x1b[31mRED\x1b[2J\x9b31m\u202eRTL\x1b]52;c;b3du\x07"
@@ -43,6 +48,12 @@ def on_a_terminal(repository, *words: str) -> bytes:
         env={**os.environ, "TERM": "xterm"},
     )
     os.close(theirs)
+    said = read_all(ours)
+    made.wait(PATIENCE)
+    return said
+
+
+def read_all(ours: int) -> bytes:
     said = b""
     while True:
         try:
@@ -53,7 +64,6 @@ def on_a_terminal(repository, *words: str) -> bytes:
             break
         said += piece
     os.close(ours)
-    made.wait(PATIENCE)
     return said
 
 
@@ -67,7 +77,7 @@ def test_no_verb_lets_an_agents_escapes_through(repository):
     repository.aipass("up", "--detach")
     repository.aipass("send", "a", "go", "--wait", check=None)
     verbs = ["status", "dispatches", "show 1", "show 2", "show 1 --prompt", "logs 1", "logs 1 --stderr", "logs -f 1", "events", "messages", "messages b", "questions", "pr list",
-             "pr show 1", "pr diff 1", "recall note", "owns", "trinity show a", "git status", "plan status", "lock", "doctor", "why 2", "why own", "send a again --wait"]  # fmt: skip
+             "pr show 1", "pr diff 1", "recall note", "owns", "trinity show a", "git status", "plan status", "lock", "doctor", "why 2", "why own", "trinity check", "why e3", "why a", "why b", "ask a what? --wait --timeout 1s", "send a again --wait"]  # fmt: skip
     for words in verbs:
         said = on_a_terminal(repository, *words.split())
         for escape in (
@@ -99,3 +109,63 @@ def test_inert_text_has_nothing_that_a_terminal_obeys(text):
 )  # fmt: skip
 def test_what_becomes_of_a_text_for_a_terminal(text, shown):
     assert inert(text) == shown
+
+
+@given(st.text())
+def test_what_goes_to_a_terminal_has_colours_lines_tabs_and_nothing_that_is_obeyed(text):
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.harmless(text))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+    assert terminal.harmless("näh ✓\n\t\x1b[31mred\x1b[0m") == "näh ✓\n\t\x1b[31mred\x1b[0m"
+
+
+@given(
+    st.lists(st.text("ab`,.'\u4e00", min_size=1, max_size=90), min_size=1, max_size=30),
+    st.integers(40, 120),
+    st.booleans(),
+)
+def test_a_folded_line_has_the_same_words_and_breaks_none(words, columns, coloured):
+    line = "note     " + " ".join(f"\x1b[33m{word}\x1b[0m" if coloured else word for word in words)
+    shown = terminal.folded(line, columns).split("\n")
+    assert " ".join(shown).split() == line.split()
+    plainly = [re.sub(r"\x1b\[[0-9;]*m", "", one) for one in shown]
+    assert all(len(one) <= columns or " " not in one.strip() or one.startswith("note") for one in plainly)
+    assert all(one.startswith(" " * 9) for one in plainly[1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        (["why", "nothing-of-this-name-was-ever-seen-here-by-anybody"], True),
+        (["send", "nobody", "x"], True),
+        (["status"], True),
+        (["pr", "show", "77"], True),
+        (["dispatches", "--json"], False),
+        (["pr", "diff", "1"], False),
+        (["logs", "1"], False),
+    ],
+)
+def test_which_verbs_break_their_lines(words, fits):
+    assert terminal.is_folded(words) is fits
+
+
+def test_at_eighty_columns_no_line_breaks_in_a_word_and_the_log_speaks_to_no_terminal(repository):
+    repository.write(
+        "aipass.toml", agent("a", "a.py", 'owns = ["own/"]') + agent("b", "b.py", 'owns = ["b/"]')
+    )
+    repository.write("a.py", SAYS)
+    repository.write("b.py", "print('b')")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    made = subprocess.Popen(
+        [sys.executable, "-m", "aipass", "up", "--yes", "--until-idle"],
+        cwd=repository.root, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    repository.aipass("send", "a", "go")
+    said = read_all(ours)
+    assert made.wait(PATIENCE) == 0
+    text = said.decode("utf-8", "replace")
+    assert "OWNED" in text, "what the agent said is shown, in letters"
+    assert not re.search(r"\x1b\]|\x9b|\x07|\u202e|\x1b\[2J", text)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "").split("\n")
+    assert all(len(line) <= 80 or " " not in line.strip() for line in lines), max(lines, key=len)

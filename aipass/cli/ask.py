@@ -10,6 +10,7 @@ import click
 from aipass.cli.asking import ask, check_agent, is_agent, leave
 from aipass.cli.output import poll
 from aipass.errors import ConfigError, NoEngineError, RefusedError
+from aipass.event import inert
 from aipass.layout import find_root
 from aipass.talk.mail import HUMAN
 
@@ -98,7 +99,7 @@ def _wait(layout: Layout, number: int, limit: float | None) -> int:
         raise RefusedError(f"question {number} has no answer yet{hint}")
     if row["answered"] is None:
         raise RefusedError(f"question {number} is closed: {row['closed']}")
-    click.echo(row["answer"])
+    click.echo(inert(row["answer"]))
     if replies:
         leave(layout, "read", ids=replies)  # it came as a message as well
     return 0

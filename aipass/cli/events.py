@@ -12,7 +12,7 @@ import click
 
 from aipass.cli.find import open_ledger
 from aipass.cli.output import clock, json_option, table
-from aipass.event import KINDS, Event, printable
+from aipass.event import KINDS, Event, plain, printable
 from aipass.layout import REJECTED, find_root
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _print(events: Iterable[Event], *, as_json: bool, headed: bool = True) -> in
         table(("ID", "TIME", "KIND", "BY", "CAUSE", "WHAT"), rows)
     elif rows:
         for row in rows:
-            click.echo("  ".join(str("-" if cell is None else cell) for cell in row))
+            click.echo(plain("  ".join(str("-" if cell is None else cell) for cell in row)))
     return last
 
 

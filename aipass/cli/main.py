@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from aipass import __version__
+from aipass.cli import terminal
 from aipass.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AipassError
 from aipass.event import inert, plain
 
@@ -180,6 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code, with everything said on the way."""
     _allow_any_text()
+    terminal.take_over(folded=terminal.is_folded(sys.argv[1:] if arguments is None else arguments))
     try:
         colour = False if os.environ.get("NO_COLOR") else None  # https://no-color.org
         result: Any = cli.main(args=arguments, prog_name="aipass", standalone_mode=False, color=colour)

@@ -225,7 +225,9 @@ def _show(found: dict[str, Any]) -> None:
     if found["testing"]:
         click.echo(f"merge    {found['testing']}")
     for place, lease in enumerate(found["leases"]):
-        click.echo(f"lease    {'waiting' if place else 'held'}: {lease['holder']}, {lease['reason']}")
+        click.echo(
+            f"lease    {'waiting' if place else 'held'}: {plain(lease['holder'])}, {plain(lease['reason'])}"
+        )
     for pause in found["pauses"]:
         until = (
             f" until {clock(datetime.fromisoformat(pause['until']).timestamp())}" if pause["until"] else ""

@@ -76,7 +76,7 @@ def check(agents: tuple[str, ...], as_json: bool) -> int:
         click.echo("all state files can be used")
     for one in () if as_json else problems:
         where = f"{one['file']}:{one['line']}" + (f" `{one['field']}`" if one["field"] else "")
-        click.echo(f"{one['agent']}: {where}: {one['message']}")
+        click.echo(plain(f"{one['agent']}: {where}: {one['message']}"))
     return 1 if problems else 0
 
 

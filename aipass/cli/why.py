@@ -57,8 +57,8 @@ def command(subject: str, as_json: bool) -> None:
         click.echo("\nwho saw it, and what they said")
         for decision in found["decisions"]:
             click.echo(
-                f"  {decision['handler']}: {decision['outcome']}"
-                + (f" ({decision['reason']})" if decision["reason"] else "")
+                f"  {plain(decision['handler'])}: {decision['outcome']}"
+                + (f" ({plain(decision['reason'])})" if decision["reason"] else "")
             )
 
 

@@ -1,0 +1,100 @@
+"""The person's terminal: whatever a verb writes, nothing of it commands the terminal, and lines break between words."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from typing import TextIO
+
+#: Colours, which we make ourselves, and all else that terminals obey, or that changes the order of letters for the eye.
+_OBEYED = re.compile(
+    r"(\x1b\[[0-9;]*m)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: What stands before the text of a line: blanks, and a label with two blanks behind it.
+_BEFORE = re.compile(r"\s*(?:\S+ {2,})?")
+LEAST_WIDTH, MOST_INDENT = 40, 24
+#: Verbs whose lines are somebody else's, or for another program.
+_AS_THEY_ARE = (("logs",), ("schema",), ("completion",), ("pr", "diff"), ("plan", "graph"))
+
+
+def is_folded(words: list[str]) -> bool:
+    """Whether lines of a verb with these words may be broken."""
+    return "--json" not in words and not any(tuple(words[: len(verb)]) == verb for verb in _AS_THEY_ARE)
+
+
+class Terminal(io.TextIOWrapper):
+    """Writes to a terminal in the place of another stream, which it keeps."""
+
+    def __init__(self, stream: TextIO, *, folded: bool, width: int | None = None) -> None:
+        """`width`: columns, instead of those of the terminal."""
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            newline="\n",
+            line_buffering=True,
+        )
+        self._stream, self._folded, self._width = stream, folded, width
+        #: Whether a line has been begun.
+        self._begun = False
+
+    def write(self, text: str) -> int:
+        """As every stream does."""
+        shown = harmless(text)
+        if self._folded:
+            whole = shown.split("\n")
+            columns = self._columns()
+            whole = [
+                line if place == len(whole) - 1 or (self._begun and not place) else folded(line, columns)
+                for place, line in enumerate(whole)
+            ]
+            shown = "\n".join(whole)
+        self._begun = bool(text) and not text.endswith("\n")
+        super().write(shown)
+        return len(text)
+
+    def _columns(self) -> int:
+        if self._width is not None:
+            return self._width
+        try:
+            return os.get_terminal_size(self.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+
+def take_over(*, folded: bool) -> None:
+    """Have what goes to a terminal go through one of these."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, Terminal) and stream.isatty():
+            setattr(sys, name, Terminal(stream, folded=folded))
+
+
+def harmless(text: str) -> str:
+    """`text` with colours, lines and tabs, and nothing else that a terminal obeys."""
+    if text.isprintable():
+        return text
+    return _OBEYED.sub(lambda one: one[1] or repr(one[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+def folded(line: str, columns: int) -> str:
+    """One line as several, broken at blanks, the later ones indented as the text of the first; words longer than a line stay whole."""
+    if columns < LEAST_WIDTH or len(_COLOUR.sub("", line)) <= columns:
+        return line
+    before = _BEFORE.match(_COLOUR.sub("", line))
+    indent = before.end() if before is not None else 0
+    indent = indent if indent <= MOST_INDENT else 2
+    lines, now, used = [], "", 0
+    for word in re.split(r"(?<=\S)( +)(?=\S)", line):
+        length = len(_COLOUR.sub("", word))
+        if word.isspace():
+            now, used = now + word, used + length
+        elif used + length > columns and now.strip() and used > indent:
+            lines.append(now.rstrip())
+            now, used = " " * indent + word, indent + length
+        else:
+            now, used = now + word, used + length
+    return "\n".join([*lines, now])
