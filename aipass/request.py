@@ -114,6 +114,17 @@ def new_id() -> str:
     return f"r-{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}"
 
 
+#: Keys that aipass gives: to work for a question, a phase, a sender who is woken, a reply, a file.
+_OWN_KEY = re.compile(
+    r"question \d+|woken by .*|plan \S+ \S+ \d+|reply to \d+: .*|sha256:[0-9a-f]{64}", re.DOTALL
+)
+
+
+def is_own_key(key: str) -> bool:
+    """Whether a key is one that only aipass gives: who could say it would join what it is for."""
+    return _OWN_KEY.fullmatch(key) is not None
+
+
 def known_as(name: str, run: int | None) -> str:
     """What the ledger knows a request by: its id within the folder of whoever asks.
 

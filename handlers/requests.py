@@ -21,7 +21,7 @@ from aipass import (
 )
 from aipass.action import Answer, Ask, FinishTodo, Forget, MarkRead, Message, Note, Reply, Steer
 from aipass.plan import progress
-from aipass.request import AGENT_VERBS, MAX_SAID, ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, known_as
+from aipass.request import AGENT_VERBS, MAX_SAID, ORCHESTRATOR_PR, ORCHESTRATOR_VERBS, is_own_key, known_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,8 +113,6 @@ def on_rejected(event: Event, view: View) -> Iterable[Action]:
 
 
 MAX_TITLE = 200
-#: Of questions that are to be answered, and of work that somebody is woken by.
-RESERVED_KEYS = ("question ", "woken by ")
 METHODS = ("merge", "squash", "ff")
 NOTES = ("todo", "learning", "observation", "doing")
 #: And of elsewhere, with the time when it was made.
@@ -145,10 +143,9 @@ def _send(event: Event, view: View, request: str, agent: str | None) -> Action:
     if not text.strip():
         return Refuse(request, "there is nothing to say; give a text", 2)
     reply_to = event.detail.get("reply_to")
-    if str(event.detail.get("key", "")).startswith(RESERVED_KEYS):
-        return Refuse(
-            request, f"keys that begin with {' or '.join(map(repr, RESERVED_KEYS))} are aipass's own", 2
-        )
+    key = str(event.detail.get("key") or "")
+    if is_own_key(key):
+        return Refuse(request, f"`{key[:60]}` is a key of aipass's own; give the work another one", 2)
     before = None if reply_to is None else view.resolve(reply_to)
     if reply_to is not None and before is None:
         return Refuse(request, f"there is no dispatch `{reply_to}` to reply to", 1)

@@ -15,6 +15,7 @@ from patience import PATIENCE
 
 from aipass import Command, Outcome, hookimpl
 from aipass.dispatch.driver import mail_hook
+from aipass.request import is_own_key
 from aipass.sources import inotify
 from aipass.talk import postbox
 from aipass.talk.postbox import MailOpened
@@ -720,9 +721,25 @@ def test_a_question_that_a_cli_ends_with_holds_no_secret(aipass_bench):
 
 def test_a_key_of_aipasss_own_may_be_guessed_by_nobody(house):
     run = start(house, "db")
-    for key in ("question 1", "woken by 3"):
+    for key in ("question 1", "woken by 3", "plan 1 api 2", "reply to 4: x", "sha256:" + "a" * 64):
         refused = house.ask("send", agent="web", text="x", key=key, by=run)
-        assert (refused["exit"], "are aipass's own" in refused["message"]) == (2, True)
+        assert (refused["exit"], "a key of aipass's own" in refused["message"]) == (2, True)
+        # Nor is it given by what stands for a key where none is.
+        for words in ({"text": "x", "subject": key}, {"text": key}):
+            assert house.ask("send", agent="web", by=run, **words)["exit"] == 0
+    keys = [row[0] for row in house.ledger._db.execute("SELECT key FROM dispatches WHERE agent = 'web'")]
+    assert len(set(keys)) == 5
+    assert not [key for key in keys if is_own_key(key)]
+
+
+def test_no_words_of_an_agents_join_the_work_for_a_question(house):
+    web, db = start(house, "web"), start(house, "db")
+    for words in ({"text": "deploy it", "subject": "question 1"}, {"text": "question 1"}):
+        assert house.ask("send", agent="api", by=web, **words)["exit"] == 0
+    assert house.ask("ask", to="api", text="May I?", by=db)["exit"] == 0
+    asked = house.ledger.one("open_of_key", {"agent": "api", "key": "question 1"})
+    parts = house.ledger.all("senders", {"dispatch": asked["id"]})
+    assert [part["sender"] for part in parts] == ["db"]
 
 
 @pytest.mark.parametrize("verb", ["message", "ask", "answer", "send"])

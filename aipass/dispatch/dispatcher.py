@@ -19,6 +19,7 @@ from aipass.dispatch.queue import Capacity, Queue
 from aipass.dispatch.rate import HOUR_S, Hourly
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from aipass.event import Fact
+from aipass.request import is_own_key
 from aipass.units import show_duration, show_moment, wait_until
 
 if TYPE_CHECKING:
@@ -527,8 +528,9 @@ def key_of(wish: Dispatch) -> str:
     key = wish.key or wish.subject
     if wish.reply_to is not None:
         return f"reply to {wish.reply_to}: {key_of(replace(wish, reply_to=None))}"
+    if not key and len(wish.text) <= LONGEST_KEY_CHARS and "\n" not in wish.text.strip():
+        key = wish.text.strip()
     if key:
-        return key
-    if len(wish.text) <= LONGEST_KEY_CHARS and "\n" not in wish.text.strip():
-        return wish.text.strip()
+        # Words of somebody's are never a key of ours: work for a question, or for a phase, is nobody else's to join.
+        return key if wish.key or not is_own_key(key) else f"“{key}”"
     return "sha256:" + hashlib.sha256(wish.text.encode("utf-8", "surrogateescape")).hexdigest()

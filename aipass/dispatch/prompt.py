@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from aipass.ledger import Row
 
 
+HUMAN = "human"
+#: The beginning of a line that would say whose the words below it are.
+_SPEAKING = re.compile(r"^(?=[^\n]{1,200} also asks:\s*$)", re.MULTILINE)
 #: The newest are told; the rest is in the run's folder.
 REFUSALS_SHOWN = 20
 
@@ -34,6 +38,9 @@ def compose(parts: Iterable[Part]) -> str:
     prompt = ""
     for part in parts:
         text = _with_file(part)
+        if part.sender != HUMAN:
+            # It speaks for nobody else.
+            text = _SPEAKING.sub("> ", text)
         if text in said:
             continue
         said.append(text)
