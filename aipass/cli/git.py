@@ -75,7 +75,10 @@ def uninstall() -> int:
         click.echo(reason, err=True)
         return EXIT_REFUSED
     left = hooks.uninstall(_place())
-    _show(left)
+    if any(hook.state not in {"missing", "other", "folder"} for hook in left):
+        _show(left)
+    else:
+        click.echo(f"no hook of ours is left in {left[0].path.parent}; what stood there before is back")
     if any(hook.state == "installed" for hook in left):
         click.echo("other roots of this repository still want them")
     if kept := [hook for hook in left if hook.state == "replaced"]:
@@ -167,7 +170,11 @@ def _show(found: list[Hook]) -> None:
     click.echo(f"hooks in {found[0].path.parent}")
     table(
         ("HOOK", "STATE"),
-        ((h.name, _words(h)) for h in found),
+        (
+            (h.name, _words(h))
+            for h in found
+            if h.name not in hooktext.FORMER or h.state not in {"missing", "other", "folder"}
+        ),
         flexible=1,
     )
 

@@ -66,7 +66,8 @@ class _Place:
         """The whole text of a hook of ours; where a shell script is put aside, that with what is ours in it."""
         if self.calls is not None:
             return hooktext.script(name, str(self.roots), self._told())
-        data = _shell(_aside(self.where / name))
+        aside = _aside(self.where / name)
+        data = _shell(aside) if os.path.lexists(aside) else hooktext.EMPTY
         return (
             hooktext.script(name, str(self.roots))
             if data is None
@@ -84,7 +85,8 @@ class _Place:
 def _shell(path: Path) -> bytes | None:
     """The text of a hook that git would run, and a shell reads; None where it is another program, a link, or none."""
     try:
-        if path.is_symlink() or not os.access(path, os.X_OK):
+        # A second name (hard link): what is written to the other is to be the hook's text as well.
+        if path.is_symlink() or not os.access(path, os.X_OK) or path.lstat().st_nlink > 1:
             return None
         data = path.read_bytes()
     except OSError:
@@ -174,11 +176,13 @@ def status(root: Path) -> list[Hook]:
 def _look(place: _Place, name: str) -> Hook:
     path = place.where / name
     chained = os.path.lexists(_aside(path)) if place.calls is None else False
+    if path.is_symlink():
+        # Ours is none, wherever it leads: to another hook, maybe, which has ours in it.
+        return Hook(name, path, "replaced" if chained else "other", chained)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        state = "other" if path.is_symlink() else "lost" if chained else "missing"
-        return Hook(name, path, state, chained)
+        return Hook(name, path, "lost" if chained else "missing", chained)
     except IsADirectoryError:
         return Hook(name, path, "folder", chained)
     except OSError:
@@ -189,7 +193,8 @@ def _look(place: _Place, name: str) -> Hook:
         return Hook(name, path, "missing", chained)
     if hooktext.is_inserted(data):
         # Theirs may be changed since; ours in it may not.
-        wanted, chained = hooktext.inserted(hooktext.stripped(data), name, str(place.roots)), True
+        wanted = hooktext.inserted(hooktext.stripped(data), name, str(place.roots))
+        chained = not hooktext.is_alone(data)
     else:
         wanted = place.text(name)
     whole = data == wanted and os.access(path, os.X_OK)
@@ -274,7 +279,8 @@ def _keep_edits(path: Path, wanted: bytes) -> None:
     try:
         data = path.read_bytes()
         if hooktext.is_inserted(data):
-            _write(_aside(path), hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
+            if not hooktext.is_alone(data):
+                _write(_aside(path), hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
         elif hooktext.edits(data, wanted):
             _write(path.with_name(path.name + ASIDE + EDITED), data, stat.S_IMODE(path.stat().st_mode))
     except OSError:
@@ -290,13 +296,17 @@ def _mode(path: Path) -> int:
 
 
 def _mirror(where: Path) -> Path:
-    """The folder in which links of before are started by their old names: beside theirs, so that `..` leads to the same place."""
+    """The folder in which what is aside is started by its old name: beside theirs, so that `..` leads to the same place."""
     return where.with_name(where.name + ASIDE)
 
 
 def _link(where: Path) -> None:
-    """Give links that are aside one of their old name, and have all beside it that was beside it before."""
-    aside = {name: _aside(where / name) for name in ALL if _aside(where / name).is_symlink()}
+    """Give what is aside its old name, and have all beside it that was beside it before."""
+    aside = {
+        name: _aside(where / name)
+        for name in ALL
+        if os.path.lexists(_aside(where / name)) and _shell(_aside(where / name)) is None
+    }
     _unlink(where)
     mirror = _mirror(where)
     if not aside:
@@ -304,10 +314,12 @@ def _link(where: Path) -> None:
     try:
         mirror.mkdir()
         for name in os.listdir(where):
-            if name not in ALL and ASIDE not in name and not _is_ours(where / name):
+            if name not in aside and ASIDE not in name and not _is_ours_alone(where / name):
                 (mirror / name).symlink_to(f"../{where.name}/{name}")
         for name, path in aside.items():
-            (mirror / name).symlink_to(os.readlink(path))
+            # A link leads to where it led, which may be a hook beside it.
+            leads = os.readlink(path) if path.is_symlink() else f"../{where.name}/{path.name}"
+            (mirror / name).symlink_to(leads)
     except OSError:
         return  # nobody may write beside it, or something stands there: what was there is started by the name that it has
 
@@ -329,6 +341,17 @@ def _is_ours(path: Path) -> bool:
         return not path.is_symlink() and path.is_file() and hooktext.is_ours(path.read_bytes())
     except OSError:
         return False
+
+
+def _is_ours_alone(path: Path) -> bool:
+    """Whether no other's hook stands there."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return not path.is_symlink() and (
+        hooktext.is_alone(data) if hooktext.is_inserted(data) else hooktext.is_ours(data)
+    )
 
 
 def _set_aside(path: Path) -> None:

@@ -32,6 +32,7 @@ PASSED = [
     "pre-commit",
     "pre-rebase",
     "pre-auto-gc",
+    "pre-push",
     "sendemail-validate",
     "pre-receive",
     "update",

@@ -10,14 +10,19 @@ import re
 import shlex
 import sys
 
-HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite", "pre-push", "reference-transaction")
+#: All else git's logs tell: `pre-push` would keep Git LFS from writing its own, and git starts `reference-transaction` ten times a commit.
+HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite")
+#: Written by earlier versions, and called where they stand.
+FORMER = ("pre-push", "reference-transaction")
 #: Written only for those who want them: these ask aipass something.
 GUARD, TRAILERS = "pre-commit", "commit-msg"
-ALL = (*HOOKS, GUARD, TRAILERS)
+ALL = (*HOOKS, *FORMER, GUARD, TRAILERS)
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
 #: Where hooks leave their files, in a root's spool.
 SPOOL = "git"
+#: A hook that is ours alone: lines may come behind it.
+EMPTY = b"#!/bin/sh\n"
 #: What can read lines for POSIX sh as its own, with these options; git itself starts with sh what does not say by what.
 _SHELLS, _OPTIONS = frozenset(("sh", "bash", "dash", "ksh", "mksh", "zsh", "ash")), re.compile(r"-[euf]+")
 #: Ways to ask for one's own name or folder. Who names the file itself in another way may read it, or start another program with it.
@@ -53,11 +58,11 @@ _SCRIPT = """\
     exec "$_aipass_before" "$@"
 }}
 {body}"""
-#: A program, or a link, that was put aside. A link is started by its old name, beside this folder: it may be several hooks, and know by
+#: A program, or a link, that was put aside. It is started by its old name, beside this folder: it may be several hooks, and know by
 #: its name which. Under another name another tool keeps ours (pre-commit: NAME.legacy); that tool is what was here before.
 _PUT_ASIDE = """\
 _aipass_before=${{0%/*}}{aside}/$_aipass_name
-[ -L "$_aipass_before" ] || _aipass_before=${{0%/*}}/$_aipass_name{aside}
+[ -x "$_aipass_before" ] || _aipass_before=${{0%/*}}/$_aipass_name{aside}
 case ${{0##*/}} in $_aipass_name) ;; *) _aipass_before=/dev/null ;; esac
 """
 #: Hooks that lie where they always did: where git would take them from without us.
@@ -73,6 +78,12 @@ done
 set +f
 IFS=$_aipass_fields
 _aipass_before=$_aipass_before/$_aipass_name
+"""
+#: Git LFS writes its hook where none is, which here would be among ours; a push without it leaves the files behind.
+_OF_LFS = """\
+if [ ! -x "$_aipass_before" ] && [ -d {lfs} ] && command -v git-lfs > /dev/null 2>&1; then
+    exec git lfs pre-push "$@"
+fi
 """
 _NOTED = "_aipass_tell 2> /dev/null"
 #: Only what was done is told, not what is being prepared.
@@ -94,6 +105,8 @@ def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passe
         find = _PUT_ASIDE.format(aside=ASIDE)
     else:
         find = _WHERE_THEY_LIE.format(ours=shlex.quote(calls[0]), default=shlex.quote(calls[1]))
+        if name == "pre-push":
+            find += _OF_LFS.format(lfs=shlex.quote(calls[1].removesuffix("hooks") + "lfs/objects"))
     order = _FIRST if name in {"pre-push", GUARD, TRAILERS} and not passes else _LAST
     body = order.format(act=":" if passes else _act(name))
     text = _SCRIPT.format(mark=MARK, tell=_tell(name, roots), find=find, body=body)
@@ -102,11 +115,18 @@ def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passe
 
 def inserted(data: bytes, name: str, roots: str) -> bytes:
     """A hook that is a shell script, with what is ours behind its first line. It stays the file that it was, by its name and place."""
-    act = _act(name) if name != GUARD else _act(name) + "\nexit 0"
+    # Another hook may be a link to this one: then it is started for that.
+    others = "|".join(one for one in ALL if one != name)
+    act = f"case ${{0##*/}} in {others}) exit 0 ;; esac\n{_act(name)}" + ("\nexit 0" if name == GUARD else "")
     fails = "exit 1" if name == GUARD else ":"
     block = f"{_BEGIN}(\n{_tell(name, roots)}{act}\n) < /dev/null || {fails}\n{_END}"
     first, newline, rest = data.partition(b"\n") if data.startswith(b"#!") else (b"", b"", data)
     return first + newline + block.encode("utf-8", "surrogateescape") + rest
+
+
+def is_alone(data: bytes) -> bool:
+    """Whether nothing but what is ours stands in a hook."""
+    return is_inserted(data) and stripped(data).strip() == EMPTY.strip()
 
 
 def stripped(data: bytes) -> bytes:

@@ -36,8 +36,8 @@ _BY_GIT = re.compile(
 #: A commit that such a program tells of was made at most so many seconds before.
 JUST_S = 10.0
 _TAKEN_OVER = re.compile(r"[Bb]ranch: (renamed|copied) ")
-#: The end of a rebase in a branch's own log, with the commit that it went onto.
-REBASED = re.compile(r"rebase (?:-i )?\(finish\): refs/heads/.* onto ([0-9a-f]{40,64})")
+#: The end of a rebase, of a pull as well, in a branch's own log, with the commit that it went onto.
+REBASED = re.compile(r"(?:rebase|pull)\b[^()]*\(finish\): refs/heads/.* onto ([0-9a-f]{40,64})")
 #: A line of a log that is longer is cut off by none but a broken program.
 MAX_LINE_BYTES = 8_000_000
 #: So many refs that moved in one and the same way are told one by one; more are one event.
@@ -228,6 +228,7 @@ class GitNews:
                     yield Fact("git.commit", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
             elif entry.is_merge:
                 yield Fact("git.merge", SOURCE, ref=entry.new, detail=detail | _made(entry, about))
+                yield from self._rebased(entry, seen, detail["branch"])
             else:
                 yield Fact("git.ref", SOURCE, ref=ref, detail=detail | {"reason": entry.message})
                 yield from self._rebased(entry, seen, detail["branch"])
