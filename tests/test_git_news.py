@@ -6,7 +6,7 @@ import os
 import pytest
 
 from aipass.event import Fact
-from aipass.git.news import HEAD, About, Entry, GitNews, GitSeen
+from aipass.git.news import HEAD, REBASED, About, Entry, GitNews, GitSeen
 from aipass.ledger import Ledger
 
 ZERO = "0" * 40
@@ -347,15 +347,21 @@ def test_many_refs_that_move_in_one_way_are_one_event(news):
     assert (folded.detail["count"], len(folded.detail["refs"])) == (199, 199)
 
 
-def test_each_commit_of_a_rebase_is_told_to_whom_it_was_asked_for(news):
+@pytest.mark.parametrize(
+    ("says", "kind"),
+    [("rebase (finish)", "git.ref"), ("rebase -i (finish)", "git.ref"), ("pull --rebase (finish)", "git.merge"), ("pull -q --rebase origin main (finish)", "git.merge"),
+     ("pull (finish)", "git.merge"), ("pull -r (finish)", "git.merge")],
+)  # fmt: skip
+def test_each_commit_of_a_rebase_is_told_to_whom_it_was_asked_for(news, says, kind):
     news({MAIN: [entry(0, 1, "commit (initial): a")]})
-    finish = entry(1, 9, "rebase (finish): refs/heads/main onto " + sha(2))
+    finish = entry(1, 9, f"{says}: refs/heads/main onto " + sha(2))
+    assert REBASED.match(finish.message)[1] == sha(2)
     about = {sha(8): About("A B", "eight", ("x",))}
     found = news(
         {MAIN: [entry(0, 1, "commit (initial): a"), finish]}, rebased={sha(9): (sha(8), sha(9))}, about=about
     )
     assert kinds(found) == [
-        ("git.ref", "main", "9"),
+        (kind, "main", "9"),
         ("git.commit", "main", "8"),
         ("git.commit", "main", "9"),
     ]

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from aipass_plugins.secrets import MOST_FOUND, MOST_IN_PIECE, find_secrets
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE, until
@@ -35,7 +36,6 @@ from aipass.trinity import place
 from aipass.trinity.model import OBSERVATIONS
 from aipass.trinity.place import ASIDE, Places
 from aipass.trinity.shelf import LOOKS_AT_ONCE, MOST_MOVED_HALVES, Shelf, StateSaved
-from plugins.secrets import MOST_FOUND, MOST_IN_PIECE, find_secrets
 
 #: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
 pytestmark = pytest.mark.slow
@@ -451,6 +451,45 @@ def test_files_in_folders_that_are_not_ignored_are_judged_by_their_own_path_as_g
         return any(map(ignore.folder, above)) or ignore.file(path)
 
     assert set(filter(is_hidden, there)) == by_git, patterns
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbffirst.py\nb.py\n",
+        b"log[[:digit:]].py\n[[:upper:]]*.py\n[![:alpha:]]x.py\n[[:space:]a].py\n[[:nosuch:]].py\n[[:digit:][:upper:]_]y.py\n",
+        b"# a\x0cfirst.py\n# b\x0bb.py\n# c\xe2\x80\xa8log1.py\n# d\x1clog2.py\r\nX.py\r\n",
+        b"first.py\r\nb.py\r\n",
+        b"a.py\r\r\nb.py",
+    ],
+)
+def test_lines_and_classes_are_gits(tmp_path, text):
+    from git_kit import git
+
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".gitignore").write_bytes(text)
+    names = [
+        "first.py",
+        "a.py",
+        "b.py",
+        "log1.py",
+        "log2.py",
+        "logx.py",
+        "X.py",
+        "Xz.py",
+        "1x.py",
+        "zx.py",
+        "1y.py",
+        "Qy.py",
+        "_y.py",
+        "dy.py",
+        " .py",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    said = git(tmp_path, "check-ignore", "-z", "--stdin", check=False, stdin="\0".join(names).encode())
+    ignore = Ignore(tmp_path)
+    assert {name for name in names if ignore.file(name)} == {name for name in said.split("\0") if name}
 
 
 def test_a_pattern_names_a_path_as_it_covers_it_where_nothing_above_matches():

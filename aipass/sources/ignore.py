@@ -253,7 +253,9 @@ def lines_of(root: Path, path: str) -> tuple[str, ...]:
     except OSError as exc:
         # A link as well: git does not follow one there either.
         raise ValueError(f"it cannot be read ({exc.strerror})") from exc
-    lines = data.decode("utf-8", "surrogateescape").splitlines()
+    # As git reads it: a mark at the beginning is none of it, and a line ends at its newline alone, with or without a CR before.
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     found = tuple(line for line in lines if line.strip() and not line.startswith("#"))
     if len(found) > MAX_LINES:
         raise ValueError(f"more than {MAX_LINES} patterns")

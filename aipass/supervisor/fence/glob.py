@@ -8,6 +8,7 @@ last pattern that matches decides, also below an excluded folder. Paths are rela
 from __future__ import annotations
 
 import re
+import string
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -272,6 +273,25 @@ def elements(segment: str) -> list[str | OneOf | None]:
     return found
 
 
+_ASCII = [chr(code) for code in range(128)]
+#: Classes by name, of ASCII alone, as git's wildmatch has them; one of another name has no letters.
+_CLASSES = {
+    "alnum": frozenset(one for one in _ASCII if one.isalnum()),
+    "alpha": frozenset(string.ascii_letters),
+    "blank": frozenset(" \t"),
+    "cntrl": frozenset(one for one in _ASCII if ord(one) < 32 or ord(one) == 127),
+    "digit": frozenset(string.digits),
+    "graph": frozenset(one for one in _ASCII if one.isprintable() and one != " "),
+    "lower": frozenset(string.ascii_lowercase),
+    "print": frozenset(one for one in _ASCII if one.isprintable()),
+    "punct": frozenset(string.punctuation),
+    "space": frozenset(" \t\n\v\f\r"),
+    "upper": frozenset(string.ascii_uppercase),
+    "xdigit": frozenset(string.hexdigits),
+}
+_POSIX = re.compile(r"\[:([^\]]*?):\]")
+
+
 def _bracket(segment: str, at: int) -> tuple[OneOf, int] | None:
     """The class that begins behind `[`, and where it ends; None where there is no end."""
     start = at
@@ -281,6 +301,10 @@ def _bracket(segment: str, at: int) -> tuple[OneOf, int] | None:
     characters: set[str] = set()
     ranges: list[tuple[str, str]] = []
     while at < len(segment) and (segment[at] != "]" or at == first):
+        if (named := _POSIX.match(segment, at)) is not None:
+            characters |= _CLASSES.get(named[1], frozenset())
+            at = named.end()
+            continue
         low, at = _class_character(segment, at)
         if segment[at : at + 1] == "-" and at + 1 < len(segment) and segment[at + 1] != "]":
             high, at = _class_character(segment, at + 1)
