@@ -211,3 +211,24 @@ def test_it_is_taken_as_git_takes_it_and_known_after_a_crash(tmp_path):
     assert (tmp_path / "index.lock").exists()
     indexlock.drop(tmp_path, "aipass 1 2")
     assert os.listdir(tmp_path) == []
+
+
+def test_of_programs_that_hide_their_files_only_a_git_may_hold_it(tmp_path, monkeypatch):
+    """Keepers of keys, sandboxes of browsers and other engines of the same user hide theirs; the lock of nobody is removed all the same."""
+
+    listdir = os.listdir
+
+    def hidden(place):
+        if str(place).endswith("/fd"):
+            raise PermissionError
+        return listdir(place)
+
+    monkeypatch.setattr(indexlock.os, "listdir", hidden)
+    monkeypatch.setattr(indexlock, "MIN_AGE_S", 0.0)
+    other = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    for lockers, held in ((("no-such-program",), False), (("cat",), True)):
+        monkeypatch.setattr(indexlock, "LOCKERS", lockers)
+        old(tmp_path / "index.lock")
+        assert ("cannot be seen" in str(indexlock.look(tmp_path).why_held)) is held
+        assert indexlock.remove_stale(tmp_path) is not held
+    other.communicate()

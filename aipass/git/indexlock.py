@@ -65,7 +65,7 @@ def _why_held(lock: os.stat_result, places: list[str]) -> str | None:
             began = os.stat(folder / "stat").st_ctime
         except OSError:
             continue  # it has just ended
-        if (why := _has_open(folder, lock)) is not None:
+        if (why := _has_open(folder, lock, name)) is not None:
             return f"process {pid} ({name}) {why}"
         if name.startswith(LOCKERS) and began <= lock.st_ctime + 1 and _may_work_in(folder, places):
             return f"process {pid} ({name}) was there already when it was made"
@@ -102,7 +102,7 @@ def _may_work_in(folder: Path, places: list[str]) -> bool:
     return any(one == place or one.startswith(place + "/") for place in places for one in working_in)
 
 
-def _has_open(folder: Path, lock: os.stat_result) -> str | None:
+def _has_open(folder: Path, lock: os.stat_result, name: str) -> str | None:
     try:
         for name in os.listdir(folder / "fd"):
             try:
@@ -112,7 +112,9 @@ def _has_open(folder: Path, lock: os.stat_result) -> str | None:
             if (found.st_dev, found.st_ino) == (lock.st_dev, lock.st_ino):
                 return "has it open"
     except PermissionError:
-        return "may have it open; its files cannot be seen"
+        # Keepers of keys, sandboxes of browsers, other engines of ours hide theirs; a git does not unless it is asked to.
+        if name.startswith(LOCKERS):
+            return "may have it open; its files cannot be seen"
     except OSError:
         pass  # it has just ended
     return None
