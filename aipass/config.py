@@ -39,8 +39,8 @@ MAX_CONFIG_BYTES = 4_000_000
 RESERVED_NAMES = ("human", "all", "aipass")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str | Literal[0])]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int)]
 Pattern = Annotated[str, AfterValidator(patterns.check)]
 Layer = Literal["auto", "require", "off"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -19,7 +20,7 @@ from aipass.sources import check_source
 from aipass.trinity.meaning import Meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from aipass.config import Config
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from aipass.sources import Source
 
 ENTRY_POINT_GROUP = "aipass"
+#: Where plugins come from that are given as objects, as by the test kit, and those that are in this package.
+HERE, OURS = "here", "aipass-engine"
 
 
 class Plugins:
@@ -73,7 +76,7 @@ class Plugins:
             except Exception as exc:  # noqa: BLE001 - a third party's module may raise anything; it is shown, the rest works
                 self.failed[point.name] = f"{point.value} cannot be imported: {type(exc).__name__}: {exc}"
 
-    def register(self, plugin: object, name: str, origin: str = "here") -> None:
+    def register(self, plugin: object, name: str, origin: str = HERE) -> None:
         """Add one plugin.
 
         Raises PluginError for an unknown hook, a wrong argument or a name that is taken.
@@ -108,44 +111,58 @@ class Plugins:
     def kinds(self) -> dict[str, str]:
         """All kinds of events, the engine's and the plugins'."""
         kinds = dict(KINDS)
-        for offered in self.hook.register_kinds():
-            if not isinstance(offered, dict):
-                raise PluginError(
-                    f"register_kinds returned {offered!r}; it returns a dict of name and meaning"
-                )
-            for kind, meaning in offered.items():
-                if kind in kinds:
-                    raise PluginError(
-                        f"the event kind `{kind}` exists already ({kinds[kind]}); choose another name"
-                    )
-                kinds[kind] = meaning
+        for name, offers in self._offered("register_kinds"):
+            with self._left_out_if_unfit(name):
+                new: dict[str, str] = {}
+                for offered in offers:
+                    if not isinstance(offered, dict):
+                        raise PluginError(
+                            f"register_kinds returned {offered!r}; it returns a dict of name and meaning"
+                        )
+                    for kind, meaning in offered.items():
+                        if kind in kinds or kind in new:
+                            raise PluginError(
+                                f"the event kind `{kind}` exists already ({(kinds | new)[kind]}); choose another name"
+                            )
+                        new[kind] = meaning
+                kinds |= new
         return kinds
 
     def drivers(self) -> dict[str, Driver]:
         """All drivers by name."""
         if self._drivers is None:
             drivers: dict[str, Driver] = {}
-            for driver in _flat(self.hook.register_drivers(), "register_drivers"):
-                check_driver(driver)
-                if driver.name in drivers:
-                    raise PluginError(
-                        f"two drivers are named `{driver.name}`: {_where(drivers[driver.name])} and {_where(driver)}"
-                    )
-                drivers[driver.name] = driver
+            for name, offers in self._offered("register_drivers"):
+                with self._left_out_if_unfit(name):
+                    new: dict[str, Driver] = {}
+                    for driver in _flat(offers, "register_drivers"):
+                        check_driver(driver)
+                        if (other := drivers.get(driver.name) or new.get(driver.name)) is not None:
+                            raise PluginError(
+                                f"two drivers are named `{driver.name}`: {_where(other)} and {_where(driver)}"
+                            )
+                        new[driver.name] = driver
+                    drivers |= new
             self._drivers = drivers
         return self._drivers
 
     def forges(self) -> dict[str, Forge]:
         """All drivers of forges by name."""
         forges: dict[str, Forge] = {}
-        for forge in _flat(self.hook.register_forges(), "register_forges"):
-            if not isinstance(forge, Forge):
-                raise PluginError(
-                    f"register_forges returned {forge!r}, which is no driver of a forge: docs/pull-requests.md says what one has"
-                )
-            if forge.name in forges or forge.name == LOCAL:
-                raise PluginError(f"two drivers of forges are named `{forge.name}`; choose another name")
-            forges[forge.name] = forge
+        for name, offers in self._offered("register_forges"):
+            with self._left_out_if_unfit(name):
+                new: dict[str, Forge] = {}
+                for forge in _flat(offers, "register_forges"):
+                    if not isinstance(forge, Forge):
+                        raise PluginError(
+                            f"register_forges returned {forge!r}, which is no driver of a forge: docs/pull-requests.md says what one has"
+                        )
+                    if forge.name in {*forges, *new, LOCAL}:
+                        raise PluginError(
+                            f"two drivers of forges are named `{forge.name}`; choose another name"
+                        )
+                    new[forge.name] = forge
+                forges |= new
         return forges
 
     def find_secrets(self, text: str) -> list[Secret]:
@@ -165,21 +182,55 @@ class Plugins:
 
     def router(self, config: Config) -> Router:
         """A router of all handlers as they are with this configuration."""
-        handlers = list(_flat(self.hook.register_handlers(config=config), "register_handlers"))
-        for handler in handlers:
-            if not isinstance(handler, Handler):
-                raise PluginError(
-                    f"register_handlers returned {handler!r}; it returns aipass.Handler objects"
-                )
-        return Router(handlers, self.kinds())
+        kinds, of = self.kinds(), dict[str, list[Handler]]()
+        for name, offers in self._offered("register_handlers", config=config):
+            with self._left_out_if_unfit(name):
+                new = list(_flat(offers, "register_handlers"))
+                for handler in new:
+                    if not isinstance(handler, Handler):
+                        raise PluginError(
+                            f"register_handlers returned {handler!r}; it returns aipass.Handler objects"
+                        )
+                Router([*(one for handlers in of.values() for one in handlers), *new], kinds)
+                of[name] = new
+        called = [one.plugin_name for one in reversed(self._manager.hook.register_handlers.get_hookimpls())]
+        return Router([handler for name in called for handler in of.get(name, ())], kinds)
 
     def sources(self, root: Path, config: Config) -> list[Source]:
         """The plugins' own sources."""
         sources: list[Source] = []
-        for source in _flat(self.hook.register_sources(root=str(root), config=config), "register_sources"):
-            check_source(source)
-            sources.append(source)
+        for name, offers in self._offered("register_sources", root=str(root), config=config):
+            with self._left_out_if_unfit(name):
+                new = list(_flat(offers, "register_sources"))
+                for source in new:
+                    check_source(source)
+                sources += new
         return sources
+
+    def _offered(self, hook: str, **given: object) -> Iterator[tuple[str, list[Any]]]:
+        """What each plugin answers to a hook, by its name: ours first, so that a name which is taken is another's fault; then in the order
+        in which they are called. One of a third party's that raises is left out.
+        """
+        called = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        for one in sorted(called, key=lambda one: self.origin.get(one.plugin_name) != OURS):
+            answer = None
+            with self._left_out_if_unfit(one.plugin_name):
+                answer = one.function(*(given[name] for name in one.argnames))
+            if answer is not None:
+                yield one.plugin_name, [answer]
+
+    @contextmanager
+    def _left_out_if_unfit(self, name: str) -> Iterator[None]:
+        """Leave a plugin out that does not fit, where it is neither ours nor being tried by its author: the others work."""
+        try:
+            yield
+        except Exception as exc:
+            if self.origin.get(name, HERE) in (HERE, OURS):
+                raise
+            words = str(exc) if isinstance(exc, PluginError) else f"{type(exc).__name__}: {exc}"
+            self._manager.unregister(name=name)
+            self.failed[name] = f"{words} (package {self.origin[name]})"
+            self._drivers = None
 
     def _implementations(self, plugin: object, name: str) -> list[str]:
         found = []

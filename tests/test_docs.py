@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from patience import PATIENCE
 
 from aipass import config, hookspecs
+from aipass.plan import check, model
 from aipass.plugins import Plugins
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,89 @@ def test_every_hook_has_a_test_named_after_it():
 @pytest.mark.parametrize("text", examples("toml"))
 def test_toml_examples_are_valid(text):
     config.parse(text)
+
+
+PLANS = [
+    *(text for page in GUIDES for text in blocks(page, "json") if '"phases"' in text),
+    *(
+        path.read_text()
+        for path in sorted((ROOT / "examples").rglob("*.json"))
+        if '"phases"' in path.read_text()
+    ),
+]
+
+
+@pytest.mark.parametrize("text", PLANS)
+def test_plans_in_the_docs_can_start(text):
+    plan = model.parse(text)
+    assert check.problems(plan, {phase.agent for phase in plan.phases}) == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        *(
+            (config.Config, text)
+            for page in GUIDES
+            for text in blocks(page, "toml")
+            if "[agents." in text or "[[on]]" in text
+        ),
+        *((model.Plan, text) for text in PLANS),
+    ],
+)
+def test_what_is_valid_is_so_by_its_json_schema(schema, text):
+    read = tomllib.loads if schema is config.Config else json.loads
+    whole = schema.model_json_schema()
+    assert faults(read(text), whole, whole) == []
+
+
+def test_the_json_schema_refuses_what_is_not_valid():
+    whole = config.Config.model_json_schema()
+    for text in (
+        "[agents.a]\ndriver = 3\n",
+        "[agents.a]\ndriver = 'command'\ntimeout = 5\n",
+        "[[on]]\nnmae = 'x'\n",
+        "agents = []\n",
+    ):
+        assert faults(tomllib.loads(text), whole, whole)
+
+
+TYPES = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+    "null": type(None),
+}
+
+
+def faults(value, schema, whole):
+    """What is wrong with a value by a JSON Schema, as far as ours go."""
+    if "$ref" in schema:
+        return faults(value, whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
+    if "anyOf" in schema:
+        found = [faults(value, one, whole) for one in schema["anyOf"]]
+        return [] if any(not one for one in found) else found
+    if "const" in schema or "enum" in schema:
+        return [] if value in schema.get("enum", [schema.get("const")]) else [f"{value!r} is none of them"]
+    if "type" in schema and (
+        not isinstance(value, TYPES[schema["type"]])
+        or (isinstance(value, bool) and schema["type"] != "boolean")
+    ):
+        return [f"{value!r} is no {schema['type']}"]
+    if isinstance(value, list):
+        return [one for item in value for one in faults(item, schema.get("items", {}), whole)]
+    if isinstance(value, dict):
+        more, known = schema.get("additionalProperties", True), schema.get("properties", {})
+        missing = [f"{name} is missing" for name in schema.get("required", ()) if name not in value]
+        unknown = [f"{name} is unknown" for name in value if name not in known and more is False]
+        below = [
+            (item, known.get(name, more if isinstance(more, dict) else {})) for name, item in value.items()
+        ]
+        return [*missing, *unknown, *(one for item, inner in below for one in faults(item, inner, whole))]
+    return []
 
 
 @pytest.mark.parametrize("text", examples("python"))

@@ -349,3 +349,46 @@ def test_a_later_attempt_goes_on_with_the_conversation(aipass_bench):
     bench.finish(4, "succeeded")
     assert bench.dispatch(1)["state"] == "succeeded"
     assert bench.dispatch(1)["session"] == "s-2"
+
+
+BAD = {
+    "a handler with one argument": "from aipass import Handler\ndef one(event): return []\n@hookimpl\ndef register_handlers(config): return [Handler('bad', ('file.closed',), one)]\n",
+    "a handler's name that is taken": "from aipass import Handler\n@hookimpl\ndef register_handlers(config): return [Handler('inbox', ('file.closed',), lambda event, view: [])]\n",
+    "a handler of no kind": "from aipass import Handler\n@hookimpl\ndef register_handlers(config): return [Handler('x', ('no.kind',), lambda event, view: [])]\n",
+    "handlers that raise": "@hookimpl\ndef register_handlers(config): raise RuntimeError('boom')\n",
+    "a driver's name that is taken": "from aipass_plugins.command import CommandDriver\n@hookimpl\ndef register_drivers(): return [CommandDriver()]\n",
+    "a driver that is none": "@hookimpl\ndef register_drivers(): return [3]\n",
+    "a kind that exists": "@hookimpl\ndef register_kinds(): return {'file.closed': 'x'}\n",
+    "kinds that raise": "@hookimpl\ndef register_kinds(): raise OSError('boom')\n",
+    "a forge that is none": "@hookimpl\ndef register_forges(): return [3]\n",
+    "a source that is none": "@hookimpl\ndef register_sources(root, config): return [3]\n",
+    "sources that raise": "@hookimpl\ndef register_sources(root, config): raise ValueError('boom')\n",
+    "no import": "import nothing_of_this_name\n",
+}  # fmt: skip
+GOOD = "from aipass import Handler\n@hookimpl\ndef register_handlers(config): return [Handler('good', ('file.closed',), lambda event, view: [])]\n"
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_third_partys_plugin_that_does_not_fit_is_left_out_in_words_and_the_others_work(
+    tmp_path, monkeypatch, what
+):
+    for name, text in (("zz_bad", BAD[what]), ("zz_good", GOOD)):
+        (tmp_path / f"{name}.py").write_text(f"from aipass import hookimpl\n{text}")
+        info = tmp_path / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[aipass]\n{name} = {name}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins = Plugins()
+    plugins.load_installed(None)
+    settings = config.Config()
+    router = plugins.router(settings)
+    assert "good" in [handler.name for handler in router.handlers]
+    assert "inbox" in [handler.name for handler in router.handlers]
+    assert "command" in plugins.drivers()
+    plugins.forges()
+    plugins.sources(tmp_path, settings)
+    assert list(plugins.failed) == ["zz_bad"]
+    assert what == "no import" or "(package zz_bad)" in plugins.failed["zz_bad"]
+    assert "zz_bad" not in plugins.names()
+    assert plugins.router(settings), "the same again"

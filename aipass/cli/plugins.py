@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aipass.cli.output import json_option, print_json, table
 from aipass.errors import EXIT_FAILED
-from aipass.layout import root_or_here
+from aipass.layout import CONFIG_NAME, root_or_here
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aipass.config import Config
+
+
+def _settings(root: Path) -> Config:
+    """The configuration here, as far as it can be read: handlers are made for one."""
+    from aipass import config
+    from aipass.errors import ConfigError
+
+    try:
+        return config.load(root / CONFIG_NAME)
+    except ConfigError:
+        return config.Config()
 
 
 @click.command("plugins")
@@ -18,7 +34,11 @@ def command(as_json: bool) -> int:
     from aipass.plugins import Plugins
 
     plugins = Plugins()
-    plugins.load_installed(root_or_here())
+    root = root_or_here()
+    plugins.load_installed(root)
+    plugins.drivers()
+    plugins.forges()
+    plugins.router(_settings(root))
     found: list[dict[str, Any]] = [
         {"name": name, "origin": plugins.origin[name], "hooks": plugins.uses(name), "error": None}
         for name in plugins.names()

@@ -86,6 +86,9 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         set_up(layout.log, show=ready_fd is None and sys.stderr.isatty())
         plugins = Plugins()
         plugins.load_installed(layout.root)
+        plugins.router(settings)
+        plugins.drivers()
+        plugins.forges()
         for name, reason in plugins.failed.items():
             click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
         ledger = _open_ledger(layout)

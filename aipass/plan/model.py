@@ -52,9 +52,9 @@ class Phase(Model):
     agent: str = Field(description="Who does it")
     task: Annotated[str, Field(min_length=1)] = Field(description="The prompt")
     owns: tuple[Pattern, ...] = Field((), description="What only it may write while it runs", strict=False)
-    delivers: tuple[Annotated[Deliverable, BeforeValidator(_deliverable)], ...] = Field(
-        (), description="Paths that must be written; none: done when the run succeeds", strict=False
-    )
+    delivers: tuple[
+        Annotated[Deliverable, BeforeValidator(_deliverable, json_schema_input_type=str | Deliverable)], ...
+    ] = Field((), description="Paths that must be written; none: done when the run succeeds", strict=False)
     checks: tuple[Word, ...] = Field((), description="Commands that must succeed then", strict=False)
     after: tuple[str, ...] = Field((), description="Phases that must be done before", strict=False)
     handoff: Literal["write", "exit"] | None = Field(
