@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from aipass import patterns
+from aipass.config_quick import not_toml
 from aipass.errors import ConfigError
 from aipass.event import plain
 from aipass.layout import CONFIG_NAME
@@ -120,7 +121,8 @@ class Agent(Model):
         None, description='The program and its arguments; `driver = "command"` only', strict=False
     )
     env: dict[Word, Word | FromEnv] = Field(
-        default_factory=dict, description="Added to the run's environment"
+        default_factory=dict,
+        description="Added to the run's environment; `NAME = { from_env = \"OTHER\" }` takes a value of the engine's and keeps it nowhere",
     )
     timeout: Duration = Field(3600.0, description="Ends a run that takes longer")
     stall: Duration = Field(600.0, description="A run silent for this long is told; it ends nothing")
@@ -360,6 +362,10 @@ class Config(Model):
             raise _misfit(text, "orchestrator")
         return self
 
+    def drivers(self) -> dict[str, str]:
+        """What each agent is driven by."""
+        return {name: agent.driver for name, agent in self.agents.items()}
+
     def home(self, agent: str) -> str:
         """The agent's home, relative to the root."""
         return self.agents[agent].home or f".aipass/agents/{agent}"
@@ -404,15 +410,7 @@ def parse_toml(text: str, name: str = CONFIG_NAME) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as exc:  # a number of thousands of digits is a plain ValueError
-        where = re.search(r"\(at line (\d+), column (\d+)\)", str(exc))
-        line = where[1] if where else str(text.count("\n") + 1)
-        if digits := re.search(r"[0-9_]{4300,}", text):
-            line = str(text.count("\n", 0, digits.start()) + 1)
-            raise ConfigError(f"{name}:{line}: not valid TOML: a number of {len(digits[0])} digits") from exc
-        reason = re.sub(r"\s*\(at .*\)$", "", str(exc)) or "nested too deeply"
-        if where and reason == "Invalid value":
-            reason += f" at column {where[2]}; text stands in quotation marks"
-        raise ConfigError(f"{name}:{line}: not valid TOML: {reason}") from exc
+        raise ConfigError(not_toml(text, exc, name)) from exc
 
 
 def parse(text: str, name: str = CONFIG_NAME) -> Config:

@@ -27,6 +27,7 @@ from aipass.alarms import Alarms
 from aipass.authors import SWEEP_S, Authors
 from aipass.budget import Budget, cost
 from aipass.carry import DELIVER, WAKE, Carrier
+from aipass.config_quick import IN_FORCE
 from aipass.crash import write_report
 from aipass.dispatch.dispatcher import RETRY, Dispatcher
 from aipass.dispatch.rate import HOUR_S, Hourly
@@ -629,7 +630,7 @@ class Engine:
             detail = {"error": error, "after": count}
             step.facts.append(Fact("handler.disabled", "engine", ref=name, cause=event.id, detail=detail))
             text = f"handler `{name}` failed {count} times in a row and is disabled: {error}; `aipass resume '{name}'` enables it"
-            step.notify(self.ledger, text, event.id)
+            step.notify(self.ledger, text, event.id, f"handler {name}")
 
     # -- the world, after the commit -------------------------------------------------------------------------------
 
@@ -728,7 +729,8 @@ class Engine:
         self.ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
         step.withdraw(self.ledger, ABOUT_CONFIG)
         shared = advice.owned_twice(read.config)
-        self.ledger.run("set_meta", {"key": "config.shared", "value": json.dumps(shared)})
+        for key, value in (("config.shared", shared), (IN_FORCE, read.config.drivers())):
+            self.ledger.run("set_meta", {"key": key, "value": json.dumps(value)})
         self._carrier.settle(step, Done(read.action, outcome))
         told = advice.of(self.layout, read.config)
         if later := confine.after_restart(self.config, read.config):

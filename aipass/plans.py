@@ -283,13 +283,13 @@ class Plans:
             if action.state == "failed":
                 text = f"plan {action.plan} ({row['title']}) failed: {action.reason}"
                 step.notify(self._ledger, text, event.id, f"plan {action.plan}")
-            else:
-                step.withdraw(self._ledger, f"plan {action.plan}")
         return f"plan {action.plan} is {action.state}"
 
     def set_plan(self, step: Step, row: Row, state: str, reason: str | None = None) -> None:
         """Take a plan to another state."""
         self.change("plan_state", id=row["id"], state=state, reason=reason, now=step.now.wall)
+        if state != "failed":
+            step.withdraw(self._ledger, f"plan {row['id']}")  # what was told of it has been seen to
         self.forget()
         step.changes_territory = True
 

@@ -26,7 +26,10 @@ HERE = Path(__file__).parent
 
 def commands() -> str:
     """One heading for each verb, with its usage line and its help."""
-    parts = ["# The command line\n", "Every read verb takes `--json`, and needs no engine.\n"]
+    parts = [
+        "# The command line\n",
+        "Verbs that only show something need no engine, and take `--json`, but for those whose text is another's: `logs`, `pr diff`, `plan graph`.\n",
+    ]
     for verb in VERBS:
         parts += _command(import_module(f"aipass.cli.{verb}").command, f"aipass {verb}")
     return "\n".join(parts)

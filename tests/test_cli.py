@@ -77,6 +77,20 @@ def test_status_says_that_the_configuration_is_broken_and_all_else(ready):
     assert found["engine"]["running"] is False
 
 
+@pytest.mark.parametrize(
+    "text", ["[agents.writer\n", "[agents.other]\ndriver = 3\n"], ids=["no TOML", "refused"]
+)
+def test_while_a_broken_configuration_is_not_in_force_the_one_before_is_shown_and_asked(up, text):
+    before = read(up, "status")["agents"]
+    up.write("aipass.toml", text)
+    up.wait_for(lambda: "old one stays in force" in up.aipass("status").stdout, "the notice")
+    assert read(up, "status")["agents"] == before
+    assert up.aipass("send", "writer", "hello", "--wait", check=None).returncode == 0
+    up.aipass("down")
+    if "other" not in text:
+        assert "not valid TOML" in up.aipass("send", "writer", "x", check=2).stderr
+
+
 def test_the_example_agent_of_init_answers(repository):
     repository.aipass("init", env={"PATH": "/usr/bin:/bin"})
     repository.aipass("up", "--detach")

@@ -132,7 +132,11 @@ def known_agents(layout: Layout) -> dict[str, Any]:
 
 def check_agent(layout: Layout, name: str) -> None:
     """Raise ConfigError where there is no such agent, naming those that there are."""
+    from aipass.config_quick import in_force
+
     agents = known_agents(layout)
+    if name not in agents and name in (in_force(layout) or {}):
+        return  # the file says otherwise, and is not in force
     if name not in agents:
         import difflib
 

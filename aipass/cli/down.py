@@ -27,7 +27,8 @@ KILL_WAIT_S = 120.0
 def command(kill: bool) -> None:
     """Stop the engine of this repository. Runs go on, unless --kill; the next engine finds them again."""
     layout = find_root()
-    lives = "" if kill or not _runs_live(layout) else "; runs go on, and the next `aipass up` finds them"
+    live = _runs_live(layout)
+    lives = "" if kill or not live else "; runs go on, and the next `aipass up` finds them"
     stopped = _stop_engine(layout, kill=kill)
     killed = _kill_runs(layout) if kill else 0
     if stopped:
@@ -37,8 +38,8 @@ def command(kill: bool) -> None:
     if kill:
         click.echo(
             "all runs are ended; the next `aipass up` records what became of them"
-            if killed
-            else "no supervisor had runs here"
+            if killed and live
+            else "no run was going on"
         )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aipass.cli.output import json_option, print_json, table
-from aipass.errors import EXIT_FAILED
+from aipass.errors import EXIT_FAILED, PluginError
 from aipass.layout import CONFIG_NAME, root_or_here
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def command(as_json: bool) -> int:
     plugins.load_installed(root)
     plugins.drivers()
     plugins.forges()
-    plugins.router(_settings(root))
+    with contextlib.suppress(PluginError):  # a rule of the configuration; `aipass up` and `reload` name it
+        plugins.router(_settings(root))
     found: list[dict[str, Any]] = [
         {"name": name, "origin": plugins.origin[name], "hooks": plugins.uses(name), "error": None}
         for name in plugins.names()

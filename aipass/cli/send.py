@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option("--wake", is_flag=True, help="For agents: be started again with the answer.")
 @click.option(
-    "--wait", is_flag=True, help="Wait for the answer and print it; exit status 1 unless it succeeded."
+    "--wait",
+    is_flag=True,
+    help="Wait for the answer and print it; exit status 0 where it succeeded, 3 where it is blocked, else 1.",
 )
 @click.option("--timeout", metavar="T", help="With --wait: wait no longer than this (30s, 10m).")
 def command(

@@ -13,7 +13,7 @@ import click
 from aipass import ground, lock, prepare
 from aipass.cli.output import clock, json_option, lines_of, print_json, table, when_iso
 from aipass.cli.questions import state_of
-from aipass.config_quick import agents
+from aipass.config_quick import agents, in_force, raw
 from aipass.errors import ConfigError
 from aipass.event import iso, one_line, plain
 from aipass.layout import REJECTED, find_root
@@ -50,9 +50,10 @@ def gather(layout: Layout) -> dict[str, Any]:
     running = lock.holder(layout)
     broken = None
     try:
-        configured = agents(layout)
+        raw(layout)
+        configured = in_force(layout) or agents(layout)
     except ConfigError as exc:
-        configured, broken = {}, str(exc)
+        configured, broken = in_force(layout) or {}, str(exc)
     ledger = Ledger.read(layout.ledger) if layout.ledger.exists() else None
     per_agent = {(row[0], row[1]): row[2] for row in ledger.all("count_agents")} if ledger else {}
     counts = {row[0]: row[1] for row in ledger.all("count_states")} if ledger else {}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aipass.config import Config
     from aipass.engine import Engine
     from aipass.ledger import Ledger
+    from aipass.plugins import Plugins
     from aipass.sources.runs import Launcher
 
 #: How often an engine that ends when all is done asks whether it is.
@@ -69,8 +70,17 @@ def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, read
         raise
 
 
+def _say_left_out(plugins: Plugins, said: set[str]) -> set[str]:
+    """Name the plugins that do not fit, each once; returns all that were named."""
+    for name, reason in plugins.failed.items():
+        if name not in said:
+            click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
+    return said | set(plugins.failed)
+
+
 def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, ready_fd: int | None) -> int:
     from aipass import advice, config, confine, ground, guarded, prepare
+    from aipass.config_quick import IN_FORCE
     from aipass.engine import make_inboxes
     from aipass.log import set_up
     from aipass.plugins import Plugins
@@ -86,11 +96,9 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
         set_up(layout.log, show=ready_fd is None and sys.stderr.isatty())
         plugins = Plugins()
         plugins.load_installed(layout.root)
-        plugins.router(settings)
         plugins.drivers()
         plugins.forges()
-        for name, reason in plugins.failed.items():
-            click.echo(f"{click.style('plugin left out:', fg='yellow')} {name}: {reason}", err=True)
+        left_out = _say_left_out(plugins, set())
         ledger = _open_ledger(layout)
         if ledger.meta("begun") is None:
             ledger.begin_after(*prepare.last_ids(layout))
@@ -106,11 +114,16 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
             & {one for driver in plugins.drivers().values() for one in getattr(driver, "accounts", ())}
         )
         with ledger.transaction():
-            for key, value in (("config.shared", advice.owned_twice(settings)), ("engine.accounts", here)):
+            for key, value in (
+                ("config.shared", advice.owned_twice(settings)),
+                ("engine.accounts", here),
+                (IN_FORCE, settings.drivers()),
+            ):
                 ledger.run("set_meta", {"key": key, "value": json.dumps(value)})
         make_inboxes(layout, settings)
         prepare.exclude(layout)
         engine = _build(layout, ledger, plugins, settings, launcher)
+        _say_left_out(plugins, left_out)  # as its handlers and sources were made
         confine.enclose(layout, settings)
         return _run(engine, layout, until_idle=until_idle, limit=limit, ready_fd=ready_fd)
     finally:

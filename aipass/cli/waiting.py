@@ -18,10 +18,18 @@ class Waiting:
         from aipass.cli.questions import state_of
         from aipass.config_quick import agents
         from aipass.errors import ConfigError
+        from aipass.supervisor import wire
 
         self._running = lock.holder(layout) is not None
         self._pauses = {(row["kind"], row["name"]): row["reason"] for row in ledger.all("pauses")}
-        self._live = {row["agent"]: row["dispatch"] for row in ledger.all("live_runs")}
+        live = ledger.all("live_runs")
+        self._live = {row["agent"]: row["dispatch"] for row in live}
+        #: Dispatches whose runs have ended while no engine was there to see it.
+        self._ended = {
+            row["dispatch"]
+            for row in live
+            if not self._running and wire.read_exit(layout.run(row["id"])) is not None
+        }
         self._asked = {
             row[
                 "dispatch"
@@ -38,6 +46,8 @@ class Waiting:
         """What the dispatch of this row waits for, in words; None where it waits for nothing."""
         if row["state"] == "running":
             if not self._running:
+                if row["id"] in self._ended:
+                    return "its run has ended; the next `aipass up` records what became of it"
                 return "no engine runs; its run goes on, or is looked after by the next `aipass up`"
             return self._asked.get(row["id"])
         return self._queued(row) if row["state"] == "queued" else None

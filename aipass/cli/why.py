@@ -224,7 +224,8 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
             return named
         raise AipassError(f"nothing is known of `{subject}`: {_unknown_path(layout, relative)}")
     telling = next((event for event in events if ledger.all("actions_of_event", {"event": event.id})), None)
-    closed = next((event for event in events if event.kind == "file.closed"), None)
+    ends = {"file.closed", "file.deleted", "file.moved"}
+    closed = next((event for event in events if event.kind in ends), None)
     found = _explain_event(layout, ledger, subject, closed or telling or events[0])
     found["refused"] = [_refusal(event) for event in events if event.kind == "write.denied"][:REFUSALS_SHOWN]
     return found

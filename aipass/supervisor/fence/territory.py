@@ -196,6 +196,10 @@ class Territory:
             owner = self.owner(database)
             if owner.kind in (Kind.AGENTS, Kind.PHASE):
                 return replace(owner, why=f"it is part of the database {database}: {owner.why}")
+        if self.agents and all(ground.owns is not None for ground in self.agents.values()):
+            return Owner(
+                Kind.FREE, "nobody's `owns` names it, and every agent has one: none of them may write it"
+            )
         return Owner(Kind.FREE, "nobody's `owns` names it; the run that writes it first holds it")
 
     def _own_state(self, parts: list[str]) -> Owner | None:
