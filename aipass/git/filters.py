@@ -24,7 +24,7 @@ WORDS = ("config", "-z", "--get-regexp", r"^(filter|merge)\..*\.(clean|smudge|pr
 #: Programs that do with their input what their words say, and run no code that they find in the current folder: text and
 #: compression tools, and the usual filters of https://git-scm.com/docs/gitattributes and https://github.com/topics/git-filter.
 #: Left out for what they take from there: make, npx, uv, prettier (its configuration is a program), jupytext (likewise), rustfmt
-#: (rust-toolchain.toml names a folder of programs), sops (.sops.yaml).
+#: (rust-toolchain.toml names a folder of programs), sops (.sops.yaml), `python -m` (a module of the current folder comes first).
 _KNOWN = frozenset(
     (
         "git-lfs", "git-annex", "git-crypt", "nbstripout", "cat", "tr", "sed", "head", "tail", "rev", "sort", "uniq", "cut", "expand",
@@ -34,8 +34,9 @@ _KNOWN = frozenset(
     )
 )  # fmt: skip
 _KNOWN_OF_GIT = frozenset(("lfs", "annex", "crypt", "merge-file"))
-_KNOWN_MODULES = frozenset(("nbstripout",))
 _SHELLS = frozenset(("sh", "bash", "dash"))
+#: What git puts the name of a file for, quoted for a shell: as a word of its own it stays one; within other quotes it would not.
+_PLACE = re.compile(r"(?<!\S)%[fAOBLPSXY](?!\S)")
 #: What a shell does with more than words: expansions, redirections, groups, patterns, comments.
 _SHELLISH = re.compile(r"[$`\\\n<>(){}*?\[~!#]")
 _BETWEEN = frozenset(("|", "||", "&&", ";"))
@@ -89,9 +90,12 @@ def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[st
 
 
 def is_known(command: str) -> bool:
-    """Whether a shell's line starts nothing but programs that take no code from the current folder."""
+    """Whether a shell's line starts nothing but programs that take no code from the current folder. Programs are named by their names
+    alone, or by a path from `/`.
+    """
     unquoted = re.sub(r"'[^']*'", "''", command)
-    if _SHELLISH.search(unquoted):
+    bare = _PLACE.sub("", re.sub(r'"[^"]*"', '""', unquoted))
+    if _SHELLISH.search(unquoted) or "%" in bare or command.count("%") > len(_PLACE.findall(unquoted)):
         return False
     try:
         lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
@@ -114,15 +118,14 @@ def _is_known_alone(words: list[str]) -> bool:
     if not words:
         return False
     name, given = os.path.basename(words[0]), words[1:]
+    if "/" in words[0] and not words[0].startswith("/"):
+        return False  # whatever lies there when git starts it
     if name in _KNOWN:
         return True
     if name == "git":
         return bool(given) and given[0] in _KNOWN_OF_GIT
     if name in _SHELLS:
         return len(given) >= 2 and given[0] == "-c" and is_known(given[1])
-    if re.fullmatch(r"python[\d.]*", name):
-        options = [word for word in given if word not in ("-I", "-E", "-P", "-s", "-u")]
-        return len(options) >= 2 and options[0] == "-m" and options[1] in _KNOWN_MODULES
     if name in ("awk", "gawk", "mawk"):
         return not any(word.startswith("-") or _STARTS_MORE.search(word) for word in given)
     if name == "perl":
@@ -142,6 +145,8 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
     for word in re.findall(r"[^\s;|&<>()'\"`=]+", command):
         if word in _ELSEWHERE:
             return True
+        if word.startswith("/") and _is_agents(word, str(root)):
+            return True
         # A word may happen to be a file's name; a script is named by a path, or with its ending.
         place = top / word
         is_script = ("/" in word and place.parent.is_dir()) or ("." in word and place.is_file())
@@ -149,6 +154,12 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
         if found is not None and os.path.realpath(found).startswith(real + "/"):
             return True
     return False
+
+
+def _is_agents(path: str, root: str) -> bool:
+    """Whether agents may write what a path names, by its name or by where it leads."""
+    real = os.path.realpath(root)
+    return any(programs.is_agents(one, real) for one in (os.path.normpath(path), os.path.realpath(path)))
 
 
 def _environment(settings: dict[str, str]) -> dict[str, str]:

@@ -18,4 +18,5 @@ def ask_of_files(root: Path, *words: str, timeout: float = TIMEOUT_S) -> list[st
         return []
     entries = ask(root, *filters.WORDS)
     found = filters.judged(entries, root, type(root)(top[0].removesuffix("\n")))
-    return ask(root, *words, env=found.passing(), timeout=timeout)
+    # In a submodule git would start another git, with filters of that.
+    return ask(root, words[0], "--ignore-submodules=all", *words[1:], env=found.passing(), timeout=timeout)
