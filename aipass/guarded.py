@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from aipass.config import Config
+    from aipass.config import Agent, Config
     from aipass.layout import Layout
     from aipass.ledger import Ledger
 
@@ -37,10 +37,22 @@ if TYPE_CHECKING:
 _OF_RUNNERS = {
     "make": ("Makefile", "makefile", "GNUmakefile"),
     "gmake": ("Makefile", "makefile", "GNUmakefile"),
+    "tox": ("tox.ini",),
+    "cargo": ("Cargo.toml", "build.rs"),
+    "gradle": ("build.gradle", "build.gradle.kts"),
+    "mvn": ("pom.xml",),
+    "deno": ("deno.json", "deno.jsonc"),
     "just": ("justfile", "Justfile", ".justfile"),
-    "task": ("Taskfile.yml", "Taskfile.yaml", "taskfile.yml"),
-    "rake": ("Rakefile", "rakefile"),
-    "invoke": ("tasks.py",),
+    "task": (
+        "Taskfile.yml",
+        "Taskfile.yaml",
+        "taskfile.yml",
+        "taskfile.yaml",
+        "Taskfile.dist.yml",
+        "Taskfile.dist.yaml",
+    ),
+    "rake": ("Rakefile", "rakefile", "rakefile.rb", "Rakefile.rb"),
+    "invoke": ("tasks.py", "tasks/__init__.py"),
     "nox": ("noxfile.py",),
     "npm": ("package.json",),
     "pnpm": ("package.json",),
@@ -75,12 +87,13 @@ _GIT_DATA = re.compile(
 #: So many worktrees and repositories inside the tree are asked for what they start.
 MOST_INNER = 32
 #: Names by which a file beside a script is imported in the place of what is meant; `test.py` people call their own as well.
-_OF_PYTHON = sorted(name for name in sys.stdlib_module_names if not name.startswith("_") and name != "test")
+_OF_PYTHON = sorted(sys.stdlib_module_names - set(sys.builtin_module_names) - {"test"})
 _IMPORTS = re.compile(
     r"(?:^|[;:])[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+(\w[\w., \t]*))", re.MULTILINE
 )
 #: What a module may be called by, in the order in which Python looks; beside a script all come before what is installed.
-_MODULE_FILES = ("/__init__.py", *EXTENSION_SUFFIXES, ".py")
+_PACKAGE_FILES = ("/__init__.py", "/__init__.pyc", *(f"/__init__{ending}" for ending in EXTENSION_SUFFIXES))
+_MODULE_FILES = (*EXTENSION_SUFFIXES, ".py", ".pyc")
 #: Where the ledger keeps which folders are repositories.
 INNER = "git.inner"
 #: The kernel follows no more in one path.
@@ -114,6 +127,9 @@ def of(layout: Layout, config: Config, inner: Iterable[str] = ()) -> Guarded:
         for one in _way(place):
             if (relative := _below(one, root)) is not None:
                 tree.setdefault(relative, why)
+    for place, why in _imported_by_agents(config, root):
+        if (relative := _below(place, root)) is not None:
+            tree.setdefault(relative, why)
     return Guarded(tree, tuple(dict.fromkeys(_outside(root, config))))
 
 
@@ -228,40 +244,85 @@ def _of_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
                 yield from ((one, why) for one in _module(word, root))
             for one in _named(word, root):
                 yield one, why
-                beside = f"{why}: it imports what lies beside it"
-                # Python looks beside where a link to a script leads.
-                for script in dict.fromkeys((one, os.path.realpath(one))):
-                    yield from ((other, beside) for other in _imported(script))
 
 
-def _imported(script: str) -> Iterator[str]:
-    """Files beside a Python script that it imports before any other: modules of its own, and whatever is called as one of Python's, or
-    as one that it imports and that is not there yet. Packages that are there are what people work on.
+def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
+    """What the Python of agents' commands imports before what is installed: beside a script, or from the root with `-m` and `-c`.
+
+    Modules of its own, and whatever is called as one of Python's or as one that it imports. Packages that are there are what people work on.
     """
-    if not script.endswith(".py"):
-        return
-    folder = os.path.dirname(script)
-    yield from (os.path.join(folder, name) + ending for name in _OF_PYTHON for ending in _MODULE_FILES)
-    waiting, known, left = [script], {""}, MOST_READ_BYTES
+    folders: set[str] = set()
+    scripts: set[tuple[str, str]] = set()
+    for name, agent in config.agents.items():
+        why = f"`{name}` is started with it: it imports what lies beside it"
+        for folder, script, text in _python_of(agent, root):
+            if folder not in folders:
+                folders.add(folder)
+                for module in _OF_PYTHON:
+                    yield from ((one, why) for one in _files_of(os.path.join(folder, module)))
+            if (folder, script or text) not in scripts:
+                scripts.add((folder, script or text))
+                yield from ((one, why) for one in _imported(folder, script, text))
+
+
+def _python_of(agent: Agent, root: str) -> Iterator[tuple[str, str, str]]:
+    """The folder from which Python imports first, and the script, or the text, that imports."""
+    words = [*(agent.command or ()), *agent.args]
+    for number, word in enumerate(words):
+        before = words[number - 1] if number else ""
+        if before == "-m":
+            for one in _module(word, root):
+                if os.path.isfile(one):
+                    yield root, one, ""
+        elif before == "-c" and os.path.basename(words[0]).startswith(("python", "pypy")):
+            yield root, "", word
+        for one in _named(word, root):
+            if one.endswith(".py") or _is_python(one):
+                # It looks beside where a link to a script leads.
+                real = os.path.realpath(one)
+                yield os.path.dirname(real), real, ""
+
+
+def _is_python(path: str) -> bool:
+    """Whether a program's first line names Python."""
+    try:
+        return b"python" in held.read(path, MOST_READ_BYTES).partition(b"\n")[0][:200]
+    except OSError:
+        return False
+
+
+def _files_of(module: str) -> Iterator[str]:
+    """Files by which a module of this path may be imported; none of a package's own where people have one."""
+    yield from (module + ending for ending in _MODULE_FILES)
+    if not os.path.isfile(f"{module}/__init__.py"):
+        yield from (module + ending for ending in _PACKAGE_FILES)
+
+
+def _imported(folder: str, script: str, text: str) -> Iterator[str]:
+    """Files in `folder` that a script, or a text, and what of it lies there, import."""
+    waiting, known, left = [script] if script else [], {""}, MOST_READ_BYTES
+    yield from _named_by(text, folder, known, waiting)
     while waiting and left > 0 and len(known) < MOST_NAMES:
         try:
             text = held.read(waiting.pop(), left).decode("utf-8", "replace")
         except OSError:
             continue
         left -= len(text)
-        text = text.replace("\\\n", " ")
-        names = {
-            name.partition(".")[0]
-            for match in _IMPORTS.finditer(text)
-            for name in re.split(r"[,\s]+", match[1] or match[2])
-        }
-        for name in islice(names - known, MOST_NAMES):
-            known.add(name)
-            place = os.path.join(folder, name)
-            if os.path.isfile(f"{place}.py"):
-                waiting.append(f"{place}.py")
-            if not os.path.isdir(place):
-                yield from (place + ending for ending in _MODULE_FILES)
+        yield from _named_by(text, folder, known, waiting)
+
+
+def _named_by(text: str, folder: str, known: set[str], waiting: list[str]) -> Iterator[str]:
+    names = {
+        name.partition(".")[0]
+        for match in _IMPORTS.finditer(text.replace("\\\n", " "))
+        for name in re.split(r"[,\s]+", match[1] or match[2])
+    }
+    for name in islice(sorted(names - known), MOST_NAMES):
+        known.add(name)
+        place = os.path.join(folder, name)
+        if os.path.isfile(f"{place}.py"):
+            waiting.append(f"{place}.py")
+        yield from _files_of(place)
 
 
 def _program(path: str) -> Iterator[str]:
@@ -362,8 +423,13 @@ def _of_git(root: Path) -> Iterator[tuple[str, str]]:
         file = os.path.join(top, origin.removeprefix("file:"))
         why = f"git takes its {'hooks' if name == 'core.hookspath' else 'configuration'} from it"
         yield file, why
-        if not _GIT_DATA.fullmatch(name):
-            yield from ((one, f"git starts it (`{name}`)") for one in _named(expanded(value, top), top))
+        # A bare word is a program of PATH's, or no command at all (`init.defaultBranch`).
+        is_word = re.fullmatch(r"[^\s/]*", value) is not None and os.path.splitext(value)[1] not in _SCRIPTS
+        if not is_word and not _GIT_DATA.fullmatch(name):
+            command = expanded(value, top)
+            yield from (
+                (one, f"git starts it (`{name}`)") for one in (*_named(command, top), *_read_by(command, top))
+            )
         if value and (name in _GIT_PATHS or name.startswith(("include.", "includeif."))):
             base = os.path.dirname(file) if name.startswith("include") else top
             place = os.path.join(base, os.path.expanduser(value))
@@ -372,6 +438,17 @@ def _of_git(root: Path) -> Iterator[tuple[str, str]]:
                 # Beside a folder of hooks ours has links by which it starts those that were there before.
                 yield place.rstrip("/") + hooktext.ASIDE, f"{why} (`{name}`)"
                 yield from ((one, f"the hook {hook} is a link to it") for hook, one in hooks.links(place))
+
+
+def _read_by(command: str, top: str) -> Iterator[str]:
+    """Files of the tree that a command of git's reads, by whatever option, and modules that it starts."""
+    words = _SEPARATORS.split(command)
+    for before, word in pairwise(("", *words)):
+        if before == "-m":
+            yield from _module(word, top)
+        place = os.path.normpath(os.path.join(top, word)) if word and "\0" not in word else top
+        if ("/" in word or before.startswith("-")) and place.startswith(top + "/") and os.path.isfile(place):
+            yield place
 
 
 def _hooks(root: Path) -> Iterator[tuple[str, str]]:

@@ -46,7 +46,7 @@ SOURCE = "plans"
 CHECK, TRY_AGAIN_S = "check:", 0.5
 # Of so much of what a phase delivers the content is compared, of the rest when it was changed last: the engine's thread reads it, and
 # agents decide how much it is.
-MAX_HASHED_BYTES = 8_000_000
+MAX_HASHED_BYTES, MAX_HASHED_FILES = 8_000_000, 500
 
 
 class Plans:
@@ -243,8 +243,9 @@ class Plans:
         lines in the journal.
         """
         seal, left = hashlib.sha256(), MAX_HASHED_BYTES
-        for path in self._written(plan, phase):
-            content, read = _content(self._world.layout.root / path, left)
+        for number, path in enumerate(self._written(plan, phase)):
+            most = left if number < MAX_HASHED_FILES else -1
+            content, read = _content(self._world.layout.root / path, most)
             left -= read
             seal.update(os.fsencode(path) + b"\0" + content)
             seal.update(str(self._authors.count(path)).encode() + b"\0")

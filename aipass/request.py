@@ -116,7 +116,8 @@ def new_id() -> str:
 
 #: Keys that aipass gives: to work for a question, a phase, a sender who is woken, a reply, a file.
 _OWN_KEY = re.compile(
-    r"question \d+|woken by .*|plan \S+ \S+ \d+|reply to \d+: .*|sha256:[0-9a-f]{64}", re.DOTALL
+    r"question \d+|woken by .*|plan \S+ \S+ \d+|reply to \d+: .*|PR \d+ is merged|sha256:[0-9a-f]{64}",
+    re.DOTALL,
 )
 
 

@@ -19,9 +19,9 @@ from aipass.git.working import ask_of_files
 KNOWN = (
     "git-lfs clean -- %f", "git-lfs smudge -- %f", "git-lfs filter-process", "git lfs smudge --skip -- %f", "git-annex smudge --clean -- %f",
     '"git-crypt" clean', '"/usr/bin/git-crypt" smudge', "nbstripout", "/usr/local/bin/nbstripout -t",
-    "cat", "tr a-z A-Z", "sed 's/$Id[^$]*$/$Id$/'", "sed -e s/a/b/ -e s/c/d/", "jq --indent 1 'del(.x)'", "gzip -n | base64",
+    "cat", "tr a-z A-Z", "sed 's/$Id[^$]*$/$Id$/'", "sed s/a/b/g", "sed -e s/a/b/ -e s/c/d/", "jq --indent 1 'del(.x)'", "gzip -n | base64",
     "sh -c 'echo pointer; wc -c | tr -d \" \"'", "true", "git merge-file %A %O %B", "mergiraf merge --git %O %A %B -s %S -x %X -y %Y -p %P",
-    "perl -pe 's/a/b/'", "awk '{print $1}'", "openssl enc -aes-256-cbc -pass file:/home/me/.key", "",
+    "sed -E 's/a+/b/g'", "sed -n -e s,a,b,p", "",
 )  # fmt: skip
 UNKNOWN = (
     "make -s clean", "make -s -C tools clean", "npx --no-install myfilter", "npm exec x", "uv run x", "poetry run x", "just x", "rake x",
@@ -31,6 +31,9 @@ UNKNOWN = (
     "cat; make", "cat && make", "cat | make", "cat $(make)", "cat `make`", "cat \n make", "(make)", "{ make; }", "cat & make",
     "sh -c make", "sh -c 'cat | make'", "sh -c 'sh -c make'", "sh -c '$0' make", "f() { make; }; f", "X=1 make", "cat < x > y", "git x",
     "git -c alias.x=!make x", "'unclosed", "mytool", "docker run x", "node x.js", "deno run x", "$EDITOR", "~/bin/x", "\\make", "cat # x\nmake",
+    "perl -pe 's/a/b/'", "awk '{print $1}'", "openssl enc -config x", "sed -f x", "sed -e s/a/b/ -f x", "sed -es/a/b/ x", "sed 's/x/&/e'", "sed 's/x/y/w out'",
+    "sed e", "sed 1e", "sed 's/a/b/;e'", "sed --file=x s/a/b/", "sed -fx", "sort --compress-program=x", "gawk '@include \"fmt\"'", "perl -de 1", "head@v1/filter",
+    "cat,x/y", "tr+x/y", "gpg --options x", "xxd@x", "git-lfs/x", "sed s/a/b", "sed", "grep -f x",
     "python -m nbstripout", '"/opt/py/bin/python3" -m nbstripout', "python3 -E -m nbstripout", "venv/bin/nbstripout", "./cat", "tools/git-lfs clean",
     'sed "s|@NAME@|%f|"', "sed 's|@NAME@|%f|'", "sed s/@/%f/", "cat '%f'", 'cat "%f"', "cat x%f", "cat %f%f", "sh -c 'cat %f'", "sed -e 's/%d/x/'",
     "$(git rev-parse --show-toplevel)/x", "eval make", "exec make", ". ./x", "source x", "!make", "command make", "time make",

@@ -358,7 +358,10 @@ def test_a_module_that_would_come_before_an_installed_one_is_nobodys(tmp_path, l
     found = territory(tmp_path, agent_table("w", '["python3", "agent.py"]', 'owns = ["**"]'))
     for name in (
         "yaml.py",
+        "yaml.pyc",
+        "_compression.py",
         "yaml/__init__.py",
+        "yaml/__init__.pyc",
         f"yaml{EXTENSION_SUFFIXES[0]}",
         "json/__init__.py",
         "json.py",
@@ -366,6 +369,69 @@ def test_a_module_that_would_come_before_an_installed_one_is_nobodys(tmp_path, l
     ):
         assert found.owner(name).kind is Kind.NEVER, name
     for name in ("app/model.py", "app/__init__.py", "other.py", "json/data.txt"):
+        assert found.owner(name).agents == ("w",), name
+
+
+@pytest.mark.parametrize(
+    "command", ['["python3", "-m", "tool"]', '["python3", "-c", "import helper, json, gone"]']
+)
+def test_what_a_module_or_a_text_imports_from_the_root_is_nobodys(tmp_path, command):
+    (tmp_path / "tool.py").write_text("import json, helper, gone\n")
+    (tmp_path / "helper.py").write_text("import deeper\n")
+    (tmp_path / "deeper.py").write_text("")
+    found = territory(tmp_path, agent_table("w", command, 'owns = ["**"]'))
+    for name in ("json.py", "helper.py", "deeper.py", "gone.py", "gone/__init__.py"):
+        assert found.owner(name).kind is Kind.NEVER, name
+    assert found.owner("other.py").agents == ("w",)
+
+
+def test_a_folder_that_an_agent_makes_takes_no_guard_away(tmp_path):
+    (tmp_path / "agent.py").write_text("import helper, gone\n")
+    (tmp_path / "helper.py").write_text("")
+    text = agent_table("w", '["python3", "agent.py"]', 'owns = ["**"]')
+    names = ("helper.py", "helper/__init__.py", "gone.py", "gone/__init__.py")
+    before = territory(tmp_path, text)
+    assert [before.owner(name).kind for name in names] == [Kind.NEVER] * 4
+    for name in ("helper", "gone"):
+        assert before.owner(name, folder=True).agents == ("w",), "a folder may be made"
+        (tmp_path / name).mkdir()
+    after = territory(tmp_path, text)
+    assert [after.owner(name).kind for name in names] == [Kind.NEVER] * 4
+
+
+def test_no_link_takes_the_place_of_a_folder_above_what_is_guarded(tmp_path):
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "config", "core.hooksPath", "ci/deep/hooks")
+    (tmp_path / "agent.py").write_text("import json\n")
+    text = agent_table("w", '["python3", "agent.py"]', 'owns = ["**"]') + agent_table(
+        "v", '["sh", "scripts/run.sh"]'
+    )
+    found = territory(tmp_path, text)
+    for name in ("ci", "ci/deep", "json", "scripts"):
+        assert found.owner(name).kind is Kind.NEVER, name
+        assert "may be made a folder, and nothing else" in found.owner(name).why
+        assert found.owner(name, folder=True).agents == ("w",)
+    assert found.owner("json/data.txt").agents == ("w",)
+
+
+def test_ordinary_values_of_gits_settings_guard_nothing(tmp_path):
+    git(tmp_path, "init", "-q")
+    for name, value in (
+        ("init.defaultBranch", "main"),
+        ("merge.tool", "vim"),
+        ("user.name", "src"),
+        ("pull.rebase", "true"),
+        ("core.editor", "vim"),
+        ("remote.origin.url", "../src"),
+        ("branch.main.merge", "refs/heads/main"),
+        ("color.ui", "auto"),
+        ("push.default", "simple"),
+    ):
+        git(tmp_path, "config", name, value)
+    for name in ("main", "vim", "src", "true", "simple"):
+        (tmp_path / name).write_text("")
+    found = territory(tmp_path, agent_table("w", '["true"]', 'owns = ["**"]'))
+    for name in ("main", "vim", "src", "simple"):
         assert found.owner(name).agents == ("w",), name
 
 
@@ -635,11 +701,11 @@ def test_scripts_that_import_very_much_are_read_in_a_moment(tmp_path):
     real = os.path.isfile
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os.path, "isfile", lambda path: (asked.append(path), real(path))[1])
-        list(guarded._imported(str(tmp_path / "agent.py")))
-        assert len(asked) < 100, "each name once"
+        list(guarded._imported(str(tmp_path), str(tmp_path / "agent.py"), ""))
+        assert len(asked) < 250, "each name once"
         (tmp_path / "agent.py").write_text("".join(f"import n{n}\n" for n in range(20_000)))
-        list(guarded._imported(str(tmp_path / "agent.py")))
-    assert len(asked) <= 2 * guarded.MOST_NAMES
+        list(guarded._imported(str(tmp_path), str(tmp_path / "agent.py"), ""))
+    assert len(asked) <= 3 * guarded.MOST_NAMES
 
 
 def test_a_hooks_folder_that_is_named_while_the_engine_runs_is_nobodys_from_then_on(repository):

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from git_kit import Bench, git
@@ -621,6 +622,47 @@ def test_files_that_hold_very_much_together_are_refused_before_git_reads_them(be
     with pytest.raises(RefusedError, match="more than 1 GB together"):
         bench.open("api", [f"src/big{number}" for number in range(4)])
     assert not [words for words in asked if words[0] == "update-index"]
+
+
+def test_an_agent_whose_prs_take_long_is_asked_to_wait_and_a_person_is_not(bench, tmp_path, monkeypatch):
+    made = desk.Desk(Layout(tmp_path), None, {}, dict)
+    now = [1000.0]
+    monkeypatch.setattr(desk.time, "monotonic", lambda: now[0])
+
+    def takes(job):
+        now[0] += 3.0
+        return job
+
+    monkeypatch.setattr(made, "_made", takes)
+
+    def asked(agent, by):
+        return made._open_one(SimpleNamespace(by=by, wish=SimpleNamespace(agent=agent)))
+
+    asked("a", 1)
+    asked("a", 2)
+    with pytest.raises(RefusedError, match="PRs and commits of a have taken 6 s within a minute"):
+        asked("a", 3)
+    asked("a", None)
+    asked("b", 4)
+    now[0] += 61
+    asked("a", 5)
+
+
+def test_of_very_many_deliverables_few_are_opened(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(plans, "open_regular", lambda path: opened.append(path) or path.open("rb"))
+    for number in range(plans.MAX_HASHED_FILES + 50):
+        (tmp_path / f"f{number}").touch()
+    world = SimpleNamespace(layout=SimpleNamespace(root=tmp_path))
+    names = [f"f{number}" for number in range(plans.MAX_HASHED_FILES + 50)]
+    of = SimpleNamespace(
+        _world=world, _authors=SimpleNamespace(count=lambda path: 0), _written=lambda *_: names
+    )
+    before = plans.Plans.seal(of, "1", "a")
+    assert len(opened) == plans.MAX_HASHED_FILES
+    assert plans.Plans.seal(of, "1", "a") == before
+    (tmp_path / names[-1]).write_text("x")
+    assert plans.Plans.seal(of, "1", "a") != before
 
 
 def test_the_seal_of_a_phase_reads_little_however_much_was_delivered(tmp_path):

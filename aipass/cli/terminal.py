@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import unicodedata
 from typing import TextIO
 
 #: Colours, which we make ourselves, and all else that terminals obey, or that changes the order of letters for the eye.
@@ -80,19 +81,37 @@ def harmless(text: str) -> str:
     return _OBEYED.sub(lambda one: one[1] or repr(one[0])[1:-1], text.replace("\r\n", "\n"))
 
 
+def _width(text: str) -> int:
+    """Columns that a text takes."""
+    shown = _COLOUR.sub("", text)
+    if shown.isascii():
+        return len(shown) + 7 * shown.count("\t")
+    return sum(
+        8
+        if one == "\t"
+        else 0
+        if unicodedata.combining(one)
+        else 2
+        if unicodedata.east_asian_width(one) in "WF"
+        else 1
+        for one in shown
+    )
+
+
 def folded(line: str, columns: int) -> str:
     """One line as several, broken at blanks, the later ones indented as the text of the first; words longer than a line stay whole."""
-    if columns < LEAST_WIDTH or len(_COLOUR.sub("", line)) <= columns:
+    if columns < LEAST_WIDTH or _width(line) <= columns:
         return line
     before = _BEFORE.match(_COLOUR.sub("", line))
     indent = before.end() if before is not None else 0
-    indent = indent if indent <= MOST_INDENT else 2
+    # What goes on never begins where lines begin: it would pass for one of ours.
+    indent = indent if 0 < indent <= MOST_INDENT else 2
     lines, now, used = [], "", 0
     for word in re.split(r"(?<=\S)( +)(?=\S)", line):
-        length = len(_COLOUR.sub("", word))
+        length = _width(word)
         if word.isspace():
             now, used = now + word, used + length
-        elif used + length > columns and now.strip() and used > indent:
+        elif used + length > columns and now.strip():
             lines.append(now.rstrip())
             now, used = " " * indent + word, indent + length
         else:

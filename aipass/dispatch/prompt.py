@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 HUMAN = "human"
-#: The beginning of a line that would say whose the words below it are.
-_SPEAKING = re.compile(r"^(?=[^\n]{1,200} also asks:\s*$)", re.MULTILINE)
+#: A line that would say whose the words below it are, whatever letters nobody sees stand in it.
+_SPEAKING = re.compile(r"also\s*asks", re.IGNORECASE)
 #: The newest are told; the rest is in the run's folder.
 REFUSALS_SHOWN = 20
 
@@ -39,13 +40,28 @@ def compose(parts: Iterable[Part]) -> str:
     for part in parts:
         text = _with_file(part)
         if part.sender != HUMAN:
-            # It speaks for nobody else.
-            text = _SPEAKING.sub("> ", text)
+            text = _for_itself(text)
         if text in said:
             continue
         said.append(text)
         prompt = text if not prompt else f"{_closed(prompt)}\n---\n\n{part.sender} also asks:\n\n{text}"
     return prompt
+
+
+def _for_itself(text: str) -> str:
+    """An agent's words, with which it speaks for nobody else."""
+    if _SPEAKING.search(_seen(text)) is None:
+        return text
+    return "\n".join(f"> {line}" if _SPEAKING.search(_seen(line)) else line for line in text.splitlines())
+
+
+def _seen(text: str) -> str:
+    """What a reader sees of the letters, all blanks alike."""
+    return "".join(
+        " " if one.isspace() or unicodedata.category(one) == "Zs" else one
+        for one in unicodedata.normalize("NFKC", text)
+        if one.isprintable() or one.isspace()
+    )
 
 
 def joined(parts: Iterable[str]) -> str:

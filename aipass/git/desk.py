@@ -11,6 +11,7 @@ import queue
 import textwrap
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ import structlog
 
 from aipass import programs
 from aipass.crash import write_report
-from aipass.errors import EXIT_FAILED, AipassError
+from aipass.errors import EXIT_FAILED, AipassError, RefusedError
 from aipass.event import Fact, printable
 from aipass.git import testing
 from aipass.git.forge import LOCAL
@@ -90,6 +91,8 @@ class CheckAsked:
 
 #: What a run has written is read for so long before those who wait have their turn.
 SEALING_S = 0.3
+#: Seconds of a minute that one agent's runs may have others wait for their PRs.
+SHARE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,8 @@ class Desk:
         self._ending = False
         self._tidied = threading.Event()
         self._repo: Repo | None = None
+        #: By agent, when a PR was begun and how long it took.
+        self._shares: dict[str, deque[tuple[float, float]]] = {}
         #: The check that a merge waits for.
         self._checking: int | None = None
 
@@ -281,6 +286,24 @@ class Desk:
         return (Fact("pr.failed", "git", ref=None, by=job.by, cause=job.cause, detail=detail),)
 
     def _open_one(self, job: Job) -> GitDone:
+        assert job.wish is not None
+        begun = time.monotonic()
+        if job.by is not None and (taken := self._taken(job.wish.agent, begun)) > SHARE_S:
+            raise RefusedError(
+                f"PRs and commits of {job.wish.agent} have taken {taken:.0f} s within a minute, and others wait; ask again in a minute, with less"
+            )
+        try:
+            return self._made(job)
+        finally:
+            self._shares.setdefault(job.wish.agent, deque(maxlen=100)).append(
+                (begun, time.monotonic() - begun)
+            )
+
+    def _taken(self, agent: str, now: float) -> float:
+        """Seconds of the last minute that this agent's PRs have taken."""
+        return sum(spent for begun, spent in self._shares.get(agent, ()) if begun > now - 60)
+
+    def _made(self, job: Job) -> GitDone:
         assert job.wish is not None
         repo = self._repository(job.settings.filters)
         records = Records(repo.shared)

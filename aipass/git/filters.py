@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 #: What asks git for them, to be given to `judged`.
 WORDS = ("config", "-z", "--get-regexp", r"^(filter|merge)\..*\.(clean|smudge|process|driver)$")
 
-#: Programs that do with their input what their words say, and run no code that they find in the current folder: text and
-#: compression tools, and the usual filters of https://git-scm.com/docs/gitattributes and https://github.com/topics/git-filter.
-#: Left out for what they take from there: make, npx, uv, prettier (its configuration is a program), jupytext (likewise), rustfmt
-#: (rust-toolchain.toml names a folder of programs), sops (.sops.yaml), `python -m` (a module of the current folder comes first).
+#: Programs that do with their input what their words say, run no code that they find in the current folder, and take no words that are
+#: code: https://git-scm.com/docs/gitattributes, https://github.com/topics/git-filter. Left out for what they take from there: make, npx, uv,
+#: prettier (its configuration is a program), jupytext (likewise), rustfmt (rust-toolchain.toml names a folder of programs), sops (.sops.yaml),
+#: `python -m` (a module of the current folder comes first), awk, perl, gpg, openssl (files of options, libraries), sort (a compressor).
 _KNOWN = frozenset(
     (
-        "git-lfs", "git-annex", "git-crypt", "nbstripout", "cat", "tr", "sed", "head", "tail", "rev", "sort", "uniq", "cut", "expand",
-        "unexpand", "fold", "fmt", "nl", "tac", "wc", "grep", "jq", "base64", "od", "xxd", "iconv", "dos2unix", "unix2dos", "gzip",
-        "gunzip", "zcat", "bzip2", "bunzip2", "xz", "unxz", "zstd", "openssl", "gpg", "age", "gofmt", "clang-format", "xmllint",
-        "echo", "printf", "true", "false", "test", "mergiraf",
+        "git-lfs", "git-annex", "git-crypt", "nbstripout", "cat", "tr", "head", "tail", "rev", "uniq", "cut", "expand", "unexpand",
+        "fold", "fmt", "nl", "tac", "wc", "jq", "base64", "iconv", "dos2unix", "unix2dos", "gzip", "gunzip", "zcat", "bzip2", "bunzip2",
+        "xz", "unxz", "zstd", "gofmt", "clang-format", "echo", "printf", "true", "false", "mergiraf",
     )
 )  # fmt: skip
+#: One replacement of sed's, which neither runs nor reads anything; and its options that say no more than how.
+_REPLACEMENT = re.compile(r"s([^\w\s\\])(?:\\.|(?!\1)[^\\])*\1(?:\\.|(?!\1)[^\\])*\1[gpiI\d]*")
+_OPTION_OF_SED = re.compile(r"-[Enru]+|--regexp-extended|--quiet|--unbuffered")
 _KNOWN_OF_GIT = frozenset(("lfs", "annex", "crypt", "merge-file"))
 _SHELLS = frozenset(("sh", "bash", "dash"))
 #: What git puts the name of a file for, quoted for a shell: as a word of its own it stays one; within other quotes it would not.
@@ -40,7 +42,6 @@ _PLACE = re.compile(r"(?<!\S)%[fAOBLPSXY](?!\S)")
 #: What a shell does with more than words: expansions, redirections, groups, patterns, comments.
 _SHELLISH = re.compile(r"[$`\\\n<>(){}*?\[~!#]")
 _BETWEEN = frozenset(("|", "||", "&&", ";"))
-_STARTS_MORE = re.compile(r"\b(?:system|exec|open|qx|do|require|eval)\b|[|`]")
 #: What a shell does elsewhere, or to words that nobody can read beforehand.
 _ELSEWHERE = frozenset(("cd", "pushd", "eval"))
 #: The output of a command as a word, or a folder named by a variable that has no value here.
@@ -98,7 +99,8 @@ def is_known(command: str) -> bool:
     if _SHELLISH.search(unquoted) or "%" in bare or command.count("%") > len(_PLACE.findall(unquoted)):
         return False
     try:
-        lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+        lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;")
+        lexer.whitespace_split = True  # as a shell does
         lexer.commenters = ""
         words = list(lexer)
     except ValueError:
@@ -107,7 +109,7 @@ def is_known(command: str) -> bool:
     for word in words:
         if word in _BETWEEN:
             parts.append([])
-        elif set(word) <= set("();<>|&"):
+        elif set(word) <= set(";|&"):
             return False
         else:
             parts[-1].append(word)
@@ -126,12 +128,9 @@ def _is_known_alone(words: list[str]) -> bool:
         return bool(given) and given[0] in _KNOWN_OF_GIT
     if name in _SHELLS:
         return len(given) >= 2 and given[0] == "-c" and is_known(given[1])
-    if name in ("awk", "gawk", "mawk"):
-        return not any(word.startswith("-") or _STARTS_MORE.search(word) for word in given)
-    if name == "perl":
-        return re.fullmatch(r"-[a-z\d]*e", given[0] if given else "") is not None and not _STARTS_MORE.search(
-            " ".join(given[1:])
-        )
+    if name == "sed":
+        scripts = [word for word in given if word != "-e" and not _OPTION_OF_SED.fullmatch(word)]
+        return bool(scripts) and all(map(_REPLACEMENT.fullmatch, scripts))
     return False
 
 

@@ -28,8 +28,8 @@ IS_FOLDER = "it is a folder"
 _PASSED = (".gitignore", ".gitattributes")
 #: A question that git answers from names alone takes no longer, in however large a tree.
 QUICK_S = 30.0
-#: Of all files of a PR; forges take a tenth of that of one. Git reads them while others wait for the lease.
-MOST_BYTES = 1 << 30
+#: Of all files of a PR; forges take a tenth of that of one. Git reads them while others wait for the lease, and is waited for so long.
+MOST_BYTES, READ_S = 1 << 30, 20.0
 
 
 class Entry(NamedTuple):
@@ -134,7 +134,9 @@ def now(repo: Repo, base: Entries, most: int = 2 * MOST_BYTES) -> Entries:
     with private_index(repo) as env:
         repo.run("update-index", "-z", "--index-info", stdin=before, env=env)
         names = b"".join(os.fsencode(path) + b"\0" for path in base)
-        repo.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=names, env=env)
+        # A file may have grown since it was looked at.
+        words = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
+        repo.run(*words, stdin=names, env=env, timeout=READ_S)
         said = records(repo.run("ls-files", "-z", "--stage", "--full-name", env=env))
     found: Entries = dict.fromkeys(base)
     for line in said:

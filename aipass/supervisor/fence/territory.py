@@ -14,7 +14,7 @@ from aipass.supervisor.fence import runs_code as listed
 from aipass.supervisor.fence.glob import Globs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 #: Never an agent's, whatever owns what: at the root, and at any depth.
 ROOT_NEVER = {
@@ -117,6 +117,16 @@ def _database(path: str) -> str | None:
     return path[: found.start()] if found and not path[: found.start()].endswith("/") else None
 
 
+def _leading(paths: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in paths:
+        above = path.rpartition("/")[0]
+        while above and above not in found:
+            found[above] = path
+            above = above.rpartition("/")[0]
+    return found
+
+
 @dataclass(slots=True)
 class Territory:
     """Who owns what, at one moment. `nested` are folders below that are roots of their own."""
@@ -128,6 +138,8 @@ class Territory:
     nested: tuple[str, ...] = ()
     #: What is started, by path below the root, with the reason: only an `owns` that names it gives it.
     guarded: Mapping[str, str] = field(default_factory=dict)
+    #: The folders above what is guarded, with one such: a link there would lead to what is not.
+    leading: Mapping[str, str] = field(default_factory=dict)
     #: Absolute folders outside the root that no run may change, whatever else opens them: what aipass and git run from.
     frozen: tuple[str, ...] = ()
     folds_case: bool = False
@@ -137,6 +149,7 @@ class Territory:
     def of(cls, message: Mapping[str, Any]) -> Territory:
         """From what the engine says; raises KeyError or TypeError where it is something else."""
         fold = str.casefold if message.get("folds_case") else str
+        guarded = {fold(path): str(why) for path, why in message.get("guarded", {}).items()}
         globs = {
             name: None if told["owns"] is None else Globs(map(fold, told["owns"]))
             for name, told in message["agents"].items()
@@ -150,7 +163,8 @@ class Territory:
             scratch=Globs(map(fold, message.get("scratch", ())), gitignore=True),
             temp=Globs(map(fold, message.get("temp", ()))),
             nested=tuple(message.get("nested", ())),
-            guarded={fold(path): str(why) for path, why in message.get("guarded", {}).items()},
+            guarded=guarded,
+            leading=_leading(guarded),
             frozen=tuple(map(str, message.get("frozen", ()))),
             folds_case=bool(message.get("folds_case")),
         )
@@ -237,6 +251,9 @@ class Territory:
                 if (why := self.guarded.get(at)) is not None:
                     return Guard(at, f"{why}; it takes an `owns` that names `{at}` literally")
                 at = at.rpartition("/")[0]
+            if not folder and path in self.leading:
+                why = f"{self.leading[path]} lies below that name: it may be made a folder, and nothing else"
+                return Guard(path, f"{why}; it takes an `owns` that names `{path}` literally")
         return runs_code(parts, folder)
 
     def _phase(self, spelled: str, guarded: Guard | None) -> Owner | None:
