@@ -633,6 +633,100 @@ def test_lines_that_come_behind_ours_run_and_stay(repo, name):
     assert [one for one in os.listdir(where) if "aipass" in one] == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["echo mine", "if [ -f x ]; then exit 1; fi", "for f in *; do echo $f; done", "case x in x) exit 1;; esac", "exit 3", "set -x", "{ echo x; }", "(echo x)",
+     "./tools/aipass-notify", "# made by aipass, no: by me"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["alone", "a program", "in the tree"])
+@pytest.mark.parametrize("then", ["install", "uninstall", "both"])
+def test_no_line_that_somebody_puts_into_a_hook_of_ours_is_lost(repo, line, kind, then):
+    where = repo.root / ".git/hooks"
+    if kind == "a program":
+        repo.put(where / "post-commit", f"#!{sys.executable}\n")
+    elif kind == "in the tree":
+        repo.put(repo.root / ".githooks/other", "#!/bin/sh\n")
+        repo.git("config", "core.hooksPath", ".githooks")
+        where = repo.root / ".git/aipass/hooks"
+    repo.install()
+    lines = (where / "post-commit").read_text().splitlines()
+    (where / "post-commit").write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
+    if then != "uninstall":
+        repo.install()
+    if then != "install":
+        hooks.uninstall(repo.root)
+    kept = [path.name for path in where.iterdir() if line in path.read_text().splitlines()]
+    assert kept == ["post-commit.before-aipass.edited"]
+
+
+@pytest.mark.parametrize(
+    "target", ["post-commit", "./post-commit", "../hooks/post-commit", "{where}/post-commit"]
+)
+@pytest.mark.parametrize("path", [None, "{root}/../gh", "{root}/../gh/"])
+def test_a_link_to_a_program_beside_it_is_started_by_its_own_name(repo, target, path):
+    where = repo.root / ".git/hooks"
+    if path is not None:
+        where = repo.root.parent / "gh"
+        repo.git("config", "core.hooksPath", path.format(root=repo.root))
+        target = target.replace("../hooks", "../gh")
+    program = f"#!{sys.executable}\nimport os, sys\nopen('ran.txt', 'a').write(os.path.basename(sys.argv[0]) + '\\n')\n"
+    repo.put(where / "post-commit", program)
+    (where / "post-checkout").symlink_to(target.format(where=where))
+
+    def ran():
+        (repo.root / "ran.txt").unlink(missing_ok=True)
+        repo.git("commit", "-q", "--allow-empty", "-m", "x")
+        repo.git("checkout", "-q", "-B", "other")
+        return (repo.root / "ran.txt").read_text().split()
+
+    repo.git("commit", "-q", "--allow-empty", "-m", "first")
+    before = ran()
+    assert set(before) == {"post-commit", "post-checkout"}
+    repo.install()
+    assert ran() == before
+    repo.put(where / "helper.d/one", "x")
+    ran()
+    assert (where.with_name(where.name + hooktext.ASIDE) / "helper.d/one").exists(), (
+        "what has come beside since"
+    )
+    hooks.uninstall(repo.root)
+    assert ran() == before
+
+
+@pytest.mark.parametrize("mine", ["a program", "a script"])
+def test_a_check_of_ones_own_runs_whatever_manager_comes_after_ours(repo, mine):
+    """As `pre-commit install` does: what stands there is moved aside, and called."""
+    where = repo.root / ".git/hooks"
+    first = (
+        f"#!{sys.executable}\nopen('ran.txt', 'a').write('mine\\n')\n"
+        if mine == "a program"
+        else "#!/bin/sh\necho mine >> ran.txt\n"
+    )
+    repo.put(where / "pre-commit", first)
+    tool = '#!/bin/sh\n# ID: hook-impl\necho tool >> ran.txt\n[ ! -x "${0%/*}/pre-commit.legacy" ] || exec "${0%/*}/pre-commit.legacy" "$@"\n'
+
+    def manager():
+        if "hook-impl" not in (where / "pre-commit").read_text():
+            (where / "pre-commit").rename(where / "pre-commit.legacy")
+        repo.put(where / "pre-commit", tool)
+
+    def ran():
+        (repo.root / "ran.txt").unlink(missing_ok=True)
+        repo.git("commit", "-q", "--allow-empty", "-m", "x")
+        return sorted((repo.root / "ran.txt").read_text().split())
+
+    hooks.install(repo.root, repo.spool, hooktext.ALL)
+    for step in (
+        manager,
+        repo.install,
+        lambda: hooks.install(repo.root, repo.spool, hooktext.ALL),
+        manager,
+        lambda: hooks.uninstall(repo.root),
+    ):
+        step()
+        assert ran() == ["mine", "tool"], (step, sorted(path.name for path in where.iterdir() if "sample" not in path.name))
+
+
 @pytest.mark.parametrize("kind", ["a link", "a hard link"])
 @pytest.mark.parametrize("asks", [hooktext.HOOKS, hooktext.ALL], ids=["tells", "asks"])
 def test_hooks_that_are_one_script_are_each_started_as_before(repo, tmp_path, kind, asks):

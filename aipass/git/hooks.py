@@ -262,6 +262,8 @@ def _pass_on(root: Path, place: _Place) -> None:
 def _install(hook: Hook, place: _Place) -> None:
     there = hook.state in {"other", "replaced"}
     if hook.state == "replaced":
+        _hand_over(hook.path)
+    if hook.state == "replaced" and os.path.lexists(_aside(hook.path)):
         # A manager of hooks wrote its own anew: that is the one to call. What we called until now is kept where it is another.
         _set_aside(hook.path)
     if there:
@@ -274,6 +276,17 @@ def _install(hook: Hook, place: _Place) -> None:
         raise
 
 
+def _hand_over(path: Path) -> None:
+    """Another tool has put ours beside its own, to be called: it is given what ours called, which is somebody's hook and not that tool's."""
+    aside = _aside(path)
+    if _same(path, aside):
+        return
+    for other in path.parent.glob(f"{path.name}.*"):
+        if ASIDE not in other.name and _is_ours(other) and not hooktext.is_inserted(other.read_bytes()):
+            os.replace(aside, other)
+            return
+
+
 def _keep_edits(path: Path, wanted: bytes) -> None:
     """Somebody has edited a hook: theirs with ours in it is what is to be called, and to come back; of ours a copy is kept."""
     try:
@@ -281,7 +294,8 @@ def _keep_edits(path: Path, wanted: bytes) -> None:
         if hooktext.is_inserted(data):
             if not hooktext.is_alone(data):
                 _write(_aside(path), hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
-        elif hooktext.edits(data, wanted):
+            data, wanted = hooktext.block(data), hooktext.block(wanted) or wanted
+        if hooktext.edits(data, wanted):
             _write(path.with_name(path.name + ASIDE + EDITED), data, stat.S_IMODE(path.stat().st_mode))
     except OSError:
         return
@@ -318,10 +332,16 @@ def _link(where: Path) -> None:
                 (mirror / name).symlink_to(f"../{where.name}/{name}")
         for name, path in aside.items():
             # A link leads to where it led, which may be a hook beside it.
-            leads = os.readlink(path) if path.is_symlink() else f"../{where.name}/{path.name}"
+            leads = _leads(where, os.readlink(path)) if path.is_symlink() else f"../{where.name}/{path.name}"
             (mirror / name).symlink_to(leads)
     except OSError:
         return  # nobody may write beside it, or something stands there: what was there is started by the name that it has
+
+
+def _leads(where: Path, target: str) -> str:
+    """Where a link of a folder of hooks leads, as seen from the folder beside: to a neighbour, by whatever way, or elsewhere."""
+    folder, name = os.path.split(os.path.normpath(where / target))
+    return name if name in ALL and os.path.realpath(folder) == os.path.realpath(where) else target
 
 
 def _unlink(where: Path) -> None:
@@ -384,7 +404,7 @@ def _put_aside_by_others(where: Path) -> Iterator[Path]:
     """Hooks of ours that a manager of hooks keeps under another name, as `pre-commit.legacy`."""
     for name in ALL:
         for path in where.glob(f"{name}.*"):
-            if _is_ours(path):
+            if ASIDE not in path.name and _is_ours(path):
                 yield path
 
 
@@ -412,7 +432,8 @@ def _uninstall(root: Path, place: _Place) -> None:
             _write(roots, _lines(left), 0o644)
             return
         if place.calls is not None:
-            for path in [path for path in where.iterdir() if _is_ours(path)]:
+            for path in [path for path in where.iterdir() if ASIDE not in path.name and _is_ours(path)]:
+                _keep_edits(path, place.text(path.name))
                 path.unlink()
             with contextlib.suppress(OSError):  # somebody has put something into it
                 where.rmdir()
@@ -420,12 +441,16 @@ def _uninstall(root: Path, place: _Place) -> None:
             return
         for hook in [_look(place, name) for name in ALL]:
             if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
+                if hook.state == "changed":
+                    _keep_edits(hook.path, place.text(hook.name))
                 _bring_back(hook.path)
             elif hook.state in {"installed", "changed"}:
                 _keep_edits(hook.path, place.text(hook.name))
                 hook.path.unlink()
             elif hook.state == "replaced" and _same(hook.path, _aside(hook.path)):
                 _aside(hook.path).unlink()
+            elif hook.state == "replaced":
+                _hand_over(hook.path)
         for path in _put_aside_by_others(where):
             _take_out(path)
         _unlink(where)

@@ -37,8 +37,8 @@ _ITSELF = re.compile(rb"\$(?:0|\{0|BASH_SOURCE|\{BASH_SOURCE)")
 _BEGIN, _END = f"{MARK}: begin. `aipass git uninstall` takes these lines away.\n", f"{MARK}: end\n"
 _BLOCK = re.compile(re.escape(f"{MARK}: begin").encode() + rb".*?" + re.escape(_END).encode(), re.DOTALL)
 
-#: How lines of ours begin that do not say whose they are.
-_SYNTAX = frozenset(b" exit fi done esac else then if while case { } ( ) set IFS= ' for *) :".split(b" "))
+#: Lines of ours that do not say whose they are.
+_SYNTAX = frozenset(b"|exit|exit 0|fi|done|esac|}|*)|;;|{|(|)|set -f|set +f|IFS='|'|:|#!/bin/sh".split(b"|"))
 
 _TELL = """\
 _aipass_name={name}
@@ -59,12 +59,34 @@ _SCRIPT = """\
 }}
 {body}"""
 #: A program, or a link, that was put aside. It is started by its old name, beside this folder: it may be several hooks, and know by
-#: its name which. Under another name another tool keeps ours (pre-commit: NAME.legacy); that tool is what was here before.
+#: its name which; what has come beside since is linked beside it. Under another name another tool keeps ours (pre-commit: NAME.legacy); where
+#: what was here before is that tool itself, it is not called once more.
 _PUT_ASIDE = """\
-_aipass_before=${{0%/*}}{aside}/$_aipass_name
-[ -x "$_aipass_before" ] || _aipass_before=${{0%/*}}/$_aipass_name{aside}
-case ${{0##*/}} in $_aipass_name) ;; *) _aipass_before=/dev/null ;; esac
+_aipass_here=${{0%/*}}
+while :; do case $_aipass_here in *[!/]*/) _aipass_here=${{_aipass_here%/}} ;; *) break ;; esac; done
+_aipass_before=$_aipass_here{aside}/$_aipass_name
+if [ -d "$_aipass_here{aside}" ]; then
+    for _aipass_one in "$_aipass_here"/*; do
+        _aipass_one=${{_aipass_one##*/}}
+        case $_aipass_one in *{aside}*|{names}) continue ;; esac
+        [ -e "$_aipass_here{aside}/$_aipass_one" ] || [ -L "$_aipass_here{aside}/$_aipass_one" ] ||
+            ln -s "../${{_aipass_here##*/}}/$_aipass_one" "$_aipass_here{aside}/$_aipass_one" 2> /dev/null
+    done
+fi
+[ -x "$_aipass_before" ] || _aipass_before=$_aipass_here/$_aipass_name{aside}
+case ${{0##*/}} in
+    $_aipass_name) ;;
+    {names}) _aipass_before=/dev/null ;;
+    *)
+        if cmp -s "$_aipass_before" "$_aipass_here/$_aipass_name" || grep -qE '{managers}' "$_aipass_before" 2> /dev/null; then
+            _aipass_before=/dev/null
+        fi
+        ;;
+esac
 """
+#: What stands in the hooks of tools that keep another's beside theirs and call it: https://pre-commit.com, https://lefthook.dev,
+#: https://typicode.github.io/husky, https://github.com/sds/overcommit. Spelled so that none of them takes ours for its own.
+_MANAGERS = "hook[-]impl|[.]lega[c]y|left[h]ook|hus[k]y|over[c]ommit"
 #: Hooks that lie where they always did: where git would take them from without us.
 _WHERE_THEY_LIE = """\
 _aipass_before={default}
@@ -81,8 +103,8 @@ _aipass_before=$_aipass_before/$_aipass_name
 """
 #: Git LFS writes its hook where none is, which here would be among ours; a push without it leaves the files behind.
 _OF_LFS = """\
-if [ ! -x "$_aipass_before" ] && [ -d {lfs} ] && command -v git-lfs > /dev/null 2>&1; then
-    exec git lfs pre-push "$@"
+if [ ! -x "$_aipass_before" ] && command -v git-lfs > /dev/null 2>&1; then
+    if [ -d {lfs} ] || git config lfs.storage > /dev/null 2>&1; then exec git lfs pre-push "$@"; fi
 fi
 """
 _NOTED = "_aipass_tell 2> /dev/null"
@@ -102,7 +124,7 @@ def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passe
     of before lie where they always did. `passes`: it only calls one of them.
     """
     if calls is None:
-        find = _PUT_ASIDE.format(aside=ASIDE)
+        find = _PUT_ASIDE.format(aside=ASIDE, names="|".join(ALL), managers=_MANAGERS)
     else:
         find = _WHERE_THEY_LIE.format(ours=shlex.quote(calls[0]), default=shlex.quote(calls[1]))
         if name == "pre-push":
@@ -122,6 +144,12 @@ def inserted(data: bytes, name: str, roots: str) -> bytes:
     block = f"{_BEGIN}(\n{_tell(name, roots)}{act}\n) < /dev/null || {fails}\n{_END}"
     first, newline, rest = data.partition(b"\n") if data.startswith(b"#!") else (b"", b"", data)
     return first + newline + block.encode("utf-8", "surrogateescape") + rest
+
+
+def block(data: bytes) -> bytes:
+    """What is ours in another's hook."""
+    found = _BLOCK.search(data)
+    return found[0] if found else b""
 
 
 def is_alone(data: bytes) -> bool:
@@ -164,8 +192,14 @@ def is_ours(data: bytes) -> bool:
 def edits(data: bytes, wanted: bytes) -> bool:
     """Whether somebody has put lines of their own into a hook of ours; another version of ours has none."""
     ours = set(wanted.split(b"\n"))
-    others = (line.strip() for line in data.split(b"\n") if line not in ours and b"aipass" not in line)
-    return any(line.split(b" ")[0] not in _SYNTAX for line in others)
+    others = (line.strip() for line in data.split(b"\n") if line not in ours)
+    return any(
+        line not in _SYNTAX
+        and b"_aipass_" not in line
+        and b"-m aipass git" not in line
+        and not line.startswith(MARK.encode())
+        for line in others
+    )
 
 
 def _tell(name: str, roots: str) -> str:

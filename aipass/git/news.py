@@ -38,6 +38,8 @@ JUST_S = 10.0
 _TAKEN_OVER = re.compile(r"[Bb]ranch: (renamed|copied) ")
 #: The end of a rebase, of a pull as well, in a branch's own log, with the commit that it went onto.
 REBASED = re.compile(r"(?:rebase|pull)\b[^()]*\(finish\): refs/heads/.* onto ([0-9a-f]{40,64})")
+#: On the way of a pull that rebases: nothing has come by it yet.
+_STEP = re.compile(r"pull\b[^()]*\((?!finish\))")
 #: A line of a log that is longer is cut off by none but a broken program.
 MAX_LINE_BYTES = 8_000_000
 #: So many refs that moved in one and the same way are told one by one; more are one event.
@@ -80,7 +82,7 @@ class Entry:
     @property
     def is_merge(self) -> bool:
         """Whether another's commits came by it."""
-        return self.message.startswith(("merge ", "pull"))
+        return self.message.startswith(("merge ", "pull")) and _STEP.match(self.message) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: So many files are remembered, the last ones, and none that is larger.
-MOST, LARGEST_BYTES = 10_000, 128_000
+MOST, LARGEST_BYTES = 10_000, 1_000_000
 #: Whoever watches reads what was saved for a tenth of the time, and for a second at once; what is beyond is told as somebody's save.
 READING, AT_ONCE_S = 0.1, 1.0
 #: A hook of a commit may take minutes; what comes back later is somebody's save.
