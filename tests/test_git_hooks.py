@@ -724,7 +724,10 @@ def test_a_check_of_ones_own_runs_whatever_manager_comes_after_ours(repo, mine):
         lambda: hooks.uninstall(repo.root),
     ):
         step()
-        assert ran() == ["mine", "tool"], (step, sorted(path.name for path in where.iterdir() if "sample" not in path.name))
+        assert ran() == ["mine", "tool"], (
+            step,
+            sorted(path.name for path in where.iterdir() if "sample" not in path.name),
+        )
 
 
 @pytest.mark.parametrize("kind", ["a link", "a hard link"])

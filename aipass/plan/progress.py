@@ -7,6 +7,7 @@ delivered ─ its checks pass, and its PR is open where it ends with one ─> do
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from aipass.action import Advance, Check, Dispatch, Ignore, Notify, OpenPr, Wake, Written
@@ -61,17 +62,19 @@ class PhaseView:
 
     def missing(self) -> list[str]:
         """What it delivers and has not written yet."""
-        found = []
         written = self.written()
-        for deliverable in self.spec.delivers:
-            globs = Globs((deliverable.path,))
-            if sum(map(globs.match, written)) < deliverable.least:
-                found.append(deliverable.path)
-        return found
+        return [
+            one.path for one in self.spec.delivers if sum(map(_globs(one.path).match, written)) < one.least
+        ]
 
     def delivers(self, path: str) -> bool:
         """Whether a path is one of those that it delivers."""
-        return any(Globs((deliverable.path,)).match(path) for deliverable in self.spec.delivers)
+        return any(_globs(deliverable.path).match(path) for deliverable in self.spec.delivers)
+
+
+@lru_cache(maxsize=1024)
+def _globs(pattern: str) -> Globs:
+    return Globs((pattern,))
 
 
 @dataclass(frozen=True, slots=True)
