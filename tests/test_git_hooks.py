@@ -633,13 +633,21 @@ def test_lines_that_come_behind_ours_run_and_stay(repo, name):
     assert [one for one in os.listdir(where) if "aipass" in one] == []
 
 
+LINES = ("echo mine", "if [ -f x ]; then exit 1; fi", "for f in *; do echo $f; done", "case x in x) exit 1;; esac", "exit 3", "set -x", "{ echo x; }",
+         "(echo x)", "./tools/aipass-notify", "# made by aipass, no: by me")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "line",
-    ["echo mine", "if [ -f x ]; then exit 1; fi", "for f in *; do echo $f; done", "case x in x) exit 1;; esac", "exit 3", "set -x", "{ echo x; }", "(echo x)",
-     "./tools/aipass-notify", "# made by aipass, no: by me"],
-)  # fmt: skip
-@pytest.mark.parametrize("kind", ["alone", "a program", "in the tree"])
-@pytest.mark.parametrize("then", ["install", "uninstall", "both"])
+    ("line", "kind", "then"),
+    [
+        *((line, "alone", "both") for line in LINES),
+        *(
+            ("echo mine", kind, then)
+            for kind in ("alone", "a program", "in the tree")
+            for then in ("install", "uninstall", "both")
+        ),
+    ],
+)
 def test_no_line_that_somebody_puts_into_a_hook_of_ours_is_lost(repo, line, kind, then):
     where = repo.root / ".git/hooks"
     if kind == "a program":
