@@ -74,7 +74,7 @@ def not_toml(text: str, exc: Exception, name: str) -> str:
         return f"{name}:{line}: not valid TOML: a number of {len(digits[0])} digits"
     reason = re.sub(r"\s*\(at .*\)$", "", str(exc)) or "nested too deeply"
     if where and reason == "Invalid value":
-        reason += f" at column {where[2]}; text stands in quotation marks, and `true` and `false` are small"
+        reason += f" at column {where[2]}; text stands in quotation marks, and `true` and `false` are written in lower case"
     elif reason.startswith("Illegal character '\\n'"):
         reason = "a quotation mark is missing at the end"
     elif reason.startswith(("Unclosed array", "Expected ']'")) and "[" in text:

@@ -286,7 +286,8 @@ def _python_of(agent: Agent, root: str) -> Iterator[tuple[str, str, str]]:
 def _is_python(path: str) -> bool:
     """Whether a program's first line names Python."""
     try:
-        return b"python" in held.read(path, MOST_READ_BYTES).partition(b"\n")[0][:200]
+        with held.open_regular(path) as file:
+            return b"python" in file.readline(200)
     except OSError:
         return False
 

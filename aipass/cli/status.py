@@ -48,12 +48,12 @@ def gather(layout: Layout) -> dict[str, Any]:
     from aipass.ledger import Ledger
 
     running = lock.holder(layout)
-    broken = None
+    known, broken = in_force(layout), None
     try:
         raw(layout)
-        configured = in_force(layout) or agents(layout)
+        configured = known or agents(layout)
     except ConfigError as exc:
-        configured, broken = in_force(layout) or {}, str(exc)
+        configured, broken = known or {}, str(exc)
     ledger = Ledger.read(layout.ledger) if layout.ledger.exists() else None
     per_agent = {(row[0], row[1]): row[2] for row in ledger.all("count_agents")} if ledger else {}
     counts = {row[0]: row[1] for row in ledger.all("count_states")} if ledger else {}
