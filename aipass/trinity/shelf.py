@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ class Shelf:
         #: Which folder is watched: another may come to stand in its place.
         self._standing: dict[str, tuple[int, int]] = {}
         self._bad: set[str] = set()
-        self._seen: dict[Key, tuple[int, ...] | None] = {}
+        self._seen: dict[Key, tuple[int, ...]] = {}
         self._limits: State | None = None
         #: What the engine said last, and what was told to it last.
         self._known: dict[Key, bytes] = {}
@@ -226,6 +226,11 @@ class Shelf:
                         self._watch_of[agent] = watch
                     except OSError as exc:
                         logger.warning("state files are polled", agent=agent, error=str(exc))
+            if not self._is_in_place(agent):
+                # Another took its place before it was watched; the kernel tells nothing of that.
+                if self._may_look((agent, FOLDER)):
+                    self._furnish(agent, halves)
+                return
         except OSError as exc:
             if exc.errno not in {errno.ELOOP, errno.ENOTDIR}:
                 raise
@@ -235,6 +240,14 @@ class Shelf:
         self._sweep(agent, halves)
         for file in FILES:
             self._look_in_time((agent, file))
+
+    def _is_in_place(self, agent: str) -> bool:
+        """Whether the folder that is watched is the one that stands there; True where none is watched. Raises OSError."""
+        if agent not in self._watch_of:
+            return True
+        with self._places.folder(agent) as folder:
+            found = os.fstat(folder)
+        return self._standing[agent] == (found.st_dev, found.st_ino)
 
     def _sweep(self, agent: str, most: int) -> None:
         """What an engine that was killed had taken away from its place, and not read yet, is read now; at most so many."""
@@ -287,12 +300,16 @@ class Shelf:
                     self._worker.attempt(partial(self._look, (agent, file)))
                     self._seen[agent, file] = self._mark(agent, file)
 
-    def _mark(self, agent: str, file: str) -> tuple[int, ...] | None:
-        try:
-            found = os.lstat(self._places.path(agent) / file)
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+    def _mark(self, agent: str, file: str) -> tuple[int, ...]:
+        """What changes with a file, and with what stands in its folder's place."""
+        mark: tuple[int, ...] = ()
+        with suppress(OSError):
+            place = self._places.path(agent)
+            folder = os.lstat(place)
+            mark = folder.st_ino, stat.S_IFMT(folder.st_mode)
+            found = os.lstat(place / file)
+            mark += found.st_ino, found.st_size, found.st_mtime_ns
+        return mark
 
     # -- what was saved --------------------------------------------------------------------------------------------
 
@@ -320,7 +337,15 @@ class Shelf:
         agent, file = key
         if agent not in self._places.homes:
             return
-        with self._places.folder(agent) as folder:
+        with ExitStack() as held:
+            try:
+                folder = held.enter_context(self._places.folder(agent))
+            except OSError as exc:
+                if exc.errno not in {errno.ELOOP, errno.ENOTDIR}:
+                    raise
+                if self._may_look((agent, FOLDER)):
+                    self._clear(agent)
+                return
             try:
                 data = content(file, folder)
             except FileNotFoundError:
