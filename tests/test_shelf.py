@@ -223,6 +223,36 @@ def test_a_save_that_the_engine_replaced_before_it_was_read_is_told_all_the_same
     assert stand.holds(LOCAL, new)
 
 
+def test_what_is_still_being_written_is_judged_when_it_is_closed(stand):
+    """A look may come at any moment: for another change, a start, or one that was put off."""
+    mine = GOOD[LOCAL].replace(b"mend it", b"in place")
+    with (stand.folder / LOCAL).open("r+b") as file:
+        file.truncate()
+        file.write(mine[:50])
+        file.flush()
+        stand.shelf.serve({"api": "services/api"}, State(), {})
+        (stand.folder / OBSERVATIONS).unlink()
+        stand.wait(lambda: stand.holds(OBSERVATIONS, GOOD[OBSERVATIONS]))
+        file.write(mine[50:])
+    stand.wait(stand.saved)
+    assert stand.saved()[0].saved.lists["todo"][0].text == "in place"
+    assert not stand.rejected()
+    assert stand.holds(LOCAL, mine)
+
+
+def test_what_is_kept_open_is_judged_all_the_same_after_a_while(stand, monkeypatch):
+    monkeypatch.setattr(shelf, "OPEN_WAIT_S", 0.2)
+    with (stand.folder / LOCAL).open("r+b") as file:
+        file.truncate()
+        file.write(b"{ broken")
+        file.flush()
+        stand.shelf.serve({"api": "services/api"}, State(), {})
+        stand.wait(stand.rejected)
+        stand.wait(stand.is_good)
+    assert stand.kept()[0].read_bytes() == b"{ broken"
+    stand.wait(stand.shelf.is_settled)
+
+
 def test_a_broken_save_that_was_replaced_is_kept(stand):
     with (stand.folder / LOCAL).open("r+b") as file:
         file.truncate()

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from aipass.sources import writers
 from aipass.supervisor import held
 from aipass.trinity.document import MAX_BYTES, FaultError
 from aipass.trinity.model import FOLDER
@@ -160,6 +161,18 @@ def content(name: str, folder: int) -> bytes:
                 f"it is {'a folder' if stat.S_ISDIR(kind) else 'no plain file'}; it must be a plain file"
             )
         return all_of(handle)
+    finally:
+        os.close(handle)
+
+
+def is_written(name: str, folder: int) -> bool:
+    """Whether anybody has a plain file open for writing; False where nobody can say."""
+    try:
+        handle = os.open(name, READ, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        return bool(writers.is_written(handle))
     finally:
         os.close(handle)
 

@@ -24,7 +24,7 @@ from aipass.sources import inotify, writers
 from aipass.sources.worker import Worker
 from aipass.trinity.document import FaultError, line_of, read
 from aipass.trinity.model import FILES, FOLDER, KEYS, PASSPORT, Saved, parse
-from aipass.trinity.place import HALF, READ, Places, all_of, content, write_half
+from aipass.trinity.place import HALF, READ, Places, all_of, content, is_written, write_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +38,8 @@ logger = structlog.get_logger("aipass")
 POLL_S = 1.0
 #: A file that was replaced while somebody had it open for writing is read when it is closed; looked at so often, and so many of an agent.
 CLOSE_LOOK_S, CLOSE_WAIT_S, MOST_REPLACED, MOST_REPLACED_OF_ALL = 0.02, 600.0, 20, 400
+#: What cannot be used and is open for writing is judged when it is closed, or after so many seconds.
+OPEN_WAIT_S = 10.0
 #: A program that answers each of our writes with one of its own is not answered at once any more, after so many.
 MOST_AT_ONCE = 20
 #: A file is looked at so often within a moment, and then once in so many seconds: what is saved in between is on the way to
@@ -116,6 +118,8 @@ class Shelf:
         #: How often a file may still be looked at at once, as of when; and those that wait for their time.
         self._looks: dict[Key, tuple[float, float]] = {}
         self._late: dict[Key, float] = {}
+        #: Those that cannot be used while they are written, and since when.
+        self._unfinished: dict[Key, float] = {}
         #: How often the same was put in place again, and when last.
         self._repeated: dict[Key, tuple[int, float]] = {}
 
@@ -135,7 +139,7 @@ class Shelf:
 
     def is_settled(self) -> bool:
         """Whether nothing waits here."""
-        return self._worker.is_settled() and not self._late
+        return self._worker.is_settled() and not self._late and not self._unfinished
 
     def serve(self, homes: Mapping[str, str], limits: State, known: Mapping[Key, bytes]) -> None:
         """Look after the files of these agents, by their homes; `known` is what is to stand in them."""
@@ -152,6 +156,9 @@ class Shelf:
         now = time.monotonic()
         for key in [key for key, due in self._late.items() if due <= now]:
             self._worker.attempt(partial(self._look_in_time, key))
+        for key in [key for key, begun in self._unfinished.items() if now - begun > OPEN_WAIT_S]:
+            self._worker.attempt(partial(self._look, key))
+            self._unfinished.pop(key, None)
         self._look_at_replaced()
         self._try_again()
         self._poll()
@@ -159,7 +166,8 @@ class Shelf:
     def _patience(self) -> float | None:
         if self._replaced:
             return CLOSE_LOOK_S
-        return POLL_S if self._again or self._late or self._unwatched() else None
+        waits = self._again or self._late or self._unfinished or self._unwatched()
+        return POLL_S if waits else None
 
     def _take(self, events: list[inotify.Raw]) -> None:
         """Look at whatever the kernel names, each file once."""
@@ -204,7 +212,7 @@ class Shelf:
             self._unwatch(agent)
         self._places.homes, self._limits = homes, limits
         self._known |= known
-        for waiting in (self._late, self._again, self._looks):
+        for waiting in (self._late, self._again, self._looks, self._unfinished):
             for key in [key for key in waiting if key[0] not in homes]:
                 del waiting[key]
         for agent in homes:
@@ -365,6 +373,9 @@ class Shelf:
                 self._keep(key, data, fault)
             else:
                 self._reject(key, fault, folder, data)
+        else:
+            if folder is not None:
+                self._unfinished.pop(key, None)
 
     def _accept(self, key: Key, data: bytes) -> None:
         """Tell what was saved, where it is news. Raises FaultError where it cannot be used."""
@@ -406,6 +417,8 @@ class Shelf:
 
     def _reject(self, key: Key, fault: FaultError, folder: int, data: bytes | None = None) -> None:
         """Set aside what cannot be used and put the last good state in its place; then tell. `data`: what was judged."""
+        if self._is_unfinished(key, folder):
+            return
         agent, file = key
         kept = self._places.set_aside(agent, file, folder)
         self._restore(key, folder)
@@ -422,6 +435,15 @@ class Shelf:
             if stood is not None:
                 kept = self._places.once(agent, kept, stood)
         self._tell([StateRejected(agent, file, fault.line, fault.field, fault.message, kept)])
+
+    def _is_unfinished(self, key: Key, folder: int) -> bool:
+        """Whether somebody still writes what stands there: its close will be told, and what stays open is looked at again."""
+        now = time.monotonic()
+        if now - self._unfinished.get(key, now) <= OPEN_WAIT_S and is_written(key[1], folder):
+            self._unfinished.setdefault(key, now)
+            return True
+        self._unfinished.pop(key, None)
+        return False
 
     def _keep(self, key: Key, data: bytes, fault: FaultError) -> None:
         """The same for one in whose place another stands already."""
