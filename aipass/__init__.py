@@ -6,6 +6,11 @@ supervisor, pays only for what it uses.
 
 from __future__ import annotations
 
+from aipass import isolation
+
+if isolation.is_program():
+    isolation.leave_out_the_tree()
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from aipass import programs
+from aipass import isolation
 
 
 def main() -> None:
     """Run one verb and exit with its code."""
-    programs.leave_out_the_tree()
-    # Only now: what is imported here must not be found in the current folder.
+    # Under whatever name it was started.
+    isolation.leave_out_the_tree()
     from aipass.cli.main import main as run_verb
 
     run_verb()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aipass import programs
 from aipass.dispatch import environment
 from aipass.event import printable
-from aipass.plan.overlap import common_path
+from aipass.plan.overlap import UndecidedError, common_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,11 @@ def owned_twice(config: Config) -> list[str]:
     found = []
     for place, (name, owns) in enumerate(owners):
         for other, theirs in owners[place + 1 :]:
-            if (path := common_path(owns, theirs)) is not None:
+            try:
+                path = common_path(owns, theirs)
+            except UndecidedError:
+                continue
+            if path is not None:
                 found.append(
                     f"`owns` of {name} and {other} both name {printable(path)}: whichever writes such a file first holds it "
                     "until its run ends, and the other is refused"

@@ -21,6 +21,7 @@ from aipass import programs
 from aipass.dispatch import environment
 from aipass.git import hooks, hooktext
 from aipass.git.ask import ask, has_repository, no_repository
+from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Guard
@@ -80,10 +81,13 @@ _GIT_PATHS = frozenset(("core.hookspath", "core.attributesfile", "init.templated
 #: Settings of git that name data, or places that are no commands. All others are taken for what they are in some version of git or in a
 #: tool beside it, commands: a filter, a helper, `difftool.*.cmd`, `trailer.*.command`, an alias.
 _GIT_DATA = re.compile(
-    r"remote\..*\.(?:url|pushurl|fetch|push|mirror|tagopt)|url\..*|branch\..*|submodule\..*\.(?:url|path|branch|update|active)|user\..*|author\..*"
+    r"remote\..*\.(?:url|pushurl|fetch|push|mirror|tagopt)|url\..*|branch\..*|submodule\..*\.(?:url|path|branch|active)|user\..*|author\..*"
     r"|committer\..*|core\.(?:worktree|excludesfile|bare|filemode|autocrlf|eol)|color\..*|safe\.directory|commit\.template|diff\.orderfile"
-    r"|blame\.ignorerevsfile|mailmap\..*|http\..*|gpg\.ssh\.(?:allowedsignersfile|revocationfile)|lfs\..*|include(?:if)?\..*"
+    r"|blame\.ignorerevsfile|mailmap\..*|http\..*|gpg\.ssh\.(?:allowedsignersfile|revocationfile)|lfs\.(?!extension\.|customtransfer\.).*|include(?:if)?\..*"
 )
+#: An option of Python's: flags, and one that takes a value, which may be joined to it.
+_OPTION_OF_PYTHON = re.compile(r"-(?:-\S+|[bBdEiIOPqsSuvVhx?]*(?:(?P<last>[mcWX])(?P<value>.*))?)", re.DOTALL)
+_SPACES = re.compile(r"\s")
 #: So many worktrees and repositories inside the tree are asked for what they start.
 MOST_INNER = 32
 #: Names by which a file beside a script is imported in the place of what is meant; `test.py` people call their own as well.
@@ -101,7 +105,9 @@ MOST_LINKS = 40
 #: So many names that a script and its modules import are looked for, and so much of them is read.
 MOST_NAMES, MOST_READ_BYTES = 1_000, 500_000
 #: What a shell makes the top of the working tree of, where git starts a command.
-_TOP = re.compile(r"\$(?:PWD\b|\{PWD\})|(?:\$\(|`)\s*(?:pwd|git rev-parse --show-toplevel)\s*(?:\)|`)")
+_TOP = re.compile(
+    r"\$(?:(?:PWD|AIPASS_ROOT)\b|\{(?:PWD|AIPASS_ROOT)\})|(?:\$\(|`)\s*(?:pwd|git rev-parse --show-toplevel)\s*(?:\)|`)"
+)
 _SEPARATORS = re.compile(r"[\s;|&<>()`\"'$=]+")
 
 
@@ -162,14 +168,17 @@ def warnings(layout: Layout, config: Config, *, fenced: bool) -> list[str]:
         found.append(f"{no_repository(layout.root)}; until then no rule on git fires here")
     named_by_path = (entry for entry in os.environ.get("PYTHONPATH", "").split(":") if entry)
     return found + [
-        f"PYTHONPATH names {entry}, where agents may write: every Python that you start runs what lies there (aipass leaves it out)"
+        f"PYTHONPATH names {entry}, where agents may write: every Python that you start looks there first; `unset PYTHONPATH` ends that (aipass imports nothing from there, and keeps agents from the names of Python's own modules)"
         for entry in named_by_path
         if programs.is_agents(os.path.realpath(entry), root)
     ]
 
 
 def leave_out(root: str) -> None:
-    """Import nothing more from where agents of this root may write, but from what aipass itself runs from."""
+    """Import nothing more from where agents of this root may write, but from what aipass itself runs from.
+
+    What lies below any `aipass.toml` was left out when this process began.
+    """
     sys.path[:] = [entry for entry in sys.path if not _is_foreign(entry, root)]
 
 
@@ -225,6 +234,19 @@ def _inner(root: Path, real: str, inner: Iterable[str]) -> list[Path]:
     return [root.__class__(one) for one in found if os.path.realpath(one).startswith(real + "/")][:MOST_INNER]
 
 
+def _inside(place: str, root: str) -> str | None:
+    """A place below the root, by the root's real name, however it was named: through links above it, or from elsewhere into it."""
+    place = os.path.normpath(place)
+    for one in (
+        place,
+        os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place)),
+        os.path.realpath(place),
+    ):
+        if one.startswith(root + "/"):
+            return one
+    return root if os.path.realpath(place) == root else None
+
+
 def _below(place: str, root: str) -> str | None:
     """A place of the tree as a path below the root; None where it is none, or is the root itself."""
     place = os.path.normpath(place)
@@ -239,11 +261,10 @@ def _of_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
             path = environment.path_of(agent, os.environ)
             program = programs.for_run(agent.command[0], path, root)
             yield from ((one, why) for one in _program(os.path.join(root, program)))
-        for number, word in enumerate(words):
-            if number and words[number - 1] == "-m":
-                yield from ((one, why) for one in _module(word, root))
-            for one in _named(word, root):
-                yield one, why
+        for word in words:
+            yield from ((one, why) for one in _named(expanded(word, root), root))
+        for place, _, module in _pythons(words, root):
+            yield from ((one, why) for one in _module(module, place))
 
 
 def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
@@ -258,29 +279,90 @@ def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
         for folder, script, text in _python_of(agent, root):
             if folder not in folders:
                 folders.add(folder)
-                for module in _OF_PYTHON:
-                    yield from ((one, why) for one in _files_of(os.path.join(folder, module)))
+                yield from ((one, why) for one in _of_python(folder))
             if (folder, script or text) not in scripts:
                 scripts.add((folder, script or text))
                 yield from ((one, why) for one in _imported(folder, script, text))
 
 
+def _of_python(folder: str) -> Iterator[str]:
+    """Files that would be imported in the place of Python's own modules."""
+    for module in _OF_PYTHON:
+        yield from _files_of(os.path.join(folder, module))
+
+
 def _python_of(agent: Agent, root: str) -> Iterator[tuple[str, str, str]]:
-    """The folder from which Python imports first, and the script, or the text, that imports."""
+    """A folder from which Python imports first, and a script, or a text, that imports."""
     words = [*(agent.command or ()), *agent.args]
-    for number, word in enumerate(words):
-        before = words[number - 1] if number else ""
-        if before == "-m":
-            for one in _module(word, root):
-                if os.path.isfile(one):
-                    yield root, one, ""
-        elif before == "-c" and os.path.basename(words[0]).startswith(("python", "pypy")):
-            yield root, "", word
-        for one in _named(word, root):
+    path = agent.env.get("PYTHONPATH")
+    named = (
+        [_inside(os.path.join(root, one), root) for one in expanded(path, root).split(":")]
+        if isinstance(path, str)
+        else []
+    )
+    for folder, script, text in _scripts_of(words, root):
+        for one in dict.fromkeys((folder, *(place for place in named if place))):
+            yield one, script, text
+
+
+def _scripts_of(words: list[str], root: str) -> Iterator[tuple[str, str, str]]:
+    for word in words:
+        for one in _named(expanded(word, root), root):
             if one.endswith(".py") or _is_python(one):
                 # It looks beside where a link to a script leads.
                 real = os.path.realpath(one)
                 yield os.path.dirname(real), real, ""
+    for folder, option, value in _pythons(words, root):
+        if option == "c":
+            yield folder, "", value
+        elif option == "m":
+            yield from ((folder, one, "") for one in _module(value, folder) if os.path.isfile(one))
+        elif (script := _inside(os.path.join(folder, value), root)) and os.path.isfile(script):
+            yield os.path.dirname(script), script, ""
+
+
+def _pythons(words: list[str], root: str) -> Iterator[tuple[str, str, str]]:
+    """Where Python is started by a command line, or by a line for a shell within it: the folder, `m`, `c` or "", and the module, text or script."""
+    lines = [words, *(_parts(expanded(word, root)) for word in words if _SPACES.search(word))]
+    for line in lines:
+        folder = root
+        for number, word in enumerate(line):
+            if number and line[number - 1] in _INTO:
+                folder = _inside(os.path.join(folder, word), root) or folder
+            if os.path.basename(word).startswith(("python", "pypy")) or (
+                number == 0 and word.startswith("-")
+            ):
+                yield from (
+                    (folder, option, value)
+                    for option, value in _program_of_python(
+                        line[number + 1 :] if number or not word.startswith("-") else line
+                    )
+                )
+
+
+def _program_of_python(words: list[str]) -> Iterator[tuple[str, str]]:
+    """What Python makes of its words: at most one of `m`, `c` or "", with its value."""
+    given = iter(words)
+    for word in given:
+        found = _OPTION_OF_PYTHON.fullmatch(word)
+        if found is None:
+            yield "", word
+            return
+        if found["last"]:
+            value = found["value"] or next(given, "")
+            if found["last"] in "mc":
+                yield found["last"], value
+                return
+
+
+def _parts(line: str) -> list[str]:
+    """The words of a line for a shell, without what stands between commands."""
+    try:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()<>{}`$")
+        lexer.whitespace_split, lexer.commenters = True, ""
+        return [word for word in lexer if word.strip("|&;()<>{}`$")]
+    except ValueError:
+        return []
 
 
 def _is_python(path: str) -> bool:
@@ -344,14 +426,14 @@ def _named(word: str, root: str) -> Iterator[str]:
     split = list(dict.fromkeys((word, *parts, *_SEPARATORS.split(word))))
     folders = [root]
     for before, part in pairwise((*parts, *_SEPARATORS.split(word))):
-        place = os.path.normpath(os.path.join(root, part)) if part and "\0" not in part else root
-        if before in _INTO and place.startswith(root + "/") and os.path.isdir(place):
+        place = _inside(os.path.join(root, part), root) if part and "\0" not in part else None
+        if before in _INTO and place is not None and os.path.isdir(place):
             folders.append(place)
     for folder in dict.fromkeys(folders):
         for part in split:
             yield from (os.path.join(folder, name) for name in _OF_RUNNERS.get(os.path.basename(part), ()))
-            place = os.path.normpath(os.path.join(folder, part)) if part and "\0" not in part else root
-            if place == root or not place.startswith(root + "/"):
+            place = _inside(os.path.join(folder, part), root) if part and "\0" not in part else None
+            if place is None or place == root:
                 continue
             if part != word and not _is_started(part, place, word):
                 continue  # a line for a shell names its data as well
@@ -398,13 +480,17 @@ def _of_ours(root: str) -> Iterator[tuple[str, str]]:
     why = "aipass itself runs from it"
     for place in _running_from():
         yield place, why
-    # A virtual environment that lies at the root is the root; its parts are guarded instead.
-    if _below(sys.prefix, root) is None and os.path.realpath(sys.prefix) == root:
-        yield from ((os.path.join(root, part), why) for part in ("bin", "lib", "lib64", "pyvenv.cfg"))
+    for entry in os.environ.get("PYTHONPATH", "").split(":"):
+        # Python looks there first, for its own modules too, before any line of ours is run.
+        if entry and (within := _inside(os.path.join(root, entry), root)) is not None:
+            yield from ((one, "Python imports it at its start (PYTHONPATH)") for one in _of_python(within))
 
 
 def _running_from() -> list[str]:
     found = [os.path.dirname(sys.executable), sys.prefix]
+    if os.path.isfile(os.path.join(sys.prefix, CONFIG_NAME)):
+        # A virtual environment that lies at the root is the root; its parts are ours.
+        found[1:] = [os.path.join(sys.prefix, part) for part in ("bin", "lib", "lib64", "pyvenv.cfg")]
     for package in ("aipass", "aipass_handlers", "aipass_plugins"):
         spec = importlib.util.find_spec(package)
         found += list(spec.submodule_search_locations or ()) if spec is not None else []
@@ -447,9 +533,15 @@ def _read_by(command: str, top: str) -> Iterator[str]:
     for before, word in pairwise(("", *words)):
         if before == "-m":
             yield from _module(word, top)
-        place = os.path.normpath(os.path.join(top, word)) if word and "\0" not in word else top
-        if ("/" in word or before.startswith("-")) and place.startswith(top + "/") and os.path.isfile(place):
-            yield place
+        # An option's value may be joined to it.
+        for part in (word, word[2:] if word.startswith("-") else ""):
+            place = _inside(os.path.join(top, part), top) if part and "\0" not in part else None
+            if (
+                ("/" in part or before.startswith("-") or part != word)
+                and place is not None
+                and os.path.isfile(place)
+            ):
+                yield place
 
 
 def _hooks(root: Path) -> Iterator[tuple[str, str]]:

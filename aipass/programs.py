@@ -7,16 +7,19 @@ Everything but the supervisor's runs is started through this module; `tests/test
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aipass.errors import AipassError
 from aipass.layout import CONFIG_NAME
-from aipass.supervisor import process
+from aipass.supervisor import held, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +35,8 @@ STARTED = {
 }
 #: Where PATH names nothing else: the system's own folders.
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+#: A path of Linux; and so many `.pth` files of a Python are read, each so far.
+MAX_PATH_BYTES, MOST_PTH, MAX_PTH_BYTES = 4096, 200, 100_000
 #: Folders in which a run may make new entries (DESIGN 6); what lies directly in them is nobody's program.
 SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 #: What git, Python, Perl, Node, Ruby, a shell and the dynamic linker take code or another repository from. `GIT_` is
@@ -244,17 +249,37 @@ def for_run(program: str, path: str, root: Path | str) -> str:
     return program
 
 
-def leave_out_the_tree() -> None:
-    """Take from this process's module path what the current folder and PYTHONPATH put on it.
+def imported_from(program: str) -> list[str]:
+    """The folders that the Python of a script imports from because somebody installed what lies there in editable form (`pip install -e`).
 
-    Called before anything but the standard library is imported. Both often name the repository, where agents write.
+    `program`: its path. None for what is no Python script. Read are the script's first two lines, and the `.pth` files of its Python.
     """
-    named = os.environ.get("PYTHONPATH", "") if not sys.flags.ignore_environment else ""
-    out = {os.path.abspath(entry) for entry in named.split(":") if entry}
-    if not sys.flags.safe_path and "-m" in sys.orig_argv[1:]:
-        # `python -m` puts the current folder first.
-        try:
-            out.add(os.getcwd())
-        except FileNotFoundError:
-            pass  # then nothing is imported from there either
-    sys.path[:] = [entry for entry in sys.path if entry and os.path.abspath(entry) not in out]
+    try:
+        with held.open_regular(program) as file:
+            first = file.read(2 * MAX_PATH_BYTES).split(b"\n")[:2]
+    except OSError:
+        return []
+    if not first[0].startswith(b"#!"):
+        return []
+    # A long path of an interpreter stands in the second line, for a shell.
+    words = [word.strip("'") for line in first for word in os.fsdecode(line.removeprefix(b"#!")).split()]
+    pythons = [word for word in words if os.path.basename(word).startswith(("python", "pypy"))]
+    found: list[str] = []
+    for name in pythons:
+        python = name if name.startswith("/") else shutil.which(name) or ""
+        prefix = os.path.dirname(os.path.dirname(python))
+        for base in dict.fromkeys((prefix, os.path.join(prefix, "local"), os.path.expanduser("~/.local"))):
+            for pth in islice(glob.iglob(f"{glob.escape(base)}/lib*/py*/*-packages/*.pth"), MOST_PTH):
+                found += _named_by_pth(pth)
+    return found
+
+
+def _named_by_pth(pth: str) -> Iterator[str]:
+    try:
+        lines = held.read(pth, MAX_PTH_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        entry = line.strip()
+        if entry and not entry.startswith(("#", "import ", "import\t")):
+            yield os.path.normpath(os.path.join(os.path.dirname(pth), entry))

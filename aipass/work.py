@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from aipass.layout import MERGES
 from aipass.patterns import Patterns
 from aipass.plan.reserved import reserved
 from aipass.request import answer
+from aipass.share import Share
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.supervisor.wire import read_exit
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from aipass.step import Step
     from aipass.world import World
 
+#: Seconds of a minute that one agent's runs may have the engine look for what it has written.
+SHARE_S = 1.0
 CHECK_NAME = "check.merge"
 Outcome = tuple[str, bool, "Callable[[int], None] | None"]
 
@@ -50,6 +54,7 @@ class Work:
     ) -> None:
         self._ledger, self._dispatcher, self._world = ledger, dispatcher, world
         self._authors, self._plans, self._desk = authors, plans, desk
+        self._share = Share()
 
     @property
     def _config(self) -> Config:
@@ -109,6 +114,9 @@ class Work:
         asked = self._ledger.one("event", {"id": event})
         fenced = ground.active(self._config).fence
         allowed = Patterns(self._config.pr.allow_secrets)
+        begun = time.monotonic()
+        taken = self._share.taken(action.agent, begun)
+        is_much = action.run is not None and taken > SHARE_S
         wish = Wish(
             str(self._world.layout.root),
             # A ledger that begins anew counts from the beginning.
@@ -119,19 +127,25 @@ class Work:
             dispatch,
             plan,
             phase,
-            claims=self._claims(action, dispatch) if fenced else None,
+            claims={} if is_much else self._claims(action, dispatch) if fenced else None,
             owned=None if fenced else self._owned(action),
             only=tuple(action.paths),
             include=action.include,
             draft=action.draft,
             searched=lambda path: not allowed.match(path),
         )
+        self._share.spend(action.agent, time.monotonic(), time.monotonic() - begun)
+        refused = (
+            f"to find out what {action.agent} has written took {taken:.0f} s within a minute, and others wait; ask again in a minute, for all of it at once"
+            if is_much
+            else ""
+        )
         about = (
             action.agent if action.run is None else f"run {action.run} of {action.agent}",
             action.run,
             event,
         )
-        self._desk.ask(Job("open", number, action.request, *about, self._config.pr, wish))
+        self._desk.ask(Job("open", number, action.request, *about, self._config.pr, wish, refused=refused))
 
     def merge(self, event: Event, action: act.MergePr) -> Outcome:
         """Line up a merge."""

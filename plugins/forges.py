@@ -122,6 +122,8 @@ def _run(repo: Repo, program: str, words: Sequence[str]) -> str:
             repo.root,
             [program, *words],
             cwd=repo.top,
+            # `gh pr create` asks git what is uncommitted, and that would start filters.
+            env=repo.environment,
             capture_output=True,
             text=True,
             errors="replace",

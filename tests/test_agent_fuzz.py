@@ -58,7 +58,7 @@ VERBS = [
 
 
 def test_an_agent_that_does_its_worst_reaches_nothing_and_stops_nothing(repository, tmp_path):
-    seed, seconds = int(SEED or random.SystemRandom().randrange(10**6)), rounds(12, 300)
+    seed, seconds = int(SEED or random.SystemRandom().randrange(10**6)), rounds(8, 300)
     print("seed", seed)
     root = repository.root
     tripwire, programs = tmp_path / "tripwire", tmp_path / "programs"

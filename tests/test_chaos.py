@@ -147,7 +147,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(repository, see
     make(repository)
     chance = random.Random(seed)
     victims = Victims(repository)
-    files, kills = 0, rounds(10, 60)
+    files, kills = 0, rounds(6, 60)
     while victims.kills < kills:
         if not victims.is_up():
             victims.start()
@@ -173,7 +173,7 @@ def test_kills_at_fault_points_lose_nothing_and_repeat_nothing(repository):
     chance = random.Random(7)
     victims = Victims(repository)
     files = 0
-    while victims.kills < rounds(8, 60):
+    while victims.kills < rounds(5, 60):
         for _ in range(3):
             drop(repository, files)
             files += 1

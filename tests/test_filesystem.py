@@ -226,7 +226,7 @@ def test_without_leases_the_files_age_decides(tmp_path, monkeypatch):
 @pytest.mark.parametrize("overflow", [False, True])
 def test_a_storm_leaves_every_final_state_known(tmp_path, overflow):
     """Far more files than the kernel's queue holds, with and without the kernel's queue overflowing because nobody reads it."""
-    root, count = tmp_path.resolve(), rounds(30_000, 100_000)
+    root, count = tmp_path.resolve(), rounds(20_000, 100_000)
     for number in range(100):
         (root / f"d{number}").mkdir()
     with Tree(root) as tree:

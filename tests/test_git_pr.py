@@ -635,7 +635,7 @@ def test_the_guard_keeps_back_what_a_running_phase_writes_and_the_message_names_
 
 # -- thirty at once --------------------------------------------------------------------------------------------------
 
-MANY = rounds(12, 30)
+MANY = rounds(8, 30)
 WORK = """\
 import os, subprocess, sys, time, pathlib
 if "was merged" in sys.stdin.read():

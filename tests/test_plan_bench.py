@@ -778,7 +778,7 @@ def _is_in_order(house):
 
 
 @pytest.mark.slow
-@settings(max_examples=rounds(25, 300), deadline=None)
+@settings(max_examples=rounds(12, 300), deadline=None)
 @given(st.sets(st.sampled_from(AGENTS)), PHASES, MOVES, st.booleans())
 def test_whatever_happens_a_plan_comes_to_its_end(tmp_path_factory, before, drawn, moves, restarts):
     house = House(tmp_path_factory.mktemp("house"))

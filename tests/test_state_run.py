@@ -187,9 +187,9 @@ done
     for name in names:
         repository.aipass("send", name, "go")
     dice = random.Random(8)
-    for number in range(5):
+    for number in range(rounds(3, 5)):
         time.sleep(dice.uniform(0.5, 1.5))
-        if number == 3:
+        if number == 1:
             found = [pid for pid in repository.pids() if is_supervisor(pid)]
             for pid in found:
                 os.kill(pid, signal.SIGKILL)
@@ -287,7 +287,7 @@ def test_a_new_ledger_takes_over_the_files_of_an_earlier_one_without_a_word(repo
 
 @pytest.mark.timeout(1200)
 def test_fifty_agents_that_write_to_each_other_lose_nothing_while_all_is_killed(repository):
-    figures = talk(repository, agents=50, seconds=rounds(8, 60), kills=rounds(2, 9), pause=0.5, least=100)
+    figures = talk(repository, agents=50, seconds=rounds(5, 60), kills=rounds(2, 9), pause=0.5, least=100)
     assert figures["read"], figures
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aipass.cli.terminal import progress
 from aipass.errors import ConfigError
 from aipass.event import inert, iso, plain, printable
 
@@ -163,14 +164,14 @@ def poll(check: Callable[[], Any], timeout_s: float | None, label: Callable[[], 
             if deadline is not None and time.monotonic() >= deadline:
                 return None
             if label is not None and sys.stderr.isatty() and (text := label()) != shown:
-                click.echo(f"\r\033[K{text}", err=True, nl=False)
+                progress(text)
                 shown = text
             time.sleep(pause)
             pause = min(pause * 1.3, 0.2)
         return found
     finally:
         if shown:
-            click.echo("\r\033[K", err=True, nl=False)
+            progress("")
 
 
 def senders_of(ledger: Ledger, dispatch: int) -> list[str]:

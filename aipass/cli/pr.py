@@ -11,7 +11,7 @@ import click
 
 from aipass import lock, programs
 from aipass.cli.asking import ask, is_agent
-from aipass.cli.output import clock, json_option, print_json, relative_to_root, table
+from aipass.cli.output import clock, json_option, lines_of, print_json, relative_to_root, table
 from aipass.errors import AipassError, ConfigError
 from aipass.event import inert, plain, printable
 from aipass.git.ask import ask as ask_git
@@ -109,7 +109,8 @@ def show(number: int, as_json: bool) -> None:
         if value is not None:
             click.echo(f"{name + ':':<12}{value}")
     if pr.body:
-        click.echo(f"\n{pr.body.strip()}")
+        # Indented: its lines are the agent's, and none may pass for one of ours.
+        click.echo("\n" + "\n".join(lines_of(pr.body.strip())))
     click.echo()
     from aipass.git.pulls import started_by_others
 

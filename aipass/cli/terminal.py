@@ -57,6 +57,11 @@ class Terminal(io.TextIOWrapper):
         super().write(shown)
         return len(text)
 
+    def show(self, text: str) -> None:
+        """Have `text` stand in the line of the cursor, in the place of what was shown there before; "" takes it away."""
+        super().write(f"\r\x1b[K{harmless(text)}")
+        self.flush()
+
     def _columns(self) -> int:
         if self._width is not None:
             return self._width
@@ -72,6 +77,15 @@ def take_over(*, folded: bool) -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, Terminal) and stream.isatty():
             setattr(sys, name, Terminal(stream, folded=folded))
+
+
+def progress(text: str) -> None:
+    """On a terminal, show what is waited for, in the place of what was shown before; "" takes it away."""
+    if isinstance(sys.stderr, Terminal):
+        sys.stderr.show(text)
+    elif sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{harmless(text)}")
+        sys.stderr.flush()
 
 
 def harmless(text: str) -> str:
@@ -98,8 +112,20 @@ def _width(text: str) -> int:
     )
 
 
+def _pieces(word: str, columns: int) -> list[str]:
+    """A word, or what of it fits in a line each."""
+    if word.isascii() or _width(word) <= columns:
+        return [word]
+    size = max(1, columns // 2)  # a letter may take two columns
+    return [word[start : start + size] for start in range(0, len(word), size)]
+
+
 def folded(line: str, columns: int) -> str:
-    """One line as several, broken at blanks, the later ones indented as the text of the first; words longer than a line stay whole."""
+    """One line as several, broken at blanks, the later ones indented as the text of the first.
+
+    A word longer than a line stays whole where all of it is ASCII (a path, an address): the terminal breaks it, and its letters can be copied. Others
+    are broken here, because not all that looks like a blank is one.
+    """
     if columns < LEAST_WIDTH or _width(line) <= columns:
         return line
     before = _BEFORE.match(_COLOUR.sub("", line))
@@ -107,7 +133,8 @@ def folded(line: str, columns: int) -> str:
     # What goes on never begins where lines begin: it would pass for one of ours.
     indent = indent if 0 < indent <= MOST_INDENT else 2
     lines, now, used = [], "", 0
-    for word in re.split(r"(?<=\S)( +)(?=\S)", line):
+    words = re.split(r"(?<=\S)( +)(?=\S)", line)
+    for word in [piece for whole in words for piece in _pieces(whole, columns - indent)]:
         length = _width(word)
         if word.isspace():
             now, used = now + word, used + length

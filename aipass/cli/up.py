@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass import lock, programs
+from aipass.cli.terminal import progress
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError, RefusedError
 from aipass.git.ask import ask
 from aipass.layout import CONFIG_NAME, Layout, find_root
@@ -319,8 +320,7 @@ def _detach(layout: Layout, *, yes: bool) -> int:
             start_new_session=True,
         )
     os.close(writer)
-    if sys.stderr.isatty():
-        click.echo("the engine starts …\r", err=True, nl=False)
+    progress("the engine starts …")
     timer = threading.Timer(DETACH_WAIT_S, child.kill)
     timer.start()
     said = b""
@@ -328,8 +328,7 @@ def _detach(layout: Layout, *, yes: bool) -> int:
         said += chunk
     timer.cancel()
     os.close(reader)
-    if sys.stderr.isatty():
-        click.echo("\033[K", err=True, nl=False)
+    progress("")
     found: dict[str, Any] = (
         json.loads(said)
         if said

@@ -43,7 +43,10 @@ def _options(*settings: str) -> tuple[str, ...]:
     return tuple(word for setting in settings for word in ("-c", setting))
 
 
-QUIET = _options(*_STARTS_NOTHING, *_HOOKLESS, *_NO_BARE)
+_QUIET = (*_STARTS_NOTHING, *_HOOKLESS, *_NO_BARE)
+QUIET = _options(*_QUIET)
+#: The same for the environment of a program that starts git itself.
+QUIET_SETTINGS = dict(setting.split("=", 1) for setting in _QUIET)
 #: Git answers in milliseconds; nobody waits for one that hangs.
 TIMEOUT_S = 5.0
 

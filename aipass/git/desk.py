@@ -11,7 +11,6 @@ import queue
 import textwrap
 import threading
 import time
-from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from aipass.git.repo import Repo
 from aipass.graveyard import Graveyard
 from aipass.layout import MERGES
 from aipass.plan.progress import INTERRUPTED
+from aipass.share import Share
 from aipass.supervisor import wire
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Job:
     ids: tuple[int, ...] = ()
     method: str = ""
     reason: str = ""
+    #: Why it is not to be done at all, in words.
+    refused: str = ""
 
 
 @dataclass(slots=True)
@@ -152,7 +154,7 @@ class Desk:
         self._tidied = threading.Event()
         self._repo: Repo | None = None
         #: By agent, when a PR was begun and how long it took.
-        self._shares: dict[str, deque[tuple[float, float]]] = {}
+        self._shares = Share()
         #: The check that a merge waits for.
         self._checking: int | None = None
 
@@ -288,20 +290,17 @@ class Desk:
     def _open_one(self, job: Job) -> GitDone:
         assert job.wish is not None
         begun = time.monotonic()
-        if job.by is not None and (taken := self._taken(job.wish.agent, begun)) > SHARE_S:
+        if job.refused:
+            raise RefusedError(job.refused)
+        if job.by is not None and (taken := self._shares.taken(job.wish.agent, begun)) > SHARE_S:
             raise RefusedError(
                 f"PRs and commits of {job.wish.agent} have taken {taken:.0f} s within a minute, and others wait; ask again in a minute, with less"
             )
         try:
             return self._made(job)
         finally:
-            self._shares.setdefault(job.wish.agent, deque(maxlen=100)).append(
-                (begun, time.monotonic() - begun)
-            )
-
-    def _taken(self, agent: str, now: float) -> float:
-        """Seconds of the last minute that this agent's PRs have taken."""
-        return sum(spent for begun, spent in self._shares.get(agent, ()) if begun > now - 60)
+            now = time.monotonic()
+            self._shares.spend(job.wish.agent, now, now - begun)
 
     def _made(self, job: Job) -> GitDone:
         assert job.wish is not None

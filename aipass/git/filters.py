@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aipass import guarded, programs
+from aipass.git.ask import QUIET_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
 #: What asks git for them, to be given to `judged`.
-WORDS = ("config", "-z", "--get-regexp", r"^(filter|merge)\..*\.(clean|smudge|process|driver)$")
+WORDS = (
+    "config", "-z", "--get-regexp",
+    r"^((filter|merge)\..*\.(clean|smudge|process|driver)|lfs\.(extension|customtransfer)\..*\.(clean|smudge|path|args))$",
+)  # fmt: skip
 
 #: Programs that do with their input what their words say, run no code that they find in the current folder, and take no words that are
 #: code: https://git-scm.com/docs/gitattributes, https://github.com/topics/git-filter. Left out for what they take from there: make, npx, uv,
@@ -47,7 +51,7 @@ _ELSEWHERE = frozenset(("cd", "pushd", "eval"))
 #: The output of a command as a word, or a folder named by a variable that has no value here.
 _UNREADABLE = re.compile(r"`|\$\(|\$\{?[A-Za-z_]\w*\}?/")
 
-_IN_TREE = "is a program in the working tree, where agents write, and is not started"
+_IN_TREE = "is a program in the working tree, or takes what it imports from there, where agents write, and is not started"
 _UNKNOWN = "may take what it runs from the working tree, where agents write, and is not started; `[pr] filters` in aipass.toml names those that you trust"
 
 
@@ -60,18 +64,25 @@ class Judged:
 
     def refusing(self) -> dict[str, str]:
         """The environment in which what needs one of them fails."""
+        return as_environment(self._refused())
+
+    def _refused(self) -> dict[str, str]:
         settings: dict[str, str] = {}
         for driver, names in self.fields.items():
             settings |= {f"{driver}.{name}": "false" for name in names}
             settings |= {f"{driver}.required": "true"} if driver.startswith("filter.") else {}
-        return _environment(settings)
+        return settings
+
+    def refusing_all(self) -> dict[str, str]:
+        """The same for a program that starts git itself, with all that keeps a git of ours from starting anything else."""
+        return as_environment(QUIET_SETTINGS | self._refused())
 
     def passing(self) -> dict[str, str]:
         """The environment in which files go past them unchanged; for looking only."""
         settings: dict[str, str] = {}
         for driver, names in self.fields.items():
             settings |= {f"{driver}.{name}": "" for name in names} | {f"{driver}.required": "false"}
-        return _environment(settings)
+        return as_environment(settings)
 
 
 def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[str] = ()) -> Judged:
@@ -152,6 +163,9 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
         found = str(place) if is_script else found_by.hidden(word)
         if found is not None and os.path.realpath(found).startswith(real + "/"):
             return True
+        started = word if word.startswith("/") else found_by.find(word) if "/" not in word else None
+        if started and any(_is_agents(one, str(root)) for one in programs.imported_from(started)):
+            return True
     return False
 
 
@@ -161,7 +175,8 @@ def _is_agents(path: str, root: str) -> bool:
     return any(programs.is_agents(one, real) for one in (os.path.normpath(path), os.path.realpath(path)))
 
 
-def _environment(settings: dict[str, str]) -> dict[str, str]:
+def as_environment(settings: dict[str, str]) -> dict[str, str]:
+    """Settings of git as its environment says them."""
     env = {"GIT_CONFIG_COUNT": str(len(settings))} if settings else {}
     for place, (name, value) in enumerate(settings.items()):
         env |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}

@@ -76,6 +76,8 @@ class Repo:
         self.scratch = scratch
         #: What keeps git from starting what agents could have written, as its environment says it.
         self._defused: dict[str, str] = {}
+        #: The environment for a program that starts git in this repository by itself, such as the CLI of a forge.
+        self.environment: dict[str, str] = {}
         self.unsafe: dict[str, str] = {}
         self.look_again()
 
@@ -87,7 +89,7 @@ class Repo:
         said = self.run(*filters.WORDS, fine=(0, 1), env={"GIT_CONFIG_COUNT": "0"})
         found = filters.judged(records(said), self.root, self.top, trusted)
         # At once: another thread may start git at any moment.
-        self._defused, self.unsafe = found.refusing(), found.unsafe
+        self._defused, self.unsafe, self.environment = found.refusing(), found.unsafe, found.refusing_all()
 
     def run(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from aipass.plan.overlap import common_path, path_outside
+from aipass.plan.overlap import UndecidedError, common_path, path_outside
 from aipass.supervisor.fence.glob import ANY_DEPTH, Globs, segments_of
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.supervisor.fence.territory import Phase as Owning
@@ -51,16 +51,15 @@ def problems(plan: Plan, agents: Collection[str]) -> list[Problem]:
         if one.agent == other.agent:
             text = f"both are {one.agent}'s and may run at the same time; let one be `after` the other, or give it to another agent"
             found.append(Problem("agent-twice", (one.id, other.id), text))
-    found += [
-        Problem(
-            "overlap",
-            (one.id, other.id),
-            f"both may write `{witness}` at the same time; let one be `after` the other, or divide what they own",
-            witness,
-        )
-        for one, other, witness in overlaps(together)
-    ]
+    text = "both may write `{}` at the same time; let one be `after` the other, or divide what they own"
+    found += [_overlap(one, other, shared, text) for one, other, shared in overlaps(together)]
     return found + list(_not_owned(plan))
+
+
+def _overlap(one: Phase, other: Phase, shared: str | UndecidedError, text: str) -> Problem:
+    if isinstance(shared, UndecidedError):
+        return Problem("overlap", (one.id, other.id), f"what they own: {shared}")
+    return Problem("overlap", (one.id, other.id), text.format(shared), shared)
 
 
 def warnings(plan: Plan, files: Sequence[str]) -> list[Problem]:
@@ -76,14 +75,9 @@ def warnings(plan: Plan, files: Sequence[str]) -> list[Problem]:
 def between(plan: Plan, running: Iterable[Plan]) -> list[Problem]:
     """Paths that a phase of this plan and one of a running plan could both write."""
     return [
-        Problem(
-            "overlap",
-            (one.id, other.id),
-            f"phase {other.id} of the running plan {theirs.id} owns `{witness}` as well",
-            witness,
-        )
+        _overlap(one, other, shared, f"phase {other.id} of the running plan {theirs.id} owns `{{}}` as well")
         for theirs in running
-        for one, other, witness in overlaps((one, other) for one in plan.phases for other in theirs.phases)
+        for one, other, shared in overlaps((one, other) for one in plan.phases for other in theirs.phases)
     ]
 
 
@@ -103,8 +97,8 @@ def ancestors(plan: Plan) -> dict[str, set[str]]:
     return found
 
 
-def overlaps(pairs: Iterable[tuple[Phase, Phase]]) -> Iterator[tuple[Phase, Phase, str]]:
-    """Pairs whose `owns` share a path, with one that both name.
+def overlaps(pairs: Iterable[tuple[Phase, Phase]]) -> Iterator[tuple[Phase, Phase, str | UndecidedError]]:
+    """Pairs whose `owns` share a path, with one that both name; or with why nobody can say.
 
     Only patterns that begin alike are compared at all; what they begin with by name is looked up, not searched.
     """
@@ -114,8 +108,14 @@ def overlaps(pairs: Iterable[tuple[Phase, Phase]]) -> Iterator[tuple[Phase, Phas
             if id(phase) not in heads:
                 heads[id(phase)] = _heads(phase.owns)
         mine, theirs = heads[id(one)], heads[id(other)]
-        if _begin_alike(mine, theirs) and (witness := common_path(one.owns, other.owns)) is not None:
-            yield one, other, witness
+        if not _begin_alike(mine, theirs):
+            continue
+        try:
+            shared: str | UndecidedError | None = common_path(one.owns, other.owns)
+        except UndecidedError as exc:
+            shared = exc
+        if shared is not None:
+            yield one, other, shared
 
 
 def _heads(patterns: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
@@ -210,7 +210,11 @@ def _not_owned(plan: Plan) -> Iterator[Problem]:
                 text = f"it delivers `{deliverable.path}`, which the fence does not let it write: {owner.why}"
                 yield Problem("not-owned", (phase.id,), text, path)
                 continue
-            witness = path_outside((deliverable.path,), phase.owns)
+            try:
+                witness = path_outside((deliverable.path,), phase.owns)
+            except UndecidedError as exc:
+                yield Problem("not-owned", (phase.id,), f"it delivers `{deliverable.path}`: {exc}")
+                continue
             if witness is not None:
                 text = f"it delivers `{deliverable.path}` and does not own it; add it to `owns`"
                 yield Problem("not-owned", (phase.id,), text, witness)

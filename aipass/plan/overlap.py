@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import chain, islice
+from typing import TYPE_CHECKING, TypeVar
 
+from aipass.errors import AipassError
 from aipass.supervisor.fence.glob import (
     ANY_CHARACTER,
     ANY_DEPTH,
@@ -23,23 +25,39 @@ from aipass.supervisor.fence.glob import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 
 #: Characters for a place where any will do, nicest first.
 _NICE = "xyzabcdefghijklmnopqrstuvwuvw0123456789_-+=@%,~^XYZABCDEFGHIJKLMNOPQRSTUVW"
 #: A component's beginning: nothing, `.`, `..`, or anything else. `.` and `..` are no names.
 _EMPTY, _DOT, _DOTS, _NAME = range(4)
 
+#: So many states of two lists are looked at, which takes about a second; there may be two to the power of their wildcards.
+MOST_STATES = 20_000
+#: A character, one of several, or None for any number of any.
+Part = str | OneOf | None
+Place = TypeVar("Place", bound=tuple[object, ...])
+
 #: Where a pattern stands: (segment, element), (segment, -1) inside a skipped component of a `**`, or _INSIDE.
 Spot = tuple[int, int]
 _INSIDE: Spot = (-1, -1)
+
+
+class UndecidedError(AipassError):
+    """The patterns can match in too many ways to be compared."""
+
+    def __init__(self, one: Iterable[str], other: Iterable[str]) -> None:
+        lists = " with ".join(", ".join(f"`{line}`" for line in islice(lines, 5)) for lines in (one, other))
+        super().__init__(
+            f"{lists} can match in too many ways to be compared; use fewer `*` and `?` in one name, or name the folder"
+        )
 
 
 class _Pattern:
     """One pattern as an automaton over characters."""
 
     def __init__(self, line: str) -> None:
-        rule = segments_of(line)
+        self.lines, rule = (line,), segments_of(line)
         self.include, self.only_folders, self.files_only = rule.include, rule.only_folders, rule.open_end
         self.segments = [None if part is ANY_DEPTH else _single(elements(part)) for part in rule.parts]
 
@@ -81,6 +99,11 @@ class _Pattern:
                 elif wanted == character or (isinstance(wanted, OneOf) and wanted(character)):
                     found |= self._closed(segment, at + 1)
         return frozenset(found)
+
+    def parts(self) -> Iterator[Part]:
+        """All that it is made of."""
+        for segment in self.segments:
+            yield from segment or ()
 
     def accepts(self, spots: frozenset[Spot]) -> bool:
         """Whether a file's path that ends here is matched: itself, or by a folder around it."""
@@ -131,18 +154,10 @@ class Language:
         """Whether any continuation can be in the set. Never wrongly false."""
         return any(pattern.include and spots for pattern, spots in zip(self._patterns, state, strict=True))
 
-    def characters(self) -> tuple[set[str], list[OneOf]]:
-        """The characters, and the classes of characters, that these patterns tell apart."""
-        singles: set[str] = set()
-        classes: list[OneOf] = []
+    def parts(self) -> Iterator[Part]:
+        """All that these patterns are made of."""
         for pattern in self._patterns:
-            for parts in pattern.segments:
-                for part in parts or ():
-                    if isinstance(part, str):
-                        singles.add(part)
-                    elif part is not None and part is not ANY_CHARACTER:
-                        classes.append(part)
-        return singles, classes
+            yield from pattern.parts()
 
 
 def pair(one: str, other: str) -> str | None:
@@ -210,14 +225,43 @@ def component(one: str, other: str) -> str | None:
     for guess in _guesses(first, second):
         if guess not in ("", ".", "..") and all(test(guess) for test in tests):
             return guess
-    a, b = Language((f"/{one}",)), Language((f"/{other}",))
-    return _search(
-        a,
-        b,
-        lambda x, y: a.accepts(x) and b.accepts(y),
-        lambda x, y: a.may_accept(x) and b.may_accept(y),
-        slashes=False,
-    )
+    return _meet(_single(first), _single(second))
+
+
+def _meet(first: Sequence[Part], second: Sequence[Part]) -> str | None:
+    """The shortest name that both match: both are walked side by side, one place in each at a time."""
+    alphabet = [c for c in _alphabet_of(first, second) if c != "/"]
+    start = (0, 0, _EMPTY)
+    came: dict[tuple[int, int, int], tuple[tuple[int, int, int], str] | None] = {start: None}
+    waiting = deque([start])
+    while waiting:
+        here = waiting.popleft()
+        i, j, begun = here
+        if (i, j, begun) == (len(first), len(second), _NAME):
+            return _spell(came, here)
+        # A `*` that matches nothing more.
+        for there in ((i + 1, j, begun),) * _is_star(first, i) + ((i, j + 1, begun),) * _is_star(second, j):
+            if there not in came:
+                came[there] = here, ""
+                waiting.appendleft(there)
+        if i == len(first) or j == len(second):
+            continue
+        for character in alphabet:
+            if _takes(first[i], character) and _takes(second[j], character):
+                next_begun = _begun(begun, character)
+                there = (i + (first[i] is not None), j + (second[j] is not None), next_begun or 0)
+                if next_begun is not None and there not in came:
+                    came[there] = here, character
+                    waiting.append(there)
+    return None
+
+
+def _is_star(parts: Sequence[Part], place: int) -> bool:
+    return place < len(parts) and parts[place] is None
+
+
+def _takes(part: Part, character: str) -> bool:
+    return part is None or part == character or (isinstance(part, OneOf) and part(character))
 
 
 def _ends_agree(first: Sequence[str | OneOf | None], second: Sequence[str | OneOf | None]) -> bool:
@@ -259,13 +303,48 @@ def common_path(one: Iterable[str], other: Iterable[str]) -> str | None:
 
 def path_outside(one: Iterable[str], other: Iterable[str]) -> str | None:
     """A file path that the first list names and the second does not; None where the second holds all of the first."""
-    first, second = Language(one), Language(other)
-    return _search(
-        first,
-        second,
-        lambda a, b: first.accepts(a) and not second.accepts(b),
-        lambda a, _: first.may_accept(a),
-    )
+    one, second = tuple(one), Language(other)
+    if any(line.startswith("!") for line in one):
+        first = Language(one)
+        return _search(
+            first,
+            second,
+            lambda a, b: first.accepts(a) and not second.accepts(b),
+            lambda a, _: first.may_accept(a),
+        )
+    # What stands in both needs no search, which may be a long one.
+    whole = () if any(line.startswith("!") for line in second.lines) else set(map(segments_of, second.lines))
+    # Each of them by itself: where it stands in the first is then one spot, whatever a `*` might have matched.
+    lines = (line for line in one if Globs((line,)) and segments_of(line) not in whole)
+    found = (_outside(_Pattern(line), second) for line in lines)
+    return min((path for path in found if path is not None), key=len, default=None)
+
+
+def _outside(first: _Pattern, second: Language) -> str | None:
+    """A shortest path that a pattern names, and a list does not."""
+    alphabet = _alphabet_of(first.parts(), second.parts())
+    waiting = deque((spot, second.start(), _EMPTY) for spot in sorted(first.start()))
+    came: dict[tuple[Spot, State, int], tuple[tuple[Spot, State, int], str] | None] = dict.fromkeys(waiting)
+    while waiting:
+        here = waiting.popleft()
+        spot, state, begun = here
+        if begun == _NAME and first.accepts(frozenset((spot,))) and not second.accepts(state):
+            return _spell(came, here)
+        for character in alphabet:
+            next_begun = _begun(begun, character)
+            spots = first.step(frozenset((spot,)), character) if next_begun is not None else ()
+            for next_spot in spots:
+                there = (next_spot, second.step(state, character), next_begun or 0)
+                if there not in came:
+                    _count(came, first, second)
+                    came[there] = here, character
+                    waiting.append(there)
+    return None
+
+
+def _count(came: Sized, first: Language | _Pattern, second: Language) -> None:
+    if len(came) >= MOST_STATES:
+        raise UndecidedError(first.lines, second.lines)
 
 
 def _search(
@@ -291,6 +370,7 @@ def _search(
                 continue
             there = (first.step(a, character), second.step(b, character), next_begun)
             if there not in came and worth(there[0], there[1]):
+                _count(came, first, second)
                 came[there] = here, character
                 waiting.append(there)
     return None
@@ -305,10 +385,7 @@ def _begun(begun: int, character: str) -> int | None:
     return _NAME
 
 
-def _spell(
-    came: dict[tuple[State, State, int], tuple[tuple[State, State, int], str] | None],
-    here: tuple[State, State, int],
-) -> str:
+def _spell(came: Mapping[Place, tuple[Place, str] | None], here: Place) -> str:
     text = ""
     while (step := came[here]) is not None:
         here, character = step
@@ -318,8 +395,17 @@ def _spell(
 
 def _alphabet(first: Language, second: Language) -> list[str]:
     """One character for each way in which characters differ here, and `/`."""
-    (singles, classes), (more_singles, more_classes) = first.characters(), second.characters()
-    singles, classes = singles | more_singles, classes + more_classes
+    return _alphabet_of(first.parts(), second.parts())
+
+
+def _alphabet_of(*lists: Iterable[Part]) -> list[str]:
+    singles: set[str] = set()
+    classes: list[OneOf] = []
+    for part in chain.from_iterable(lists):
+        if isinstance(part, str):
+            singles.add(part)
+        elif part is not None and part is not ANY_CHARACTER:
+            classes.append(part)
     candidates = set(_NICE) | singles
     for one in classes:
         candidates |= one.characters

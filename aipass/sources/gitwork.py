@@ -8,8 +8,10 @@ import os
 import re
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+from aipass.git import configuration
 from aipass.git.ask import ask
 from aipass.git.news import Entry, read_log
 from aipass.sources import inotify, writers
@@ -22,6 +24,8 @@ MOVING = re.compile(
 )
 #: Repositories inside this one whose git is watched; of more, nobody says what git did.
 MAX_REPOSITORIES = 200
+#: So many files of configuration outside the repository are watched.
+MAX_CONFIGURED = 32
 #: A line of a log is mostly shorter.
 LOG_LINE = 4096
 #: Of a log so much of the end is read, and of the moves there so many of the newest are looked into one by one.
@@ -56,6 +60,8 @@ class GitWork:
         self._tree_of_watch: dict[int, str] = {}
         self._log_watch = self._above = self._common_watch = -1
         self._hooks_watches: set[int] = set()
+        #: Folders in which files of the person's own configuration lie, or could lie, and their names there.
+        self._person_watches: dict[int, set[bytes]] = {}
         #: The trees that git is at work on, in the order of the kernel's events, so that it is exact whenever they are read.
         self._at_work: set[str] = set()
 
@@ -79,6 +85,9 @@ class GitWork:
         """Whether git's configuration of the tree, or of a repository inside it, or one of its hooks, was changed just now."""
         if raw.watch in self._hooks_watches:
             return True
+        if raw.name in self._person_watches.get(raw.watch, ()):
+            self._watch_person()  # it may name others now
+            return True
         is_common = raw.watch == self._common_watch or self._tree_of_watch.get(raw.watch) == ""
         written = raw.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_TO | inotify.IN_CREATE)
         if is_common and raw.name in {b"hooks", b"aipass"}:
@@ -98,6 +107,20 @@ class GitWork:
         for place in (f"{common}/hooks", f"{common}/aipass/hooks"):
             with contextlib.suppress(OSError):
                 self._hooks_watches.add(self._kernel.add(os.fsencode(place)))
+        self._watch_person()
+
+    def _watch_person(self) -> None:
+        """Watch the files of configuration outside this repository: a folder of hooks may be named there at any time."""
+        assert self._kernel is not None
+        self._person_watches = {}
+        for file in islice(configuration.files(self._root), MAX_CONFIGURED):
+            for place in {file, os.path.realpath(file)}:
+                folder, name = os.path.split(place)
+                while not os.path.isdir(folder) and folder != "/":
+                    folder, name = os.path.split(folder)  # whoever makes it makes that first
+                with contextlib.suppress(OSError):
+                    watch = self._kernel.add(os.fsencode(folder))
+                    self._person_watches.setdefault(watch, set()).add(os.fsencode(name))
 
     def has_worktrees(self, raw: inotify.Raw) -> bool:
         """Whether the first of other worktrees was made just now."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from aipass.trinity.document import FaultError, kind_of, line_of, read
 from aipass.trinity.old import MARKS
@@ -36,6 +36,8 @@ MAX_TAGS, MAX_TAG = 20, 60
 LOOKED_AT = 10
 #: In one list of a save; more would hold up everybody while they are merged.
 MOST_ENTRIES = 1_000
+#: In one object; none that is right has as many.
+MOST_FIELDS = 40
 
 
 def _text(value: str, info: ValidationInfo) -> str:
@@ -90,7 +92,11 @@ class Entry(Shape):
     id: Annotated[int, Field(ge=1, lt=1 << 60)] | None = None
     text: Text
     added: str | None = None
-    tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS, strict=False)] = ()
+    tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS, strict=False), FailFast()] = ()
+
+
+#: The first that is wrong is enough: to describe each of many takes a thousand bytes and more.
+Entries = Annotated[tuple[Entry, ...], Field(strict=False), FailFast()]
 
 
 class Now(Shape):
@@ -111,8 +117,8 @@ class Local(Shape):
     agent: Any = None
     updated: Any = None
     now: Now = Field(default_factory=Now)
-    todos: Annotated[tuple[Entry, ...], Field(strict=False)]
-    learnings: Annotated[tuple[Entry, ...], Field(strict=False)]
+    todos: Entries
+    learnings: Entries
     sessions: Any = None
 
 
@@ -122,7 +128,7 @@ class Observations(Shape):
     schema_: Any = Field(None, alias="schema")
     agent: Any = None
     updated: Any = None
-    observations: Annotated[tuple[Entry, ...], Field(strict=False)]
+    observations: Entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +171,13 @@ def parse(name: str, data: bytes, limits: State, standing: bytes = b"") -> Saved
             raise FaultError(message, line_of(text, (mark,)), mark)
     document = migrated(document)
     model = Local if name == LOCAL else Observations
+    _is_small(text, document)
     texts, todos = _standing(standing)
     try:
         found = model.model_validate(document, context={"text": limits.text, "standing": texts})
     except ValidationError as exc:
         raise _fault(text, exc.errors(include_url=False)) from None
     lists = {kind: getattr(found, key) for key, kind in LISTS.items() if hasattr(found, key)}
-    for key, kind in LISTS.items():
-        if len(lists.get(kind, ())) > MOST_ENTRIES:
-            raise FaultError(
-                f"there are {len(lists[kind])} {key}; a file holds at most {MOST_ENTRIES}, and memory the rest",
-                line_of(text, (key, MOST_ENTRIES)),
-                key,
-            )
     most = max(limits.todos, todos)
     if len(lists.get("todo", ())) > most:
         raise FaultError(
@@ -186,6 +186,29 @@ def parse(name: str, data: bytes, limits: State, standing: bytes = b"") -> Saved
             "todos",
         )
     return Saved(lists, found.now.doing if isinstance(found, Local) else None, document)
+
+
+def _is_small(text: str, document: dict[str, Any]) -> None:
+    """Raise FaultError where so much is wrong that to name it all would hold up everybody."""
+    for key in LISTS:
+        found = document.get(key)
+        if isinstance(found, list) and len(found) > MOST_ENTRIES:
+            raise FaultError(
+                f"there are {len(found)} {key}; a file holds at most {MOST_ENTRIES}, and memory the rest",
+                line_of(text, (key, MOST_ENTRIES)),
+                key,
+            )
+    objects: list[tuple[tuple[str | int, ...], Any]] = [((), document), (("now",), document.get("now"))]
+    for key in LISTS:
+        found = document.get(key)
+        objects += [
+            ((key, number), entry) for number, entry in enumerate(found if isinstance(found, list) else ())
+        ]
+    for place, found in objects:
+        if isinstance(found, dict) and len(found) > MOST_FIELDS:
+            raise FaultError(
+                f"there are {len(found)} fields here", line_of(text, place), ".".join(map(str, place))
+            )
 
 
 def _standing(standing: bytes) -> tuple[set[str], int]:
