@@ -79,6 +79,12 @@ def uninstall() -> int:
         _show(left)
     else:
         click.echo(f"no hook of ours is left in {left[0].path.parent}; what stood there before is back")
+    if others := hooks.left_over(_place()):
+        click.echo(
+            f"another tool has put {', '.join(path.name for path in others)} into {others[0].parent} while git took its hooks from there; "
+            "git runs them no more: have that tool install its hooks again",
+            err=True,
+        )
     if any(hook.state == "installed" for hook in left):
         click.echo("other roots of this repository still want them")
     if kept := [hook for hook in left if hook.state == "replaced"]:

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aipass import swap
 from aipass.errors import AipassError, ConfigError
 from aipass.git import hookspath, hooktext
 from aipass.git.ask import ask, no_repository
@@ -175,7 +176,7 @@ def status(root: Path) -> list[Hook]:
 
 def _look(place: _Place, name: str) -> Hook:
     path = place.where / name
-    chained = os.path.lexists(_aside(path)) if place.calls is None else False
+    chained = os.path.lexists(_aside(path))
     if path.is_symlink():
         # Ours is none, wherever it leads: to another hook, maybe, which has ours in it.
         return Hook(name, path, "replaced" if chained else "other", chained)
@@ -267,13 +268,22 @@ def _install(hook: Hook, place: _Place) -> None:
         # A manager of hooks wrote its own anew: that is the one to call. What we called until now is kept where it is another.
         _set_aside(hook.path)
     if there:
-        os.rename(hook.path, _aside(hook.path))
+        try:
+            _move(hook.path, _aside(hook.path))
+        except FileExistsError:
+            return  # another install was quicker: what stands there now is ours
     try:
         _write(hook.path, place.text(hook.name), _mode(hook.path))
     except BaseException:
         if there:
             os.rename(_aside(hook.path), hook.path)
         raise
+
+
+def _move(path: Path, new: Path) -> None:
+    """Give a file another name in its folder. Raises FileExistsError where something has that name."""
+    with held.folder(os.path.realpath(path.parent)) as where:
+        swap.move(where, path.name, where, new.name)
 
 
 def _hand_over(path: Path) -> None:
@@ -331,11 +341,21 @@ def _link(where: Path) -> None:
             if name not in aside and ASIDE not in name and not _is_ours_alone(where / name):
                 (mirror / name).symlink_to(f"../{where.name}/{name}")
         for name, path in aside.items():
-            # A link leads to where it led, which may be a hook beside it.
-            leads = _leads(where, os.readlink(path)) if path.is_symlink() else f"../{where.name}/{path.name}"
-            (mirror / name).symlink_to(leads)
+            if path.is_symlink():
+                # A link leads to where it led, which may be a hook beside it.
+                (mirror / name).symlink_to(_leads(where, os.readlink(path)))
+            else:
+                _second(path, mirror / name)
     except OSError:
         return  # nobody may write beside it, or something stands there: what was there is started by the name that it has
+
+
+def _second(path: Path, name: Path) -> None:
+    """Another name of a file: one that stands when links are resolved, as Node does before it looks at a program's ending."""
+    try:
+        os.link(path, name)
+    except OSError:  # it is another user's, or this filesystem has no such names
+        name.symlink_to(f"../{path.parent.name}/{path.name}")
 
 
 def _leads(where: Path, target: str) -> str:
@@ -350,10 +370,16 @@ def _unlink(where: Path) -> None:
         if mirror.is_symlink():
             return
         entries = list(os.scandir(mirror))
-        if all(entry.is_symlink() for entry in entries):
+        if all(entry.is_symlink() or _is_second(where, entry) for entry in entries):
             for entry in entries:
                 os.unlink(entry.path)
             mirror.rmdir()
+
+
+def _is_second(where: Path, entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of the folder beside is another name of a hook that is aside, or was."""
+    one = where / entry.name
+    return any(path.is_file() and path.samefile(entry.path) for path in (one, _aside(one)))
 
 
 def _is_ours(path: Path) -> bool:
@@ -420,6 +446,14 @@ def uninstall(root: Path) -> list[Hook]:
     return status(root)
 
 
+def left_over(root: Path) -> list[Path]:
+    """Hooks of other tools in the folder that ours were in: written there while git took them from there, which it does no more."""
+    own = _own(root)
+    if called(root) is not None or not own.is_dir():
+        return []
+    return sorted(path for path in own.iterdir() if not _is_ours(path))
+
+
 def _uninstall(root: Path, place: _Place) -> None:
     where, roots = place.where, place.roots
     left = [
@@ -435,6 +469,8 @@ def _uninstall(root: Path, place: _Place) -> None:
             for path in [path for path in where.iterdir() if ASIDE not in path.name and _is_ours(path)]:
                 _keep_edits(path, place.text(path.name))
                 path.unlink()
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(_aside(path), path)
             with contextlib.suppress(OSError):  # somebody has put something into it
                 where.rmdir()
             hookspath.give_back(root, where)

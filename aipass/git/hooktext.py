@@ -40,6 +40,9 @@ _BLOCK = re.compile(re.escape(f"{MARK}: begin").encode() + rb".*?" + re.escape(_
 #: Lines of ours that do not say whose they are.
 _SYNTAX = frozenset(b"|exit|exit 0|fi|done|esac|}|*)|;;|{|(|)|set -f|set +f|IFS='|'|:|#!/bin/sh".split(b"|"))
 
+#: Lines of ours that name the list, of a repository that was moved since.
+_LISTED = re.compile(rb"\[ -f .+ \] && \[ -r .+ \] \|\| return 0|done < .*roots'?")
+
 _TELL = """\
 _aipass_name={name}
 _aipass_tell() {{
@@ -73,6 +76,9 @@ if [ -d "$_aipass_here{aside}" ]; then
             ln -s "../${{_aipass_here##*/}}/$_aipass_one" "$_aipass_here{aside}/$_aipass_one" 2> /dev/null
     done
 fi
+if [ -f "$_aipass_before" ] && ! [ -L "$_aipass_here/$_aipass_name{aside}" ] && ! [ "$_aipass_before" -ef "$_aipass_here/$_aipass_name{aside}" ]; then
+    ln -f "$_aipass_here/$_aipass_name{aside}" "$_aipass_before" 2> /dev/null
+fi
 [ -x "$_aipass_before" ] || _aipass_before=$_aipass_here/$_aipass_name{aside}
 case ${{0##*/}} in
     $_aipass_name) ;;
@@ -87,7 +93,8 @@ esac
 #: What stands in the hooks of tools that keep another's beside theirs and call it: https://pre-commit.com, https://lefthook.dev,
 #: https://typicode.github.io/husky, https://github.com/sds/overcommit. Spelled so that none of them takes ours for its own.
 _MANAGERS = "hook[-]impl|[.]lega[c]y|left[h]ook|hus[k]y|over[c]ommit"
-#: Hooks that lie where they always did: where git would take them from without us.
+#: Hooks that lie where they always did: where git would take them from without us. A tool that asks git where hooks lie writes its own beside
+#: ours; both are called.
 _WHERE_THEY_LIE = """\
 _aipass_before={default}
 _aipass_fields=$IFS
@@ -100,6 +107,21 @@ done
 set +f
 IFS=$_aipass_fields
 _aipass_before=$_aipass_before/$_aipass_name
+_aipass_beside={ours}/$_aipass_name{aside}
+if [ -x "$_aipass_beside" ] && [ -x "$_aipass_before" ]; then
+    case $_aipass_name in
+        post-rewrite|pre-push)
+            _aipass_said=$(cat)
+            printf '%s\n' "$_aipass_said" | "$_aipass_beside" "$@" || exit
+            exec <<_aipass_end
+$_aipass_said
+_aipass_end
+            ;;
+        *) "$_aipass_beside" "$@" || exit ;;
+    esac
+elif [ -x "$_aipass_beside" ]; then
+    _aipass_before=$_aipass_beside
+fi
 """
 #: Git LFS writes its hook where none is, which here would be among ours; a push without it leaves the files behind.
 _OF_LFS = """\
@@ -126,7 +148,7 @@ def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passe
     if calls is None:
         find = _PUT_ASIDE.format(aside=ASIDE, names="|".join(ALL), managers=_MANAGERS)
     else:
-        find = _WHERE_THEY_LIE.format(ours=shlex.quote(calls[0]), default=shlex.quote(calls[1]))
+        find = _WHERE_THEY_LIE.format(ours=shlex.quote(calls[0]), default=shlex.quote(calls[1]), aside=ASIDE)
         if name == "pre-push":
             find += _OF_LFS.format(lfs=shlex.quote(calls[1].removesuffix("hooks") + "lfs/objects"))
     order = _FIRST if name in {"pre-push", GUARD, TRAILERS} and not passes else _LAST
@@ -195,6 +217,7 @@ def edits(data: bytes, wanted: bytes) -> bool:
     others = (line.strip() for line in data.split(b"\n") if line not in ours)
     return any(
         line not in _SYNTAX
+        and _LISTED.fullmatch(line) is None
         and b"_aipass_" not in line
         and b"-m aipass git" not in line
         and not line.startswith(MARK.encode())

@@ -1,0 +1,59 @@
+"""The module path of a process of ours: without what the current folder, PYTHONPATH, or a project that is installed in editable form put there.
+
+Imported before anything else of aipass; it imports nothing that Python has not loaded by then. Many modules of the standard library try
+to import what is not there on this system (`msvcrt`, `org.python`), and would find it where an agent writes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+CONFIG_NAME = "aipass.toml"
+
+
+def is_program() -> bool:
+    """Whether this process was started to run a verb of aipass, and is not a program that uses aipass as a library."""
+    words = sys.orig_argv[1:]
+    if "-m" in words:
+        return words[words.index("-m") + 1 :][:1] in (["aipass"], ["aipass.__main__"])
+    return any(os.path.basename(word) == "aipass" for word in words[:1])
+
+
+def leave_out_the_tree() -> None:
+    """Take from `sys.path` whatever may lie where agents write, but for what this aipass and its Python themselves run from."""
+    named = os.environ.get("PYTHONPATH", "") if not sys.flags.ignore_environment else ""
+    out = {os.path.abspath(entry) for entry in named.split(":") if entry}
+    if not sys.flags.safe_path and "-m" in sys.orig_argv[1:]:
+        # `python -m` puts the current folder first.
+        try:
+            out.add(os.getcwd())
+        except FileNotFoundError:
+            pass  # then nothing is imported from there either
+    sys.path[:] = [
+        entry
+        for entry in sys.path
+        if entry and os.path.abspath(entry) not in out and (is_ours(entry) or not is_below_a_root(entry))
+    ]
+
+
+def is_ours(place: str) -> bool:
+    """Whether a place belongs to this Python, to its virtual environment, or is where this aipass lies."""
+    real = os.path.realpath(place)
+    libraries = {
+        os.path.join(os.path.realpath(prefix), name)
+        for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)
+        for name in ("lib", "lib64", sys.platlibdir)
+    }
+    here = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    return real == here or any(real == one or real.startswith(one + "/") for one in libraries)
+
+
+def is_below_a_root(place: str) -> bool:
+    """Whether a place lies in a folder with an `aipass.toml`, or below one: there agents write."""
+    above, before = os.path.realpath(place), ""
+    while above != before:
+        if os.path.isfile(os.path.join(above, CONFIG_NAME)):
+            return True
+        above, before = os.path.dirname(above), above
+    return False
