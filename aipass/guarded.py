@@ -17,7 +17,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from aipass import programs
+from aipass import isolation, programs
 from aipass.dispatch import environment
 from aipass.git import hooks, hooktext
 from aipass.git.ask import ask, has_repository, no_repository
@@ -91,7 +91,7 @@ _SPACES = re.compile(r"\s")
 #: So many worktrees and repositories inside the tree are asked for what they start.
 MOST_INNER = 32
 #: Names by which a file beside a script is imported in the place of what is meant; `test.py` people call their own as well.
-_OF_PYTHON = sorted(sys.stdlib_module_names - set(sys.builtin_module_names) - {"test"})
+_OF_PYTHON = sorted(sys.stdlib_module_names - set(sys.builtin_module_names) - {"test"} | {"org"})
 _IMPORTS = re.compile(
     r"(?:^|[;:])[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+(\w[\w., \t]*))", re.MULTILINE
 )
@@ -480,10 +480,13 @@ def _of_ours(root: str) -> Iterator[tuple[str, str]]:
     why = "aipass itself runs from it"
     for place in _running_from():
         yield place, why
-    for entry in os.environ.get("PYTHONPATH", "").split(":"):
-        # Python looks there first, for its own modules too, before any line of ours is run.
-        if entry and (within := _inside(os.path.join(root, entry), root)) is not None:
-            yield from ((one, "Python imports it at its start (PYTHONPATH)") for one in _of_python(within))
+    # Python looks there at its start, before any line of ours is run: first of all, or for what another system would have. (At the
+    # root itself it does so only where PYTHONPATH says so: `-m` puts it first for a moment, and nothing is imported then.)
+    first = [os.path.join(root, entry) for entry in os.environ.get("PYTHONPATH", "").split(":") if entry]
+    later = [entry for entry in isolation.left_out if os.path.realpath(entry) != root]
+    for entry in dict.fromkeys((*first, *later)):
+        if (within := _inside(entry, root)) is not None:
+            yield from ((one, "Python may import it at its start") for one in _of_python(within))
 
 
 def _running_from() -> list[str]:

@@ -10,6 +10,8 @@ import os
 import sys
 
 CONFIG_NAME = "aipass.toml"
+#: What was taken from `sys.path`: a Python of the same environment finds modules there before any line of ours can leave it out.
+left_out: list[str] = []
 
 
 def is_program() -> bool:
@@ -30,11 +32,13 @@ def leave_out_the_tree() -> None:
             out.add(os.getcwd())
         except FileNotFoundError:
             pass  # then nothing is imported from there either
-    sys.path[:] = [
+    kept = [
         entry
         for entry in sys.path
         if entry and os.path.abspath(entry) not in out and (is_ours(entry) or not is_below_a_root(entry))
     ]
+    left_out.extend(os.path.abspath(entry) for entry in sys.path if entry not in kept)
+    sys.path[:] = kept
 
 
 def is_ours(place: str) -> bool:

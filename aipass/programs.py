@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -266,7 +265,10 @@ def imported_from(program: str) -> list[str]:
     pythons = [word for word in words if os.path.basename(word).startswith(("python", "pypy"))]
     found: list[str] = []
     for name in pythons:
-        python = name if name.startswith("/") else shutil.which(name) or ""
+        folders = () if name.startswith("/") else os.environ.get("PATH", SYSTEM_PATH).split(":")
+        python = next(
+            (one for one in (os.path.join(folder, name) for folder in folders) if is_program(one)), name
+        )
         prefix = os.path.dirname(os.path.dirname(python))
         for base in dict.fromkeys((prefix, os.path.join(prefix, "local"), os.path.expanduser("~/.local"))):
             for pth in islice(glob.iglob(f"{glob.escape(base)}/lib*/py*/*-packages/*.pth"), MOST_PTH):

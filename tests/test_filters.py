@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,65 @@ def test_questions_that_read_files_are_asked_by_who_passes_filters_by():
         if isinstance(node, ast.Constant) and node.value in reading
     ]
     assert found == []
+
+
+def test_programs_that_git_lfs_starts_are_judged_as_well(repo, tmp_path):
+    git(repo.top, "config", "lfs.extension.x.clean", "tools/clean.sh %f")
+    git(repo.top, "config", "lfs.customtransfer.nas.path", "npx")
+    git(repo.top, "config", "lfs.url", "https://example.invalid/x")
+    repo.look_again()
+    assert set(repo.unsafe) == {"lfs.extension.x", "lfs.customtransfer.nas"}
+    said = subprocess.run(
+        ["git", "config", "lfs.extension.x.clean"],
+        cwd=repo.top,
+        env={**os.environ, **repo.environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "false\n"
+    git(repo.top, "config", "lfs.extension.x.clean", "/usr/bin/cat")
+    repo.look_again()
+    assert set(repo.unsafe) == {"lfs.customtransfer.nas"}
+    repo.look_again(["customtransfer.nas"])
+    assert not repo.unsafe
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["#!{python}\n", "#!/bin/sh\n'''exec' {python} \"$0\" \"$@\"\n' '''\n", "#!/usr/bin/env {python}\n"],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_filter_whose_python_imports_from_the_tree_is_not_started(
+    repo, tmp_path, monkeypatch, first, named
+):
+    (repo.top / "aipass.toml").write_text("")
+    packages = tmp_path / "venv/lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    (packages / "x.pth").write_text(
+        f"import os\n# {repo.top}\n{repo.top / 'src' if named else tmp_path / 'elsewhere'}\n"
+    )
+    (tmp_path / "venv/bin").mkdir()
+    (tmp_path / "venv/bin/python3").symlink_to(sys.executable)
+    script = tmp_path / "venv/bin/nbstripout"
+    script.write_text(first.format(python=tmp_path / "venv/bin/python3") + "import sys\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'venv/bin'}:{os.environ['PATH']}")
+    git(repo.top, "config", "filter.x.clean", "nbstripout")
+    repo.look_again()
+    assert bool(repo.unsafe) is named
+
+
+def test_who_starts_git_for_us_gets_the_same_restraint(repo, tmp_path):
+    """The CLI of a forge asks git what is uncommitted."""
+    git(repo.top, "config", "filter.x.clean", "./clean.sh")
+    git(repo.top, "config", "core.fsmonitor", "tools/clean.sh")
+    repo.look_again()
+    subprocess.run(
+        ["git", "status", "--porcelain"],
+        cwd=repo.top,
+        env={**os.environ, **repo.environment},
+        capture_output=True,
+        check=False,
+    )
+    assert not (tmp_path / "ran").exists()

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -980,3 +981,81 @@ def test_a_script_that_asks_whether_it_was_started_or_read_is_started(repo):
     hooks.install(repo.root, repo.spool, hooktext.ALL)
     assert repo.commit("one", check=False).returncode == 1
     assert (repo.root / "ran.txt").read_text() == "pre-commit\n"
+
+
+@pytest.mark.parametrize("how", ["as it was", "edited in place", "edited by another file"])
+def test_a_program_whose_links_are_resolved_has_its_old_name(repo, how):
+    """Node looks at the ending of the file itself; others ask which hook they are."""
+    where = repo.root / ".git/hooks"
+    text = f"#!{sys.executable}\nimport os\nopen('names.txt', 'a').write('TEXT ' + os.path.basename(os.path.realpath(__file__)) + '\\n')\n"
+    repo.put(where / "post-commit", text.replace("TEXT", "one"))
+    before = listing(where)
+    repo.install()
+    aside = where / "post-commit.before-aipass"
+    if how == "edited in place":
+        aside.write_text(text.replace("TEXT", "two"))
+    elif how == "edited by another file":
+        repo.put(where / "half", text.replace("TEXT", "two")).replace(aside)
+    repo.commit("one")
+    assert (repo.root / "names.txt").read_text() == f"{'one' if how == 'as it was' else 'two'} post-commit\n"
+    repo.install()
+    hooks.uninstall(repo.root)
+    assert not (repo.root / ".git/hooks.before-aipass").exists()
+    if how == "as it was":
+        assert listing(where) == before
+    else:
+        assert "two" in (where / "post-commit").read_text()
+
+
+def test_two_installs_at_once_lose_nobodys_hook(repo, monkeypatch):
+    where = repo.root / ".git/hooks"
+    repo.put(where / "post-commit", "#!/usr/bin/env python3\n# mine\n")
+    stale = hooks.status(repo.root)
+    repo.install()
+    with monkeypatch.context() as patch:
+        patch.setattr(hooks, "status", lambda root: stale)
+        repo.install()
+    assert states(hooks.status(repo.root)) == {"installed"}
+    hooks.uninstall(repo.root)
+    assert "# mine" in (where / "post-commit").read_text()
+
+
+def test_what_a_tool_writes_where_git_says_is_called_beside_what_commits_hold(repo):
+    say = '#!/bin/sh\necho WHO {0} "$(cat)" >> ran.txt\n'
+    for name in ("post-commit", "post-rewrite"):
+        repo.put(repo.root / ".githooks" / name, say.format(name).replace("WHO", "team"))
+    repo.git("config", "core.hooksPath", ".githooks")
+    repo.git("add", "-A")
+    repo.git("commit", "-q", "-m", "Hooks")
+    repo.install()
+    where = Path(repo.git("rev-parse", "--git-path", "hooks").stdout.strip())
+    for name in ("post-commit", "post-rewrite", "post-merge"):
+        repo.put(repo.root / where / name, say.format(name).replace("WHO", "tool"))
+    repo.install()
+    assert states(hooks.status(repo.root)) == {"installed"}
+    (repo.root / "ran.txt").unlink(missing_ok=True)
+    repo.commit("one")
+    repo.git("commit", "-q", "--amend", "-m", "other")
+    repo.git("merge", "-q", "--no-ff", "HEAD~1", check=False)
+    said = [
+        " ".join(line.split()[:2])
+        for line in (repo.root / "ran.txt").read_text().splitlines()
+        if line[:4] in ("team", "tool")
+    ]
+    assert said[:2] == ["tool post-commit", "team post-commit"]
+    assert {"tool post-rewrite", "team post-rewrite"} <= set(said)
+    rewritten = [line for line in (repo.root / "ran.txt").read_text().splitlines() if "post-rewrite" in line]
+    assert len({line.split(" ", 2)[2] for line in rewritten}) == 1, "both get what git says"
+    assert repo.told("post-commit")
+    hooks.uninstall(repo.root)
+    assert [path.name for path in hooks.left_over(repo.root)] == ["post-commit", "post-merge", "post-rewrite"]
+
+
+def test_a_repository_that_was_moved_leaves_no_copies_of_ours(repo, tmp_path):
+    hooks.install(repo.root, repo.spool, hooktext.ALL)
+    moved = tmp_path / "moved"
+    repo.root.rename(moved)
+    repo.root = moved
+    hooks.install(moved, repo.spool, hooktext.ALL)
+    hooks.uninstall(moved)
+    assert not [name for name in os.listdir(moved / ".git/hooks") if "aipass" in name]

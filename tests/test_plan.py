@@ -13,7 +13,7 @@ from test_fence_rules import is_pattern
 
 from aipass.cli.main import main
 from aipass.errors import ConfigError
-from aipass.plan import check, graph, model, templates
+from aipass.plan import check, graph, model, overlap, templates
 from aipass.plan.overlap import common_path, path_outside
 from aipass.supervisor.fence.glob import Globs
 
@@ -306,3 +306,35 @@ def test_a_rehearsal_in_which_a_run_writes_on_after_its_end_is_told():
         made, {"phases": [{"id": "a", "status": "done", "dispatch": None}], "status": "done"}, events
     )
     assert told.phases == (("a", "done", 1.0, 3.0),)
+
+
+UUID = "*-????????-????-????-????-????????????"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((f"/out/{UUID}",), ("/out/",)),
+        ((f"/out/{UUID}",), (f"out/{UUID}",)),
+        (("/out/*-?????????????????.json",), ("/out/*.json",)),
+        (("reports/*-??????????????????????.md",), ("reports/*_???????????????????????.md",)),
+    ],
+)
+def test_many_wildcards_in_one_name_are_compared_at_once(one, other, monkeypatch):
+    monkeypatch.setattr(overlap, "MOST_STATES", 2_000)
+    if not one[0].startswith("reports"):
+        assert path_outside(one, other) is None
+    common = common_path(one, other)
+    assert common is not None
+    assert Globs(one).match(common)
+    assert Globs(other).match(common)
+
+
+def test_what_takes_too_long_to_compare_is_said():
+    hard = tuple(f"/out/*{letter}{'?' * 24}" for letter in "abc")
+    with pytest.raises(overlap.UndecidedError, match=r"can match in too many ways .* use fewer"):
+        path_outside(("/out/*c?????????????????????????x",), hard)
+    made = plan({"id": "a", "owns": list(hard), "delivers": ["/out/*c?????????????????????????x"]})
+    assert [(p.kind, "too many ways" in p.message) for p in check.problems(made, ["a"])] == [
+        ("not-owned", True)
+    ]

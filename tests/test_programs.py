@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 from conftest import agent
 from git_kit import git
-from patience import PATIENCE
+from patience import PATIENCE, until
 
-from aipass import config, ground, guarded, programs
+from aipass import config, ground, guarded, isolation, programs
 from aipass.git import hooks, hooktext
 from aipass.layout import Layout
 from aipass.plugins import Plugins
+from aipass.sources.filesystem import Filesystem
+from aipass.sources.observation import Configured, ScanEnd
 from aipass.supervisor.fence import gitfolder, runs_code
 from aipass.supervisor.fence.territory import Kind, Territory
 
@@ -453,6 +456,130 @@ def test_what_a_line_for_a_shell_starts_elsewhere_is_nobodys(tmp_path, line, pat
     assert found.owner(path).kind is Kind.NEVER
 
 
+SPELLINGS = {
+    '["python3", "-um", "w_um"]': "w_um.py",
+    '["python3", "-mw_mj"]': "w_mj.py",
+    '["python3", "-W", "ignore", "-Xutf8", "-m", "w_x"]': "w_x.py",
+    '["bash", "-c", "exec python3 -um w_sh"]': "w_sh.py",
+    '["bash", "-c", "cd tools && python3 -m mod"]': "tools/mod.py",
+    '["bash", "-c", "exec \\"$AIPASS_ROOT/tools/run\\""]': "tools/run",
+    '["bash", "-c", "exec \\"${PWD}/tools/run\\""]': "tools/run",
+    '["bash", "-c", "exec $(git rev-parse --show-toplevel)/tools/run"]': "tools/run",
+    '["python3", "LINK/tools/x.py"]': "tools/x.py",
+    '["OUTSIDE"]': "tools/run",
+    '["python3", "tools/worker"]': "tools/json.py",
+    '["env", "-i", "python3", "-u", "tools/worker", "data/in.txt"]': "tools/json.py",
+    '["python3", "-c", "import helper"]': "helper.py",
+    '["sh", "-c", "python3 -Ic \'import helper\'"]': "helper.py",
+}
+
+
+@pytest.mark.parametrize("command", SPELLINGS)
+def test_however_a_command_spells_it_what_it_starts_is_nobodys(tmp_path, command):
+    root = tmp_path / "real" / "repo"
+    for name in (
+        "w_um.py",
+        "w_mj.py",
+        "w_x.py",
+        "w_sh.py",
+        "helper.py",
+        "tools/mod.py",
+        "tools/run",
+        "tools/x.py",
+        "tools/worker",
+        "data/in.txt",
+    ):
+        program(root / name)
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "run").symlink_to("real/repo/tools/run")
+    spelled = command.replace("LINK", str(tmp_path / "link/repo")).replace("OUTSIDE", str(tmp_path / "run"))
+    found = territory(root, agent_table("w", spelled, 'owns = ["**"]'))
+    assert found.owner(SPELLINGS[command]).kind is Kind.NEVER
+    assert found.owner("data/json.py").agents == ("w",), "what lies beside data is not imported"
+
+
+def test_modules_of_other_systems_are_nobodys_where_our_python_would_find_them(tmp_path, monkeypatch):
+    (tmp_path / "src").mkdir()
+    monkeypatch.setattr(isolation, "left_out", [str(tmp_path / "src"), str(tmp_path)])
+    found = territory(tmp_path, agent_table("w", '["true"]', 'owns = ["**"]'))
+    for name in ("src/nt.py", "src/_winapi/__init__.py", "src/org/__init__.py", "src/msvcrt.pyc"):
+        assert found.owner(name).kind is Kind.NEVER, name
+    for name in ("src/proj/__init__.py", "src/org/x.txt", "lib/nt.py"):
+        assert found.owner(name).agents == ("w",), name
+
+
+def test_modules_that_pythonpath_puts_before_others_are_nobodys(tmp_path, monkeypatch):
+    (tmp_path / "worker.py").write_text("import helper\n")
+    (tmp_path / "lib").mkdir()
+    text = agent_table(
+        "w", '["python3", "worker.py"]', 'env = { PYTHONPATH = "lib:$PWD/more" }\nowns = ["**"]'
+    )
+    (tmp_path / "more").mkdir()
+    found = territory(tmp_path, text)
+    for name in ("lib/helper.py", "lib/json/__init__.py", "more/helper.py", "helper.py"):
+        assert found.owner(name).kind is Kind.NEVER, name
+    assert found.owner("src/re.py").agents == ("w",)
+    # The person's own: Python reads it before any line of ours.
+    (tmp_path / "src").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "src"))
+    found = territory(tmp_path, text)
+    assert found.owner("src/re.py").kind is Kind.NEVER
+    assert found.owner("src/encodings/__init__.py").kind is Kind.NEVER
+    assert found.owner("src/mine.py").agents == ("w",)
+    assert found.owner("re.py").kind is Kind.NEVER, "beside the worker's script"
+    monkeypatch.setenv("PYTHONPATH", ".")
+    assert (
+        territory(tmp_path, agent_table("w", '["true"]', 'owns = ["**"]')).owner("re.py").kind is Kind.NEVER
+    )
+
+
+@pytest.mark.parametrize("name", ["sitecustomize", "usercustomize"])
+@pytest.mark.parametrize(
+    "form", ["{}.py", "{}/__init__.py", "{}.pyc", "{}.cpython-311-x86_64-linux-gnu.so", "{}/x"]
+)
+def test_what_python_imports_at_its_start_is_nobodys_in_any_form(tmp_path, name, form):
+    found = territory(tmp_path, agent_table("w", '["true"]', 'owns = ["src/"]'))
+    assert found.owner(f"src/{form.format(name)}").kind is Kind.NEVER
+
+
+#: What modules of the standard library, and of ours, try to import where it is not there; Python's own of another system are guarded besides.
+NOT_THERE = ("org", "java", "vms_lib", "rich", "colorama", "better_exceptions", "twisted")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_nothing_that_an_editable_install_names_in_the_tree_is_imported(tmp_path, inside):
+    """`pip install -e .` of a project with `src/` writes its path into a file of the environment that aipass lies in, too."""
+    root = tmp_path / "repo"
+    venv = root / ".venv" if inside else tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    packages = next(venv.glob("lib/python*/site-packages"))
+    ours = [str(Path(one).resolve()) for one in sys.path if one.endswith("site-packages")]
+    ours += [
+        str(Path(importlib.util.find_spec(name).origin).parent.parent)
+        for name in ("aipass", "aipass_plugins", "aipass_handlers")
+    ]
+    (packages / "a.pth").write_text("".join(f"import site; site.addsitedir({one!r})\n" for one in ours))
+    (packages / "__editable__.x.pth").write_text(f"{root / 'src'}\n")
+    (root / "src").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    (root / "aipass.toml").write_text(agent_table("w", '["true"]'))
+    for name in NOT_THERE:
+        (root / "src" / name).mkdir()
+        (root / "src" / name / "__init__.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + ' ')"
+        )
+    script = venv / "bin/aipass"
+    script.write_text(
+        f"#!{venv}/bin/python3\nimport re, sys\nfrom aipass.__main__ import main\nsys.exit(main())\n"
+    )
+    script.chmod(0o755)
+    for words in ([str(script)], [str(venv / "bin/python3"), "-E", "-P", "-m", "aipass"]):
+        for verb in (["status"], ["plan", "status"], ["plugins"]):
+            done = subprocess.run([*words, *verb], cwd=root, capture_output=True, text=True, check=False)
+            assert done.returncode in (0, 4), done.stderr
+    assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
+
+
 @pytest.mark.parametrize("name", [".githooks", "scripts/hooks", "a b/hooks"])
 def test_the_real_hooks_folder_and_included_configuration_are_nobodys(tmp_path, name):
     git(tmp_path, "init", "-q")
@@ -725,3 +852,37 @@ def test_a_hooks_folder_that_is_named_while_the_engine_runs_is_nobodys_from_then
         lambda: "refused" in repository.aipass("send", "w", f"try {next(number)}", "--wait").stdout,
         "the guard",
     )
+
+
+@pytest.mark.parametrize(
+    "where", ["own", "own, a link", "XDG, not there yet", "included", "named by the environment"]
+)
+def test_a_hooks_folder_that_the_persons_configuration_names_later_is_told(tmp_path, monkeypatch, where):
+    home, root = Path(os.environ["HOME"]), tmp_path / "repo"
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    file = home / ".gitconfig"
+    if where == "own, a link":
+        (home / "dotfiles").mkdir()
+        (home / "dotfiles/gitconfig").write_text("")
+        file.symlink_to("dotfiles/gitconfig")
+        file = home / "dotfiles/gitconfig"
+    elif where == "XDG, not there yet":
+        file = home / ".config/git/config"
+    elif where == "included":
+        file.write_text("[include]\n\tpath = work.inc\n")
+        file = home / "work.inc"
+        file.write_text("")
+    elif where == "named by the environment":
+        file = tmp_path / "global"
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(file))
+    told = []
+    source = Filesystem(root, baseline=True)
+    source.start(told.extend)
+    try:
+        until(lambda: any(isinstance(one, ScanEnd) for one in told))
+        told.clear()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["git", "config", "--file", str(file), "core.hooksPath", "hk"], check=True)
+        until(lambda: any(isinstance(one, Configured) for one in told))
+    finally:
+        source.stop()

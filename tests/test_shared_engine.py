@@ -9,6 +9,7 @@ import os
 import queue
 import re
 import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,7 @@ from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import _text, storable
 from aipass.secret import masked
+from aipass.share import Share
 from aipass.sources import emitter, inotify
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.ignore import MAX_LINES, MAX_WEIGHT, Ignore, weight
@@ -34,7 +36,8 @@ from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen, 
 from aipass.sources.young import Young
 from aipass.supervisor.fence.glob import Globs, compile_segment
 from aipass.trinity import place
-from aipass.trinity.model import OBSERVATIONS
+from aipass.trinity.document import FaultError
+from aipass.trinity.model import OBSERVATIONS, parse
 from aipass.trinity.place import ASIDE, Places
 from aipass.trinity.shelf import LOOKS_AT_ONCE, MOST_MOVED_HALVES, Shelf, StateSaved
 
@@ -970,3 +973,37 @@ def test_what_a_run_brings_back_after_git_took_it_away_is_its_own(known):
         known.settle(file(path, 1))
         (fact, *_) = known.settle(replace(file(path, 2), back=True))
         assert fact.detail.get("git", False) is by_git, path
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"todos": [], "learnings": [1] * 300_000},
+        {"todos": [{}] * 200_000, "learnings": []},
+        {"todos": [{"text": "x", "tags": [1] * 300_000}], "learnings": []},
+        {"todos": [[]] * 300_000, "learnings": []},
+        {"todos": [], "learnings": [], **{f"k{n}": 1 for n in range(60_000)}},
+        {"todos": [{"text": "x", **{f"k{n}": 1 for n in range(60_000)}}], "learnings": []},
+        {"todos": [], "learnings": [], "now": {f"k{n}": 1 for n in range(60_000)}},
+    ],
+    ids=["learnings", "todos", "tags", "lists", "keys", "keys of an entry", "keys of now"],
+)
+def test_a_save_with_very_much_that_is_wrong_costs_little(document):
+    text = json.dumps(document)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FaultError):
+            parse("local.json", text.encode(), State())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * len(text), "a thousand bytes an error would be a hundred times as much"
+
+
+def test_who_had_others_wait_has_a_share_of_a_minute():
+    share = Share()
+    share.spend("a", 10.0, 0.7)
+    share.spend("a", 20.0, 0.7)
+    assert (share.taken("a", 30.0), share.taken("b", 30.0)) == (1.4, 0)
+    assert share.taken("a", 71.0) == 0.7
+    assert share.taken("a", 81.0) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -126,7 +127,9 @@ def test_what_goes_to_a_terminal_has_colours_lines_tabs_and_nothing_that_is_obey
 def test_a_folded_line_has_the_same_words_and_breaks_none(words, columns, coloured):
     line = "note     " + " ".join(f"\x1b[33m{word}\x1b[0m" if coloured else word for word in words)
     shown = terminal.folded(line, columns).split("\n")
-    assert " ".join(shown).split() == line.split()
+    assert "".join("".join(shown).split()) == "".join(line.split())
+    if line.isascii():
+        assert " ".join(shown).split() == line.split(), "a path can be copied"
     plainly = [re.sub(r"\x1b\[[0-9;]*m", "", one) for one in shown]
     assert all(len(one) <= columns or " " not in one.strip() or one.startswith("note") for one in plainly)
     assert all(one.startswith(" " * 9) for one in plainly[1:])
@@ -169,3 +172,22 @@ def test_at_eighty_columns_no_line_breaks_in_a_word_and_the_log_speaks_to_no_ter
     assert not re.search(r"\x1b\]|\x9b|\x07|\u202e|\x1b\[2J", text)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "").split("\n")
     assert all(len(line) <= 80 or " " not in line.strip() for line in lines), max(lines, key=len)
+
+
+def test_what_is_waited_for_is_shown_in_one_line_that_goes_again(monkeypatch):
+    raw = io.BytesIO()
+    raw.isatty = lambda: True
+    monkeypatch.setattr(
+        sys, "stderr", terminal.Terminal(io.TextIOWrapper(raw, encoding="utf-8"), folded=True, width=80)
+    )
+    terminal.progress("dispatch 1 is \x1b]0;x\x07running")
+    terminal.progress("")
+    assert raw.getvalue() == b"\r\x1b[Kdispatch 1 is \\x1b]0;x\\x07running\r\x1b[K"
+
+
+@given(st.text("\u2800\u3164e\u00e9", min_size=100, max_size=400), st.integers(40, 120))
+def test_no_word_that_may_hold_blanks_for_the_eye_begins_where_lines_begin(word, columns):
+    shown = terminal.folded(f"    {word}", columns).split("\n")
+    if not word.isascii():
+        assert all(one.startswith(" ") for one in shown)
+        assert "".join(one.strip() for one in shown) == word

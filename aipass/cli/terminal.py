@@ -116,8 +116,15 @@ def _pieces(word: str, columns: int) -> list[str]:
     """A word, or what of it fits in a line each."""
     if word.isascii() or _width(word) <= columns:
         return [word]
-    size = max(1, columns // 2)  # a letter may take two columns
-    return [word[start : start + size] for start in range(0, len(word), size)]
+    found, used = [""], 0
+    for letter in re.findall(rf"{_COLOUR.pattern}|.", word, re.DOTALL):
+        width = _width(letter)
+        if used + width > columns:
+            found.append("")
+            used = 0
+        found[-1] += letter
+        used += width
+    return found
 
 
 def folded(line: str, columns: int) -> str:

@@ -21,6 +21,11 @@ def files(root: Path) -> Iterator[str]:
         xdg = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
         own = [os.path.join(home, ".gitconfig"), os.path.join(xdg, "git", "config")]
     said = ask(root, "config", "--list", "-z", "--show-origin", "--includes", bare=True, hooks=True)
-    found = [origin.removeprefix("file:") for origin in said[::2] if origin.startswith("file:")]
+    found = []
+    for origin, entry in zip(said[::2], said[1::2], strict=False):
+        file, (name, _, value) = origin.removeprefix("file:"), entry.partition("\n")
+        found.append(file)
+        if name.startswith(("include.", "includeif.")):
+            found.append(os.path.normpath(os.path.join(os.path.dirname(file), os.path.expanduser(value))))
     # What is told by a relative path lies in the repository, whose own files are watched anyway.
     yield from dict.fromkeys(one for one in (*own, *found) if os.path.isabs(one))
