@@ -476,32 +476,36 @@ def test_requests_left_without_an_engine_are_looked_at_by_the_next_one(repositor
     assert "not JSON" in set_aside(repository)[b"r-0bad.json"][1]["reason"]
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "folder"),
-    [
-        P(b"r-\xff\xfe.json", b"{}", "human", id="name not UTF-8"),
-        P(b"r-" + b"a" * 248 + b".json", b"{}", "human", id="name of 255 bytes"),
-        P(b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "\\ud800"}', "human", id="lone surrogate in text"),
-        P(b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "x", "key": "\\ud800"}', "human", id="lone surrogate in key"),
-        P(b"r-aaaa.json", b'{"verb": "cancel", "id": "r-\\ud800"}', "human", id="lone surrogate in id"),
-        P(b"r-aaaa.json", b'{"verb": "resume", "name": "\\ud800"}', "human", id="lone surrogate in name"),
-        P(b"r-aaaa.json", request(agent="\ud800"), "human", id="lone surrogate in agent"),
-        P(b"r-aaaa.json", request(), "run-" + "9" * 20, id="folder of no run"),
-    ],
-)  # fmt: skip
-def test_odd_requests_are_settled_one_way_or_the_other(repository, name, data, folder):
+#: What it is: the name of its file, what it holds, and the folder of the spool.
+ODD_REQUESTS = {
+    "name not UTF-8": (b"r-\xff\xfe.json", b"{}", "human"),
+    "name of 255 bytes": (b"r-" + b"a" * 248 + b".json", b"{}", "human"),
+    "lone surrogate in text": (b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "\\ud800"}', "human"),
+    "lone surrogate in key": (b"r-aaaa.json", b'{"verb": "send", "agent": "writer", "text": "x", "key": "\\ud800"}', "human"),
+    "lone surrogate in id": (b"r-aaaa.json", b'{"verb": "cancel", "id": "r-\\ud800"}', "human"),
+    "lone surrogate in name": (b"r-aaaa.json", b'{"verb": "resume", "name": "\\ud800"}', "human"),
+    "lone surrogate in agent": (b"r-aaaa.json", request(agent="\ud800"), "human"),
+    "folder of no run": (b"r-aaaa.json", request(), "run-" + "9" * 20),
+}  # fmt: skip
+
+
+def test_odd_requests_are_settled_one_way_or_the_other(repository):
     pid = engine(repository)
-    leave(repository, name, data, folder)
-    left = os.path.join(os.fsencode(repository.root / ".aipass/spool" / folder), name)
-    is_still_well(repository, pid)
-    repository.wait_for(lambda: not os.path.lexists(left), "the end of the request's file")
-    settled = set_aside(repository)
-    if not settled:
-        ledger = sqlite3.connect(f"file:{repository.root}/.aipass/ledger.db?mode=ro", uri=True)
-        rows = ledger.execute("SELECT exit FROM requests WHERE id = 'r-aaaa'").fetchall()
-        ledger.close()
-        assert len(rows) == 1
-        assert rows[0][0] is not None, "recorded, and never answered"
+    for number, (what, (name, data, folder)) in enumerate(ODD_REQUESTS.items()):
+        name = name.replace(b"aaaa.", b"aaa%d." % number)
+        known = len(set_aside(repository))
+        leave(repository, name, data, folder)
+        left = os.path.join(os.fsencode(repository.root / ".aipass/spool" / folder), name)
+        is_still_well(repository, pid)
+        repository.wait_for(
+            lambda left=left: not os.path.lexists(left), f"the end of the request's file: {what}"
+        )
+        if len(set_aside(repository)) == known:
+            ledger = sqlite3.connect(f"file:{repository.root}/.aipass/ledger.db?mode=ro", uri=True)
+            rows = ledger.execute("SELECT exit FROM requests WHERE id = ?", (f"r-aaa{number}",)).fetchall()
+            ledger.close()
+            assert len(rows) == 1, what
+            assert rows[0][0] is not None, f"recorded, and never answered: {what}"
 
 
 # -- (c) the inbox -----------------------------------------------------------------------------------------------------
@@ -631,31 +635,38 @@ def test_files_of_odd_names_are_answered(repository, names):
     is_still_well(repository, pid)
 
 
-@pytest.mark.parametrize(
-    ("path", "data"),
-    [
-        P("inbox/writer/blank.md", b"  \n \n", id="blank"),
-        P("inbox/writer/x.md", b'---\nsubject: "\\ud800"\n---\nx', id="surrogate"),
-        P("inbox/writer/x.md", b"---\nsubject: !!bool maybe\n---\nx", id="bool"),
-        P("inbox/writer/x.md", b"---\nsubject: !!timestamp maybe\n---\nx", id="timestamp"),
-        P("inbox/writer/x.md", b'---\npriority: !!int ""\n---\nx', id="int"),
-        P("inbox/writer/x.md", b"+++\nx = " + b"[" * 50_000 + b"\n+++\nx", id="deep TOML"),
-        P("inbox/writer/x.md", b"---\nx: " + b"[" * 50_000 + b"\n---\nx", id="deep YAML"),
-        P("inbox/writer/x.md", b"---\nkey: 0x" + b"f" * 20_000 + b"\n---\nx", id="long number"),
-        P(b"inbox/\xff/x.md", b"x", id="folder not UTF-8"),
-        P(b"inbox/" + b"y" * 250 + b"/x.md", b"x", id="folder long"),
-        P("inbox/writer/x.md.rejected.json.md", b"", id="named like a note"),
-    ],
-)  # fmt: skip
-def test_odd_files_are_rejected_or_answered(repository, path, data):
+#: What it is: its path, and what it holds.
+ODD_FILES = {
+    "blank": ("inbox/writer/blank.md", b"  \n \n"),
+    "surrogate": ("inbox/writer/x.md", b'---\nsubject: "\\ud800"\n---\nx'),
+    "bool": ("inbox/writer/x.md", b"---\nsubject: !!bool maybe\n---\nx"),
+    "timestamp": ("inbox/writer/x.md", b"---\nsubject: !!timestamp maybe\n---\nx"),
+    "int": ("inbox/writer/x.md", b'---\npriority: !!int ""\n---\nx'),
+    "deep TOML": ("inbox/writer/x.md", b"+++\nx = " + b"[" * 50_000 + b"\n+++\nx"),
+    "deep YAML": ("inbox/writer/x.md", b"---\nx: " + b"[" * 50_000 + b"\n---\nx"),
+    "long number": ("inbox/writer/x.md", b"---\nkey: 0x" + b"f" * 20_000 + b"\n---\nx"),
+    "folder not UTF-8": (b"inbox/\xff/x.md", b"x"),
+    "folder long": (b"inbox/" + b"y" * 250 + b"/x.md", b"x"),
+    "named like a note": ("inbox/writer/x.md.rejected.json.md", b""),
+}  # fmt: skip
+
+
+def test_odd_files_are_rejected_or_answered(repository):
     pid = engine(repository)
-    target = drop(repository, path, data)
+    for number, (what, (path, data)) in enumerate(ODD_FILES.items()):
+        named = path.replace("/x.md", f"/x{number}.md") if isinstance(path, str) else path
+        target, known = (
+            drop(repository, named, data),
+            len(list((repository.root / ".aipass/dispatches").glob("*"))),
+        )
 
-    def settled() -> bool:
-        return note_of(target) is not None or bool(list((repository.root / "outbox").glob("*/x.*.md")))
+        def settled(target=target, number=number) -> bool:
+            answers = (repository.root / "outbox").glob(f"*/x{number}.*.md")
+            return note_of(target) is not None or bool(list(answers))
 
-    repository.wait_for(settled, "a note or an answer")
-    assert os.path.lexists(target) or (repository.root / ".aipass/dispatches/1").exists()
+        repository.wait_for(settled, f"a note or an answer: {what}")
+        made = len(list((repository.root / ".aipass/dispatches").glob("*")))
+        assert os.path.lexists(target) or made > known, what
     is_still_well(repository, pid)
 
 
@@ -695,6 +706,7 @@ COMMANDS = [
     (["send", "writer", "hi", "there"], 2, ["extra argument", "there"]),
     (["send", "writer", "hi", "--wait", "--timeout", "soon"], 2, ["--timeout", '"soon" is not a duration']),
     (["send", "writer", "hi", "--wait", "--timeout", "-5s"], 2, ["--timeout", "is not a duration"]),
+    (["send", "writer", "hi", "--timeout", "5s"], 2, ["--timeout", "add --wait"]),
     (["up", "--timeout", "5"], 2, ["--timeout", '"5" is not a duration']),
     (["up", "--timeout", "9999999d"], 2, ["longer than a hundred years"]),
     (["up", "now"], 2, ["extra argument", "now"]),
@@ -751,24 +763,26 @@ def test_ids_that_do_not_exist(repository):
     is_still_well(repository, pid)
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        P(["why", "e" + "9" * 30], 1, id="why e999…"),
-        P(["why", b"\xff.md"], 1, id="why not UTF-8"),
-        P(["show", b"r-\xff"], 1, id="show not UTF-8"),
-        P(["cancel", b"r-\xff"], 1, id="cancel not UTF-8"),
-        P(["events", "--kind", b"\xff"], 0, id="kind not UTF-8"),
-        P(["events", "--limit", "9" * 30], 0, id="limit huge"),
-        P(["send", "writer", "hi", "--subject", b"\xff"], 0, id="subject not UTF-8"),
-        P(["send", "writer", "hi", "--timeout", "soon"], 2, id="timeout without wait"),
-    ],
-)  # fmt: skip
-def test_odd_arguments_with_an_engine(repository, words, code):
+#: Words, and with which code they end.
+ODD_WORDS = [
+    (["why", "e" + "9" * 30], 1),
+    (["why", b"\xff.md"], 1),
+    (["show", b"r-\xff"], 1),
+    (["cancel", b"r-\xff"], 1),
+    (["events", "--kind", b"\xff"], 0),
+    (["events", "--limit", "9" * 30], 0),
+    (["send", "writer", "hi", "--subject", b"\xff"], 0),
+    (["send", "writer", "hi", "--timeout", "soon"], 2),
+]
+
+
+def test_odd_arguments_with_an_engine(repository):
     pid = engine(repository)
-    done = run(repository, *words, env={"PYTHONPATH": str(quick_reply(repository))})
-    fails(done, code)
-    assert "has not answered" not in done.stderr
+    env = {"PYTHONPATH": str(quick_reply(repository))}
+    for words, code in ODD_WORDS:
+        done = run(repository, *words, env=env)
+        fails(done, code)
+        assert "has not answered" not in done.stderr, words
     is_still_well(repository, pid)
 
 

@@ -209,10 +209,11 @@ def test_a_circle_is_drawn_as_what_it_is():
 
 
 @pytest.mark.parametrize("template", templates.BUILT_IN)
-def test_every_template_makes_a_plan_that_can_start(tmp_path, template):
-    phases = templates.make(template, "a thing", ["one", "two", "three"], tmp_path)
+@pytest.mark.parametrize("agents", [["one"], ["one", "two"], ["one", "two", "three"]], ids=len)
+def test_every_template_makes_a_plan_that_can_start(tmp_path, template, agents):
+    phases = templates.make(template, "a thing", agents, tmp_path)
     made = model.parse(json.dumps({"id": "1", "title": "a thing", "phases": phases}))
-    assert check.problems(made, ["one", "two", "three"]) == []
+    assert check.problems(made, agents) == []
 
 
 # -- the verbs -----------------------------------------------------------------------------------------------------------

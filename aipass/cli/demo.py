@@ -145,9 +145,10 @@ class Tour:
         programs.run(self._root, ["git", "init", "-q", str(self._root)], base=self._env)
         for name, text in AGENTS.items():
             (self._root / name).write_text(text)
-        (self._root / "aipass.toml").write_text(CONFIG.format(python=sys.executable))
         (self._root / "CHANGES.md").write_text("# Changes\n")
         self.run("init")
+        (self._root / "aipass.toml").write_text(CONFIG.format(python=sys.executable))
+        click.echo("(for what follows, aipass.toml names a few small programs as agents)")
         for words in (["add", "-A"], ["commit", "-qm", "Begin"]):
             programs.run(self._root, ["git", *IDENTITY, *words], base=self._env)
         self.run("up", "--detach", "--yes")

@@ -64,6 +64,8 @@ def command(
         raise ConfigError("--wake is for agents, who are started again; use --wait")
     said = text_of(text, file)
     limit = None
+    if timeout is not None and not wait:
+        raise ConfigError("--timeout says how long --wait waits; add --wait, or leave it out")
     if timeout is not None:
         from aipass.units import parse_duration
 

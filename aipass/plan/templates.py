@@ -96,10 +96,15 @@ def make(name: str, title: str, agents: Sequence[str], folder: Path) -> list[dic
     if not agents:
         raise ConfigError("there are no agents to give the phases to; add some to aipass.toml first")
     given = {role: agents[min(place, len(agents) - 1)] for place, role in enumerate(ROLES)}
-    return [
-        _phase(id_, given[role], task.format(title=title), owns, delivers, after)
-        for id_, role, task, owns, delivers, after in BUILT_IN[name]
-    ]
+    phases: list[dict[str, Any]] = []
+    before: dict[str, set[str]] = {}
+    for id_, role, task, owns, delivers, after in BUILT_IN[name]:
+        known = {one for name in after for one in (name, *before[name])}
+        # An agent does one thing at a time; where there are fewer agents than roles, one has several.
+        same = [one["id"] for one in phases if one["agent"] == given[role] and one["id"] not in known]
+        before[id_] = known.union(same, *(before[one] for one in same))
+        phases.append(_phase(id_, given[role], task.format(title=title), owns, delivers, (*after, *same)))
+    return phases
 
 
 def _phase(

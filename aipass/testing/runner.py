@@ -71,7 +71,7 @@ class ScriptedRunner:
 
     def prompt(self, run: int) -> str:
         """The prompt that a run was given."""
-        return Path(self.started[run]["folder"], wire.PROMPT).read_text()
+        return (self._folder(run) / wire.PROMPT).read_text()
 
     def finish(
         self,
@@ -83,8 +83,9 @@ class ScriptedRunner:
         outcome: str = "exited",
         **more: Any,  # noqa: ANN401 - fields of the report
     ) -> None:
-        """End a run, as if its program had said this and left with that status."""
-        folder = Path(self.started.pop(run)["folder"])
+        """End a run, as if its program had said this and left with that status. Raises ValueError where it is not running."""
+        folder = self._folder(run)
+        del self.started[run]
         (folder / wire.STDOUT).write_text(stdout)
         (folder / wire.STDERR).write_text(stderr)
         report = {
@@ -97,6 +98,13 @@ class ScriptedRunner:
         self.ended[run] = {**report, "pid": FIRST_PID + run, "started": 0.0, "reason": None, **more}
         (folder / wire.EXIT).write_text(json.dumps(self.ended[run]))
         self._report(self.ended[run])
+
+    def _folder(self, run: int) -> Path:
+        if run not in self.started:
+            raise ValueError(
+                f"run {run} is not running; running are: {', '.join(map(str, self.started)) or 'none'}"
+            )
+        return Path(self.started[run]["folder"])
 
     def _report(self, message: dict[str, Any]) -> None:
         assert self._tell is not None, "start the engine first"
