@@ -263,8 +263,9 @@ def _of_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
             yield from ((one, why) for one in _program(os.path.join(root, program)))
         for word in words:
             yield from ((one, why) for one in _named(expanded(word, root), root))
-        for place, _, module in _pythons(words, root):
-            yield from ((one, why) for one in _module(module, place))
+        for place, option, value in _pythons(words, root):
+            if option == "m":
+                yield from ((one, why) for one in _module(value, place))
 
 
 def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
@@ -327,17 +328,13 @@ def _pythons(words: list[str], root: str) -> Iterator[tuple[str, str, str]]:
     for line in lines:
         folder = root
         for number, word in enumerate(line):
+            rest = line[number + 1 :]
             if number and line[number - 1] in _INTO:
                 folder = _inside(os.path.join(folder, word), root) or folder
-            if os.path.basename(word).startswith(("python", "pypy")) or (
-                number == 0 and word.startswith("-")
-            ):
-                yield from (
-                    (folder, option, value)
-                    for option, value in _program_of_python(
-                        line[number + 1 :] if number or not word.startswith("-") else line
-                    )
-                )
+            if os.path.basename(word).startswith(("python", "pypy")):
+                yield from ((folder, *found) for found in _program_of_python(rest))
+            elif word == "-m" and rest:
+                yield folder, "m", rest[0]  # another program that starts a module: `coverage run -m`
 
 
 def _program_of_python(words: list[str]) -> Iterator[tuple[str, str]]:

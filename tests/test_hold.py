@@ -154,6 +154,8 @@ def test_whoever_of_a_run_locks_a_file_of_ours_is_found_and_ended_and_nobody_els
     env = {**os.environ, "AIPASS_RUN": "7"}
     theirs = subprocess.Popen([*PYTHON, LOCKER, str(path), how], stdout=subprocess.PIPE, text=True, env=env)
     assert theirs.stdout.readline().strip() == "locked"
+    if how == "by a child":
+        theirs.wait(PATIENCE)  # or it would be found first, and the child only by the next look
     (ended,) = lockers.end_of_runs(path)
     assert ended.run == "7"
     assert "fcntl" in ended.command

@@ -470,6 +470,7 @@ SPELLINGS = {
     '["python3", "tools/worker"]': "tools/json.py",
     '["env", "-i", "python3", "-u", "tools/worker", "data/in.txt"]': "tools/json.py",
     '["python3", "-c", "import helper"]': "helper.py",
+    '["coverage", "run", "-m", "w_um"]': "w_um.py",
     '["sh", "-c", "python3 -Ic \'import helper\'"]': "helper.py",
 }
 

@@ -636,8 +636,12 @@ def test_an_agent_whose_prs_take_long_is_asked_to_wait_and_a_person_is_not(bench
     monkeypatch.setattr(made, "_made", takes)
 
     def asked(agent, by):
-        return made._open_one(SimpleNamespace(by=by, wish=SimpleNamespace(agent=agent)))
+        return made._open_one(SimpleNamespace(by=by, wish=SimpleNamespace(agent=agent), refused=refused))
 
+    refused = "too much"
+    with pytest.raises(RefusedError, match="too much"):
+        asked("a", 1)
+    refused = ""
     asked("a", 1)
     asked("a", 2)
     with pytest.raises(RefusedError, match="PRs and commits of a have taken 6 s within a minute"):

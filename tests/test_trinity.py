@@ -285,6 +285,8 @@ def test_many_faults_cost_little(monkeypatch):
     real = model.line_of
     monkeypatch.setattr(model, "line_of", lambda *given: looks.append(1) or real(*given))
     with pytest.raises(FaultError, match="it is a number; it must be an object"):
+        parse(LOCAL, json.dumps({"todos": [], "learnings": [1] * 1000}).encode(), LIMITS)
+    with pytest.raises(FaultError, match="there are 100000 learnings"):
         parse(LOCAL, json.dumps({"todos": [], "learnings": [1] * 100_000}).encode(), LIMITS)
     assert len(looks) <= 20
 
