@@ -34,6 +34,14 @@ def rounds(usual: int, nightly: int) -> int:
     return nightly if NIGHTLY else usual
 
 
+def few(cases, usual: int):
+    """So many of the cases of one kind, evenly spread, with the first and the last; `make nightly` tries each."""
+    cases = list(cases)
+    if NIGHTLY or len(cases) <= usual:
+        return cases
+    return [cases[round(place * (len(cases) - 1) / (usual - 1))] for place in range(usual)]
+
+
 def pytest_collection_modifyitems(items):
     """Whatever starts a real engine takes its time; the inner loop leaves it out."""
     for item in items:

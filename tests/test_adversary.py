@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import agent
+from conftest import agent, few
 from patience import PATIENCE
 from test_supervisor import House, house
 
@@ -41,14 +41,17 @@ def state(repository, number: int) -> str:
 
 @pytest.mark.parametrize(
     "trick",
-    [
-        "os.makedirs(run + '/.result.json.tmp/x')",
-        "os.makedirs(run + '/.exit.tmp/x')",
-        "os.remove(run + '/stdout.log'); os.mkfifo(run + '/stdout.log')",
-        "os.remove(run + '/stdout.log'); os.symlink('/dev/zero', run + '/stdout.log')",
-        "shutil.rmtree(run)",
-        "os.makedirs(root + '/.aipass/spool/run-99999999999999999999')",
-    ],
+    few(
+        [
+            "os.makedirs(run + '/.result.json.tmp/x')",
+            "os.makedirs(run + '/.exit.tmp/x')",
+            "os.remove(run + '/stdout.log'); os.mkfifo(run + '/stdout.log')",
+            "os.remove(run + '/stdout.log'); os.symlink('/dev/zero', run + '/stdout.log')",
+            "shutil.rmtree(run)",
+            "os.makedirs(root + '/.aipass/spool/run-99999999999999999999')",
+        ],
+        3,
+    ),
 )
 def test_an_agent_that_spoils_its_own_run_folder_stops_nobody(repository, trick):
     script(

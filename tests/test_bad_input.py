@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import few
 from patience import PATIENCE
 
 from aipass import config
@@ -285,34 +286,37 @@ def test_a_fifo_in_place_of_the_configuration_does_not_hang(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "told"),
-    [
-        P(
-            (A + 'timout = "1s"\n').encode(),
-            "aipass.toml:4: agents.writer.timout: unknown key; did you mean",
-            id="key",
-        ),
-        P((A + A).encode(), "aipass.toml:4: not valid TOML", id="agent twice"),
-        P(A.encode("utf-16"), "not UTF-8", id="UTF-16"),
-        P(b"# " + b"x" * 10_000_000, "larger than 4 MB", id="10 MB"),
-        P((A + CRON.format("daily")).encode(), "not a cron expression", id="cron"),
-        P(A.encode() + b'x = "\0"', "not valid TOML", id="NUL"),
-        P(b"x = " + b"[" * 100_000, "not valid TOML", id="deep"),
-        P(
-            b'[inbox]\nmax_size = "' + b"9" * 400 + b'GB"\n',
-            "inbox.max_size",
-            id="size absurd",
-        ),
-        P(
-            (A + R + 'paths = ["[z-a]"]\n').encode(),
-            "on.0.paths.0",
-            id="pattern range",
-        ),
-        P(
-            b"[limits]\nhops = " + b"9" * 5000 + b"\n",
-            "not valid TOML",
-            id="digits",
-        ),
-    ],
+    few(
+        [
+            P(
+                (A + 'timout = "1s"\n').encode(),
+                "aipass.toml:4: agents.writer.timout: unknown key; did you mean",
+                id="key",
+            ),
+            P((A + A).encode(), "aipass.toml:4: not valid TOML", id="agent twice"),
+            P(A.encode("utf-16"), "not UTF-8", id="UTF-16"),
+            P(b"# " + b"x" * 10_000_000, "larger than 4 MB", id="10 MB"),
+            P((A + CRON.format("daily")).encode(), "not a cron expression", id="cron"),
+            P(A.encode() + b'x = "\0"', "not valid TOML", id="NUL"),
+            P(b"x = " + b"[" * 100_000, "not valid TOML", id="deep"),
+            P(
+                b'[inbox]\nmax_size = "' + b"9" * 400 + b'GB"\n',
+                "inbox.max_size",
+                id="size absurd",
+            ),
+            P(
+                (A + R + 'paths = ["[z-a]"]\n').encode(),
+                "on.0.paths.0",
+                id="pattern range",
+            ),
+            P(
+                b"[limits]\nhops = " + b"9" * 5000 + b"\n",
+                "not valid TOML",
+                id="digits",
+            ),
+        ],
+        3,
+    ),
 )
 def test_verbs_refuse_a_wrong_configuration_with_2(repository, data, told):
     (repository.root / "aipass.toml").write_bytes(data)
@@ -589,13 +593,13 @@ def test_what_cannot_be_used_in_the_inbox_is_told_beside_it_and_stays(repository
 
 @pytest.mark.parametrize(
     "names",
-    [
+    few([
         P(ODD, id="all that is UTF-8"),
         P([b"\xff\xfe not UTF-8 \xe9.md"], id="not UTF-8"),
         P([b"\xe9.bin"], id="not UTF-8, by path"),
         P([b"x" + "é".encode() * 118 + b".markdown"], id="cut within a letter"),
         P([("x" + "日" * 81).encode() + b".md"], id="cut within a letter of three bytes"),
-    ],
+    ], 3),
 )  # fmt: skip
 def test_files_of_odd_names_are_answered(repository, names):
     pid = engine(repository)
@@ -994,7 +998,7 @@ def _foreign(version: int):
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [
+    few([
         P(lambda path: path.write_bytes(b"these are my notes\n" * 500), "not a ledger", id="text"),
         P(lambda path: path.write_bytes(b"SQLite"), "not a ledger", id="six bytes"),
         P(lambda path: path.write_bytes(path.read_bytes()[:100] + b"\0" * 20_000), "damaged", id="zeros"),
@@ -1006,7 +1010,7 @@ def _foreign(version: int):
         P(_pragma("PRAGMA user_version = -1"), "ledger", id="negative version"),
         P(_foreign(1), "another program", id="another program's"),
         P(_foreign(0), "another program", id="another program's, version 0"),
-    ],
+    ], 5),
 )  # fmt: skip
 def test_a_ledger_that_cannot_be_used_is_not_touched(repository, change, told):
     ledger = make_ledger(repository)
@@ -1030,7 +1034,7 @@ def test_after_the_ledger_was_moved_away_as_advised_work_begins_anew(repository)
 
 
 @pytest.mark.parametrize(
-    "words", [["status"], ["events"], ["dispatches"], ["show", "1"], ["why", "1"], ["logs", "1"]]
+    "words", few([["status"], ["events"], ["dispatches"], ["show", "1"], ["why", "1"], ["logs", "1"]], 20)
 )
 @pytest.mark.parametrize("kind", ["text", "newer", "half", "pages", "foreign"])
 def test_readers_of_a_ledger_that_cannot_be_used(repository, words, kind, request):
@@ -1070,13 +1074,13 @@ def has_mounts() -> bool:
 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
-    [
+    few([
         P(["up", "--until-idle"], 2, "cannot be written", id="up"),
         P(["send", "writer", "x"], 2, "Read-only file system", id="send"),
         P(["events"], 0, "run.finished", id="events"),
         P(["status"], 0, "1 succeeded", id="status"),
         P(["up", "--detach"], 2, "cannot be written", id="up --detach"),
-    ],
+    ], 3),
 )  # fmt: skip
 @pytest.mark.skipif(not has_mounts(), reason="needs root and unshare -m, for a read-only mount")
 def test_a_state_folder_that_is_read_only(repository, words, code, told):

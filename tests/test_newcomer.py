@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import agent
+from conftest import agent, few
 from patience import PATIENCE
 
 import aipass
@@ -147,7 +147,7 @@ RULE = COMMAND + '[[on]]\nname = "x"\nevent = "file.saved"\ndispatch = "w"\ntask
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [
+    few([
         ('driver = "comand"\ncommand = ["true"]', "aipass.toml:1: agents.w: there is no driver \"comand\"; did you mean `command`?"),
         ('driver = "cluade"', "aipass.toml:2: agents.w.driver: there is no driver \"cluade\"; did you mean `claude`?"),
         ('driver = "command"\ncommand = "python3 a.py"', 'it is a list, found \'python3 a.py\'; write `command = ["python3", "a.py"]`'),
@@ -157,7 +157,7 @@ RULE = COMMAND + '[[on]]\nname = "x"\nevent = "file.saved"\ndispatch = "w"\ntask
         (COMMAND + "[memory]\nin_promt = 3", "did you mean `in_prompt`?"),
         (COMMAND + "[state]\ntodo = 3", "did you mean `todos`?"),
         (COMMAND + '[pr]\nforge = "gitub"', "aipass.toml:5: pr.forge: there is no driver for the forge"),
-    ],
+    ], 5),
 )  # fmt: skip
 def test_a_mistake_in_the_configuration_is_told_with_its_line_and_what_to_write(repository, text, said):
     repository.write("aipass.toml", f"[agents.w]\n{text}\n")

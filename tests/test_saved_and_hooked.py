@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import NIGHTLY, Repository, agent
+from conftest import NIGHTLY, Repository, agent, few
 from patience import PATIENCE, until
 
 from aipass.errors import ConfigError
@@ -96,7 +96,7 @@ def same_size(path, text, how):
 
 @linux
 @pytest.mark.parametrize(
-    "how", ["cp -p", "mode before the close", "time put back", "time put back before the close"]
+    "how", few(["cp -p", "mode before the close", "time put back", "time put back before the close"], 3)
 )
 def test_an_edit_that_keeps_size_or_time_is_told_once(saving, how):
     same_size(saving.root / "src/a.py", "after.\n", how)
@@ -192,7 +192,9 @@ def git(root, *words, check=True, env=None):
     "first",
     ["#!/bin/sh", "#! /bin/sh", "#!/bin/sh -e", "#!/bin/bash", "#!/usr/bin/env bash", "#!/usr/bin/bash -eu"],
 )
-@pytest.mark.parametrize("name", ["post-commit", "pre-push", "pre-commit"] if NIGHTLY else ["pre-push"])
+@pytest.mark.parametrize(
+    "name", few(["post-commit", "pre-push", "pre-commit"] if NIGHTLY else ["pre-push"], 3)
+)
 def test_a_hook_of_before_has_its_name_its_files_and_its_words(repository, first, name):
     if "bash" in first and shutil.which("bash") is None:
         pytest.skip("no bash")
@@ -227,7 +229,7 @@ def test_a_hook_of_before_has_its_name_its_files_and_its_words(repository, first
         assert failed.returncode != 0
 
 
-@pytest.mark.parametrize("how", ["empty", "comments", "scissors", "template"])
+@pytest.mark.parametrize("how", few(["empty", "comments", "scissors", "template"], 2))
 def test_a_commit_that_was_given_up_stays_given_up(repository, how):
     root = repository.root
     repository.write("aipass.toml", agent("w", "w.py"))

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import pytest
 from aipass_plugins.secrets import MOST_FOUND, MOST_IN_PIECE, find_secrets
+from conftest import few
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE, until
@@ -326,8 +327,8 @@ def test_patterns_that_take_long_are_not_used_and_ordinary_ones_are(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["*" + "?" * 97 + "b", "?" * 90 + "*" + "?" * 90 + "b", "[!b]*" + "[!b]" * 60 + "b", "?" * 249 + "b", "a*" + "a" * 200,
-     "*a*" + "?" * 100 + "b", "*" + "?" * 126 + "b*", "*?????????????????b*", "*[Dd]ebug*", "**/*????????b*/**/f", "a/**/*b*/**/c", "a/" * 90 + "b", "**/" + "?" * 90 + "*b", "a/" * 20 + "*b", "*.py[" + "cod" * 60 + "]"],
+    few(["*" + "?" * 97 + "b", "?" * 90 + "*" + "?" * 90 + "b", "[!b]*" + "[!b]" * 60 + "b", "?" * 249 + "b", "a*" + "a" * 200,
+     "*a*" + "?" * 100 + "b", "*" + "?" * 126 + "b*", "*?????????????????b*", "*[Dd]ebug*", "**/*????????b*/**/f", "a/**/*b*/**/c", "a/" * 90 + "b", "**/" + "?" * 90 + "*b", "a/" * 20 + "*b", "*.py[" + "cod" * 60 + "]"], 5),
 )  # fmt: skip
 def test_no_pattern_makes_the_rules_slow(tmp_path, line):
     """Against ordinary patterns, as many as are used, in the same process: every file that appears is held against them."""
@@ -558,47 +559,50 @@ def test_that_files_are_hidden_is_no_news_after_a_restart(known):
 
 @pytest.mark.parametrize(
     "word",
-    [
-        "artif",
-        "jfrog",
-        "buildkit",
-        "eyJ",
-        "ghp_",
-        "npm_",
-        "NPM_TOKEN",
-        "SG.",
-        "xoxb-1-",
-        "ibm_cloud_iam",
-        "softlayer_api_key",
-        "ibm_cos_hmac",
-        "cloudant_api_key",
-        "sq0csp-",
-        "rk_live_",
-        "AC",
-        "SK",
-        "AKCp",
-        "AIza",
-        "sk-ant-",
-        "glpat-",
-        "://a:b",
-        "AKIA",
-        "hooks.slack.com/services/",
-        "M.",
-        *(
-            name + between
-            for name in (
-                "key",
-                "ibm_cloud_iam_api_key",
-                "cloudant_api_key",
-                "sl_password",
-                "aws token",
-                "NPM_TOKEN",
-            )
-            for between in (" " * 3990, " " * 40, "    =", "    =    ", "\t" * 3990, "=" * 3990)
-        ),
-        "x " * 40 + "\n",
-        "\n",
-    ],
+    few(
+        [
+            "artif",
+            "jfrog",
+            "buildkit",
+            "eyJ",
+            "ghp_",
+            "npm_",
+            "NPM_TOKEN",
+            "SG.",
+            "xoxb-1-",
+            "ibm_cloud_iam",
+            "softlayer_api_key",
+            "ibm_cos_hmac",
+            "cloudant_api_key",
+            "sq0csp-",
+            "rk_live_",
+            "AC",
+            "SK",
+            "AKCp",
+            "AIza",
+            "sk-ant-",
+            "glpat-",
+            "://a:b",
+            "AKIA",
+            "hooks.slack.com/services/",
+            "M.",
+            *(
+                name + between
+                for name in (
+                    "key",
+                    "ibm_cloud_iam_api_key",
+                    "cloudant_api_key",
+                    "sl_password",
+                    "aws token",
+                    "NPM_TOKEN",
+                )
+                for between in (" " * 3990, " " * 40, "    =", "    =    ", "\t" * 3990, "=" * 3990)
+            ),
+            "x " * 40 + "\n",
+            "\n",
+        ],
+        20,
+    ),
 )
 def test_no_word_makes_the_search_for_secrets_slow(word):
     """Against a plain text of the same length in the same process: what everybody waits for may not hang on what one says."""
