@@ -167,7 +167,7 @@ def repository(tmp_path):
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     made = Repository(root)
     yield made
-    if (root / ".aipass").exists():
+    if (root / ".aipass").exists() and made.pids():
         made.aipass("down", "--kill", check=None)
         made.wait_for(lambda: not made.pids(), "the end of all processes")
 

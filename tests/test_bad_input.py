@@ -588,6 +588,10 @@ def test_what_cannot_be_used_in_the_inbox_is_told_beside_it_and_stays(repository
         if data is not None:
             assert Path(os.fsdecode(target)).read_bytes() == data
     assert list((repository.root / "outbox").glob("*/*")) == []
+    told_in_all = json.loads(repository.aipass("status", "--json").stdout)["attention"]
+    assert any(text.startswith(f"{len(told)} files in inbox/ cannot be used") for text in told_in_all), (
+        told_in_all
+    )
     is_still_well(repository, pid)
 
 

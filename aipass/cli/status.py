@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
-from itertools import chain, islice
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,9 +115,9 @@ def _sandbox(layout: Layout) -> Config | None:
 
 def _rejected(layout: Layout) -> int:
     """How many files of the inbox have a note beside them that says why they are not taken."""
-    notes = islice(
-        chain.from_iterable(layout.inbox.glob(f"{at}*{REJECTED}") for at in ("", "*/")), MOST_COUNTED
-    )
+    folders = islice(os.walk(layout.inbox), MOST_COUNTED)
+    found = (Path(folder, name) for folder, _, names in folders for name in names if name.endswith(REJECTED))
+    notes = islice(found, MOST_COUNTED)
     # A name that was too long for the note's is cut in it.
     return sum(
         1 for note in notes if os.path.lexists(str(note).removesuffix(REJECTED)) or len(note.name) > LONG_NAME
