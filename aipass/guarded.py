@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
@@ -277,6 +278,13 @@ def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
     scripts: set[tuple[str, str]] = set()
     for name, agent in config.agents.items():
         why = f"`{name}` is started with it: it imports what lies beside it"
+        path = environment.path_of(agent, os.environ)
+        for word in (*(agent.command or ()), *agent.args):
+            if os.path.basename(word).startswith(("python", "pypy")):
+                python = os.path.join(root, programs.for_run(word, path, root))
+                for entry in programs.imported_from(python, root):
+                    if (within := _inside(entry, root)) is not None:
+                        yield from ((one, why) for one in _of_python(within, _elsewhere()))
         for folder, script, text in _python_of(agent, root):
             if folder not in folders:
                 folders.add(folder)
@@ -286,10 +294,16 @@ def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
                 yield from ((one, why) for one in _imported(folder, script, text))
 
 
-def _of_python(folder: str) -> Iterator[str]:
+def _of_python(folder: str, names: Iterable[str] = _OF_PYTHON) -> Iterator[str]:
     """Files that would be imported in the place of Python's own modules."""
-    for module in _OF_PYTHON:
+    for module in names:
         yield from _files_of(os.path.join(folder, module))
+
+
+@lru_cache(maxsize=1)
+def _elsewhere() -> tuple[str, ...]:
+    """Python's own modules of other systems: it asks for them here as well, and takes whatever comes last on its path."""
+    return tuple(name for name in _OF_PYTHON if importlib.util.find_spec(name) is None)
 
 
 def _python_of(agent: Agent, root: str) -> Iterator[tuple[str, str, str]]:
@@ -481,9 +495,9 @@ def _of_ours(root: str) -> Iterator[tuple[str, str]]:
     # root itself it does so only where PYTHONPATH says so: `-m` puts it first for a moment, and nothing is imported then.)
     first = [os.path.join(root, entry) for entry in os.environ.get("PYTHONPATH", "").split(":") if entry]
     later = [entry for entry in isolation.left_out if os.path.realpath(entry) != root]
-    for entry in dict.fromkeys((*first, *later)):
-        if (within := _inside(entry, root)) is not None:
-            yield from ((one, "Python may import it at its start") for one in _of_python(within))
+    for entries, names in ((first, _OF_PYTHON), (later, _elsewhere())):
+        for within in filter(None, (_inside(entry, root) for entry in dict.fromkeys(entries))):
+            yield from ((one, "Python may import it at its start") for one in _of_python(within, names))
 
 
 def _running_from() -> list[str]:

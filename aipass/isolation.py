@@ -16,10 +16,20 @@ left_out: list[str] = []
 
 def is_program() -> bool:
     """Whether this process was started to run a verb of aipass, and is not a program that uses aipass as a library."""
-    words = sys.orig_argv[1:]
-    if "-m" in words:
-        return words[words.index("-m") + 1 :][:1] in (["aipass"], ["aipass.__main__"])
-    return any(os.path.basename(word) == "aipass" for word in words[:1])
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if not word.startswith("-") or word == "-":
+            return os.path.basename(word) == "aipass"
+        if word.startswith("--"):
+            continue
+        # Short options may stand together; the first with a value ends them, and it may be joined to it.
+        place = next((at for at, letter in enumerate(word) if letter in "mcWX"), None)
+        if place is None:
+            continue
+        value = word[place + 1 :] or next(words, "")
+        if word[place] in "mc":
+            return word[place] == "m" and value in ("aipass", "aipass.__main__")
+    return False
 
 
 def leave_out_the_tree() -> None:

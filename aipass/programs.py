@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -248,32 +249,80 @@ def for_run(program: str, path: str, root: Path | str) -> str:
     return program
 
 
-def imported_from(program: str) -> list[str]:
-    """The folders that the Python of a script imports from because somebody installed what lies there in editable form (`pip install -e`).
+def is_script(program: str) -> bool:
+    """Whether a program is a text that an interpreter reads, and not one of the system's own."""
+    real = os.path.realpath(program)
+    return _first_lines(real)[0].startswith(b"#!") and os.path.dirname(real) not in SYSTEM_PATH.split(":")
 
-    `program`: its path. None for what is no Python script. Read are the script's first two lines, and the `.pth` files of its Python.
+
+def is_of_python(script: str) -> bool:
+    """Whether Python reads a script, as its first line says."""
+    return b"python" in _first_lines(os.path.realpath(script))[0] or b"exec' /" in b"".join(
+        _first_lines(os.path.realpath(script))[1:]
+    )
+
+
+def imported_from(program: str, root: Path | str) -> list[str]:
+    """The folders that a Python imports from because somebody installed what lies there in editable form (`pip install -e`).
+
+    `program`: the path of a Python, or of a script that one reads; of all else it is none. Read are a script's first two lines, and the
+    `.pth` files of its Python.
     """
-    try:
-        with held.open_regular(program) as file:
-            first = file.read(2 * MAX_PATH_BYTES).split(b"\n")[:2]
-    except OSError:
-        return []
-    if not first[0].startswith(b"#!"):
-        return []
-    # A long path of an interpreter stands in the second line, for a shell.
-    words = [word.strip("'") for line in first for word in os.fsdecode(line.removeprefix(b"#!")).split()]
-    pythons = [word for word in words if os.path.basename(word).startswith(("python", "pypy"))]
+    if _is_python(program):
+        pythons = [program]
+    else:
+        first = _first_lines(os.path.realpath(program))
+        # A long path of an interpreter stands in the second line, for a shell.
+        lines = [os.fsdecode(line.removeprefix(b"#!")) for line in first if first[0].startswith(b"#!")]
+        words = [word.strip("'") for line in lines for word in line.split()]
+        pythons = [word for word in words if _is_python(word)]
     found: list[str] = []
     for name in pythons:
-        folders = () if name.startswith("/") else os.environ.get("PATH", SYSTEM_PATH).split(":")
-        python = next(
-            (one for one in (os.path.join(folder, name) for folder in folders) if is_program(one)), name
-        )
-        prefix = os.path.dirname(os.path.dirname(python))
-        for base in dict.fromkeys((prefix, os.path.join(prefix, "local"), os.path.expanduser("~/.local"))):
-            for pth in islice(glob.iglob(f"{glob.escape(base)}/lib*/py*/*-packages/*.pth"), MOST_PTH):
+        python = name if name.startswith("/") else of(root).find(name) or name
+        for folder in _packages_of(python):
+            for pth in islice(glob.iglob(f"{glob.escape(folder)}/*.pth"), MOST_PTH):
                 found += _named_by_pth(pth)
     return found
+
+
+def _is_python(word: str) -> bool:
+    return os.path.basename(word).startswith(("python", "pypy"))
+
+
+def _first_lines(path: str) -> list[bytes]:
+    try:
+        with held.open_regular(path) as file:
+            return file.read(2 * MAX_PATH_BYTES).split(b"\n")[:2]
+    except OSError:
+        return [b""]
+
+
+def _packages_of(python: str) -> Iterator[str]:
+    """Where a Python has its packages: those of its environment, or of the system and of the person."""
+    prefix = os.path.dirname(os.path.dirname(os.path.abspath(python)))
+    is_venv = os.path.isfile(os.path.join(prefix, "pyvenv.cfg"))
+    real = os.path.realpath(python)
+    version = (
+        os.path.basename(real) if re.fullmatch(r"(?:python|pypy)\d\.\d+", os.path.basename(real)) else "py*"
+    )
+    if is_venv:
+        yield from glob.iglob(f"{glob.escape(prefix)}/lib*/py*/*-packages")
+        try:
+            config = held.read(os.path.join(prefix, "pyvenv.cfg"), MAX_PTH_BYTES).lower().replace(b" ", b"")
+        except OSError:
+            config = b""
+        if b"include-system-site-packages=true" not in config:
+            return
+        prefix = os.path.dirname(os.path.dirname(real))
+    else:
+        # By a link elsewhere it is the Python that it leads to.
+        yield from glob.iglob(f"{glob.escape(os.path.dirname(os.path.dirname(real)))}/lib*/py*/*-packages")
+    for base, name in (
+        (prefix, "py*"),
+        (os.path.join(prefix, "local"), "py*"),
+        (os.path.expanduser("~/.local"), version),
+    ):
+        yield from glob.iglob(f"{glob.escape(base)}/lib*/{name}/*-packages")
 
 
 def _named_by_pth(pth: str) -> Iterator[str]:

@@ -92,11 +92,17 @@ def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[st
         name, _, command = entry.partition("\n")
         driver, _, field = name.rpartition(".")
         commands.setdefault(driver, {})[field] = command
+    for driver, fields in commands.items():
+        if driver.startswith("lfs.customtransfer."):
+            # The words behind a program are no program.
+            fields["path"] = f"{fields.get('path', '')} {fields.pop('args', '')}".strip()
     unsafe: dict[str, str] = {}
     for driver, fields in commands.items():
         if any(_is_in_tree(command, root, top) for command in fields.values()):
             unsafe[driver] = _IN_TREE
-        elif driver.partition(".")[2] not in trusted and not all(map(is_known, fields.values())):
+        elif driver.partition(".")[2] not in trusted and any(
+            _is_unknown(one, root) for one in fields.values()
+        ):
             unsafe[driver] = _UNKNOWN
     return Judged(unsafe, {driver: tuple(commands[driver]) for driver in unsafe})
 
@@ -145,6 +151,19 @@ def _is_known_alone(words: list[str]) -> bool:
     return False
 
 
+def _program(word: str, root: Path) -> str | None:
+    return word if word.startswith("/") else programs.of(root).find(word) if "/" not in word else None
+
+
+def _is_unknown(command: str, root: Path) -> bool:
+    """Whether nobody can say what a command starts: also by a script of a known name that is not Python's (a shim, a wrapper)."""
+    if not is_known(command):
+        return True
+    named = re.findall(r"[^\s;|&'\"]+", re.sub(r"\bgit (?=(?:lfs|annex|crypt)\b)", "git-", command))
+    started = [_program(word, root) for word in named if os.path.basename(word) in _KNOWN]
+    return any(one and programs.is_script(one) and not programs.is_of_python(one) for one in started)
+
+
 def _is_in_tree(command: str, root: Path, top: Path) -> bool:
     """Whether a command names a program or a script that lies in the working tree, or nobody can say what it names."""
     real = os.path.realpath(top)
@@ -163,8 +182,8 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
         found = str(place) if is_script else found_by.hidden(word)
         if found is not None and os.path.realpath(found).startswith(real + "/"):
             return True
-        started = word if word.startswith("/") else found_by.find(word) if "/" not in word else None
-        if started and any(_is_agents(one, str(root)) for one in programs.imported_from(started)):
+        started = _program(word, root)
+        if started and any(_is_agents(one, str(root)) for one in programs.imported_from(started, root)):
             return True
     return False
 

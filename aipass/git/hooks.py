@@ -8,9 +8,11 @@ script with a few more lines; put aside and called; or where it lies, from a fol
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import stat
+import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,12 +27,14 @@ from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 #: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
 SHARED_ROOTS = ".aipass-roots"
 #: What somebody had put into a hook of ours is kept by such a name.
 EDITED = ".edited"
+#: For so many seconds one install waits for another.
+PATIENCE_S = 10.0
 #: So many entries of a folder of hooks are looked at; git has 28.
 MOST_HOOKS = 200
 #: Who may write a folder of hooks that is shared may write that file.
@@ -190,7 +194,7 @@ def _look(place: _Place, name: str) -> Hook:
         data = b""
     if not hooktext.is_ours(data):
         return Hook(name, path, "replaced" if chained else "other", chained)
-    if place.calls is not None and data == place.passing(name):
+    if place.calls is not None and hooktext.is_passing(data):
         return Hook(name, path, "missing", chained)
     if hooktext.is_inserted(data):
         # Theirs may be changed since; ours in it may not.
@@ -218,7 +222,6 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
         hookspath.take_over(root, _own(root))
         where = folder(root)
     place = _place(root)
-    roots = place.roots
     if os.path.lexists(where) and not where.is_dir():
         raise ConfigError(
             f"{where}: is no folder, so git runs no hooks; `git config --unset core.hooksPath` ends that"
@@ -226,27 +229,53 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
     try:
         (spool / SPOOL).mkdir(mode=0o700, parents=True, exist_ok=True)
         where.mkdir(parents=True, exist_ok=True)
-        roots.parent.mkdir(exist_ok=True)
-        known = list(_roots(roots))
-        if str(root) not in known:
-            _write(roots, _lines([*known, str(root)]), 0o644)
-        for hook in status(root):
-            if hook.state in {"replaced", "lost"} or (
-                hook.name in wanted and hook.state in {"other", "missing"}
-            ):
-                _install(hook, place)
-            elif hook.state == "changed":
-                _keep_edits(hook.path, place.text(hook.name))
-                _write(hook.path, place.text(hook.name), _mode(hook.path))
-        if place.calls is None:
-            _link(where)
-        else:
-            _pass_on(root, place)
+        with _alone(where):
+            _write_all(root, place, set(wanted))
     except OSError as exc:
         raise AipassError(
             f"{exc.filename or where}: {exc.strerror}; some hooks may be written; `aipass git status` says which, and the same again goes on"
         ) from exc
     return status(root)
+
+
+@contextlib.contextmanager
+def _alone(where: Path) -> Iterator[None]:
+    """One at a time looks at a folder of hooks and changes it. Who holds the lock for too long (anybody who may read it can) stops nobody."""
+    try:
+        handle = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        yield  # then there is nothing to change
+        return
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.01)
+            else:
+                break
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write_all(root: Path, place: _Place, wanted: Collection[str]) -> None:
+    place.roots.parent.mkdir(exist_ok=True)
+    known = list(_roots(place.roots))
+    if str(root) not in known:
+        _write(place.roots, _lines([*known, str(root)]), 0o644)
+    for hook in status(root):
+        is_wanted = hook.name in wanted and hook.state in {"other", "missing"}
+        if hook.state in {"replaced", "lost"} or is_wanted:
+            _install(hook, place)
+        elif hook.state == "changed":
+            _keep_edits(hook.path, place.text(hook.name))
+            _write(hook.path, place.text(hook.name), _mode(hook.path))
+    if place.calls is None:
+        _link(place.where)
+    else:
+        _pass_on(root, place)
 
 
 def _pass_on(root: Path, place: _Place) -> None:
@@ -256,8 +285,13 @@ def _pass_on(root: Path, place: _Place) -> None:
     with contextlib.suppress(OSError):  # there is none yet
         named = [name for name in os.listdir(theirs) if os.access(os.path.join(theirs, name), os.X_OK)]
     for name in {*hookspath.PASSED, *(name for name in named if re.fullmatch("[a-z0-9-]+", name))}:
-        if not os.path.lexists(place.where / name):
-            _write(place.where / name, place.passing(name), 0o755)
+        path = place.where / name
+        wanted = place.passing(name)
+        is_former = _is_ours(path) and hooktext.is_passing(path.read_bytes())
+        if is_former:
+            _keep_edits(path, wanted)
+        if is_former or not os.path.lexists(path):
+            _write(path, wanted, 0o755)
 
 
 def _install(hook: Hook, place: _Place) -> None:
@@ -336,7 +370,7 @@ def _link(where: Path) -> None:
     if not aside:
         return
     try:
-        mirror.mkdir()
+        mirror.mkdir(exist_ok=True)
         for name in os.listdir(where):
             if name not in aside and ASIDE not in name and not _is_ours_alone(where / name):
                 (mirror / name).symlink_to(f"../{where.name}/{name}")
@@ -369,17 +403,21 @@ def _unlink(where: Path) -> None:
     with contextlib.suppress(OSError):  # there is none, or somebody has put something into it
         if mirror.is_symlink():
             return
-        entries = list(os.scandir(mirror))
-        if all(entry.is_symlink() or _is_second(where, entry) for entry in entries):
-            for entry in entries:
+        for entry in list(os.scandir(mirror)):
+            if entry.is_symlink():
                 os.unlink(entry.path)
-            mirror.rmdir()
+            elif entry.name in ALL and entry.is_file():
+                _give_up(where, Path(entry.path))
+        mirror.rmdir()
 
 
-def _is_second(where: Path, entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of the folder beside is another name of a hook that is aside, or was."""
-    one = where / entry.name
-    return any(path.is_file() and path.samefile(entry.path) for path in (one, _aside(one)))
+def _give_up(where: Path, second: Path) -> None:
+    """Take away another name of a hook that is aside, or was; where it says something else by now, that is kept."""
+    own = where / second.name
+    if any(_same(second, path) for path in (own, _aside(own))):
+        second.unlink()
+    else:
+        os.replace(second, own.with_name(own.name + ASIDE + EDITED))
 
 
 def _is_ours(path: Path) -> bool:
@@ -462,38 +500,44 @@ def _uninstall(root: Path, place: _Place) -> None:
         if one != str(root) and (Path(one) / CONFIG_NAME).is_file() and _is_told_from(Path(one), roots)
     ]
     try:
-        if left:
-            _write(roots, _lines(left), 0o644)
-            return
-        if place.calls is not None:
-            for path in [path for path in where.iterdir() if ASIDE not in path.name and _is_ours(path)]:
-                _keep_edits(path, place.text(path.name))
-                path.unlink()
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(_aside(path), path)
-            with contextlib.suppress(OSError):  # somebody has put something into it
-                where.rmdir()
-            hookspath.give_back(root, where)
-            return
-        for hook in [_look(place, name) for name in ALL]:
-            if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
-                if hook.state == "changed":
-                    _keep_edits(hook.path, place.text(hook.name))
-                _bring_back(hook.path)
-            elif hook.state in {"installed", "changed"}:
-                _keep_edits(hook.path, place.text(hook.name))
-                hook.path.unlink()
-            elif hook.state == "replaced" and _same(hook.path, _aside(hook.path)):
-                _aside(hook.path).unlink()
-            elif hook.state == "replaced":
-                _hand_over(hook.path)
-        for path in _put_aside_by_others(where):
-            _take_out(path)
-        _unlink(where)
-        with contextlib.suppress(NotADirectoryError):  # `core.hooksPath` names no folder
-            roots.unlink(missing_ok=True)
+        with _alone(where):
+            _take_away(root, place, left)
     except OSError as exc:
         raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
+
+
+def _take_away(root: Path, place: _Place, left: list[str]) -> None:
+    where, roots = place.where, place.roots
+    if left:
+        _write(roots, _lines(left), 0o644)
+        return
+    if place.calls is not None:
+        for path in [path for path in where.iterdir() if ASIDE not in path.name and _is_ours(path)]:
+            _keep_edits(path, place.text(path.name))
+            path.unlink()
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(_aside(path), path)
+        with contextlib.suppress(OSError):  # somebody has put something into it
+            where.rmdir()
+        hookspath.give_back(root, where)
+        return
+    for hook in [_look(place, name) for name in ALL]:
+        if hook.state == "lost" or (hook.chained and hook.state in {"installed", "changed"}):
+            if hook.state == "changed":
+                _keep_edits(hook.path, place.text(hook.name))
+            _bring_back(hook.path)
+        elif hook.state in {"installed", "changed"}:
+            _keep_edits(hook.path, place.text(hook.name))
+            hook.path.unlink()
+        elif hook.state == "replaced" and _same(hook.path, _aside(hook.path)):
+            _aside(hook.path).unlink()
+        elif hook.state == "replaced":
+            _hand_over(hook.path)
+    for path in _put_aside_by_others(where):
+        _take_out(path)
+    _unlink(where)
+    with contextlib.suppress(NotADirectoryError):  # `core.hooksPath` names no folder
+        roots.unlink(missing_ok=True)
 
 
 def _bring_back(path: Path) -> None:

@@ -76,10 +76,15 @@ if [ -d "$_aipass_here{aside}" ]; then
             ln -s "../${{_aipass_here##*/}}/$_aipass_one" "$_aipass_here{aside}/$_aipass_one" 2> /dev/null
     done
 fi
-if [ -f "$_aipass_before" ] && ! [ -L "$_aipass_here/$_aipass_name{aside}" ] && ! [ "$_aipass_before" -ef "$_aipass_here/$_aipass_name{aside}" ]; then
-    ln -f "$_aipass_here/$_aipass_name{aside}" "$_aipass_before" 2> /dev/null
+_aipass_one=$_aipass_here/$_aipass_name{aside}
+if [ -f "$_aipass_before" ] && ! [ -L "$_aipass_one" ] && ! [ "$_aipass_before" -ef "$_aipass_one" ]; then
+    if [ "$_aipass_before" -nt "$_aipass_one" ]; then
+        ln -f "$_aipass_before" "$_aipass_one" 2> /dev/null
+    else
+        ln -f "$_aipass_one" "$_aipass_before" 2> /dev/null
+    fi
 fi
-[ -x "$_aipass_before" ] || _aipass_before=$_aipass_here/$_aipass_name{aside}
+[ -x "$_aipass_before" ] || _aipass_before=$_aipass_one
 case ${{0##*/}} in
     $_aipass_name) ;;
     {names}) _aipass_before=/dev/null ;;
@@ -108,19 +113,28 @@ set +f
 IFS=$_aipass_fields
 _aipass_before=$_aipass_before/$_aipass_name
 _aipass_beside={ours}/$_aipass_name{aside}
-if [ -x "$_aipass_beside" ] && [ -x "$_aipass_before" ]; then
-    case $_aipass_name in
-        post-rewrite|pre-push)
-            _aipass_said=$(cat)
-            printf '%s\n' "$_aipass_said" | "$_aipass_beside" "$@" || exit
-            exec <<_aipass_end
+if [ "${{0##*/}}" != "$_aipass_name" ] || ! [ "${{0%/*}}" -ef {ours} ]; then
+    # Called by what stands beside, which has put it aside: all else is done where that was called.
+    [ "$_aipass_called" != "$_aipass_name" ] || exit 0
+elif [ -x "$_aipass_beside" ]; then
+    _aipass_code=0
+    if [ ! -x "$_aipass_before" ]; then
+        _aipass_before=$_aipass_beside
+        export _aipass_called="$_aipass_name"
+    else
+        case $_aipass_name in
+            post-rewrite|pre-push)
+                _aipass_said=$(cat)
+                printf '%s\n' "$_aipass_said" | _aipass_called=$_aipass_name "$_aipass_beside" "$@" || _aipass_code=$?
+                exec <<_aipass_end
 $_aipass_said
 _aipass_end
-            ;;
-        *) "$_aipass_beside" "$@" || exit ;;
-    esac
-elif [ -x "$_aipass_beside" ]; then
-    _aipass_before=$_aipass_beside
+                ;;
+            *) _aipass_called=$_aipass_name "$_aipass_beside" "$@" || _aipass_code=$? ;;
+        esac
+        # What it says of what was done changes nothing.
+        case $_aipass_name in post-*) ;; *) [ "$_aipass_code" = 0 ] || exit "$_aipass_code" ;; esac
+    fi
 fi
 """
 #: Git LFS writes its hook where none is, which here would be among ours; a push without it leaves the files behind.
@@ -166,6 +180,14 @@ def inserted(data: bytes, name: str, roots: str) -> bytes:
     block = f"{_BEGIN}(\n{_tell(name, roots)}{act}\n) < /dev/null || {fails}\n{_END}"
     first, newline, rest = data.partition(b"\n") if data.startswith(b"#!") else (b"", b"", data)
     return first + newline + block.encode("utf-8", "surrogateescape") + rest
+
+
+def is_passing(data: bytes) -> bool:
+    """Whether a hook of ours only calls another, whichever version of ours wrote it, for whichever place."""
+    return (
+        data.startswith(f"#!/bin/sh\n{MARK}:".encode())
+        and re.search(rb"^:\n_aipass_call ", data, re.MULTILINE) is not None
+    )
 
 
 def block(data: bytes) -> bytes:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from aipass.plan.model import Phase, Plan
 
 
+#: After so many that cannot be compared no more are: the plan cannot start as it is, and the engine waits.
+MOST_UNDECIDED = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that keeps a plan from starting; or, as a warning, that should be looked at."""
@@ -102,6 +106,7 @@ def overlaps(pairs: Iterable[tuple[Phase, Phase]]) -> Iterator[tuple[Phase, Phas
 
     Only patterns that begin alike are compared at all; what they begin with by name is looked up, not searched.
     """
+    undecided = 0
     heads: dict[int, dict[tuple[str, ...], list[str]]] = {}
     for one, other in pairs:
         for phase in (one, other):
@@ -113,9 +118,11 @@ def overlaps(pairs: Iterable[tuple[Phase, Phase]]) -> Iterator[tuple[Phase, Phas
         try:
             shared: str | UndecidedError | None = common_path(one.owns, other.owns)
         except UndecidedError as exc:
-            shared = exc
+            shared, undecided = exc, undecided + 1
         if shared is not None:
             yield one, other, shared
+        if undecided == MOST_UNDECIDED:
+            return
 
 
 def _heads(patterns: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
@@ -202,6 +209,7 @@ def _circle(after: Mapping[str, Sequence[str]], start: str) -> list[str]:
 
 
 def _not_owned(plan: Plan) -> Iterator[Problem]:
+    undecided = 0
     for phase in plan.phases:
         its_own = Territory(phases=(Owning(plan.id, phase.id, phase.agent, Globs(phase.owns), 1),))
         for deliverable in phase.delivers:
@@ -214,6 +222,9 @@ def _not_owned(plan: Plan) -> Iterator[Problem]:
                 witness = path_outside((deliverable.path,), phase.owns)
             except UndecidedError as exc:
                 yield Problem("not-owned", (phase.id,), f"it delivers `{deliverable.path}`: {exc}")
+                undecided += 1
+                if undecided == MOST_UNDECIDED:
+                    return
                 continue
             if witness is not None:
                 text = f"it delivers `{deliverable.path}` and does not own it; add it to `owns`"

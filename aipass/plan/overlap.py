@@ -25,15 +25,16 @@ from aipass.supervisor.fence.glob import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 #: Characters for a place where any will do, nicest first.
 _NICE = "xyzabcdefghijklmnopqrstuvwuvw0123456789_-+=@%,~^XYZABCDEFGHIJKLMNOPQRSTUVW"
 #: A component's beginning: nothing, `.`, `..`, or anything else. `.` and `..` are no names.
 _EMPTY, _DOT, _DOTS, _NAME = range(4)
 
-#: So many states of two lists are looked at, which takes about a second; there may be two to the power of their wildcards.
-MOST_STATES = 20_000
+#: So many steps are made, each from one state of two lists by one character, which takes about a second; there may be two to the power of
+#: their wildcards.
+MOST_STEPS = 200_000
 #: A character, one of several, or None for any number of any.
 Part = str | OneOf | None
 Place = TypeVar("Place", bound=tuple[object, ...])
@@ -325,8 +326,7 @@ def _outside(first: _Pattern, second: Language) -> str | None:
     alphabet = _alphabet_of(first.parts(), second.parts())
     waiting = deque((spot, second.start(), _EMPTY) for spot in sorted(first.start()))
     came: dict[tuple[Spot, State, int], tuple[tuple[Spot, State, int], str] | None] = dict.fromkeys(waiting)
-    while waiting:
-        here = waiting.popleft()
+    for here in _bounded(waiting, alphabet, first, second):
         spot, state, begun = here
         if begun == _NAME and first.accepts(frozenset((spot,))) and not second.accepts(state):
             return _spell(came, here)
@@ -336,14 +336,20 @@ def _outside(first: _Pattern, second: Language) -> str | None:
             for next_spot in spots:
                 there = (next_spot, second.step(state, character), next_begun or 0)
                 if there not in came:
-                    _count(came, first, second)
                     came[there] = here, character
                     waiting.append(there)
     return None
 
 
-def _count(came: Sized, first: Language | _Pattern, second: Language) -> None:
-    if len(came) >= MOST_STATES:
+def _bounded(
+    states: deque[Place], alphabet: Sequence[str], first: Language | _Pattern, second: Language
+) -> Iterator[Place]:
+    """States as they come, for as many steps as may be made. Raises UndecidedError."""
+    for _ in range(max(1, MOST_STEPS // len(alphabet))):
+        if not states:
+            return
+        yield states.popleft()
+    if states:
         raise UndecidedError(first.lines, second.lines)
 
 
@@ -359,8 +365,7 @@ def _search(
     start = (first.start(), second.start(), _EMPTY)
     came: dict[tuple[State, State, int], tuple[tuple[State, State, int], str] | None] = {start: None}
     waiting = deque([start])
-    while waiting:
-        here = waiting.popleft()
+    for here in _bounded(waiting, alphabet, first, second):
         a, b, begun = here
         if begun == _NAME and found(a, b):
             return _spell(came, here)
@@ -370,7 +375,6 @@ def _search(
                 continue
             there = (first.step(a, character), second.step(b, character), next_begun)
             if there not in came and worth(there[0], there[1]):
-                _count(came, first, second)
                 came[there] = here, character
                 waiting.append(there)
     return None
