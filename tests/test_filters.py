@@ -13,6 +13,7 @@ import pytest
 from git_kit import git
 
 import aipass
+from aipass import programs
 from aipass.git import filters
 from aipass.git.repo import GitError, Repo
 from aipass.git.working import ask_of_files
@@ -194,3 +195,93 @@ def test_who_starts_git_for_us_gets_the_same_restraint(repo, tmp_path):
         check=False,
     )
     assert not (tmp_path / "ran").exists()
+
+
+def an_environment(tmp_path, *, tree=None, config=""):
+    """A virtual environment with a Python, and a `.pth` that names a folder of the tree."""
+    packages = tmp_path / "venv/lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    (tmp_path / "venv/pyvenv.cfg").write_text(config)
+    if tree is not None:
+        (packages / "x.pth").write_text(f"{tree}\n")
+    (tmp_path / "venv/bin").mkdir()
+    python = tmp_path / "venv/bin/python3"
+    python.symlink_to(sys.executable)
+    return python
+
+
+def a_program(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("command", ["nbstripout", "PYTHON -m nbstripout", "PATH -t"])
+def test_links_and_interpreters_lead_to_what_a_filter_imports(repo, tmp_path, monkeypatch, command):
+    """pipx, uv and people link a script into a folder of PATH; `nbstripout --install` names the interpreter."""
+    (repo.top / "aipass.toml").write_text("")
+    python = an_environment(tmp_path, tree=repo.top / "src")
+    script = a_program(tmp_path / "venv/bin/nbstripout", f"#!{python}\nimport sys\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nbstripout").symlink_to(script)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    git(
+        repo.top,
+        "config",
+        "filter.x.clean",
+        command.replace("PYTHON", str(python)).replace("PATH", str(script)),
+    )
+    repo.look_again(["x"])
+    assert "imports from there" in repo.unsafe["filter.x"], "not for who trusts it, either"
+
+
+@pytest.mark.parametrize(
+    ("config", "looks_there"), [("", False), ("include-system-site-packages = true\n", True), (None, True)]
+)
+def test_what_a_person_has_installed_counts_for_a_python_that_looks_there(
+    repo, tmp_path, monkeypatch, config, looks_there
+):
+    (repo.top / "aipass.toml").write_text("")
+    python = an_environment(tmp_path, config=config or "")
+    if config is None:
+        (tmp_path / "venv/pyvenv.cfg").unlink()
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for name in (version, "python2.1"):
+        own = Path(os.environ["HOME"]) / f".local/lib/{name}/site-packages"
+        own.mkdir(parents=True)
+        (own / "x.pth").write_text(f"{repo.top / 'src' if name == version else repo.top / 'old'}\n")
+    found = programs.imported_from(str(python), repo.top)
+    assert (str(repo.top / "src") in found) is looks_there
+    assert str(repo.top / "old") not in found or os.path.basename(os.path.realpath(python)) != version
+
+
+def test_a_wrapper_of_a_known_name_may_start_anything(repo, tmp_path, monkeypatch):
+    for name in ("git-lfs", "nbstripout", "jq"):
+        a_program(tmp_path / "bin" / name, "#!/usr/bin/env bash\nexec something else\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for command in (
+        "nbstripout",
+        "git lfs clean -- %f",
+        "git-lfs filter-process",
+        "cat | jq .",
+        f"{tmp_path}/bin/jq .",
+    ):
+        git(repo.top, "config", "filter.x.clean", command)
+        repo.look_again()
+        assert "`[pr] filters`" in repo.unsafe["filter.x"], command
+        repo.look_again(["x"])
+        assert not repo.unsafe
+    git(repo.top, "config", "filter.x.clean", "gunzip | cat")
+    repo.look_again()
+    assert not repo.unsafe, "the system's own scripts are no wrappers"
+
+
+def test_the_words_of_a_program_of_git_lfs_are_judged_with_it(repo):
+    git(repo.top, "config", "lfs.customtransfer.nas.path", "/usr/bin/cat")
+    git(repo.top, "config", "lfs.customtransfer.nas.args", "--verbose nas")
+    repo.look_again()
+    assert not repo.unsafe
+    git(repo.top, "config", "lfs.customtransfer.nas.args", "tools/clean.sh")
+    repo.look_again()
+    assert "program in the working tree" in repo.unsafe["lfs.customtransfer.nas"]

@@ -1,5 +1,6 @@
 """Git hooks in the set-ups that people have: installed, fired by the real git, taken away; git's work always goes on."""
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -1059,3 +1060,111 @@ def test_a_repository_that_was_moved_leaves_no_copies_of_ours(repo, tmp_path):
     hooks.install(moved, repo.spool, hooktext.ALL)
     hooks.uninstall(moved)
     assert not [name for name in os.listdir(moved / ".git/hooks") if "aipass" in name]
+
+
+def beside(repo):
+    """Hooks in a commit, ours installed; returns the folder that git says and a way to have a tool write into it."""
+    for name in ("post-commit", "pre-commit", "commit-msg", "pre-push"):
+        repo.put(repo.root / ".githooks" / name, f"#!/bin/sh\necho team {name} >> ran.txt\n")
+    repo.git("config", "core.hooksPath", ".githooks")
+    repo.git("add", "-A")
+    repo.git("commit", "-q", "-m", "Hooks")
+    repo.install()
+    return repo.root / repo.git("rev-parse", "--git-path", "hooks").stdout.strip()
+
+
+@pytest.mark.parametrize("calls", ["post-commit.old", "old/post-commit", None])
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_tool_that_calls_what_it_put_aside_is_called_once(repo, calls, code):
+    where = beside(repo)
+    (repo.root / "ran.txt").unlink(missing_ok=True)
+    call = "" if calls is None else f'"$(dirname "$0")/../hooks/{calls}" "$@"'
+    if calls is not None:
+        (where / calls).parent.mkdir(exist_ok=True)
+        (where / "post-commit").rename(where / calls)
+    repo.put(
+        where / "post-commit",
+        f"#!/bin/sh\necho tool >> ran.txt\n[ $(wc -l < ran.txt) -lt 20 ] || exit 0\n{call}\nexit {code}\n",
+    )
+    repo.install()
+    repo.told("post-commit")
+    repo.commit("one")
+    ran = (repo.root / "ran.txt").read_text().splitlines()
+    assert [line for line in ran if line in {"tool", "team post-commit"}] == ["tool", "team post-commit"]
+    assert repo.told("post-commit")
+
+
+@pytest.mark.parametrize("how", ["another version", "moved"])
+def test_what_nobody_asked_for_is_not_installed_by_another_install(repo, tmp_path, how):
+    where = beside(repo)
+    if how == "moved":
+        moved = tmp_path / "moved"
+        repo.root.rename(moved)
+        repo.root, where = moved, moved / ".git/aipass/hooks"
+    else:
+        for path in where.iterdir():
+            path.write_bytes(path.read_bytes().replace(b"_aipass_beside", b"_aipass_former"))
+    repo.install()
+    for name in ("pre-commit", "commit-msg", "pre-push"):
+        text = (where / name).read_bytes()
+        assert hooktext.is_passing(text)
+        assert b"_aipass_beside" in text, "it is this version's"
+    assert states(hooks.status(repo.root)) == {"installed"}
+    hooks.uninstall(repo.root)
+    assert not where.exists(), "nothing of ours was taken for somebody's"
+
+
+def test_installs_take_turns_and_nobody_stops_them(repo, monkeypatch):
+    where = repo.root / ".git/hooks"
+    where.mkdir(exist_ok=True)
+    seen = []
+    write_all = hooks._write_all
+
+    def watched(*given):
+        other = os.open(where, os.O_RDONLY)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            seen.append("locked")
+        os.close(other)
+        write_all(*given)
+
+    monkeypatch.setattr(hooks, "_write_all", watched)
+    repo.install()
+    assert seen == ["locked"]
+    monkeypatch.setattr(hooks, "PATIENCE_S", 0.05)
+    holder = os.open(where, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert states(repo.install()) == {"installed"}
+    os.close(holder)
+
+
+def test_a_copy_without_second_names_loses_nothing_and_keeps_nothing_stale(repo, tmp_path):
+    where = repo.root / ".git/hooks"
+    text = f"#!{sys.executable}\nopen('ran.txt', 'a').write('TEXT\\n')\n"
+    repo.put(where / "post-commit", text.replace("TEXT", "one"))
+    repo.install()
+    subprocess.run(["cp", "-r", str(repo.root), str(tmp_path / "copy")], check=True)
+    repo.root = tmp_path / "copy"
+    repo.install()
+    repo.commit("one")
+    assert (repo.root / "ran.txt").read_text() == "one\n"
+    hooks.uninstall(repo.root)
+    assert not (repo.root / ".git/hooks.before-aipass").exists()
+    assert (repo.root / ".git/hooks/post-commit").read_text() == text.replace("TEXT", "one")
+
+
+def test_an_edit_of_the_second_name_is_the_hooks(repo):
+    """What a traceback names is what people mend."""
+    where = repo.root / ".git/hooks"
+    text = f"#!{sys.executable}\nopen('ran.txt', 'a').write('TEXT\\n')\n"
+    repo.put(where / "post-commit", text.replace("TEXT", "one"))
+    repo.install()
+    second = repo.root / ".git/hooks.before-aipass/post-commit"
+    aside = where / "post-commit.before-aipass"
+    os.utime(aside, (1_000_000_000, 1_000_000_000))
+    repo.put(repo.root / "half", text.replace("TEXT", "two")).replace(second)
+    repo.commit("one")
+    assert (repo.root / "ran.txt").read_text() == "two\n"
+    hooks.uninstall(repo.root)
+    assert "two" in (where / "post-commit").read_text()

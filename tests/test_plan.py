@@ -339,3 +339,24 @@ def test_what_takes_too_long_to_compare_is_said():
     assert [(p.kind, "too many ways" in p.message) for p in check.problems(made, ["a"])] == [
         ("not-owned", True)
     ]
+
+
+def test_a_comparison_takes_so_many_steps_whatever_the_alphabet(monkeypatch):
+    steps = []
+    step = overlap._Pattern.step
+    monkeypatch.setattr(overlap._Pattern, "step", lambda *given: steps.append(1) or step(*given))
+    monkeypatch.setattr(overlap, "MOST_STEPS", 10_000)
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 150)))
+    with pytest.raises(overlap.UndecidedError):
+        path_outside(
+            (f"/out/*{letters}{'?' * 25}",),
+            (f"/out/*{letters[:20]}{'?' * 24}", f"/out/*{letters[9]}{'?' * 24}"),
+        )
+    assert len(steps) <= 3 * overlap.MOST_STEPS + 3 * 200
+
+
+def test_after_a_few_that_cannot_be_compared_no_more_are(monkeypatch):
+    monkeypatch.setattr(overlap, "MOST_STEPS", 1_000)
+    hard = [f"/out/*{letter}{'?' * 24}" for letter in "abc"]
+    phase = {"id": "a", "owns": hard, "delivers": [f"/out/*c{'?' * 25}{n}" for n in range(40)]}
+    assert len(check.problems(plan(phase), ["a"])) == check.MOST_UNDECIDED

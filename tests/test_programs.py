@@ -505,8 +505,53 @@ def test_modules_of_other_systems_are_nobodys_where_our_python_would_find_them(t
     found = territory(tmp_path, agent_table("w", '["true"]', 'owns = ["**"]'))
     for name in ("src/nt.py", "src/_winapi/__init__.py", "src/org/__init__.py", "src/msvcrt.pyc"):
         assert found.owner(name).kind is Kind.NEVER, name
-    for name in ("src/proj/__init__.py", "src/org/x.txt", "lib/nt.py"):
-        assert found.owner(name).agents == ("w",), name
+    for name in (
+        "src/proj/__init__.py",
+        "src/org/x.txt",
+        "lib/nt.py",
+        "src/queue.py",
+        "src/email/__init__.py",
+    ):
+        assert found.owner(name).agents == ("w",), (
+            f"{name}: what is behind Python's own comes in nobody's place"
+        )
+
+
+def test_what_an_agents_python_imports_from_an_editable_install_is_nobodys(tmp_path):
+    packages = tmp_path / "venv/lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    root = tmp_path / "repo"
+    (packages / "x.pth").write_text(f"{root / 'src'}\n")
+    (tmp_path / "venv/pyvenv.cfg").write_text("")
+    (tmp_path / "venv/bin").mkdir()
+    (tmp_path / "venv/bin/python3").symlink_to(sys.executable)
+    (root / "src").mkdir(parents=True)
+    (root / "worker.py").write_text("import copy\n")
+    found = territory(
+        root, agent_table("w", f'["{tmp_path}/venv/bin/python3", "worker.py"]', 'owns = ["**"]')
+    )
+    assert found.owner("src/org/__init__.py").kind is Kind.NEVER
+    assert found.owner("src/proj.py").agents == ("w",)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_ours"),
+    [
+        (["-E", "-P", "-m", "aipass", "status"], True),
+        (["-EPm", "aipass"], True),
+        (["-maipass"], True),
+        (["-X", "utf8", "-W", "ignore", "/x/bin/aipass", "up"], True),
+        (["/x/bin/pytest", "-m", "aipass"], False),
+        (["-m", "pytest", "-m", "aipass"], False),
+        (["-c", "import aipass", "-m", "aipass"], False),
+        (["-"], False),
+        ([], False),
+    ],
+)
+def test_only_a_process_that_runs_a_verb_is_isolated(monkeypatch, words, is_ours):
+    """`-m aipass` may be a marker of another program's."""
+    monkeypatch.setattr(sys, "orig_argv", ["python3", *words])
+    assert isolation.is_program() is is_ours
 
 
 def test_modules_that_pythonpath_puts_before_others_are_nobodys(tmp_path, monkeypatch):

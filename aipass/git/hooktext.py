@@ -41,7 +41,9 @@ _BLOCK = re.compile(re.escape(f"{MARK}: begin").encode() + rb".*?" + re.escape(_
 _SYNTAX = frozenset(b"|exit|exit 0|fi|done|esac|}|*)|;;|{|(|)|set -f|set +f|IFS='|'|:|#!/bin/sh".split(b"|"))
 
 #: Lines of ours that name the list, of a repository that was moved since.
-_LISTED = re.compile(rb"\[ -f .+ \] && \[ -r .+ \] \|\| return 0|done < .*roots'?")
+_LISTED = re.compile(
+    rb"\[ -f .+ \] && \[ -r .+ \] \|\| return 0|done < .*roots'?|if \[ -d .+lfs/objects'? \] \|\| git config lfs\.storage .+"
+)
 
 _TELL = """\
 _aipass_name={name}
