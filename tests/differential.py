@@ -1,6 +1,6 @@
 """The same few hundred calls, wherever it is run: prints what each returned and what the folder looked like then.
 
-`differential.py FOLDER SHARE`: of the calls that have two names or a name and flags, one in SHARE is tried; of all others each.
+`differential.py FOLDER SHARE`: of the calls with a name one in SHARE is tried; of all others each.
 
 Run once behind the fence, in a folder of the agent's own, and once without: the two must not differ. Standard library only.
 """
@@ -386,7 +386,7 @@ def _too_many():
 def main():
     home, share = os.path.abspath(sys.argv[1]), int(sys.argv[2])
     for number, (name, function) in enumerate(cases()):
-        if len(name.split()) > 2 and zlib.crc32(name.encode()) % share:
+        if len(name.split()) > 1 and zlib.crc32(name.encode()) % share:
             continue
         os.umask(0o022)
         os.chdir(home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -145,7 +146,10 @@ def test_a_start_that_could_not_be_claimed_lets_go_of_its_agent(house):
     assert house.wait("ended", 1)["exit"] == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs root to mount a small disk")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux" or shutil.which("mount") is None,
+    reason="needs root to mount a small disk",
+)
 def test_a_full_disk_ends_no_run_and_repeats_none(tmp_path, repository):
     disk = tmp_path / "disk"
     disk.mkdir()

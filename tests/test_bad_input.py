@@ -1072,6 +1072,7 @@ def has_mounts() -> bool:
     return (
         ROOT_USER
         and shutil.which("unshare") is not None
+        and shutil.which("mount") is not None
         and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
     )
 
