@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aipass import programs
 from aipass.dispatch import environment
 from aipass.event import printable
-from aipass.plan.overlap import UndecidedError, common_path
+from aipass.plan.overlap import MOST_UNDECIDED, UndecidedError, common_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +25,16 @@ def of(layout: Layout, config: Config) -> list[str]:
 def owned_twice(config: Config) -> list[str]:
     """Paths that the `owns` of two agents name, so that one is refused while the other holds them. A sentence each."""
     owners = [(name, tuple(map(_at_top, agent.owns))) for name, agent in config.agents.items() if agent.owns]
-    found = []
+    found, undecided = [], 0
     for place, (name, owns) in enumerate(owners):
         for other, theirs in owners[place + 1 :]:
             try:
                 path = common_path(owns, theirs)
-            except UndecidedError:
+            except UndecidedError as exc:
+                found.append(f"`owns` of {name} and {other}: {exc}")
+                undecided += 1
+                if undecided == MOST_UNDECIDED:
+                    return found
                 continue
             if path is not None:
                 found.append(

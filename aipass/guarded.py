@@ -92,6 +92,7 @@ _SPACES = re.compile(r"\s")
 #: So many worktrees and repositories inside the tree are asked for what they start.
 MOST_INNER = 32
 #: Names by which a file beside a script is imported in the place of what is meant; `test.py` people call their own as well.
+#: (`copy` asks for `org`, which only Jython has.)
 _OF_PYTHON = sorted(sys.stdlib_module_names - set(sys.builtin_module_names) - {"test"} | {"org"})
 _IMPORTS = re.compile(
     r"(?:^|[;:])[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+(\w[\w., \t]*))", re.MULTILINE
@@ -280,10 +281,10 @@ def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
         why = f"`{name}` is started with it: it imports what lies beside it"
         path = environment.path_of(agent, os.environ)
         for word in (*(agent.command or ()), *agent.args):
-            if os.path.basename(word).startswith(("python", "pypy")):
+            if programs.is_python(word):
                 python = os.path.join(root, programs.for_run(word, path, root))
                 for entry in programs.imported_from(python, root):
-                    if (within := _inside(entry, root)) is not None:
+                    if (within := _inside(entry, root)) is not None and os.path.isdir(within):
                         yield from ((one, why) for one in _of_python(within, _elsewhere()))
         for folder, script, text in _python_of(agent, root):
             if folder not in folders:
@@ -323,7 +324,7 @@ def _python_of(agent: Agent, root: str) -> Iterator[tuple[str, str, str]]:
 def _scripts_of(words: list[str], root: str) -> Iterator[tuple[str, str, str]]:
     for word in words:
         for one in _named(expanded(word, root), root):
-            if one.endswith(".py") or _is_python(one):
+            if one.endswith(".py") or _names_python(one):
                 # It looks beside where a link to a script leads.
                 real = os.path.realpath(one)
                 yield os.path.dirname(real), real, ""
@@ -345,7 +346,7 @@ def _pythons(words: list[str], root: str) -> Iterator[tuple[str, str, str]]:
             rest = line[number + 1 :]
             if number and line[number - 1] in _INTO:
                 folder = _inside(os.path.join(folder, word), root) or folder
-            if os.path.basename(word).startswith(("python", "pypy")):
+            if programs.is_python(word):
                 yield from ((folder, *found) for found in _program_of_python(rest))
             elif word == "-m" and rest:
                 yield folder, "m", rest[0]  # another program that starts a module: `coverage run -m`
@@ -376,7 +377,7 @@ def _parts(line: str) -> list[str]:
         return []
 
 
-def _is_python(path: str) -> bool:
+def _names_python(path: str) -> bool:
     """Whether a program's first line names Python."""
     try:
         with held.open_regular(path) as file:

@@ -1,6 +1,6 @@
 """The module path of a process of ours: without what the current folder, PYTHONPATH, or a project that is installed in editable form put there.
 
-Imported before anything else of aipass; it imports nothing that Python has not loaded by then. Many modules of the standard library try
+Imported before anything else of aipass. Many modules of the standard library try
 to import what is not there on this system (`msvcrt`, `org.python`), and would find it where an agent writes.
 """
 
@@ -16,27 +16,37 @@ left_out: list[str] = []
 
 def is_program() -> bool:
     """Whether this process was started to run a verb of aipass, and is not a program that uses aipass as a library."""
+    how, what = _started()
+    return (
+        what in ("aipass", "aipass.__main__")
+        if how == "m"
+        else how == "" and os.path.basename(what) == "aipass"
+    )
+
+
+def _started() -> tuple[str, str]:
+    """What this Python was started with: `m` and a module, `c` and a text, or "" and a script; `-` and nothing for its input."""
     words = iter(sys.orig_argv[1:])
     for word in words:
-        if not word.startswith("-") or word == "-":
-            return os.path.basename(word) == "aipass"
-        if word.startswith("--"):
-            continue
+        if word == "-":
+            break
+        if not word.startswith("-"):
+            return "", word
         # Short options may stand together; the first with a value ends them, and it may be joined to it.
         place = next((at for at, letter in enumerate(word) if letter in "mcWX"), None)
-        if place is None:
+        if word.startswith("--") or place is None:
             continue
         value = word[place + 1 :] or next(words, "")
         if word[place] in "mc":
-            return word[place] == "m" and value in ("aipass", "aipass.__main__")
-    return False
+            return word[place], value
+    return "-", ""
 
 
 def leave_out_the_tree() -> None:
     """Take from `sys.path` whatever may lie where agents write, but for what this aipass and its Python themselves run from."""
     named = os.environ.get("PYTHONPATH", "") if not sys.flags.ignore_environment else ""
     out = {os.path.abspath(entry) for entry in named.split(":") if entry}
-    if not sys.flags.safe_path and "-m" in sys.orig_argv[1:]:
+    if not sys.flags.safe_path and _started()[0] == "m":
         # `python -m` puts the current folder first.
         try:
             out.add(os.getcwd())
@@ -45,7 +55,7 @@ def leave_out_the_tree() -> None:
     kept = [
         entry
         for entry in sys.path
-        if entry and os.path.abspath(entry) not in out and (is_ours(entry) or not is_below_a_root(entry))
+        if entry and (is_ours(entry) or (os.path.abspath(entry) not in out and not is_below_a_root(entry)))
     ]
     left_out.extend(os.path.abspath(entry) for entry in sys.path if entry not in kept)
     sys.path[:] = kept

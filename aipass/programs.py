@@ -7,6 +7,7 @@ Everything but the supervisor's runs is started through this module; `tests/test
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -256,10 +257,8 @@ def is_script(program: str) -> bool:
 
 
 def is_of_python(script: str) -> bool:
-    """Whether Python reads a script, as its first line says."""
-    return b"python" in _first_lines(os.path.realpath(script))[0] or b"exec' /" in b"".join(
-        _first_lines(os.path.realpath(script))[1:]
-    )
+    """Whether Python reads a script, as its first lines say."""
+    return bool(_pythons_of(script))
 
 
 def imported_from(program: str, root: Path | str) -> list[str]:
@@ -268,16 +267,8 @@ def imported_from(program: str, root: Path | str) -> list[str]:
     `program`: the path of a Python, or of a script that one reads; of all else it is none. Read are a script's first two lines, and the
     `.pth` files of its Python.
     """
-    if _is_python(program):
-        pythons = [program]
-    else:
-        first = _first_lines(os.path.realpath(program))
-        # A long path of an interpreter stands in the second line, for a shell.
-        lines = [os.fsdecode(line.removeprefix(b"#!")) for line in first if first[0].startswith(b"#!")]
-        words = [word.strip("'") for line in lines for word in line.split()]
-        pythons = [word for word in words if _is_python(word)]
     found: list[str] = []
-    for name in pythons:
+    for name in [program] if is_python(program) else _pythons_of(program):
         python = name if name.startswith("/") else of(root).find(name) or name
         for folder in _packages_of(python):
             for pth in islice(glob.iglob(f"{glob.escape(folder)}/*.pth"), MOST_PTH):
@@ -285,7 +276,18 @@ def imported_from(program: str, root: Path | str) -> list[str]:
     return found
 
 
-def _is_python(word: str) -> bool:
+def _pythons_of(script: str) -> list[str]:
+    """The Pythons that a script's first line names; a long path stands in the second, in quotes for a shell."""
+    first, *others = _first_lines(os.path.realpath(script))
+    if not first.startswith(b"#!"):
+        return []
+    second = [line for line in others if line.startswith(b"'''exec' ")]
+    words = [word for line in (first[2:], *second) for word in os.fsdecode(line).split()]
+    return [word for word in words if is_python(word)]
+
+
+def is_python(word: str) -> bool:
+    """Whether a word is the name, or a path, of a Python."""
     return os.path.basename(word).startswith(("python", "pypy"))
 
 
@@ -332,5 +334,10 @@ def _named_by_pth(pth: str) -> Iterator[str]:
         return
     for line in lines:
         entry = line.strip()
-        if entry and not entry.startswith(("#", "import ", "import\t")):
+        if finder := re.match(r"import (__editable__\w+_finder)\b", entry):
+            # What setuptools writes for a project without `src/`: a program that knows the places of its packages.
+            with contextlib.suppress(OSError):
+                text = held.read(os.path.join(os.path.dirname(pth), f"{finder[1]}.py"), MAX_PTH_BYTES)
+                yield from re.findall(r"'(/[^'\n]+)'", text.decode("utf-8", "replace"))
+        elif entry and not entry.startswith(("#", "import ", "import\t")):
             yield os.path.normpath(os.path.join(os.path.dirname(pth), entry))

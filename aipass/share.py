@@ -1,4 +1,4 @@
-"""How long somebody had others wait, within a time. Pure."""
+"""How long somebody has had others wait."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ WINDOW_S = 60.0
 
 
 class Share:
-    """How many seconds of the last `WINDOW_S` somebody had others wait for. Used by one thread."""
+    """Seconds that each has taken of the last `WINDOW_S`. Used by one thread; times in seconds."""
 
     def __init__(self) -> None:
+        #: When each of them ended, and how long it took, oldest first.
         self._spent: dict[str, deque[tuple[float, float]]] = {}
 
     def taken(self, who: str, now: float) -> float:
-        """Seconds within the window that ends at `now` (seconds)."""
+        """What somebody has taken."""
         spent = self._spent.get(who, deque())
         while spent and spent[0][0] < now - WINDOW_S:
             spent.popleft()
         return sum(seconds for _, seconds in spent)
 
     def spend(self, who: str, now: float, seconds: float) -> None:
-        """Take `seconds` that ended at `now` into account."""
+        """Somebody has taken `seconds` until `now`."""
         self._spent.setdefault(who, deque()).append((now, seconds))
+        self.taken(who, now)  # what is older is forgotten

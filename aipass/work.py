@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aipass.world import World
 
 #: Seconds of a minute that one agent's runs may have the engine look for what it has written.
-SHARE_S = 1.0
+CLAIMS_SHARE_S = 1.0
 CHECK_NAME = "check.merge"
 Outcome = tuple[str, bool, "Callable[[int], None] | None"]
 
@@ -116,7 +116,7 @@ class Work:
         allowed = Patterns(self._config.pr.allow_secrets)
         begun = time.monotonic()
         taken = self._share.taken(action.agent, begun)
-        is_much = action.run is not None and taken > SHARE_S
+        is_much = action.run is not None and taken > CLAIMS_SHARE_S
         wish = Wish(
             str(self._world.layout.root),
             # A ledger that begins anew counts from the beginning.
@@ -128,13 +128,14 @@ class Work:
             plan,
             phase,
             claims={} if is_much else self._claims(action, dispatch) if fenced else None,
-            owned=None if fenced else self._owned(action),
+            owned=None if fenced or is_much else self._owned(action),
             only=tuple(action.paths),
             include=action.include,
             draft=action.draft,
             searched=lambda path: not allowed.match(path),
         )
-        self._share.spend(action.agent, time.monotonic(), time.monotonic() - begun)
+        if action.run is not None:
+            self._share.spend(action.agent, time.monotonic(), time.monotonic() - begun)
         refused = (
             f"to find out what {action.agent} has written took {taken:.0f} s within a minute, and others wait; ask again in a minute, for all of it at once"
             if is_much

@@ -1139,19 +1139,34 @@ def test_installs_take_turns_and_nobody_stops_them(repo, monkeypatch):
     os.close(holder)
 
 
-def test_a_copy_without_second_names_loses_nothing_and_keeps_nothing_stale(repo, tmp_path):
+@pytest.mark.parametrize("differ", ["", "before a commit", "before another install"])
+def test_a_copy_without_second_names_loses_nothing_and_keeps_nothing_stale(repo, tmp_path, differ):
     where = repo.root / ".git/hooks"
     text = f"#!{sys.executable}\nopen('ran.txt', 'a').write('TEXT\\n')\n"
     repo.put(where / "post-commit", text.replace("TEXT", "one"))
     repo.install()
     subprocess.run(["cp", "-r", str(repo.root), str(tmp_path / "copy")], check=True)
     repo.root = tmp_path / "copy"
+    aside = repo.root / ".git/hooks/post-commit.before-aipass"
+    if differ:
+        os.utime(repo.root / ".git/hooks.before-aipass/post-commit", (1_000_000_000, 1_000_000_000))
+        aside.write_text(text.replace("TEXT", "two"))
+    now = "two" if differ else "one"
+    if differ != "before another install":
+        repo.commit("one")
+        assert (repo.root / "ran.txt").read_text() == f"{now}\n"
     repo.install()
-    repo.commit("one")
-    assert (repo.root / "ran.txt").read_text() == "one\n"
+    repo.commit("two")
+    assert set((repo.root / "ran.txt").read_text().split()) == {now}
     hooks.uninstall(repo.root)
     assert not (repo.root / ".git/hooks.before-aipass").exists()
-    assert (repo.root / ".git/hooks/post-commit").read_text() == text.replace("TEXT", "one")
+    assert (repo.root / ".git/hooks/post-commit").read_text() == text.replace("TEXT", now)
+    kept = aside.with_name(aside.name + ".edited")
+    assert kept.exists() is bool(differ)
+    if differ:
+        assert kept.read_text() == text.replace("TEXT", "one"), (
+            "nobody can say that it was not the one that was meant"
+        )
 
 
 def test_an_edit_of_the_second_name_is_the_hooks(repo):
@@ -1166,5 +1181,41 @@ def test_an_edit_of_the_second_name_is_the_hooks(repo):
     repo.put(repo.root / "half", text.replace("TEXT", "two")).replace(second)
     repo.commit("one")
     assert (repo.root / "ran.txt").read_text() == "two\n"
+    assert "one" in aside.with_name(aside.name + ".edited").read_text(), (
+        "a hook that was restored has an old time, too"
+    )
     hooks.uninstall(repo.root)
     assert "two" in (where / "post-commit").read_text()
+
+
+@pytest.mark.parametrize("said", ["", "a b c d\n", "one two\n\nthree\n"])
+def test_both_hooks_are_told_exactly_what_git_says(repo, said):
+    """`git push` of what is there already says nothing."""
+    where = beside(repo)
+    read = "#!/bin/sh\nwc -l >> ran.txt\n"
+    repo.put(repo.root / ".githooks/post-rewrite", read)
+    repo.put(where / "post-rewrite", read)
+    repo.install()
+    (repo.root / "ran.txt").unlink(missing_ok=True)
+    subprocess.run([where / "post-rewrite", "amend"], cwd=repo.root, input=said, text=True, check=True)
+    assert (repo.root / "ran.txt").read_text().split() == [str(said.count("\n"))] * 2
+
+
+def test_what_another_root_wrote_meanwhile_is_not_taken_away(repo, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "aipass.toml").write_text("")
+    repo.install()
+    roots = hooks._listed(repo.root)
+    monkeypatch.setattr(hooks, "_is_told_from", lambda *_: True)
+    take_away = hooks._take_away
+
+    def later(*given):
+        with roots.open("a") as file:
+            file.write(f"{other}\n")
+        take_away(*given)
+
+    monkeypatch.setattr(hooks, "_take_away", later)
+    hooks.uninstall(repo.root)
+    assert roots.read_text() == f"{other}\n"
+    assert states(hooks.status(repo.root)) == {"installed"}

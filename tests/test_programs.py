@@ -901,7 +901,15 @@ def test_a_hooks_folder_that_is_named_while_the_engine_runs_is_nobodys_from_then
 
 
 @pytest.mark.parametrize(
-    "where", ["own", "own, a link", "XDG, not there yet", "included", "named by the environment"]
+    "where",
+    [
+        "own",
+        "own, a link",
+        "XDG, not there yet",
+        "included",
+        "included by the repository",
+        "named by the environment",
+    ],
 )
 def test_a_hooks_folder_that_the_persons_configuration_names_later_is_told(tmp_path, monkeypatch, where):
     home, root = Path(os.environ["HOME"]), tmp_path / "repo"
@@ -917,6 +925,10 @@ def test_a_hooks_folder_that_the_persons_configuration_names_later_is_told(tmp_p
     elif where == "included":
         file.write_text("[include]\n\tpath = work.inc\n")
         file = home / "work.inc"
+        file.write_text("")
+    elif where == "included by the repository":
+        git(root, "config", "include.path", "../shared.inc")
+        file = root / "shared.inc"
         file.write_text("")
     elif where == "named by the environment":
         file = tmp_path / "global"

@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from patience import until
+from patience import PATIENCE, until
 
 from aipass.config import State
 from aipass.layout import Layout
@@ -223,8 +223,9 @@ def test_a_save_that_the_engine_replaced_before_it_was_read_is_told_all_the_same
     assert stand.holds(LOCAL, new)
 
 
-def test_what_is_still_being_written_is_judged_when_it_is_closed(stand):
+def test_what_is_still_being_written_is_judged_when_it_is_closed(stand, monkeypatch):
     """A look may come at any moment: for another change, a start, or one that was put off."""
+    monkeypatch.setattr(shelf, "OPEN_WAIT_S", PATIENCE)
     mine = GOOD[LOCAL].replace(b"mend it", b"in place")
     with (stand.folder / LOCAL).open("r+b") as file:
         file.truncate()

@@ -92,7 +92,7 @@ class CheckAsked:
 #: What a run has written is read for so long before those who wait have their turn.
 SEALING_S = 0.3
 #: Seconds of a minute that one agent's runs may have others wait for their PRs.
-SHARE_S = 5.0
+PR_SHARE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Desk:
         self._ending = False
         self._tidied = threading.Event()
         self._repo: Repo | None = None
-        #: By agent, when a PR was begun and how long it took.
+        #: By agent, how long its PRs have taken.
         self._shares = Share()
         #: The check that a merge waits for.
         self._checking: int | None = None
@@ -288,11 +288,11 @@ class Desk:
         return (Fact("pr.failed", "git", ref=None, by=job.by, cause=job.cause, detail=detail),)
 
     def _open_one(self, job: Job) -> GitDone:
-        assert job.wish is not None
-        begun = time.monotonic()
         if job.refused:
             raise RefusedError(job.refused)
-        if job.by is not None and (taken := self._shares.taken(job.wish.agent, begun)) > SHARE_S:
+        assert job.wish is not None
+        begun = time.monotonic()
+        if job.by is not None and (taken := self._shares.taken(job.wish.agent, begun)) > PR_SHARE_S:
             raise RefusedError(
                 f"PRs and commits of {job.wish.agent} have taken {taken:.0f} s within a minute, and others wait; ask again in a minute, with less"
             )

@@ -81,7 +81,13 @@ class Judged:
         """The environment in which files go past them unchanged; for looking only."""
         settings: dict[str, str] = {}
         for driver, names in self.fields.items():
-            settings |= {f"{driver}.{name}": "" for name in names} | {f"{driver}.required": "false"}
+            # Git LFS goes past as a whole, where a program of its own may not be started.
+            passed, known = (
+                ("filter.lfs", ("clean", "smudge", "process"))
+                if driver.startswith("lfs.")
+                else (driver, names)
+            )
+            settings |= {f"{passed}.{name}": "" for name in known} | {f"{passed}.required": "false"}
         return as_environment(settings)
 
 
@@ -100,9 +106,7 @@ def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[st
     for driver, fields in commands.items():
         if any(_is_in_tree(command, root, top) for command in fields.values()):
             unsafe[driver] = _IN_TREE
-        elif driver.partition(".")[2] not in trusted and any(
-            _is_unknown(one, root) for one in fields.values()
-        ):
+        elif _name_of(driver) not in trusted and any(_is_unknown(one, root) for one in fields.values()):
             unsafe[driver] = _UNKNOWN
     return Judged(unsafe, {driver: tuple(commands[driver]) for driver in unsafe})
 
@@ -149,6 +153,11 @@ def _is_known_alone(words: list[str]) -> bool:
         scripts = [word for word in given if word != "-e" and not _OPTION_OF_SED.fullmatch(word)]
         return bool(scripts) and all(map(_REPLACEMENT.fullmatch, scripts))
     return False
+
+
+def _name_of(driver: str) -> str:
+    """The name that a person has given it: `x` of `filter.x`, of `merge.x`, and of `lfs.extension.x`."""
+    return driver.split(".", 2 if driver.startswith("lfs.") else 1)[-1]
 
 
 def _program(word: str, root: Path) -> str | None:

@@ -22,7 +22,7 @@ from aipass import swap
 from aipass.errors import AipassError, ConfigError
 from aipass.git import hookspath, hooktext
 from aipass.git.ask import ask, no_repository
-from aipass.git.hooktext import ALL, ASIDE, HOOKS, SPOOL
+from aipass.git.hooktext import ALL, ASIDE, EDITED, HOOKS, SPOOL
 from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
 SHARED_ROOTS = ".aipass-roots"
-#: What somebody had put into a hook of ours is kept by such a name.
-EDITED = ".edited"
 #: For so many seconds one install waits for another.
 PATIENCE_S = 10.0
 #: So many entries of a folder of hooks are looked at; git has 28.
@@ -489,25 +487,24 @@ def left_over(root: Path) -> list[Path]:
     own = _own(root)
     if called(root) is not None or not own.is_dir():
         return []
-    return sorted(path for path in own.iterdir() if not _is_ours(path))
+    return sorted(path for path in own.iterdir() if ASIDE not in path.name and not _is_ours(path))
 
 
 def _uninstall(root: Path, place: _Place) -> None:
+    try:
+        with _alone(place.where):
+            _take_away(root, place)
+    except OSError as exc:
+        raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
+
+
+def _take_away(root: Path, place: _Place) -> None:
     where, roots = place.where, place.roots
     left = [
         one
         for one in _roots(roots)
         if one != str(root) and (Path(one) / CONFIG_NAME).is_file() and _is_told_from(Path(one), roots)
     ]
-    try:
-        with _alone(where):
-            _take_away(root, place, left)
-    except OSError as exc:
-        raise AipassError(f"{exc.filename}: {exc.strerror}") from exc
-
-
-def _take_away(root: Path, place: _Place, left: list[str]) -> None:
-    where, roots = place.where, place.roots
     if left:
         _write(roots, _lines(left), 0o644)
         return

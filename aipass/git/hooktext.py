@@ -19,6 +19,8 @@ GUARD, TRAILERS = "pre-commit", "commit-msg"
 ALL = (*HOOKS, *FORMER, GUARD, TRAILERS)
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
+#: What somebody had put into a hook of ours, or the other of two that somebody changed, is kept by such a name behind that.
+EDITED = ".edited"
 #: Where hooks leave their files, in a root's spool.
 SPOOL = "git"
 #: A hook that is ours alone: lines may come behind it.
@@ -80,11 +82,12 @@ if [ -d "$_aipass_here{aside}" ]; then
 fi
 _aipass_one=$_aipass_here/$_aipass_name{aside}
 if [ -f "$_aipass_before" ] && ! [ -L "$_aipass_one" ] && ! [ "$_aipass_before" -ef "$_aipass_one" ]; then
-    if [ "$_aipass_before" -nt "$_aipass_one" ]; then
-        ln -f "$_aipass_before" "$_aipass_one" 2> /dev/null
+    # Somebody has written one of its names anew. That is the hook; what the other says is kept.
+    cmp -s "$_aipass_before" "$_aipass_one" || if [ "$_aipass_before" -nt "$_aipass_one" ]; then
+        ln -f "$_aipass_one" "$_aipass_one{edited}" && ln -f "$_aipass_before" "$_aipass_one"
     else
-        ln -f "$_aipass_one" "$_aipass_before" 2> /dev/null
-    fi
+        ln -f "$_aipass_before" "$_aipass_one{edited}" && ln -f "$_aipass_one" "$_aipass_before"
+    fi 2> /dev/null
 fi
 [ -x "$_aipass_before" ] || _aipass_before=$_aipass_one
 case ${{0##*/}} in
@@ -127,10 +130,15 @@ elif [ -x "$_aipass_beside" ]; then
         case $_aipass_name in
             post-rewrite|pre-push)
                 _aipass_said=$(cat)
-                printf '%s\n' "$_aipass_said" | _aipass_called=$_aipass_name "$_aipass_beside" "$@" || _aipass_code=$?
-                exec <<_aipass_end
+                if [ -z "$_aipass_said" ]; then
+                    exec < /dev/null
+                    _aipass_called=$_aipass_name "$_aipass_beside" "$@" || _aipass_code=$?
+                else
+                    printf '%s\n' "$_aipass_said" | _aipass_called=$_aipass_name "$_aipass_beside" "$@" || _aipass_code=$?
+                    exec <<_aipass_end
 $_aipass_said
 _aipass_end
+                fi
                 ;;
             *) _aipass_called=$_aipass_name "$_aipass_beside" "$@" || _aipass_code=$? ;;
         esac
@@ -162,7 +170,7 @@ def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passe
     of before lie where they always did. `passes`: it only calls one of them.
     """
     if calls is None:
-        find = _PUT_ASIDE.format(aside=ASIDE, names="|".join(ALL), managers=_MANAGERS)
+        find = _PUT_ASIDE.format(aside=ASIDE, edited=EDITED, names="|".join(ALL), managers=_MANAGERS)
     else:
         find = _WHERE_THEY_LIE.format(ours=shlex.quote(calls[0]), default=shlex.quote(calls[1]), aside=ASIDE)
         if name == "pre-push":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from aipass.plan.overlap import UndecidedError, common_path, path_outside
+from aipass.plan.overlap import MOST_UNDECIDED, UndecidedError, common_path, path_outside
 from aipass.supervisor.fence.glob import ANY_DEPTH, Globs, segments_of
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.supervisor.fence.territory import Phase as Owning
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from aipass.plan.model import Phase, Plan
-
-
-#: After so many that cannot be compared no more are: the plan cannot start as it is, and the engine waits.
-MOST_UNDECIDED = 3
 
 
 @dataclass(frozen=True, slots=True)

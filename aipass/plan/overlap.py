@@ -35,6 +35,8 @@ _EMPTY, _DOT, _DOTS, _NAME = range(4)
 #: So many steps are made, each from one state of two lists by one character, which takes about a second; there may be two to the power of
 #: their wildcards.
 MOST_STEPS = 200_000
+#: After so many that cannot be compared no more are: the engine waits meanwhile.
+MOST_UNDECIDED = 3
 #: A character, one of several, or None for any number of any.
 Part = str | OneOf | None
 Place = TypeVar("Place", bound=tuple[object, ...])
@@ -248,12 +250,13 @@ def _meet(first: Sequence[Part], second: Sequence[Part]) -> str | None:
         if i == len(first) or j == len(second):
             continue
         for character in alphabet:
-            if _takes(first[i], character) and _takes(second[j], character):
-                next_begun = _begun(begun, character)
-                there = (i + (first[i] is not None), j + (second[j] is not None), next_begun or 0)
-                if next_begun is not None and there not in came:
-                    came[there] = here, character
-                    waiting.append(there)
+            next_begun = _begun(begun, character)
+            if next_begun is None or not (_takes(first[i], character) and _takes(second[j], character)):
+                continue
+            there = (i + (first[i] is not None), j + (second[j] is not None), next_begun)
+            if there not in came:
+                came[there] = here, character
+                waiting.append(there)
     return None
 
 
@@ -313,6 +316,8 @@ def path_outside(one: Iterable[str], other: Iterable[str]) -> str | None:
             lambda a, b: first.accepts(a) and not second.accepts(b),
             lambda a, _: first.may_accept(a),
         )
+    if not second.lines:
+        return next((path for line in one if (path := pair(line, line)) is not None), None)
     # What stands in both needs no search, which may be a long one.
     whole = () if any(line.startswith("!") for line in second.lines) else set(map(segments_of, second.lines))
     # Each of them by itself: where it stands in the first is then one spot, whatever a `*` might have matched.
@@ -326,15 +331,19 @@ def _outside(first: _Pattern, second: Language) -> str | None:
     alphabet = _alphabet_of(first.parts(), second.parts())
     waiting = deque((spot, second.start(), _EMPTY) for spot in sorted(first.start()))
     came: dict[tuple[Spot, State, int], tuple[tuple[Spot, State, int], str] | None] = dict.fromkeys(waiting)
+    steps: dict[tuple[State, str], State] = {}
     for here in _bounded(waiting, alphabet, first, second):
         spot, state, begun = here
         if begun == _NAME and first.accepts(frozenset((spot,))) and not second.accepts(state):
             return _spell(came, here)
         for character in alphabet:
             next_begun = _begun(begun, character)
-            spots = first.step(frozenset((spot,)), character) if next_begun is not None else ()
+            if next_begun is None or not (spots := first.step(frozenset((spot,)), character)):
+                continue
+            if (state, character) not in steps:
+                steps[state, character] = second.step(state, character)
             for next_spot in spots:
-                there = (next_spot, second.step(state, character), next_begun or 0)
+                there = (next_spot, steps[state, character], next_begun)
                 if there not in came:
                     came[there] = here, character
                     waiting.append(there)

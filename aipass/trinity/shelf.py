@@ -345,9 +345,9 @@ class Shelf:
         agent, file = key
         if agent not in self._places.homes:
             return
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
-                folder = held.enter_context(self._places.folder(agent))
+                folder = stack.enter_context(self._places.folder(agent))
             except OSError as exc:
                 if exc.errno not in {errno.ELOOP, errno.ENOTDIR}:
                     raise
@@ -357,6 +357,7 @@ class Shelf:
             try:
                 data = content(file, folder)
             except FileNotFoundError:
+                self._unfinished.pop(key, None)
                 self._restore(key, folder)
                 return
             except FaultError as fault:

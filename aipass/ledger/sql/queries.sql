@@ -666,6 +666,10 @@ SELECT * FROM messages WHERE id = :id
 -- What somebody has not read yet, oldest first.
 SELECT * FROM messages WHERE recipient = :recipient AND read IS NULL ORDER BY id LIMIT :limit
 
+-- name: unread_ids
+-- The same, by their ids alone.
+SELECT id FROM messages WHERE recipient = :recipient AND read IS NULL
+
 -- name: count_unread
 -- How much that is.
 SELECT count(*) AS number FROM messages WHERE recipient = :recipient AND read IS NULL
