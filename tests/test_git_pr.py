@@ -809,7 +809,7 @@ def work_and_kill(repository, names, killing):
         repository.aipass("send", name, "go")
     kills = 0
     deadline = time.monotonic() + 60
-    while killing and kills < 6 and time.monotonic() < deadline:
+    while killing and kills < rounds(3, 6) and time.monotonic() < deadline:
         time.sleep(dice.uniform(0.1, 1.2))
         found = read(repository, "status")["engine"]
         if found["pid"]:

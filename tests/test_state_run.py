@@ -122,10 +122,11 @@ def test_what_was_saved_while_no_engine_ran_is_taken_and_what_was_removed_is_the
 
 def test_notes_and_saves_survive_kills_of_the_engine_at_any_moment(repository):
     """An agent saves, a person notes, the engine is killed again and again: every entry is there once."""
+    saves, notes = rounds(20, 40), rounds(7, 12)
     script = """\
 import json, os, pathlib, time
 path = pathlib.Path(".aipass/agents/api/.trinity/local.json")
-for number in range(40):
+for number in range(SAVES):
     while True:
         try:
             document = json.loads(path.read_text())
@@ -137,7 +138,7 @@ for number in range(40):
     half.write_text(json.dumps(document))
     half.rename(path)
     time.sleep(0.05)
-"""
+""".replace("SAVES", str(saves))
     repository.write("api.py", script)
     repository.write(
         "aipass.toml",
@@ -147,14 +148,14 @@ for number in range(40):
     repository.aipass("up", "--detach")
     repository.aipass("send", "api", "go")
     dice, kills = random.Random(5), 0
-    for number in range(12):
+    for number in range(notes):
         repository.aipass("note", "--agent", "api", "--todo", f"noted {number}", check=None)
         if number % 2:
             time.sleep(dice.uniform(0, 0.3))
             kill_engine(repository)
             kills += 1
             repository.aipass("up", "--detach")
-    assert kills == 6
+    assert kills == notes // 2
     repository.wait_for(
         lambda: read(repository, "status")["counts"]["succeeded"] == 1, "the end", timeout=PATIENCE
     )
@@ -163,7 +164,7 @@ for number in range(40):
     document = local(repository, "api")
     learned = [entry["text"] for entry in document["learnings"]]
     assert sorted(set(learned)) == sorted(learned)
-    assert {f"saved {number}" for number in range(40)} <= set(learned)
+    assert {f"saved {number}" for number in range(saves)} <= set(learned)
     noted = [entry["text"] for entry in document["todos"]]
     assert len(noted) == len(set(noted))
     assert not events(repository, "state.rejected")
