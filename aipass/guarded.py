@@ -280,8 +280,9 @@ def _imported_by_agents(config: Config, root: str) -> Iterator[tuple[str, str]]:
     for name, agent in config.agents.items():
         why = f"`{name}` is started with it: it imports what lies beside it"
         path = environment.path_of(agent, os.environ)
-        for word in (*(agent.command or ()), *agent.args):
-            if programs.is_python(word):
+        for number, word in enumerate((*(agent.command or ()), *agent.args)):
+            # A program that Python reads, too.
+            if programs.is_python(word) or (not number and agent.command):
                 python = os.path.join(root, programs.for_run(word, path, root))
                 for entry in programs.imported_from(python, root):
                     if (within := _inside(entry, root)) is not None and os.path.isdir(within):

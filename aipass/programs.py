@@ -11,6 +11,7 @@ import contextlib
 import glob
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -256,9 +257,14 @@ def is_script(program: str) -> bool:
     return _first_lines(real)[0].startswith(b"#!") and os.path.dirname(real) not in SYSTEM_PATH.split(":")
 
 
-def is_of_python(script: str) -> bool:
-    """Whether Python reads a script, as its first lines say."""
-    return bool(_pythons_of(script))
+def is_of_python(script: str, root: Path | str) -> bool:
+    """Whether a Python that is there reads a script, as its first lines say."""
+    pythons = [_found(one, root) for one in _pythons_of(script)]
+    return bool(pythons) and all(is_program(one) for one in pythons)
+
+
+def _found(python: str, root: Path | str) -> str:
+    return python if python.startswith("/") else of(root).find(python) or python
 
 
 def imported_from(program: str, root: Path | str) -> list[str]:
@@ -269,8 +275,7 @@ def imported_from(program: str, root: Path | str) -> list[str]:
     """
     found: list[str] = []
     for name in [program] if is_python(program) else _pythons_of(program):
-        python = name if name.startswith("/") else of(root).find(name) or name
-        for folder in _packages_of(python):
+        for folder in _packages_of(_found(name, root)):
             for pth in islice(glob.iglob(f"{glob.escape(folder)}/*.pth"), MOST_PTH):
                 found += _named_by_pth(pth)
     return found
@@ -281,8 +286,11 @@ def _pythons_of(script: str) -> list[str]:
     first, *others = _first_lines(os.path.realpath(script))
     if not first.startswith(b"#!"):
         return []
-    second = [line for line in others if line.startswith(b"'''exec' ")]
-    words = [word for line in (first[2:], *second) for word in os.fsdecode(line).split()]
+    words = os.fsdecode(first[2:]).split()
+    for line in others:
+        if line.startswith(b"'''exec' "):
+            with contextlib.suppress(ValueError):
+                words += shlex.split(os.fsdecode(line.removeprefix(b"'''exec' ")))[:1]
     return [word for word in words if is_python(word)]
 
 

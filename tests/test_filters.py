@@ -301,3 +301,28 @@ def test_an_editable_install_without_src_is_seen_as_well(repo, tmp_path, within)
         f"from __future__ import annotations\nMAPPING: dict[str, str] = {{'proj': '{place}'}}\n"
     )
     assert programs.imported_from(str(python), repo.top) == [str(place)]
+
+
+@pytest.mark.parametrize("folder", ["venv", "a b"])
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_a_python_that_is_named_in_quotes_is_found(repo, tmp_path, monkeypatch, folder, quote):
+    """pip and uv write it so where the path is long or holds a blank."""
+    (repo.top / "aipass.toml").write_text("")
+    an_environment(tmp_path, tree=repo.top / "src")
+    if folder != "venv":
+        (tmp_path / "venv").rename(tmp_path / folder)
+    python = tmp_path / folder / "bin/python3"
+    a_program(
+        tmp_path / "bin/nbstripout",
+        f"#!/bin/sh\n'''exec' {quote}{python}{quote} \"$0\" \"$@\"\n' '''\nimport sys\n",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    git(repo.top, "config", "filter.x.clean", "nbstripout")
+    repo.look_again()
+    assert "imports from there" in repo.unsafe["filter.x"]
+    a_program(
+        tmp_path / "bin/nbstripout",
+        "#!/bin/sh\n'''exec' \"$(dirname \"$0\")\"/'python3' \"$0\" \"$@\"\n' '''\n",
+    )
+    repo.look_again()
+    assert "`[pr] filters`" in repo.unsafe["filter.x"], "nobody can say which that is"

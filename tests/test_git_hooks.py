@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -1219,3 +1220,46 @@ def test_what_another_root_wrote_meanwhile_is_not_taken_away(repo, tmp_path, mon
     hooks.uninstall(repo.root)
     assert roots.read_text() == f"{other}\n"
     assert states(hooks.status(repo.root)) == {"installed"}
+
+
+def test_a_file_that_a_hook_puts_in_the_place_of_a_link_stays_and_the_hook_keeps_its_name(repo):
+    where = repo.root / ".git/hooks"
+    (where / "state").write_text("0")
+    repo.put(
+        where / "pre-commit",
+        f"#!{sys.executable}\nimport os, sys\nhere = os.path.dirname(sys.argv[0])\nopen('ran.txt', 'a').write(os.path.basename(sys.argv[0]) + '\\n')\n"
+        "open(here + '/half', 'w').write('1')\nos.rename(here + '/half', here + '/state')\n",
+    )
+    hooks.install(repo.root, repo.spool, hooktext.ALL)
+    for _ in range(2):
+        repo.commit(f"one {time.time_ns()}")
+        hooks.install(repo.root, repo.spool, hooktext.ALL)
+    assert (repo.root / "ran.txt").read_text().split() == ["pre-commit"] * 2
+    assert (repo.root / ".git/hooks.before-aipass/state").read_text() == "1"
+
+
+def test_a_line_in_a_hook_that_only_called_another_is_kept(repo):
+    where = beside(repo)
+    edited = where / "pre-commit"
+    edited.write_text(edited.read_text().replace("_aipass_before=", "mine here\n_aipass_before=", 1))
+    hooks.install(repo.root, repo.spool, hooktext.ALL)
+    assert "mine here" in (where / "pre-commit.before-aipass.edited").read_text()
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+def test_of_two_names_the_later_is_the_hook_whichever_verb_comes_next(repo, verb):
+    where = repo.root / ".git/hooks"
+    text = f"#!{sys.executable}\n# TEXT\n"
+    repo.put(where / "post-commit", text.replace("TEXT", "one"))
+    repo.install()
+    aside = where / "post-commit.before-aipass"
+    os.utime(aside, (1_000_000_000, 1_000_000_000))
+    repo.put(repo.root / "half", text.replace("TEXT", "two")).replace(
+        repo.root / ".git/hooks.before-aipass/post-commit"
+    )
+    if verb == "install":
+        repo.install()
+        assert "two" in aside.read_text()
+    hooks.uninstall(repo.root)
+    assert "two" in (where / "post-commit").read_text()
+    assert "one" in (where / "post-commit.before-aipass.edited").read_text()

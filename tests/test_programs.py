@@ -527,11 +527,12 @@ def test_what_an_agents_python_imports_from_an_editable_install_is_nobodys(tmp_p
     (tmp_path / "venv/bin/python3").symlink_to(sys.executable)
     (root / "src").mkdir(parents=True)
     (root / "worker.py").write_text("import copy\n")
-    found = territory(
-        root, agent_table("w", f'["{tmp_path}/venv/bin/python3", "worker.py"]', 'owns = ["**"]')
-    )
-    assert found.owner("src/org/__init__.py").kind is Kind.NEVER
-    assert found.owner("src/proj.py").agents == ("w",)
+    program(tmp_path / "venv/bin/bot")
+    (tmp_path / "venv/bin/bot").write_text(f"#!{tmp_path}/venv/bin/python3\nimport copy\n")
+    for command in (f'["{tmp_path}/venv/bin/python3", "worker.py"]', f'["{tmp_path}/venv/bin/bot"]'):
+        found = territory(root, agent_table("w", command, 'owns = ["**"]'))
+        assert found.owner("src/org/__init__.py").kind is Kind.NEVER, command
+        assert found.owner("src/proj.py").agents == ("w",)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def _is_unknown(command: str, root: Path) -> bool:
         return True
     named = re.findall(r"[^\s;|&'\"]+", re.sub(r"\bgit (?=(?:lfs|annex|crypt)\b)", "git-", command))
     started = [_program(word, root) for word in named if os.path.basename(word) in _KNOWN]
-    return any(one and programs.is_script(one) and not programs.is_of_python(one) for one in started)
+    return any(one and programs.is_script(one) and not programs.is_of_python(one, root) for one in started)
 
 
 def _is_in_tree(command: str, root: Path, top: Path) -> bool:

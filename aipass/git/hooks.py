@@ -260,6 +260,7 @@ def _alone(where: Path) -> Iterator[None]:
 
 def _write_all(root: Path, place: _Place, wanted: Collection[str]) -> None:
     place.roots.parent.mkdir(exist_ok=True)
+    _settle(place.where)
     known = list(_roots(place.roots))
     if str(root) not in known:
         _write(place.roots, _lines([*known, str(root)]), 0o644)
@@ -294,6 +295,8 @@ def _pass_on(root: Path, place: _Place) -> None:
 
 def _install(hook: Hook, place: _Place) -> None:
     there = hook.state in {"other", "replaced"}
+    if hook.state == "missing" and os.path.lexists(hook.path):
+        _keep_edits(hook.path, place.passing(hook.name))  # one of ours that only called another until now
     if hook.state == "replaced":
         _hand_over(hook.path)
     if hook.state == "replaced" and os.path.lexists(_aside(hook.path)):
@@ -369,17 +372,19 @@ def _link(where: Path) -> None:
         return
     try:
         mirror.mkdir(exist_ok=True)
-        for name in os.listdir(where):
-            if name not in aside and ASIDE not in name and not _is_ours_alone(where / name):
-                (mirror / name).symlink_to(f"../{where.name}/{name}")
-        for name, path in aside.items():
+    except OSError:
+        return  # nobody may write beside it, or something stands there: what was there is started by the name that it has
+    for name, path in aside.items():
+        with contextlib.suppress(OSError):
             if path.is_symlink():
                 # A link leads to where it led, which may be a hook beside it.
                 (mirror / name).symlink_to(_leads(where, os.readlink(path)))
             else:
                 _second(path, mirror / name)
-    except OSError:
-        return  # nobody may write beside it, or something stands there: what was there is started by the name that it has
+    for name in os.listdir(where):
+        if name not in aside and ASIDE not in name and not _is_ours_alone(where / name):
+            with contextlib.suppress(OSError):  # a hook has put another there
+                (mirror / name).symlink_to(f"../{where.name}/{name}")
 
 
 def _second(path: Path, name: Path) -> None:
@@ -407,6 +412,21 @@ def _unlink(where: Path) -> None:
             elif entry.name in ALL and entry.is_file():
                 _give_up(where, Path(entry.path))
         mirror.rmdir()
+
+
+def _settle(where: Path) -> None:
+    """Of two names of a hook that somebody has written anew, the later is the hook; what the other says is kept."""
+    for name in ALL:
+        aside, second = _aside(where / name), _mirror(where) / name
+        with contextlib.suppress(OSError):
+            both = [path.lstat() for path in (aside, second)]
+            if all(stat.S_ISREG(found.st_mode) for found in both) and not _same(aside, second):
+                kept = aside.with_name(aside.name + EDITED)
+                if both[1].st_mtime_ns > both[0].st_mtime_ns:
+                    os.replace(aside, kept)
+                    os.replace(second, aside)
+                else:
+                    os.replace(second, kept)
 
 
 def _give_up(where: Path, second: Path) -> None:
@@ -500,6 +520,7 @@ def _uninstall(root: Path, place: _Place) -> None:
 
 def _take_away(root: Path, place: _Place) -> None:
     where, roots = place.where, place.roots
+    _settle(where)
     left = [
         one
         for one in _roots(roots)

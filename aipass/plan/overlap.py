@@ -32,9 +32,9 @@ _NICE = "xyzabcdefghijklmnopqrstuvwuvw0123456789_-+=@%,~^XYZABCDEFGHIJKLMNOPQRST
 #: A component's beginning: nothing, `.`, `..`, or anything else. `.` and `..` are no names.
 _EMPTY, _DOT, _DOTS, _NAME = range(4)
 
-#: So many steps are made, each from one state of two lists by one character, which takes about a second; there may be two to the power of
-#: their wildcards.
-MOST_STEPS = 200_000
+#: So many steps are made, each of one spot of a pattern by one character, which takes about a second; there may be two to the power of the
+#: wildcards.
+MOST_STEPS = 500_000
 #: After so many that cannot be compared no more are: the engine waits meanwhile.
 MOST_UNDECIDED = 3
 #: A character, one of several, or None for any number of any.
@@ -354,12 +354,18 @@ def _bounded(
     states: deque[Place], alphabet: Sequence[str], first: Language | _Pattern, second: Language
 ) -> Iterator[Place]:
     """States as they come, for as many steps as may be made. Raises UndecidedError."""
-    for _ in range(max(1, MOST_STEPS // len(alphabet))):
-        if not states:
-            return
-        yield states.popleft()
-    if states:
-        raise UndecidedError(first.lines, second.lines)
+    left = MOST_STEPS
+    while states:
+        if left <= 0:
+            raise UndecidedError(first.lines, second.lines)
+        state = states.popleft()
+        left -= len(alphabet) * sum(
+            sum(1 + len(spots) for spots in part)
+            if isinstance(part, tuple) and part and isinstance(part[0], frozenset)
+            else 1
+            for part in state
+        )
+        yield state
 
 
 def _search(
