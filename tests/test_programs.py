@@ -928,8 +928,8 @@ def test_a_hooks_folder_that_the_persons_configuration_names_later_is_told(tmp_p
         file = home / "work.inc"
         file.write_text("")
     elif where == "included by the repository":
-        git(root, "config", "include.path", "../shared.inc")
-        file = root / "shared.inc"
+        git(root, "config", "include.path", "../team.inc")
+        file = root / "team.inc"
         file.write_text("")
     elif where == "named by the environment":
         file = tmp_path / "global"
