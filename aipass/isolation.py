@@ -1,7 +1,7 @@
 """The module path of a process of ours: without what the current folder, PYTHONPATH, or a project that is installed in editable form put there.
 
-Imported before anything else of aipass. Many modules of the standard library try
-to import what is not there on this system (`msvcrt`, `org.python`), and would find it where an agent writes.
+Imported before anything else of aipass. Many modules of the standard library try to import what is not there on this system (`msvcrt`,
+`org.python`), and would find it where an agent writes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+#: As `aipass.layout` has it: nothing of ours is imported here.
 CONFIG_NAME = "aipass.toml"
 #: What was taken from `sys.path`: a Python of the same environment finds modules there before any line of ours can leave it out.
 left_out: list[str] = []

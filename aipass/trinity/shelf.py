@@ -240,10 +240,7 @@ class Shelf:
                     self._furnish(agent, halves)
                 return
         except OSError as exc:
-            if exc.errno not in {errno.ELOOP, errno.ENOTDIR}:
-                raise
-            if self._may_look((agent, FOLDER)):
-                self._clear(agent)
+            self._unblock(agent, exc)
             return
         self._sweep(agent, halves)
         for file in FILES:
@@ -274,6 +271,13 @@ class Shelf:
                 else:
                     with suppress(FileNotFoundError):
                         self._take_away(key, name, {self._known.get(key)}, folder)
+
+    def _unblock(self, agent: str, why: OSError) -> None:
+        """Have the folder opened again where something that is none stood in its way; raises `why` where it was anything else."""
+        if why.errno not in {errno.ELOOP, errno.ENOTDIR}:
+            raise why
+        if self._may_look((agent, FOLDER)):
+            self._clear(agent)
 
     def _clear(self, agent: str) -> None:
         """Something that is no folder stands in the place of `.trinity`, or on the way there."""
@@ -349,10 +353,7 @@ class Shelf:
             try:
                 folder = stack.enter_context(self._places.folder(agent))
             except OSError as exc:
-                if exc.errno not in {errno.ELOOP, errno.ENOTDIR}:
-                    raise
-                if self._may_look((agent, FOLDER)):
-                    self._clear(agent)
+                self._unblock(agent, exc)
                 return
             try:
                 data = content(file, folder)
