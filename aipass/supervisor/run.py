@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aipass.supervisor.spawn import Spec
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """A run from its start to the moment when its whole process tree is gone."""
 
@@ -32,6 +32,10 @@ class Run:
     told_orphans: bool = False
     #: Index into the stop sequence; None while nobody asked for the end.
     stage: int | None = None
+    #: Whether a look at what it has left is due.
+    is_looked_at: bool = False
+    #: When its next signal is due, on the monotonic clock.
+    due: float = 0.0
     why: str | None = None
     reason: str | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -45,16 +49,16 @@ class Run:
     tidying: bool = False
     tidied: bool = False
     quarantined: list[str] = field(default_factory=list)
+    #: What all its processes bear.
+    mark: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mark = mark.of(self.spec.root, self.spec.run)
 
     @property
     def id(self) -> int:
         """The run's id."""
         return self.spec.run
-
-    @property
-    def mark(self) -> int:
-        """What all its processes bear."""
-        return mark.of(self.spec.root, self.spec.run)
 
     def roots(self) -> set[int]:
         """Where this run's process trees begin."""

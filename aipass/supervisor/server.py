@@ -25,6 +25,7 @@ from aipass.supervisor.run import Run
 from aipass.supervisor.spawn import Spec, explain, spawn
 from aipass.supervisor.strays import Strays, folder_of
 from aipass.supervisor.timers import Timers
+from aipass.supervisor.trees import Trees
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +43,6 @@ MAX_KILLS = 20
 UNKILLABLE_S = 10.0
 # A disk that was full is tried again after this.
 WRITE_AGAIN_S = 1.0
-# What forked since is found by the next signal's look.
-TABLE_AGE_S = 0.05
 # A fenced run whose first process is gone and whose fence still has somebody: looked for again after this.
 LOOK_AGAIN_S = 0.05
 # With a fence, garbage is collected in this thread only.
@@ -84,8 +83,7 @@ class Supervisor:
         self._files_limit = _raise_files_limit()
         self._own_command_line = process.command_line(os.getpid())
         self._told_to_end = False
-        self._table: tuple[float, dict[int, process.Process]] | None = None
-        self._marks: tuple[float, dict[int, set[int]]] = (float("-inf"), {})
+        self._trees = Trees()
         (state / "locks").mkdir(mode=0o700, exist_ok=True)
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -366,7 +364,9 @@ class Supervisor:
             if spec.stall_s:
                 self._timers.at(now + spec.stall_s, lambda now: self._look_for_stall(run, now))
             if pid in self._early:
-                self._on_exit(pid, self._early.pop(pid))
+                del self._leaders[pid]
+                run.status = self._early.pop(pid)
+                self._settle_anew(run)
             if run.stage is not None:
                 self._signal(run, time.monotonic())
         if not self._spawning:
@@ -420,45 +420,58 @@ class Supervisor:
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._on_exit(pid, status)
-
-    def _on_exit(self, pid: int, status: int) -> None:
-        run = self._leaders.pop(pid, None)
-        if run is not None:
-            run.status = status
-            self._settle(run)
+        """Take all that ended, then look once at what it left: a thousand runs that are stopped end together."""
+        ended: list[Run] = []
+        pid, status = _ended_child()
+        if not pid:
             return
-        owner = self._owner.pop(pid, None)
-        if owner is not None:
-            owner.orphans.discard(pid)
-        elif self._spawning:
-            # Perhaps the first process of a run whose thread has not reported yet.
-            self._early[pid] = status
-        for other in [run for run in self._runs.values() if run.leader and run.status is not None]:
-            self._settle(other)
+        while pid:
+            if (run := self._leaders.pop(pid, None)) is not None:
+                run.status = status
+                ended.append(run)
+            elif (owner := self._owner.pop(pid, None)) is not None:
+                owner.orphans.discard(pid)
+            elif self._spawning:
+                # Perhaps the first process of a run whose thread has not reported yet.
+                self._early[pid] = status
+            pid, status = _ended_child()
+        just_now = set(ended)
+        ended += [
+            run
+            for run in self._runs.values()
+            if run.leader and run.status is not None and run not in just_now
+        ]
+        self._claim_orphans(ended)
+        for run in ended:
+            self._settle(run)
+
+    def _look_again(self, run: Run) -> None:
+        run.is_looked_at = False
+        self._settle_anew(run)
+
+    def _settle_anew(self, run: Run) -> None:
+        """Look at what a run has left that ended before."""
+        self._claim_orphans([run])
+        self._settle(run)
 
     def _settle(self, run: Run) -> None:
         """Finish a run whose first process is gone, or deal with what that left behind."""
         if run.id not in self._runs:
             return
-        self._claim_orphans(run)
         if not run.orphans and not run.quiet:
             # Behind the fence, and no child of ours: its parent lives, in another run's tree or in none.
             run.orphans |= {
-                pid for pid in self._bearers(run) if (found := process.look(pid)) and found.state not in "ZX"
+                pid
+                for pid in self._trees.bearers(run)
+                if (found := process.look(pid)) and found.state not in "ZX"
             }
         if not run.orphans and run.quiet:
             self._finish(run)
         elif not run.orphans:
             # Somebody is behind the fence still whom nothing else marks as this run's.
-            self._timers.at(time.monotonic() + LOOK_AGAIN_S, lambda _: self._settle(run))
+            if not run.is_looked_at:
+                run.is_looked_at = True
+                self._timers.at(time.monotonic() + LOOK_AGAIN_S, lambda _: self._look_again(run))
         elif not run.told_orphans:
             run.told_orphans = True
             run.left = [f"{pid} {process.command_line(pid)}" for pid in sorted(run.orphans)]
@@ -468,8 +481,10 @@ class Supervisor:
             if not run.spec.linger and run.stage is None:
                 self._timers.at(time.monotonic() + LINGER_GRACE_S, lambda _: self._stop(run, "exited", None))
 
-    def _claim_orphans(self, ended: Run) -> None:
-        """Find out whose the processes are that became our children because their parents ended."""
+    def _claim_orphans(self, ended: list[Run]) -> None:
+        """Find out whose the processes are that became our children because their parents ended; of `ended` the last that did comes first."""
+        if not any(run.id in self._runs for run in ended):
+            return
         for pid in process.own_children() - self._leaders.keys() - self._owner.keys() - self._early.keys():
             found = process.look(pid)
             if found is None or found.state in "ZX":
@@ -482,15 +497,15 @@ class Supervisor:
             owner.orphans.add(pid)
             self._owner[pid] = owner
 
-    def _only_possible(self, orphan: process.Process, ended: Run) -> Run | None:
-        """The run that just ended, for an orphan without any mark, unless it may be another living run's.
+    def _only_possible(self, orphan: process.Process, ended: list[Run]) -> Run | None:
+        """A run that just ended, for an orphan without any mark, unless it may be another living run's.
 
         Then it stays undecided until those have ended.
         """
         others = (
-            run for run in self._runs.values() if run is not ended and run.leader and run.status is None
+            run for run in self._runs.values() if run not in ended and run.leader and run.status is None
         )
-        return None if any(run.leader.start <= orphan.start for run in others if run.leader) else ended
+        return None if any(run.leader.start <= orphan.start for run in others if run.leader) else ended[0]
 
     def _owner_of(self, pid: int, session: int) -> Run | None:
         if (number := mark.read(pid)) is not None:
@@ -542,7 +557,7 @@ class Supervisor:
             return
         number = STEPS[min(run.stage, 2)]
         try:
-            reached = self._signal_tree(run, number)
+            reached = self._trees.signal(run, number, self._due_with(run, now))
         except OSError as exc:
             _say(f"run {run.id}: {number.name} could not be sent: {exc}")  # the next step is due all the same
             reached = []
@@ -561,47 +576,19 @@ class Supervisor:
             self._leaders.pop(run.leader.pid if run.leader else 0, None)
             self._finish(run)
             return
-        self._timers.at(now + wait, lambda now: self._signal(run, now))
+        run.due = now + wait
+        self._timers.at(run.due, lambda now: self._signal(run, now))
         self._settle_if_gone(run)
+
+    def _due_with(self, run: Run, now: float) -> list[Run]:
+        """The runs that get the same signal now, this one included."""
+        return [
+            one for one in self._runs.values() if one is run or (one.stage == run.stage and one.due <= now)
+        ]
 
     def _settle_if_gone(self, run: Run) -> None:
         if run.status is not None:
-            self._settle(run)
-
-    def _signal_tree(self, run: Run, number: signal.Signals) -> list[int]:
-        if number == signal.SIGKILL:
-            # Freeze first: what is stopped cannot fork away from the next look.
-            seen: set[int] = set()
-            while (members := self._members(run)) - seen:
-                for pid in members - seen:
-                    if (found := process.look(pid)) is not None:
-                        process.send(found, signal.SIGSTOP)
-                seen |= members
-            self._table, self._marks = None, (float("-inf"), {})
-        table = self._recent_table()
-        return [pid for pid in sorted(self._members(run, table)) if process.send(table[pid], number)]
-
-    def _recent_table(self) -> dict[int, process.Process]:
-        """The machine's processes, as of a moment ago at most: hundreds of runs that are stopped together share one look."""
-        now = time.monotonic()
-        if self._table is None or now - self._table[0] > TABLE_AGE_S:
-            self._table = now, process.table()
-        return self._table[1]
-
-    def _members(self, run: Run, table: dict[int, process.Process] | None = None) -> set[int]:
-        table = table if table is not None else process.table()
-        return process.tree(table, run.roots() | (self._bearers(run) & table.keys()))
-
-    def _bearers(self, run: Run) -> set[int]:
-        """Processes that bear the run's mark, as of a moment ago at most."""
-        now = time.monotonic()
-        if now - self._marks[0] > TABLE_AGE_S:
-            found: dict[int, set[int]] = {}
-            for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-                if name.isdigit() and (number := mark.read(int(name))) is not None:
-                    found.setdefault(number, set()).add(int(name))
-            self._marks = now, found
-        return self._marks[1].get(run.mark, set())
+            self._settle_anew(run)
 
     def _look_for_stall(self, run: Run, now: float) -> None:
         if run.id not in self._runs or run.status is not None:
@@ -651,6 +638,14 @@ class Supervisor:
         del self._strays[strays.run]
         strays.lock.release()
         self._tell({"tell": "ended", **record})
+
+
+def _ended_child() -> tuple[int, int]:
+    """A child that has ended, with its wait status; 0 where there is none."""
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
 
 
 def _tidied(run: Run, left: list[str]) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from aipass.layout import Layout
 from aipass.supervisor import process
 
 MISSING = "not installed"
-MANY_RUNS = "[limits]\nruns_per_hour = 100000\n"
+#: Where agents leave the times of their starts, from the root. Each writes a file of its own: the fence lets one run at a time write a file.
+STAMPS = "stamps"
+MANY_RUNS = f"""[watch]
+ignore = ["{STAMPS}/"]
+[limits]
+runs_per_hour = 100000
+concurrency = 2000
+"""
 
 rows: list[tuple[str, str, str, str, str]] = []
 
@@ -104,9 +111,10 @@ class Stub:
     words: tuple[str, ...]
     compiled: bool
 
-    def command(self, out: Path, *, stay: bool = False) -> list[str]:
-        """The stub's words for appending to `out`."""
-        return [*self.words, str(out), *(["stay"] if stay else [])]
+    def command(self, out: Path | str, *, stay: bool = False) -> list[str]:
+        """The stub's words for appending to `out`; a name without a slash is a file in the root's STAMPS."""
+        place = out if os.sep in str(out) else Path(STAMPS, out)
+        return [*self.words, str(place), *(["stay"] if stay else [])]
 
     def shell(self, out: Path) -> str:
         """The same for a shell."""
@@ -131,7 +139,9 @@ def build_stub(folder: Path) -> Stub:
 
 
 def times(out: Path) -> list[float]:
-    """When stubs that append to `out` began."""
+    """When stubs began that append to `out`, or to files in it."""
+    if out.is_dir():
+        return [one for path in out.iterdir() for one in times(path)]
     return [float(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
@@ -161,6 +171,8 @@ class Root:
         self.layout = Layout(path)
         subprocess.run(["git", "init", "-q", str(path)], check=True)
         self.layout.config.write_text(toml)
+        self.stamps = path / STAMPS
+        self.stamps.mkdir()
 
     def aipass(self, *words: str, check: bool = True, timeout: float = 110) -> subprocess.CompletedProcess:
         """A command in this root."""

@@ -33,15 +33,14 @@ def test_idle(root, row):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_thousand_agents(root, stub, row, tmp_path):
+def test_a_thousand_agents(root, stub, row):
     if not stub.compiled:
         row(f"{AGENTS:,} agents", "-", f"gcc: {kit.MISSING}")
         pytest.skip("gcc is not installed")
-    out, late = tmp_path / "out", tmp_path / "late"
-    toml = "".join(kit.agent(f"a{n}", stub.command(out, stay=True)) for n in range(AGENTS))
-    toml += "".join(kit.agent(f"late{n}", stub.command(late, stay=True)) for n in range(EXTRA))
-    repo = root(toml + "[limits]\nconcurrency = 2000\nruns_per_hour = 100000\n")
+    names = [*(f"a{n}" for n in range(AGENTS)), *(f"late{n}" for n in range(EXTRA))]
+    repo = root("".join(kit.agent(name, stub.command(name, stay=True)) for name in names) + kit.MANY_RUNS)
     repo.up()
+    out = repo.stamps
     began = time.time()
     for n in range(AGENTS):
         (repo.layout.inbox / f"a{n}" / "go.md").write_text(f"Do {n}\n")
@@ -54,7 +53,9 @@ def test_a_thousand_agents(root, stub, row, tmp_path):
     pids = [repo.engine(), repo.supervisor()]
     engine, supervisor = (kit.pss_mb(pid) for pid in pids)
     idle = kit.cpu_share(pids, IDLE_S)
-    drops = [kit.timed_drop(repo.layout.inbox / f"late{n}", "go.md", late, n + 1) for n in range(EXTRA)]
+    drops = [
+        kit.timed_drop(repo.layout.inbox / f"late{n}", "go.md", out / f"late{n}", 1) for n in range(EXTRA)
+    ]
     assert repo.ask("SELECT count(*) FROM dispatches") == AGENTS + EXTRA
     stopping = time.perf_counter()
     repo.aipass("down", "--kill")

@@ -34,7 +34,7 @@ def bytecode(tmp_path, monkeypatch):
 
 
 def test_commands_over_a_bare_interpreter(root, row, tmp_path, stub, bytecode):
-    repo = root(kit.agent("w", stub.command(tmp_path / "out", stay=True)) + kit.MANY_RUNS)
+    repo = root(kit.agent("w", stub.command("w", stay=True)) + kit.MANY_RUNS)
     repo.up()
     repo.aipass("send", "w", "the one that runs; all others wait for it")
     script = kit.installed("aipass")
