@@ -242,7 +242,7 @@ class Pulling(Model):
     )
     filters: tuple[Word, ...] = Field(
         (),
-        description="Filters and merge drivers of git's configuration that aipass may start as well: they take nothing that they run from the tree",
+        description="Filters and merge drivers of git's configuration that aipass may start as well: you know that they take nothing that they run from the tree",
         strict=False,
     )
     forge: str = Field(

@@ -251,16 +251,23 @@ def for_run(program: str, path: str, root: Path | str) -> str:
     return program
 
 
-def is_script(program: str) -> bool:
-    """Whether a program is a text that an interpreter reads, and not one of the system's own."""
+def is_plain(program: str) -> bool:
+    """Whether a program is machine code, or a script of the system's own that is not Python's.
+
+    Of any other nobody can say what it starts and imports: an interpreter looks for modules in many places, and a shim or a wrapper starts
+    whatever the current folder says.
+    """
     real = os.path.realpath(program)
-    return _first_lines(real)[0].startswith(b"#!") and os.path.dirname(real) not in SYSTEM_PATH.split(":")
+    first = _first_lines(real)[0]
+    if first.startswith(_MACHINE_CODE):
+        return True
+    return os.path.dirname(real) in _OF_SYSTEM and first.startswith(b"#!") and b"python" not in first
 
 
-def is_of_python(script: str, root: Path | str) -> bool:
-    """Whether a Python that is there reads a script, as its first lines say."""
-    pythons = [_found(one, root) for one in _pythons_of(script)]
-    return bool(pythons) and all(is_program(one) for one in pythons)
+#: How a program begins: ELF, and Mach-O in its forms (https://github.com/apple-oss-distributions/xnu, EXTERNAL_HEADERS/mach-o/loader.h, fat.h).
+_MACHINE_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+#: Where only the system's packages put programs.
+_OF_SYSTEM = frozenset(("/bin", "/sbin", "/usr/bin", "/usr/sbin"))
 
 
 def _found(python: str, root: Path | str) -> str:
@@ -271,13 +278,22 @@ def imported_from(program: str, root: Path | str) -> list[str]:
     """The folders that a Python imports from because somebody installed what lies there in editable form (`pip install -e`).
 
     `program`: the path of a Python, or of a script that one reads; of all else it is none. Read are a script's first two lines, and the
-    `.pth` files of its Python.
+    `.pth` files of its Python. A help, no boundary: an interpreter has more ways to find a module than anybody lists.
     """
     found: list[str] = []
     for name in [program] if is_python(program) else _pythons_of(program):
         for folder in _packages_of(_found(name, root)):
             for pth in islice(glob.iglob(f"{glob.escape(folder)}/*.pth"), MOST_PTH):
                 found += _named_by_pth(pth)
+    return found
+
+
+def pythons_of(program: str, root: Path | str) -> list[str]:
+    """The Pythons that read a program, where one does, with what they are links to, and the folders of their packages."""
+    found: list[str] = []
+    for name in [program] if is_python(program) else _pythons_of(program):
+        python = _found(name, root)
+        found += [python, os.path.realpath(python), *_packages_of(python)]
     return found
 
 
@@ -318,7 +334,8 @@ def _packages_of(python: str) -> Iterator[str]:
     if is_venv:
         yield from glob.iglob(f"{glob.escape(prefix)}/lib*/py*/*-packages")
         try:
-            config = held.read(os.path.join(prefix, "pyvenv.cfg"), MAX_PTH_BYTES).lower().replace(b" ", b"")
+            place = os.path.realpath(os.path.join(prefix, "pyvenv.cfg"))
+            config = held.read(place, MAX_PTH_BYTES).lower().replace(b" ", b"")
         except OSError:
             config = b""
         if b"include-system-site-packages=true" not in config:
@@ -337,7 +354,7 @@ def _packages_of(python: str) -> Iterator[str]:
 
 def _named_by_pth(pth: str) -> Iterator[str]:
     try:
-        lines = held.read(pth, MAX_PTH_BYTES).decode("utf-8", "replace").splitlines()
+        lines = held.read(os.path.realpath(pth), MAX_PTH_BYTES).decode("utf-8", "replace").splitlines()
     except OSError:
         return
     for line in lines:
@@ -345,7 +362,8 @@ def _named_by_pth(pth: str) -> Iterator[str]:
         if finder := re.match(r"import (__editable__\w+_finder)\b", entry):
             # What setuptools writes for a project without `src/`: a program that knows the places of its packages.
             with contextlib.suppress(OSError):
-                text = held.read(os.path.join(os.path.dirname(pth), f"{finder[1]}.py"), MAX_PTH_BYTES)
+                place = os.path.realpath(os.path.join(os.path.dirname(pth), f"{finder[1]}.py"))
+                text = held.read(place, MAX_PTH_BYTES)
                 yield from re.findall(r"'(/[^'\n]+)'", text.decode("utf-8", "replace"))
         elif entry and not entry.startswith(("#", "import ", "import\t")):
             yield os.path.normpath(os.path.join(os.path.dirname(pth), entry))

@@ -20,7 +20,7 @@ from aipass.git.working import ask_of_files
 
 KNOWN = (
     "git-lfs clean -- %f", "git-lfs smudge -- %f", "git-lfs filter-process", "git lfs smudge --skip -- %f", "git-annex smudge --clean -- %f",
-    '"git-crypt" clean', '"/usr/bin/git-crypt" smudge', "nbstripout", "/usr/local/bin/nbstripout -t",
+    '"git-crypt" clean', '"/usr/bin/git-crypt" smudge', "git  lfs clean", "git 'lfs' clean", '"/opt/a b"/git-lfs clean',
     "cat", "tr a-z A-Z", "sed 's/$Id[^$]*$/$Id$/'", "sed s/a/b/g", "sed -e s/a/b/ -e s/c/d/", "jq --indent 1 'del(.x)'", "gzip -n | base64",
     "sh -c 'echo pointer; wc -c | tr -d \" \"'", "true", "git merge-file %A %O %B", "mergiraf merge --git %O %A %B -s %S -x %X -y %Y -p %P",
     "sed -E 's/a+/b/g'", "sed -n -e s,a,b,p", "",
@@ -36,7 +36,7 @@ UNKNOWN = (
     "perl -pe 's/a/b/'", "awk '{print $1}'", "openssl enc -config x", "sed -f x", "sed -e s/a/b/ -f x", "sed -es/a/b/ x", "sed 's/x/&/e'", "sed 's/x/y/w out'",
     "sed e", "sed 1e", "sed 's/a/b/;e'", "sed --file=x s/a/b/", "sed -fx", "sort --compress-program=x", "gawk '@include \"fmt\"'", "perl -de 1", "head@v1/filter",
     "cat,x/y", "tr+x/y", "gpg --options x", "xxd@x", "git-lfs/x", "sed s/a/b", "sed", "grep -f x",
-    "python -m nbstripout", '"/opt/py/bin/python3" -m nbstripout', "python3 -E -m nbstripout", "venv/bin/nbstripout", "./cat", "tools/git-lfs clean",
+    "nbstripout", "/usr/local/bin/nbstripout -t", "python -m nbstripout", '"/opt/py/bin/python3" -m nbstripout', "python3 -E -m nbstripout", "venv/bin/nbstripout", "./cat", "tools/git-lfs clean",
     'sed "s|@NAME@|%f|"', "sed 's|@NAME@|%f|'", "sed s/@/%f/", "cat '%f'", 'cat "%f"', "cat x%f", "cat %f%f", "sh -c 'cat %f'", "sed -e 's/%d/x/'",
     "$(git rev-parse --show-toplevel)/x", "eval make", "exec make", ". ./x", "source x", "!make", "command make", "time make",
 )  # fmt: skip
@@ -179,6 +179,8 @@ def test_a_filter_whose_python_imports_from_the_tree_is_not_started(
     monkeypatch.setenv("PATH", f"{tmp_path / 'venv/bin'}:{os.environ['PATH']}")
     git(repo.top, "config", "filter.x.clean", "nbstripout")
     repo.look_again()
+    assert repo.unsafe, "a script, which nobody trusts"
+    repo.look_again(["x"])
     assert bool(repo.unsafe) is named
 
 
@@ -264,9 +266,16 @@ def test_a_wrapper_of_a_known_name_may_start_anything(repo, tmp_path, monkeypatc
     for command in (
         "nbstripout",
         "git lfs clean -- %f",
+        "git  lfs clean -- %f",
+        "git\tlfs clean -- %f",
+        "git 'lfs' clean -- %f",
+        "/usr/bin/git lfs clean -- %f",
+        "sh -c 'git lfs clean'",
         "git-lfs filter-process",
         "cat | jq .",
         f"{tmp_path}/bin/jq .",
+        f'"{tmp_path}/bin"/jq .',
+        f"'{tmp_path}/bin/jq' .",
     ):
         git(repo.top, "config", "filter.x.clean", command)
         repo.look_again()
@@ -286,6 +295,56 @@ def test_the_words_of_a_program_of_git_lfs_are_judged_with_it(repo):
     git(repo.top, "config", "lfs.customtransfer.nas.args", "tools/clean.sh")
     repo.look_again()
     assert "program in the working tree" in repo.unsafe["lfs.customtransfer.nas"]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_started"),
+    [
+        (b"exec something else\n", False),
+        (b"\xef\xbb\xbf#!/bin/sh\nexec something\n", False),
+        (b"#!/usr/bin/env -S uv run python3\n", False),
+        (b"#!/usr/bin/python3\n", False),
+        (b"", False),
+        (None, True),
+    ],
+)
+def test_only_machine_code_is_known_by_its_name(repo, tmp_path, monkeypatch, content, is_started):
+    """Whatever is read by an interpreter, or by nobody can say whom, is for a person to trust."""
+    program = a_program(tmp_path / "bin/jq", "")
+    program.write_bytes(Path(os.path.realpath("/bin/cat")).read_bytes() if content is None else content)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    git(repo.top, "config", "filter.x.clean", "jq .")
+    repo.look_again()
+    assert ("filter.x" not in repo.unsafe) is is_started
+
+
+@pytest.mark.parametrize("where", ["interpreter in the tree", "link to the environment", "link as .pth"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_what_a_trusted_filter_of_python_is_read_by_is_looked_at(repo, tmp_path, where, quote):
+    (repo.top / "aipass.toml").write_text("")
+    if where == "interpreter in the tree":
+        (repo.top / "env/bin").mkdir(parents=True)
+        python = repo.top / "env/bin/python3"
+        python.symlink_to(sys.executable)
+        place = tmp_path / "bin"
+    else:
+        an_environment(tmp_path, tree=repo.top / "src")
+        place = tmp_path / "li nk"
+        place.symlink_to(tmp_path / "venv")
+        if where == "link as .pth":
+            pth = next((tmp_path / "venv").rglob("*.pth"))
+            (tmp_path / "real.pth").write_text(pth.read_text())
+            pth.unlink()
+            pth.symlink_to(tmp_path / "real.pth")
+        python, place = place / "bin/python3", place / "bin"
+    place.mkdir(exist_ok=True)
+    if not quote:
+        (tmp_path / "short").symlink_to(place)
+        place = tmp_path / "short"
+    script = a_program(place / "x", f"#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''\n")
+    git(repo.top, "config", "filter.x.clean", f"{quote}{script}{quote} -t")
+    repo.look_again(["x"])
+    assert "imports from there" in repo.unsafe["filter.x"]
 
 
 @pytest.mark.parametrize("within", [True, False])

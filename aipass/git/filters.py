@@ -28,10 +28,11 @@ WORDS = (
 #: Programs that do with their input what their words say, run no code that they find in the current folder, and take no words that are
 #: code: https://git-scm.com/docs/gitattributes, https://github.com/topics/git-filter. Left out for what they take from there: make, npx, uv,
 #: prettier (its configuration is a program), jupytext (likewise), rustfmt (rust-toolchain.toml names a folder of programs), sops (.sops.yaml),
-#: `python -m` (a module of the current folder comes first), awk, perl, gpg, openssl (files of options, libraries), sort (a compressor).
+#: `python -m` (a module of the current folder comes first), nbstripout and whatever else is a script (its interpreter may find modules
+#: in many places), awk, perl, gpg, openssl (files of options, libraries), sort (a compressor).
 _KNOWN = frozenset(
     (
-        "git-lfs", "git-annex", "git-crypt", "nbstripout", "cat", "tr", "head", "tail", "rev", "uniq", "cut", "expand", "unexpand",
+        "git-lfs", "git-annex", "git-crypt", "cat", "tr", "head", "tail", "rev", "uniq", "cut", "expand", "unexpand",
         "fold", "fmt", "nl", "tac", "wc", "jq", "base64", "iconv", "dos2unix", "unix2dos", "gzip", "gunzip", "zcat", "bzip2", "bunzip2",
         "xz", "unxz", "zstd", "gofmt", "clang-format", "echo", "printf", "true", "false", "mergiraf",
     )
@@ -39,7 +40,8 @@ _KNOWN = frozenset(
 #: One replacement of sed's, which neither runs nor reads anything; and its options that say no more than how.
 _REPLACEMENT = re.compile(r"s([^\w\s\\])(?:\\.|(?!\1)[^\\])*\1(?:\\.|(?!\1)[^\\])*\1[gpiI\d]*")
 _OPTION_OF_SED = re.compile(r"-[Enru]+|--regexp-extended|--quiet|--unbuffered")
-_KNOWN_OF_GIT = frozenset(("lfs", "annex", "crypt", "merge-file"))
+_OTHERS_OF_GIT = frozenset(("lfs", "annex", "crypt"))
+_KNOWN_OF_GIT = _OTHERS_OF_GIT | {"merge-file"}
 _SHELLS = frozenset(("sh", "bash", "dash"))
 #: What git puts the name of a file for, quoted for a shell: as a word of its own it stays one; within other quotes it would not.
 _PLACE = re.compile(r"(?<!\S)%[fAOBLPSXY](?!\S)")
@@ -52,7 +54,7 @@ _ELSEWHERE = frozenset(("cd", "pushd", "eval"))
 _UNREADABLE = re.compile(r"`|\$\(|\$\{?[A-Za-z_]\w*\}?/")
 
 _IN_TREE = "is a program in the working tree, or takes what it imports from there, where agents write, and is not started"
-_UNKNOWN = "may take what it runs from the working tree, where agents write, and is not started; `[pr] filters` in aipass.toml names those that you trust"
+_UNKNOWN = "may take what it runs from the working tree, where agents write, and is not started; `[pr] filters` in aipass.toml names those that you trust (one in Python is best installed by itself: `pipx install`)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,44 +117,62 @@ def is_known(command: str) -> bool:
     """Whether a shell's line starts nothing but programs that take no code from the current folder. Programs are named by their names
     alone, or by a path from `/`.
     """
+    return _programs_of(command) is not None
+
+
+def _programs_of(command: str) -> list[str] | None:
+    """The programs that a shell's line starts; None where it is not known to start none but harmless ones."""
     unquoted = re.sub(r"'[^']*'", "''", command)
     bare = _PLACE.sub("", re.sub(r'"[^"]*"', '""', unquoted))
     if _SHELLISH.search(unquoted) or "%" in bare or command.count("%") > len(_PLACE.findall(unquoted)):
-        return False
-    try:
-        lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;")
-        lexer.whitespace_split = True  # as a shell does
-        lexer.commenters = ""
-        words = list(lexer)
-    except ValueError:
-        return False
+        return None
+    words = _words(command)
+    if words is None:
+        return None
     parts: list[list[str]] = [[]]
     for word in words:
         if word in _BETWEEN:
             parts.append([])
         elif set(word) <= set(";|&"):
-            return False
+            return None
         else:
             parts[-1].append(word)
-    return all(map(_is_known_alone, parts)) if words else True
+    found: list[str] = []
+    for part in parts if words else ():
+        started = _programs_of_one(part)
+        if started is None:
+            return None
+        found += started
+    return found
 
 
-def _is_known_alone(words: list[str]) -> bool:
-    if not words:
-        return False
+def _words(command: str) -> list[str] | None:
+    """A line's words as a shell takes it apart; None where it has no end."""
+    try:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;")
+        lexer.whitespace_split = True  # as a shell does
+        lexer.commenters = ""
+        return list(lexer)
+    except ValueError:
+        return None
+
+
+def _programs_of_one(words: list[str]) -> list[str] | None:
+    if not words or ("/" in words[0] and not words[0].startswith("/")):
+        return None  # whatever lies there when git starts it
     name, given = os.path.basename(words[0]), words[1:]
-    if "/" in words[0] and not words[0].startswith("/"):
-        return False  # whatever lies there when git starts it
     if name in _KNOWN:
-        return True
-    if name == "git":
-        return bool(given) and given[0] in _KNOWN_OF_GIT
-    if name in _SHELLS:
-        return len(given) >= 2 and given[0] == "-c" and is_known(given[1])
+        return [words[0]]
+    if name == "git" and given and given[0] in _KNOWN_OF_GIT:
+        # Its own part is its own; of the others it starts a program of that name.
+        return [words[0], *([f"git-{given[0]}"] if given[0] in _OTHERS_OF_GIT else [])]
+    if name in _SHELLS and len(given) >= 2 and given[0] == "-c":
+        inner = _programs_of(given[1])
+        return None if inner is None else [words[0], *inner]
     if name == "sed":
         scripts = [word for word in given if word != "-e" and not _OPTION_OF_SED.fullmatch(word)]
-        return bool(scripts) and all(map(_REPLACEMENT.fullmatch, scripts))
-    return False
+        return [words[0]] if scripts and all(map(_REPLACEMENT.fullmatch, scripts)) else None
+    return None
 
 
 def _name_of(driver: str) -> str:
@@ -165,12 +185,12 @@ def _program(word: str, root: Path) -> str | None:
 
 
 def _is_unknown(command: str, root: Path) -> bool:
-    """Whether nobody can say what a command starts: also by a script of a known name that is not Python's (a shim, a wrapper)."""
-    if not is_known(command):
+    """Whether nobody can say what a command starts: also where a program of a known name is a script, a shim or a wrapper."""
+    started = _programs_of(command)
+    if started is None:
         return True
-    named = re.findall(r"[^\s;|&'\"]+", re.sub(r"\bgit (?=(?:lfs|annex|crypt)\b)", "git-", command))
-    started = [_program(word, root) for word in named if os.path.basename(word) in _KNOWN]
-    return any(one and programs.is_script(one) and not programs.is_of_python(one, root) for one in started)
+    found = [_program(word, root) for word in started]
+    return any(one is not None and not programs.is_plain(one) for one in found)
 
 
 def _is_in_tree(command: str, root: Path, top: Path) -> bool:
@@ -180,7 +200,7 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
     command = guarded.expanded(command, str(top))
     if _UNREADABLE.search(command):
         return True
-    for word in re.findall(r"[^\s;|&<>()'\"`=]+", command):
+    for word in (*re.findall(r"[^\s;|&<>()'\"`=]+", command), *(_words(command) or ())):
         if word in _ELSEWHERE:
             return True
         if word.startswith("/") and _is_agents(word, str(root)):
@@ -192,7 +212,10 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
         if found is not None and os.path.realpath(found).startswith(real + "/"):
             return True
         started = _program(word, root)
-        if started and any(_is_agents(one, str(root)) for one in programs.imported_from(started, root)):
+        if started is None:
+            continue
+        read = (*programs.imported_from(started, root), *programs.pythons_of(started, root))
+        if any(os.path.isabs(one) and _is_agents(one, str(root)) for one in read):
             return True
     return False
 
