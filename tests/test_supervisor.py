@@ -151,6 +151,34 @@ time.sleep(600)
     assert house.marked(1) == []
 
 
+@pytest.mark.slow
+def test_what_forks_and_ends_at_once_again_and_again_is_ended(house, tmp_path):
+    """No look at all processes ever finds the one that lives."""
+    beat = tmp_path / "beat"
+    code = f"""
+import os, signal, time
+for n in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(n, signal.SIG_IGN)
+time.sleep(0.5)
+if os.fork() == 0:
+    os.setsid()
+    until = time.time() + 60
+    while time.time() < until:
+        open({str(beat)!r}, "w").close()
+        time.sleep(0.002)
+        if os.fork():
+            os._exit(0)
+time.sleep(600)
+"""
+    house.python(1, code)
+    until(beat.exists)
+    house.supervisors.stop_run(1, "cancelled", "enough")
+    assert house.wait("ended", 1)["outcome"] == "cancelled"
+    beat.unlink()
+    time.sleep(0.3)
+    assert not beat.exists(), "it goes on"
+
+
 def test_an_agent_that_ends_on_int_is_not_killed(house):
     house.python(
         1,

@@ -100,6 +100,24 @@ def test_a_run_that_is_killed_again_is_frozen_again(sleepers, tmp_path):
     assert other.pid in trees.signal(run, signal.SIGKILL, [run])
 
 
+def test_what_is_no_child_of_ours_is_never_signalled_for_having_been_a_runs(sleepers, tmp_path):
+    """Its id may be a stranger's, or another run's, a moment later."""
+    supervisor = Supervisor(tmp_path, "test")
+    run = a_run(1, tmp_path)
+    run.end(0)
+    supervisor._runs[1] = run
+    supervisor._trees.remains = lambda _: {sleepers[0].pid}
+    supervisor._tell = lambda _: None
+    supervisor._settle_anew(run)
+    assert run.told_orphans
+    assert not run.roots()
+    assert Trees().signal(run, signal.SIGKILL, [run]) == []
+    assert sleepers[0].poll() is None
+    supervisor._selector.close()
+    os.close(supervisor._wake_in)
+    os.close(supervisor._wake_out)
+
+
 def test_a_run_whose_fence_is_not_quiet_is_looked_at_by_one_timer(tmp_path):
     """However often others end meanwhile: a timer each of them would be as many as all ends of all runs."""
     supervisor = Supervisor(tmp_path, "test")

@@ -34,7 +34,7 @@ _EMPTY, _DOT, _DOTS, _NAME = range(4)
 
 #: So many steps are made, each of one spot of a pattern by one character, which takes about a second; there may be two to the power of the
 #: wildcards.
-MOST_STEPS = 500_000
+MOST_STEPS = 1_500_000
 #: After so many that cannot be compared no more are: the engine waits meanwhile.
 MOST_UNDECIDED = 3
 #: A character, one of several, or None for any number of any.
@@ -52,7 +52,7 @@ class UndecidedError(AipassError):
     def __init__(self, one: Iterable[str], other: Iterable[str]) -> None:
         lists = " with ".join(", ".join(f"`{line}`" for line in islice(lines, 5)) for lines in (one, other))
         super().__init__(
-            f"{lists} can match in too many ways to be compared; use fewer `*` and `?` in one name, or name the folder"
+            f"{lists} can match in too many ways to be compared; use fewer `*` and `?` in one name, fewer lines with `!`, or name the folder"
         )
 
 

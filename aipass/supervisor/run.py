@@ -27,9 +27,13 @@ class Run:
     started: float | None = None
     #: Wait status of the first process, once it ended.
     status: int | None = None
-    #: Children of the supervisor that this run left behind.
+    #: And the monotonic moment of that.
+    over_since: float = 0.0
+    #: Children of the supervisor that this run left behind. No others: the id of what somebody else waits for may be another's at any time.
     orphans: set[int] = field(default_factory=set)
     told_orphans: bool = False
+    #: When another process of it was seen to have ended, on the monotonic clock.
+    seen: float = float("-inf")
     #: Index into the stop sequence; None while nobody asked for the end.
     stage: int | None = None
     #: Whether a look at what it has left is due.
@@ -59,6 +63,15 @@ class Run:
     def id(self) -> int:
         """The run's id."""
         return self.spec.run
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the fence knows when nobody of it is left."""
+        return self.spec.ground is not None and bool(self.spec.ground["fence"])
+
+    def end(self, status: int) -> None:
+        """Its first process has ended, with this wait status."""
+        self.status, self.over_since = status, time.monotonic()
 
     def roots(self) -> set[int]:
         """Where this run's process trees begin."""

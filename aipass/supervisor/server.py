@@ -43,8 +43,10 @@ MAX_KILLS = 20
 UNKILLABLE_S = 10.0
 # A disk that was full is tried again after this.
 WRITE_AGAIN_S = 1.0
-# A fenced run whose first process is gone and whose fence still has somebody: looked for again after this.
+# A run whose first process is gone and of which somebody is left that is no child of ours: looked for again after this.
 LOOK_AGAIN_S = 0.05
+# A process that was nobody's and ended bore a run's mark: for so long after that another one may live that nobody has seen.
+SEEN_S = 0.2
 # With a fence, garbage is collected in this thread only.
 COLLECT_EVERY_S = 30.0
 TIDY_S = 30.0
@@ -318,8 +320,8 @@ class Supervisor:
                     }
                 )
                 continue
-            fenced = spec.ground is not None and bool(spec.ground["fence"])
-            self._runs[spec.run] = Run(spec, lock, quiet=not fenced)
+            run = self._runs[spec.run] = Run(spec, lock)
+            run.quiet = not run.is_fenced
             self._spawning += 1
             if spec.ground is None:
                 spawn(spec, self._files_limit, self._report_spawned)
@@ -365,7 +367,7 @@ class Supervisor:
                 self._timers.at(now + spec.stall_s, lambda now: self._look_for_stall(run, now))
             if pid in self._early:
                 del self._leaders[pid]
-                run.status = self._early.pop(pid)
+                run.end(self._early.pop(pid))
                 self._settle_anew(run)
             if run.stage is not None:
                 self._signal(run, time.monotonic())
@@ -422,19 +424,27 @@ class Supervisor:
     def _reap(self) -> None:
         """Take all that ended, then look once at what it left: a thousand runs that are stopped end together."""
         ended: list[Run] = []
-        pid, status = _ended_child()
+        pid = _ended_child()
         if not pid:
             return
         while pid:
+            number = None if pid in self._leaders or pid in self._owner else mark.read(pid)
+            _, status = os.waitpid(pid, 0)
             if (run := self._leaders.pop(pid, None)) is not None:
-                run.status = status
+                run.end(status)
                 ended.append(run)
             elif (owner := self._owner.pop(pid, None)) is not None:
                 owner.orphans.discard(pid)
+                owner.seen = time.monotonic()
             elif self._spawning:
                 # Perhaps the first process of a run whose thread has not reported yet.
                 self._early[pid] = status
-            pid, status = _ended_child()
+            if number is not None:
+                # Who forks and ends at once was never seen alive.
+                for run in self._runs.values():
+                    if run.mark == number:
+                        run.seen = time.monotonic()
+            pid = _ended_child()
         just_now = set(ended)
         ended += [
             run
@@ -458,23 +468,23 @@ class Supervisor:
         """Finish a run whose first process is gone, or deal with what that left behind."""
         if run.id not in self._runs:
             return
-        if not run.orphans and not run.quiet:
-            # Behind the fence, and no child of ours: its parent lives, in another run's tree or in none.
-            run.orphans |= {
-                pid
-                for pid in self._trees.bearers(run)
-                if (found := process.look(pid)) and found.state not in "ZX"
-            }
-        if not run.orphans and run.quiet:
+        if not run.orphans and run.quiet and run.is_fenced:
             self._finish(run)
-        elif not run.orphans:
-            # Somebody is behind the fence still whom nothing else marks as this run's.
-            if not run.is_looked_at:
-                run.is_looked_at = True
-                self._timers.at(time.monotonic() + LOOK_AGAIN_S, lambda _: self._look_again(run))
-        elif not run.told_orphans:
+            return
+        if not run.orphans and run.is_looked_at:
+            return
+        # Also what is no child of ours: its parent lives, in another run's tree or in none.
+        left = run.orphans or self._trees.remains(run)
+        if not left and run.quiet and time.monotonic() - run.seen > SEEN_S:
+            self._finish(run)
+            return
+        if not run.orphans:
+            # Nobody tells when it ends.
+            run.is_looked_at = True
+            self._timers.at(time.monotonic() + LOOK_AGAIN_S, lambda _: self._look_again(run))
+        if left and not run.told_orphans:
             run.told_orphans = True
-            run.left = [f"{pid} {process.command_line(pid)}" for pid in sorted(run.orphans)]
+            run.left = [f"{pid} {process.command_line(pid)}" for pid in sorted(left)]
             self._tell(
                 {"tell": "lingering", "run": run.id, "processes": run.left, "allowed": run.spec.linger}
             )
@@ -572,7 +582,8 @@ class Supervisor:
         elif run.stage > MAX_KILLS:
             run.reason = f"{run.reason or 'it was stopped'}; processes {reached} cannot be killed"
             run.orphans.clear()
-            run.status = 9 if run.status is None else run.status
+            if run.status is None:
+                run.end(9)
             self._leaders.pop(run.leader.pid if run.leader else 0, None)
             self._finish(run)
             return
@@ -640,12 +651,13 @@ class Supervisor:
         self._tell({"tell": "ended", **record})
 
 
-def _ended_child() -> tuple[int, int]:
-    """A child that has ended, with its wait status; 0 where there is none."""
+def _ended_child() -> int:
+    """A child that has ended and waits to be reaped; 0 where there is none."""
     try:
-        return os.waitpid(-1, os.WNOHANG)
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return 0, 0
+        return 0
+    return 0 if found is None else found.si_pid
 
 
 def _tidied(run: Run, left: list[str]) -> dict[str, Any]:

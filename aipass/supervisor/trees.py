@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aipass.supervisor import mark, process
@@ -19,6 +20,12 @@ AGE_S = 0.05
 # On a machine of thousands of processes a look takes longer than AGE_S, and a thousand runs that are stopped together would each take
 # one of their own. It is good for so many times what it took: no more than a tenth of the time is spent looking.
 AGES = 10
+# So many rounds of looking and stopping are enough for all but what forks without end; that is chased then, for so long at a time.
+MOST_ROUNDS, CHASE_S = 10, 0.1
+# Whoever forks and ends at once lives for less than a look at all processes takes; the newest process is looked at so often.
+PROBES = 20
+# Beside it others are started.
+NEWEST = 6
 
 T = TypeVar("T")
 
@@ -28,13 +35,14 @@ class Recent(Generic[T]):
 
     def __init__(self, look: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._clock = look, clock
-        self._until = float("-inf")
+        self._began = self._until = float("-inf")
         self._found: T | None = None
 
-    def get(self) -> T:
-        """The last look, or a new one."""
+    def get(self, since: float = float("-inf")) -> T:
+        """The last look, or a new one; none that began before `since`."""
         began = self._clock()
-        if self._found is None or began > self._until:
+        if self._found is None or began > self._until or self._began < since:
+            self._began = began
             self._found = self._look()
             ended = self._clock()
             self._until = ended + max(AGE_S, AGES * (ended - began))
@@ -52,9 +60,14 @@ class Trees:
         self._table, self._marks = Recent(process.table), Recent(_bearers)
         self._frozen: set[int] = set()
 
-    def bearers(self, run: Run) -> set[int]:
-        """Processes that bear the run's mark."""
-        return self._marks.get().get(run.mark, set())
+    def remains(self, run: Run) -> set[int]:
+        """Living processes that bear the mark of a run whose first process has ended, as of a moment after that."""
+        found = {pid for pid in self._marks.get(run.over_since).get(run.mark, ()) if _bears(pid, run.mark)}
+        for _ in range(0 if found else PROBES):
+            for pid in _newest():
+                if _bears(pid, run.mark):
+                    return {pid}
+        return found
 
     def signal(self, run: Run, number: signal.Signals, together: Iterable[Run]) -> list[int]:
         """Signal all processes of a run; returns those that were there.
@@ -66,12 +79,15 @@ class Trees:
             self._freeze(together)
         self._frozen.discard(run.id)
         table = self._table.get()
-        return [pid for pid in sorted(self._members(run, table)) if process.send(table[pid], number)]
+        reached = [pid for pid in sorted(self._members(run, table)) if process.send(table[pid], number)]
+        if number == signal.SIGKILL and not reached:
+            reached = _chase(run.mark)
+        return reached
 
     def _freeze(self, runs: Iterable[Run]) -> None:
         seen: set[int] = set()
         runs = list(runs)
-        while True:
+        for _ in range(MOST_ROUNDS):
             self._table.forget()
             self._marks.forget()
             table = self._table.get()
@@ -84,7 +100,44 @@ class Trees:
         self._frozen = {run.id for run in runs}
 
     def _members(self, run: Run, table: Mapping[int, process.Process]) -> set[int]:
-        return process.tree(table, run.roots() | (self.bearers(run) & table.keys()))
+        bearers = self._marks.get().get(run.mark, set())
+        # Its id may be another's by now.
+        own = {pid for pid in bearers & table.keys() if _bears(pid, run.mark, table[pid].start)}
+        return process.tree(table, run.roots() | own)
+
+
+def _bears(pid: int, number: int, start: int | None = None) -> bool:
+    """Whether a living process bears a mark; with `start`, that very one."""
+    found = process.look(pid)
+    is_it = found is not None and found.state not in "ZX" and start in (None, found.start)
+    return is_it and mark.read(pid) == number
+
+
+def _newest() -> range:
+    """Ids of what was started last, the newest first; empty where nobody tells."""
+    try:
+        last = int(Path("/proc/loadavg").read_bytes().rpartition(b" ")[2])
+    except (OSError, ValueError):
+        return range(0)
+    return range(last, max(0, last - NEWEST), -1)
+
+
+def _chase(number: int) -> list[int]:
+    """Kill whoever bears a mark and was started last, again and again: what forks and ends at once is gone before any look at all is over."""
+    reached: list[int] = []
+    until = time.monotonic() + CHASE_S
+    while time.monotonic() < until:
+        newest = _newest()
+        if not newest:
+            break
+        for pid in newest:
+            found = process.look(pid)
+            if found is None or found.state in "ZX" or mark.read(pid) != number:
+                continue
+            if process.send(found, signal.SIGKILL):
+                reached.append(pid)
+            break
+    return reached
 
 
 def _bearers() -> dict[int, set[int]]:
