@@ -500,6 +500,10 @@ class World:
         except OSError:
             pass
         held.write_atomic(note, text)
+        if not os.path.lexists(self.layout.root / path):
+            # Taken away meanwhile: a note beside nothing would puzzle whoever finds it.
+            note.unlink(missing_ok=True)
+            return "it is gone already"
         return f"rejected: {reason}"
 
     # -- the spool -------------------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ import os
 import pytest
 from aipass_handlers import frontmatter
 
+from aipass.layout import REJECTED
+from aipass.supervisor import held
+
 WRITER = '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n'
 REVIEWER = '[agents.reviewer]\ndriver = "command"\ncommand = ["cat"]\n'
 
@@ -140,6 +143,20 @@ def test_misplaced_files_are_told_where_they_belong(aipass_bench):
         assert reason in json.loads((bench.layout.root / f"{path}.rejected.json").read_text())["reason"]
         assert file.exists()
     assert bench.dispatches() == []
+
+
+def test_the_note_of_a_file_that_is_taken_away_meanwhile_goes_with_it(aipass_bench, monkeypatch):
+    bench = aipass_bench()
+    write = held.write_atomic
+
+    def write_late(path, data):
+        write(path, data)
+        if path.name.endswith(REJECTED):
+            (bench.layout.root / "inbox/writer/x.md").unlink()
+
+    monkeypatch.setattr(held, "write_atomic", write_late)
+    bench.drop("inbox/writer/x.md", "")
+    assert not list((bench.layout.inbox / "writer").iterdir())
 
 
 def test_a_file_over_the_limit_is_told_and_left(aipass_bench):
