@@ -45,12 +45,18 @@ if TYPE_CHECKING:
         Wake,
         Written,
     )
-    from aipass.dispatch.driver import Command, Job, Outcome, Share, Usage
+    from aipass.cli.asking import ask
+    from aipass.core.registry import Core
+    from aipass.core.router import Handler, View
+    from aipass.core.run_hook import RunEnd, RunHook
+    from aipass.core.step import Again, Applied, Done, Effect, Pending, Step
+    from aipass.core.verbs import Authority, Request, Verb
     from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
     from aipass.event import Event, Fact
+    from aipass.features.dispatch.driver import Command, Job, Outcome, Share, Usage
     from aipass.hookspecs import hookimpl
+    from aipass.layout import find_root
     from aipass.notices import Notice
-    from aipass.router import Handler, View
 
 __version__ = "0.1.0"
 #: What pip knows us by; `aipass` is another project's name there.
@@ -60,28 +66,40 @@ _HOME = {
     "aipass.action": (
         "Action", "Advance", "Answer", "Ask", "Cancel", "Check", "ClosePr", "Deliver", "Dispatch", "FinishTodo", "Forget", "Ignore", "MarkRead", "MergePr", "Message", "Note", "Notify", "OpenPr", "Pause", "Refuse", "Reject", "Reload", "Reply", "Resume", "Retry", "Steer", "Wake", "Written",
     ),
-    "aipass.dispatch.driver": ("Command", "Job", "Outcome", "Share", "Usage"),
+    "aipass.features.dispatch.driver": ("Command", "Job", "Outcome", "Share", "Usage"),
     "aipass.errors": ("AipassError", "ConfigError", "LedgerError", "PluginError"),
     "aipass.event": ("Event", "Fact"),
     "aipass.hookspecs": ("hookimpl",),
+    "aipass.core.registry": ("Core",),
+    "aipass.core.run_hook": ("RunEnd", "RunHook",),
+    "aipass.core.step": ("Again", "Applied", "Done", "Effect", "Pending", "Step",),
+    "aipass.core.verbs": ("Authority", "Request", "Verb",),
+    "aipass.cli.asking": ("ask",),
+    "aipass.layout": ("find_root",),
     "aipass.notices": ("Notice",),
-    "aipass.router": ("Handler", "View"),
+    "aipass.core.router": ("Handler", "View"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Action",
     "Advance",
+    "Again",
     "AipassError",
     "Answer",
+    "Applied",
     "Ask",
+    "Authority",
     "Cancel",
     "Check",
     "ClosePr",
     "Command",
     "ConfigError",
+    "Core",
     "Deliver",
     "Dispatch",
+    "Done",
+    "Effect",
     "Event",
     "Fact",
     "FinishTodo",
@@ -99,19 +117,27 @@ __all__ = [
     "OpenPr",
     "Outcome",
     "Pause",
+    "Pending",
     "PluginError",
     "Refuse",
     "Reject",
     "Reload",
     "Reply",
+    "Request",
     "Resume",
     "Retry",
+    "RunEnd",
+    "RunHook",
     "Share",
     "Steer",
+    "Step",
     "Usage",
+    "Verb",
     "View",
     "Wake",
     "Written",
+    "ask",
+    "find_root",
     "hookimpl",
 ]
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from aipass.errors import PluginError
+
 # Priorities are small integers; larger runs first. 0 is what everything has that says nothing.
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
 
@@ -28,19 +30,41 @@ class Action:
 
         Raises TypeError where a field has another type than it says, or cannot be written as JSON.
         """
-        for field_ in fields(self):
-            value, wanted = getattr(self, field_.name), field_.type
-            # Text where the class's module postpones annotations, as ours do; else the type itself.
-            wanted = wanted if isinstance(wanted, str) else getattr(wanted, "__name__", str(wanted))
-            kind = _TYPES.get(wanted.partition("[")[0].partition(" | ")[0])
-            if kind is None:
-                raise TypeError(
-                    f"{type(self).__name__}.{field_.name} is a {wanted}; an action's fields are {', '.join(_TYPES)}, or one of these and None"
-                )
+        for name, wanted, kind in _fields(type(self)):
+            value = getattr(self, name)
             is_right = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
             if not is_right and not (value is None and wanted.endswith("| None")):
-                raise TypeError(f"{type(self).__name__}.{field_.name} is {value!r}; it must be {wanted}")
+                raise TypeError(f"{type(self).__name__}.{name} is {value!r}; it must be {wanted}")
         return json.dumps(asdict(self), separators=(",", ":"))
+
+
+_KNOWN: dict[type, list[tuple[str, str, Any]]] = {}
+
+
+def _fields(kind: type[Action]) -> list[tuple[str, str, Any]]:
+    """A kind of action's fields: name, type in words, and the types that fit. Raises TypeError for one that JSON cannot hold."""
+    if kind in _KNOWN:
+        return _KNOWN[kind]
+    found = []
+    for one in fields(kind):
+        # Text where the class's module postpones annotations, as ours do; else the type itself.
+        wanted = one.type if isinstance(one.type, str) else getattr(one.type, "__name__", str(one.type))
+        fitting = _TYPES.get(wanted.partition("[")[0].partition(" | ")[0])
+        if fitting is None:
+            raise TypeError(
+                f"{kind.__name__}.{one.name} is a {wanted}; an action's fields are {', '.join(_TYPES)}, or one of these and None"
+            )
+        found.append((one.name, wanted, fitting))
+    _KNOWN[kind] = found
+    return found
+
+
+def check_fields(kind: type[Action]) -> None:
+    """Raise PluginError where a kind of action has a field that cannot be recorded."""
+    try:
+        _fields(kind)
+    except TypeError as exc:
+        raise PluginError(str(exc)) from None
 
 
 @dataclass(frozen=True, slots=True)

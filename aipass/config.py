@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: A configuration larger than this is a mistake (a log, a database) and is not read.
 MAX_CONFIG_BYTES = 4_000_000
+#: The forge that is none: PRs are kept here only.
+LOCAL = "local"
 RESERVED_NAMES = ("human", "all", "aipass")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -332,6 +334,9 @@ class Config(Model):
     pr: Pulling = Pulling()
     state: State = State()
     memory: Memory = Memory()
+    plugins: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Settings of plugins, by the plugin's name; each says what it takes"
+    )
 
     @model_validator(mode="after")
     def _names_agree(self) -> Config:
@@ -552,7 +557,7 @@ def hold_back(old: Config, new: Config) -> tuple[Config, list[str]]:
         waiting += [f"agents.{name}.{field}" for field in changed]
         agents[name] = agent.model_copy(update={field: getattr(before, field) for field in changed})
     update: dict[str, Any] = {"agents": agents}
-    for field in ("sandbox", "orchestrator", "pr"):
+    for field in ("sandbox", "orchestrator", "pr", "plugins"):
         if getattr(old, field) != getattr(new, field):
             waiting.append(field)
             update[field] = getattr(old, field)

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aipass.config import Config
-    from aipass.dispatch.driver import Driver
+    from aipass.core.registry import Core
+    from aipass.core.router import Handler
     from aipass.event import Event
-    from aipass.git.forge import Forge
+    from aipass.features.dispatch.driver import Driver
+    from aipass.features.git.forge import Forge
+    from aipass.features.memory.index import Meaning
     from aipass.notices import Notice
-    from aipass.router import Handler
     from aipass.secret import Secret
     from aipass.sources import Source
-    from aipass.trinity.meaning import Meaning
 
 hookspec = pluggy.HookspecMarker("aipass")
 hookimpl = pluggy.HookimplMarker("aipass")
@@ -57,6 +58,15 @@ def register_meanings(config: Config, folder: Path) -> Iterable[Meaning]:  # typ
     """Indexes that find by meaning what is remembered, besides the search by words.
 
     Called when an engine starts, and by `aipass recall`. `folder`: where to keep what they make of texts; a new ledger has another.
+    """
+
+
+@hookspec
+def setup(core: Core) -> None:
+    """A feature of the plugin's own: actions, request verbs, timers, tables, and whatever else `core.add_…` takes.
+
+    Called once when an engine starts, after the built-in features. Nothing is to be done in the world yet. What it raises is told, and all
+    that it has added is taken back.
     """
 
 

@@ -13,6 +13,8 @@ CONFIG_NAME = "aipass.toml"
 STATE_NAME = ".aipass"
 #: Spool folder of people and of their shells; every run has one of its own beside it.
 HUMAN_SPOOL = "human"
+#: Where git's hooks leave what they have to tell; nothing there is a request.
+NEWS_SPOOL = "git"
 #: Beside a drop that cannot be used: `<its name>.rejected.json` says why.
 REJECTED = ".rejected.json"
 #: A run's spool folder: ids that SQLite can hold, in plain digits.

@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from aipass import guarded, hookspecs
-from aipass.dispatch.driver import check_driver
+from aipass import hookspecs
+from aipass.config import LOCAL
+from aipass.core.router import Handler, Router
 from aipass.errors import PluginError
 from aipass.event import KINDS
-from aipass.git.forge import LOCAL, Forge
-from aipass.router import Handler, Router
+from aipass.features.dispatch.driver import check_driver
+from aipass.features.git.forge import Forge
+from aipass.features.memory.index import Meaning
+from aipass.features.ownership import guarded
 from aipass.secret import Secret
 from aipass.sources import check_source
-from aipass.trinity.meaning import Meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from aipass.config import Config
-    from aipass.dispatch.driver import Driver
+    from aipass.core.registry import Core
+    from aipass.features.dispatch.driver import Driver
     from aipass.sources import Source
 
 ENTRY_POINT_GROUP = "aipass"
@@ -95,6 +98,12 @@ class Plugins:
             raise PluginError(f"plugin `{name}`: {exc}") from exc
         self.origin[name] = origin
         self._drivers = None
+
+    def leave_out(self, *names: str) -> None:
+        """Do without these of our own plugins."""
+        for name in names:
+            if self.origin.get(name) == OURS and self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
 
     def hooks(self) -> list[str]:
         """Names of all hooks."""
@@ -180,8 +189,22 @@ class Plugins:
             found.append(meaning)
         return found
 
-    def router(self, config: Config) -> Router:
-        """A router of all handlers as they are with this configuration."""
+    def observers(self, hook: str) -> list[tuple[str, Callable[..., None], Sequence[str]]]:
+        """Who implements a hook that observes: the plugin's name, the function, and the arguments that it wants."""
+        return [
+            (one.plugin_name, one.function, one.argnames)
+            for one in getattr(self._manager.hook, hook).get_hookimpls()
+        ]
+
+    def set_up(self, core: Core) -> None:
+        """Let plugins add features of their own to the engine. What one adds that does not fit is taken back, and it is left out."""
+        called = reversed(self._manager.hook.setup.get_hookimpls())
+        for one in sorted(called, key=lambda one: self.origin.get(one.plugin_name) != OURS):
+            with self._left_out_if_unfit(one.plugin_name), core.all_or_nothing():
+                one.function(core)
+
+    def router(self, config: Config, first: Sequence[Handler] = ()) -> Router:
+        """A router of all handlers as they are with this configuration, those of `first` before the plugins'."""
         kinds, of = self.kinds(), dict[str, list[Handler]]()
         for name, offers in self._offered("register_handlers", config=config):
             with self._left_out_if_unfit(name):
@@ -191,10 +214,10 @@ class Plugins:
                         raise PluginError(
                             f"register_handlers returned {handler!r}; it returns aipass.Handler objects"
                         )
-                Router([*(one for handlers in of.values() for one in handlers), *new], kinds)
+                Router([*first, *(one for handlers in of.values() for one in handlers), *new], kinds)
                 of[name] = new
         called = [one.plugin_name for one in reversed(self._manager.hook.register_handlers.get_hookimpls())]
-        return Router([handler for name in called for handler in of.get(name, ())], kinds)
+        return Router([*first, *(handler for name in called for handler in of.get(name, ()))], kinds)
 
     def sources(self, root: Path, config: Config) -> list[Source]:
         """The plugins' own sources."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aipass import programs
 from aipass.errors import ConfigError
-from aipass.git.ask import ask
+from aipass.git.query import ask
 from aipass.layout import CONFIG_NAME
 
 if TYPE_CHECKING:

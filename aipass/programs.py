@@ -367,3 +367,15 @@ def _named_by_pth(pth: str) -> Iterator[str]:
                 yield from re.findall(r"'(/[^'\n]+)'", text.decode("utf-8", "replace"))
         elif entry and not entry.startswith(("#", "import ", "import\t")):
             yield os.path.normpath(os.path.join(os.path.dirname(pth), entry))
+
+
+#: What a shell makes the top of the working tree of, where git starts a command.
+_TOP = re.compile(
+    r"\$(?:(?:PWD|AIPASS_ROOT)\b|\{(?:PWD|AIPASS_ROOT)\})|(?:\$\(|`)\s*(?:pwd|git rev-parse --show-toplevel)\s*(?:\)|`)"
+)
+
+
+def expanded(command: str, top: str) -> str:
+    """A command with what a shell would make of `~` and of names of folders."""
+    command = _TOP.sub(lambda _: top, command.lstrip("!"))
+    return os.path.expandvars(re.sub(r"(?<![\w/])~(?=/)", lambda _: os.path.expanduser("~"), command))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -56,3 +57,11 @@ def masked(find: Callable[[str], Iterable[Secret]], text: str) -> tuple[str, lis
             text = text.replace(value, f"[{kind} masked]")
             kinds.append(kind)
     return text, sorted(set(kinds))
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What finds secrets here: the plugins. `mask` is for the engine's thread."""
+
+    find: Callable[[str], Iterable[Secret]]
+    mask: Callable[[str], tuple[str, list[str]]]

@@ -15,7 +15,7 @@ import click
 from aipass import action, errors, event, hookspecs
 from aipass.cli.help import settings
 from aipass.cli.main import VERBS
-from aipass.dispatch.environment import DOORS, OF_THE_CALLER
+from aipass.environment import DOORS, OF_THE_CALLER
 from aipass.supervisor.fence.calls import CALLS, LET_THROUGH, WITHOUT_WALL, explain
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from aipass import Handler, hookimpl
 from aipass.action import Steer
-from aipass.plan.model import NUMBERED
-from aipass.plan.progress import follow
+from aipass.features.plans.model import NUMBERED
+from aipass.features.plans.progress import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

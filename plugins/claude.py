@@ -26,8 +26,8 @@ from aipass_plugins.records import (
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, says, tail
-from aipass.dispatch.resets import reset_of, said_at
+from aipass.features.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, says, tail
+from aipass.features.dispatch.resets import reset_of, said_at
 
 if TYPE_CHECKING:
     from pathlib import Path

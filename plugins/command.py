@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aipass import Command, Job, Outcome, hookimpl
-from aipass.dispatch.driver import Driver, Exit, tail
+from aipass.features.dispatch.driver import Driver, Exit, tail
 
 
 class CommandDriver:

@@ -10,9 +10,9 @@ from aipass import AipassError, hookimpl, programs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aipass.git.forge import Forge
-    from aipass.git.records import Pr
-    from aipass.git.repo import Repo
+    from aipass.features.git.forge import Forge
+    from aipass.features.git.pr_records import Pr
+    from aipass.features.git.repo import Repo
 
 TIMEOUT_S = 120.0
 #: How each calls our ways of merging.

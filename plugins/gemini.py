@@ -22,8 +22,8 @@ from aipass_plugins.records import (
 )
 
 from aipass import Command, Job, Outcome, Share, Usage, hookimpl
-from aipass.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, tail
-from aipass.dispatch.resets import reset_of, said_at
+from aipass.features.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, tail
+from aipass.features.dispatch.resets import reset_of, said_at
 
 OVERLOAD = re.compile(r'"code": ?5[0-9][0-9]|UNAVAILABLE|"status": ?"INTERNAL"|[Oo]verloaded')
 LIMITED = re.compile(r'"code": ?429|RESOURCE_EXHAUSTED|(daily|current|your) quota|[Rr]ate limit')

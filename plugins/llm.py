@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from aipass import Command, Job, Outcome, Share, hookimpl
-from aipass.dispatch.driver import Driver, Exit, tail
+from aipass.features.dispatch.driver import Driver, Exit, tail
 
 
 class LlmDriver:

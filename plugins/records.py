@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from aipass import Outcome
-from aipass.dispatch.driver import SESSION
+from aipass.features.dispatch.driver import SESSION
 from aipass.supervisor.held import open_regular
 
 if TYPE_CHECKING:

@@ -13,9 +13,12 @@ import sys
 from contextlib import contextmanager
 
 from aipass.cli.main import main
+from aipass.core.executor import Executor
+from aipass.core.spool_files import SpoolFiles
+from aipass.features.dispatch.launcher import Launcher
+from aipass.features.dispatch.outbox import Outbox
+from aipass.features.dispatch.supervisors import Supervisors
 from aipass.ledger.sqlite import Ledger
-from aipass.sources.runs import Supervisors
-from aipass.world import World
 
 left = int(sys.argv.pop(1))
 
@@ -52,8 +55,13 @@ def guarded_transaction(self):
 
 
 Ledger.transaction = guarded_transaction
-for name in ("start", "take", "reject", "consume", "deliver", "verdict", "close_spool", "_put_answer"):
-    guard(World, name)
-for name in ("start_run", "adopt"):
-    guard(Supervisors, name)
+for cls, names in (
+    (Executor, ("_do",)),
+    (Launcher, ("start", "verdict")),
+    (Outbox, ("_write", "_put_answer")),
+    (SpoolFiles, ("consume", "close")),
+    (Supervisors, ("start_run", "adopt")),
+):
+    for name in names:
+        guard(cls, name)
 main()

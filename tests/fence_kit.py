@@ -14,9 +14,9 @@ from pathlib import Path
 from patience import PATIENCE, until
 
 import aipass
-from aipass import ground
+from aipass.features.dispatch import grant
+from aipass.features.dispatch import supervisors as runs
 from aipass.layout import Layout
-from aipass.sources import runs
 from aipass.supervisor import wire
 from aipass.supervisor.fence import probe
 from aipass.supervisor.fence.fenced import DENIED, JOURNAL
@@ -153,7 +153,7 @@ class FenceHouse:
         }
         own = [
             str(self.layout.run_spool(run)),
-            str(ground.cache(self.layout, agent)),
+            str(grant.cache(self.layout, agent)),
             str(self.root / ".aipass/agents" / agent),
         ]
         message = {

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from aipass.git.lease import Lease
-from aipass.git.merge import Merger
-from aipass.git.pulls import Claim, Pulls, Wish, seal
-from aipass.git.records import Records
-from aipass.git.repo import Repo
+from aipass.features.git.lease import Lease
+from aipass.features.git.pr_merge import Merger
+from aipass.features.git.pr_open import Claim, Pulls, Wish, seal
+from aipass.features.git.pr_records import Records
+from aipass.features.git.repo import Repo
 
 
 def git(folder: Path, *words: str, check: bool = True, stdin: bytes | None = None) -> str:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from patience import PATIENCE
 
-from aipass import lock, request
+from aipass import lock
+from aipass.core import requests as request
 from aipass.layout import Layout
 
 #: Writes requests as `aipass message` does, without the start of a Python for each; notes what it sent and what it read.
 TALKER = """\
 import os, random, time
 from pathlib import Path
-from aipass import request
+from aipass.core import requests as request
 
 me, run = os.environ["AIPASS_AGENT"], os.environ["AIPASS_RUN"]
 spool, mail = Path(os.environ["AIPASS_SPOOL"]), Path(os.environ["AIPASS_MAIL"])

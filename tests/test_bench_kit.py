@@ -6,7 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from aipass import Fact, ground
+from aipass import Fact
+from aipass.features.ownership import layers as ground
 from aipass.testing import Bench
 
 TOML = '[agents.w]\ndriver = "command"\ncommand = ["cat"]\nowns = ["src/"]\n'

@@ -12,7 +12,8 @@ import pytest
 from conftest import agent
 from git_kit import git
 
-from aipass import config, confine
+from aipass import config
+from aipass.features.ownership import confine
 from aipass.layout import Layout
 from aipass.supervisor import hold
 

@@ -17,10 +17,13 @@ from fence_kit import NO_FENCE, NO_WALL, FenceHouse
 from git_kit import Bench as GitBench
 from patience import PATIENCE, until
 
-from aipass import programs, request
+from aipass import programs
+from aipass.app import verbs
+from aipass.core import requests as request
 from aipass.errors import RefusedError
 from aipass.event import printable
-from aipass.git import testing, tree
+from aipass.features.git import merge_checks as testing
+from aipass.features.git import tree
 from aipass.graveyard import Graveyard
 from aipass.layout import Layout
 from aipass.supervisor import held
@@ -150,11 +153,13 @@ def test_no_error_and_no_reply_brings_escapes_to_a_terminal(repository):
 )
 def test_what_is_too_much_is_set_aside_in_words(fields, said):
     with pytest.raises(ValueError, match=said):
-        request.parse(json.dumps(fields).encode())
+        request.parse(json.dumps(fields).encode(), verbs())
 
 
 def test_names_that_are_no_utf8_are_still_asked_about():
-    assert request.parse(json.dumps({"verb": "pr", "do": "open", "paths": [os.fsdecode(b"a\xff")]}).encode())
+    assert request.parse(
+        json.dumps({"verb": "pr", "do": "open", "paths": [os.fsdecode(b"a\xff")]}).encode(), verbs()
+    )
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", os.fsdecode(b"\xff"), "plain", "ü\ud83d"])
@@ -163,7 +168,7 @@ def test_whatever_text_is_shown_can_be_shown(text):
 
 
 def test_a_run_that_asks_without_end_is_refused_and_told_once(aipass_bench):
-    from aipass.budget import MOST_ASKED
+    from aipass.core.budget import MOST_ASKED
 
     bench = aipass_bench(TOML)
     bench.ask("send", agent="w", text="go")
@@ -185,9 +190,9 @@ def test_what_others_have_changed_since_is_not_an_agents_to_include(aipass_bench
 
 @pytest.fixture
 def spool(tmp_path):
-    from aipass.sources.spool import Spool
+    from aipass.core.spool import Spool
 
-    made = Spool(tmp_path)
+    made = Spool(tmp_path, verbs)
     told = []
     made._tell = told.append
     for name in ("human", "run-1"):
@@ -211,7 +216,7 @@ def seen_of(*paths):
 
 
 def test_people_come_first_and_not_all_lies_in_memory_at_once(spool):
-    from aipass.sources.spool import AT_ONCE
+    from aipass.core.spool import AT_ONCE
 
     source, told, top = spool
     paths = [left(top / "run-1", number) for number in range(3 * AT_ONCE)] + [left(top / "human", 9)]
@@ -238,7 +243,7 @@ def test_what_is_large_or_has_many_names_is_not_read(spool):
 
 def test_unusable_requests_have_a_limit_too(aipass_bench):
     from aipass import Fact
-    from aipass.budget import MOST_ASKED
+    from aipass.core.budget import MOST_ASKED
 
     bench = aipass_bench(TOML)
     bench.ask("send", agent="w", text="go")
@@ -253,7 +258,7 @@ def test_unusable_requests_have_a_limit_too(aipass_bench):
 
 
 def test_an_ended_runs_spool_is_looked_at_within_bounds(aipass_bench, monkeypatch):
-    from aipass import world
+    from aipass.core import spool_files
 
     bench = aipass_bench(TOML)
     bench.ask("send", agent="w", text="go")
@@ -261,7 +266,7 @@ def test_an_ended_runs_spool_is_looked_at_within_bounds(aipass_bench, monkeypatc
     place.mkdir(parents=True, exist_ok=True)
     for number in range(50):
         (place / f".junk{number}").write_text("")
-    monkeypatch.setattr(world, "MOST_LOOKED_AT", 10)
+    monkeypatch.setattr(spool_files, "MOST_LOOKED_AT", 10)
     bench.finish(1, "done")
     assert not place.exists()
 
@@ -544,11 +549,13 @@ def test_git_that_hangs_is_ended_with_what_it_has_started(tmp_path, monkeypatch)
 
 
 def test_checks_have_no_cache_that_others_left(tmp_path):
-    from aipass import config, ground
+    from aipass import config
+    from aipass.features.dispatch import grant
+    from aipass.features.ownership import layers as ground
 
     settings = config.parse(TOML)
     one, other = (
-        ground.of_check(Layout(tmp_path), settings, number, ground.Active(fence=True, wall=True), "x")
+        grant.of_check(Layout(tmp_path), settings, number, ground.Active(fence=True, wall=True), "x")
         for number in (1, 2)
     )
     assert one["own"] == other["own"] == ["x"]

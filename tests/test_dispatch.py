@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from aipass.action import Dispatch
-from aipass.dispatch import retry
-from aipass.dispatch.dispatcher import key_of
-from aipass.dispatch.prompt import Part, compose
-from aipass.dispatch.queue import Capacity, Queue
-from aipass.dispatch.rate import HOUR_S, Hourly
+from aipass.features.dispatch import retry
+from aipass.features.dispatch.dispatcher import key_of
+from aipass.features.dispatch.prompt import Part, compose
+from aipass.features.dispatch.queue import Capacity, Queue
+from aipass.features.dispatch.rate import HOUR_S, Hourly
 from aipass.testing import Bench
 
 AGENTS = ("a", "b", "c")

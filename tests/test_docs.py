@@ -14,7 +14,7 @@ import pytest
 from patience import PATIENCE
 
 from aipass import config, hookspecs
-from aipass.plan import check, model
+from aipass.features.plans import check, model
 from aipass.plugins import Plugins
 
 ROOT = Path(__file__).parent.parent

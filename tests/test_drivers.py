@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 import aipass
-from aipass.dispatch.driver import Share, prewrite_hook
-from aipass.dispatch.resets import reset_of
+from aipass.features.dispatch.driver import Share, prewrite_hook
+from aipass.features.dispatch.resets import reset_of
 from aipass.supervisor.fence import prewrite
 from aipass.testing.contract import DriverContract, Output
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from aipass.errors import ConfigError, PluginError
-from aipass.trinity.recall import recall
+from aipass.features.memory.recall import recall
 
 WORDS = [
     "[PAD]",

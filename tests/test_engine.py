@@ -390,7 +390,7 @@ def test_who_sends_follows_from_the_spool_folder(aipass_bench):
 
 
 def test_a_stalled_run_is_told_and_goes_on(aipass_bench):
-    from aipass.sources.runs import Report
+    from aipass.features.dispatch.supervisors import Report
 
     bench = aipass_bench()
     bench.ask("send", agent="writer", text="a")

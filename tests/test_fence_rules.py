@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
 
+from aipass.overlap import common_path
 from aipass.patterns import check
-from aipass.plan.overlap import common_path
 from aipass.supervisor.fence import bpf, kernel
 from aipass.supervisor.fence.calls import (
     CALLS,

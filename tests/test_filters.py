@@ -14,8 +14,8 @@ from git_kit import git
 
 import aipass
 from aipass import programs
+from aipass.features.git.repo import GitError, Repo
 from aipass.git import filters
-from aipass.git.repo import GitError, Repo
 from aipass.git.working import ask_of_files
 
 KNOWN = (

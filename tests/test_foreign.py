@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aipass import ground
+from aipass.features.ownership import layers as ground
 from aipass.testing.bench import Bench
 
 TOML = """

@@ -14,7 +14,7 @@ import pytest
 
 from aipass.errors import ConfigError
 from aipass.git import hooks, hooktext
-from aipass.git.ask import no_repository
+from aipass.git.query import no_repository
 
 #: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
 pytestmark = pytest.mark.slow

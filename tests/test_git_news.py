@@ -6,7 +6,7 @@ import os
 import pytest
 
 from aipass.event import Fact
-from aipass.git.news import HEAD, REBASED, About, Entry, GitNews, GitSeen
+from aipass.git.ref_changes import HEAD, REBASED, About, Entry, GitSeen, RefTracker
 from aipass.ledger import Ledger
 
 ZERO = "0" * 40
@@ -26,7 +26,7 @@ def news(tmp_path):
 
     def settle(logs, **more):
         with ledger.transaction():
-            return GitNews(ledger).settle(
+            return RefTracker(ledger).settle(
                 GitSeen({ref: tuple(entries) for ref, entries in logs.items()}, **more)
             )
 

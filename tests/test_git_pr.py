@@ -17,7 +17,7 @@ from fence_kit import NO_FENCE
 from git_kit import git
 from patience import PATIENCE, until
 
-from aipass.git.lease import Lease
+from aipass.features.git.lease import Lease
 
 pytestmark = [
     pytest.mark.slow,

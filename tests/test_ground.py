@@ -13,7 +13,8 @@ from conftest import agent
 from fence_kit import NO_FENCE
 from patience import PATIENCE
 
-from aipass import ground
+from aipass.features.dispatch import grant
+from aipass.features.ownership import layers as ground
 
 pytestmark = [
     pytest.mark.slow,
@@ -210,8 +211,8 @@ def test_the_ground_of_a_run_names_only_what_is_its_own(tmp_path):
     found = ground.table(Layout(tmp_path), settings, nested=["vendor/other"])
     assert found["agents"] == {"a": {"home": ".aipass/agents/a", "owns": None}}
     assert found["nested"] == ["vendor/other"]
-    assert ground.tree(tmp_path, settings, "a") == [str(tmp_path)]
-    assert ground.temporary(Layout(tmp_path), 7).endswith("-7")
+    assert grant.tree(tmp_path, settings, "a") == [str(tmp_path)]
+    assert grant.temporary(Layout(tmp_path), 7).endswith("-7")
     assert sys.executable
 
 
@@ -229,14 +230,14 @@ def test_what_git_ignores_is_told_as_from_the_root(tmp_path):
     git(tmp_path, "add", "-f", ".")
     (tmp_path / "later").mkdir()
     (tmp_path / "later/.gitignore").write_text("*\n")
-    found = Globs(ground.ignored(tmp_path))
+    found = Globs(grant.ignored(tmp_path))
     yes = ["out/x", "deep/x.o", "web/dist/x", "web/deep/dist/x", "web/cache/x", "a[b]/made"]
     no = ["web/out", "dist/x", "web/keep.o", "cache/x", "ab/made", "later/x", "web/deep/cache/x"]
     assert [found.match(path) for path in (*yes, *no)] == [True] * len(yes) + [False] * len(no)
 
 
 def test_a_prompt_says_what_git_says_of_what_was_delivered(tmp_path):
-    from aipass.plan import preamble
+    from aipass.features.plans import preamble
 
     git(tmp_path, "init", "-q")
     for name in ("old name", "same"):

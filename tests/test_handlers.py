@@ -170,7 +170,9 @@ def test_a_file_over_the_limit_is_told_and_left(aipass_bench):
     assert len(bench.dispatches()) == 1
 
 
-def test_a_file_that_changed_after_it_was_seen_stays_for_its_own_event(aipass_bench):
+def test_a_file_that_changed_after_it_was_seen_stays_for_its_own_event(aipass_bench, monkeypatch):
+    from aipass.features.dispatch import feature
+
     bench = aipass_bench()
     from aipass.sources.observation import Seen, identity_of
 
@@ -178,15 +180,15 @@ def test_a_file_that_changed_after_it_was_seen_stays_for_its_own_event(aipass_be
     target.write_text("old")
     seen = Seen("inbox/writer/x.md", identity_of(target.lstat()), complete=True)
     bench.engine.tell([seen])
-    take = bench.engine._world.take
+    take = feature.take
 
     def changed_first(*arguments):
         target.write_text("new and longer")
         return take(*arguments)
 
-    bench.engine._world.take = changed_first
+    monkeypatch.setattr(feature, "take", changed_first)
     bench.settle()
-    bench.engine._world.take = take
+    monkeypatch.undo()
     assert target.read_text() == "new and longer"
     bench.see("inbox/writer/x.md")
     assert not target.exists()
@@ -224,9 +226,9 @@ def test_a_rule_fires_on_its_kind_and_paths_and_fills_its_task(aipass_bench):
 def test_a_rule_that_does_not_fire_leaves_its_reason(aipass_bench):
     bench = aipass_bench(rule(event="file.closed", paths=["src/"], where={"size": 5}))
     event = bench.tell("file.closed", path="src/x", detail={"size": 4})
-    assert ("rule review", "no match: size is 4, not 5") in bench.engine._router.explain(event)
+    assert ("rule review", "no match: size is 4, not 5") in bench.engine.router.explain(event)
     event = bench.tell("file.closed", path="doc/x", detail={"size": 5})
-    assert any("none of src/" in reason for _, reason in bench.engine._router.explain(event))
+    assert any("none of src/" in reason for _, reason in bench.engine.router.explain(event))
 
 
 def test_debounce_collapses_firings_into_one_of_the_last_event(aipass_bench):

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aipass.app import verbs
+from aipass.core.spool import Spool
 from aipass.layout import Layout
 from aipass.sources.ignore import MAX_GITIGNORE_BYTES, MAX_LINES, MAX_WEIGHT, Ignore, lines_of
-from aipass.sources.spool import Spool
 from aipass.supervisor import held
 from aipass.supervisor.fence import kernel
 
@@ -245,7 +246,7 @@ def test_what_is_swapped_for_a_link_at_that_moment_leads_nowhere(place, way):
 
 def told_by_spool(layout: Layout, seconds: float = 0.5) -> list:
     told: list = []
-    spool = Spool(layout.spool)
+    spool = Spool(layout.spool, verbs)
     spool.start(told.extend)
     try:
         deadline = time.monotonic() + seconds
@@ -385,31 +386,34 @@ PLAIN = {
     "aipass/crash.py": "reports in .aipass/crashes, or the person's temporary folder",
     "aipass/lock.py": "the engine's lock, in .aipass",
     "aipass/prepare.py": "making .aipass itself, git's exclude file",
-    "aipass/engine.py": "inbox/<agent>, which is nobody's but people's",
-    "aipass/confine.py": "its own folder in .aipass; tries what must fail",
+    "aipass/features/inbox/feature.py": "inbox/<agent>, which is nobody's but people's",
+    "aipass/features/ownership/confine.py": "its own folder in .aipass; tries what must fail",
     "aipass/config.py": "aipass.toml, which people write",
     "aipass/config_quick.py": "aipass.toml, which people write",
     "aipass/ledger/sqlite.py": "the ledger",
     "aipass/ledger/statements.py": "SQL of the package",
     "aipass/graveyard.py": "what lies in folders that it holds",
-    "aipass/world.py": "folders of runs and dispatches, in .aipass",
-    "aipass/authors.py": "journals in .aipass/runs, which the supervisor writes",
-    "aipass/request.py": "a request, left by whoever asks in a spool folder of his own",
+    "aipass/features/dispatch/cli_hook.py": "mail of the run that starts it, inside the fence",
+    "aipass/features/dispatch/launcher.py": "folders of runs and dispatches, in .aipass",
+    "aipass/features/ownership/attribution.py": "journals in .aipass/runs, which the supervisor writes",
+    "aipass/core/spool_files.py": "lists of the spool; acts through held folders",
+    "aipass/core/requests.py": "a request, left by whoever asks in a spool folder of his own",
     "aipass/testing": "the test kit",
-    "aipass/git": "git's own folder, and .aipass/git",
-    "aipass/plan/templates.py": "plans/, which is people's",
-    "aipass/plan/model.py": "plans/, which is people's",
-    "aipass/plan/rehearse.py": "a temporary folder of its own",
+    "aipass/git": "git's own folder, and its hooks",
+    "aipass/features/git": "git's own folder, and .aipass/git",
+    "aipass/features/plans/templates.py": "plans/, which is people's",
+    "aipass/features/plans/model.py": "plans/, which is people's",
+    "aipass/features/plans/rehearse.py": "a temporary folder of its own",
     "aipass/sources/cron.py": "the time zone of the machine",
     "aipass/sources/passing.py": "a list of the package",
-    "aipass/sources/git.py": "git's own folder",
-    "aipass/sources/runs.py": "sockets and logs in .aipass",
+    "aipass/features/git/source.py": "git's own folder",
+    "aipass/features/dispatch/supervisors.py": "sockets and logs in .aipass",
     "aipass/sources/emitter.py": "lists and watches; acts on nothing",
-    "aipass/trinity": "by held folders (place.py); the index in .aipass/meaning",
-    "aipass/talk": "mail in .aipass",
+    "aipass/features/memory": "by held folders (safe_files.py); the index in .aipass/meaning",
+    "aipass/features/messages": "mail in .aipass",
     "aipass/supervisor": "the fence itself, and .aipass",
     "aipass/cli": "what a person asked for, by the person's own paths",
-    "aipass/work.py": "names only",
+    "aipass/features/git/contributions.py": "names only",
     "plugins/gemini.py": "the system's own settings of its CLI",
     "plugins/embeddings.py": "the index in .aipass/meaning, the person's model",
 }

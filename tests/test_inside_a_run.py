@@ -11,7 +11,7 @@ import pytest
 from conftest import agent
 from fence_kit import NO_FENCE, NO_WALL, OTHER_USER, FenceHouse, no_other_user
 
-from aipass.dispatch import environment
+from aipass import environment
 
 pytestmark = pytest.mark.slow
 fenced = pytest.mark.skipif(bool(NO_FENCE or NO_WALL), reason=NO_FENCE or NO_WALL or "-")

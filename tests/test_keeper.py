@@ -10,9 +10,9 @@ from conftest import rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipass.trinity.document import render
-from aipass.trinity.model import LOCAL, OBSERVATIONS, PASSPORT, parse
-from aipass.trinity.shelf import StateRejected, StateSaved
+from aipass.features.memory.document import render
+from aipass.features.memory.model import LOCAL, OBSERVATIONS, PASSPORT, parse
+from aipass.features.memory.state_files import StateRejected, StateSaved
 
 TOML = """
 [agents.api]

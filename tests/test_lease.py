@@ -14,13 +14,13 @@ import pytest
 from patience import until
 
 from aipass.errors import RefusedError
-from aipass.git import indexlock
-from aipass.git.lease import FOLDER, Lease
+from aipass.features.git import indexlock
+from aipass.features.git.lease import FOLDER, Lease
 
 HOLD = """\
 import sys, time
 from pathlib import Path
-from aipass.git.lease import Lease
+from aipass.features.git.lease import Lease
 with Lease(Path(sys.argv[1])).hold(sys.argv[2], "a test", 30):
     print("held", flush=True)
     sys.stdin.read()
@@ -132,7 +132,7 @@ def test_many_processes_never_have_it_at_once(tmp_path):
     code = """\
 import os, sys
 from pathlib import Path
-from aipass.git.lease import Lease
+from aipass.features.git.lease import Lease
 mark = Path(sys.argv[1], "mark")
 for n in range(20):
     with Lease(Path(sys.argv[1])).hold("x", "y", 60):

@@ -7,9 +7,9 @@ import pytest
 
 import aipass
 from aipass.clock import Instant
-from aipass.dispatch.pauses import FIRST_WAIT_S, LONGEST_WAIT_S, Pauses
+from aipass.core.timers import Timers
+from aipass.features.dispatch.pauses import FIRST_WAIT_S, LONGEST_WAIT_S, Pauses
 from aipass.ledger import Ledger
-from aipass.sources.clock import Timers
 
 HOUR = 3600.0
 

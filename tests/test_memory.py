@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aipass.trinity.recall import SOURCES, recall
-from aipass.trinity.words import indexed, query
+from aipass.features.memory.full_text import indexed, query
+from aipass.features.memory.recall import SOURCES, recall
 
 TOML = """
 [agents.api]

@@ -19,7 +19,7 @@ import aipass
 from aipass import DISTRIBUTION, __version__, action
 from aipass.cli import doctor
 from aipass.cli.main import GROUPS, SYNONYMS, VERBS
-from aipass.dispatch.driver import Outcome
+from aipass.features.dispatch.driver import Outcome
 from aipass.layout import Layout
 from aipass.plugins import Plugins
 from aipass.testing import Bench

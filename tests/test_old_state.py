@@ -9,8 +9,8 @@ from conftest import agent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aipass.trinity import old
-from aipass.trinity.old import read
+from aipass.features.memory import import_v2 as old
+from aipass.features.memory.import_v2 import read
 
 CHANGED = 1_780_000_000.0
 

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fence_rules import is_pattern
 
+from aipass import overlap
 from aipass.cli.main import main
 from aipass.errors import ConfigError
-from aipass.plan import check, graph, model, overlap, templates
-from aipass.plan.overlap import common_path, path_outside
+from aipass.features.plans import check, graph, model, templates
+from aipass.overlap import common_path, path_outside
 from aipass.supervisor.fence.glob import Globs
 
 # -- overlap -------------------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_the_example_plan_can_start():
 
 
 def test_a_rehearsal_in_which_a_run_writes_on_after_its_end_is_told():
-    from aipass.plan import rehearse
+    from aipass.features.plans import rehearse
 
     made = plan({"id": "a", "owns": ["a"]})
     at = "2026-01-01T00:00:0{}Z"

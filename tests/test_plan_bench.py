@@ -10,10 +10,10 @@ from conftest import rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipass import ground
+from aipass.features.memory.recall import recall
+from aipass.features.ownership import layers as ground
 from aipass.layout import CHECKS
 from aipass.testing.bench import Bench
-from aipass.trinity.recall import recall
 
 AGENTS = ("db", "api", "web")
 TOML = "".join(f'[agents.{name}]\ndriver = "command"\ncommand = ["x"]\n' for name in AGENTS)
@@ -352,17 +352,23 @@ def test_a_plan_with_another_number_than_its_file_cannot_start(house):
     assert 'plans/0007-login.json:1: id: found "0001" in a file that is named 0007' in text
 
 
+def plans_of(engine):
+    from aipass.features.plans.lifecycle import Plans
+
+    return next(hook for hook in engine.core.run_hooks if isinstance(hook, Plans))
+
+
 def test_events_of_files_do_not_ask_the_ledger_for_every_plan_each_time(house):
     house.start({**MODEL, "owns": ["/app/"], "delivers": [{"path": "/app/*", "least": 10_000}]})
-    looks = 0
-    before = house.bench.engine._plans._look
+    looks, plans = 0, plans_of(house.bench.engine)
+    before = plans._look
 
     def look():
         nonlocal looks
         looks += 1
         return before()
 
-    house.bench.engine._plans._look = look
+    plans._look = look
     with open(house.bench.layout.run(1) / "writes.jsonl", "a") as journal:
         for number in range(500):
             journal.write(json.dumps(["write", 1, f"app/{number}"]) + "\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -240,7 +242,7 @@ def test_an_action_that_is_no_data_is_told(aipass_bench):
 
 
 def test_a_slow_handler_is_told_and_its_actions_count(aipass_bench, monkeypatch):
-    monkeypatch.setattr("aipass.engine.HANDLER_SLOW_S", 0.01)
+    monkeypatch.setattr("aipass.core.asking.HANDLER_SLOW_S", 0.01)
 
     def handle(event, view):
         time.sleep(0.02)
@@ -261,15 +263,14 @@ def test_a_driver_that_is_not_installed_is_an_error_of_the_configuration(aipass_
         aipass_bench('[agents.a]\ndriver = "nope"\n')
 
 
-@pytest.mark.slow
-def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp_path):
-    # A virtual environment that has all that ours has, and the package.
+def installed(package, tmp_path):
+    """The Python of a virtual environment that has all that ours has, and the package by pip."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     source = tmp_path / "source"
-    subprocess.run(["cp", "-r", str(EXAMPLE), str(source)], check=True)
+    subprocess.run(["cp", "-r", str(package), str(source)], check=True)
     subprocess.run(
         [
             sys.executable,
@@ -287,7 +288,38 @@ def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp
         check=True,
         capture_output=True,
     )
-    repository.python = str(venv / "bin/python")
+    return venv / "bin/python", site
+
+
+@pytest.mark.slow
+def test_the_example_feature_works_when_it_is_installed_with_pip_and_its_table_stays_without_it(
+    repository, tmp_path
+):
+    python, site = installed(EXAMPLE.parent / "plugin-feature", tmp_path)
+    repository.python = str(python)
+    repository.write("aipass.toml", agent("a", "agent.py"))
+    repository.write("agent.py", "import sys; print('did:', sys.stdin.read())")
+    repository.aipass("init")
+    repository.aipass("up", "--detach")
+    assert "snooze" in repository.aipass("--help").stdout
+    assert repository.aipass("snooze", "a", "Look again", "--seconds", "600").stdout == "snoozed\n"
+    assert "snoozed for a" in repository.aipass("status").stdout
+    (waiting,) = json.loads(repository.aipass("status", "--json").stdout)["plugins"]["snooze"]
+    assert waiting["text"] == "Look again"
+    repository.aipass("snooze", "a", "Now", "--seconds", "0")
+    assert repository.answer("a/send.*.md").read_text().startswith("did: Now")
+    repository.aipass("down")
+    for path in site.glob("aipass_snooze*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    repository.aipass("up", "--detach")
+    assert "tables of `snooze`, which is not installed" in repository.aipass("doctor", check=False).stdout
+    assert "there is no verb `snooze`" in repository.aipass("snooze", "a", "x", check=2).stderr
+
+
+@pytest.mark.slow
+def test_the_example_package_works_when_it_is_installed_with_pip(repository, tmp_path):
+    python, _ = installed(EXAMPLE, tmp_path)
+    repository.python = str(python)
     repository.write(
         "aipass.toml",
         agent("md", "agent.py")

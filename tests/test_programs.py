@@ -16,7 +16,9 @@ from conftest import agent
 from git_kit import git
 from patience import PATIENCE, until
 
-from aipass import config, ground, guarded, isolation, programs
+from aipass import config, isolation, programs
+from aipass.features.ownership import guarded
+from aipass.features.ownership import layers as ground
 from aipass.git import hooks, hooktext
 from aipass.layout import Layout
 from aipass.plugins import Plugins
@@ -31,9 +33,9 @@ STARTERS = {
     "aipass/programs.py": "everything that is started by name",
     "aipass/cli/up.py": "the engine itself, by programs.aipass",
     "aipass/cli/demo.py": "aipass itself, by programs.aipass",
-    "aipass/plan/rehearse.py": "aipass itself, by programs.aipass",
-    "aipass/sources/runs.py": "the supervisor, with an isolated Python; itself once more, to start those",
-    "aipass/confine.py": "itself once more, to try the enclosure",
+    "aipass/features/plans/rehearse.py": "aipass itself, by programs.aipass",
+    "aipass/features/dispatch/supervisors.py": "the supervisor, with an isolated Python; itself once more, to start those",
+    "aipass/features/ownership/confine.py": "itself once more, to try the enclosure",
     "aipass/supervisor/spawn.py": "runs without a fence, as the engine has found their program",
     "aipass/supervisor/fence/start.py": "runs behind the fence",
     "aipass/supervisor/process.py": "the system's own `ps` where there is no /proc",
@@ -72,7 +74,7 @@ def starts(path: Path) -> list[str]:
 def test_programs_are_started_in_one_place_only():
     starting = {str(path.relative_to(TOP)): starts(path) for path in sources()}
     assert {name for name, found in starting.items() if found} <= set(STARTERS)
-    assert all(starting[name] for name in STARTERS if name != "aipass/sources/runs.py")
+    assert all(starting[name] for name in STARTERS if name != "aipass/features/dispatch/supervisors.py")
     assert "shutil.which" not in starting["aipass/programs.py"]
 
 

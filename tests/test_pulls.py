@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aipass.errors import RefusedError
-from aipass.git.lease import Lease
-from aipass.git.pulls import Claim, NothingError, seal
-from aipass.git.records import slug
+from aipass.features.git.lease import Lease
+from aipass.features.git.pr_open import Claim, NothingError, seal
+from aipass.features.git.pr_records import slug
 from aipass.secret import Secret
 
 AGENTS = ("api", "web", "db")
@@ -357,8 +357,8 @@ def test_a_root_below_the_top_and_a_linked_worktree(tmp_path):
     bench.git("worktree", "add", "-q", "-b", "other", str(tmp_path / "wt"))
     linked = Bench.__new__(Bench)
     linked.top = linked.root = tmp_path / "wt"
-    from aipass.git.records import Records
-    from aipass.git.repo import Repo
+    from aipass.features.git.pr_records import Records
+    from aipass.features.git.repo import Repo
 
     linked.repo, linked.asked = Repo(linked.root, tmp_path / "scratch"), 100
     linked.records = Records(linked.repo.shared)
@@ -514,7 +514,7 @@ def test_a_merge_refuses_where_somebody_has_changed_a_path_and_changes_nothing(b
         bench.write("src/two.py/x", "x\n")
     before, working = bench.untouched(), bench.working()
     if how == "moved":
-        from aipass.git.merge import Merger
+        from aipass.features.git.pr_merge import Merger
 
         merger = Merger(bench.repo, bench.records)
         ready = merger.prepare([bench.records.get(1)], "merge", "test")
@@ -556,7 +556,7 @@ def test_nothing_is_merged_into_no_branch(bench):
 
 
 def test_a_merge_waits_for_the_index_and_says_who_has_it(bench, monkeypatch):
-    from aipass.git import indexlock
+    from aipass.features.git import indexlock
 
     monkeypatch.setattr(indexlock, "WAIT_S", 0.1)
     bench.write("src/one.py", "11\n")
@@ -572,8 +572,10 @@ def test_a_merge_waits_for_the_index_and_says_who_has_it(bench, monkeypatch):
 KILLED = """
 import os, sys
 sys.path[:0] = {path!r}
-from aipass.git import merge, tree, indexlock
-from aipass.git.repo import Repo
+from aipass.features.git import tree
+from aipass.features.git import pr_merge as merge
+from aipass.features.git import indexlock
+from aipass.features.git.repo import Repo
 from git_kit import Bench
 from pathlib import Path
 step = int(sys.argv[1])
@@ -589,7 +591,7 @@ def die_at(work):
 bench = Bench.__new__(Bench)
 bench.top = bench.root = Path({top!r})
 bench.repo = Repo(bench.root, bench.top / ".git/test-scratch")
-from aipass.git.records import Records
+from aipass.features.git.pr_records import Records
 bench.records = Records(bench.repo.shared)
 os.rename, os.replace, os.unlink = die_at(os.rename), die_at(os.replace), die_at(os.unlink)
 Repo.run = die_at(Repo.run)
@@ -622,7 +624,7 @@ def test_a_merge_that_is_killed_at_any_step_is_finished_or_undone(tmp_path):
         if done.returncode == 0:
             break
         assert done.returncode == -9, done.stderr
-        from aipass.git.merge import Merger
+        from aipass.features.git.pr_merge import Merger
 
         Merger(bench.repo, bench.records).recover()
         for left in bench.repo.scratch.glob("index-*"):
@@ -654,7 +656,7 @@ def test_a_request_that_is_carried_out_again_makes_no_second_pr(bench):
 
 
 def test_a_closed_pr_keeps_its_commits(bench):
-    from aipass.git.merge import Merger
+    from aipass.features.git.pr_merge import Merger
 
     bench.write("src/one.py", "11\n")
     made = bench.open("api", ["src/one.py"])

@@ -8,14 +8,17 @@ from types import SimpleNamespace
 import pytest
 from git_kit import Bench, git
 
-from aipass import plans, swap
+from aipass import swap
 from aipass.errors import AipassError, RefusedError
-from aipass.git import desk, merge, tree
-from aipass.git.lease import Held, Lease, Ticket
-from aipass.git.merge import Merger
-from aipass.git.pulls import Claim, NothingError, touched
-from aipass.git.records import Records, folder_of
-from aipass.git.repo import GitError, Repo
+from aipass.features.git import pr_merge as merge
+from aipass.features.git import pr_worker as desk
+from aipass.features.git import tree
+from aipass.features.git.lease import Held, Lease, Ticket
+from aipass.features.git.pr_merge import Merger
+from aipass.features.git.pr_open import Claim, NothingError, touched
+from aipass.features.git.pr_records import Records, folder_of
+from aipass.features.git.repo import GitError, Repo
+from aipass.features.plans import lifecycle as plans
 from aipass.layout import Layout
 
 #: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
@@ -170,7 +173,7 @@ def test_a_merge_of_a_process_that_lives_is_left_alone(bench, monkeypatch):
     path = bench.repo.own / "aipass/merge.json"
     child = subprocess.Popen(["sleep", "60"])
     alive = Ticket.of("", "")
-    from aipass.git.lease import born
+    from aipass.features.git.lease import born
 
     told = {**json.loads(path.read_text()), "pid": child.pid, "born": born(child.pid), "boot": alive.boot}
     path.write_text(json.dumps(told))
@@ -625,7 +628,7 @@ def test_files_that_hold_very_much_together_are_refused_before_git_reads_them(be
 
 
 def test_an_agent_whose_prs_take_long_is_asked_to_wait_and_a_person_is_not(bench, tmp_path, monkeypatch):
-    made = desk.Desk(Layout(tmp_path), None, {}, dict)
+    made = desk.PullRequestWorker(Layout(tmp_path), None, {}, dict)
     now = [1000.0]
     monkeypatch.setattr(desk.time, "monotonic", lambda: now[0])
 
@@ -657,10 +660,10 @@ def test_of_very_many_deliverables_few_are_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "open_regular", lambda path: opened.append(path) or path.open("rb"))
     for number in range(plans.MAX_HASHED_FILES + 50):
         (tmp_path / f"f{number}").touch()
-    world = SimpleNamespace(layout=SimpleNamespace(root=tmp_path))
+    core = SimpleNamespace(layout=SimpleNamespace(root=tmp_path))
     names = [f"f{number}" for number in range(plans.MAX_HASHED_FILES + 50)]
     of = SimpleNamespace(
-        _world=world, _authors=SimpleNamespace(count=lambda path: 0), _written=lambda *_: names
+        _core=core, _authors=SimpleNamespace(count=lambda path: 0), _written=lambda *_: names
     )
     before = plans.Plans.seal(of, "1", "a")
     assert len(opened) == plans.MAX_HASHED_FILES
@@ -687,7 +690,7 @@ def test_the_seal_of_a_phase_reads_little_however_much_was_delivered(tmp_path):
 
 
 def test_what_a_run_has_written_is_read_in_turns_with_what_others_ask(tmp_path, monkeypatch):
-    made = desk.Desk(Layout(tmp_path), None, {}, dict)
+    made = desk.PullRequestWorker(Layout(tmp_path), None, {}, dict)
     told, waiting = [], []
     monkeypatch.setattr(made, "_tell", told.extend)
     monkeypatch.setattr(made, "_put", lambda _, job: waiting.append(job))

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from aipass_plugins.embeddings import Embeddings
 
+from aipass.features.memory.full_text import indexed
+from aipass.features.memory.recall import recall
 from aipass.ledger import Ledger
-from aipass.trinity.recall import recall
-from aipass.trinity.words import indexed
 
 SET = json.loads(Path(__file__).with_name("questions.json").read_text())
 #: The tests take aipass's own variables out of the environment.

@@ -15,18 +15,19 @@ from fence_kit import NO_FENCE, NO_WALL, FenceHouse
 from git_kit import Bench as GitBench
 from patience import PATIENCE, until
 
-from aipass import advice, config, confine, guarded
+from aipass import config
 from aipass.cli import doctor
 from aipass.errors import AipassError
+from aipass.features.dispatch.supervisors import connect
+from aipass.features.ownership import advice, confine, guarded
 from aipass.git import filters
-from aipass.git.news import Entry, _marks
+from aipass.git.ref_changes import Entry, _marks
 from aipass.layout import Layout
 from aipass.notices import Notice, Notices
 from aipass.sources import home, inotify
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.home import Home
 from aipass.sources.observation import Seen
-from aipass.sources.runs import connect
 from aipass.supervisor import held, lockers, process, wire
 from aipass.testing import Bench
 
@@ -342,9 +343,11 @@ def test_nothing_is_lost_where_nobody_can_be_asked_who_locks_the_ledger(tmp_path
         raise error
 
     monkeypatch.setattr(engine, "_commit", locked)
-    monkeypatch.setattr(
-        engine._world, "end_lockers", lambda *_: (_ for _ in ()).throw(AipassError("no supervisor"))
-    )
+
+    def nobody(*_):
+        raise AipassError("no supervisor")
+
+    engine.core.when_locked[:] = [nobody]
     (tmp_path / "inbox/w").mkdir(parents=True, exist_ok=True)
     (tmp_path / "inbox/w/a.md").write_text("do")
     bench.engine.tell_now([Seen("inbox/w/a.md", *_identity(tmp_path / "inbox/w/a.md"))])

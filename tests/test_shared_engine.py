@@ -19,11 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE, until
 
-from aipass import authors as authors_module
-from aipass import budget
-from aipass import engine as engine_module
-from aipass.authors import MOST_SWEPT, Authors
 from aipass.config import State
+from aipass.core import budget
+from aipass.features.filesystem.feature import MOST_OF_RULES
+from aipass.features.memory import safe_files as place
+from aipass.features.memory.document import FaultError
+from aipass.features.memory.model import OBSERVATIONS, parse
+from aipass.features.memory.safe_files import ASIDE, Places
+from aipass.features.memory.state_files import LOOKS_AT_ONCE, MOST_MOVED_HALVES, StateFiles, StateSaved
+from aipass.features.ownership import attribution as authors_module
+from aipass.features.ownership.attribution import MOST_SWEPT, Attribution
 from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import _text, storable
@@ -36,11 +41,6 @@ from aipass.sources.known import MOST_CARRIED, Known
 from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen, Unused
 from aipass.sources.young import Young
 from aipass.supervisor.fence.glob import Globs, compile_segment
-from aipass.trinity import place
-from aipass.trinity.document import FaultError
-from aipass.trinity.model import OBSERVATIONS, parse
-from aipass.trinity.place import ASIDE, Places
-from aipass.trinity.shelf import LOOKS_AT_ONCE, MOST_MOVED_HALVES, Shelf, StateSaved
 
 #: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
 pytestmark = pytest.mark.slow
@@ -186,7 +186,7 @@ def test_a_program_that_saves_without_end_is_read_now_and_then_and_its_last_word
 def a_shelf(root, homes):
     """A shelf over the state files of these agents, and what it tells."""
     told = []
-    shelf = Shelf(Layout(root), lambda text: (text, []))
+    shelf = StateFiles(Layout(root), lambda text: (text, []))
     (root / ".aipass/quarantine").mkdir(parents=True)
     shelf.start(told.extend)
     shelf.serve(homes, State(), {})
@@ -506,7 +506,7 @@ def test_a_pattern_names_a_path_as_it_covers_it_where_nothing_above_matches():
 
 
 def test_files_that_are_kept_open_take_turns_to_be_asked_about(tmp_path, monkeypatch):
-    authors = Authors(Layout(tmp_path))
+    authors = Attribution(Layout(tmp_path))
     asked = []
     monkeypatch.setattr(authors, "_look", asked.append)
     many = list(map(str, range(3 * MOST_SWEPT)))
@@ -680,7 +680,7 @@ def test_a_folder_that_is_exchanged_while_its_watch_begins_is_looked_after(
 
 
 def test_all_that_a_note_ever_said_is_forgotten_in_one_look(bench, monkeypatch):
-    from aipass.trinity import keeper
+    from aipass.features.memory import store as keeper
 
     for text in ("étage one", "étage two", "plain three"):
         bench.ask("note", do="learning", text=text, by=1)
@@ -707,7 +707,7 @@ def test_who_moved_a_folder_is_known_by_the_journals_names_of_its_files(tmp_path
 
     layout, ledger = Layout(tmp_path), Ledger.in_memory()
     layout.run(4).mkdir(parents=True)
-    authors = Authors(layout)
+    authors = Attribution(layout)
     authors.follow(4)
     known = Known(ledger, authors)
     each = MOST_CARRIED // 10
@@ -732,7 +732,7 @@ def test_a_run_that_writes_very_much_takes_nothing_from_what_is_known_of_others(
     monkeypatch.setattr(authors_module, "MAX_KNOWN", 300)
     monkeypatch.setattr(authors_module, "FORGOTTEN_AT_ONCE", 10)
     layout = Layout(tmp_path)
-    authors = Authors(layout)
+    authors = Attribution(layout)
     wrote = {1: [f"v/{n}" for n in range(100)], 2: [f"e/{n}" for n in range(2000)]}
     for run, paths in wrote.items():
         layout.run(run).mkdir(parents=True)
@@ -907,7 +907,7 @@ def test_a_persons_folders_are_told_file_by_file_whoever_wrote_them_before(tmp_p
     layout = Layout(tmp_path)
     layout.run(4).mkdir(parents=True)
     (layout.run(4) / JOURNAL).write_text(json.dumps(["write", 1, "a/x", 1]) + "\n")
-    authors = Authors(layout)
+    authors = Attribution(layout)
     authors.follow(4)
     authors.refresh()
     assert authors.last("a/x") == 4
@@ -932,7 +932,7 @@ def test_many_gitignores_that_are_not_used_give_a_few_notices(aipass_bench):
         made.engine._own.append(Unused(f"d{number}/.gitignore", "larger than 200 kB"))
     made.settle()
     notices = [notice for notice in made.notices() if ".gitignore" in notice]
-    assert len(notices) == engine_module.MOST_OF_RULES + 1
+    assert len(notices) == MOST_OF_RULES + 1
     assert len(made.events("watch.unused")) == 30
 
 

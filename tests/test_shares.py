@@ -7,7 +7,7 @@ import os
 import pytest
 
 from aipass import Share
-from aipass.dispatch.shares import furnish
+from aipass.features.dispatch.shares import furnish
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import pytest
 from patience import PATIENCE, until
 
 from aipass.config import State
+from aipass.features.memory import safe_files as place
+from aipass.features.memory import state_files as shelf
+from aipass.features.memory.document import render
+from aipass.features.memory.model import FILES, LOCAL, OBSERVATIONS, PASSPORT
+from aipass.features.memory.state_files import StateFiles, StateRejected, StateSaved
 from aipass.layout import Layout
 from aipass.sources.worker import Worker
-from aipass.trinity import place, shelf
-from aipass.trinity.document import render
-from aipass.trinity.model import FILES, LOCAL, OBSERVATIONS, PASSPORT
-from aipass.trinity.shelf import Shelf, StateRejected, StateSaved
 
 ENTRY = {"id": 1, "text": "mend it", "added": "2026-01-01T00:00:00.000Z", "tags": ["a"]}
 GOOD = {
@@ -43,7 +44,7 @@ class Stand:
         self.layout, self.told = Layout(root), []
         (root / ".aipass/quarantine").mkdir(parents=True, exist_ok=True)
         self.folder = root / home / ".trinity"
-        self.shelf = Shelf(
+        self.shelf = StateFiles(
             self.layout,
             lambda text: (text.replace("SECRET", "[masked]"), ["key"] if "SECRET" in text else []),
         )
@@ -310,8 +311,8 @@ def test_a_file_that_was_made_read_only_is_replaced_all_the_same(stand):
 
 
 def test_where_the_kernel_tells_nothing_the_files_are_polled(tmp_path, monkeypatch):
+    from aipass.features.memory import state_files as shelf
     from aipass.sources import inotify
-    from aipass.trinity import shelf
 
     def none():
         raise OSError("no inotify here")
@@ -329,7 +330,7 @@ def test_where_the_kernel_tells_nothing_the_files_are_polled(tmp_path, monkeypat
 
 
 def test_a_publication_that_the_disk_refused_is_made_later(stand, monkeypatch):
-    from aipass.trinity import shelf
+    from aipass.features.memory import state_files as shelf
 
     real, refusals = shelf.write_half, [OSError(28, "full")] * 3
     monkeypatch.setattr(shelf, "POLL_S", 0.01)
@@ -366,7 +367,7 @@ def test_what_a_killed_engine_had_taken_away_and_not_read_is_read_by_the_next(tm
 
 
 def test_a_program_that_keeps_its_files_open_uses_up_no_descriptors(stand, monkeypatch):
-    from aipass.trinity import shelf
+    from aipass.features.memory import state_files as shelf
 
     monkeypatch.setattr(shelf, "MOST_REPLACED", 5)
     before, held = len(os.listdir("/proc/self/fd")), []
@@ -429,7 +430,7 @@ def test_a_formatter_may_have_its_way_and_is_not_answered(stand):
 
 
 def test_a_program_that_answers_each_of_our_writes_is_not_answered_at_full_rate(stand, monkeypatch):
-    from aipass.trinity import shelf
+    from aipass.features.memory import state_files as shelf
 
     made, real = [], shelf.swap.exchange
     monkeypatch.setattr(shelf, "POLL_S", 3600.0)
@@ -463,7 +464,7 @@ def test_a_link_that_takes_the_place_of_a_broken_file_is_told_as_well(stand, mon
 def test_what_was_set_aside_is_told_also_where_the_disk_refuses_to_put_the_last_state_back(
     stand, monkeypatch
 ):
-    from aipass.trinity import shelf
+    from aipass.features.memory import state_files as shelf
 
     real, refusals = shelf.write_half, [OSError(28, "full")]
     monkeypatch.setattr(shelf, "POLL_S", 0.02)

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE, until
 
+from aipass.features.dispatch.supervisors import Supervisors, launch
 from aipass.layout import Layout
-from aipass.sources.runs import Supervisors, launch
 from aipass.supervisor import process, wire
 
 WAITS = [0.3, 0.3, 0.1]
@@ -327,7 +327,7 @@ def test_a_path_longer_than_a_sockets_name_may_be(tmp_path):
 
 
 def test_rubbish_on_the_socket_ends_the_connection_and_nothing_else(house):
-    from aipass.sources.runs import connect
+    from aipass.features.dispatch.supervisors import connect
 
     with connect(house.layout.state, "test") as link:
         link.sendall(b"not json\n")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 from aipass import Command, Outcome, hookimpl
-from aipass.dispatch.driver import mail_hook
-from aipass.request import is_own_key
+from aipass.features.dispatch.driver import mail_hook
+from aipass.features.dispatch.keys import is_own_key
+from aipass.features.messages import read_receipts as postbox
+from aipass.features.messages.read_receipts import MailOpened
 from aipass.sources import inotify
-from aipass.talk import postbox
-from aipass.talk.postbox import MailOpened
 
 TOML = "".join(f'[agents.{name}]\ndriver = "command"\ncommand = ["true"]\n' for name in ("api", "web", "db"))
 
@@ -875,11 +875,12 @@ def test_what_others_write_about_their_words_is_quoted_as_well(house):
 
 @pytest.mark.parametrize("number", [10**20, -(10**20), 1 << 62])
 def test_a_number_that_no_ledger_holds_is_refused_before_it_is_recorded(number):
-    from aipass.request import parse
+    from aipass.app import verbs
+    from aipass.core.requests import parse
 
     for verb in ({"verb": "answer", "question": number, "text": "x"}, {"verb": "read", "ids": [1, number]}):
         with pytest.raises(ValueError, match="no number here is so large"):
-            parse(json.dumps(verb).encode())
+            parse(json.dumps(verb).encode(), verbs())
 
 
 def test_a_prompt_that_no_model_can_have_read_is_shown_again(house):

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aipass.config import State
-from aipass.trinity.document import FaultError, line_of, read, render
-from aipass.trinity.merge import Note, merge
-from aipass.trinity.model import LOCAL, OBSERVATIONS, Entry, parse
+from aipass.features.memory.document import FaultError, line_of, read, render
+from aipass.features.memory.merge import Note, merge
+from aipass.features.memory.model import LOCAL, OBSERVATIONS, Entry, parse
 
 LIMITS = State()
 JSON = st.recursive(
@@ -152,7 +152,7 @@ def test_more_todos_than_may_be_open_are_refused_and_more_learnings_are_not():
 
 
 def test_a_document_of_an_older_schema_is_migrated(monkeypatch):
-    from aipass.trinity import model
+    from aipass.features.memory import model
 
     monkeypatch.setitem(model.MIGRATIONS, 0, lambda old: {"schema": 1, "observations": old["seen"]})
     found = parse(OBSERVATIONS, b'{"schema": 0, "seen": [{"text": "x"}]}', LIMITS)
@@ -279,7 +279,7 @@ def test_what_was_taken_out_before_the_copy_was_made_comes_back_on_purpose():
 
 
 def test_many_faults_cost_little(monkeypatch):
-    from aipass.trinity import model
+    from aipass.features.memory import model
 
     looks = []
     real = model.line_of

@@ -11,8 +11,8 @@ from aipass.cli.asking import ask, check_agent, is_agent, leave
 from aipass.cli.output import poll
 from aipass.errors import ConfigError, NoEngineError, RefusedError
 from aipass.event import inert
+from aipass.features.messages.mailbox import HUMAN
 from aipass.layout import find_root
-from aipass.talk.mail import HUMAN
 
 if TYPE_CHECKING:
     from aipass.layout import Layout

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import lock, request
+from aipass import lock
 from aipass.cli.output import poll
+from aipass.core import requests as request
 from aipass.errors import AipassError, ConfigError, NoEngineError
 from aipass.event import inert
 

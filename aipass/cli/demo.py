@@ -17,7 +17,7 @@ import click
 
 from aipass import programs
 from aipass.errors import AipassError
-from aipass.ground import described
+from aipass.features.ownership.layers import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import DISTRIBUTION, __version__, programs
+from aipass import DISTRIBUTION, __version__, environment, programs
 from aipass.cli.output import json_option, lines_of, print_json
-from aipass.dispatch import environment
-from aipass.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.event import plain
+from aipass.features.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.layout import Layout, find_root, root_or_here
 from aipass.supervisor import wire
 from aipass.supervisor.fence import selftest
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aipass.config import Config
-    from aipass.dispatch.driver import Driver
-    from aipass.sources.runs import Supervisors
+    from aipass.features.dispatch.driver import Driver
+    from aipass.features.dispatch.supervisors import Supervisors
+    from aipass.plugins import Plugins
 
 INDENT = " " * 7
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
@@ -172,7 +172,7 @@ def _leases() -> Finding:
 
 def _confined() -> Finding:
     """The engine encloses itself: a child of ours takes that on here, and tries to get out."""
-    from aipass import confine
+    from aipass.features.ownership import confine
 
     if not confine.is_possible():
         remedy = "a tricked engine could write whatever you can; Linux 5.13 or newer has what is needed"
@@ -195,8 +195,8 @@ def _confined() -> Finding:
 
 def _supervisor() -> Iterator[Finding]:
     """A supervisor is started in a scratch folder and runs a program: a plain one, then one that tries to break out."""
-    from aipass import ground
-    from aipass.sources.runs import Supervisors
+    from aipass.features.dispatch.supervisors import Supervisors
+    from aipass.features.ownership import layers as ground
 
     with tempfile.TemporaryDirectory() as folder:
         layout = Layout(Path(folder).resolve())
@@ -279,7 +279,7 @@ def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str])
 
 def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str]) -> Iterator[Finding]:
     """Each agent CLI on this machine: whether it starts behind the layers, and whether anything signs it in."""
-    from aipass.dispatch.driver import tail
+    from aipass.features.dispatch.driver import tail
     from aipass.plugins import Plugins
 
     plugins = Plugins()
@@ -391,8 +391,10 @@ def _run(
 
 
 def _repository(layout: Layout) -> Iterator[Finding]:
-    from aipass import advice, config, ground, guarded, lock, prepare
-    from aipass.engine import check
+    from aipass import config, lock, prepare
+    from aipass.app import check
+    from aipass.features.ownership import advice, guarded
+    from aipass.features.ownership import layers as ground
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
 
@@ -402,7 +404,9 @@ def _repository(layout: Layout) -> Iterator[Finding]:
 
     def configuration() -> str:
         settings.append(config.load(layout.config))
-        check(settings[0], plugins, layout.config)
+        ground.check_outside(layout, settings[0])
+        ground.check_layers(settings[0])
+        check(plugins, layout, settings[0])
         return f"valid, {layout.config}"
 
     def state_folder() -> str:
@@ -426,6 +430,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
     )
     if layout.ledger.exists():
         yield _tried("ledger", ledger)
+        yield from _left(layout, plugins, settings)
     running = lock.holder(layout)
     yield Finding("engine", "ok", f"runs as process {running.pid}" if running else "does not run")
     for layer in ("fence", "wall") if settings else ():
@@ -457,10 +462,31 @@ def _repository(layout: Layout) -> Iterator[Finding]:
         yield from _run_code(layout, settings[0])
 
 
+def _left(layout: Layout, plugins: Plugins, settings: list[Config]) -> Iterator[Finding]:
+    """Tables of features that are not installed any more."""
+    from aipass.app import assemble
+    from aipass.ledger import Ledger
+
+    if not settings:
+        return
+    try:
+        ledger = Ledger.read(layout.ledger)
+        try:
+            assemble(layout, ledger, plugins, settings[0])
+            left = ledger.left_by()
+        finally:
+            ledger.close()
+    except AipassError:
+        return  # what is wrong is said above
+    for name in left:
+        text = f"the ledger has tables of `{name}`, which is not installed; they stay as they are"
+        yield Finding("ledger", "note", text, f"install what brings `{name}`, or leave them")
+
+
 def _run_code(layout: Layout, settings: Config) -> Iterator[Finding]:
     """Files of the tree that make your programs run code, and that agents may write as ordinary work."""
-    from aipass import ground
-    from aipass.git.ask import ask
+    from aipass.features.ownership import layers as ground
+    from aipass.git.query import ask
     from aipass.supervisor.fence import runs_code
     from aipass.supervisor.fence.territory import Kind, Territory
 

@@ -100,7 +100,7 @@ def _stop_engine(layout: Layout, *, kill: bool) -> bool:
 
 
 def _kill_runs(layout: Layout) -> int:
-    from aipass.sources.runs import connect, wait_ended
+    from aipass.features.dispatch.supervisors import connect, wait_ended
     from aipass.supervisor import wire
 
     versions = [

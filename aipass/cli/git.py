@@ -13,7 +13,7 @@ from aipass.cli.output import json_option, print_json, relative_to_root, table
 from aipass.errors import EXIT_REFUSED, AipassError, ConfigError
 from aipass.event import plain, printable
 from aipass.git import hooks, hooktext
-from aipass.git.ask import has_repository
+from aipass.git.query import has_repository
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
@@ -111,9 +111,10 @@ def status(as_json: bool) -> None:
 @command.command("guard", hidden=True)
 def guard() -> int:
     """What the pre-commit hook asks: exit status 3 where the commit holds what an agent is in the middle of writing."""
-    from aipass.git import guard as guarding
+    from aipass.features.git import guard as guarding
+    from aipass.features.plans.reserved import reserved
 
-    unfinished = guarding.unfinished(find_root())
+    unfinished = guarding.unfinished(find_root(), reserved)
     if not unfinished:
         return 0
     click.echo("aipass: not committed, because agents are in the middle of writing this:")
@@ -128,7 +129,7 @@ def guard() -> int:
 @click.argument("file")
 def trailers(file: str) -> None:
     """What the commit-msg hook asks: name in a message whose work is committed."""
-    from aipass.git import guard as guarding
+    from aipass.features.git import guard as guarding
 
     guarding.add_trailers(find_root(), file)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from aipass import programs
-from aipass.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.errors import ConfigError
-from aipass.git.ask import has_repository, no_repository
+from aipass.features.dispatch.driver import how_to_sign_in, signed_in_by
+from aipass.git.query import has_repository, no_repository
 from aipass.layout import CONFIG_NAME, Layout, root_or_here
 
 if TYPE_CHECKING:
-    from aipass.dispatch.driver import Driver
+    from aipass.features.dispatch.driver import Driver
 
 HEAD = """\
 # aipass: who works here. `aipass help settings` explains every key.
@@ -60,7 +60,7 @@ def command(folder: Path) -> None:
     of commits through .git/info/exclude. What is there already stays as it is.
     """
     from aipass import config, prepare
-    from aipass.engine import make_inboxes
+    from aipass.features.inbox.feature import make_inboxes
 
     try:
         if not folder.is_dir():

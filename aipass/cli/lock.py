@@ -12,9 +12,11 @@ from aipass.cli.asking import is_agent
 from aipass.cli.output import clock, json_option, print_json
 from aipass.errors import EXIT_REFUSED, ConfigError
 from aipass.event import iso, plain
-from aipass.git import hooks, indexlock, testing
-from aipass.git.ask import ask, no_repository
-from aipass.git.lease import Lease
+from aipass.features.git import indexlock
+from aipass.features.git import merge_checks as testing
+from aipass.features.git.lease import Lease
+from aipass.git import hooks
+from aipass.git.query import ask, no_repository
 from aipass.layout import find_root
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from aipass.dispatch.driver import Driver
+    from aipass.features.dispatch.driver import Driver
     from aipass.ledger import Ledger
 
 FOLLOW_EVERY_S = 0.1

@@ -17,41 +17,41 @@ from aipass.event import inert, plain
 
 #: Verbs in the order of a first day, with what they do. `aipass.cli.<verb>` has the command itself.
 VERBS: dict[str, str] = {
-    "init": "Make this folder a root: aipass.toml, folders, excludes.",
+    "init": "Make this folder a root: aipass.toml, folders, git excludes.",
     "up": "Run the engine.",
     "down": "Stop the engine; runs go on unless --kill.",
-    "status": "The engine, its agents, the queue.",
+    "status": "Show the engine, its agents and the queue.",
     "send": "Give an agent work.",
-    "dispatches": "The queue and its history.",
-    "show": "One dispatch, whole.",
-    "logs": "What a dispatch's agent said.",
+    "dispatches": "List dispatches (jobs): the queue and its history.",
+    "show": "Show one dispatch in detail.",
+    "logs": "Show the output of a dispatch.",
     "cancel": "End a dispatch.",
     "retry": "Queue a finished dispatch again.",
     "resume": "End the pause of an agent, a rule, a driver or a handler.",
-    "reload": "Take aipass.toml as it is now.",
-    "events": "The event log.",
-    "why": "Why something started, or did not.",
-    "plan": "Phases that own parts of the tree, in an order.",
-    "deliver": "For agents: my phase is delivered.",
-    "owns": "Who may write a path now.",
-    "git": "Hooks that tell the engine what git did; commits of agents.",
-    "pr": "What agents hand in: open, look at, merge, close.",
-    "lock": "Who builds or merges now.",
-    "note": "Keep something in an agent's state file.",
-    "trinity": "State files: what agents know of themselves.",
-    "recall": "What is remembered of something.",
-    "forget": "Remove something that is remembered.",
-    "message": "Tell an agent, all of them or the person something.",
-    "messages": "What was said to an agent, or to you.",
-    "ask": "Ask the person, or an agent, something that must be answered.",
-    "questions": "What waits for an answer.",
+    "reload": "Reload the configuration.",
+    "events": "Show the event log.",
+    "why": "Show why something started, or did not.",
+    "plan": "Create, check and run multi-phase plans.",
+    "deliver": "For agents: mark my phase as delivered.",
+    "owns": "Show who may write a path now.",
+    "git": "Install git hooks; commits of agents.",
+    "pr": "Open, list, review, merge and close pull requests made by agents.",
+    "lock": "Show or break the git lock.",
+    "note": "Add a note to an agent's state file.",
+    "trinity": "Show and import agents' state files.",
+    "recall": "Search the shared memory.",
+    "forget": "Remove something from the shared memory.",
+    "message": "Send a message to an agent, to all or to the person.",
+    "messages": "List messages to an agent, or to you.",
+    "ask": "Ask the person, or an agent, a question that must be answered.",
+    "questions": "List open questions.",
     "answer": "Answer a question.",
-    "plugins": "What is installed.",
-    "schema": "JSON Schema of what people write and scripts read.",
-    "doctor": "What is wrong with this machine.",
-    "demo": "A tour on a temporary repository.",
-    "completion": "Words for the shell's own completion.",
-    "help": "The verbs, one verb, or all settings.",
+    "plugins": "List installed plugins.",
+    "schema": "Print the JSON Schema of files, events and output.",
+    "doctor": "Check this machine and this repository for problems.",
+    "demo": "Run a tour in a temporary repository.",
+    "completion": "Print the shell completion script.",
+    "help": "Explain the verbs, one verb, or all settings.",
 }
 
 
@@ -135,10 +135,12 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """One verb."""
+        """One verb, ours or an installed package's."""
         del ctx
         if cmd_name not in VERBS:
-            return None
+            from aipass.cli import others
+
+            return others.command(cmd_name)
         command: click.Command = import_module(f"aipass.cli.{cmd_name}").command
         return command
 
@@ -148,12 +150,21 @@ class Verbs(click.Group):
         for title, names in GROUPS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, VERBS[name]) for name in names])
+        from aipass.cli import others
+
+        if found := others.shown():
+            with formatter.section("Of plugins"):
+                formatter.write_dl(found)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest the nearest verb for one that is unknown."""
         if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from aipass.cli import others
+
+            if others.has(args[0]):
+                return super().resolve_command(ctx, args)
             import difflib
 
             near = SYNONYMS.get(args[0].lower()) or difflib.get_close_matches(args[0], VERBS, 1)

@@ -9,8 +9,8 @@ import click
 from aipass.cli.asking import ask, check_agent
 from aipass.cli.send import text_of
 from aipass.errors import ConfigError
+from aipass.features.messages.mailbox import ALL, HUMAN
 from aipass.layout import find_root
-from aipass.talk.mail import ALL, HUMAN
 
 
 @click.command("message")

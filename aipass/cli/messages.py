@@ -12,8 +12,8 @@ from aipass.cli.asking import check_agent, is_agent, leave
 from aipass.cli.output import json_option, lines_of, print_json, when
 from aipass.errors import ConfigError
 from aipass.event import iso, plain
+from aipass.features.messages.mailbox import HUMAN
 from aipass.layout import find_root
-from aipass.talk.mail import HUMAN
 
 if TYPE_CHECKING:
     from aipass.ledger import Row

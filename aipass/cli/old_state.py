@@ -16,7 +16,7 @@ from aipass.cli.asking import ReplyError, check_agent, known_agents, leave, repl
 from aipass.cli.output import lines_of, print_json
 from aipass.errors import ConfigError, NoEngineError
 from aipass.event import iso, one_line, plain, printable
-from aipass.trinity import old
+from aipass.features.memory import import_v2 as old
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import ground, guarded
-from aipass.authors import holders
 from aipass.cli.output import json_option, print_json, table
 from aipass.errors import AipassError
 from aipass.event import plain, printable
+from aipass.features.ownership import guarded
+from aipass.features.ownership import layers as ground
+from aipass.features.ownership.attribution import holders
 from aipass.layout import find_root
 from aipass.supervisor.fence import gitfolder
 from aipass.supervisor.fence.glob import Globs
@@ -90,8 +91,8 @@ def _all(
 
 
 def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tuple[int, str]]]:
+    from aipass.features.plans.reserved import reserved
     from aipass.ledger import Ledger
-    from aipass.plan.reserved import reserved
 
     if not layout.ledger.exists():
         return Territory.of(ground.table(layout, settings)), {}

@@ -14,14 +14,14 @@ import click
 from aipass.cli.output import json_option, lines_of, print_json, table
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.event import one_line, plain
-from aipass.git.ask import ask
+from aipass.git.query import ask
 from aipass.layout import find_root
 from aipass.units import count
 
 if TYPE_CHECKING:
+    from aipass.features.plans.model import Phase, Plan
     from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
-    from aipass.plan.model import Phase, Plan
 
 #: Longer names of files help nobody.
 SLUG_LENGTH = 40
@@ -45,8 +45,8 @@ def command() -> None:
 def new(title: str, template: str) -> None:
     """Write plans/<id>-<slug>.json for TITLE, to be edited; prints its path."""
     from aipass import config
-    from aipass.plan import templates
-    from aipass.plan.model import NUMBERED
+    from aipass.features.plans import templates
+    from aipass.features.plans.model import NUMBERED
     from aipass.supervisor.held import fresh
 
     if not title.strip():
@@ -85,8 +85,8 @@ def check(plan: str, as_json: bool) -> int:
     Of every two phases that may run at the same time: whether both could write one path, and which.
     """
     from aipass import config
-    from aipass.plan import model
-    from aipass.plan.check import Problem, between, problems, warnings
+    from aipass.features.plans import model
+    from aipass.features.plans.check import Problem, between, problems, warnings
 
     layout = find_root()
     path = find(layout, plan)
@@ -124,8 +124,8 @@ def check(plan: str, as_json: bool) -> int:
 
 def _running(layout: Layout, number: str) -> list[Plan]:
     """The other plans that run or are paused."""
+    from aipass.features.plans import model
     from aipass.ledger import Ledger
-    from aipass.plan import model
 
     if not layout.ledger.exists():
         return []
@@ -145,9 +145,9 @@ def graph(plan: str, mermaid: bool) -> None:
 
     For a plan that was started, show the state of each phase.
     """
+    from aipass.features.plans import model
+    from aipass.features.plans.graph import as_mermaid, as_text
     from aipass.ledger import Ledger
-    from aipass.plan import model
-    from aipass.plan.graph import as_mermaid, as_text
 
     layout = find_root()
     found = model.load(find(layout, plan))
@@ -163,7 +163,7 @@ def graph(plan: str, mermaid: bool) -> None:
 
 def _steer(verb: str, plan: str, *, again: bool = False) -> None:
     from aipass.cli.asking import ask
-    from aipass.plan import model
+    from aipass.features.plans import model
 
     if not plan.isdecimal():
         raise ConfigError(f"`{plan}` is no plan's id; `aipass plan status` lists them")
@@ -257,8 +257,8 @@ def _show(plan: dict[str, Any]) -> None:
 
 def _ids(layout: Layout) -> list[str]:
     """Every plan that has a file, or has begun."""
+    from aipass.features.plans.model import NUMBERED
     from aipass.ledger import Ledger
-    from aipass.plan.model import NUMBERED
 
     found = {match[1] for path in layout.plans.glob("*.json") if (match := NUMBERED.fullmatch(path.name))}
     if layout.ledger.exists():
@@ -278,8 +278,8 @@ def _known(layout: Layout, plan: str) -> str:
 
 def _status(layout: Layout, number: str) -> dict[str, Any]:
     """What `--json` prints of one plan."""
+    from aipass.features.plans import model
     from aipass.ledger import Ledger
-    from aipass.plan import model
 
     if layout.ledger.exists():
         ledger = Ledger.read(layout.ledger)
@@ -298,7 +298,7 @@ def _status(layout: Layout, number: str) -> dict[str, Any]:
 
 
 def _begun(ledger: Ledger, row: Row) -> dict[str, Any]:
-    from aipass.plan import model
+    from aipass.features.plans import model
 
     plan = model.parse(row["body"], row["file"])
     phases = []
@@ -339,9 +339,9 @@ def rehearse(plan: str, as_json: bool) -> int:
     Your tree is not touched, your agents are not started, checks are not run.
     """
     from aipass import config
-    from aipass.plan import model
-    from aipass.plan.check import problems
-    from aipass.plan.rehearse import rehearse
+    from aipass.features.plans import model
+    from aipass.features.plans.check import problems
+    from aipass.features.plans.rehearse import rehearse
 
     layout = find_root()
     found = model.load(find(layout, plan))
@@ -372,7 +372,7 @@ def _after(seconds: Any) -> str:  # noqa: ANN401 - a number, or None
 @json_option
 def templates(as_json: bool) -> None:
     """List what `plan new` can begin with; your own are plans/templates/<name>.json."""
-    from aipass.plan import templates
+    from aipass.features.plans import templates
 
     found = templates.names(find_root().plans / "templates")
     if as_json:
@@ -384,7 +384,7 @@ def templates(as_json: bool) -> None:
 def find(layout: Layout, name: str) -> Path:
     """The file of a plan, by its path or its id; raises ConfigError where there is none, or several."""
     if name.isdecimal():
-        from aipass.plan import model
+        from aipass.features.plans import model
 
         return model.find(layout.plans, name)
     for path in (Path.cwd() / name, layout.root / name, layout.plans / name):

@@ -14,13 +14,13 @@ from aipass.cli.asking import ask, is_agent
 from aipass.cli.output import clock, json_option, lines_of, print_json, relative_to_root, table
 from aipass.errors import AipassError, ConfigError
 from aipass.event import inert, plain, printable
-from aipass.git.ask import ask as ask_git
+from aipass.git.query import ask as ask_git
 from aipass.layout import find_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aipass.git.records import Pr, Records
+    from aipass.features.git.pr_records import Pr, Records
     from aipass.layout import Layout
 
 STATES = ("open", "merged", "closed")
@@ -58,7 +58,7 @@ def open_(
 @json_option
 def list_(state: str, as_json: bool) -> None:
     """All PRs, oldest first."""
-    from aipass.git import testing
+    from aipass.features.git import merge_checks as testing
 
     layout = find_root()
     wrong: list[str] = []
@@ -112,7 +112,7 @@ def show(number: int, as_json: bool) -> None:
         # Indented: its lines are the agent's, and none may pass for one of ours.
         click.echo("\n" + "\n".join(lines_of(pr.body.strip())))
     click.echo()
-    from aipass.git.pulls import started_by_others
+    from aipass.features.git.pr_open import started_by_others
 
     why = dict(started_by_others(pr.paths))
     for path in pr.paths:
@@ -197,7 +197,7 @@ def _clock(moment: str | None) -> str | None:
 
 
 def _decide(do: str, numbers: tuple[int, ...], **fields: str | None) -> Any:  # noqa: ANN401 - a row, or nothing
-    from aipass.git import testing
+    from aipass.features.git import merge_checks as testing
 
     layout = find_root()
     records = _records(layout)
@@ -226,8 +226,8 @@ def plain_lines(text: str) -> str:
 
 
 def _records(layout: Layout) -> Records:
+    from aipass.features.git.pr_records import Records
     from aipass.git import hooks
-    from aipass.git.records import Records
 
     try:
         return Records(hooks.common(layout.root))

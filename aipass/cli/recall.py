@@ -14,15 +14,15 @@ from aipass.cli.output import json_option, lines_of, print_json, when
 from aipass.config_quick import raw
 from aipass.errors import ConfigError
 from aipass.event import plain, printable
+from aipass.features.memory.recall import SOURCES, Hit, recall
 from aipass.layout import find_root
-from aipass.trinity.recall import SOURCES, Hit, recall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aipass.features.memory.index import Meaning
     from aipass.layout import Layout
     from aipass.ledger import Ledger
-    from aipass.trinity.meaning import Meaning
 
 
 @click.command("recall")

@@ -16,7 +16,7 @@ def command() -> None:
     Without an engine the file is only checked; the next `aipass up` takes it as it is.
     """
     from aipass import config, lock
-    from aipass.engine import make_inboxes
+    from aipass.features.inbox.feature import make_inboxes
 
     if is_agent():
         raise RefusedError("`reload` is for people")

@@ -28,7 +28,7 @@ def _config() -> dict[str, Any]:
 
 
 def _plan() -> dict[str, Any]:
-    from aipass.plan.model import Plan
+    from aipass.features.plans.model import Plan
 
     return {**Plan.model_json_schema(), "title": "plan"}
 
@@ -74,7 +74,7 @@ def _dispatch() -> dict[str, Any]:
 
 
 def _request() -> dict[str, Any]:
-    from aipass.request import FIELDS
+    from aipass.app import verbs
 
     names = {str: "string", int: "integer", bool: "boolean", list: "array"}
     options = [
@@ -87,7 +87,7 @@ def _request() -> dict[str, Any]:
             "required": ["verb", *(name for name, (_, required) in fields.items() if required)],
             "additionalProperties": False,
         }
-        for verb, fields in FIELDS.items()
+        for verb, fields in verbs().items()
     ]
     return {"title": "request", "oneOf": options}
 

@@ -12,10 +12,10 @@ import click
 
 from aipass.cli.asking import ask, check_agent, is_agent
 from aipass.cli.output import poll, write_answer
+from aipass.core.requests import MAX_REQUEST_BYTES
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED, AipassError, ConfigError, NoEngineError
 from aipass.event import plain
 from aipass.layout import find_root
-from aipass.request import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
     from aipass.layout import Layout

@@ -132,7 +132,8 @@ def _used(usage: dict[str, Any]) -> str:
 def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
     """What the last run was given; where none has begun, what it would be given now."""
     from aipass import config
-    from aipass.dispatch import brief
+    from aipass.app import assemble
+    from aipass.features.dispatch.feature import Dispatching
     from aipass.plugins import Plugins
     from aipass.supervisor.wire import PROMPT
 
@@ -150,10 +151,9 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
         )
     plugins = Plugins()
     plugins.load_installed(layout.root)
-    driver = plugins.drivers().get(settings.agents[row["agent"]].driver)
     session = row["session"]
     if row["attempts"] == 0 and row["reply_to"] is not None:
         before = ledger.one("dispatch", {"id": row["reply_to"]})
         session = None if before is None else before["session"]
-    work = brief.Work(row, None, row["attempts"] + 1, session is not None)
-    return brief.whole(ledger, layout, settings, driver, work)
+    launcher = assemble(layout, ledger, plugins, settings).need(Dispatching).launcher
+    return launcher.prompt(row, None, row["attempts"] + 1, goes_on=session is not None)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import ground, lock, prepare
+from aipass import lock, prepare
 from aipass.cli.output import clock, json_option, lines_of, print_json, table, when_iso
 from aipass.cli.questions import state_of
 from aipass.config_quick import agents, in_force, raw
-from aipass.errors import ConfigError
+from aipass.errors import AipassError, ConfigError
 from aipass.event import iso, one_line, plain
+from aipass.features.ownership import layers as ground
 from aipass.layout import REJECTED, find_root
 from aipass.units import count
 
@@ -38,10 +39,13 @@ def command(as_json: bool) -> None:
     """Show the engine, the agents and the queue of this repository."""
     layout = find_root()
     found = gather(layout)
+    lines = found.pop("lines", ())
     if as_json:
         print_json(found)
     else:
         _show(found)
+        for line in lines:
+            click.echo(line)
 
 
 def gather(layout: Layout) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def gather(layout: Layout) -> dict[str, Any]:
     }
     if ledger is not None:
         _add_ledger(found, ledger)
+        _add_plugins(found, layout, ledger)
         ledger.close()
     _add_git(found, layout)
     if number := _rejected(layout):
@@ -101,6 +106,29 @@ def gather(layout: Layout) -> dict[str, Any]:
     ):
         found["attention"].append(f"aipass.toml cannot be used: {broken}")
     return found
+
+
+def _add_plugins(found: dict[str, Any], layout: Layout, ledger: Ledger) -> None:
+    """What features of plugins have to say; one that fails says that."""
+    if not ledger.meta("status.parts"):
+        return
+    from aipass import app, config
+    from aipass.plugins import Plugins
+
+    plugins = Plugins()
+    plugins.load_installed(layout.root)
+    found["plugins"], found["lines"] = {}, []
+    try:
+        parts = app.assemble(layout, ledger, plugins, config.load(layout.config)).status
+    except AipassError as exc:
+        found["attention"].append(f"what plugins have to say cannot be asked: {exc}")
+        return
+    for name, (gather, show) in parts.items():
+        try:
+            found["plugins"][name] = gather(ledger)
+            found["lines"] += map(one_line, show(found["plugins"][name]))
+        except Exception as exc:  # noqa: BLE001 - a third party's code; told, and the rest is shown
+            found["attention"].append(f"plugin `{name}` cannot say how it is: {type(exc).__name__}: {exc}")
 
 
 def _sandbox(layout: Layout) -> Config | None:
@@ -126,9 +154,10 @@ def _rejected(layout: Layout) -> int:
 
 def _add_git(found: dict[str, Any], layout: Layout) -> None:
     """Who builds or merges, and what waits to be merged."""
-    from aipass.git import hooks, testing
-    from aipass.git.lease import Lease
-    from aipass.git.records import Records
+    from aipass.features.git import merge_checks as testing
+    from aipass.features.git.lease import Lease
+    from aipass.features.git.pr_records import Records
+    from aipass.git import hooks
 
     try:
         shared = hooks.common(layout.root)

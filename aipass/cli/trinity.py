@@ -30,7 +30,7 @@ def command() -> None:
 def show(agent: str, as_json: bool) -> int:
     """What AGENT knows."""
     from aipass import config
-    from aipass.trinity.model import FILES
+    from aipass.features.memory.model import FILES
 
     layout = find_root()
     check_agent(layout, agent)
@@ -96,15 +96,15 @@ def take_over(folder: Path, agent: str | None, dry_run: bool, as_json: bool) -> 
 
 
 def _folder(layout: Layout, settings: Config, agent: str) -> Path:
-    from aipass.trinity.model import FOLDER
+    from aipass.features.memory.model import FOLDER
 
     return layout.root / settings.home(agent) / FOLDER
 
 
 def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, Any]]:
+    from aipass.features.memory.document import MAX_BYTES, FaultError, read
+    from aipass.features.memory.model import FILES, PASSPORT, parse
     from aipass.supervisor.held import open_regular
-    from aipass.trinity.document import MAX_BYTES, FaultError, read
-    from aipass.trinity.model import FILES, PASSPORT, parse
 
     found = []
     standing = _standing(layout)

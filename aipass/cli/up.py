@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,15 +16,14 @@ import click
 from aipass import lock, programs
 from aipass.cli.terminal import progress
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError, RefusedError
-from aipass.git.ask import ask
+from aipass.git.query import ask
 from aipass.layout import CONFIG_NAME, Layout, find_root
 
 if TYPE_CHECKING:
     from aipass.config import Config
-    from aipass.engine import Engine
+    from aipass.core.engine import Engine
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
-    from aipass.sources.runs import Launcher
 
 #: How often an engine that ends when all is done asks whether it is.
 LOOK_EVERY_S = 0.1
@@ -46,8 +44,21 @@ SWITCH_INTERVAL_S = 0.0005
 @click.option(
     "--yes", is_flag=True, help="Do not ask before a tracked aipass.toml starts programs for the first time."
 )
+@click.option(
+    "--without",
+    metavar="FEATURE",
+    multiple=True,
+    help="Leave a feature out (memory, plans, …); may be given several times.",
+)
 @click.option("--ready-fd", type=int, hidden=True)
-def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, ready_fd: int | None) -> int:
+def command(
+    detach: bool,
+    until_idle: bool,
+    timeout: str | None,
+    yes: bool,
+    without: tuple[str, ...],
+    ready_fd: int | None,
+) -> int:
     """Run the engine of this repository.
 
     Runs that an earlier engine left are found again. Ctrl-C stops the engine; runs go on.
@@ -60,10 +71,15 @@ def command(detach: bool, until_idle: bool, timeout: str | None, yes: bool, read
         raise ConfigError(f"--timeout: {exc}") from exc
     layout = find_root()
     if detach:
-        return _detach(layout, yes=yes)
+        return _detach(layout, yes=yes, without=without)
     try:
         return _serve(
-            layout, until_idle=until_idle, limit=limit, yes=yes or ready_fd is not None, ready_fd=ready_fd
+            layout,
+            until_idle=until_idle,
+            limit=limit,
+            yes=yes or ready_fd is not None,
+            ready_fd=ready_fd,
+            without=without,
         )
     except AipassError as exc:
         if ready_fd is not None:
@@ -79,13 +95,25 @@ def _say_left_out(plugins: Plugins, said: set[str]) -> set[str]:
     return said | set(plugins.failed)
 
 
-def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, ready_fd: int | None) -> int:
-    from aipass import advice, config, confine, ground, guarded, prepare
+def _serve(
+    layout: Layout,
+    *,
+    until_idle: bool,
+    limit: float | None,
+    yes: bool,
+    ready_fd: int | None,
+    without: tuple[str, ...],
+) -> int:
+    from aipass import config, prepare
+    from aipass.app import build
+    from aipass.clock import SystemClock
     from aipass.config_quick import IN_FORCE
-    from aipass.engine import make_inboxes
+    from aipass.features.dispatch.supervisors import Launcher, Supervisors
+    from aipass.features.inbox.feature import make_inboxes
+    from aipass.features.ownership import advice, confine, guarded
+    from aipass.features.ownership import layers as ground
     from aipass.log import set_up
     from aipass.plugins import Plugins
-    from aipass.sources.runs import Launcher
 
     settings = config.load(layout.config)
     prepare.state_folder(layout)
@@ -123,7 +151,8 @@ def _serve(layout: Layout, *, until_idle: bool, limit: float | None, yes: bool, 
                 ledger.run("set_meta", {"key": key, "value": json.dumps(value)})
         make_inboxes(layout, settings)
         prepare.exclude(layout)
-        engine = _build(layout, ledger, plugins, settings, launcher)
+        runner = Supervisors(layout, launcher=launcher)
+        engine = build(layout, ledger, plugins, settings, SystemClock(), runner, os.environ, without=without)
         _say_left_out(plugins, left_out)  # as its handlers and sources were made
         confine.enclose(layout, settings)
         return _run(engine, layout, until_idle=until_idle, limit=limit, ready_fd=ready_fd)
@@ -149,67 +178,6 @@ def _open_ledger(layout: Layout) -> Ledger:
         text = f"process {one.pid} of run {one.run or '?'} had a lock on the ledger; it was ended"
         click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
     return Ledger.open(layout.ledger)
-
-
-def _build(layout: Layout, ledger: Ledger, plugins: Any, settings: Config, launcher: Launcher) -> Engine:  # noqa: ANN401 - Plugins, imported late
-    from aipass.authors import writers_of
-    from aipass.clock import SystemClock
-    from aipass.engine import Engine
-    from aipass.git.desk import Desk
-    from aipass.prepare import exclude
-    from aipass.secret import masked
-    from aipass.sources.filesystem import Filesystem
-    from aipass.sources.git import Git
-    from aipass.sources.home import Home
-    from aipass.sources.runs import Supervisors
-    from aipass.sources.spool import Spool
-    from aipass.talk.postbox import Postbox
-    from aipass.trinity.learner import Learner, memory_id
-    from aipass.trinity.shelf import Shelf
-    from aipass.world import World
-
-    supervisors = Supervisors(layout, launcher=launcher)
-    world = World(layout, ledger, supervisors, os.environ)
-    engine: Engine | None = None
-
-    def wants_rebased() -> bool:
-        """Asked when something is seen, of the configuration that is in force then."""
-        return engine is not None and any(rule.rebased for rule in engine.config.on)
-
-    git = Git(
-        layout.root,
-        layout.spool,
-        wants_rebased,
-        baseline=ledger.meta("git.baseline") is None,
-        came=partial(exclude, layout),
-    )
-    last = ledger.one("last_events", {"kind": None, "limit": 1})
-    filesystem = Filesystem(
-        layout.root,
-        settings.watch.ignore,
-        baseline=ledger.meta("baseline") is None,
-        since=0.0 if last is None else last["time"],
-        git_came=git.again,
-    )
-    sources = (supervisors, Home(layout), Spool(layout.spool), git, *plugins.sources(layout.root, settings))
-    desk = Desk(
-        layout, plugins.find_secrets, plugins.forges(), partial(writers_of, layout), settings.pr.filters
-    )
-    shelf = Shelf(layout, partial(masked, plugins.find_secrets))
-    engine = Engine(
-        world,
-        ledger,
-        plugins,
-        settings,
-        SystemClock(),
-        filesystem=filesystem,
-        sources=sources,
-        desk=desk,
-        shelf=shelf,
-        postbox=Postbox(layout),
-        learner=Learner(layout, plugins.meanings(settings, layout.meaning(memory_id(ledger)))),
-    )
-    return engine
 
 
 def _run(
@@ -298,7 +266,7 @@ def _is_tracked(layout: Layout) -> bool:
     return bool(ask(layout.root, "ls-files", "-z", "--", CONFIG_NAME))
 
 
-def _detach(layout: Layout, *, yes: bool) -> int:
+def _detach(layout: Layout, *, yes: bool, without: tuple[str, ...]) -> int:
     from aipass import prepare
 
     running = lock.living(layout)
@@ -311,7 +279,7 @@ def _detach(layout: Layout, *, yes: bool) -> int:
     reader, writer = os.pipe()
     with open(os.devnull, "rb") as nothing, open(layout.state / "up.log", "ab") as log:
         child = subprocess.Popen(
-            programs.aipass("up", "--ready-fd", str(writer)),
+            programs.aipass("up", "--ready-fd", str(writer), *(f"--without={name}" for name in without)),
             pass_fds=(writer,),
             stdin=nothing,
             stdout=log,

@@ -64,7 +64,7 @@ def command(subject: str, as_json: bool) -> None:
 
 def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
     """What `--json` prints: the chain, cause first, and the decisions about its last event."""
-    from aipass.view import resolve
+    from aipass.features.dispatch.views import resolve
 
     number = resolve(ledger, subject)
     if number is not None:

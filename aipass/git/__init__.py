@@ -1,1 +1,1 @@
-"""What aipass asks of git, and does with it."""
+"""Git itself: how it is asked, read and hooked. Knows no feature."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from aipass.git.ask import ask
+from aipass.git.query import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aipass import guarded, programs
-from aipass.git.ask import QUIET_SETTINGS
+from aipass import programs
+from aipass.git.query import QUIET_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -197,7 +197,7 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
     """Whether a command names a program or a script that lies in the working tree, or nobody can say what it names."""
     real = os.path.realpath(top)
     found_by = programs.of(root)
-    command = guarded.expanded(command, str(top))
+    command = programs.expanded(command, str(top))
     if _UNREADABLE.search(command):
         return True
     for word in (*re.findall(r"[^\s;|&<>()'\"`=]+", command), *(_words(command) or ())):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from aipass import swap
 from aipass.errors import AipassError, ConfigError
 from aipass.git import hookspath, hooktext
-from aipass.git.ask import ask, no_repository
 from aipass.git.hooktext import ALL, ASIDE, EDITED, HOOKS, SPOOL
+from aipass.git.query import ask, no_repository
 from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 

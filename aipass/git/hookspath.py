@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from aipass.errors import ConfigError
-from aipass.git.ask import ask
+from aipass.git.query import ask
 
 if TYPE_CHECKING:
     from pathlib import Path

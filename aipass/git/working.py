@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aipass.git import filters
-from aipass.git.ask import TIMEOUT_S, ask
+from aipass.git.query import TIMEOUT_S, ask
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from aipass.errors import LedgerError
+from aipass.errors import LedgerError, PluginError
 from aipass.event import Event, Fact
+from aipass.ledger import extension
 from aipass.ledger.statements import migrations, schema, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from aipass.action import Action
     from aipass.clock import Instant
@@ -43,7 +44,9 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._db = connection
         self.path = path
-        self._sql = statements()
+        self._sql = dict(statements())
+        self._extended: set[str] = set()
+        self._is_read_only = bool(connection.execute("PRAGMA query_only").fetchone()[0])
         self._events: list[tuple[Any, ...]] = []
         self._actions: list[tuple[Any, ...]] = []
         row = connection.execute(self._sql["last_ids"]).fetchone()
@@ -90,7 +93,9 @@ class Ledger:
         else:
             raise LedgerError(f"{path}: is empty; `aipass up` makes a new one in its place")
         try:
-            return cls(_connect(path, "ro"), str(path))
+            db = _connect(path, "ro")
+            db.execute("PRAGMA query_only = 1")
+            return cls(db, str(path))
         except sqlite3.Error as exc:
             raise LedgerError(f"{path}: cannot be read ({exc})") from exc
 
@@ -166,14 +171,36 @@ class Ledger:
         )
         return event
 
-    def add_action(self, event: int, handler: str, action: Action, state: str, outcome: str) -> int:
-        """Record what a handler asked for; returns the action's id. Raises TypeError for one that is no data."""
-        return self.add_outcome(event, handler, type(action).__name__, action.payload(), state, outcome)
+    def add_action(
+        self,
+        event: int,
+        handler: str,
+        action: Action,
+        state: str,
+        outcome: str,
+        effect: str | None = None,
+    ) -> int:
+        """Record what a handler asked for, with what that wants of the world as JSON text; returns the action's id.
 
-    def add_outcome(self, event: int, handler: str, kind: str, payload: str, state: str, outcome: str) -> int:
+        Raises TypeError for one that is no data.
+        """
+        kind, payload = type(action).__name__, action.payload()
+        return self.add_outcome(event, handler, kind, payload, state, outcome, effect)
+
+    def add_outcome(
+        self,
+        event: int,
+        handler: str,
+        kind: str,
+        payload: str,
+        state: str,
+        outcome: str,
+        effect: str | None = None,
+    ) -> int:
         """Record what became of an event at a handler; returns its id."""
         self._last_action += 1
-        self._actions.append((self._last_action, event, handler, kind, payload, state, storable(outcome)))
+        row = (self._last_action, event, handler, kind, payload, state, storable(outcome), effect)
+        self._actions.append(row)
         return self._last_action
 
     def flush(self) -> None:
@@ -189,6 +216,37 @@ class Ledger:
         """Execute a statement by name; returns the id of an inserted row, else the number of changed rows."""
         cursor = self._db.execute(self._sql[name], _bound(params))
         return int(cursor.lastrowid or 0) if name.startswith("insert_") else cursor.rowcount
+
+    # -- what others keep here -------------------------------------------------------------------------------------
+
+    def extend(self, name: str, migrations: Sequence[str] = (), sql: str = "") -> None:
+        """Let a feature keep tables of its own here: `migrations` make them, one after the other, each once; `sql` are its statements by name.
+
+        All names of tables and statements begin with `name` and `_`; what a migration or a statement does to other tables is refused. In a
+        ledger that is only read nothing is made. Raises PluginError for what does not fit, and LedgerError where a newer version of the
+        feature has been here.
+        """
+        found = extension.statements_of(name, sql)
+        done = int(self.meta(extension.META + name) or 0)
+        if done > len(migrations):
+            raise LedgerError(
+                f"{self.path}: its tables of `{name}` are of a newer version ({done} steps, this one knows {len(migrations)}); upgrade it"
+            )
+        if not self._is_read_only and (done < len(migrations) or not migrations):
+            with self.transaction():
+                extension.migrate(self._db, name, done, migrations)
+                self.run("set_meta", {"key": extension.META + name, "value": str(len(migrations))})
+        if not self._is_read_only or done:
+            extension.check(self._db, name, found)
+        if taken := found.keys() & self._sql.keys():
+            raise PluginError(f"{name}: there is a statement {sorted(taken)[0]} already")
+        self._sql |= found
+        self._extended.add(name)
+
+    def left_by(self) -> list[str]:
+        """Features that have tables here and were not named by `extend`: they are not installed any more, and their tables stay."""
+        known = {str(row["key"]).removeprefix(extension.META) for row in self.all("extensions")}
+        return sorted(known - self._extended)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ def parse(text: str) -> dict[str, str]:
     """Statements by name; raises ValueError where a name comes twice or a purpose is missing."""
     found: dict[str, str] = {}
     marks = list(_NAME.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in zip(marks, [*marks[1:], None][: len(marks)], strict=True):
         name = mark[1]
         if name in found:
             raise ValueError(f"the statement {name} is there twice")

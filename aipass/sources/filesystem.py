@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from watchdog.events import FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
-from aipass.git.ask import ask
+from aipass.git.query import ask
 from aipass.prepare import shared_by
 from aipass.sources.emitter import Ground, TreeEmitter
 from aipass.sources.ignore import Ignore

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 
 from aipass.git import configuration
-from aipass.git.ask import ask
-from aipass.git.news import Entry, read_log
+from aipass.git.query import ask
+from aipass.git.ref_changes import Entry, read_log
 from aipass.sources import inotify, writers
 from aipass.supervisor import held
 

@@ -40,7 +40,7 @@ DROPS = frozenset(("inbox", "plans"))
 
 
 class Runs(Protocol):
-    """Who wrote what: of `Authors`."""
+    """Who wrote what: of `Attribution`."""
 
     def by(self, path: str) -> int | None:
         """The run that made a path what it is now; None where nobody known did."""

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aipass import DISTRIBUTION, config, prepare, request
-from aipass.authors import writers_of
-from aipass.engine import Engine, make_inboxes
+from aipass import DISTRIBUTION, app, config, prepare
+from aipass.core import requests as request
 from aipass.event import Event, Fact
-from aipass.git.desk import Desk
+from aipass.features.inbox.feature import make_inboxes
 from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import event_of
 from aipass.plugins import Plugins
-from aipass.secret import masked
 from aipass.sources.observation import Gone, Seen, identity_of, type_of
 from aipass.supervisor.fence.decide import Operation
 from aipass.supervisor.fence.fenced import JOURNAL
-from aipass.talk.postbox import Postbox
 from aipass.testing.clock import VirtualClock
 from aipass.testing.runner import ScriptedRunner
-from aipass.trinity.learner import Learner, memory_id
-from aipass.trinity.shelf import Shelf
-from aipass.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from aipass.core.engine import Engine
     from aipass.ledger import Row
 
 #: Between looks at what works in a thread of its own.
@@ -43,7 +37,7 @@ class Bench:
 
     Events come in by `drop`, `tell` and `ask`; runs end by `finish`; time passes by `advance`. `whole`: with what works in
     threads of its own as well, git and PRs (`root` is a repository then), state files and mail; `settle` waits for it.
-    `installed`: with the handlers and drivers that come with aipass.
+    `installed`: with the handlers and drivers that come with aipass. `without`: features that are left out.
     """
 
     def __init__(
@@ -54,10 +48,11 @@ class Bench:
         environ: Mapping[str, str] | None = None,
         installed: bool = True,
         whole: bool = False,
+        without: Collection[str] = (),
     ) -> None:
         self.layout = Layout(root.resolve())
         self.layout.config.write_text(toml)
-        self._given, self._installed, self._whole = plugins, installed, whole
+        self._given, self._installed, self._whole, self._without = plugins, installed, whole, without
         self._environ = dict(ENVIRONMENT if environ is None else environ)
         self._working: list[Any] = []
         self.clock = VirtualClock()
@@ -74,32 +69,23 @@ class Bench:
         for number, plugin in enumerate(self._given, 1):
             loaded.register(plugin, getattr(plugin, "__name__", f"plugin-{number}"))
         make_inboxes(self.layout, settings)
-        world = World(self.layout, self.ledger, self.runner, self._environ)
-        engine = Engine(
-            world,
+        engine = app.build(
+            self.layout,
             self.ledger,
             loaded,
             settings,
             self.clock,
-            sources=(self.runner, *loaded.sources(self.layout.root, settings)),
-            **(self._threads(loaded) if self._whole else {}),
-            learner=Learner(
-                self.layout, loaded.meanings(settings, self.layout.meaning(memory_id(self.ledger)))
-            ),
+            self.runner,
+            self._environ,
+            observes=False,
+            works=self._whole,
+            without=self._without,
         )
+        self._working = [one for one in engine.core.sources if self._whole and hasattr(one, "is_settled")]
         engine.start()
         self.engine = engine  # `settle` steps it
         self.settle()
         return engine
-
-    def _threads(self, loaded: Plugins) -> dict[str, Any]:
-        made = {
-            "desk": Desk(self.layout, loaded.find_secrets, loaded.forges(), partial(writers_of, self.layout)),
-            "shelf": Shelf(self.layout, partial(masked, loaded.find_secrets)),
-            "postbox": Postbox(self.layout),
-        }
-        self._working = list(made.values())
-        return made
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -139,7 +125,7 @@ class Bench:
         Raises ValueError for what the spool would not take: an unknown verb or field.
         """
         fields = {name: value for name, value in fields.items() if value is not None}
-        request.parse(json.dumps({"verb": verb, **fields}).encode())
+        request.parse(json.dumps({"verb": verb, **fields}).encode(), self.engine.core.fields())
         name = request.new_id()
         self.engine.tell(
             [Fact("request.received", "spool", ref=name, by=by, detail={"verb": verb, **fields})]

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aipass.config import Agent
-from aipass.dispatch.driver import Driver, Exit, Job, Outcome, check_command, check_driver, check_outcome
+from aipass.features.dispatch.driver import (
+    Driver,
+    Exit,
+    Job,
+    Outcome,
+    check_command,
+    check_driver,
+    check_outcome,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

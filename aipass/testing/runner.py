@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aipass.sources.runs import Report
+from aipass.features.dispatch.supervisors import Report
 from aipass.supervisor import wire
 
 if TYPE_CHECKING:

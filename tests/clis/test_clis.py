@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from aipass import config
-from aipass.dispatch import shares
-from aipass.dispatch.driver import Job
+from aipass.features.dispatch import shares
+from aipass.features.dispatch.driver import Job
 from aipass.plugins import Plugins
 from clis.model_server import ModelServer
 

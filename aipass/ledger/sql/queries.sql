@@ -6,7 +6,7 @@ INSERT INTO events (id, time, kind, source, path, ref, run, cause, detail) VALUE
 
 -- name: insert_action
 -- What a handler asked for, with its event.
-INSERT INTO actions (id, event, handler, type, payload, state, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO actions (id, event, handler, type, payload, state, outcome, effect) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: settle_action
 -- The world part of an action was done, or cannot be.
@@ -14,8 +14,17 @@ UPDATE actions SET state = :state, outcome = :outcome WHERE id = :id
 
 -- name: pending_actions
 -- What was recorded and perhaps not done when the engine ended.
-SELECT a.id, a.event, a.type, a.payload, a.outcome, e.run FROM actions a JOIN events e ON e.id = a.event
+SELECT a.id, a.event, a.effect, e.run FROM actions a JOIN events e ON e.id = a.event
 WHERE a.state = 'pending' ORDER BY a.id
+
+-- name: extensions
+-- Features of others that have tables here.
+SELECT key, value FROM meta WHERE key LIKE 'extension.%'
+
+-- name: pending_action
+-- One of them, for another try.
+SELECT a.id, a.event, a.effect, e.run FROM actions a JOIN events e ON e.id = a.event
+WHERE a.state = 'pending' AND a.id = :id
 
 -- name: last_ids
 -- Ids go on from here.

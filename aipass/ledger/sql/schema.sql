@@ -21,7 +21,8 @@ CREATE TABLE actions (
     type    TEXT NOT NULL,
     payload TEXT NOT NULL,
     state   TEXT NOT NULL CHECK (state IN ('pending', 'done', 'failed')),
-    outcome TEXT NOT NULL
+    outcome TEXT NOT NULL,
+    effect  TEXT
 );
 CREATE INDEX actions_event ON actions (event);
 CREATE INDEX actions_pending ON actions (id) WHERE state = 'pending';

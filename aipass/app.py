@@ -1,0 +1,183 @@
+"""How an engine is put together: the built-in features in their order, then those of plugins."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass import config as configuration
+from aipass.clock import SystemClock
+from aipass.core.actions import Actions
+from aipass.core.alarms import Alarms
+from aipass.core.asked import Requests
+from aipass.core.engine import Engine
+from aipass.core.registry import Core, MissingError
+from aipass.core.verbs import handlers
+from aipass.errors import ConfigError
+from aipass.features.dispatch import requests as dispatching
+from aipass.features.dispatch.drivers import Drivers
+from aipass.features.dispatch.feature import Dispatching
+from aipass.features.dispatch.launcher import NoRunner
+from aipass.features.filesystem.feature import Files
+from aipass.features.git import requests as git
+from aipass.features.git.feature import GitFeature
+from aipass.features.git.forge import Forges
+from aipass.features.inbox.feature import Inbox
+from aipass.features.memory import requests as memory
+from aipass.features.memory.feature import Memory
+from aipass.features.memory.index import Indexes
+from aipass.features.memory.indexer import memory_id
+from aipass.features.messages import requests as messages
+from aipass.features.messages.feature import Messages
+from aipass.features.ownership.feature import Ownership
+from aipass.features.plans import requests as plans
+from aipass.features.plans.feature import PlansFeature
+from aipass.features.reload import requests as reload
+from aipass.features.reload.feature import ReloadFeature
+from aipass.features.rules.feature import Crons
+from aipass.secret import Mask, Secrets
+from aipass.sources.home import Home
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from aipass.clock import Clock
+    from aipass.config import Config
+    from aipass.core.registry import Feature
+    from aipass.core.requests import Fields
+    from aipass.features.dispatch.launcher import Runner
+    from aipass.features.memory.index import Meaning
+    from aipass.layout import Layout
+    from aipass.ledger import Ledger
+    from aipass.plugins import Plugins
+
+#: In the ledger's own facts: features that have a part in `aipass status`.
+STATUS_PARTS = "status.parts"
+#: The core's own come first; the others in such an order that each finds what it needs.
+FEATURES: tuple[type[Feature], ...] = (
+    Actions,
+    Alarms,
+    Requests,
+    Ownership,
+    Dispatching,
+    Files,
+    Inbox,
+    Crons,
+    GitFeature,
+    Memory,
+    Messages,
+    PlansFeature,
+    ReloadFeature,
+)
+
+
+def verbs() -> dict[str, Fields]:
+    """What may be asked for through the spool, by the built-in features: verbs and their fields."""
+    modules = (dispatching, plans, git, memory, messages, reload)
+    return {verb.name: verb.fields for module in modules for verb in module.VERBS}
+
+
+def build(
+    layout: Layout,
+    ledger: Ledger,
+    plugins: Plugins,
+    config: Config,
+    clock: Clock,
+    runner: Runner,
+    environ: Mapping[str, str],
+    *,
+    observes: bool = True,
+    works: bool = True,
+    without: Collection[str] = (),
+) -> Engine:
+    """An engine that is ready to be started.
+
+    `runner`: who starts processes; `environ`: what runs inherit; `observes`: whether sources watch the machine; `works`: whether what takes its
+    time is done in threads; `without`: names of features that are left out, with the handlers that make no sense without them. Raises ConfigError
+    where one of them is needed by another, and where the configuration asks for something that is not there.
+    """
+    core = _with_features(
+        Core(layout, ledger, clock, config, environ, observes=observes, works=works),
+        plugins,
+        runner,
+        plugins.meanings(config, layout.meaning(memory_id(ledger))),
+        without,
+    )
+    if observes:
+        core.add_source(Home(layout))
+    for source in plugins.sources(layout.root, config):
+        core.add_source(source)
+    plugins.set_up(core)
+    for wrong in core.config_checks:
+        wrong(config)
+    with ledger.transaction():
+        # Who asks for the status need not look for plugins where none has a part in it.
+        ledger.run("set_meta", {"key": STATUS_PARTS, "value": " ".join(core.status)})
+    return Engine(core, core.router_of(config))
+
+
+def assemble(layout: Layout, ledger: Ledger, plugins: Plugins, config: Config) -> Core:
+    """All features over a ledger that is only read, to ask them something: nothing is started or watched."""
+    core = Core(layout, ledger, SystemClock(), config, {}, observes=False, works=False)
+    _with_features(core, plugins, NoRunner(), ())
+    plugins.set_up(core)
+    return core
+
+
+def _with_features(
+    core: Core,
+    plugins: Plugins,
+    runner: Runner,
+    meanings: Sequence[Meaning],
+    without: Collection[str] = (),
+) -> Core:
+    known = [feature.name for feature in FEATURES]
+    for name in without:
+        if name not in known:
+            near = configuration.nearest(name, known)
+            raise ConfigError(f"there is no feature `{name}`{near}; the features are: {', '.join(known)}")
+    find = plugins.find_secrets
+    core.provide(Drivers(plugins.drivers(), runner), Forges(plugins.forges()), Secrets(find, Mask(find)))
+    core.provide(Indexes(meanings))
+    core.observers = plugins.observers
+    core.router_of = lambda new: plugins.router(new, handlers(core.verbs))
+    core.add_config_check(partial(check, plugins, core.layout))
+    for feature in FEATURES:
+        if feature.name in without:
+            plugins.leave_out(*getattr(feature, "policy", ()))
+            continue
+        try:
+            feature().setup(core)
+        except MissingError as exc:
+            left = ", ".join(without)
+            raise ConfigError(
+                f"{feature.name} needs {exc.face}, which is left out (--without {left})"
+            ) from exc
+    return core
+
+
+def check(plugins: Plugins, layout: Layout, config: Config) -> None:
+    """Raise ConfigError where an agent's driver, the forge or a rule's event is of no plugin."""
+    path, names = layout.config, sorted(plugins.drivers())
+    for name, agent in config.agents.items():
+        if agent.driver not in names:
+            place = configuration.place(path, "agents", name, "driver")
+            near = configuration.nearest(agent.driver, names)
+            raise ConfigError(
+                f'{place}there is no driver "{agent.driver}"{near}; installed are: {", ".join(names)}'
+            )
+    known = [configuration.LOCAL, *sorted(plugins.forges())]
+    if config.pr.forge not in known:
+        place = configuration.place(path, "pr", "forge")
+        near = configuration.nearest(config.pr.forge, known)
+        raise ConfigError(
+            f'{place}there is no driver for the forge "{config.pr.forge}"{near}; installed are: {", ".join(known)}'
+        )
+    kinds = plugins.kinds()
+    for number, rule in enumerate(config.on):
+        if rule.event is not None and not any(fnmatchcase(kind, rule.event) for kind in kinds):
+            place = configuration.place(path, "on", number, "event")
+            near = configuration.nearest(rule.event, kinds)
+            there = near or f"; there are: {', '.join(sorted(kinds))}"
+            raise ConfigError(f"{place}there is no event `{rule.event}`{there}")

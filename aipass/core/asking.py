@@ -1,0 +1,78 @@
+"""Handlers are asked what they want of an event: one that raises is told, and disabled where it does so again and again."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from aipass.action import Action
+from aipass.errors import PluginError
+from aipass.event import Fact
+
+if TYPE_CHECKING:
+    from aipass.core.registry import Core
+    from aipass.core.router import Handler, Router
+    from aipass.core.step import Step
+    from aipass.core.view import HandlerView
+    from aipass.event import Event
+
+DISABLE_AFTER_FAILURES = 5
+HANDLER_SLOW_S = 1.0
+
+
+class Asking:
+    """`router` knows which handlers want an event; it is another one after each change of the configuration."""
+
+    def __init__(self, core: Core, view: HandlerView, router: Router) -> None:
+        self._core, self._ledger, self._view = core, core.ledger, view
+        self.router = router
+        self._failures: dict[str, int] = {}
+
+    def ask(self, step: Step, event: Event) -> None:
+        """Ask every handler that wants this event, in order, and record what it asks for."""
+        for handler in self.router.match(event):
+            self._ask(step, handler, event)
+
+    def _ask(self, step: Step, handler: Handler, event: Event) -> None:
+        name = handler.name
+        if self._core.switch.why(name) is not None:
+            self._ledger.add_outcome(event.id, name, "Skipped", "{}", "failed", "the handler is disabled")
+            return
+        began = time.perf_counter()
+        try:
+            actions = list(handler.handle(event, self._view) or ())
+            for action in actions:
+                if not isinstance(action, Action):
+                    raise PluginError(f"it returned {action!r}, which is no action")
+                action.payload()
+        except Exception as exc:  # noqa: BLE001 - a third party's code; told, and the rest goes on
+            self._on_failure(step, name, event, exc)
+            return
+        took = time.perf_counter() - began
+        if took > HANDLER_SLOW_S:
+            error = f"it was slow: {took:.1f} s, and everything waited for it"
+            detail = {"error": error, "kind": event.kind}
+            step.facts.append(Fact("handler.failed", "engine", ref=name, cause=event.id, detail=detail))
+        self._failures.pop(name, None)
+        for action in actions:
+            self._core.execute(step, event, action, name)
+
+    def _on_failure(self, step: Step, name: str, event: Event, exc: Exception) -> None:
+        error = f"{type(exc).__name__}: {exc}"
+        where = traceback.extract_tb(exc.__traceback__)[-1] if exc.__traceback__ else None
+        self._ledger.add_outcome(event.id, name, "Failed", "{}", "failed", error)
+        if event.kind.startswith("handler."):
+            return  # a handler that fails on failures would never end
+        count = self._failures[name] = self._failures.get(name, 0) + 1
+        detail = {"error": error, "kind": event.kind, "in_a_row": count}
+        detail["at"] = f"{where.filename}:{where.lineno}" if where else None
+        step.facts.append(
+            Fact("handler.failed", "engine", path=event.path, ref=name, cause=event.id, detail=detail)
+        )
+        if count >= DISABLE_AFTER_FAILURES and self._core.switch.disable(name, error, step.now):
+            del self._failures[name]  # resumed, it has as many tries again
+            detail = {"error": error, "after": count}
+            step.facts.append(Fact("handler.disabled", "engine", ref=name, cause=event.id, detail=detail))
+            text = f"handler `{name}` failed {count} times in a row and is disabled: {error}; `aipass resume '{name}'` enables it"
+            step.notify(self._ledger, text, event.id, f"handler {name}")

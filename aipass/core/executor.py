@@ -1,0 +1,119 @@
+"""Records actions inside the step's transaction, and has done what they want of the world after the commit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from aipass.core.step import Again, Applied, Done, Effect, Pending
+from aipass.errors import AipassError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.action import Action
+    from aipass.core.registry import Core
+    from aipass.core.step import Step
+    from aipass.event import Event
+    from aipass.ledger import Row
+
+logger = structlog.get_logger("aipass")
+
+#: The timers of effects that could not be done yet.
+AGAIN = "effect"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An effect was done, or cannot be: what the executor tells itself, for the next step."""
+
+    name: str
+    pending: Pending
+    done: Done
+
+
+class Executor:
+    """Every action is recorded with its event; one with an effect is pending until that has settled, and redone by the next engine."""
+
+    def __init__(self, core: Core, back: Callable[[Settled], None]) -> None:
+        self._core, self._ledger, self._back = core, core.ledger, back
+        core.add_timer(AGAIN, self._due)
+        core.add_idle_check(lambda: not any(key.startswith(f"{AGAIN}:") for key in core.timers))
+        core.add_report(Settled, self._take)
+
+    def execute(self, step: Step, event: Event, action: Action, handler: str) -> None:
+        """Record an action with its event, and apply it."""
+        before, step.handler = step.handler, handler
+        try:
+            applied = self._apply(step, event, action)
+        finally:
+            step.handler = before
+        effect = applied.effect
+        state = "pending" if effect is not None else "failed" if applied.failed else "done"
+        number = self._ledger.add_action(event.id, handler, action, state, applied.outcome, _text(effect))
+        if applied.recorded is not None:
+            applied.recorded(number)
+        if effect is not None:
+            pending = Pending(number, event.id, event.by, effect.arguments)
+            calls = step.before if applied.before_starts else step.effects
+            calls.append(partial(self._do, effect.name, pending))
+
+    def redo(self, step: Step) -> None:
+        """Line up what actions still want of the world, after a crash."""
+        for row in self._ledger.all("pending_actions"):
+            self._line_up(step, row)
+
+    def settle(self, step: Step, action: int, done: Done) -> None:
+        """Record what came of an action's effect."""
+        state = "failed" if done.failed else "done"
+        self._ledger.run("settle_action", {"id": action, "state": state, "outcome": done.outcome})
+        if done.failed and done.request is None:
+            step.notify(self._ledger, done.outcome, about=done.about)
+
+    def _apply(self, step: Step, event: Event, action: Action) -> Applied:
+        apply = self._core.actions.get(type(action))
+        if apply is None:
+            return Applied(f"{type(action).__name__} is no action that the engine knows", failed=True)
+        return apply(step, event, action)
+
+    def _do(self, name: str, pending: Pending) -> None:
+        """After the commit. What is no failure of the world's stays pending: a bug is no reason to lose anything."""
+        do, _ = self._core.effects[name]
+        try:
+            done = do(pending)
+        except (AipassError, OSError) as exc:
+            done = Done(str(exc), failed=True)
+        if isinstance(done, Again):
+            due = self._core.clock.now().mono + done.after_s
+            self._core.timers.set(f"{AGAIN}:{pending.action}", due)
+        elif done is not None:
+            self._back(Settled(name, pending, done))
+
+    def _due(self, step: Step, rest: str) -> None:
+        row = self._ledger.one("pending_action", {"id": int(rest)})
+        if row is not None:
+            self._line_up(step, row)
+
+    def _line_up(self, step: Step, row: Row) -> None:
+        found: dict[str, Any] = json.loads(row["effect"] or "{}")
+        if found.get("name") not in self._core.effects:
+            logger.error("nobody knows how to do what is pending", action=row["id"], effect=row["effect"])
+            return
+        pending = Pending(row["id"], row["event"], row["run"], found["arguments"])
+        step.effects.append(partial(self._do, found["name"], pending))
+
+    def _take(self, step: Step, report: Settled) -> None:
+        self.settle(step, report.pending.action, report.done)
+        _, settled = self._core.effects[report.name]
+        if settled is not None:
+            settled(step, report.pending, report.done)
+
+
+def _text(effect: Effect | None) -> str | None:
+    if effect is None:
+        return None
+    return json.dumps({"name": effect.name, "arguments": dict(effect.arguments)}, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""Features: each owns its noun whole, and enters the engine through `setup(core)`."""

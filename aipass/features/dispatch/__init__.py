@@ -1,0 +1,1 @@
+"""Dispatches (jobs): the queue, their runs, and what these answer."""

@@ -1,0 +1,248 @@
+"""Dispatches (jobs): how the queue, its runs and their answers enter the engine, and what other features may use of them."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass.action import Cancel, Deliver, Dispatch, Pause, Reject, Resume, Retry
+from aipass.core.requests import answer
+from aipass.core.step import Applied, Done, Effect
+from aipass.errors import EXIT_REFUSED
+from aipass.event import Fact
+from aipass.features.dispatch.dispatcher import Dispatcher
+from aipass.features.dispatch.drivers import Drivers
+from aipass.features.dispatch.handed_in import take
+from aipass.features.dispatch.launcher import Launcher
+from aipass.features.dispatch.outbox import Outbox
+from aipass.features.dispatch.rate import HOUR_S, Hourly
+from aipass.features.dispatch.requests import VERBS
+from aipass.features.dispatch.runs import Runs
+from aipass.features.dispatch.views import Views
+from aipass.features.ownership.feature import Ownership
+from aipass.sources import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from aipass.clock import Instant
+    from aipass.core.registry import Core
+    from aipass.core.step import Pending, Step
+    from aipass.event import Event
+    from aipass.features.dispatch.dispatcher import Submitted
+    from aipass.features.dispatch.hook import DispatchHook
+    from aipass.features.dispatch.launcher import Runner
+
+HANDLER = "handler"
+
+
+class Dispatching:
+    """The feature, and its face."""
+
+    name = "dispatch"
+    policy = ("answers",)
+
+    def setup(self, core: Core) -> None:
+        """All of it."""
+        self._core, self._ledger = core, core.ledger
+        self._hooks: list[DispatchHook] = []
+        drivers = core.need(Drivers).by_name
+        self._runner: Runner = core.need(Drivers).runner
+        self.dispatcher = Dispatcher(core)
+        self.launcher = Launcher(core, self._runner, drivers, self._hooks)
+        self.outbox = Outbox(core)
+        self.runs = Runs(core, self.dispatcher, self.launcher, drivers)
+        #: How often each handler has asked for a dispatch.
+        self._fired = Hourly()
+        core.provide(self)
+        core.switch = self
+        ownership = core.need(Ownership)
+        ownership.add_listener(self.launcher.set_territory)
+        ownership.add_authors(lambda path: self.outbox.answered(path) if path.startswith("outbox/") else None)
+        for kind, apply in (
+            (Dispatch, self._dispatch),
+            (Cancel, self._cancel),
+            (Retry, self._retry),
+            (Pause, self._pause),
+            (Resume, self._resume),
+            (Deliver, self._deliver),
+        ):
+            core.add_action(kind, apply)  # type: ignore[arg-type]
+        core.add_effect("inbox.take", self._take, self._taken)
+        core.add_effect("outbox.deliver", self.outbox.deliver, self.outbox.delivered)
+        for verb in VERBS:
+            core.add_verb(verb)
+        Views(core, self.dispatcher, self._fired).add()
+        core.add_memory(self._load)
+        core.add_step(end=self.runs.choose)
+        core.add_start(start=self._start, ready=self.runs.adopt_all)
+        core.add_reconfigure(self._reconfigure)
+        core.add_prune(self.launcher.prune)
+        core.when_locked.append(self._runner.end_lockers)
+        if isinstance(self._runner, Source):
+            core.add_source(self._runner, never_waits=True)
+        if hasattr(self._runner, "end"):
+            core.when_gone.append(self._runner.end)
+
+    # -- for other features ----------------------------------------------------------------------------------------
+
+    def add_hook(self, hook: DispatchHook) -> None:
+        """Let a feature have its say about dispatches."""
+        self._hooks.append(hook)
+
+    def add_numbers(self, first: int, take: Callable[[Step, dict[str, Any]], None]) -> None:
+        """What a supervisor says of commands with ids from `first` on is for another feature, up to the next that has asked for its own."""
+        self.runs.add_numbers(first, take)
+
+    def cancel(self, step: Step, dispatch: int, reason: str, cause: int | None) -> Submitted:
+        """End a dispatch: a queued one now, a running one when its run was stopped."""
+        done, run = self.dispatcher.cancel(dispatch, reason, step.now)
+        if run is not None:
+            step.effects.append(partial(self.launcher.stop, run, "cancelled", reason))
+        elif not done.exit_code:
+            step.facts.append(self.dispatcher.finished(dispatch, cause=cause))
+        return done
+
+    # -- which handlers are disabled -------------------------------------------------------------------------------
+
+    def why(self, handler: str) -> str | None:
+        """Why a handler is disabled."""
+        return self.dispatcher.pauses.why(HANDLER, handler)
+
+    def disable(self, handler: str, reason: str, now: Instant) -> bool:
+        """Skip a handler from now on; whether that is news."""
+        return self.dispatcher.pauses.add(HANDLER, handler, reason, now)
+
+    # -- actions ---------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, step: Step, event: Event, action: Dispatch) -> Applied:
+        for hook in self._hooks:
+            if (why := hook.refuses(step, event, action)) is not None:
+                answer(self._ledger, action.request, EXIT_REFUSED, why)
+                return Applied(why, failed=True)
+        hops = next((found for hook in self._hooks if (found := hook.hops(event, action)) is not None), None)
+        done = self.dispatcher.submit(event, step.handler, action, step.now, hops)
+        answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
+        if done.dispatch is None:
+            for hook in self._hooks:
+                hook.refused(step, event, action, done.text)
+            if action.file is not None:
+                reject = Reject(action.file, done.text, "`aipass why` shows the chain that led here")
+                self._core.execute(step, event, reject)
+            return Applied(done.text, failed=True)
+        self._fired.add(step.handler, step.now.mono)
+        for hook in self._hooks:
+            hook.submitted(step, event, action, done.dispatch)
+        if action.file is None:
+            return Applied(done.text)
+        about = {"file": action.file, "identity": action.identity, "sender": action.sender}
+        about |= {"stem": action.stem, "outcome": done.text}
+        # A run that starts now reads a handed-over file by its path; a prompt stands in the ledger already.
+        return Applied(
+            done.text, effect=Effect("inbox.take", about), before_starts="text" not in event.detail
+        )
+
+    def _cancel(self, step: Step, event: Event, action: Cancel) -> Applied:
+        done = self.cancel(step, action.dispatch, action.reason, event.id)
+        answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
+        return Applied(done.text, bool(done.exit_code))
+
+    def _retry(self, step: Step, event: Event, action: Retry) -> Applied:
+        del event
+        done = self.dispatcher.retry(action.dispatch)
+        if done.dispatch is not None:
+            for hook in self._hooks:
+                hook.retried(step, done.dispatch)
+        answer(self._ledger, action.request, done.exit_code, done.text, done.dispatch)
+        return Applied(done.text, bool(done.exit_code))
+
+    def _pause(self, step: Step, event: Event, action: Pause) -> Applied:
+        is_news = self.dispatcher.pauses.add(action.kind, action.name, action.reason, step.now)
+        if is_news and action.kind == "rule":
+            detail = {"reason": action.reason}
+            step.facts.append(Fact("rule.paused", "engine", ref=action.name, cause=event.id, detail=detail))
+        return Applied(f"paused: {action.reason}")
+
+    def _resume(self, step: Step, event: Event, action: Resume) -> Applied:
+        del event
+        if self.dispatcher.pauses.why(HANDLER, action.name) is not None:
+            self._core.look_again(step)
+        found = self.dispatcher.resume(action.name)
+        for kind in found:
+            step.withdraw(self._ledger, f"{kind} {action.name}")
+        if "rule" in found:
+            # Whoever resumes it has seen how often it fired.
+            self._fired.forget(f"rule {action.name}")
+            self._ledger.run("set_meta", {"key": f"resumed.rule {action.name}", "value": str(step.now.wall)})
+        if "driver" in found:
+            step.facts.append(Fact("driver.resumed", "engine", ref=action.name))
+        text = f"nothing named `{action.name}` is paused; `aipass status` shows what is"
+        text = f"{action.name} is resumed" if found else text
+        answer(self._ledger, action.request, 0 if found else 1, text)
+        return Applied(text, not found)
+
+    def _deliver(self, step: Step, event: Event, action: Deliver) -> Applied:
+        del step, event
+        return Applied("to be delivered", effect=Effect("outbox.deliver", {"dispatch": action.dispatch}))
+
+    # -- files that were handed in ---------------------------------------------------------------------------------
+
+    def _take(self, pending: Pending) -> Done | None:
+        about = pending.arguments
+        asked = {"event": pending.event, "sender": about["sender"], "stem": about["stem"]}
+        found = self._ledger.one("dispatch_of_sender", asked)
+        if found is None:
+            return None
+        outcome = about.get("outcome") or f"dispatch {found['dispatch']}"
+        try:
+            kept = take(
+                self._core.layout,
+                self._ledger,
+                pending.event,
+                found["dispatch"],
+                about["file"],
+                about["identity"],
+            )
+        except OSError as exc:
+            return Done(f"{outcome}; {about['file']} stays where it is: {exc}", failed=True)
+        if kept != "kept":
+            return Done(f"{outcome}; {kept}")
+        return Done(outcome, detail={"taken": [about["file"], about["identity"]]})
+
+    def _taken(self, step: Step, pending: Pending, done: Done) -> None:
+        """It is not there any more: whatever comes under its name is news, the same file once more included."""
+        del step, pending
+        if "taken" not in done.detail:
+            return
+        path, identity = done.detail["taken"]
+        folder, _, name = os.fsencode(path).rpartition(b"/")
+        row = self._ledger.one("file", (folder, name))
+        if row is not None and f"{row['ino']}:{row['size']}:{row['mtime']}" == identity:
+            self._ledger.run("drop_file", (folder, name))
+
+    # -- the engine's life -----------------------------------------------------------------------------------------
+
+    def _start(self, step: Step) -> None:
+        for row in self._ledger.all("pauses"):
+            if row["kind"] == HANDLER:  # a new engine may have new code
+                self._ledger.run("drop_pause", {"name": row["name"], "kind": HANDLER})
+                self._core.look_again(step)
+        self.dispatcher.pauses.load(step.now)
+        self.dispatcher.reconfigure()
+
+    def _reconfigure(self, step: Step) -> None:
+        for agent, blocked in self.dispatcher.reconfigure().items():
+            numbers = ", ".join(map(str, blocked))
+            step.notify(
+                self._ledger, f"`{agent}` is not configured any more, and its dispatches wait: {numbers}"
+            )
+
+    def _load(self, now: Instant) -> None:
+        self.dispatcher.load(now)
+        self._fired.clear()
+        for row in self._ledger.all("firings_since", {"since": now.wall - HOUR_S}):
+            if row["time"] <= float(self._ledger.meta(f"resumed.{row['handler']}") or 0):
+                continue
+            self._fired.add(row["handler"], now.mono - max(0.0, now.wall - row["time"]))

@@ -1,0 +1,419 @@
+"""Carries out in the world what the ledger has recorded. Everything here may be done a second time after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from aipass import environment, programs
+from aipass.core.prompt import PromptWork
+from aipass.errors import AipassError
+from aipass.event import iso
+from aipass.features.dispatch import brief, grant, shares
+from aipass.features.dispatch.driver import (
+    SESSION,
+    Exit,
+    Job,
+    Outcome,
+    Usage,
+    check_command,
+    check_outcome,
+    how_to_sign_in,
+    signed_in_by,
+    sum_usage,
+)
+from aipass.features.dispatch.results import MAX_ANSWER_BYTES, RESULT
+from aipass.features.ownership import layers as ground
+from aipass.supervisor import held, wire
+from aipass.supervisor.fence.prewrite import TERRITORY
+from aipass.supervisor.spawn import STOP_WAITS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from aipass.core.registry import Core
+    from aipass.features.dispatch.driver import Driver
+    from aipass.features.dispatch.hook import DispatchHook
+    from aipass.ledger import Row
+
+logger = structlog.get_logger("aipass")
+
+CHECK_TIMEOUT_S = 3600.0
+PROMPT_HALF = f".{wire.PROMPT}.tmp"
+
+
+class Runner(Protocol):
+    """Who starts and stops processes: the supervisors, or a script in tests."""
+
+    def start_run(self, message: dict[str, Any]) -> None:
+        """Have a run started."""
+        ...
+
+    def stop_run(self, run: int, why: str, reason: str) -> None:
+        """Have a run stopped."""
+        ...
+
+    def adopt(self, run: int, agent: str) -> None:
+        """Ask what became of a run."""
+        ...
+
+    def set_territory(self, message: dict[str, Any]) -> None:
+        """Say who owns what from now on."""
+        ...
+
+    def end_lockers(self, files: Iterable[Path]) -> None:
+        """Have processes of runs ended that hold a lock on one of these files."""
+        ...
+
+
+class NoRunner:
+    """Nobody: nothing is ever started."""
+
+    def start_run(self, message: dict[str, Any]) -> None:
+        """Never."""
+
+    def stop_run(self, run: int, why: str, reason: str) -> None:
+        """Never."""
+
+    def adopt(self, run: int, agent: str) -> None:
+        """Never."""
+
+    def set_territory(self, message: dict[str, Any]) -> None:
+        """Never."""
+
+    def end_lockers(self, files: Iterable[Path]) -> None:
+        """Never."""
+
+
+class Launcher:
+    """Starts and stops the processes of one root, and says what the end of one means. All of it may be done a second time after a crash."""
+
+    def __init__(
+        self, core: Core, runner: Runner, drivers: Mapping[str, Driver], hooks: Sequence[DispatchHook]
+    ) -> None:
+        self._core, self.layout, self._ledger = core, core.layout, core.ledger
+        self._runner, self._drivers, self._hooks = runner, drivers, hooks
+        self._environ = dict(core.environ)
+        self._base: tuple[tuple[str, ...] | None, dict[str, str]] | None = None
+        self.stop_waits_s = STOP_WAITS_S
+        # An older supervisor may still answer what the last engine asked.
+        self._serial = time.time_ns()
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def start(self, run: int) -> dict[str, Any] | None:
+        """Prepare a run's folder and have it started; for a start that fails here, its end as a supervisor would tell it."""
+        row, config = self._row("run", run), self._core.config()
+        folder = self.layout.run(run)
+        try:
+            folder.mkdir(exist_ok=True, mode=0o700)
+            self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
+            furnished = [hook.furnish(row, folder) for hook in self._core.run_hooks]
+            job = self.job(row, prompt=True)
+            # By rename: after a crash this is done again, perhaps while the run is just opening it.
+            with open(
+                held.fresh(folder / PROMPT_HALF), "w", encoding="utf-8", errors="replace", newline=""
+            ) as file:
+                file.write(job.prompt)
+            os.replace(folder / PROMPT_HALF, folder / wire.PROMPT)
+            home = self.layout.root / config.home(job.agent)
+            held.make_folders(home, self.layout.root, mode=0o777)
+            job.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # As it was chosen; the configuration may say another by now, and that is what judges it.
+            command = check_command(self._drivers[row["driver"]].command(job))
+            shares.furnish(job.state, command.shares, contained=job.contained)
+            hops = self._row("dispatch", job.dispatch)["hops"]
+            own = {
+                "PWD": str(self.layout.root),
+                "AIPASS_ROOT": str(self.layout.root),
+                "AIPASS_AGENT": job.agent,
+                "AIPASS_DISPATCH": str(job.dispatch),
+                "AIPASS_RUN": str(run),
+                "AIPASS_SPOOL": str(self.layout.run_spool(run)),
+                "AIPASS_HOPS": str(hops),
+                "AIPASS_PROMPT_FILE": str(folder / wire.PROMPT),
+            }
+            for more in furnished:
+                own |= more
+            layers = ground.active(config)
+            stands = grant.of_run(self.layout, config, job, command, layers) if any(layers) else None
+            if stands is not None:
+                row = self._row("dispatch", job.dispatch)
+                stands |= {"plan": row["plan"], "phase": row["phase"]}
+                caches = grant.cache(self.layout, job.agent)
+                own |= grant.environment(caches, stands["tmp"], folder, fence=layers.fence)
+            base = self._inherited(config.sandbox.env)
+            env = environment.compose(base, self._environ, job.settings, command.env, own)
+            argv = [str(word) for word in command.argv]
+            argv[0] = _program(argv[0], env["PATH"], job)
+            message = {
+                "run": run,
+                "agent": job.agent,
+                "folder": str(folder),
+                "root": str(self.layout.root),
+                "argv": argv,
+                "env": env,
+                "cwd": str(self.layout.root),
+                "stdin": bool(command.stdin),
+                "timeout_s": job.settings.timeout,
+                "stall_s": job.settings.stall,
+                "linger": job.settings.linger,
+                "waits": self.stop_waits_s,
+                "ground": stands,
+            }
+            wire.pack(message)
+        except Exception as exc:  # noqa: BLE001 - a driver may raise anything; a failed start is an outcome
+            reason = (
+                str(exc)
+                if isinstance(exc, (AipassError, OSError))
+                else f"the driver raised {type(exc).__name__}: {exc}"
+            )
+            return {"tell": "ended", "run": run, "outcome": "start-failed", "reason": reason}
+        self._runner.start_run(message)
+        return None
+
+    def _inherited(self, allowed: tuple[str, ...] | None) -> dict[str, str]:
+        """The part of every run's environment that is the same for all; worked out once."""
+        if self._base is None or self._base[0] != allowed:
+            self._base = allowed, environment.inherited(self._environ, allowed)
+        return self._base[1]
+
+    def job(self, run: Row, *, prompt: bool = False) -> Job:
+        """What a driver is told about a run; with `prompt` that is made, else it is read as it was made."""
+        config = self._core.config()
+        dispatch = self._row("dispatch", run["dispatch"])
+        settings = config.agents[run["agent"]]
+        session, used = self._conversation(dispatch, run["driver"])
+        if not prompt:
+            text = _read_text(self.layout.run(run["id"]) / wire.PROMPT)
+        else:
+            text = self.prompt(dispatch, run["id"], dispatch["attempts"], goes_on=session is not None)
+        return Job(
+            run["id"],
+            run["dispatch"],
+            run["agent"],
+            settings,
+            self.layout.root,
+            self.layout.run(run["id"]),
+            text,
+            dispatch["attempts"],
+            self.layout.cli_state(run["agent"]),
+            any(ground.active(config)),
+            session,
+            used,
+            Path(grant.temporary(self.layout, run["id"])) if any(ground.active(config)) else None,
+        )
+
+    def prompt(self, dispatch: Row, run: int | None, attempt: int, *, goes_on: bool) -> str:
+        """The whole prompt of an attempt; of one that has not begun where `run` is None."""
+        name = None if run is None else self._row("run", run)["driver"]
+        driver = self._drivers.get(name or self._core.config().agents[dispatch["agent"]].driver)
+        briefed = bool(getattr(driver, "briefed", False))
+        return brief.whole(
+            self._core, self._hooks, driver, PromptWork(dispatch, run, attempt, goes_on, briefed)
+        )
+
+    def _conversation(self, dispatch: Row, driver: str) -> tuple[str | None, Usage | None]:
+        """What a dispatch goes on with, and what that has used so far; another driver's conversation is none."""
+        if dispatch["session"] is None:
+            return None, None
+        used: list[Usage] = []
+        row: Row | None = dispatch
+        while row is not None:
+            runs = self._ledger.all("runs_of", {"dispatch": row["id"]})
+            ended = [run for run in runs if run["state"] == "ended"]
+            if ended and ended[-1]["driver"] != driver:
+                return None, None
+            if row["usage"]:
+                used.append(Usage(**json.loads(row["usage"])))
+            row = self._ledger.one("dispatch", {"id": row["reply_to"]}) if row["reply_to"] else None
+        return dispatch["session"], sum_usage(*used)
+
+    def set_territory(self, table: dict[str, Any], handed: list[dict[str, Any]]) -> None:
+        """Let the supervisors know who owns what from now on, and what was handed over by runs that live on."""
+        self._serial += 1
+        self._runner.set_territory({"serial": self._serial, "table": table, "handed": handed})
+        try:
+            # For the pre-write hooks of runs without a fence, which only explain.
+            held.write_atomic(self.layout.state / TERRITORY, json.dumps(table))
+        except OSError as exc:
+            logger.error("who owns what cannot be written for hooks", error=str(exc))
+
+    def start_command(
+        self,
+        run: int,
+        name: str,
+        commands: Sequence[str],
+        *,
+        folder: str | None = None,
+        timeout_s: float = CHECK_TIMEOUT_S,
+    ) -> None:
+        """Run commands one after the other, in the fence, under a number and a name that are no run's and no agent's; what they say stays in the
+        number's folder. `folder` is where they work and what they may write; left out: the root, and what git ignores there."""
+        config = self._core.config()
+        place = folder or str(self.layout.root)
+        own = self.layout.run(run)
+        own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        script = "exec 2>&1; " + "".join(
+            f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in commands
+        )
+        layers = ground.active(config)
+        stands = grant.of_check(self.layout, config, run, layers, folder) if any(layers) else None
+        env = dict(self._inherited(config.sandbox.env))
+        env |= {"PWD": place, "AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
+        if folder is not None:
+            # A repository around the checkout, which is none, would answer in its place.
+            env["GIT_CEILING_DIRECTORIES"] = str(Path(folder).parent)
+        if stands is not None:
+            env |= grant.environment(Path(stands["tmp"], "cache"), stands["tmp"], own, fence=layers.fence)
+        self._runner.start_run(
+            {
+                "run": run,
+                "agent": name,
+                "folder": str(own),
+                "root": str(self.layout.root),
+                "argv": [programs.require("sh", self.layout.root), "-c", script],
+                "env": env,
+                "cwd": place,
+                "stdin": False,
+                "timeout_s": timeout_s,
+                "stall_s": 0,
+                "linger": False,
+                "waits": self.stop_waits_s,
+                "ground": stands,
+            }
+        )
+
+    def stop(self, run: int, why: str, reason: str) -> None:
+        """Have a run's whole tree stopped."""
+        self._runner.stop_run(run, why, reason)
+
+    def adopt(self, run: int, agent: str) -> None:
+        """Have the supervisors say what became of a run."""
+        self._runner.adopt(run, agent)
+
+    def verdict(self, run: Row, message: Mapping[str, Any]) -> Outcome:
+        """What an ended run means, written to its folder as `result.json`."""
+        outcome = self._judge(run, message)
+        answer: object = {"file": str(outcome.answer)} if isinstance(outcome.answer, Path) else outcome.answer
+        record = {
+            "state": outcome.state,
+            "answer": answer,
+            "reason": outcome.reason,
+            "session": outcome.session,
+            "resets": iso(outcome.resets),
+            "fault": outcome.fault,
+        }
+        record["usage"] = asdict(outcome.usage) if outcome.usage else None
+        folder = self.layout.run(run["id"])
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.write_atomic(folder / RESULT, json.dumps(record))
+        except OSError as exc:
+            # That it ended is worth more than what it said.
+            logger.error("a run's result cannot be written", run=run["id"], error=str(exc))
+        return outcome
+
+    def _judge(self, run: Row, message: Mapping[str, Any]) -> Outcome:
+        ended = str(message["outcome"])
+        if ended != "exited":
+            return Outcome(ended, reason=message.get("reason"), session=self._session(run))
+        folder = self.layout.run(run["id"])
+        driver = run["driver"]  # as it was started; the configuration may say another by now
+        if run["agent"] not in self._core.config().agents or driver not in self._drivers:
+            return Outcome(
+                "failed",
+                folder / wire.STDOUT,
+                reason="its agent or driver is not configured any more, so nobody can say what its output means",
+            )
+        end = Exit(message.get("exit"), message.get("signal"), folder / wire.STDOUT, folder / wire.STDERR)
+        try:
+            found = check_outcome(self._drivers[driver].outcome(self.job(run), end))
+            return self._signed_out(self._drivers[driver], found)
+        except Exception as exc:  # noqa: BLE001 - a driver may raise anything; its run has failed then
+            what = str(exc) if isinstance(exc, AipassError) else f"{type(exc).__name__}: {exc}"
+            return Outcome(
+                "failed", folder / wire.STDOUT, reason=f"driver `{driver}` could not judge the run: {what}"
+            )
+
+    def _signed_out(self, driver: Driver, outcome: Outcome) -> Outcome:
+        """Where nothing worked and nothing signs the CLI in, the reason says so: a key that is exported later is not the engine's."""
+        accounts = getattr(driver, "accounts", ())
+        if outcome.fault is None or not accounts or signed_in_by(accounts, self._environ):
+            return outcome
+        hint = f"the engine was started without a sign-in of `{driver.name}`: {how_to_sign_in(driver)}, then `aipass down` and `aipass up --detach`"
+        return replace(outcome, reason=f"{outcome.reason}; {hint}" if outcome.reason else hint)
+
+    def _session(self, run: Row) -> str | None:
+        """What a run that was cut off had called its conversation, as far as its driver can tell."""
+        find = getattr(self._drivers.get(run["driver"]), "session", None)
+        if find is None:
+            return None
+        try:
+            found = find(self.layout.run(run["id"]) / wire.STDOUT)
+        except Exception as exc:  # noqa: BLE001 - a driver may raise anything; then the next attempt starts afresh
+            logger.warning("a driver could not find the session", run=run["id"], error=str(exc))
+            return None
+        return found if isinstance(found, str) and SESSION.fullmatch(found) else None
+
+    def prune(self, before: float) -> int:
+        """Remove the folders of runs and checks of before a moment (seconds since the epoch); returns how many."""
+        removed, after = 0, 0
+        quarantine = self.layout.quarantine
+        tops = [
+            self.layout.state / "checks",
+            self.layout.merges,
+            quarantine / "foreign",
+            quarantine / "spool",
+        ]
+        tops += [quarantine / "handover"]
+        for by_agent in (quarantine / "trinity", self.layout.mail):
+            tops += by_agent.iterdir() if by_agent.is_dir() else ()
+        runs = [path for path in quarantine.glob("run-*") if path.lstat().st_mtime < before]
+        old = (
+            path for top in tops if top.is_dir() for path in top.iterdir() if path.lstat().st_mtime < before
+        )
+        for path in (*runs, *old):
+            removed += self._core.graves.bury(path)
+        while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
+            for row in rows:
+                after = row["id"]
+                folder = self.layout.run(row["id"])
+                if folder.is_dir():
+                    removed += self._core.graves.bury(folder)
+        return removed
+
+    def _row(self, name: str, number: int) -> Row:
+        row = self._ledger.one(name, {"id": number})
+        assert row is not None, f"no {name} {number}"
+        return row
+
+
+def _program(name: str, path: str, job: Job) -> str:
+    """The program of a run as it is started. Raises AipassError where only the tree has it, and nobody named it there."""
+    found = programs.for_run(name, path, job.root)
+    if (
+        job.settings.command is None
+        and os.path.dirname(found)
+        and programs.is_agents(os.path.realpath(found), str(job.root))
+    ):
+        raise AipassError(
+            f"`{name}` is only found in {os.path.dirname(found)}, where agents may write; install it outside the repository"
+        )
+    return found
+
+
+def _read_text(path: Path) -> str:
+    """A file's text; empty where there is none."""
+    try:
+        with held.open_regular(path) as file:
+            return file.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,91 @@
+"""What handlers may ask about agents, dispatches and runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aipass.core.router import DispatchView
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aipass.config import Agent
+    from aipass.core.registry import Core
+    from aipass.features.dispatch.dispatcher import Dispatcher
+    from aipass.features.dispatch.rate import Hourly
+    from aipass.ledger import Ledger
+
+
+class Views:
+    """Each method that has no underscore is a view of its name."""
+
+    def __init__(self, core: Core, dispatcher: Dispatcher, fired: Hourly) -> None:
+        self._core, self._ledger, self._dispatcher, self._fired = core, core.ledger, dispatcher, fired
+
+    def add(self) -> None:
+        """Add them all."""
+        for view in (
+            self.agents,
+            self.agent,
+            self.dispatches,
+            self.agent_of_run,
+            self.dispatch_of_run,
+            self.agent_of_dispatch,
+            self.fired,
+            self.paused,
+            self.resolve,
+        ):
+            self._core.add_view(view.__name__, view)
+
+    def agents(self) -> Sequence[str]:
+        """Names of the configured agents."""
+        return tuple(self._core.config().agents)
+
+    def agent(self, name: str) -> Agent | None:
+        """One agent's configuration."""
+        return self._core.config().agents.get(name)
+
+    def dispatches(
+        self, agent: str | None = None, state: str | None = None, key: str | None = None
+    ) -> list[DispatchView]:
+        """Dispatches, oldest first, that are all that is asked for."""
+        rows = self._ledger.all("find_dispatches", {"agent": agent, "state": state, "key": key})
+        return [DispatchView(*tuple(row)) for row in rows]
+
+    def agent_of_run(self, run: int | None) -> str | None:
+        """The agent of a run."""
+        row = None if run is None else self._ledger.one("run", {"id": run})
+        return None if row is None else str(row["agent"])
+
+    def dispatch_of_run(self, run: int | None) -> int | None:
+        """The dispatch that a run works on."""
+        row = None if run is None else self._ledger.one("run", {"id": run})
+        return None if row is None else int(row["dispatch"])
+
+    def agent_of_dispatch(self, dispatch: int) -> str | None:
+        """The agent of a dispatch."""
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        return None if row is None else str(row["agent"])
+
+    def fired(self, handler: str) -> int:
+        """How many dispatches this handler has asked for within the last hour."""
+        return self._fired.count(handler, self._core.clock.now().mono)
+
+    def paused(self, kind: str, name: str) -> str | None:
+        """Why an agent, a rule or a driver is paused."""
+        return self._dispatcher.pauses.why(kind, name)
+
+    def resolve(self, id_or_request: str) -> int | None:
+        """The dispatch that an id or a request's id means."""
+        return resolve(self._ledger, id_or_request)
+
+
+def resolve(ledger: Ledger, id_or_request: str) -> int | None:
+    """The dispatch that `12` or `r-…` means; None where there is none."""
+    if id_or_request.startswith("r-"):
+        row = ledger.one("request", {"id": id_or_request})
+        return None if row is None or row["dispatch"] is None else int(row["dispatch"])
+    if not id_or_request.isdecimal() or len(id_or_request) > 18:
+        return None
+    row = ledger.one("dispatch", {"id": int(id_or_request)})
+    return None if row is None else int(row["id"])

@@ -1,0 +1,1 @@
+"""Files of the tree: what is seen of them becomes facts."""

@@ -1,0 +1,162 @@
+"""Files of the tree: what is seen of them becomes facts, each with the run that did it."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass import config as configuration
+from aipass.errors import ConfigError
+from aipass.event import Fact, printable
+from aipass.features.ownership.feature import Ownership
+from aipass.layout import CONFIG_NAME
+from aipass.sources.filesystem import Filesystem
+from aipass.sources.ignore import Ignore
+from aipass.sources.known import Known
+from aipass.sources.observation import Gone, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
+from aipass.units import count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.clock import Instant
+    from aipass.core.registry import Core
+    from aipass.core.step import Step
+    from aipass.sources.observation import Observation
+
+#: So many notices of .gitignore files are given within so many seconds, and one that there is more.
+MOST_OF_RULES, RULES_S = 5, 3600.0
+
+
+class Files:
+    """The feature, and its face."""
+
+    name = "filesystem"
+
+    def setup(self, core: Core) -> None:
+        """All of it."""
+        self._core, self._ledger = core, core.ledger
+        self._ownership = core.need(Ownership)
+        self.known = Known(core.ledger, self._ownership.authors)
+        self._filesystem = self._watch() if core.observes else None
+        #: Called when the tree has become a repository of git.
+        self.when_git_comes: list[Callable[[], None]] = []
+        #: When a notice of .gitignore files was given, on the monotonic clock.
+        self._told_of_rules: deque[float] = deque()
+        self._is_watching = False
+        core.provide(self)
+        for kind in (Seen, Gone, Moved, Listing, ScanEnd, Touched, Limited, Unused):
+            core.add_report(kind, self._take)  # type: ignore[arg-type]
+        core.add_fact_filter(("file.*",), self._with_author)
+        core.add_fact_filter(("watch.unused",), self._unused)
+        core.add_fact_filter(("watch.hidden",), self._hidden)
+        core.add_fact_filter(("watch.limited",), self._limited)
+        core.look_agains.append(self.look_again)
+        if self._filesystem is not None:
+            core.add_source(self._filesystem, last=True)
+        core.add_memory(self._load)
+        core.add_start(start=self._start, ready=self._ready)
+        core.add_reconfigure(after=self._reconfigured)
+
+    def _watch(self) -> Filesystem:
+        last = self._ledger.one("last_events", {"kind": None, "limit": 1})
+        return Filesystem(
+            self._core.layout.root,
+            self._core.config().watch.ignore,
+            baseline=self._ledger.meta("baseline") is None,
+            since=0.0 if last is None else last["time"],
+            git_came=self._git_came,
+        )
+
+    def _git_came(self) -> None:
+        for call in self.when_git_comes:
+            call()
+
+    def scan(self, step: Step, folder: str) -> None:
+        """Have a folder looked at anew, once this is committed."""
+        if self._filesystem is not None and self._is_watching:
+            step.effects.append(partial(self._filesystem.scan, folder, "asked"))
+
+    def look_again(self, step: Step) -> None:
+        """Have the inbox seen anew: what was rejected, or met a handler that was disabled, may be welcome now."""
+        self.known.forget("inbox")
+        self.scan(step, "inbox")
+
+    def _start(self, step: Step) -> None:
+        del step
+        self._ledger.run("set_meta", {"key": "watch.limited", "value": ""})
+
+    def _ready(self) -> None:
+        self._is_watching = True
+
+    def _load(self, now: Instant) -> None:
+        del now
+        self.known.forget_told()
+
+    def _reconfigured(self, now: Instant) -> None:
+        del now
+        if self._filesystem is not None:
+            self._filesystem.reconfigure(self._core.config().watch.ignore)
+
+    # -- what is seen ----------------------------------------------------------------------------------------------
+
+    def _take(self, step: Step, report: Observation) -> None:
+        if isinstance(report, ScanEnd) and report.reason == "start" and not report.top:
+            self._ledger.run("set_meta", {"key": "baseline", "value": "1"})
+            if not self._is_in_force():
+                # Saved between the reading of it and now: to the scan it was always like that.
+                step.facts.append(Fact("file.closed", "filesystem", path=CONFIG_NAME))
+        self._ownership.read_journals(step)
+        step.facts.extend(self.known.settle(report))
+
+    def _is_in_force(self) -> bool:
+        try:
+            return configuration.load(self._core.layout.config) == self._core.config()
+        except ConfigError:
+            return False
+
+    def _with_author(self, step: Step, fact: Fact) -> Fact:
+        """A fact of the filesystem with the run that did it, where one did."""
+        del step
+        if fact.path is None or fact.source != "filesystem" or fact.by is not None:
+            return fact
+        run = self._ownership.author(fact.path)
+        return fact if run is None else replace(fact, by=run)
+
+    # -- what limits the view --------------------------------------------------------------------------------------
+
+    def _unused(self, step: Step, fact: Fact) -> Fact:
+        text = f"{printable(fact.path)} is not used to tell what is ignored: {fact.detail['reason']}"
+        self._notify_of_rules(step, text)
+        return fact
+
+    def _hidden(self, step: Step, fact: Fact) -> Fact:
+        found = Ignore(self._core.layout.root, self._core.config().watch.ignore).hider(str(fact.path))
+        fact = replace(fact, by=None if found is None else self._ownership.authors.by(found))
+        if fact.by is not None:
+            files = count(fact.detail["files"], "file")
+            text = f"a .gitignore of run {fact.by} hides {files} that were watched, the first {printable(fact.path)}; `aipass why PATH` shows who wrote it"
+            self._notify_of_rules(step, text)
+        return fact
+
+    def _limited(self, step: Step, fact: Fact) -> Fact:
+        about = fact.detail
+        self._ledger.run("set_meta", {"key": "watch.limited", "value": json.dumps(about)})
+        text = f"{about['limit']} is reached: {about['polled']} folders are polled, not watched; {about['remedy']}"
+        step.notify(self._ledger, text)
+        return fact
+
+    def _notify_of_rules(self, step: Step, text: str) -> None:
+        """Who writes such files without end is told of a few times, and the events have the rest."""
+        now = step.now.mono
+        while self._told_of_rules and self._told_of_rules[0] < now - RULES_S:
+            self._told_of_rules.popleft()
+        if len(self._told_of_rules) < MOST_OF_RULES:
+            step.notify(self._ledger, text)
+        elif len(self._told_of_rules) == MOST_OF_RULES:
+            step.notify(self._ledger, "more is told of .gitignore files: `aipass events --kind 'watch.*'`")
+        if len(self._told_of_rules) <= MOST_OF_RULES:
+            self._told_of_rules.append(now)

@@ -1,0 +1,1 @@
+"""Git: what it tells, its hooks, and pull requests."""

@@ -1,0 +1,82 @@
+"""Git: what it does becomes events, and what agents wrote becomes pull requests."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass.action import ClosePr, MergePr, OpenPr
+from aipass.features.dispatch.feature import Dispatching
+from aipass.features.filesystem.feature import Files
+from aipass.features.git.contributions import Contributions
+from aipass.features.git.forge import Forges
+from aipass.features.git.pr_worker import CheckAsked, GitDone, PullRequestWorker, Sealed
+from aipass.features.git.requests import VERBS
+from aipass.features.git.source import Git
+from aipass.features.ownership.attribution import writers_of
+from aipass.features.ownership.feature import Ownership
+from aipass.git.ref_changes import GitSeen, RefTracker
+from aipass.layout import MERGES
+from aipass.prepare import exclude
+from aipass.secret import Secrets
+
+if TYPE_CHECKING:
+    from aipass.core.registry import Core
+    from aipass.core.step import Step
+
+
+class GitFeature:
+    """The feature, and its face."""
+
+    name = "git"
+    policy = ("prs",)
+
+    def setup(self, core: Core) -> None:
+        """All of it."""
+        self._core = core
+        dispatching, self._refs = core.need(Dispatching), RefTracker(core.ledger)
+        worker = self._worker() if core.works else None
+        self.contributions = Contributions(core, dispatching.launcher, core.need(Ownership), worker)
+        core.provide(self)
+        core.add_action(OpenPr, self.contributions.open)
+        core.add_action(MergePr, self.contributions.merge)
+        core.add_action(ClosePr, self.contributions.close)
+        core.add_effect("git.open", self.contributions.make)
+        core.add_effect("git.merge", partial(self.contributions.ask, "merge"))
+        core.add_effect("git.close", partial(self.contributions.ask, "close"))
+        for verb in VERBS:
+            core.add_verb(verb)
+        core.add_report(GitSeen, self._seen)
+        core.add_report(GitDone, self.contributions.take)
+        core.add_report(Sealed, self.contributions.sealed)
+        core.add_report(CheckAsked, self.contributions.check)
+        core.add_run_hook(self.contributions)
+        core.add_start(ready=self.contributions.start)
+        dispatching.add_numbers(MERGES, self.contributions.take_check)
+        if core.observes:
+            git = self._source()
+            core.add_source(git)
+            core.need(Files).when_git_comes.append(git.again)
+        if worker is not None:
+            core.add_source(worker)
+
+    def _seen(self, step: Step, report: GitSeen) -> None:
+        step.facts.extend(self._refs.settle(report))
+
+    def _worker(self) -> PullRequestWorker:
+        core, forges = self._core, self._core.need(Forges)
+        writers = partial(writers_of, core.layout)
+        return PullRequestWorker(
+            core.layout, core.need(Secrets).find, forges.by_name, writers, core.config().pr.filters
+        )
+
+    def _source(self) -> Git:
+        """`rebased` is asked when something is seen, of the configuration that is in force then."""
+        core = self._core
+        return Git(
+            core.layout.root,
+            core.layout.spool,
+            lambda: any(rule.rebased for rule in core.config().on),
+            baseline=core.ledger.meta("git.baseline") is None,
+            came=partial(exclude, core.layout),
+        )

@@ -1,0 +1,651 @@
+"""The desk: two threads beside the engine that make, merge and close PRs, one thing at a time, in the order of asking.
+
+What they are asked for stands in the ledger as a pending action, and is asked again after a crash; everything that they do can
+be done twice. What came of it goes back through the engine's queue.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from aipass import programs
+from aipass.config import LOCAL
+from aipass.crash import write_report
+from aipass.errors import EXIT_FAILED, AipassError, RefusedError
+from aipass.event import Fact, printable
+from aipass.features.dispatch.results import INTERRUPTED
+from aipass.features.git import merge_checks as testing
+from aipass.features.git.lease import EndingError, Lease
+from aipass.features.git.pr_merge import Merger, StaleError
+from aipass.features.git.pr_open import NothingError, Pulls, seal
+from aipass.features.git.pr_records import Records
+from aipass.features.git.repo import Repo
+from aipass.graveyard import Graveyard
+from aipass.layout import MERGES
+from aipass.share import Share
+from aipass.supervisor import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from aipass.config import Pulling
+    from aipass.features.git.forge import Forge
+    from aipass.features.git.lease import Held
+    from aipass.features.git.pr_merge import Prepared
+    from aipass.features.git.pr_open import Opened, Wish
+    from aipass.features.git.pr_records import Pr
+    from aipass.layout import Layout
+    from aipass.secret import Secret
+
+logger = structlog.get_logger("aipass")
+
+#: A branch that moves while its merge is checked is checked again, so often.
+MOST_TRIES = 3
+#: A check that cannot be started is tried again.
+START_PAUSE_S, START_TRIES, BUSY_WAIT_S = 0.5, 20, 60.0
+STOP_WAIT_S = 10.0
+#: Of a check's command, in the words about what it came to.
+NAMED_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a run had written when it ended: each path with what tells whether it was changed since; None: nobody can say."""
+
+    run: int
+    seals: Mapping[str, str | None]
+    #: It ended while no engine followed it, so nobody can say whether a later run wrote before it.
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GitDone:
+    """What came of a request: how the asking command ends, and what is to be told."""
+
+    action: int
+    request: str | None
+    code: int
+    text: str
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAsked:
+    """Commands that a merge waits for, to be run in the fence on a checkout of what it would come to."""
+
+    run: int
+    folder: str
+    commands: tuple[str, ...]
+
+
+#: What a run has written is read for so long before those who wait have their turn.
+SEALING_S = 0.3
+#: Seconds of a minute that one agent's runs may have others wait for their PRs.
+PR_SHARE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request. `by` is the run that asks and `cause` its event; `who` in words."""
+
+    do: str
+    action: int
+    request: str | None
+    who: str
+    by: int | None
+    cause: int | None
+    settings: Pulling
+    wish: Wish | None = None
+    ids: tuple[int, ...] = ()
+    method: str = ""
+    reason: str = ""
+    #: Why it is not to be done at all, in words.
+    refused: str = ""
+
+
+@dataclass(slots=True)
+class _Merge:
+    """One PR on its way through a merge, and the request that it is of."""
+
+    pr: Pr
+    job: Job
+    #: What came of it; None: it is still to be seen.
+    failed: str | None = None
+    code: int = EXIT_FAILED
+
+
+class PullRequestWorker:
+    """A source of what becomes of PRs. `busy` says who writes a path now."""
+
+    name = "pulls"
+    urgent = True
+
+    def __init__(
+        self,
+        layout: Layout,
+        find_secrets: Callable[[str], Iterable[Secret]] | None,
+        forges: Mapping[str, Forge],
+        busy: Callable[[], Mapping[str, str]],
+        trusted: Sequence[str] = (),
+    ) -> None:
+        """`trusted`: the filters that may be started while what an engine before has left is finished."""
+        self._trusted = trusted
+        self._layout, self._find_secrets, self._forges, self._busy = layout, find_secrets, forges, busy
+        self._graves = Graveyard(layout)
+        self._tell: Callable[[list[Any]], None] = lambda _: None
+        self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._merges: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._checked: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._open = 0
+        self._lock = threading.Lock()
+        self._ending = False
+        self._tidied = threading.Event()
+        self._repo: Repo | None = None
+        #: By agent, how long its PRs have taken.
+        self._shares = Share()
+        #: The check that a merge waits for.
+        self._checking: int | None = None
+
+    # -- the engine's side -----------------------------------------------------------------------------------------
+
+    def start(self, tell: Callable[[list[Any]], None]) -> None:
+        """Begin; what an engine before has left half done is finished or undone first."""
+        self._tell = tell
+        for work in (self._run, self._run_merges):
+            thread = threading.Thread(target=work, name=self.name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._put(self._jobs, self._tidy)
+
+    def stop(self) -> None:
+        """End. What is half done is asked again by the next engine."""
+        self._ending = True
+        self._tidied.set()
+        for waiting in (self._jobs, self._merges, self._checked):
+            waiting.put(None)
+        self._graves.stop()
+        for thread in self._threads:
+            thread.join(
+                STOP_WAIT_S
+            )  # a filter of the user's may take its time; what it is for is asked again
+        if any(thread.is_alive() for thread in self._threads):
+            programs.end_all()
+
+    def is_settled(self) -> bool:
+        """Whether nothing waits here."""
+        with self._lock:
+            return self._open == 0
+
+    def ask(self, job: Job) -> None:
+        """Line a request up."""
+        self._put(self._merges if job.do == "merge" else self._jobs, job)
+
+    def seal(self, run: int, finished: float, paths: Sequence[str], *, late: bool = False) -> None:
+        """Note what a run that has ended wrote, as it is now. What was changed since `finished` (seconds) nobody can say.
+
+        `late`: it ended while no engine followed it.
+        """
+        self._put(self._jobs, partial(self._seal_more, run, finished, iter(paths), {}, late))
+
+    def _seal_more(
+        self, run: int, finished: float, left: Iterator[str], seals: dict[str, str | None], late: bool
+    ) -> None:
+        """Go on for a moment; then others have their turn: how much there is to read a run decides."""
+        until = time.monotonic() + SEALING_S
+        for path, found in self._seals(finished, left):
+            seals[path] = found
+            if time.monotonic() > until:
+                self._put(self._jobs, partial(self._seal_more, run, finished, left, seals, late))
+                return
+        self._tell([Sealed(run, seals, late)])
+
+    def took(self, message: dict[str, Any]) -> None:
+        """What a supervisor says of a check."""
+        if message["tell"] in {"ended", "unknown", "busy"}:
+            self._checked.put(message)
+
+    def checking(self) -> int | None:
+        """The check that a merge waits for, as the supervisors number it."""
+        return self._checking
+
+    def _put(self, waiting: queue.SimpleQueue[Any], job: Job | Callable[[], None]) -> None:
+        with self._lock:
+            self._open += 1
+        waiting.put(job)
+
+    def _seals(self, finished: float, paths: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+        for path in paths:
+            place = self._layout.root / path
+            found = seal(place)
+            try:
+                known = place.lstat().st_ctime <= finished
+            except OSError:
+                known = True
+            if found != "other":
+                yield path, found if known else None
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if not self._ending:
+                if isinstance(job, Job):
+                    self._answer(job, self._open_one if job.do == "open" else self._close)
+                else:
+                    self._quietly(job)
+            self._done(1)
+
+    def _done(self, number: int) -> None:
+        with self._lock:
+            self._open -= number
+
+    def _quietly(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except EndingError:
+            return  # the next engine begins with it
+        except Exception as exc:
+            logger.exception("could not be done", error=str(exc))
+
+    def _answer(self, job: Job, work: Callable[[Job], GitDone]) -> None:
+        try:
+            done = work(job)
+        except EndingError:
+            return  # the next engine asks again
+        except (AipassError, OSError) as exc:
+            code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
+            done = GitDone(job.action, job.request, code, str(exc), self._failed(job, str(exc), exc))
+        except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and whoever asks an answer
+            report = write_report(self._layout.crashes, exc, f"git desk, {job!r:.500}")
+            text = f"a bug in aipass: {type(exc).__name__}: {exc}; {report} says more"
+            done = GitDone(job.action, job.request, EXIT_FAILED, text, self._failed(job, text, exc))
+        self._tell([done])
+
+    def _failed(self, job: Job, reason: str, exc: Exception) -> tuple[Fact, ...]:
+        wish = job.wish
+        detail: dict[str, Any] = {"reason": reason, "do": job.do, "pr": None, "prs": list(job.ids)}
+        if wish is not None:
+            detail |= {
+                "agent": wish.agent,
+                "dispatch": wish.dispatch,
+                "plan": wish.plan,
+                "phase": wish.phase,
+                "title": wish.title,
+            }
+        detail["nothing"] = isinstance(exc, NothingError)
+        return (Fact("pr.failed", "git", ref=None, by=job.by, cause=job.cause, detail=detail),)
+
+    def _open_one(self, job: Job) -> GitDone:
+        if job.refused:
+            raise RefusedError(job.refused)
+        assert job.wish is not None
+        begun = time.monotonic()
+        if job.by is not None and (taken := self._shares.taken(job.wish.agent, begun)) > PR_SHARE_S:
+            raise RefusedError(
+                f"PRs and commits of {job.wish.agent} have taken {taken:.0f} s within a minute, and others wait; ask again in a minute, with less"
+            )
+        try:
+            return self._made(job)
+        finally:
+            now = time.monotonic()
+            self._shares.spend(job.wish.agent, now, now - begun)
+
+    def _made(self, job: Job) -> GitDone:
+        assert job.wish is not None
+        repo = self._repository(job.settings.filters)
+        records = Records(repo.shared)
+        pulls = Pulls(repo, records, self._find_secrets if job.settings.secrets else None)
+        what = "commit" if job.wish.draft else "PR"
+        with self._lease(repo, job, f"{what} of {job.wish.agent}: {job.wish.title}") as held:
+            opened = pulls.open(job.wish, held)
+        if opened.pr is None:
+            return GitDone(job.action, job.request, 0, opened.told())
+        told = opened.told() + self._show(repo, records, job, opened)
+        kind = "pr.opened" if opened.new else "pr.updated"
+        return GitDone(job.action, job.request, 0, told, (_fact(kind, job, records.get(opened.pr.id)),))
+
+    def _show(self, repo: Repo, records: Records, job: Job, opened: Opened) -> str:
+        """Show it on the forge; it is there all the same where that fails."""
+        try:
+            forge = self._forge(job)
+            if forge is None or opened.pr is None:
+                return ""
+            url = forge.open(repo, opened.pr, job.settings.remote)
+        except AipassError as exc:
+            return f"\nit could not be shown on {job.settings.forge}: {exc}"
+        with self._lease(repo, job, f"address of PR {opened.pr.id}"):
+            records.put(records.get(opened.pr.id).model_copy(update={"url": url}))
+        return f"\n{url}" if url else ""
+
+    def _forge(self, job: Job) -> Forge | None:
+        name = job.settings.forge
+        if name == LOCAL:
+            return None
+        if name not in self._forges:
+            raise AipassError(
+                f"there is no driver for the forge `{name}`; installed are: {', '.join(sorted(self._forges))}"
+            )
+        return self._forges[name]
+
+    def _close(self, job: Job) -> GitDone:
+        repo = self._repository(job.settings.filters)
+        records = Records(repo.shared)
+        done, facts, code = [], [], 0
+        for number in job.ids:
+            try:
+                pr = records.get(number)
+                if pr.state == "closed":
+                    done.append(f"PR {number} is closed already")
+                    facts.append(_fact("pr.closed", job, pr, reason=pr.reason))
+                    continue
+                done += self._close_one(repo, records, job, pr)
+                facts.append(_fact("pr.closed", job, records.get(number), reason=job.reason))
+            except AipassError as exc:
+                code = max(code, exc.exit_code)
+                done.append(f"PR {number} is not closed: {exc}")
+        if code and not facts:
+            raise AipassError("\n".join(done))
+        return GitDone(job.action, job.request, code, "\n".join(done), tuple(facts))
+
+    def _close_one(self, repo: Repo, records: Records, job: Job, pr: Pr) -> list[str]:
+        forge = self._forge(job)
+        if forge is not None and pr.url is not None and pr.state == "open":
+            forge.close(repo, pr, job.settings.remote, job.reason)
+        with self._lease(repo, job, f"close PR {pr.id}") as held:
+            pr = Merger(repo, records).close(records.get(pr.id), job.reason, held)
+        done = [f"PR {pr.id} is closed; its commits stay as {pr.head[:10]}, refs/aipass/pr/{pr.id}"]
+        above = [str(other.id) for other in records.open() if pr.id in other.stacked_on]
+        if above:
+            done.append(f"PR {', '.join(above)} holds its changes as well and cannot be merged without it")
+        return done
+
+    # -- merging ---------------------------------------------------------------------------------------------------
+
+    def _run_merges(self) -> None:
+        self._tidied.wait()
+        while (job := self._merges.get()) is not None:
+            jobs = [job]
+            while True:  # whatever waits is tested together
+                try:
+                    more = self._merges.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    return
+                jobs.append(more)
+            if not self._ending:
+                self._merge_all(jobs)
+            self._done(len(jobs))
+
+    def _merge_all(self, jobs: list[Job]) -> None:
+        """Merge what is asked for, and answer each request; one method at a time, in the order of asking."""
+        wanted: dict[int, _Merge] = {}
+        answered: list[Job] = []
+        for job in jobs:
+            try:
+                records = Records(self._repository(job.settings.filters).shared)
+                found = {number: _Merge(records.get(number), job) for number in job.ids}
+                for number, one in found.items():
+                    wanted.setdefault(number, one)
+                answered.append(job)
+            except (AipassError, OSError) as exc:
+                code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
+                self._tell(
+                    [GitDone(job.action, job.request, code, str(exc), self._failed(job, str(exc), exc))]
+                )
+        for like in _alike(list(wanted.values())):
+            try:
+                self._merge(like)
+            except EndingError:
+                return
+            except (AipassError, OSError) as exc:
+                for one in like:
+                    one.failed = one.failed or str(exc)
+                    one.code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
+            except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and whoever asks an answer
+                report = write_report(self._layout.crashes, exc, f"git desk, {jobs!r:.500}")
+                for one in like:
+                    one.failed = (
+                        one.failed or f"a bug in aipass: {type(exc).__name__}: {exc}; {report} says more"
+                    )
+        for job in answered:
+            mine = [wanted[number] for number in dict.fromkeys(job.ids)]
+            self._answer(job, partial(self._merged, mine))
+
+    def _merged(self, mine: list[_Merge], job: Job) -> GitDone:
+        records, failed, lines, facts = Records(self._repository(job.settings.filters).shared), [], [], []
+        for one in mine:
+            pr = records.get(one.pr.id)
+            if one.failed is None:
+                where = (
+                    "on the forge; `git pull` brings it here" if pr.merged is None else f"as {pr.merged[:10]}"
+                )
+                if one.pr.state == "merged":
+                    # By an earlier request, or for this one by an engine that was killed before it could say so.
+                    lines.append(f"PR {pr.id} is merged already, {where}")
+                else:
+                    untested = "" if job.settings.checks else "; nothing was tested: there are no [pr] checks"
+                    lines.append(f"PR {pr.id} is merged {where}{untested}")
+                facts.append(_fact("pr.merged", job, pr))
+            else:
+                failed.append(f"PR {pr.id} is not merged: {one.failed}")
+                detail = {
+                    "reason": one.failed,
+                    "do": "merge",
+                    "title": pr.title,
+                    "agent": pr.agent,
+                    "pr": pr.id,
+                }
+                facts.append(
+                    Fact("pr.failed", "git", ref=str(pr.id), by=job.by, cause=job.cause, detail=detail)
+                )
+        code = max((one.code for one in mine if one.failed is not None), default=0)
+        return GitDone(job.action, job.request, code, "\n".join(failed + lines), tuple(facts))
+
+    def _merge(self, wanted: list[_Merge]) -> None:
+        """Test them together; where that fails find by halves which of them it is, and merge the others."""
+        for one in wanted:
+            if one.pr.state == "merged":
+                continue  # by the engine before, or by an earlier request: it is as was asked for
+            if one.pr.state == "closed":
+                one.failed = "it was closed"
+        waiting = [[one for one in wanted if one.failed is None and one.pr.state == "open"]]
+        while waiting:
+            together = waiting.pop(0)
+            if not together:
+                continue
+            code = EXIT_FAILED
+            try:
+                said = self._try(together)
+            except (AipassError, OSError) as exc:
+                # Those that were merged before are merged, whatever keeps these from it.
+                said, code = str(exc), exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
+            left = [one for one in together if one.failed is None]
+            if said is None or not left:
+                continue
+            if len(left) == 1:
+                left[0].failed, left[0].code = said, code
+                continue
+            middle = len(left) // 2
+            waiting[:0] = [left[:middle], left[middle:]]
+
+    def _try(self, together: list[_Merge]) -> str | None:
+        """Merge these, if their checks pass on what it comes to; what failed, in words."""
+        job = together[0].job
+        repo = self._repository(job.settings.filters)
+        records = Records(repo.shared)
+        merger, forge = Merger(repo, records), self._forge(job)
+        names = ", ".join(f"PR {one.pr.id}" for one in together)
+        for attempt in range(MOST_TRIES):
+            prs = [records.get(one.pr.id) for one in together if one.failed is None]
+            with self._lease(repo, job, f"prepare the merge of {names}"):
+                ready = merger.prepare(prs, job.method, job.who)
+            for one in together:
+                one.failed = ready.refused.get(one.pr.id, one.failed)
+            if not ready.prs:
+                return None
+            if (said := self._check(repo, ready, job)) is not None:
+                return said
+            if forge is not None:
+                self._merge_there(repo, records, forge, job, together, {pr.id: pr for pr in ready.prs})
+                return None
+            try:
+                with self._lease(repo, job, f"merge {names}") as held:
+                    inside = {repo.prefix + path: who for path, who in self._busy().items()}
+                    merger.apply(ready, held, inside.get)
+                return None
+            except StaleError as exc:
+                # A commit came between: what was tested is not what would be merged.
+                if attempt == MOST_TRIES - 1:
+                    raise
+                logger.info("a merge begins anew", reason=str(exc))
+        return None
+
+    def _merge_there(
+        self,
+        repo: Repo,
+        records: Records,
+        forge: Forge,
+        job: Job,
+        together: list[_Merge],
+        tested: Mapping[int, Pr],
+    ) -> None:
+        for one in together:
+            if one.failed is None:
+                try:
+                    forge.merge(repo, tested[one.pr.id], job.settings.remote, job.method)
+                except AipassError as exc:
+                    one.failed = str(exc)
+                    continue
+                with self._lease(repo, job, f"note that PR {one.pr.id} is merged") as held:
+                    Merger(repo, records).note_merged(records.get(one.pr.id), held)
+
+    def _check(self, repo: Repo, ready: Prepared, job: Job) -> str | None:
+        """Run the configured checks on a checkout of what the merge would come to; what failed, in words."""
+        commands = job.settings.checks
+        if not commands:
+            return None
+        folder = repo.scratch / f"checkout-{job.action}-{time.monotonic_ns()}"
+        try:
+            ready.checkout(repo, folder)
+            tries, until = 0, time.monotonic() + BUSY_WAIT_S
+            while tries < START_TRIES:
+                own = self._next_check(job.action, [pr.id for pr in ready.prs])
+                message = self._run_check(CheckAsked(MERGES + int(own.name), str(folder), commands))
+                testing.end(own)
+                if message["tell"] == "ended" and message["outcome"] not in INTERRUPTED:
+                    break
+                # One of an engine that was killed may take its time to end.
+                tries += message["tell"] != "busy" or time.monotonic() >= until
+                time.sleep(START_PAUSE_S)
+            else:
+                return "its checks cannot be started, or are ended from outside; `aipass doctor` may say why"
+        finally:
+            self._graves.bury(folder)
+        if message["outcome"] == "exited" and message.get("exit") == 0:
+            return None
+        why = message.get("reason") or f"status {message.get('exit')}"
+        if message["outcome"] != "exited":
+            return f"its checks did not end by themselves ({why})"
+        which = textwrap.shorten(testing.reached(own / wire.STDOUT, commands), NAMED_CHARS, placeholder="…")
+        return f"its check `{which}` failed ({why}); {(own / wire.STDOUT).relative_to(self._layout.root)} says what"
+
+    def _run_check(self, asked: CheckAsked) -> dict[str, Any]:
+        """What a supervisor says of it in the end. Raises EndingError where the engine stops first."""
+        self._checking = asked.run
+        self._tell([asked])
+        try:
+            while (message := self._checked.get()) is not None:
+                if message.get("run") == asked.run:
+                    return message
+            raise EndingError
+        finally:
+            self._checking = None
+
+    def _next_check(self, action: int, prs: Sequence[int]) -> Path:
+        """A folder that no check had: one that was asked before a crash may still run."""
+        number = action * 1000
+        while (folder := self._layout.run(MERGES + number)).exists():
+            number += 1
+        testing.begin(folder, prs)
+        return folder
+
+    # -- both ------------------------------------------------------------------------------------------------------
+
+    def _repository(self, trusted: Sequence[str]) -> Repo:
+        if self._repo is None or not self._repo.own.exists():
+            self._repo = Repo(self._layout.root, self._layout.state / "git")
+        self._repo.look_again(trusted)
+        return self._repo
+
+    @contextmanager
+    def _lease(self, repo: Repo, job: Job, reason: str) -> Iterator[Held]:
+        detail: dict[str, Any] = {"holder": job.who, "reason": reason, "pid": os.getpid()}
+        with Lease(repo.shared).hold(job.who, reason, ending=lambda: self._ending) as held:
+            self._tell([Fact("lease.taken", "git", ref="git", by=job.by, cause=job.cause, detail=detail)])
+            try:
+                # What another engine left half done in this tree comes first.
+                Merger(repo, Records(repo.shared)).recover()
+                yield held
+            finally:
+                self._tell(
+                    [Fact("lease.released", "git", ref="git", by=job.by, cause=job.cause, detail=detail)]
+                )
+
+    def _tidy(self) -> None:
+        try:
+            if (self._layout.state / "git").exists():
+                self._clear()
+        finally:
+            self._tidied.set()
+
+    def _clear(self) -> None:
+        """Finish or undo what an engine before has left half done, and remove its scratch files."""
+        repo = self._repository(self._trusted)
+        with Lease(repo.shared).hold("aipass", "tidy up"):
+            Merger(repo, Records(repo.shared)).recover()
+            for path in repo.scratch.iterdir():
+                self._graves.bury(path)
+
+
+def _alike(wanted: list[_Merge]) -> Iterator[list[_Merge]]:
+    """What is next to each other and is to be merged in the same way."""
+    group: list[_Merge] = []
+    for one in wanted:
+        if group and (one.job.method, one.job.settings) != (group[0].job.method, group[0].job.settings):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def _fact(kind: str, job: Job, pr: Pr, **more: object) -> Fact:
+    detail = {
+        "pr": pr.id,
+        "agent": pr.agent,
+        "title": pr.title,
+        "subject": pr.title,
+        "sha": pr.merged or pr.head,
+        "head": pr.head,
+        "base": pr.base,
+        "branch": (pr.branch or "").removeprefix("refs/heads/") or None,
+        "paths": [printable(path) for path in pr.paths[:1000]],
+        "dispatch": pr.dispatch,
+        "plan": pr.plan,
+        "phase": pr.phase,
+        **more,
+    }
+    return Fact(kind, "git", ref=str(pr.id), by=job.by, cause=job.cause, detail=detail)

@@ -1,0 +1,1 @@
+"""What agents know: state files, notes, and the search in them."""

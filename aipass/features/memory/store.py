@@ -1,0 +1,666 @@
+"""The engine's side of state: what agents know, as rows, and the three files that show it.
+
+Everything here happens inside the engine's transaction; what stands on the disk is the shelf's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from functools import partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED
+from aipass.event import Fact, iso, printable
+from aipass.features.memory.document import render
+from aipass.features.memory.full_text import indexed
+from aipass.features.memory.merge import Note, merge
+from aipass.features.memory.model import (
+    FILES,
+    KEYS,
+    LISTS,
+    LOCAL,
+    MAX_TAG,
+    MAX_TAGS,
+    NOW,
+    OBSERVATIONS,
+    PASSPORT,
+    SCHEMA,
+    Entry,
+    printed,
+)
+from aipass.features.memory.sessions import with_checks
+from aipass.units import count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aipass.config import Config
+    from aipass.core.registry import Core
+    from aipass.core.step import Step
+    from aipass.features.memory.indexer import Indexer
+    from aipass.features.memory.state_files import StateFiles, StateRejected, StateSaved
+    from aipass.ledger import Row
+
+#: Copies of a file that an agent may still hold and save.
+KEPT_COPIES = 100
+#: Of a task, in the file.
+TASK_CHARS = 200
+#: Which of the engine's fields stand in a file, besides `updated`, which is checked by nobody: models like to renew it.
+ENGINES = {
+    LOCAL: ("schema", "agent", *(f"now.{name}" for name in NOW if name != "doing"), "sessions"),
+    OBSERVATIONS: ("schema", "agent"),
+}
+FILE_OF = {"todo": LOCAL, "learning": LOCAL, "observation": OBSERVATIONS}
+#: What is taken out of the log: a text in these fields that is the same, or the same in all of so many characters or more.
+SAID, CUT_CHARS = frozenset(("text", "subject", "answer", "title", "body")), 190
+_SIMPLE = re.compile(r"[A-Za-z0-9 .,;:_-]{1,60}")
+FORGOTTEN = "(forgotten)"
+#: What an entry said before, for copies that still say so.
+KEPT_TEXTS = 20
+#: Of a text that is remembered.
+MAX_REMEMBERED = 20_000
+#: Of a session of elsewhere, no more is known.
+_OLD_SESSION = {"imported": True}
+_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+
+
+class StateStore:
+    """What each agent knows."""
+
+    def __init__(
+        self,
+        core: Core,
+        shelf: StateFiles | None,
+        mask: Callable[[str], tuple[str, list[str]]],
+        learner: Indexer | None = None,
+    ) -> None:
+        self._core, self._ledger, self._shelf, self._mask = core, core.ledger, shelf, mask
+        self._learner = learner
+        #: What else is to be done when a message is forgotten: its id, and whose it is.
+        self.forgets_message: Callable[[int, str], None] | None = None
+        self._moment = 0
+        #: What indexes must learn anew, and whether there is anything new for them.
+        self._changed: list[int] = []
+        self._is_news = False
+        #: Words were taken out of the index, which keeps them until it is put in order.
+        self._is_forgetting = False
+        self._stamps: dict[tuple[str, str], int] = {}
+        self._dirty: dict[tuple[str, str], bool] = {}
+
+    @property
+    def _config(self) -> Config:
+        return self._core.config()
+
+    def at(self, wall: float) -> None:
+        """The moment of the step that begins, in seconds. What a transaction that failed had touched is forgotten."""
+        self._moment = round(wall * 1000)
+        self._stamps.clear()
+        self._dirty.clear()
+        self._changed.clear()
+        self._is_news = self._is_forgetting = False
+
+    # -- whose files there are -------------------------------------------------------------------------------------
+
+    def serve(self, step: Step) -> None:
+        """Have every configured agent's files there, as aipass.toml and the rows say."""
+        for agent in self._config.agents:
+            for file in FILES:
+                self._touch(agent, file)
+        if self._shelf is not None:
+            homes = {agent: self._config.home(agent) for agent in self._config.agents}
+            known = {(row["agent"], row["file"]): bytes(row["body"]) for row in self._ledger.all("states")}
+            step.effects.append(partial(self._shelf.serve, homes, self._config.state, known))
+
+    def begun(self, agent: str) -> None:
+        """An agent begins to work on something."""
+        if agent not in self._config.agents:
+            return
+        self._touch(agent, LOCAL)
+        row, work = self._state(agent, LOCAL), self._ledger.one("work_now", {"agent": agent})
+        if row is None or row["doing"] is None or work is None:
+            return
+        # What it was doing for another dispatch it does no more; a later attempt goes on with it.
+        last = self._ledger.one("last_sessions", {"agent": agent, "limit": 1})
+        before = json.loads(row["body"])["now"]["dispatch"] or (
+            last["dispatch"] if last is not None else None
+        )
+        if before != work["dispatch"]:
+            self._doing(agent, None, row)
+
+    def ended(self, step: Step, run: Row, session: dict[str, Any]) -> None:
+        """An agent's run is over: what it did is remembered. `session`: its outcome, summary and files."""
+        detail = {name: session[name] for name in ("started", "finished", "outcome", "files", "summary")}
+        detail["summary"] = self.clean(session["summary"])
+        text = with_checks(detail["summary"], self._check_of(run["id"]))
+        self.remember("session", run["agent"], text, step.now.wall, run=run, detail=detail)
+        if run["agent"] in self._config.agents:
+            self._touch(run["agent"], LOCAL)
+
+    def checked(self, agent: str, run: int) -> None:
+        """The checks of what a run delivered have ended: where the run has as well, its session says so."""
+        row = self._ledger.one("session_of", {"agent": agent, "run": run})
+        if row is None:
+            return
+        text = with_checks(json.loads(row["detail"])["summary"], self._check_of(run))
+        self._ledger.run("change_memory", {"id": row["id"], "text": text, "tags": row["tags"]})
+        self._ledger.run("drop_words", {"id": row["id"]})
+        self._ledger.run("put_words", {"id": row["id"], "words": indexed(text)})
+        self._changed.append(row["id"])
+        if agent in self._config.agents:
+            self._touch(agent, LOCAL)
+
+    def _check_of(self, run: int) -> dict[str, Any] | None:
+        self._ledger.flush()
+        row = self._ledger.one("check_of", {"run": run})
+        return None if row is None else json.loads(row["detail"])
+
+    # -- what is noted ---------------------------------------------------------------------------------------------
+
+    def note(
+        self,
+        step: Step,
+        agent: str,
+        kind: str,
+        text: str,
+        tags: Sequence[str],
+        run: Row | None,
+        added: float | None = None,
+    ) -> tuple[str, bool]:
+        """Take an entry into an agent's file; what came of it in words, and whether it failed.
+
+        added: seconds, when an entry of elsewhere was made; one that is there already is not taken again.
+        """
+        limit = self._config.state.text
+        text = printed(text).strip()
+        tags = [printed(tag).strip()[:MAX_TAG] for tag in tags if tag.strip()][:MAX_TAGS]
+        if added is not None and kind == "session":
+            limit = MAX_REMEMBERED
+        kept = text[:limit]
+        cut = f"; only its first {limit} of {len(text)} characters fit ([state] text)" if text != kept else ""
+        if added is not None:
+            known = {"agent": agent, "source": kind, "text": self.clean(kept), "time": added}
+            if (row := self._ledger.one("same_memory", known)) is not None:
+                return f"{kind} {row['id']} of {agent} says so already", False
+            if kind == "session":
+                number = self.remember(kind, agent, kept, added, tags=tags, detail=_OLD_SESSION)
+                return f"session {number} of {agent} is remembered{cut}", False
+        if kind == "doing":
+            self._doing(agent, kept, self._state(agent, LOCAL))
+            return f"{agent} is doing that{cut}", False
+        if kind == "todo" and len(self._open(agent, kind)) >= self._config.state.todos:
+            todos = self._config.state.todos
+            return (
+                f"{agent} has {count(todos, 'open todo')}, and no more fit ([state] todos); finish one: `aipass note done ID`",
+                True,
+            )
+        number = self._add(step, agent, kind, kept, tags, len(self._open(agent, kind)), run, added)
+        self._roll_over(agent, kind)
+        return f"{kind} {number} of {agent} is noted{cut}", False
+
+    def done(self, step: Step, agent: str, number: int) -> tuple[str, bool]:
+        """Take a todo off an agent's list."""
+        del step
+        row = self._ledger.one("note", {"id": number})
+        if row is None or row["agent"] != agent or row["source"] != "todo":
+            return (
+                f"{agent} has no todo {number}; `aipass trinity show {agent}` shows those that it has",
+                True,
+            )
+        if row["gone"] is not None:
+            return f"todo {number} is done already", False
+        self._gone(agent, "todo", number)
+        return f"todo {number} of {agent} is done", False
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def clean(self, text: str) -> str:
+        """A text without what looks like a secret."""
+        return self._mask(text)[0]
+
+    def remember(
+        self,
+        source: str,
+        agent: str,
+        text: str,
+        when: float,
+        *,
+        tags: Iterable[str] = (),
+        run: Row | None = None,
+        dispatch: int | None = None,
+        path: str | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> int:
+        """Keep something that may be asked for later; returns its id. What looks like a secret is not kept."""
+        text, tags = self.clean(text[:MAX_REMEMBERED]), list(map(self.clean, tags))
+        about = {
+            "source": source,
+            "agent": agent,
+            "text": text,
+            "tags": json.dumps(tags),
+            "path": path,
+            "time": when,
+        }
+        about |= {"dispatch": dispatch, "run": None, "detail": json.dumps(detail or {})}
+        if run is not None:
+            about |= {
+                "dispatch": run["dispatch"],
+                "run": run["run"] if "run" in run.keys() else run["id"],  # noqa: SIM118 - a Row
+            }
+        number = self._ledger.run("insert_memory", about)
+        self._is_news = True
+        if source != "todo":
+            self._ledger.run(
+                "put_words", {"id": number, "words": indexed(text, *tags, printable(path) or "")}
+            )
+        return number
+
+    def forget(self, step: Step, number: int, agent: str | None) -> tuple[int, str]:
+        """Remove something for good, from file, memory, index, mail and log. `agent`: who asks; None: a person.
+
+        Returns an exit code and words.
+        """
+        row = self._ledger.one("memory", {"id": number})
+        if row is None:
+            return EXIT_FAILED, f"nothing is remembered as {number}; `aipass recall` shows ids"
+        if agent is not None and row["agent"] != agent:
+            return EXIT_REFUSED, f"{number} is {row['agent']}'s, and `{agent}` forgets its own only"
+        detail = json.loads(row["detail"])
+        said = detail.get("message") or detail.get("question")
+        if agent is not None and said is not None:
+            return EXIT_REFUSED, f"{number} was said to others: only a person takes that back"
+        texts = [row["text"]]
+        if (note := self._ledger.one("note", {"id": number})) is not None:
+            texts += json.loads(note["earlier"])
+            if note["gone"] is None:
+                self._touch(row["agent"], FILE_OF[row["source"]])
+            self._ledger.run("drop_note", {"id": number})
+            self._ledger.run("forget_note", {"id": number})
+        if row["source"] == "session":
+            self._touch(row["agent"], LOCAL)
+        if row["source"] == "pr":
+            texts.append(row["text"].partition("\n")[0].partition(": ")[2])
+        if said is not None:
+            texts += self._forget_message(step, said, only_answer="question" in detail)
+        self._ledger.run("drop_memory", {"id": number})
+        self._changed.append(number)
+        self._ledger.run("drop_words", {"id": number})
+        self._is_forgetting = True
+        self._ledger.flush()
+        self._scrub({text.strip() for text in texts} - {""}, agent)
+        stays = "; the pull request keeps its title" if row["source"] == "pr" else ""
+        return 0, f"{row['source']} {number} of {row['agent']} is forgotten{stays}"
+
+    def _forget_message(self, step: Step, number: int, *, only_answer: bool) -> list[str]:
+        """What was said in a message, or to a question, which is nobody's to read any more; returns the texts."""
+        row = self._ledger.one("message", {"id": number})
+        if row is None:
+            return []
+        about = {"id": number, "now": step.now.wall}
+        self._ledger.run("forget_answer" if only_answer else "forget_message", about)
+        if only_answer:
+            for reply in self._ledger.all("answers_as_messages", {"id": number, "text": row["answer"]}):
+                self._forget_message(step, reply["id"], only_answer=False)
+        elif self.forgets_message is not None:
+            step.effects.append(partial(self.forgets_message, number, row["recipient"]))
+        return [row["answer"] or ""] if only_answer else [row["text"], row["subject"] or ""]
+
+    def _scrub(self, texts: set[str], agent: str | None) -> None:
+        """Take texts out of the log as well: that something was said stays, what it was does not.
+
+        agent: who asks, and may change only what the log has of what its own runs noted: what they said to others, they said.
+        """
+        # One look through the log for all of them. What is written in any other way in JSON is compared below.
+        begin = _SIMPLE.match(next(iter(texts))) if len(texts) == 1 else None
+        about = {"text": begin[0] if begin else "", "agent": agent}
+        for event in self._ledger.all("events_that_say", about):
+            if (detail := _without_any(event["detail"], texts)) is not None:
+                self._ledger.run("change_event", {"id": event["id"], "detail": detail})
+        for done in self._ledger.all("actions_that_say", about):
+            if (payload := _without_any(done["payload"], texts)) is not None:
+                self._ledger.run("change_action", {"id": done["id"], "payload": payload})
+
+    # -- what agents save ------------------------------------------------------------------------------------------
+
+    def take(self, step: Step, item: StateSaved) -> list[str]:
+        """Merge what an agent saved into what is known of it. Returns what the agent should be told."""
+        agent, file, saved = item.agent, item.file, item.saved
+        if agent not in self._config.agents:
+            return []
+        row = self._state(agent, file)
+        copies = self._ledger.all("copies", {"agent": agent, "file": file})
+        base, begun = _base(saved.found.get("updated"), copies)
+        run = self._ledger.one("work_now", {"agent": agent})
+        counts = {"added": 0, "changed": 0, "removed": 0}
+        for kind, entries in saved.lists.items():
+            counted = self._merge(step, agent, kind, entries, base, run, removes=begun is not None)
+            for name, number in counted.items():
+                counts[name] += number
+        if file == LOCAL and (begun is None or saved.doing != begun["doing"]) and row is not None:
+            self._doing(agent, saved.doing, row)
+        # A file of an earlier ledger says what no copy of this one ever said.
+        forged = _forged(file, saved.found, copies) if begun is not None or len(copies) > 1 else []
+        self._touch(agent, file, anyway=True)
+        self._tell(step, item, counts, forged, run)
+        told = []
+        if forged:
+            told.append(
+                f"In your {file} the fields {', '.join(f'`{name}`' for name in forged)} are aipass's own: they were put back as "
+                f"they were, and what you changed in your own fields was taken."
+            )
+        if item.masked:
+            told.append(
+                f"What looks like a secret was taken out of your {file}: {', '.join(item.masked)}. Keep none there."
+            )
+        return told
+
+    def _tell(
+        self, step: Step, item: StateSaved, counts: dict[str, int], forged: list[str], run: Row | None
+    ) -> None:
+        about: dict[str, Any] = {"agent": item.agent, "file": item.file}
+        by = None if run is None else run["run"]
+        path = self.path(item.agent, item.file)
+        if any(counts.values()):
+            step.facts.append(
+                Fact("state.saved", "state", path=path, ref=item.agent, by=by, detail=about | counts)
+            )
+        if forged:
+            detail = about | {
+                "fields": forged,
+                "reason": "these fields are the engine's, and were put back",
+                "kept": None,
+            }
+            step.facts.append(
+                Fact("state.rejected", "state", path=path, ref=item.agent, by=by, detail=detail)
+            )
+
+    def rejected(self, step: Step, item: StateRejected) -> str:
+        """Record that something could not be used. Returns what the agent should be told."""
+        run = self._ledger.one("work_now", {"agent": item.agent})
+        by = None if run is None else run["run"]
+        path = self.path(item.agent, item.file)
+        where = f"line {item.line}" + (f", field `{item.field}`" if item.field else "")
+        detail = {
+            "agent": item.agent,
+            "file": item.file,
+            "line": item.line,
+            "field": item.field or None,
+            "reason": item.reason,
+            "kept": item.kept,
+        }
+        step.facts.append(Fact("state.rejected", "state", path=path, ref=item.agent, by=by, detail=detail))
+        kept = f"; what you wrote is kept in {item.kept}" if item.kept else ""
+        return f"Your {printable(path)} could not be used: {where}: {item.reason}. The last good state was put back{kept}."
+
+    def path(self, agent: str, file: str) -> str:
+        """Where a state file lies, relative to the root."""
+        home = self._config.home(agent) if agent in self._config.agents else agent
+        return f"{home}/.trinity/{file}".rstrip("/")
+
+    def _merge(
+        self,
+        step: Step,
+        agent: str,
+        kind: str,
+        entries: Sequence[Entry],
+        base: int,
+        run: Row | None,
+        *,
+        removes: bool,
+    ) -> dict[str, int]:
+        ids = json.dumps([entry.id for entry in entries if entry.id is not None])
+        forgotten = {row["id"] for row in self._ledger.all("forgotten", {"ids": ids})}
+        entries = [entry for entry in entries if entry.id not in forgotten]
+        about = {"agent": agent, "source": kind}
+        rows = self._ledger.all("known_notes", about | {"base": base})
+        known = {row["id"]: row for row in rows}
+        done = merge(map(_note, rows), entries, base, removes=removes)
+        stamp = self._touch(agent, FILE_OF[kind])
+        for number, entry in done.changed:
+            row = known[number]
+            earlier = json.dumps([*json.loads(row["earlier"]), row["text"]][-KEPT_TEXTS:])
+            self._ledger.run("note_changed", {"id": number, "stamp": stamp, "earlier": earlier})
+            self._ledger.run(
+                "change_memory", {"id": number, "text": entry.text, "tags": json.dumps(entry.tags)}
+            )
+            self._ledger.run("drop_words", {"id": number})
+            self._changed.append(number)
+            if kind != "todo":
+                self._ledger.run("put_words", {"id": number, "words": indexed(entry.text, *entry.tags)})
+        for number in done.removed:
+            self._gone(agent, kind, number)
+        added = 0
+        for place, one in enumerate(done.order):
+            if isinstance(one, Entry):
+                added += 1
+                self._add(step, agent, kind, one.text, one.tags, place, run)
+            elif known[one]["place"] != place:
+                self._ledger.run("note_place", {"id": one, "place": place})
+        self._roll_over(agent, kind)
+        return {"added": added, "changed": len(done.changed), "removed": len(done.removed)}
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def _open(self, agent: str, kind: str) -> list[Row]:
+        return [row for row in self._ledger.all("open_notes", {"agent": agent}) if row["source"] == kind]
+
+    def _add(
+        self,
+        step: Step,
+        agent: str,
+        kind: str,
+        text: str,
+        tags: Iterable[str],
+        place: int,
+        run: Row | None,
+        added: float | None = None,
+    ) -> int:
+        when = step.now.wall if added is None else added
+        number = self.remember(kind, agent, text, when, tags=tags, run=run)
+        stamp = self._touch(agent, FILE_OF[kind])
+        self._ledger.run(
+            "put_note", {"id": number, "agent": agent, "source": kind, "place": place, "stamp": stamp}
+        )
+        return number
+
+    def _gone(self, agent: str, kind: str, number: int) -> None:
+        self._ledger.run("note_gone", {"id": number, "stamp": self._touch(agent, FILE_OF[kind])})
+
+    def _roll_over(self, agent: str, kind: str) -> None:
+        """The oldest beyond the limit stand in memory only from now on; todos never."""
+        if kind == "todo":
+            return
+        most: int = getattr(self._config.state, f"{kind}s")
+        rows = sorted(self._open(agent, kind), key=lambda row: (row["time"], row["id"]))
+        for row in rows[: max(0, len(rows) - most)]:
+            self._gone(agent, kind, row["id"])
+
+    def _doing(self, agent: str, doing: str | None, row: Row | None) -> None:
+        stamp = self._touch(agent, LOCAL)
+        body = b"" if row is None else row["body"]
+        updated = stamp - 1 if row is None else row["updated"]
+        self._ledger.run(
+            "put_state", {"agent": agent, "file": LOCAL, "updated": updated, "doing": doing, "body": body}
+        )
+
+    # -- what is to stand in the files -----------------------------------------------------------------------------
+
+    def _touch(self, agent: str, file: str, *, anyway: bool = False) -> int:
+        """A file is to be looked at before the commit; the `updated` that it will have. `anyway`: put in place in any case."""
+        key = agent, file
+        self._dirty[key] = self._dirty.get(key, False) or anyway
+        if key not in self._stamps:
+            row = self._state(agent, file)
+            self._stamps[key] = max(self._moment, row["updated"] + 1 if row is not None else 0)
+        return self._stamps[key]
+
+    def publish(self, step: Step) -> None:
+        """Record what is to stand in the files that were touched, and have it put there after the commit.
+
+        Also between two saves of one step: each is merged into what the one before has come to.
+        """
+        if self._is_forgetting:
+            self._ledger.run("clear_words")
+        for (agent, file), anyway in self._dirty.items():
+            row = self._state(agent, file)
+            stamp = self._stamps[agent, file]
+            document = self._document(agent, file, row, stamp)
+            body = render(document)
+            if row is not None and row["body"] and _same(json.loads(body), json.loads(row["body"])):
+                body = bytes(row["body"])
+                if not anyway:
+                    continue
+            else:
+                doing = document["now"]["doing"] if file == LOCAL else None
+                self._ledger.run(
+                    "put_state",
+                    {"agent": agent, "file": file, "updated": stamp, "doing": doing, "body": body},
+                )
+                if file != PASSPORT:
+                    engine = json.dumps({name: _hash(_at(document, name)) for name in ENGINES[file]})
+                    about = {"agent": agent, "file": file}
+                    self._ledger.run("put_copy", about | {"updated": stamp, "engine": engine, "doing": doing})
+                    self._ledger.run("drop_copies", about | {"keep": KEPT_COPIES})
+            if self._shelf is not None:
+                step.effects.append(partial(self._shelf.publish, agent, file, body))
+        if self._learner is not None:
+            step.effects += [partial(self._learner.changed, number) for number in self._changed]
+            if self._is_news:
+                step.effects.append(self._learner.look)
+        self._changed.clear()
+        self._dirty.clear()
+        self._stamps.clear()
+        self._is_news = self._is_forgetting = False
+
+    def _state(self, agent: str, file: str) -> Row | None:
+        return self._ledger.one("state", {"agent": agent, "file": file})
+
+    def _document(self, agent: str, file: str, row: Row | None, stamp: int) -> dict[str, Any]:
+        values: dict[str, Any] = {"schema": SCHEMA, "agent": agent, "updated": iso(stamp / 1000)}
+        if file == PASSPORT:
+            settings = self._config.agents[agent]
+            created = json.loads(row["body"])["created"] if row is not None else iso(stamp / 1000)
+            owns = None if settings.owns is None else list(settings.owns)
+            values |= {"role": settings.role, "purpose": settings.purpose, "driver": settings.driver}
+            values |= {"model": settings.model, "owns": owns, "created": created}
+        else:
+            notes = self._ledger.all("open_notes", {"agent": agent})
+            for key, kind in LISTS.items():
+                values[key] = [_entry(note) for note in notes if note["source"] == kind]
+        if file == LOCAL:
+            work = self._ledger.one("work_now", {"agent": agent})
+            values["now"] = _now(work, None if row is None else row["doing"])
+            limit = {"agent": agent, "limit": self._config.state.sessions}
+            values["sessions"] = [_session(one) for one in self._ledger.all("last_sessions", limit)]
+        return {key: values[key] for key in KEYS[file]}
+
+
+def _without_any(said: str, texts: set[str]) -> str | None:
+    """JSON without any of the texts; None where it says none of them."""
+    before = after = json.loads(said)
+    for text in texts:
+        after = _without(after, text)
+    return None if after == before else json.dumps(after, separators=(",", ":"))
+
+
+def _without(detail: dict[str, Any], text: str) -> dict[str, Any]:
+    """What an event or an action holds, without a text; also where it stands cut, or before it was cut."""
+    return {
+        name: FORGOTTEN if name in SAID and isinstance(value, str) and _is_same(value, text) else value
+        for name, value in detail.items()
+    }
+
+
+def _is_same(value: str, text: str) -> bool:
+    value, text = printed(value).strip(), printed(text).strip()
+    # An event holds the beginning of a message, a file the beginning of a long note.
+    is_cut = len(value) >= CUT_CHARS and text.startswith(value)
+    return value == text or is_cut or (len(text) >= CUT_CHARS and value.startswith(text))
+
+
+def _note(row: Row) -> Note:
+    return Note(
+        row["id"],
+        row["text"],
+        tuple(json.loads(row["tags"])),
+        row["since"],
+        row["changed"],
+        row["gone"],
+        tuple(json.loads(row["earlier"])),
+    )
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return {"id": row["id"], "text": row["text"], "added": iso(row["time"]), "tags": json.loads(row["tags"])}
+
+
+def _session(row: Row) -> dict[str, Any]:
+    detail = json.loads(row["detail"])
+    return {
+        "dispatch": row["dispatch"],
+        "run": row["run"],
+        "started": detail["started"],
+        "finished": detail["finished"],
+        "outcome": detail["outcome"],
+        "summary": row["text"],
+        "files": detail["files"],
+    }
+
+
+def _now(work: Row | None, doing: str | None) -> dict[str, Any]:
+    now: dict[str, Any] = dict.fromkeys(NOW)
+    if work is not None:
+        task = " ".join((work["subject"] or work["task"] or "").split())[:TASK_CHARS] or None
+        since = iso(work["created"])
+        now |= {
+            "dispatch": work["dispatch"],
+            "plan": work["plan"],
+            "phase": work["phase"],
+            "task": task,
+            "since": since,
+        }
+    return now | {"doing": doing}
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two documents say the same, whenever they were written."""
+    return {**one, "updated": None} == {**other, "updated": None}
+
+
+def _base(updated: object, copies: Sequence[Row]) -> tuple[int, Row | None]:
+    """The copy that an agent began with: its `updated` in milliseconds, and its row. Where nobody can say: the newest's, and None."""
+    if isinstance(updated, str) and _ISO.fullmatch(updated):
+        try:
+            asked = round(datetime.fromisoformat(updated).timestamp() * 1000)
+        except ValueError:
+            asked = -1
+        for row in copies:
+            if row["updated"] == asked:
+                return asked, row
+    return (copies[0]["updated"] if copies else 0), None
+
+
+def _at(document: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - JSON
+    for part in name.split("."):
+        document = document.get(part) if isinstance(document, dict) else None  # type: ignore[assignment]
+    return document
+
+
+def _hash(value: object) -> str:
+    return blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _forged(file: str, found: dict[str, Any], copies: Sequence[Row]) -> list[str]:
+    """The engine's fields that say what no copy ever said. One that was left out is only put back."""
+    known = [json.loads(row["engine"]) for row in copies]
+    forged = []
+    for name in ENGINES[file]:
+        top, _, below = name.partition(".")
+        if top not in found or (below and below not in (found[top] if isinstance(found[top], dict) else {})):
+            continue
+        value = _hash(_at(found, name))
+        if all(engine.get(name) != value for engine in known):
+            forged.append(name)
+    return forged

@@ -1,0 +1,186 @@
+"""The engine's side of messages: rows, and a file in the mail folder of a run that lives."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from aipass.event import Fact
+from aipass.features.messages import prompt_part as preface
+from aipass.features.messages.render import MOST_WAITING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aipass.config import Config
+    from aipass.core.registry import Core
+    from aipass.core.step import Step
+    from aipass.features.memory.store import StateStore
+    from aipass.features.messages.mail_files import MailFiles
+    from aipass.ledger import Row
+
+#: Who may be written to besides the agents, and who the engine itself is.
+ALL, HUMAN, ENGINE = "all", "human", "aipass"
+
+
+class Asks(NamedTuple):
+    """What makes a question of a message: what may be answered, and until when its run waits, if it does."""
+
+    options: Sequence[str]
+    waits: float | None
+
+
+class Mailbox:
+    """What is said, to whom, and whether it was seen."""
+
+    def __init__(self, core: Core, files: MailFiles, store: StateStore) -> None:
+        self._core, self._ledger, self._files, self._keeper = core, core.ledger, files, store
+
+    @property
+    def _config(self) -> Config:
+        return self._core.config()
+
+    # -- inside the transaction ------------------------------------------------------------------------------------
+
+    def post(
+        self,
+        step: Step,
+        recipient: str,
+        text: str,
+        *,
+        sender: str = ENGINE,
+        subject: str | None = None,
+        files: Sequence[str] = (),
+        reply_to: int | None = None,
+        run: Row | None = None,
+        cause: int | None = None,
+    ) -> int:
+        """Leave somebody a message; a run of theirs that lives finds it at once. Returns its id."""
+        about = {"subject": subject, "files": files, "reply_to": reply_to}
+        number = self.put(step, recipient, text, sender=sender, run=run, cause=cause, **about)  # type: ignore[arg-type]
+        if recipient == HUMAN:
+            begin = " ".join((subject or text).split())[:200]
+            step.notify(
+                self._ledger,
+                f"{sender} writes to you (message {number}): {begin}; `aipass messages` shows it",
+                cause,
+            )
+        return number
+
+    def put(
+        self,
+        step: Step,
+        recipient: str,
+        text: str,
+        *,
+        sender: str,
+        subject: str | None = None,
+        files: Sequence[str] = (),
+        reply_to: int | None = None,
+        run: Row | None = None,
+        cause: int | None = None,
+        asks: Asks | None = None,
+    ) -> int:
+        """The same, and a person is told of it by somebody else."""
+        text, subject = self.clean(text), None if subject is None else self.clean(subject)
+        about: dict[str, object] = {
+            "sender": sender,
+            "recipient": recipient,
+            "subject": subject,
+            "text": text,
+        }
+        about |= {"reply_to": reply_to, "files": json.dumps(list(files)), "sent": step.now.wall}
+        about |= {
+            "dispatch": None if run is None else run["dispatch"],
+            "run": None if run is None else run["id"],
+        }
+        about |= {"asks": int(asks is not None), "waits": None if asks is None else asks.waits}
+        about |= {"options": json.dumps([] if asks is None else list(map(self.clean, asks.options)))}
+        number = self._ledger.run("insert_message", about)
+        if sender != ENGINE:
+            self._keeper.remember(
+                "message", sender, text, step.now.wall, run=run, detail={"to": recipient, "message": number}
+            )
+        detail = {"from": sender, "to": recipient, "subject": subject, "text": text[:200]}
+        by = None if run is None else run["id"]
+        step.facts.append(
+            Fact("message.received", "mail", ref=str(number), by=by, cause=cause, detail=detail)
+        )
+        step.effects.append(partial(self._files.file, recipient, number))
+        if recipient != HUMAN:
+            limit = {"recipient": recipient, "limit": MOST_WAITING + 1}
+            waiting = self._ledger.one("count_waiting", limit)
+            if waiting is not None and waiting["number"] <= MOST_WAITING:
+                self._deliver(step, recipient, [number])
+        return number
+
+    def clean(self, text: str) -> str:
+        """A text without what looks like a secret."""
+        return self._keeper.clean(text)
+
+    def _deliver(self, step: Step, recipient: str, numbers: Iterable[int]) -> None:
+        """Put messages into the mail of a run that lives, if there is one."""
+        work = self._ledger.one("work_now", {"agent": recipient})
+        for number in numbers if work is not None else ():
+            self._ledger.run("message_delivered", {"id": number, "now": step.now.wall})
+            step.effects.append(partial(self._files.put, work["run"], number))  # type: ignore[index]
+
+    def enclose(self, run: int, agent: str, dispatch: int) -> None:
+        """A run is about to start: what its prompt has room for goes with it, and the question that it is to answer."""
+        unread = self._ledger.all("unread", {"recipient": agent, "limit": MOST_WAITING})
+        own = [row for row in unread if row["work"] == dispatch]
+        others = [row for row in unread if row["work"] != dispatch]
+        for row in (*own, *preface.fitting(others, self._config.memory.in_prompt)):
+            self._ledger.run("message_shown", {"id": row["id"], "run": run})
+
+    def opened(self, step: Step, run: int, agent: str) -> None:
+        """A run has begun: it has what its prompt holds, and the rest lies in its mail."""
+        self.seen(step, agent, [row["id"] for row in self._ledger.all("shown_messages", {"run": run})], run)
+        self._top_up(step, agent)
+
+    def unopened(self, run: int) -> None:
+        """A run ended before its model can have read its prompt: what that held comes again."""
+        self._ledger.run("messages_unread", {"run": run})
+
+    def seen(self, step: Step, recipient: str, numbers: Iterable[int], by: int | None = None) -> int:
+        """Somebody has read these messages of theirs; returns how many of them were news."""
+        news = 0
+        numbers = set(numbers)
+        if len(numbers) > 1:
+            # Who names very many does not have each looked for.
+            numbers &= {row["id"] for row in self._ledger.all("unread_ids", {"recipient": recipient})}
+        for number in sorted(numbers):
+            about = {"id": number, "recipient": recipient, "now": step.now.wall}
+            if self._ledger.run("message_read", about):
+                news += 1
+                step.facts.append(
+                    Fact("message.read", "mail", ref=str(number), by=by, detail={"by": recipient})
+                )
+        if news and recipient != HUMAN:
+            self._top_up(step, recipient)
+        return news
+
+    def _top_up(self, step: Step, recipient: str) -> None:
+        """Let the next come into the mail of a run that has read some."""
+        most = {"recipient": recipient, "limit": MOST_WAITING}
+        self._deliver(
+            step,
+            recipient,
+            [row["id"] for row in self._ledger.all("unread", most) if row["delivered"] is None],
+        )
+
+    def recipients(self, named: str, sender: str) -> list[str]:
+        """Who is meant by a name: `all` are all agents but the one that writes. Empty where there is nobody."""
+        if named == ALL:
+            return [agent for agent in self._config.agents if agent != sender]
+        return [named] if named == HUMAN or named in self._config.agents else []
+
+    # -- in the world, after the commit ----------------------------------------------------------------------------
+
+    def redeliver(self) -> None:
+        """At the start: what was recorded as delivered to a run that lives, and perhaps was not."""
+        for run in self._ledger.all("live_runs"):
+            for row in self._ledger.all("unread", {"recipient": run["agent"], "limit": -1}):
+                if row["delivered"] is not None and row["shown"] != run["id"]:
+                    self._files.put(run["id"], row["id"])

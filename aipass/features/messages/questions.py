@@ -1,0 +1,302 @@
+"""The engine's side of questions: who waits for whose answer, and what goes on when it is there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from aipass import action as act
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
+from aipass.event import Fact, iso, one_line, plain
+from aipass.features.memory.sessions import summary
+from aipass.features.messages.deadlock import WaitCycle
+from aipass.features.messages.mailbox import HUMAN, Asks
+from aipass.features.messages.render import quoted
+from aipass.units import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from aipass.core.step import Step
+    from aipass.event import Event
+    from aipass.features.messages.mailbox import Mailbox
+    from aipass.ledger import Ledger, Row
+
+#: Who a dispatch goes on for when what it asked is answered.
+CONTINUES = "aipass answer"
+#: What came of it: an exit code and words.
+Said = tuple[int, str]
+
+
+class Questions:
+    """What was asked, and what it keeps from going on."""
+
+    def __init__(self, ledger: Ledger, mail: Mailbox) -> None:
+        self._ledger, self._mail = ledger, mail
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def ask(self, step: Step, event: Event, action: act.Ask, carry: Callable[[act.Action], None]) -> Said:
+        """Record a question; an agent is started for it."""
+        run = None if action.run is None else self._ledger.one("run", {"id": action.run})
+        if action.run is not None and (why := self.endless(step, action, action.run)) is not None:
+            return EXIT_REFUSED, why
+        until = wait_until(step.now.wall, action.waits)
+        number = self._put(step, action.sender, action.to, action.text, action.options, run, event.id, until)
+        if action.to == HUMAN:
+            self._notify(step, f"{action.sender} asks", number, action.text, event.id)
+            return 0, str(number)
+        key = f"question {number}"
+        words = f"{action.sender} asks you (question {number}):\n\n{quoted(action.text)}\n"
+        words += "".join(f"\n> - {plain(option)[:200]}" for option in action.options) + (
+            "\n" if action.options else ""
+        )
+        words += f'\nAnswer it: `aipass answer {number} "…"`. If you end without that, what you say at the end is the answer.\n'
+        carry(act.Dispatch(action.to, words, key, key, sender=action.sender, stem=f"question-{number}"))
+        work = self._ledger.one("open_of_key", {"agent": action.to, "key": key})
+        if work is None:
+            self._close(step, number, "nobody could be started for it")
+            return (
+                EXIT_REFUSED,
+                f"{action.to} cannot be started for that; `aipass why` says what keeps it from starting",
+            )
+        self._ledger.run("question_work", {"id": number, "work": work["id"]})
+        return 0, str(number)
+
+    def unasked(self, step: Step, run: Row, text: str) -> None:
+        """A run has ended with a question that nobody heard: it is put to the person."""
+        number = self._put(step, run["agent"], HUMAN, text, [], run, None)
+        self._notify(step, f"dispatch {run['dispatch']} of {run['agent']} waits for you", number, text, None)
+
+    def _put(
+        self,
+        step: Step,
+        sender: str,
+        to: str,
+        text: str,
+        options: list[str],
+        run: Row | None,
+        cause: int | None,
+        waits: float | None = None,
+    ) -> int:
+        detail = {"from": sender, "to": to, "text": text[:200]}
+        asks = Asks(options, waits)
+        number = self._mail.put(step, to, text, sender=sender, run=run, cause=cause, asks=asks)
+        by = None if run is None else run["id"]
+        step.facts.append(Fact("question.asked", "mail", ref=str(number), by=by, cause=cause, detail=detail))
+        return number
+
+    def _notify(self, step: Step, who: str, number: int, text: str, cause: int | None) -> None:
+        begin = one_line(text)[:200]
+        row = self._ledger.one("message", {"id": number})
+        assert row is not None
+        step.notify(
+            self._ledger,
+            f'{who}: {begin}; `aipass answer {number} "…"` answers it (question {number})',
+            cause,
+            f"question {number}",
+            agent=row["sender"],
+            dispatch=row["dispatch"],
+            options=tuple(json.loads(row["options"] or "[]")),
+        )
+
+    def endless(self, step: Step, action: act.Ask | act.Dispatch, run: int) -> str | None:
+        """Why what a run asks for could never come; None where it could, or it neither waits nor asks."""
+        to = action.to if isinstance(action, act.Ask) else action.agent
+        row = self._ledger.one("run", {"id": run})
+        if row is None or to == HUMAN or (isinstance(action, act.Dispatch) and action.waits is None):
+            return None
+        busy = None if action.waits is None else row["agent"]
+        if busy == to:
+            return f"{to} would wait for itself; send without --wait, and end"
+        circle = WaitCycle(self._ledger, busy, row["dispatch"], step.now.wall).of(to)
+        if not circle:
+            return None
+        chain = " waits for ".join(circle)
+        if busy is None:
+            return (
+                f"{chain}: {to} cannot answer before you have; `aipass questions` shows what it asks, and "
+                f"`aipass answer` may say what you need to know"
+            )
+        return f"{chain}: to wait for {to} would close a circle; ask without --wait, and end"
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def answer(
+        self, step: Step, event: Event, action: act.Answer, carry: Callable[[act.Action], None]
+    ) -> Said:
+        """Take an answer, and let go on what waited for it alone."""
+        row = self._ledger.one("message", {"id": action.question})
+        if row is None or not row["asks"]:
+            return (
+                EXIT_FAILED,
+                f"there is no question {action.question}; `aipass questions` lists those that are open",
+            )
+        if action.sender not in {row["recipient"], HUMAN}:
+            step.notify(
+                self._ledger,
+                f"{action.sender} tried to answer question {row['id']}, which is for {row['recipient']}; it was refused",
+                event.id,
+            )
+            return (
+                EXIT_REFUSED,
+                f"question {row['id']} is for {row['recipient']}, and only that may answer it, or a person",
+            )
+        if row["answered"] is not None:
+            when = f"{iso(row['answered'])}: {summary(row['answer'])}"
+            return EXIT_REFUSED, f"question {row['id']} was answered already by {row['answerer']}, {when}"
+        if row["closed"] is not None:
+            return EXIT_REFUSED, f"question {row['id']} needs no answer any more: {row['closed']}"
+        if not action.text.strip():
+            return EXIT_USAGE, "there is nothing to say; give an answer"
+        text = action.text
+        options = [] if action.other else json.loads(row["options"] or "[]")
+        if options:
+            chosen = [one for one in options if one.strip().casefold() == text.strip().casefold()]
+            if not chosen:
+                named = ", ".join(plain(one)[:100] for one in options)
+                return (
+                    EXIT_USAGE,
+                    f"question {row['id']} takes one of: {named}; `--other` gives another answer",
+                )
+            text = chosen[0]
+        self._take(step, row, text, action.sender, event.id)
+        if row["work"] is not None and action.sender != row["recipient"]:
+            carry(act.Cancel(row["work"], f"question {row['id']} was answered by {action.sender}"))
+        elif row["work"] is not None and self._is_queued(row["work"]):
+            carry(act.Cancel(row["work"], f"question {row['id']} was answered meanwhile"))
+        return self._go_on(step, row, event.id, carry)
+
+    def _is_queued(self, dispatch: int) -> bool:
+        row = self._ledger.one("dispatch", {"id": dispatch})
+        return row is not None and row["state"] == "queued"
+
+    def _take(
+        self, step: Step, row: Row, text: str, by: str, cause: int | None, *, is_told: bool = False
+    ) -> None:
+        """Note an answer. Who asked hears of it by a message, which is read when its dispatch goes on with it; unless `is_told`."""
+        text = self._mail.clean(text)
+        self._ledger.run(
+            "question_answered", {"id": row["id"], "answer": text, "now": step.now.wall, "by": by}
+        )
+        step.withdraw(self._ledger, f"question {row['id']}")
+        detail = {"from": row["sender"], "to": row["recipient"], "by": by, "answer": text[:200]}
+        step.facts.append(Fact("question.answered", "mail", ref=str(row["id"]), cause=cause, detail=detail))
+        if not is_told:
+            self._mail.post(step, row["sender"], text, sender=by, reply_to=row["id"], cause=cause)
+
+    def _go_on(self, step: Step, row: Row, cause: int, carry: Callable[[act.Action], None]) -> Said:
+        """The dispatch that asked goes on, unless it has other questions open."""
+        said = f"question {row['id']} is answered"
+        asks = None if row["dispatch"] is None else self._ledger.one("dispatch", {"id": row["dispatch"]})
+        if asks is None or asks["state"] == "running":
+            return 0, said
+        if asks["state"] != "blocked":
+            return (
+                0,
+                f"{said}; dispatch {asks['id']}, which asked, is {asks['state']} and does not go on by that",
+            )
+        others = self._ledger.all("open_questions", {"dispatch": asks["id"]})
+        if others:
+            numbers = ", ".join(str(other["id"]) for other in others)
+            return 0, f"{said}; dispatch {asks['id']} waits for an answer to {numbers} as well"
+        if not self._continue(step, asks, cause, carry):
+            return 0, f"{said}; {self._stays(asks)}"
+        return 0, f"{said}; dispatch {asks['id']} of {asks['agent']} goes on"
+
+    def _continue(self, step: Step, asks: Row, cause: int, carry: Callable[[act.Action], None]) -> bool:
+        """Let a blocked dispatch go on with its answers; whether it does. A person hears of one that does not."""
+        told = self._ledger.all("unheard_answers", {"agent": asks["agent"], "dispatch": asks["id"]})
+        carry(self._continued(asks))
+        after = self._ledger.one("dispatch", {"id": asks["id"]})
+        if after is None or after["state"] != "blocked":
+            self._mail.seen(step, asks["agent"], [row["reply"] for row in told])
+            return True
+        step.notify(self._ledger, self._stays(asks), cause)
+        return False
+
+    @staticmethod
+    def _stays(asks: Row) -> str:
+        number = asks["id"]
+        return f"dispatch {number} of {asks['agent']} has its answer and cannot go on now; `aipass why {number}` says why, `aipass retry {number}` tries"
+
+    def unheard(self, run: Row, read: Collection[int] = ()) -> list[Row]:
+        """What a dispatch asked, was answered while it ran, and its run has not read: it must go on to hear of it.
+
+        read: messages that the run has said to have read just before it ended.
+        """
+        about = {"agent": run["agent"], "dispatch": run["dispatch"]}
+        return [row for row in self._ledger.all("unheard_answers", about) if row["reply"] not in read]
+
+    def blocked(self, step: Step, event: Event, carry: Callable[[act.Action], None]) -> None:
+        """A run has ended, and its dispatch waits: where for nothing that is still to come, it goes on."""
+        run = self._ledger.one("run", {"id": event.by})
+        asks = self._ledger.one("dispatch", {"id": event.detail.get("dispatch")})
+        if run is None or asks is None or asks["state"] != "blocked" or self.open_of(asks["id"]):
+            return
+        if self.unheard(run):
+            self._continue(step, asks, event.id, carry)
+
+    def _continued(self, asks: Row) -> act.Dispatch:
+        """What a blocked dispatch goes on with: the answers to all that its last run asked."""
+        told = []
+        for row in self._ledger.all("answers_for", {"dispatch": asks["id"]}):
+            text = row["answer"] if row["answerer"] == HUMAN else quoted(row["answer"])
+            told.append(
+                f"You asked (question {row['id']}): {summary(row['text'])}\n\n{row['answerer']} answers:\n\n{text}\n"
+            )
+        first = self._ledger.all("senders", {"dispatch": asks["id"]})[0]
+        return act.Dispatch(
+            asks["agent"], "\n".join(told), sender=CONTINUES, stem=first["stem"], reply_to=asks["id"]
+        )
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def open_of(self, dispatch: int) -> list[Row]:
+        """What a dispatch has asked and was not told."""
+        return self._ledger.all("open_questions", {"dispatch": dispatch})
+
+    def replied(self, step: Step, dispatch: int, action: act.Dispatch, event: Event) -> None:
+        """A dispatch that was blocked goes on with what somebody said to it: that answers what it asked them.
+
+        A person answers for all.
+        """
+        if action.sender == CONTINUES:
+            return
+        for row in self.open_of(dispatch):
+            if event.by is None or row["recipient"] == action.sender:
+                self._take(step, row, action.text, action.sender, event.id, is_told=True)
+
+    def refuses(self, action: act.Dispatch) -> str | None:
+        """Why an agent's reply may not let a dispatch go on: it waits for the answers of others."""
+        if action.reply_to is None or action.sender == CONTINUES:
+            return None
+        others = [row for row in self.open_of(action.reply_to) if row["recipient"] != action.sender]
+        if not others:
+            return None
+        return f"dispatch {action.reply_to} waits for an answer of {others[0]['recipient']}; `aipass message` tells its agent something"
+
+    def retried(self, step: Step, dispatch: int) -> None:
+        """A dispatch goes on without an answer."""
+        for row in self.open_of(dispatch):
+            self._close(step, row["id"], f"dispatch {dispatch} was tried again without an answer")
+
+    def finished(
+        self, step: Step, event: Event, said: Callable[[], str], carry: Callable[[act.Action], None]
+    ) -> None:
+        """A dispatch has ended: what it was to answer is answered by what it said; what it asked needs no answer."""
+        dispatch, state = event.detail["dispatch"], event.detail["state"]
+        for row in self.open_of(dispatch):
+            self._close(step, row["id"], f"dispatch {dispatch}, which asked, is {state}")
+        for row in self._ledger.all("questions_of_work", {"work": dispatch}):
+            text = said() if state == "succeeded" else ""
+            text = (
+                text
+                or f"{row['recipient']} ended without an answer ({state}: {event.detail['reason'] or 'it says nothing'})"
+            )
+            self._take(step, row, text, row["recipient"], event.id)
+            self._go_on(step, row, event.id, carry)
+
+    def _close(self, step: Step, number: int, reason: str) -> None:
+        step.withdraw(self._ledger, f"question {number}")
+        self._ledger.run("question_closed", {"id": number, "reason": reason, "now": step.now.wall})

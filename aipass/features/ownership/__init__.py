@@ -1,0 +1,1 @@
+"""Who may write which file, and who wrote it."""

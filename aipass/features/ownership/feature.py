@@ -1,0 +1,173 @@
+"""Ownership: who may write which file, told to the supervisors that enforce it, and who wrote what."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from aipass.core.run_hook import RunHook
+from aipass.features.ownership import guarded, layers
+from aipass.features.ownership.attribution import SWEEP_S, Attribution
+from aipass.features.ownership.unfenced import KINDS, Unfenced
+from aipass.patterns import Patterns
+from aipass.sources.observation import Configured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.clock import Instant
+    from aipass.config import Config
+    from aipass.core.registry import Core
+    from aipass.core.step import Step
+    from aipass.ledger import Row
+
+    #: Phases as `Territory.of` reads them, and what was handed over by runs that live on.
+    Reservations = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+SWEEP = "sweep"
+
+
+class Ownership(RunHook):
+    """The feature, and its face."""
+
+    name = "ownership"
+
+    def setup(self, core: Core) -> None:
+        """All of it."""
+        self._core, self._ledger, self._layout = core, core.ledger, core.layout
+        self.authors = Attribution(core.layout)
+        self._unfenced = Unfenced(core, self.table)
+        self._reservations: list[Callable[[], Reservations]] = []
+        self._tells: list[Callable[[dict[str, Any], list[dict[str, Any]]], None]] = []
+        self._authors: list[Callable[[str], int | None]] = []
+        self._awaits: list[Callable[[], bool]] = []
+        self._written: list[Callable[[Step, int, str], None]] = []
+        self._read_in: Step | None = None
+        self._owns: tuple[Config, dict[str, Patterns]] | None = None
+        core.provide(self)
+        core.add_run_hook(self)
+        core.add_report(Configured, self._configured)
+        core.add_timer(SWEEP, self._sweep)
+        core.add_listener(KINDS, self._unfenced.look)
+        core.add_view("owner", self.owner)
+        core.add_start(start=self._start, ready=self.tell)
+        core.add_reconfigure(after=self._reconfigured)
+        core.add_config_check(self._check)
+
+    # -- for other features ----------------------------------------------------------------------------------------
+
+    def add_reservations(self, reserved: Callable[[], Reservations]) -> None:
+        """What is reserved besides what `owns` says."""
+        self._reservations.append(reserved)
+
+    def add_listener(self, tell: Callable[[dict[str, Any], list[dict[str, Any]]], None]) -> None:
+        """Who hears of it, after the commit, when who owns what has changed: the table, and what was handed over."""
+        self._tells.append(tell)
+
+    def add_authors(self, author: Callable[[str], int | None]) -> None:
+        """Who else knows which run a path is of."""
+        self._authors.append(author)
+
+    def add_written(self, written: Callable[[Step, int, str], None], awaits: Callable[[], bool]) -> None:
+        """Called with a run and a path that it has written, where the journal tells of it before the filesystem does; looked for while `awaits`."""
+        self._written.append(written)
+        self._awaits.append(awaits)
+
+    def changed(self, step: Step) -> None:
+        """Who owns what has changed: it is told before anything starts."""
+        step.before_once(self.tell)
+
+    def look_soon(self, step: Step) -> None:
+        """Look at the journals of runs in a moment."""
+        self._core.timers.set(SWEEP, step.now.mono + SWEEP_S)
+
+    def author(self, path: str) -> int | None:
+        """The run that wrote a path last, where one did."""
+        found = self.authors.by(path)
+        others = (author(path) for author in self._authors)
+        return found if found is not None else next((one for one in others if one is not None), None)
+
+    def read_journals(self, step: Step) -> None:
+        """Read what runs have written; once for all that was seen in one step."""
+        if self._read_in is not step:
+            self._read_in = step
+            self.authors.refresh()
+            if self.authors.has_open():
+                self.look_soon(step)
+
+    def owner(self, path: str) -> str | None:
+        """The agent whose `owns` names the path; None where nobody's does, or several'."""
+        config = self._core.config()
+        if self._owns is None or self._owns[0] is not config:
+            own = {name: Patterns(agent.owns) for name, agent in config.agents.items() if agent.owns}
+            self._owns = config, own
+        owners = [name for name, patterns in self._owns[1].items() if patterns.match(path)]
+        return owners[0] if len(owners) == 1 else None
+
+    def reserved(self) -> Reservations:
+        """All that is reserved now, by all features."""
+        phases: list[dict[str, Any]] = []
+        handed: list[dict[str, Any]] = []
+        for found in (reserved() for reserved in self._reservations):
+            phases += found[0]
+            handed += found[1]
+        return phases, handed
+
+    def table(self) -> dict[str, Any]:
+        """Who owns what, as `Territory.of` reads it."""
+        nested = [os.fsdecode(row["dir"]) for row in self._ledger.all("nested_roots")]
+        inner = guarded.inner(self._ledger)
+        return layers.table(self._layout, self._core.config(), self.reserved()[0], nested, inner)
+
+    def tell(self) -> None:
+        """After the commit: let all hear who owns what from now on."""
+        self._unfenced.forget()
+        table, handed = self.table(), self.reserved()[1]
+        for tell in self._tells:
+            tell(table, handed)
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def begins(self, run: int) -> None:
+        """What it writes is followed."""
+        self.authors.follow(run)
+
+    def over(self, step: Step, run: Row, finished: float) -> None:
+        """What it wrote last is told."""
+        for path in self.authors.ended(run["id"], finished):
+            for written in self._written:
+                written(step, run["id"], path)
+
+    # -- the engine's life -----------------------------------------------------------------------------------------
+
+    def _start(self, step: Step) -> None:
+        """Read what runs wrote that an engine before did not follow to the end, the oldest run first."""
+        for row in self._ledger.all("unfollowed"):
+            self.authors.follow(row["id"])
+            if row["state"] == "ended":
+                self.authors.ended(row["id"], row["finished"])
+        self.authors.refresh()
+        self.look_soon(step)
+
+    def _sweep(self, step: Step, rest: str) -> None:
+        del rest
+        self.authors.refresh()
+        for run, path in self.authors.sweep():
+            for written in self._written:
+                written(step, run, path)
+        if self.authors.has_open() or any(awaits() for awaits in self._awaits):
+            self.look_soon(step)
+
+    def _configured(self, step: Step, report: Configured) -> None:
+        """What git starts is nobody's to write."""
+        self._ledger.run("set_meta", {"key": guarded.INNER, "value": json.dumps(report.inner)})
+        self.changed(step)
+
+    def _reconfigured(self, now: Instant) -> None:
+        del now
+        self.tell()
+
+    def _check(self, config: Config) -> None:
+        layers.check_outside(self._layout, config)
+        layers.check_layers(config)

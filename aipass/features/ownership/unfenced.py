@@ -1,0 +1,106 @@
+"""Where no fence stops a run: files that no live run may write, and that were changed while one could have.
+
+The kernel tells that a file changed and not by whom. A person's own `git pull` looks the same as an agent that writes what
+is not its own, so nothing is put back: it is told, and the version that came is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aipass.event import Fact, printable
+from aipass.features.ownership import layers as ground
+from aipass.supervisor import held
+from aipass.supervisor.fence.territory import Kind, Owner, Territory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aipass.core.registry import Core
+    from aipass.core.step import Step
+    from aipass.event import Event
+
+KINDS = frozenset(("file.closed", "file.moved", "file.deleted"))
+#: A storm of changes, such as a checkout, is told to a person once in so many seconds.
+QUIET_S = 60.0
+#: Larger versions are not kept, nor more than so many in QUIET_S.
+MAX_KEPT_BYTES, MAX_KEPT = 10_000_000, 100
+
+
+class Unfenced:
+    """Looks at changes that nobody known has made. `table`: who owns what now."""
+
+    def __init__(self, core: Core, table: Callable[[], dict[str, Any]]) -> None:
+        self._core, self._layout, self._ledger, self._table = core, core.layout, core.ledger, table
+        self._territory: Territory | None = None
+        self._told = self._began = float("-inf")
+        self._count = 0
+
+    def forget(self) -> None:
+        """Who owns what has changed."""
+        self._territory = None
+
+    def look(self, step: Step, event: Event) -> None:
+        """Tell `write.foreign` where this change was nobody's to make who runs now."""
+        if event.by is not None or ground.active(self._core.config()).fence:
+            return
+        # What was moved away is gone from where it was; where it has come to is told as closed.
+        path = event.detail.get("from") if event.kind == "file.moved" else event.path
+        if path is None:
+            return
+        live = self._ledger.all("live_runs")
+        if not live:
+            return
+        if self._territory is None:
+            self._territory = Territory.of(self._table())
+        owner = self._territory.owner(path)
+        if owner.kind in _ANYBODYS or any(_may(owner, run["id"], run["agent"]) for run in live):
+            return
+        runs = [{"run": run["id"], "agent": run["agent"]} for run in live]
+        detail: dict[str, Any] = {
+            "owner": " and ".join(owner.agents) or None,
+            "reason": owner.why,
+            "runs": runs,
+        }
+        if self._is_keepable(path, step.now.mono):
+            detail["kept"] = f".aipass/quarantine/foreign/{event.id}/{path.rpartition('/')[2]}"
+            step.effects.append(partial(self._keep, path, detail["kept"]))
+        step.facts.append(Fact("write.foreign", "engine", path=path, cause=event.id, detail=detail))
+        if step.now.mono - self._told >= QUIET_S:
+            self._told = step.now.mono
+            names = " or ".join(f"run {run['run']} of {run['agent']}" for run in runs[:5])
+            step.notify(
+                self._ledger,
+                f"{printable(path)} was changed, by you or by {names}, and none of these may write it: {owner.why}. "
+                "There is no fence to say who it was; `aipass events --kind write.foreign` lists all such changes",
+                event.id,
+            )
+
+    def _is_keepable(self, path: str, now: float) -> bool:
+        if now - self._began >= QUIET_S:
+            self._began, self._count = now, 0
+        self._count += 1
+        try:
+            return self._count <= MAX_KEPT and os.lstat(self._layout.root / path).st_size <= MAX_KEPT_BYTES
+        except OSError:
+            return False  # it was taken away
+
+    def _keep(self, path: str, kept: str) -> None:
+        target = self._layout.root / kept
+        try:
+            data = held.read(self._layout.root / path, MAX_KEPT_BYTES)
+            held.make_folders(target.parent, self._layout.state)
+            with held.replacing(target) as copy:
+                copy.write(data)
+        except OSError:
+            held.try_remove_at(target.parent)  # it is gone already, or the disk is full
+
+
+#: Ground on which a change says nothing: free for all, or a person's and the engine's own.
+_ANYBODYS = frozenset((Kind.FREE, Kind.SCRATCH, Kind.NEVER))
+
+
+def _may(owner: Owner, run: int, agent: str) -> bool:
+    return owner.run == run if owner.kind is Kind.PHASE else agent in owner.agents

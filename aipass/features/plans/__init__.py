@@ -1,0 +1,1 @@
+"""Plans: phases with owners, an order, deliverables and checks."""

@@ -1,0 +1,57 @@
+"""Plans: phases with owners, an order, deliverables and checks."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass.action import Advance, Check, Steer, Written
+from aipass.features.dispatch.drivers import Drivers
+from aipass.features.dispatch.feature import Dispatching
+from aipass.features.git.feature import GitFeature
+from aipass.features.ownership.feature import Ownership
+from aipass.features.plans.control import PlanControl, PlanRead
+from aipass.features.plans.lifecycle import CHECK, Plans
+from aipass.features.plans.requests import VERBS
+from aipass.features.plans.reserved import reserved
+from aipass.layout import CHECKS
+
+if TYPE_CHECKING:
+    from aipass.core.registry import Core
+
+
+class PlansFeature:
+    """The feature."""
+
+    name = "plans"
+    policy = ("plans",)
+
+    def setup(self, core: Core) -> None:
+        """All of it."""
+        dispatching, ownership = core.need(Dispatching), core.need(Ownership)
+        contributions = core.need(GitFeature).contributions
+        plans = self.plans = Plans(core, dispatching, ownership, core.need(Drivers).by_name)
+        control = PlanControl(core, dispatching, ownership, plans)
+        core.add_action(Advance, plans.apply_advance)
+        core.add_action(Written, plans.apply_written)
+        core.add_action(Check, plans.apply_check)
+        core.add_action(Steer, control.steer)
+        core.add_effect("plans.read", control.read)
+        core.add_report(PlanRead, control.take)
+        for verb in VERBS:
+            core.add_verb(verb)
+        core.add_view("plans", plans.views)
+        core.add_step(begin=plans.begin)
+        core.add_listener(("*",), plans.happened)
+        core.add_listener(("request.received",), plans.requested)
+        core.add_timer(CHECK, plans.due)
+        core.add_memory(plans.forget)
+        core.add_idle_check(plans.is_idle)
+        core.add_run_hook(plans)
+        core.add_prompt_part(10, plans.prompt)
+        dispatching.add_hook(plans)
+        dispatching.add_numbers(CHECKS, plans.take_check)
+        ownership.add_reservations(partial(reserved, core.ledger))
+        ownership.add_written(plans.wrote, plans.awaits)
+        contributions.opening.append(plans.start_pr)
+        contributions.changes.append(plans.of_phase)

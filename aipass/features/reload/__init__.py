@@ -1,0 +1,1 @@
+"""aipass.toml is watched and taken over."""

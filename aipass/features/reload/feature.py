@@ -1,0 +1,125 @@
+"""aipass.toml is read again when it changes, and taken over where all features can work with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aipass import config as configuration
+from aipass.action import Reload
+from aipass.config_quick import IN_FORCE
+from aipass.core.requests import answer
+from aipass.core.step import Applied, Done, Effect
+from aipass.errors import ConfigError, PluginError
+from aipass.event import Fact
+from aipass.features.ownership import advice, confine
+from aipass.features.reload.requests import VERBS
+from aipass.layout import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from aipass.clock import Instant
+    from aipass.config import Config
+    from aipass.core.registry import Core
+    from aipass.core.router import Router
+    from aipass.core.step import Pending, Step
+    from aipass.event import Event
+
+ABOUT_CONFIG = f"config {CONFIG_NAME}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """aipass.toml was read again: a configuration to take over, or why not."""
+
+    action: int
+    request: str | None
+    config: Config | None = None
+    router: Router | None = None
+    waiting: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class ReloadFeature:
+    """The feature."""
+
+    name = "reload"
+    policy = ("configuration",)
+
+    def setup(self, core: Core) -> None:
+        """All of it."""
+        self._core, self._ledger = core, core.ledger
+        core.add_action(Reload, self._reload)
+        core.add_effect("reload.read", self._read)
+        core.add_report(Reloaded, self._reloaded)
+        for verb in VERBS:
+            core.add_verb(verb)
+        core.add_start(start=self._start)
+
+    def _start(self, step: Step) -> None:
+        for key, value in (("config.waiting", "[]"), ("config.error", "")):
+            self._ledger.run("set_meta", {"key": key, "value": value})
+        step.withdraw(self._ledger, ABOUT_CONFIG)
+
+    def _reload(self, step: Step, event: Event, action: Reload) -> Applied:
+        del step, event
+        return Applied("to be read", effect=Effect("reload.read", asdict(action)))
+
+    def _read(self, pending: Pending) -> None:
+        """After the commit: read it; whether it is taken over is recorded in the next step."""
+        action, path = Reload(**pending.arguments), self._core.layout.config
+        try:
+            new = configuration.load(path)
+            for check in self._core.config_checks:
+                check(new)
+            waiting: list[str] = []
+            if not action.trusted:
+                new, waiting = configuration.hold_back(self._core.config(), new)
+            router = self._core.router_of(new)
+        except (ConfigError, PluginError) as exc:
+            self._core.post(Reloaded(pending.action, action.request, error=str(exc)))
+            return
+        self._core.post(Reloaded(pending.action, action.request, new, router, tuple(waiting)))
+
+    def _reloaded(self, step: Step, read: Reloaded) -> None:
+        self._ledger.run("set_meta", {"key": "config.error", "value": read.error or ""})
+        if read.config is None or read.router is None:
+            self._refused(step, read)
+            return
+        waiting = list(read.waiting)
+        outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
+        self._ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
+        step.withdraw(self._ledger, ABOUT_CONFIG)
+        shared = advice.owned_twice(read.config)
+        for key, value in (("config.shared", shared), (IN_FORCE, read.config.drivers())):
+            self._ledger.run("set_meta", {"key": key, "value": json.dumps(value)})
+        self._core.settle(step, read.action, Done(outcome))
+        before = self._core.config()
+        told = advice.of(self._core.layout, read.config)
+        if later := confine.after_restart(before, read.config):
+            told.append(
+                f"the engine itself writes {' and '.join(later)} only after `aipass down` and `aipass up --detach`"
+            )
+        answer(self._ledger, read.request, 0, "; but ".join((f"aipass.toml is {outcome}", *told)))
+        step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
+        if read.config != before:
+            self._core.take_over(read.config)
+            for during, _ in self._core.reconfigures:
+                during(step)
+            # The rest only once this is committed: a commit that fails must leave the old one in force.
+            step.before.append(partial(self._taken_over, read.router, step.now))
+            self._core.look_again(step)
+
+    def _refused(self, step: Step, read: Reloaded) -> None:
+        error = str(read.error)
+        outcome = f"aipass.toml is not valid and the old one stays in force: {error}"
+        done = Done(outcome, failed=True, request=read.request, about=ABOUT_CONFIG)
+        self._core.settle(step, read.action, done)
+        answer(self._ledger, read.request, 2, error)
+        step.facts.append(Fact("config.rejected", "engine", path=CONFIG_NAME, detail={"error": error}))
+
+    def _taken_over(self, router: Router, now: Instant) -> None:
+        self._core.route(router)
+        for _, after in self._core.reconfigures:
+            after(now)

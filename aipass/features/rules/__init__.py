@@ -1,0 +1,1 @@
+"""Rules of aipass.toml: `[[on]]`, and their times."""

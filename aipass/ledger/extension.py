@@ -1,0 +1,109 @@
+"""Tables of others in the ledger: a feature's own, whose names begin with its name, and nothing besides."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aipass.errors import PluginError
+from aipass.ledger.statements import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: In the ledger's own facts: `extension.NAME` is how many of a feature's migrations were made.
+META = "extension."
+NAME = re.compile(r"[a-z][a-z0-9]{1,30}")
+#: What SQLite keeps about tables, and writes itself.
+_SQLITES = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sqlite_temp_master"))
+_READS = frozenset(
+    (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+)
+_WRITES = frozenset((sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE))
+_MAKES = frozenset((sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_DROP_TABLE))
+_INDEXES = frozenset((sqlite3.SQLITE_CREATE_INDEX, sqlite3.SQLITE_DROP_INDEX, sqlite3.SQLITE_ALTER_TABLE))
+
+
+def statements_of(name: str, sql: str) -> dict[str, str]:
+    """The statements of a feature by name. Raises PluginError for a name that is not its own."""
+    if not NAME.fullmatch(name):
+        raise PluginError(f"a feature's name is small letters and digits, and `{name}` is not")
+    try:
+        found = parse(sql)
+    except ValueError as exc:
+        raise PluginError(f"{name}: {exc}") from None
+    for statement in found:
+        if not _is_own(name, statement.removeprefix("insert_")):
+            raise PluginError(
+                f"{name}: the statement `{statement}` must be named `{name}_…`, or `insert_{name}…`"
+            )
+    return found
+
+
+def migrate(db: sqlite3.Connection, name: str, done: int, scripts: Sequence[str]) -> None:
+    """Make a feature's tables, in the transaction that is open. Raises PluginError where a script does anything else."""
+    with _only_own(db, name):
+        for number, script in enumerate(scripts[done:], done + 1):
+            for statement in _split(script):
+                try:
+                    db.execute(statement)
+                except sqlite3.DatabaseError as exc:
+                    raise PluginError(_words(f"{name}: migration {number}", name, exc)) from exc
+
+
+def check(db: sqlite3.Connection, name: str, statements: dict[str, str]) -> None:
+    """Raise PluginError for a statement that SQLite does not take, or that writes into tables of others."""
+    with _only_own(db, name):
+        for statement, text in statements.items():
+            try:
+                db.execute(f"EXPLAIN {text}").close()
+            except sqlite3.ProgrammingError:
+                pass  # it wants parameters: so it was understood
+            except sqlite3.DatabaseError as exc:
+                raise PluginError(_words(f"{name}: the statement {statement}", name, exc)) from exc
+
+
+def _words(what: str, name: str, exc: Exception) -> str:
+    if "not authorized" in str(exc) or "prohibited" in str(exc):
+        return f"{what} touches more than tables and indexes named `{name}_…`"
+    return f"{what}: {exc}"
+
+
+@contextmanager
+def _only_own(db: sqlite3.Connection, name: str) -> Iterator[None]:
+    def may(action: int, first: str | None, second: str | None, *_: object) -> int:
+        if action in _READS:
+            is_fine = not (action == sqlite3.SQLITE_FUNCTION and second == "load_extension")
+        elif action in _WRITES:
+            is_fine = first in _SQLITES or _is_own(name, first)
+        elif action in _MAKES:
+            is_fine = _is_own(name, first)
+        elif action in _INDEXES:
+            is_fine = _is_own(name, second)
+        else:
+            is_fine = action == sqlite3.SQLITE_REINDEX
+        return sqlite3.SQLITE_OK if is_fine else sqlite3.SQLITE_DENY
+
+    db.set_authorizer(may)
+    try:
+        yield
+    finally:
+        db.set_authorizer(None)
+
+
+def _is_own(name: str, table: str | None) -> bool:
+    return table is not None and (table == name or table.startswith(f"{name}_"))
+
+
+def _split(script: str) -> Iterator[str]:
+    """The statements of a script, one by one."""
+    begun = ""
+    for line in script.splitlines(keepends=True):
+        begun += line
+        if sqlite3.complete_statement(begun):
+            yield begun
+            begun = ""
+    if begun.strip():
+        yield begun

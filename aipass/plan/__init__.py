@@ -1,1 +1,0 @@
-"""Plans: phases that own parts of the tree, in an order; what one delivers starts the next."""
