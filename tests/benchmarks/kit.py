@@ -17,6 +17,8 @@ from aipass.layout import Layout
 from aipass.supervisor import process
 
 MISSING = "not installed"
+#: A small run of everything, as `make test` makes it: that a benchmark still runs, and nothing of how fast.
+SMALL = os.environ.get("AIPASS_BENCH_SMALL") == "1"
 #: Where agents leave the times of their starts, from the root. Each writes a file of its own: the fence lets one run at a time write a file.
 STAMPS = "stamps"
 MANY_RUNS = f"""[watch]
@@ -30,6 +32,11 @@ rows: list[tuple[str, str, str, str, str]] = []
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def size(usual: int, small: int) -> int:
+    """How many of something: `small` in a small run."""
+    return small if SMALL else usual
 
 
 def add_row(

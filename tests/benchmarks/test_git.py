@@ -15,7 +15,7 @@ from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 
-COMMITS, ROUNDS = 60, 5
+COMMITS, ROUNDS = kit.size(60, 4), kit.size(5, 1)
 
 
 def test_a_commit_with_and_without_hooks(row, tmp_path):
@@ -42,7 +42,7 @@ def test_a_commit_with_and_without_hooks(row, tmp_path):
     )
 
 
-@pytest.mark.parametrize("number", [10_000, 100_000])
+@pytest.mark.parametrize("number", [4000] if kit.SMALL else [10_000, 100_000])
 def test_a_pr_beside_a_worktree_and_a_commit_there(row, tmp_path, number):
     files = {f"d{n // 1000}/e{n // 100 % 10}/f{n}": f"{n}\n" for n in range(number)}
     bench = Bench(tmp_path / "r", files)

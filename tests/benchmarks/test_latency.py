@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from aipass import request
+from aipass.core import requests as request
 from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 
-DROPS, WARM_UP, PAUSE_S = 40, 5, 0.03
-TASKS, TASK_PAUSE_S = 15, 0.5
+DROPS, WARM_UP, PAUSE_S = kit.size(40, 4), kit.size(5, 1), 0.03
+TASKS, TASK_PAUSE_S = kit.size(15, 2), 0.5
 
 
 def test_from_a_closed_file_to_the_agent(root, stub, spawn, row, tmp_path):

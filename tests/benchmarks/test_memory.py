@@ -12,19 +12,20 @@ import pytest
 import talk_kit
 
 from aipass.config import State
+from aipass.features.memory import state_files as shelf_module
+from aipass.features.memory.document import render
+from aipass.features.memory.full_text import indexed
+from aipass.features.memory.model import LOCAL, OBSERVATIONS, PASSPORT
+from aipass.features.memory.state_files import StateFiles
 from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.testing.bench import Bench
-from aipass.trinity import shelf as shelf_module
-from aipass.trinity.document import render
-from aipass.trinity.model import LOCAL, OBSERVATIONS, PASSPORT
-from aipass.trinity.shelf import Shelf
-from aipass.trinity.words import indexed
 from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 
-NOTES, ROUNDS = 100_000, 40
+AGENTS = kit.size(1000, 20)
+NOTES, ROUNDS = kit.size(100_000, 1000), kit.size(40, 3)
 TOML = (
     '[agents.a]\ndriver = "command"\ncommand = ["true"]\n[agents.b]\ndriver = "command"\ncommand = ["true"]\n'
 )
@@ -107,7 +108,7 @@ def test_the_next_message_of_100_000(row, tmp_path):
     }
     row_of |= {"dispatch": None, "run": None, "sent": 0.0, "asks": 0, "options": "[]", "waits": None}
     with bench.ledger.transaction():
-        for _ in range(100_000):
+        for _ in range(NOTES):
             bench.ledger.run("insert_message", row_of)
     later = [one() for _ in range(ROUNDS)]
     bench.close()
@@ -136,13 +137,13 @@ def test_a_broken_save_is_answered(row, tmp_path, monkeypatch):
         LOCAL: render({"todos": [{"text": "x"}], "learnings": []}),
         OBSERVATIONS: render({"observations": []}),
     }
-    shelf = Shelf(Layout(tmp_path), lambda text: (text, []))
+    shelf = StateFiles(Layout(tmp_path), lambda text: (text, []))
     shelf.start(lambda _: None)
     (tmp_path / ".aipass").mkdir()
     shelf.serve({"a": "home"}, State(), {("a", name): body for name, body in good.items()})
     path = tmp_path / "home/.trinity" / LOCAL
     took = []
-    for number in range(500):
+    for number in range(kit.size(500, 20)):
         while held(path) != good[LOCAL]:
             time.sleep(0.0002)
         began = time.perf_counter()
@@ -162,7 +163,9 @@ def test_a_broken_save_is_answered(row, tmp_path, monkeypatch):
 
 
 def test_a_start_with_1_000_agents(row, tmp_path):
-    toml = "".join(f'[agents.a{number}]\ndriver = "command"\ncommand = ["true"]\n' for number in range(1000))
+    toml = "".join(
+        f'[agents.a{number}]\ndriver = "command"\ncommand = ["true"]\n' for number in range(AGENTS)
+    )
     bench = Bench(tmp_path, toml)
     bench.close()
     bodies = {}
@@ -170,10 +173,10 @@ def test_a_start_with_1_000_agents(row, tmp_path):
     for found in ledger.all("states"):
         bodies[found["agent"], found["file"]] = bytes(found["body"])
     ledger.close()
-    shelf = Shelf(bench.layout, lambda text: (text, []))
+    shelf = StateFiles(bench.layout, lambda text: (text, []))
     told = []
     shelf.start(told.extend)
-    homes = {f"a{number}": f".aipass/agents/a{number}" for number in range(1000)}
+    homes = {f"a{number}": f".aipass/agents/a{number}" for number in range(AGENTS)}
     took = []
     for _ in range(3):
         began = time.perf_counter()
@@ -189,8 +192,9 @@ def test_a_start_with_1_000_agents(row, tmp_path):
 
 def test_fifty_agents_talk_for_a_minute_while_all_is_killed(repository, row):
     """Not a speed: that nothing is lost, by figures. The peer is what the agents themselves noted."""
-    figures = talk_kit.talk(repository, agents=50, seconds=60, kills=9, pause=0.4)
-    assert figures["runs"] > 50, "some were killed in the middle, and tried again"
+    agents, seconds, kills = kit.size(50, 4), kit.size(60, 5), kit.size(9, 2)
+    figures = talk_kit.talk(repository, agents=agents, seconds=seconds, kills=kills, pause=0.4)
+    assert kit.SMALL or figures["runs"] > agents, "some were killed in the middle, and tried again"
     row(
         "50 agents write to each other for a minute, nine kills",
         f"{figures['messages']} messages, none lost, none twice, in order",

@@ -13,8 +13,8 @@ from benchmarks import kit
 pytestmark = pytest.mark.bench
 
 # Read here: the fixture that empties the environment takes it away before a test begins.
-AGENTS = int(os.environ.get("AIPASS_BENCH_AGENTS", "1000"))
-EXTRA, IDLE_S = 5, 5.0
+AGENTS = int(os.environ.get("AIPASS_BENCH_AGENTS", kit.size(1000, 20)))
+EXTRA, IDLE_S = 5, kit.size(5, 1)
 
 
 def test_idle(root, row):

@@ -11,13 +11,13 @@ import time
 
 import pytest
 
-from aipass.dispatch.driver import prewrite_hook
+from aipass.features.dispatch.driver import prewrite_hook
 from aipass.ledger import Ledger
 from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 
-ROUNDS, RESTARTS, HISTORY = 15, 5, 10_000
+ROUNDS, RESTARTS, HISTORY = kit.size(15, 1), kit.size(5, 1), kit.size(10_000, 200)
 
 
 def timed(command: list[str], cwd) -> float:

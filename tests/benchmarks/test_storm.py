@@ -12,7 +12,7 @@ from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 
-FILES, FOLDERS = 100_000, 100
+FILES, FOLDERS = kit.size(100_000, 2000), kit.size(100, 10)
 
 WRITER = """\
 import os, sys

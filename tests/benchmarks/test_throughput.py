@@ -16,11 +16,12 @@ import aipass
 from aipass import log
 from aipass.event import Fact
 from aipass.ledger.statements import schema, statements
+from benchmarks import kit
 
 pytestmark = pytest.mark.bench
 
-FACTS, BATCH, STEP = 40_000, 500, 2000
-REQUESTS, SINGLE = 2000, 300
+FACTS, BATCH, STEP = kit.size(40_000, 4000), 500, 2000
+REQUESTS, SINGLE = kit.size(2000, 100), kit.size(300, 20)
 TOML = '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n[limits]\nruns_per_hour = 100000\n'
 
 
