@@ -1,4 +1,4 @@
-"""The engine's side of what agents have written, and of the PRs that are made of it. Git itself is asked at the desk."""
+"""The engine's side of what agents have written, and of the PRs that are made of it. Git itself is asked by the pull request worker, in its own threads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Contributions(RunHook):
         self, core: Core, launcher: Launcher, ownership: Ownership, worker: PullRequestWorker | None
     ) -> None:
         self._core, self._ledger, self._launcher = core, core.ledger, launcher
-        self._ownership, self._authors, self._desk = ownership, ownership.authors, worker
+        self._ownership, self._authors, self._worker = ownership, ownership.authors, worker
         self._share = Share()
         #: Called inside the transaction: with a PR that is being made and its action's id; with what is told of one, which may be changed.
         self.opening: list[Callable[[act.OpenPr, int], None]] = []
@@ -60,10 +60,10 @@ class Contributions(RunHook):
 
     def start(self) -> None:
         """What an engine before has not come to: runs whose end it did not follow up, checks of merges that still run."""
-        if self._desk is None:
+        if self._worker is None:
             return
         for row in self._ledger.all("unsealed"):
-            self._desk.seal(row["id"], row["finished"], self._authors.last_of(row["id"]), late=True)
+            self._worker.seal(row["id"], row["finished"], self._authors.last_of(row["id"]), late=True)
         merges = self._core.layout.merges
         for path in merges.iterdir() if merges.is_dir() else ():
             if path.name.isdecimal() and read_exit(path) is None:
@@ -73,9 +73,9 @@ class Contributions(RunHook):
 
     def over(self, step: Step, run: Row, finished: float) -> None:
         """Note what it wrote, as it is now."""
-        if self._desk is not None:
+        if self._worker is not None:
             wrote = self._authors.last_of(run["id"])
-            step.effects.append(partial(self._desk.seal, run["id"], finished, wrote))
+            step.effects.append(partial(self._worker.seal, run["id"], finished, wrote))
 
     def sealed(self, step: Step, item: Sealed) -> None:
         """What a run had written is known."""
@@ -106,7 +106,7 @@ class Contributions(RunHook):
 
     def make(self, pending: Pending) -> None:
         """After the commit: have it made, of what is known now. What came of it is a report."""
-        assert self._desk is not None
+        assert self._worker is not None
         action, number, event = act.OpenPr(**pending.arguments), pending.action, pending.event
         dispatch = action.dispatch
         if (
@@ -153,7 +153,7 @@ class Contributions(RunHook):
             action.run,
             event,
         )
-        self._desk.ask(Job("open", number, action.request, *about, self._config.pr, wish, refused=refused))
+        self._worker.ask(Job("open", number, action.request, *about, self._config.pr, wish, refused=refused))
 
     def merge(self, step: Step, event: Event, action: act.MergePr) -> Applied:
         """Line up a merge."""
@@ -175,19 +175,19 @@ class Contributions(RunHook):
 
     def ask(self, do: str, pending: Pending) -> None:
         """After the commit: have PRs merged or closed."""
-        assert self._desk is not None
+        assert self._worker is not None
         by, about = pending.run, pending.arguments
         row = None if by is None else self._ledger.one("run", {"id": by})
         who = "a person" if row is None else row["agent"]
         method = about.get("method") or self._config.pr.method
         reason = about.get("reason") or f"closed by {who}"
         asked = (do, pending.action, about["request"], who, by, pending.event)
-        self._desk.ask(Job(*asked, self._config.pr, None, tuple(about["prs"]), method, reason))
+        self._worker.ask(Job(*asked, self._config.pr, None, tuple(about["prs"]), method, reason))
 
     def _refused(self, request: str | None) -> Applied | None:
-        if self._desk is not None:
+        if self._worker is not None:
             return None
-        text = "this engine has no git desk"
+        text = "this engine makes no pull requests"
         answer(self._ledger, request, EXIT_FAILED, text)
         return Applied(text, failed=True)
 
@@ -220,14 +220,14 @@ class Contributions(RunHook):
 
     def adopt(self) -> None:
         """What became of the check that a merge waits for."""
-        if self._desk is not None and (run := self._desk.checking()) is not None:
+        if self._worker is not None and (run := self._worker.checking()) is not None:
             self._launcher.adopt(run, CHECK_NAME)
 
     def take_check(self, step: Step, message: dict[str, Any]) -> None:
         """What a supervisor said of such a check."""
         del step
-        if self._desk is not None:
-            self._desk.took(message)
+        if self._worker is not None:
+            self._worker.took(message)
 
     # -- who wrote what --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The desk: two threads beside the engine that make, merge and close PRs, one thing at a time, in the order of asking.
+"""The pull request worker: two threads beside the engine that make, merge and close PRs, one thing at a time, in the order of asking.
 
 What they are asked for stands in the ledger as a pending action, and is asked again after a crash; everything that they do can
 be done twice. What came of it goes back through the engine's queue.
@@ -268,7 +268,7 @@ class PullRequestWorker:
             code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
             done = GitDone(job.action, job.request, code, str(exc), self._failed(job, str(exc), exc))
         except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and whoever asks an answer
-            report = write_report(self._layout.crashes, exc, f"git desk, {job!r:.500}")
+            report = write_report(self._layout.crashes, exc, f"pull requests, {job!r:.500}")
             text = f"a bug in aipass: {type(exc).__name__}: {exc}; {report} says more"
             done = GitDone(job.action, job.request, EXIT_FAILED, text, self._failed(job, text, exc))
         self._tell([done])
@@ -415,7 +415,7 @@ class PullRequestWorker:
                     one.failed = one.failed or str(exc)
                     one.code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
             except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and whoever asks an answer
-                report = write_report(self._layout.crashes, exc, f"git desk, {jobs!r:.500}")
+                report = write_report(self._layout.crashes, exc, f"pull requests, {jobs!r:.500}")
                 for one in like:
                     one.failed = (
                         one.failed or f"a bug in aipass: {type(exc).__name__}: {exc}; {report} says more"

@@ -43,9 +43,9 @@ class Memory(RunHook):
         """All of it."""
         self._core, self._ledger = core, core.ledger
         self._ownership, secrets = core.need(Ownership), core.need(Secrets)
-        shelf = StateFiles(core.layout, partial(masked, secrets.find)) if core.works else None
-        learner = Indexer(core.layout, core.need(Indexes).found)
-        self.store = StateStore(core, shelf, secrets.mask, learner)
+        files = StateFiles(core.layout, partial(masked, secrets.find)) if core.works else None
+        indexer = Indexer(core.layout, core.need(Indexes).found)
+        self.store = StateStore(core, files, secrets.mask, indexer)
         #: How an agent is told something about its files.
         self.tell: Callable[[Step, str, str], object] = _nobody
         core.provide(self)
@@ -62,7 +62,7 @@ class Memory(RunHook):
         core.add_step(begin=lambda step: self.store.at(step.now.wall), end=self.store.publish)
         core.add_start(start=self._start)
         core.add_reconfigure(self.store.serve)
-        for source in (shelf, learner):
+        for source in (files, indexer):
             if source is not None:
                 core.add_source(source)
 

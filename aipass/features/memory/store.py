@@ -1,6 +1,6 @@
 """The engine's side of state: what agents know, as rows, and the three files that show it.
 
-Everything here happens inside the engine's transaction; what stands on the disk is the shelf's.
+Everything here happens inside the engine's transaction; what stands on the disk is for `StateFiles`.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class StateStore:
     def __init__(
         self,
         core: Core,
-        shelf: StateFiles | None,
+        files: StateFiles | None,
         mask: Callable[[str], tuple[str, list[str]]],
-        learner: Indexer | None = None,
+        indexer: Indexer | None = None,
     ) -> None:
-        self._core, self._ledger, self._shelf, self._mask = core, core.ledger, shelf, mask
-        self._learner = learner
+        self._core, self._ledger, self._files, self._mask = core, core.ledger, files, mask
+        self._indexer = indexer
         #: What else is to be done when a message is forgotten: its id, and whose it is.
         self.forgets_message: Callable[[int, str], None] | None = None
         self._moment = 0
@@ -109,10 +109,10 @@ class StateStore:
         for agent in self._config.agents:
             for file in FILES:
                 self._touch(agent, file)
-        if self._shelf is not None:
+        if self._files is not None:
             homes = {agent: self._config.home(agent) for agent in self._config.agents}
             known = {(row["agent"], row["file"]): bytes(row["body"]) for row in self._ledger.all("states")}
-            step.effects.append(partial(self._shelf.serve, homes, self._config.state, known))
+            step.effects.append(partial(self._files.serve, homes, self._config.state, known))
 
     def begun(self, agent: str) -> None:
         """An agent begins to work on something."""
@@ -523,12 +523,12 @@ class StateStore:
                     about = {"agent": agent, "file": file}
                     self._ledger.run("put_copy", about | {"updated": stamp, "engine": engine, "doing": doing})
                     self._ledger.run("drop_copies", about | {"keep": KEPT_COPIES})
-            if self._shelf is not None:
-                step.effects.append(partial(self._shelf.publish, agent, file, body))
-        if self._learner is not None:
-            step.effects += [partial(self._learner.changed, number) for number in self._changed]
+            if self._files is not None:
+                step.effects.append(partial(self._files.publish, agent, file, body))
+        if self._indexer is not None:
+            step.effects += [partial(self._indexer.changed, number) for number in self._changed]
             if self._is_news:
-                step.effects.append(self._learner.look)
+                step.effects.append(self._indexer.look)
         self._changed.clear()
         self._dirty.clear()
         self._stamps.clear()
