@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -31,6 +33,19 @@ if TYPE_CHECKING:
     from aipass.sources import Source
 
 ENTRY_POINT_GROUP = "aipass"
+#: Our own, by name: handlers are policy, the others adapt to the outside. They are named here, so that an installation whose metadata is
+#: damaged, or of another version, has an inbox all the same.
+BUILT_IN = {
+    **{
+        name: f"aipass_handlers.{name}" for name in ("answers", "configuration", "inbox", "plans", "prs", "rules")
+    },
+    **{
+        name: f"aipass_plugins.{name}"
+        for name in (
+            "claude", "codex", "command", "embeddings", "forges", "gemini", "llm", "opencode", "secrets",
+        )
+    },
+}  # fmt: skip
 #: Where plugins come from that are given as objects, as by the test kit, and those that are in this package.
 HERE, OURS = "here", "aipass-engine"
 
@@ -51,33 +66,42 @@ class Plugins:
         return self._manager.hook
 
     def load_installed(self, root: Path | None, only: str | None = None) -> None:
-        """Register whatever is installed under the entry point group, or `only` one distribution's part of it.
+        """Register our own plugins, and whatever else is installed under the entry point group; or `only` what one distribution brings.
 
         A plugin that cannot be loaded is named in `failed`, with the reason; the others work. So is one whose code lies where agents
         of `root` may write (None: there is no root yet), and nothing is imported from there any more.
         """
         if root is not None:
             guarded.leave_out(str(root))
+        if only in {None, OURS}:
+            for name, module in BUILT_IN.items():
+                self._load(root, name, module, partial(import_module, module), OURS)
         known: set[tuple[str, str]] = set()
         for point in sorted(
             importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name
         ):
             if only is not None and (point.dist is None or point.dist.name != only):
                 continue
-            if (point.name, point.value) in known:
-                continue  # two distributions that are one, such as before and after a new name
+            origin = point.dist.name if point.dist else "?"
+            if (point.name, point.value) in known or point.value in BUILT_IN.values() or origin == OURS:
+                continue  # two distributions that are one, such as before and after a new name; or what an older version of ours has left
             known.add((point.name, point.value))
-            if root is not None and (place := guarded.code_of_agents(point.module, str(root))) is not None:
-                self.failed[point.name] = (
-                    f"its code lies in {place}, where agents may write, and is not run; install it as a copy (without `-e`) outside the repository"
-                )
-                continue
-            try:
-                self.register(point.load(), point.name, origin=point.dist.name if point.dist else "?")
-            except PluginError as exc:
-                self.failed[point.name] = str(exc)
-            except Exception as exc:  # noqa: BLE001 - a third party's module may raise anything; it is shown, the rest works
-                self.failed[point.name] = f"{point.value} cannot be imported: {type(exc).__name__}: {exc}"
+            self._load(root, point.name, point.module, point.load, origin)
+
+    def _load(
+        self, root: Path | None, name: str, module: str, load: Callable[[], object], origin: str
+    ) -> None:
+        if root is not None and (place := guarded.code_of_agents(module, str(root))) is not None:
+            self.failed[name] = (
+                f"its code lies in {place}, where agents may write, and is not run; install it as a copy (without `-e`) outside the repository"
+            )
+            return
+        try:
+            self.register(load(), name, origin=origin)
+        except PluginError as exc:
+            self.failed[name] = str(exc)
+        except Exception as exc:  # noqa: BLE001 - a third party's module may raise anything; it is shown, the rest works
+            self.failed[name] = f"{module} cannot be imported: {type(exc).__name__}: {exc}"
 
     def register(self, plugin: object, name: str, origin: str = HERE) -> None:
         """Add one plugin.
