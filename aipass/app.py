@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
 
-#: In the ledger's own facts: features that have a part in `aipass status`.
+#: Key in the ledger's `meta` table: features that have a part in `aipass status`.
 STATUS_PARTS = "status.parts"
 #: The core's own come first; the others in such an order that each finds what it needs.
 FEATURES: tuple[type[Feature], ...] = (

@@ -86,7 +86,8 @@ def hooks() -> str:
     parts = ["# Hooks\n", "Every place where a plugin can join in, in the order of an engine's life.\n"]
     for name, spec in vars(hookspecs).items():
         if hasattr(spec, "aipass_spec"):
-            parts.append(f"## `{name}{inspect.signature(spec)}`\n\n{inspect.getdoc(spec)}\n".replace("'", ""))
+            signature = str(inspect.signature(spec)).replace("'", "")
+            parts.append(f"## `{name}{signature}`\n\n{inspect.getdoc(spec)}\n")
     return "\n".join(parts)
 
 

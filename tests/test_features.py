@@ -469,3 +469,90 @@ def test_what_nothing_else_needs_may_be_left_out(aipass_bench, without):
 def test_what_another_needs_is_said(aipass_bench, without, words):
     with pytest.raises(ConfigError, match=words):
         aipass_bench(WRITER, without=without)
+
+
+# -- a plugin's feature that fails -------------------------------------------------------------------------------------
+
+
+class Faulty(RunHook):
+    """Raises wherever it can."""
+
+    def __getattribute__(self, name):
+        if name in {
+            "before_start",
+            "begins",
+            "furnish",
+            "adopt",
+            "started",
+            "over",
+            "judge",
+            "may_retry",
+            "ended",
+            "stays",
+        }:
+            return _raise
+        return super().__getattribute__(name)
+
+
+def _raise(*_):
+    raise RuntimeError("a bug of the plugin's")
+
+
+def test_a_plugins_feature_that_raises_everywhere_keeps_nothing_from_being_done(tmp_path):
+    """Each is reported; runs start and end, requests are answered, and the engine stops in good order."""
+    from aipass.testing.bench import Bench
+
+    def setup(core):
+        core.add_run_hook(Faulty())
+        core.add_listener(("*",), lambda step, event: _raise())
+        core.add_fact_filter(("*",), lambda step, fact: _raise())
+        core.add_step(begin=lambda step: _raise(), end=lambda step: _raise())
+        core.add_start(start=lambda step: _raise(), ready=lambda: _raise(), stop=lambda: _raise())
+        core.add_memory(lambda now: _raise())
+        core.add_prompt_part(1, lambda work: _raise())
+        core.add_idle_check(lambda: _raise())
+        core.add_timer("faulty", lambda step, rest: _raise())
+        core.timers.set("faulty:x", 0.0)
+        core.add_reconfigure(lambda step: _raise(), lambda now: _raise())
+        core.add_prune(lambda before: _raise())
+
+    bench = Bench(tmp_path, WRITER, feature(setup))
+    assert bench.ask("send", agent="writer", text="go")["exit"] == 0
+    bench.finish(1, "the answer")
+    bench.layout.config.write_text(OTHER)
+    assert bench.ask("reload")["exit"] == 0
+    bench.advance(100_000)
+    assert [row["state"] for row in bench.dispatches()] == ["succeeded"]
+    assert bench.answer("writer", "send.1")[0] == "the answer"
+    assert bench.engine.is_idle()
+    assert list(bench.layout.crashes.iterdir())
+    bench.close()
+
+
+def test_a_verb_that_raises_is_answered_and_keeps_no_other_from_being_asked_for(aipass_bench):
+    bench = aipass_bench(WRITER, feature(lambda core: core.add_verb(Verb("hum", _raise))))
+    for _ in range(10):
+        reply = bench.ask("hum")
+        assert (reply["exit"], "a bug of the plugin's" in reply["message"]) == (70, True)
+    assert bench.ask("send", agent="writer", text="go")["exit"] == 0
+
+
+def test_events_of_the_end_of_a_step_and_of_the_start_are_recorded(aipass_bench):
+    told = []
+
+    def end(step):
+        if not told:
+            told.append(1)
+            step.facts.append(Fact("clock.tick", "hum", ref="end"))
+
+    def setup(core):
+        core.add_step(end=end)
+        core.add_start(start=lambda step: step.facts.append(Fact("clock.tick", "hum", ref="start")))
+
+    bench = aipass_bench(WRITER, feature(setup))
+    bench.ask("send", agent="writer", text="go")
+    assert {event.ref for event in bench.events("clock.tick")} == {"start", "end"}
+
+
+def test_what_may_be_asked_for_is_one_list(aipass_bench):
+    assert app.verbs() == aipass_bench(WRITER).engine.core.fields()

@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from aipass.action import Action
+from aipass.core.verbs import HANDLERS
 from aipass.errors import PluginError
 from aipass.event import Fact
 
@@ -70,6 +71,8 @@ class Asking:
         step.facts.append(
             Fact("handler.failed", "engine", path=event.path, ref=name, cause=event.id, detail=detail)
         )
+        if name in HANDLERS:
+            return
         if count >= DISABLE_AFTER_FAILURES and self._core.switch.disable(name, error, step.now):
             del self._failures[name]  # resumed, it has as many tries again
             detail = {"error": error, "after": count}

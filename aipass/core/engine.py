@@ -46,6 +46,8 @@ MAX_BATCH = 2000
 MAX_WAITING = 64
 ROOM_PAUSE_S = 0.005
 LEDGER_PAUSE_S = 1.0
+# What features do at the end of a step may be events; so often they are asked once more.
+MOST_ENDS = 10
 # That something was done in the world is recorded with whatever comes next, or after this: nobody waits for it, and a
 # commit of its own would compete with the start that has just been asked for.
 DONE_WAIT_S = 0.02
@@ -111,6 +113,7 @@ class Engine:
             self._load(now)
             for start in self.core.starts:
                 start(again)
+            self._settle(again)
         self._timers.set(PRUNE, now.mono)
         self._own.append(Fact("engine.started", "engine", detail={"agents": len(self.config.agents)}))
         self._executor.redo(again)
@@ -126,7 +129,7 @@ class Engine:
     def end_runs(self) -> None:
         """Have all ended that works for this engine: nobody could say what becomes of it."""
         for end in self.core.when_gone:
-            end()
+            self._alone(end)
 
     def stop(self) -> None:
         """End in good order. Runs go on under their supervisor; the next engine finds them."""
@@ -139,7 +142,7 @@ class Engine:
                 self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
         self._notices.stop()
         for stop in self.core.stops:
-            stop()
+            self._alone(stop)
         self.core.graves.stop()
 
     def run(self, should_end: Callable[[Engine], bool], look_every: float | None = None) -> None:
@@ -271,8 +274,12 @@ class Engine:
                 else:
                     self.core.reports[type(item)](step, item)
                 self._settle(step)
-            for end in self.core.ends:
-                end(step)
+            for _ in range(MOST_ENDS):
+                for end in self.core.ends:
+                    end(step)
+                if not step.facts:
+                    break
+                self._settle(step)
 
     def _on_due(self, step: Step, key: str) -> None:
         prefix, _, rest = key.partition(":")
@@ -345,9 +352,18 @@ class Engine:
         limits = self.config.limits
         before = now.wall - limits.keep
         dropped = self.ledger.prune(before, limits.keep_events)
-        removed = sum(prune(before) for prune in self.core.prunes)
+        removed = sum(self._alone(partial(prune, before)) or 0 for prune in self.core.prunes)
         if dropped or removed:
             logger.info("pruned", events=dropped, removed=removed)
+
+    def _alone(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
+        """Call something of a feature's; one that fails keeps no other from being called."""
+        try:
+            return call()
+        except Exception as exc:  # noqa: BLE001 - the engine's own boundary: a bug becomes a report
+            report = write_report(self.layout.crashes, exc, f"{call!r:.300}")
+            logger.error("a feature failed", report=str(report), error=str(exc))
+            return None
 
     def _start_source(self, source: Source) -> None:
         try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from aipass.action import Action, check_fields
+from aipass.core.guests import GuestHook, guarded
 from aipass.core.requests import answer
 from aipass.core.run_hook import RunHook
 from aipass.core.step import Again, Applied, Done, Pending, Step
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Action)
 R = TypeVar("R")
 F = TypeVar("F")
+A2 = TypeVar("A2", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
 #: Inside the transaction: what an action comes to.
 Apply = Callable[[Step, Event, A], Applied]
@@ -46,6 +48,10 @@ Do = Callable[[Pending], "Done | Again | None"]
 Settled = Callable[[Step, Pending, Done], None]
 Listen = Callable[[Step, Event], None]
 ChangeFact = Callable[[Step, Fact], "Fact | None"]
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 class MissingError(PluginError):
@@ -91,6 +97,8 @@ class Core:
         self._settle: Callable[[Step, int, Done], None] = _nobody
         self._execute: Callable[[Step, Event, Action, str], None] = _nobody
         self._route: Callable[[Router], None] = _nobody
+        #: Whether a plugin is adding now.
+        self._is_guest = False
         self._models: dict[str, type[BaseModel]] = {}
         self.config_checks: list[Callable[[Config], None]] = [self._check_settings]
         self._faces: dict[type, object] = {}
@@ -217,30 +225,30 @@ class Core:
         check_signature(due, ("step", "rest"), f"add_timer({prefix})")
         if not prefix.isidentifier():
             raise PluginError(f"add_timer: `{prefix}` is no name; letters, digits and `_` make one")
-        _add(self.due, prefix, due, "timer")
+        _add(self.due, prefix, self._safe(due), "timer")
 
     def add_listener(self, kinds: Iterable[str], listen: Listen) -> None:
         """Called inside the transaction for each event of these kinds (`*` matches any), before handlers see it."""
         check_signature(listen, ("step", "event"), "add_listener")
-        self.listeners.append((_kinds(kinds), listen))
+        self.listeners.append((_kinds(kinds), self._safe(listen)))
 
     def add_fact_filter(self, kinds: Iterable[str], change: ChangeFact) -> None:
         """Called before a fact of these kinds is recorded: returns it, changed or not, or None where it is not to be recorded."""
         check_signature(change, ("step", "fact"), "add_fact_filter")
-        self.fact_filters.append((_kinds(kinds), change))
+        self.fact_filters.append((_kinds(kinds), self._safe(change, lambda step, fact: fact)))
 
     def add_step(
         self,
         begin: Callable[[Step], None] | None = None,
         end: Callable[[Step], None] | None = None,
     ) -> None:
-        """Called in every transaction: `begin` before anything is recorded, `end` when all is, the first feature's first."""
+        """Called in every step: `begin` before its transaction, `end` in it when all is recorded, the first feature's first."""
         if begin is not None:
             check_signature(begin, ("step",), "add_step, begin")
-            self.begins.append(begin)
+            self.begins.append(self._safe(begin))
         if end is not None:
             check_signature(end, ("step",), "add_step, end")
-            self.ends.append(end)
+            self.ends.append(self._safe(end))
 
     def add_source(self, source: Source, *, never_waits: bool = False, last: bool = False) -> None:
         """Something that observes, started with the engine. `never_waits`: what it tells is little, and somebody waits for it. `last`: begun
@@ -257,23 +265,23 @@ class Core:
         ready: Callable[[], None] | None = None,
         stop: Callable[[], None] | None = None,
     ) -> None:
-        """Called once: `start` in the engine's first transaction, `ready` when that is done and sources observe, `stop` at the end."""
+        """Called once: `start` in the engine's first transaction, `ready` when that is done and all sources but the filesystem observe, `stop` at the end."""
         if start is not None:
             check_signature(start, ("step",), "add_start, start")
-            self.starts.append(start)
-        self.ready += [ready] if ready is not None else []
+            self.starts.append(self._safe(start))
+        self.ready += [self._safe(ready)] if ready is not None else []
         self.stops += [stop] if stop is not None else []
 
     def add_run_hook(self, hook: RunHook) -> None:
         """Have a say when runs start and end: derive from `RunHook`."""
         if not isinstance(hook, RunHook):
             raise PluginError(f"add_run_hook: {hook!r} is no RunHook; derive its class from aipass.RunHook")
-        self.run_hooks.append(hook)
+        self.run_hooks.append(GuestHook(hook, self.layout.crashes) if self._is_guest else hook)
 
     def add_prompt_part(self, order: int, part: Callable[[PromptWork], str]) -> None:
         """Something that is said in prompts behind what was asked: the smaller `order` first; an empty text says nothing."""
         check_signature(part, ("work",), "add_prompt_part")
-        self.prompt_parts.append((order, part))
+        self.prompt_parts.append((order, self._safe(part, lambda work: "")))
         self.prompt_parts.sort(key=lambda one: one[0])
 
     def look_again(self, step: Step) -> None:
@@ -301,12 +309,12 @@ class Core:
         for function, wanted in ((during, ("step",)), (after, ("now",))):
             if function is not None:
                 check_signature(function, wanted, "add_reconfigure")
-        self.reconfigures.append((during or _nothing, after or _nothing))
+        self.reconfigures.append((self._safe(during or _nothing), self._safe(after or _nothing)))
 
     def add_memory(self, load: Callable[[Instant], None]) -> None:
         """Called at the start and after a transaction that failed: bring what is kept in memory to what the ledger says."""
         check_signature(load, ("now",), "add_memory")
-        self.loads.append(load)
+        self.loads.append(self._safe(load))
 
     def add_status(
         self, name: str, gather: Callable[[Ledger], Any], show: Callable[[Any], Sequence[str]]
@@ -319,12 +327,16 @@ class Core:
     def add_idle_check(self, is_idle: Callable[[], bool]) -> None:
         """Whether nothing of the feature is queued, running or due: `aipass up --until-idle` waits for all."""
         check_signature(is_idle, (), "add_idle_check")
-        self.idle_checks.append(is_idle)
+        self.idle_checks.append(self._safe(is_idle, lambda: True))
 
     def add_prune(self, prune: Callable[[float], int]) -> None:
         """Called once a day with a moment (seconds since the epoch): remove what is older; returns how much was removed."""
         check_signature(prune, ("before",), "add_prune")
         self.prunes.append(prune)
+
+    def _safe(self, function: A2, otherwise: Callable[..., Any] = _nothing) -> A2:
+        """A plugin's function, guarded: what it raises keeps nothing else from being done. Ours as it is: its bug is one of the step's."""
+        return cast("A2", guarded(function, self.layout.crashes, otherwise)) if self._is_guest else function
 
     def _check_settings(self, config: Config) -> None:
         for name, model in self._models.items():
@@ -334,7 +346,8 @@ class Core:
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Take back all that is added inside where it raises: a feature that does not fit leaves nothing behind."""
+        """For a plugin: take back all that it adds inside by `add_…` where it raises, and guard each function of it."""
+        self._is_guest = True
         held = {name: value for name, value in vars(self).items() if isinstance(value, (dict, list))}
         before = {name: value.copy() for name, value in held.items()}
         try:
@@ -343,6 +356,8 @@ class Core:
             for name, value in before.items():
                 setattr(self, name, value)
             raise
+        finally:
+            self._is_guest = False
 
     def connect(
         self,
@@ -420,10 +435,6 @@ def _add(known: dict[Any, R], name: Any, value: R, what: str) -> None:  # noqa: 
             f"there is a {what} `{getattr(name, '__name__', name)}` already; choose another name"
         )
     known[name] = value
-
-
-def _nothing(*_: object) -> None:
-    pass
 
 
 def _nobody(*_: object) -> None:

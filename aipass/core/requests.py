@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: A request carries its text; larger things are handed over as files in the inbox.
 MAX_REQUEST_BYTES = 10_000_000
-#: What a run asks is cut at MAX_SAID anyway.
+#: Of what a run asks no more than MAX_SAID is taken anyway.
 MAX_RUN_BYTES = 400_000
 #: All but `send` says little, and everything waits while it is read.
 MAX_OTHER_BYTES = 2_000_000

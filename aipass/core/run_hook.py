@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class RunEnd:
     """A run that is over, and what became of its work.
 
-    `run`: its row; `verdict`: what its driver says; `outcome`: the same after every hook's `judge`; `state`: what its work is now; `finished`:
-    seconds since the epoch; `cause`: the event that led to the work.
+    `run`: its row; `verdict`: what its driver says; `outcome`: the same after every hook's `judge`; `state`: of its dispatch now; `result`: a word
+    for how the run ended; `reason`: why; `finished`: seconds since the epoch; `cause`: the event that led to the dispatch.
     """
 
     run: Row

@@ -1,4 +1,4 @@
-"""The clock source: one heap of named timers on the monotonic clock. Asked when the next is due, it never polls."""
+"""Named timers on the monotonic clock, in one heap. It is asked when the next is due, and never polls."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from aipass.ledger import Ledger
 
-#: An id says when it was asked, in microseconds since the epoch (`request.new_id`).
+#: An id says when it was asked, in microseconds since the epoch (`requests.new_id`).
 _ID = re.compile(r"r-([0-9a-f]{14})-[0-9a-f]+")
 #: So many are waited for; of more the events tell.
 MOST = 100

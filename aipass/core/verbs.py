@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from aipass.action import Notify, Refuse
 from aipass.core.requests import known_as
 from aipass.core.router import Handler
+from aipass.errors import EXIT_BUG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +20,12 @@ if TYPE_CHECKING:
     from aipass.core.requests import Fields
     from aipass.core.router import View
     from aipass.event import Event
+
+
+logger = structlog.get_logger("aipass")
+
+#: The handlers that route requests. They are never disabled: what ends that is a request itself.
+HANDLERS = ("requests", "rejected requests")
 
 
 class Authority(Enum):
@@ -70,8 +79,8 @@ def handlers(verbs: Mapping[str, Verb]) -> list[Handler]:
         return _answer(verbs, event, view)
 
     return [
-        Handler("requests", ("request.received",), on_request),
-        Handler("rejected requests", ("request.rejected",), _on_rejected),
+        Handler(HANDLERS[0], ("request.received",), on_request),
+        Handler(HANDLERS[1], ("request.rejected",), _on_rejected),
     ]
 
 
@@ -91,13 +100,21 @@ def _answer(verbs: Mapping[str, Verb], event: Event, view: View) -> Iterable[Act
         if needed is Authority.PERSON:
             return request.refuse(f"`{name}` is for people, and `{request.agent}` is an agent")
         if needed is Authority.ORCHESTRATOR and view.setting("orchestrator") != request.agent:
-            named = f"{name} {event.detail['do']}" if verb.authority is not needed else name
+            named = f"{name} {event.detail.get('do', '')}".rstrip() if verb.authority is not needed else name
             return request.refuse(
                 f"`{named}` is for people and the orchestrator, and `{request.agent}` is neither"
             )
     if "refused" in event.detail:
         return request.refuse(event.detail["refused"], 2)
-    return verb.handle(request)
+    try:
+        actions = list(verb.handle(request))
+        for action in actions:
+            action.payload()
+    except Exception as exc:
+        # One verb's bug keeps no other from being asked for, and whoever asks hears of it.
+        logger.exception("a request verb failed", verb=name)
+        return request.refuse(f"`{name}` failed: {type(exc).__name__}: {exc}", EXIT_BUG)
+    return actions
 
 
 def _on_rejected(event: Event, view: View) -> Iterable[Action]:

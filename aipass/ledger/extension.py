@@ -13,7 +13,7 @@ from aipass.ledger.statements import parse
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: In the ledger's own facts: `extension.NAME` is how many of a feature's migrations were made.
+#: Keys in the ledger's `meta` table: `extension.NAME` is how many of a feature's migrations were made.
 META = "extension."
 NAME = re.compile(r"[a-z][a-z0-9]{1,30}")
 #: What SQLite keeps about tables, and writes itself.

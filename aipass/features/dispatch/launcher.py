@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from aipass.core.registry import Core
+    from aipass.core.run_hook import RunHook
     from aipass.features.dispatch.driver import Driver
     from aipass.features.dispatch.hook import DispatchHook
     from aipass.ledger import Row
@@ -115,7 +116,7 @@ class Launcher:
         try:
             folder.mkdir(exist_ok=True, mode=0o700)
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
-            furnished = [hook.furnish(row, folder) for hook in self._core.run_hooks]
+            furnished = [_furnished(hook, row, folder) for hook in self._core.run_hooks]
             job = self.job(row, prompt=True)
             # By rename: after a crash this is done again, perhaps while the run is just opening it.
             with open(
@@ -394,6 +395,16 @@ class Launcher:
         row = self._ledger.one(name, {"id": number})
         assert row is not None, f"no {name} {number}"
         return row
+
+
+def _furnished(hook: RunHook, row: Row, folder: Path) -> Mapping[str, str]:
+    """What a feature gives a run. Raises AipassError where it cannot."""
+    try:
+        return hook.furnish(row, folder)
+    except (AipassError, OSError):
+        raise
+    except Exception as exc:
+        raise AipassError(f"{type(hook).__name__}.furnish raised {type(exc).__name__}: {exc}") from exc
 
 
 def _program(name: str, path: str, job: Job) -> str:

@@ -157,10 +157,11 @@ def _put(path: Path, data: bytes) -> None:
 def _put_copy(path: Path, source: Path) -> None:
     with held.replacing(path) as file:
         try:
-            with held.open_regular(source) as content:
-                if not held.copy(content, file, MAX_ANSWER_BYTES):
-                    file.write(
-                        f"\n\n[cut at {MAX_ANSWER_BYTES // 1_000_000} MB; all of it is in {source}]\n".encode()
-                    )
+            content = held.open_regular(source)
         except OSError:
-            pass  # somebody removed or replaced it: the answer is empty, its record says how it ended
+            return  # somebody removed or replaced it: the answer is empty, its record says how it ended
+        with content:
+            if not held.copy(content, file, MAX_ANSWER_BYTES):
+                file.write(
+                    f"\n\n[cut at {MAX_ANSWER_BYTES // 1_000_000} MB; all of it is in {source}]\n".encode()
+                )

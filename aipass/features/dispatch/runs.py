@@ -10,10 +10,12 @@ import structlog
 
 from aipass.core.run_hook import RunEnd
 from aipass.core.spool_files import SpoolFiles
+from aipass.crash import write_report
 from aipass.errors import AipassError
 from aipass.event import Fact, iso, printable
 from aipass.features.dispatch.supervisors import Report
 from aipass.features.ownership.feature import Ownership
+from aipass.secret import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +31,8 @@ logger = structlog.get_logger("aipass")
 
 # A supervisor that cannot be reached, or an agent's lock that is not free yet, is tried again after this.
 TRY_AGAIN_S = 0.5
+# And one that a bug keeps from starting after this.
+BUG_PAUSE_S = 60.0
 START, ADOPT = "start", "adopt"
 # An agent that is refused so often in a row does not understand what it may do.
 MANY_REFUSALS = 10
@@ -45,7 +49,7 @@ class Runs:
     ) -> None:
         self._core, self._ledger, self._timers = core, core.ledger, core.timers
         self._dispatcher, self._launcher, self._drivers = dispatcher, launcher, drivers
-        self._spool_files = core.need(SpoolFiles)
+        self._spool_files, self._mask = core.need(SpoolFiles), core.need(Secrets).mask
         self._wrote = core.need(Ownership).authors.length
         #: Refusals in a row, and how long the journal was then.
         self._refused: dict[int, tuple[int, int]] = {}
@@ -74,11 +78,16 @@ class Runs:
             told = {"tell": "ended", "run": run, "outcome": "cancelled", "reason": row["stop"]}
             self._core.post(Report(told))
             return
-        for hook in self._core.run_hooks:
-            hook.begins(run)
         try:
+            for hook in self._core.run_hooks:
+                hook.begins(run)
             ended = self._launcher.start(run)
-        except (OSError, AipassError) as exc:
+        except Exception as exc:  # noqa: BLE001 - a plugin may raise anything; its run waits
+            if not isinstance(exc, (OSError, AipassError)):
+                report = write_report(self._core.layout.crashes, exc, f"run {run} begins")
+                logger.error("a bug in aipass, or in a plugin; the run waits", run=run, report=str(report))
+                self._timers.set(f"{START}:{run}", self._core.clock.now().mono + BUG_PAUSE_S)
+                return
             # It is recorded, and begun when a supervisor can be reached.
             logger.error("a run cannot be started yet", run=run, error=str(exc))
             self._timers.set(f"{START}:{run}", self._core.clock.now().mono + TRY_AGAIN_S)
@@ -220,6 +229,9 @@ class Runs:
         verdict = outcome = self._launcher.verdict(row, message)
         for hook in hooks:
             outcome = hook.judge(step, row, outcome)
+        if outcome.reason is not None:
+            # Whoever has said it: nothing of it looks like a secret.
+            outcome = replace(outcome, reason=self._mask(outcome.reason)[0])
         ended = self._record(step, row, message, outcome, finished)
         detail = {"outcome": ended.outcome, "state": ended.state, "exit": message.get("exit")}
         detail |= {"signal": message.get("signal"), "reason": ended.reason}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from aipass.core.run_hook import RunEnd
     from aipass.core.step import Step
     from aipass.event import Event
-    from aipass.features.dispatch.driver import Outcome
     from aipass.ledger import Row
 
 
@@ -110,13 +108,6 @@ class Memory(RunHook):
         """Its agent begins to work on something."""
         del step
         self.store.begun(run["agent"])
-
-    def judge(self, step: Step, run: Row, outcome: Outcome) -> Outcome:
-        """Nothing of what it says of its end looks like a secret."""
-        del step, run
-        return (
-            outcome if outcome.reason is None else replace(outcome, reason=self.store.clean(outcome.reason))
-        )
 
     def ended(self, step: Step, end: RunEnd) -> None:
         """It is a session of its agent's."""

@@ -48,7 +48,7 @@ AT_LAST_FILES, AT_LAST_BYTES = 1000, 20_000_000
 #: And ends after which nobody can say that a model has read its prompt.
 UNSEEN = frozenset(("start-failed", "lost", "limit", "overload", "afresh"))
 #: Who asks for what follows from an answer.
-HANDLER = "talk"
+HANDLER = "messages"
 
 
 class Messages(RunHook, DispatchHook):

@@ -1,4 +1,4 @@
-"""The engine's side of plans: what the ledger knows of them, and what their actions change. Decisions are in `plan/progress.py`."""
+"""The engine's side of plans: what the ledger knows of them, and what their actions change. Decisions are in `progress.py`."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Plans(RunHook, DispatchHook):
             self.look_again()
 
     def look_again(self) -> None:
-        """Whatever a view is made of may have changed. Files that change do not: they come by the thousand."""
+        """Forget the views; they are made anew when somebody asks."""
         self._views = None
 
     def forget(self, now: Instant | None = None) -> None:
