@@ -36,6 +36,7 @@ from aipass.features.plans.feature import PlansFeature
 from aipass.features.reload import requests as reload
 from aipass.features.reload.feature import ReloadFeature
 from aipass.features.rules.feature import Crons
+from aipass.features.secrets.feature import Masking
 from aipass.secret import Mask, Secrets
 from aipass.sources.home import Home
 
@@ -59,6 +60,7 @@ FEATURES: tuple[type[Feature], ...] = (
     Actions,
     Alarms,
     Requests,
+    Masking,
     Ownership,
     Dispatching,
     Files,
@@ -70,6 +72,10 @@ FEATURES: tuple[type[Feature], ...] = (
     PlansFeature,
     ReloadFeature,
 )
+
+
+#: Without these there is no engine, or none that is safe.
+ALWAYS = frozenset(("actions", "alarms", "requests", "secrets", "ownership", "dispatch", "filesystem"))
 
 
 def verbs() -> dict[str, Fields]:
@@ -134,6 +140,10 @@ def _with_features(
 ) -> Core:
     known = [feature.name for feature in FEATURES]
     for name in without:
+        if name in ALWAYS:
+            raise ConfigError(
+                f"`{name}` cannot be left out; these can: {', '.join(sorted({*known} - ALWAYS))}"
+            )
         if name not in known:
             near = configuration.nearest(name, known)
             raise ConfigError(f"there is no feature `{name}`{near}; the features are: {', '.join(known)}")

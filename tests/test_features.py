@@ -244,6 +244,12 @@ WRONG = {
     "statement on ours": (lambda core: core.ledger.extend("x1", [], "-- name: x1_a\n-- a\nDELETE FROM events"), "more than tables"),
     "statement of another's name": (lambda core: core.ledger.extend("x1", [], "-- name: other\n-- a\nSELECT 1"), "must be named"),
     "no SQL": (lambda core: core.ledger.extend("x1", ["CREATE TABEL x1_t (a);"]), "syntax error"),
+    "a name of ours": (lambda core: core.ledger.extend("events", ["DROP TABLE events;"]), "ledger's own"),
+    "a rollback": (lambda core: core.ledger.extend("x1", ["CREATE TABLE x1_t (a UNIQUE);"], "-- name: x1_a\n-- a\nINSERT OR ROLLBACK INTO x1_t VALUES (1)"), "OR ABORT"),
+    "a table that rolls back": (lambda core: core.ledger.extend("x1", ["CREATE TABLE x1_t (a UNIQUE ON CONFLICT ROLLBACK);"]), "OR ABORT"),
+    "a new name": (lambda core: core.ledger.extend("x1", ["CREATE TABLE x1_t (a); ", "ALTER TABLE x1_t RENAME TO sneaky;"]), "more than tables"),
+    "numbers of ours": (lambda core: core.ledger.extend("x1", [], "-- name: x1_a\n-- a\nDELETE FROM sqlite_sequence"), "more than tables"),
+    "two in one": (lambda core: core.ledger.extend("x1", [], "-- name: x1_a\n-- a\nSELECT 1; SELECT 2"), "more than one|only execute one"),
     "feature's name": (lambda core: core.ledger.extend("X-1", []), "small letters"),
 }  # fmt: skip
 
@@ -556,3 +562,69 @@ def test_events_of_the_end_of_a_step_and_of_the_start_are_recorded(aipass_bench)
 
 def test_what_may_be_asked_for_is_one_list(aipass_bench):
     assert app.verbs() == aipass_bench(WRITER).engine.core.fields()
+
+
+def test_a_persons_reload_and_a_save_in_one_step_leave_the_persons_word_in_force(aipass_bench):
+    bench = aipass_bench(WRITER)
+    bench.layout.config.write_text(OTHER)
+    asked = {"verb": "reload"}
+    saved = Fact("file.closed", "filesystem", path="aipass.toml")
+    bench.engine.tell_now([Fact("request.received", "spool", ref="r-0001", detail=asked), saved])
+    bench.settle()
+    assert "other" in bench.engine.config.agents
+    assert bench.ledger.meta("config.waiting") == "[]"
+    assert not list(bench.layout.crashes.iterdir()) if bench.layout.crashes.exists() else True
+    assert bench.ask("send", agent="other", text="go")["exit"] == 0
+
+
+def test_what_fails_when_a_configuration_is_taken_over_keeps_nothing_else_from_it(aipass_bench):
+    bench = aipass_bench(WRITER)
+    (bench.layout.inbox / "other").symlink_to("/nonexistent")
+    cron = '[[on]]\nname = "minutely"\ncron = "* * * * *"\ndispatch = "writer"\ntask = "x"\n'
+    bench.layout.config.write_text(OTHER + cron)
+    assert bench.ask("reload")["exit"] == 0
+    bench.advance(200)
+    assert bench.events("clock.cron")
+
+
+def test_secrets_are_masked_whatever_is_left_out(aipass_bench):
+    key = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
+    bench = aipass_bench(OTHER, without=("messages",))
+    bench.ask("send", agent="writer", text="go")
+    bench.ask("note", by=1, do="learning", text=f"it is {key}")
+    bench.ask("send", by=1, agent="other", text=f"use {key}")
+    assert bench.ask("send", by=1, agent="other", text="x" * 100_000)["exit"] == 2
+    assert key not in str([event.detail for event in bench.events()])
+
+
+@pytest.mark.parametrize("name", sorted(app.ALWAYS))
+def test_what_makes_the_engine_cannot_be_left_out(aipass_bench, name):
+    with pytest.raises(ConfigError, match="cannot be left out"):
+        aipass_bench(WRITER, without=(name,))
+
+
+@pytest.mark.parametrize("said", [None, "people", "anyone", True])
+def test_who_may_ask_is_people_where_it_is_not_understood(said):
+    assert Verb("hum", _do, {}, lambda fields: said).asks_for({}) is Authority.PERSON
+
+
+def test_what_a_plugin_added_to_other_features_is_taken_back_too(aipass_bench):
+    from aipass.features.dispatch.feature import Dispatching
+    from aipass.features.dispatch.hook import DispatchHook
+
+    class Never(DispatchHook):
+        def refuses(self, step, event, wish):
+            return "never"
+
+    def setup(core):
+        core.need(Dispatching).add_hook(Never())
+        core.ledger.extend("hum", [], "-- name: hum_one\n-- One.\nSELECT 1")
+        raise RuntimeError("half way")
+
+    bench = aipass_bench(WRITER)
+    plugins = Plugins()
+    plugins.register(feature(setup), "half", origin="somebody's")
+    plugins.set_up(bench.engine.core)
+    assert bench.ask("send", agent="writer", text="go")["exit"] == 0
+    with pytest.raises(KeyError):
+        bench.ledger.one("hum_one")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from aipass.core.requests import answer
 from aipass.core.step import Again, Applied, Done, Effect, Pending
-from aipass.errors import AipassError
+from aipass.errors import EXIT_FAILED, AipassError, LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,8 @@ logger = structlog.get_logger("aipass")
 
 #: The timers of effects that could not be done yet.
 AGAIN = "effect"
+#: A ledger that refuses, for a full disk, is asked again after this.
+LEDGER_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Settled:
     name: str
     pending: Pending
     done: Done
+    #: Nobody has answered the request that asked for it.
+    raised: bool = False
 
 
 class Executor:
@@ -85,8 +90,12 @@ class Executor:
         do, _ = self._core.effects[name]
         try:
             done = do(pending)
+        except LedgerError:
+            done = Again(LEDGER_AGAIN_S)
         except (AipassError, OSError) as exc:
-            done = Done(str(exc), failed=True)
+            done = Done(str(exc), failed=True, request=pending.arguments.get("request"))
+            self._back(Settled(name, pending, done, raised=True))
+            return
         if isinstance(done, Again):
             due = self._core.clock.now().mono + done.after_s
             self._core.timers.set(f"{AGAIN}:{pending.action}", due)
@@ -108,6 +117,8 @@ class Executor:
 
     def _take(self, step: Step, report: Settled) -> None:
         self.settle(step, report.pending.action, report.done)
+        if report.raised:
+            answer(self._ledger, report.done.request, EXIT_FAILED, report.done.outcome)
         _, settled = self._core.effects[report.name]
         if settled is not None:
             settled(step, report.pending, report.done)

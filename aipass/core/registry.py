@@ -15,6 +15,7 @@ from aipass.core.requests import answer
 from aipass.core.run_hook import RunHook
 from aipass.core.step import Again, Applied, Done, Pending, Step
 from aipass.core.timers import Timers
+from aipass.core.verbs import Authority, Verb
 from aipass.errors import ConfigError, PluginError
 from aipass.event import Event, Fact
 from aipass.graveyard import Graveyard
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from aipass.core.prompt import PromptWork
     from aipass.core.requests import Fields
     from aipass.core.router import Router
-    from aipass.core.verbs import Verb
     from aipass.layout import Layout
     from aipass.ledger import Ledger
     from aipass.sources import Source
@@ -213,6 +213,8 @@ class Core:
     def add_verb(self, verb: Verb) -> None:
         """What may be asked for through the spool. One that does not say who may ask is for people."""
         check_signature(verb.handle, ("request",), f"add_verb({verb.name})")
+        if not isinstance(verb.authority, Authority):
+            check_signature(verb.authority, ("fields",), f"add_verb({verb.name}), authority")
         _add(self.verbs, verb.name, verb, "verb")
 
     def add_report(self, kind: type[R], take: Callable[[Step, R], None]) -> None:
@@ -235,7 +237,7 @@ class Core:
     def add_fact_filter(self, kinds: Iterable[str], change: ChangeFact) -> None:
         """Called before a fact of these kinds is recorded: returns it, changed or not, or None where it is not to be recorded."""
         check_signature(change, ("step", "fact"), "add_fact_filter")
-        self.fact_filters.append((_kinds(kinds), self._safe(change, lambda step, fact: fact)))
+        self.fact_filters.append((_kinds(kinds), self._safe(change, lambda *given: given[1])))
 
     def add_step(
         self,
@@ -281,7 +283,7 @@ class Core:
     def add_prompt_part(self, order: int, part: Callable[[PromptWork], str]) -> None:
         """Something that is said in prompts behind what was asked: the smaller `order` first; an empty text says nothing."""
         check_signature(part, ("work",), "add_prompt_part")
-        self.prompt_parts.append((order, self._safe(part, lambda work: "")))
+        self.prompt_parts.append((order, self._safe(part, lambda *_: "")))
         self.prompt_parts.sort(key=lambda one: one[0])
 
     def look_again(self, step: Step) -> None:
@@ -348,13 +350,22 @@ class Core:
     def all_or_nothing(self) -> Iterator[None]:
         """For a plugin: take back all that it adds inside by `add_…` where it raises, and guard each function of it."""
         self._is_guest = True
-        held = {name: value for name, value in vars(self).items() if isinstance(value, (dict, list))}
-        before = {name: value.copy() for name, value in held.items()}
+        places = [vars(one) for one in (self, self.ledger, *self._faces.values()) if hasattr(one, "__dict__")]
+        # In place: others hold the same lists.
+        held = [
+            (value, value.copy())
+            for place in places
+            for value in place.values()
+            if isinstance(value, (dict, list, set))
+        ]
+        single = self.switch, self.observers, self.router_of
         try:
             yield
         except BaseException:
-            for name, value in before.items():
-                setattr(self, name, value)
+            for value, before in held:
+                value.clear()
+                value.extend(before) if isinstance(value, list) else value.update(before)
+            self.switch, self.observers, self.router_of = single
             raise
         finally:
             self._is_guest = False

@@ -68,8 +68,9 @@ class Verb:
     cost_bytes: int = 0
 
     def asks_for(self, fields: Mapping[str, Any]) -> Authority:
-        """Who may ask for this."""
-        return self.authority if isinstance(self.authority, Authority) else self.authority(fields)
+        """Who may ask for this: people, where nobody has said it so that it is understood."""
+        found = self.authority if isinstance(self.authority, Authority) else self.authority(fields)
+        return found if isinstance(found, Authority) else Authority.PERSON
 
 
 def handlers(verbs: Mapping[str, Verb]) -> list[Handler]:

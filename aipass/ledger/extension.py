@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aipass.errors import PluginError
-from aipass.ledger.statements import parse
+from aipass.ledger.statements import parse, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ META = "extension."
 NAME = re.compile(r"[a-z][a-z0-9]{1,30}")
 #: What SQLite keeps about tables, and writes itself.
 _SQLITES = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sqlite_temp_master"))
+_ROLLBACK = re.compile(r"\b(?:OR|ON\s+CONFLICT)\s+ROLLBACK\b|\bRAISE\s*\(\s*ROLLBACK\b", re.IGNORECASE)
 _READS = frozenset(
     (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 )
@@ -30,11 +31,14 @@ def statements_of(name: str, sql: str) -> dict[str, str]:
     """The statements of a feature by name. Raises PluginError for a name that is not its own."""
     if not NAME.fullmatch(name):
         raise PluginError(f"a feature's name is small letters and digits, and `{name}` is not")
+    if any(_is_own(name, table) for table in re.findall(r"CREATE TABLE (\w+)", schema())):
+        raise PluginError(f"`{name}` is the name of tables of the ledger's own; choose another one")
     try:
         found = parse(sql)
     except ValueError as exc:
         raise PluginError(f"{name}: {exc}") from None
-    for statement in found:
+    for statement, text in found.items():
+        _check_text(f"{name}: the statement {statement}", text)
         if not _is_own(name, statement.removeprefix("insert_")):
             raise PluginError(
                 f"{name}: the statement `{statement}` must be named `{name}_…`, or `insert_{name}…`"
@@ -44,13 +48,20 @@ def statements_of(name: str, sql: str) -> dict[str, str]:
 
 def migrate(db: sqlite3.Connection, name: str, done: int, scripts: Sequence[str]) -> None:
     """Make a feature's tables, in the transaction that is open. Raises PluginError where a script does anything else."""
-    with _only_own(db, name):
-        for number, script in enumerate(scripts[done:], done + 1):
-            for statement in _split(script):
-                try:
+    before = _tables(db)
+    for number, script in enumerate(scripts[done:], done + 1):
+        for statement in _split(script):
+            _check_text(f"{name}: migration {number}", statement)
+            is_of_tables = statement.lstrip().upper().startswith(("CREATE", "DROP", "ALTER"))
+            try:
+                with _only_own(db, name, of_tables=is_of_tables):
                     db.execute(statement)
-                except sqlite3.DatabaseError as exc:
-                    raise PluginError(_words(f"{name}: migration {number}", name, exc)) from exc
+            except (sqlite3.DatabaseError, sqlite3.Warning) as exc:
+                raise PluginError(_words(f"{name}: migration {number}", name, exc)) from exc
+    if strange := [table for table in _tables(db) ^ before if not _is_own(name, table)]:
+        raise PluginError(
+            f"{name}: a migration touches more than tables and indexes named `{name}_…`: {strange[0]}"
+        )
 
 
 def check(db: sqlite3.Connection, name: str, statements: dict[str, str]) -> None:
@@ -59,10 +70,21 @@ def check(db: sqlite3.Connection, name: str, statements: dict[str, str]) -> None
         for statement, text in statements.items():
             try:
                 db.execute(f"EXPLAIN {text}").close()
-            except sqlite3.ProgrammingError:
-                pass  # it wants parameters: so it was understood
-            except sqlite3.DatabaseError as exc:
+            except sqlite3.ProgrammingError as exc:
+                if "one statement" in str(exc):
+                    raise PluginError(f"{name}: the statement {statement} is more than one") from exc
+                # It wants parameters: so it was understood.
+            except (sqlite3.DatabaseError, sqlite3.Warning) as exc:
                 raise PluginError(_words(f"{name}: the statement {statement}", name, exc)) from exc
+
+
+def _check_text(what: str, text: str) -> None:
+    if _ROLLBACK.search(text):
+        raise PluginError(f"{what} would end the engine's transaction; write `OR ABORT`")
+
+
+def _tables(db: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")} - _SQLITES
 
 
 def _words(what: str, name: str, exc: Exception) -> str:
@@ -72,14 +94,14 @@ def _words(what: str, name: str, exc: Exception) -> str:
 
 
 @contextmanager
-def _only_own(db: sqlite3.Connection, name: str) -> Iterator[None]:
+def _only_own(db: sqlite3.Connection, name: str, *, of_tables: bool = False) -> Iterator[None]:
     def may(action: int, first: str | None, second: str | None, *_: object) -> int:
         if action in _READS:
             is_fine = not (action == sqlite3.SQLITE_FUNCTION and second == "load_extension")
         elif action in _WRITES:
-            is_fine = first in _SQLITES or _is_own(name, first)
+            is_fine = (of_tables and first in _SQLITES) or _is_own(name, first)
         elif action in _MAKES:
-            is_fine = _is_own(name, first)
+            is_fine = _is_own(name, first) or (of_tables and first == "sqlite_sequence")
         elif action in _INDEXES:
             is_fine = _is_own(name, second)
         else:

@@ -504,6 +504,8 @@ class StateStore:
         if self._is_forgetting:
             self._ledger.run("clear_words")
         for (agent, file), anyway in self._dirty.items():
+            if agent not in self._config.agents:
+                continue  # taken out of aipass.toml in this very step
             row = self._state(agent, file)
             stamp = self._stamps[agent, file]
             document = self._document(agent, file, row, stamp)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aipass.action import Answer, Ask, Dispatch, MarkRead, Message
-from aipass.core.requests import MAX_REQUEST_BYTES, MAX_SAID, answer
+from aipass.core.requests import MAX_REQUEST_BYTES, answer
 from aipass.core.run_hook import RunHook
 from aipass.core.step import Applied
 from aipass.errors import EXIT_FAILED
@@ -24,6 +24,7 @@ from aipass.features.messages.questions import Questions
 from aipass.features.messages.read_receipts import MAIL, MailOpened, ReadReceipts
 from aipass.features.messages.render import MOST_WAITING, quoted
 from aipass.features.messages.requests import VERBS
+from aipass.features.secrets.feature import Masking
 from aipass.secret import Secrets
 from aipass.supervisor import held
 from aipass.units import count
@@ -35,14 +36,10 @@ if TYPE_CHECKING:
     from aipass.core.registry import Core
     from aipass.core.run_hook import RunEnd
     from aipass.core.step import Step
-    from aipass.event import Event, Fact
+    from aipass.event import Event
     from aipass.features.dispatch.driver import Outcome
     from aipass.ledger import Row
 
-#: Requests whose words others will read; what a person sends is the person's matter.
-SAYING, SENDING = frozenset(("note", "message", "ask", "answer")), "send"
-#: A note never fails for its length; what a file has no room for is cut anyway.
-LONGEST_NOTE = MAX_SAID // 2
 #: At a run's end so many of its requests, and so many bytes of them, are looked through at once.
 AT_LAST_FILES, AT_LAST_BYTES = 1000, 20_000_000
 #: And ends after which nobody can say that a model has read its prompt.
@@ -64,7 +61,7 @@ class Messages(RunHook, DispatchHook):
         self._receipts = ReadReceipts(core.layout) if core.works else None
         self.mail = Mailbox(core, self._files, memory.store)
         self.questions = Questions(core.ledger, self.mail)
-        memory.tell = self.mail.post
+        memory.tell = core.need(Masking).tell = self.mail.post
         memory.store.forgets_message = self._files.remove
         core.add_action(Message, self._say)
         core.add_action(Ask, self._ask)
@@ -73,7 +70,6 @@ class Messages(RunHook, DispatchHook):
         for verb in VERBS:
             core.add_verb(verb)
         core.add_report(MailOpened, self._opened)
-        core.add_fact_filter(("request.received",), self._without_secrets)
         core.add_listener(("dispatch.finished",), self._finished)
         core.add_listener(("run.finished",), self._blocked)
         core.add_listener(("question.answered",), self._remember)
@@ -127,39 +123,6 @@ class Messages(RunHook, DispatchHook):
         if not numbers:
             return EXIT_FAILED, "nobody is there to be told"
         return 0, " ".join(map(str, numbers))
-
-    def _without_secrets(self, step: Step, fact: Fact) -> Fact:
-        """What is said to others, without what looks like a secret: not even the log has that. Who says it is told."""
-        verb = fact.detail.get("verb")
-        if verb not in SAYING and (verb != SENDING or fact.by is None):
-            return fact
-        if verb == "note" and isinstance(fact.detail.get("text"), str):
-            fact = replace(fact, detail=fact.detail | {"text": fact.detail["text"][:LONGEST_NOTE]})
-        length = sum(len(str(value)) for value in fact.detail.values())
-        if length > MAX_SAID:
-            # Whoever asked is refused; nobody reads it.
-            kept = {name: value for name, value in fact.detail.items() if name in {"verb", "spool"}}
-            why = f"it has {length} characters, and {MAX_SAID} may be said at once; put it into a file, and say which (--attach)"
-            return replace(fact, detail={**kept, "refused": why})
-        kinds: set[str] = set()
-
-        def clean(value: object) -> object:
-            if isinstance(value, list):
-                return [clean(one) for one in value]
-            if not isinstance(value, str):
-                return value
-            text, found = self._mask(value)
-            kinds.update(found)
-            return text
-
-        detail = {name: value if name == "spool" else clean(value) for name, value in fact.detail.items()}
-        if not kinds:
-            return fact
-        run = None if fact.by is None else self._ledger.one("run", {"id": fact.by})
-        if run is not None:
-            told = f"What looks like a secret was masked in what you said: {', '.join(sorted(kinds))}."
-            self.mail.post(step, run["agent"], told)
-        return replace(fact, detail={**detail, "masked": sorted(kinds)})
 
     # -- runs ------------------------------------------------------------------------------------------------------
 

@@ -19,10 +19,8 @@ from aipass.features.reload.requests import VERBS
 from aipass.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
-    from aipass.clock import Instant
     from aipass.config import Config
     from aipass.core.registry import Core
-    from aipass.core.router import Router
     from aipass.core.step import Pending, Step
     from aipass.event import Event
 
@@ -31,13 +29,12 @@ ABOUT_CONFIG = f"config {CONFIG_NAME}"
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """aipass.toml was read again: a configuration to take over, or why not."""
+    """aipass.toml was read again: a configuration to take over (`trusted`: all of it), or why not."""
 
     action: int
     request: str | None
     config: Config | None = None
-    router: Router | None = None
-    waiting: tuple[str, ...] = ()
+    trusted: bool = False
     error: str | None = None
 
 
@@ -73,42 +70,44 @@ class ReloadFeature:
             new = configuration.load(path)
             for check in self._core.config_checks:
                 check(new)
-            waiting: list[str] = []
-            if not action.trusted:
-                new, waiting = configuration.hold_back(self._core.config(), new)
-            router = self._core.router_of(new)
+            self._core.router_of(new)
         except (ConfigError, PluginError) as exc:
             self._core.post(Reloaded(pending.action, action.request, error=str(exc)))
             return
-        self._core.post(Reloaded(pending.action, action.request, new, router, tuple(waiting)))
+        self._core.post(Reloaded(pending.action, action.request, new, action.trusted))
 
     def _reloaded(self, step: Step, read: Reloaded) -> None:
         self._ledger.run("set_meta", {"key": "config.error", "value": read.error or ""})
-        if read.config is None or read.router is None:
+        if read.config is None:
             self._refused(step, read)
             return
-        waiting = list(read.waiting)
+        # Against what is in force now: a person's reload may have come in the same step.
+        before, new = self._core.config(), read.config
+        waiting: list[str] = []
+        if not read.trusted:
+            new, waiting = configuration.hold_back(before, new)
         outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
         self._ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
         step.withdraw(self._ledger, ABOUT_CONFIG)
-        shared = advice.owned_twice(read.config)
-        for key, value in (("config.shared", shared), (IN_FORCE, read.config.drivers())):
+        shared = advice.owned_twice(new)
+        for key, value in (("config.shared", shared), (IN_FORCE, new.drivers())):
             self._ledger.run("set_meta", {"key": key, "value": json.dumps(value)})
         self._core.settle(step, read.action, Done(outcome))
-        before = self._core.config()
-        told = advice.of(self._core.layout, read.config)
-        if later := confine.after_restart(before, read.config):
+        told = advice.of(self._core.layout, new)
+        if later := confine.after_restart(before, new):
             told.append(
                 f"the engine itself writes {' and '.join(later)} only after `aipass down` and `aipass up --detach`"
             )
         answer(self._ledger, read.request, 0, "; but ".join((f"aipass.toml is {outcome}", *told)))
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
-        if read.config != before:
-            self._core.take_over(read.config)
+        if new != before:
+            self._core.take_over(new)
             for during, _ in self._core.reconfigures:
                 during(step)
-            # The rest only once this is committed: a commit that fails must leave the old one in force.
-            step.before.append(partial(self._taken_over, read.router, step.now))
+            # The rest only once this is committed: a commit that fails must leave the old one in force. One by one: what fails keeps
+            # nothing else from being done.
+            step.before.append(self._route)
+            step.before += [partial(after, step.now) for _, after in self._core.reconfigures]
             self._core.look_again(step)
 
     def _refused(self, step: Step, read: Reloaded) -> None:
@@ -119,7 +118,5 @@ class ReloadFeature:
         answer(self._ledger, read.request, 2, error)
         step.facts.append(Fact("config.rejected", "engine", path=CONFIG_NAME, detail={"error": error}))
 
-    def _taken_over(self, router: Router, now: Instant) -> None:
-        self._core.route(router)
-        for _, after in self._core.reconfigures:
-            after(now)
+    def _route(self) -> None:
+        self._core.route(self._core.router_of(self._core.config()))

@@ -1,0 +1,1 @@
+"""What is said to others holds no secrets, and is not longer than anybody reads."""
