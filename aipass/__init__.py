@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from aipass.core.router import Handler, View
     from aipass.core.run_hook import RunEnd, RunHook
     from aipass.core.step import Again, Applied, Done, Effect, Pending, Step
-    from aipass.core.verbs import Authority, Request, Verb
+    from aipass.core.verbs import Authority, Field, Request, Verb
     from aipass.errors import AipassError, ConfigError, LedgerError, PluginError
     from aipass.event import Event, Fact
     from aipass.features.dispatch.driver import Command, Job, Outcome, Share, Usage
@@ -73,7 +73,7 @@ _HOME = {
     "aipass.core.registry": ("Core",),
     "aipass.core.run_hook": ("RunEnd", "RunHook",),
     "aipass.core.step": ("Again", "Applied", "Done", "Effect", "Pending", "Step",),
-    "aipass.core.verbs": ("Authority", "Request", "Verb",),
+    "aipass.core.verbs": ("Authority", "Field", "Request", "Verb"),
     "aipass.cli.asking": ("ask",),
     "aipass.layout": ("find_root",),
     "aipass.notices": ("Notice",),
@@ -102,6 +102,7 @@ __all__ = [
     "Effect",
     "Event",
     "Fact",
+    "Field",
     "FinishTodo",
     "Forget",
     "Handler",

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aipass import Action, Applied, Authority, Effect, Fact, PluginError, RunHook, Verb, app, hookimpl
+from aipass import Action, Applied, Authority, Effect, Fact, Field, PluginError, RunHook, Verb, app, hookimpl
 from aipass.core.step import Again, Done
 from aipass.errors import ConfigError, LedgerError
 from aipass.ledger import Ledger
@@ -433,6 +433,7 @@ def test_listeners_filters_and_reports_meet_what_they_want(aipass_bench):
     assert "from the start" in heard
     assert "drop" not in heard
     assert bench.engine._view.hum() == "hums"
+    assert bench.engine._view["hum"]() == "hums"
 
 
 def test_a_source_of_a_feature_is_started(aipass_bench):
@@ -536,7 +537,8 @@ def test_a_plugins_feature_that_raises_everywhere_keeps_nothing_from_being_done(
 
 
 def test_a_verb_that_raises_is_answered_and_keeps_no_other_from_being_asked_for(aipass_bench):
-    bench = aipass_bench(WRITER, feature(lambda core: core.add_verb(Verb("hum", _raise))))
+    verb = Verb("hum", _raise, {"loud": Field(bool)})
+    bench = aipass_bench(WRITER, feature(lambda core: core.add_verb(verb)))
     for _ in range(10):
         reply = bench.ask("hum")
         assert (reply["exit"], "a bug of the plugin's" in reply["message"]) == (70, True)

@@ -114,7 +114,7 @@ class Core:
         self.loads: list[Callable[[Instant], None]] = []
         self.idle_checks: list[Callable[[], bool]] = []
         self.prunes: list[Callable[[float], int]] = []
-        self.views: dict[str, Callable[..., Any]] = {}
+        self.views: dict[str, Any] = {}
         self.sources: list[Source] = []
         self.last_sources: list[Source] = []
         self.starts: list[Callable[[Step], None]] = []
@@ -291,8 +291,8 @@ class Core:
         for look in self.look_agains:
             look(step)
 
-    def add_view(self, name: str, view: Callable[..., Any]) -> None:
-        """What handlers may ask: `view.name(…)`. It changes nothing."""
+    def add_view(self, name: str, view: Any) -> None:  # noqa: ANN401 - a function, or an object
+        """What handlers may ask: `view.name(…)`, or `view["name"]`. It changes nothing."""
         if not name.isidentifier() or name in {"now", "setting"}:
             raise PluginError(f"add_view: `{name}` cannot be the name of a view")
         _add(self.views, name, view, "view")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -34,6 +34,13 @@ class Authority(Enum):
     ANYONE = "anyone"
     ORCHESTRATOR = "people and the orchestrator"
     PERSON = "people"
+
+
+class Field(NamedTuple):
+    """A field of a request: its type (`str`, `int`, `bool`, `list`), and whether it must be there."""
+
+    type: type
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

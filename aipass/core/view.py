@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aipass.clock import Instant
     from aipass.core.registry import Core
 
@@ -40,7 +38,11 @@ class HandlerView:
                 raise KeyError(f"there is no setting `{name}`")
         return found
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - whatever the feature has added
+        """What a feature has added under a name: `view["snoozed"]`, for what is no function as well."""
+        return self._core.views[name]
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the feature has added
         try:
             return self._core.views[name]
         except KeyError:
