@@ -630,3 +630,25 @@ def test_what_a_plugin_added_to_other_features_is_taken_back_too(aipass_bench):
     assert bench.ask("send", agent="writer", text="go")["exit"] == 0
     with pytest.raises(KeyError):
         bench.ledger.one("hum_one")
+
+
+def test_what_a_failing_function_of_a_plugin_had_written_is_taken_back(aipass_bench):
+    """And nothing else of its step: not what was recorded before, buffered or not."""
+
+    def listen(step, event):
+        core.ledger.flush()
+        core.ledger.run("set_meta", {"key": "hum", "value": "half"})
+        step.facts.append(Fact("clock.tick", "hum", ref="half"))
+        step.notify(core.ledger, "half")
+        raise RuntimeError("half way")
+
+    bench = aipass_bench(WRITER, feature(lambda core: core.add_listener(("request.received",), listen)))
+    core = bench.engine.core
+    assert bench.ask("send", agent="writer", text="go")["exit"] == 0
+    assert bench.ledger.meta("hum") is None
+    assert not bench.events("clock.tick")
+    assert bench.notices() == []
+    ids = [event.id for event in bench.events()]
+    assert ids == list(range(1, len(ids) + 1)), "no event is lost or twice"
+    assert bench.events("request.received")
+    assert bench.events("run.started") or bench.running() == [1]

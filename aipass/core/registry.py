@@ -278,7 +278,7 @@ class Core:
         """Have a say when runs start and end: derive from `RunHook`."""
         if not isinstance(hook, RunHook):
             raise PluginError(f"add_run_hook: {hook!r} is no RunHook; derive its class from aipass.RunHook")
-        self.run_hooks.append(GuestHook(hook, self.layout.crashes) if self._is_guest else hook)
+        self.run_hooks.append(GuestHook(hook, self) if self._is_guest else hook)
 
     def add_prompt_part(self, order: int, part: Callable[[PromptWork], str]) -> None:
         """Something that is said in prompts behind what was asked: the smaller `order` first; an empty text says nothing."""
@@ -338,7 +338,7 @@ class Core:
 
     def _safe(self, function: A2, otherwise: Callable[..., Any] = _nothing) -> A2:
         """A plugin's function, guarded: what it raises keeps nothing else from being done. Ours as it is: its bug is one of the step's."""
-        return cast("A2", guarded(function, self.layout.crashes, otherwise)) if self._is_guest else function
+        return cast("A2", guarded(function, self, otherwise)) if self._is_guest else function
 
     def _check_settings(self, config: Config) -> None:
         for name, model in self._models.items():

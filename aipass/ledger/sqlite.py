@@ -141,6 +141,27 @@ class Ledger:
                 raise refused from exc
             raise
 
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Inside a transaction: all or nothing of what is written inside; what was written before stays. Outside of one: nothing special."""
+        if not self._db.in_transaction:
+            yield
+            return
+        events, actions = self._events.copy(), self._actions.copy()
+        last = self._last_event, self._last_action
+        self._db.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO part")
+                self._db.execute("RELEASE part")
+            # As they were, also those that were flushed inside and are rolled back with it.
+            self._events, self._actions = events, actions
+            self._last_event, self._last_action = last
+            raise
+        self._db.execute("RELEASE part")
+
     def record(self, fact: Fact, now: Instant) -> Event:
         """Give a fact its id and time. Written with the transaction."""
         self._last_event += 1
