@@ -690,9 +690,12 @@ def test_all_that_a_note_ever_said_is_forgotten_in_one_look(bench, monkeypatch):
     )
     looks = []
     monkeypatch.setattr(
-        keeper.Keeper,
+        keeper.StateStore,
         "_scrub",
-        lambda self, texts, agent, real=keeper.Keeper._scrub: (looks.append(texts), real(self, texts, agent)),
+        lambda self, texts, agent, real=keeper.StateStore._scrub: (
+            looks.append(texts),
+            real(self, texts, agent),
+        ),
     )
     assert bench.ask("forget", memory=number, by=1)["exit"] == 0
     assert looks == [{"étage one", "étage two", "plain three"}]
