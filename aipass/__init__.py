@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Wake,
         Written,
     )
-    from aipass.cli.asking import ask
+    from aipass.core.notices import Notice
     from aipass.core.registry import Core
     from aipass.core.router import Handler, View
     from aipass.core.run_hook import RunEnd, RunHook
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from aipass.event import Event, Fact
     from aipass.features.dispatch.driver import Command, Job, Outcome, Share, Usage
     from aipass.hookspecs import hookimpl
-    from aipass.layout import find_root
-    from aipass.notices import Notice
+    from aipass.terminal.asking import ask
+    from aipass.workspace.layout import find_root
 
 __version__ = "0.1.0"
 #: What pip knows us by; `aipass` is another project's name there.
@@ -74,9 +74,9 @@ _HOME = {
     "aipass.core.run_hook": ("RunEnd", "RunHook",),
     "aipass.core.step": ("Again", "Applied", "Done", "Effect", "Pending", "Step",),
     "aipass.core.verbs": ("Authority", "Field", "Request", "Verb"),
-    "aipass.cli.asking": ("ask",),
-    "aipass.layout": ("find_root",),
-    "aipass.notices": ("Notice",),
+    "aipass.terminal.asking": ("ask",),
+    "aipass.workspace.layout": ("find_root",),
+    "aipass.core.notices": ("Notice",),
     "aipass.core.router": ("Handler", "View"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

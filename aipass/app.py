@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aipass import config as configuration
 from aipass.clock import SystemClock
+from aipass.config import model, reading
 from aipass.core.actions import Actions
 from aipass.core.alarms import Alarms
 from aipass.core.asked import Requests
@@ -37,21 +37,22 @@ from aipass.features.reload import requests as reload
 from aipass.features.reload.feature import ReloadFeature
 from aipass.features.rules.feature import Crons
 from aipass.features.secrets.feature import Masking
-from aipass.secret import Mask, Secrets
 from aipass.sources.home import Home
+from aipass.text.secret import Mask, Secrets
+from aipass.text.suggestion import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from aipass.clock import Clock
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Feature
     from aipass.core.requests import Fields
     from aipass.features.dispatch.launcher import Runner
     from aipass.features.memory.index import Meaning
-    from aipass.layout import Layout
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
+    from aipass.workspace.layout import Layout
 
 #: Key in the ledger's `meta` table: features that have a part in `aipass status`.
 STATUS_PARTS = "status.parts"
@@ -145,7 +146,7 @@ def _with_features(
                 f"`{name}` cannot be left out; these can: {', '.join(sorted({*known} - ALWAYS))}"
             )
         if name not in known:
-            near = configuration.nearest(name, known)
+            near = nearest(name, known)
             raise ConfigError(f"there is no feature `{name}`{near}; the features are: {', '.join(known)}")
     find = plugins.find_secrets
     core.provide(Drivers(plugins.drivers(), runner), Forges(plugins.forges()), Secrets(find, Mask(find)))
@@ -172,22 +173,22 @@ def check(plugins: Plugins, layout: Layout, config: Config) -> None:
     path, names = layout.config, sorted(plugins.drivers())
     for name, agent in config.agents.items():
         if agent.driver not in names:
-            place = configuration.place(path, "agents", name, "driver")
-            near = configuration.nearest(agent.driver, names)
+            place = reading.place(path, "agents", name, "driver")
+            near = nearest(agent.driver, names)
             raise ConfigError(
                 f'{place}there is no driver "{agent.driver}"{near}; installed are: {", ".join(names)}'
             )
-    known = [configuration.LOCAL, *sorted(plugins.forges())]
+    known = [model.LOCAL, *sorted(plugins.forges())]
     if config.pr.forge not in known:
-        place = configuration.place(path, "pr", "forge")
-        near = configuration.nearest(config.pr.forge, known)
+        place = reading.place(path, "pr", "forge")
+        near = nearest(config.pr.forge, known)
         raise ConfigError(
             f'{place}there is no driver for the forge "{config.pr.forge}"{near}; installed are: {", ".join(known)}'
         )
     kinds = plugins.kinds()
     for number, rule in enumerate(config.on):
         if rule.event is not None and not any(fnmatchcase(kind, rule.event) for kind in kinds):
-            place = configuration.place(path, "on", number, "event")
-            near = configuration.nearest(rule.event, kinds)
+            place = reading.place(path, "on", number, "event")
+            near = nearest(rule.event, kinds)
             there = near or f"; there are: {', '.join(sorted(kinds))}"
             raise ConfigError(f"{place}there is no event `{rule.event}`{there}")

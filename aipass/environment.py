@@ -7,13 +7,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aipass.config import FromEnv
+from aipass.config.model import FromEnv
 from aipass.errors import AipassError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aipass.config import Agent
+    from aipass.config.model import Agent
 
 #: Doors to programs that would do anything for the agent, and what belongs to another run. Never inherited.
 DOORS = (

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from aipass.config import Config
+    from aipass.config.model import Config
+    from aipass.core.notices import Notice
     from aipass.core.registry import Core
     from aipass.core.router import Handler
     from aipass.event import Event
     from aipass.features.dispatch.driver import Driver
     from aipass.features.git.forge import Forge
     from aipass.features.memory.index import Meaning
-    from aipass.notices import Notice
-    from aipass.secret import Secret
     from aipass.sources import Source
+    from aipass.text.secret import Secret
 
 hookspec = pluggy.HookspecMarker("aipass")
 hookimpl = pluggy.HookimplMarker("aipass")

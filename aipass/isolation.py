@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-#: As `aipass.layout` has it: nothing of ours is imported here.
+#: As `aipass.workspace.layout` has it: nothing of ours is imported here.
 CONFIG_NAME = "aipass.toml"
 #: What was taken from `sys.path`: a Python of the same environment finds modules there before any line of ours can leave it out.
 left_out: list[str] = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from aipass import hookspecs
-from aipass.config import LOCAL
+from aipass.config.model import LOCAL
 from aipass.core.router import Handler, Router
 from aipass.errors import PluginError
 from aipass.event import KINDS
@@ -20,14 +20,14 @@ from aipass.features.dispatch.driver import check_driver
 from aipass.features.git.forge import Forge
 from aipass.features.memory.index import Meaning
 from aipass.features.ownership import guarded
-from aipass.secret import Secret
 from aipass.sources import check_source
+from aipass.text.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.features.dispatch.driver import Driver
     from aipass.sources import Source

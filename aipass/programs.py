@@ -20,8 +20,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aipass.errors import AipassError
-from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held, process
+from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 from dataclasses import MISSING, fields
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import click
 
 from aipass import action, errors, event, hookspecs
 from aipass.cli.help import settings
-from aipass.cli.main import VERBS
+from aipass.cli.main import VERBS, cli
 from aipass.environment import DOORS, OF_THE_CALLER
 from aipass.supervisor.fence.calls import CALLS, LET_THROUGH, WITHOUT_WALL, explain
 
@@ -31,7 +30,9 @@ def commands() -> str:
         "Verbs that only show something need no engine, and take `--json`, but for those whose text is another's: `logs`, `pr diff`, `plan graph`.\n",
     ]
     for verb in VERBS:
-        parts += _command(import_module(f"aipass.cli.{verb}").command, f"aipass {verb}")
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None
+        parts += _command(command, f"aipass {verb}")
     return "\n".join(parts)
 
 

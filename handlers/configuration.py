@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aipass import Action, Event, View
-    from aipass.config import Config
+    from aipass.config.model import Config
 
 
 @hookimpl

@@ -9,14 +9,14 @@ from aipass_handlers import frontmatter
 
 from aipass import Dispatch, Handler, Ignore, Reject, hookimpl
 from aipass.event import one_line, printable
-from aipass.layout import REJECTED
 from aipass.sources import passing
+from aipass.workspace.layout import REJECTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aipass import Action, Event, View
-    from aipass.config import Config
+    from aipass.config.model import Config
 
 
 @hookimpl

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aipass import Dispatch, Handler, Ignore, Notify, Pause, Wake, hookimpl
-from aipass.patterns import Patterns
-from aipass.template import render, values_of
-from aipass.units import show_duration
+from aipass.text.patterns import Patterns
+from aipass.text.template import render, values_of
+from aipass.text.units import show_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aipass import Action, Event, View
-    from aipass.config import Config, Rule
+    from aipass.config.model import Config, Rule
 
 PREFIX = "rule "
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from aipass.config import Config
+    from aipass.config.model import Config
 
     Floats = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aipass import hookimpl
-from aipass.secret import Secret
+from aipass.text.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,10 +16,10 @@ from patience import PATIENCE, until
 import aipass
 from aipass.features.dispatch import grant
 from aipass.features.dispatch import supervisors as runs
-from aipass.layout import Layout
 from aipass.supervisor import wire
 from aipass.supervisor.fence import probe
 from aipass.supervisor.fence.fenced import DENIED, JOURNAL
+from aipass.workspace.layout import Layout
 
 OTHER_USER = 1234
 SYSTEM_PYTHON = "/usr/bin/python3"

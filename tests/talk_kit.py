@@ -13,9 +13,9 @@ from pathlib import Path
 
 from patience import PATIENCE
 
-from aipass import lock
 from aipass.core import requests as request
-from aipass.layout import Layout
+from aipass.workspace import engine_lock
+from aipass.workspace.layout import Layout
 
 #: Writes requests as `aipass message` does, without the start of a Python for each; notes what it sent and what it read.
 TALKER = """\
@@ -63,7 +63,7 @@ def talk(repository, *, agents, seconds, kills, pause, least=0):
     dice, began = random.Random(agents), time.monotonic()
     for number in range(kills):
         time.sleep(seconds / (kills + 2) * dice.uniform(0.5, 1.2))
-        engine = lock.holder(Layout(repository.root))
+        engine = engine_lock.holder(Layout(repository.root))
         whom = supervisors(repository) if number % 3 == 1 else [engine.pid] if engine else []
         assert whom
         for pid in whom:

@@ -19,7 +19,7 @@ import pytest
 from conftest import few
 from patience import PATIENCE
 
-from aipass import config
+from aipass.config import reading
 from aipass.errors import AipassError, ConfigError
 
 ROOT_USER = os.geteuid() == 0
@@ -216,7 +216,7 @@ WRONG = [
 @pytest.mark.parametrize(("text", "line", "told"), WRONG)
 def test_a_wrong_configuration_says_where_and_what(text, line, told):
     with pytest.raises(ConfigError) as caught:
-        config.parse(text)
+        reading.parse(text)
     message = str(caught.value)
     assert caught.value.exit_code == 2
     found = re.match(r"aipass\.toml:(\d+): ", message)
@@ -229,7 +229,7 @@ def test_a_wrong_configuration_says_where_and_what(text, line, told):
 
 def test_every_mistake_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
-        config.parse(A + "timout = 1\nretries = -1\n[limits]\nhops = true\n")
+        reading.parse(A + "timout = 1\nretries = -1\n[limits]\nhops = true\n")
     assert sorted(line.split(":")[1] for line in str(caught.value).splitlines()) == ["4", "5", "7"]
 
 
@@ -239,7 +239,7 @@ def test_every_mistake_is_told_at_once():
 def test_what_only_looks_wrong_is_right(tmp_path, data):
     path = tmp_path / "aipass.toml"
     path.write_bytes(data)
-    assert set(config.load(path).agents) <= {"writer"}
+    assert set(reading.load(path).agents) <= {"writer"}
 
 
 def _write(data: bytes):
@@ -267,14 +267,14 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, make, told, request):
     path = tmp_path / "aipass.toml"
     make(path)
     with pytest.raises(ConfigError) as caught:
-        config.load(path)
+        reading.load(path)
     assert told in str(caught.value)
 
 
 def test_a_fifo_in_place_of_the_configuration_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "aipass.toml")
     # In a process of its own, as it cannot be interrupted otherwise.
-    code = "import sys; from pathlib import Path; from aipass import config; config.load(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from aipass.config import reading; reading.load(Path(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "aipass.toml"],
         capture_output=True,
@@ -808,7 +808,7 @@ def quick_reply(repository) -> Path:
     folder = repository.root.parent / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
-        "import aipass.cli.asking\naipass.cli.asking.REPLY_WAIT_S = 20.0\n"
+        "import aipass.terminal.asking\naipass.terminal.asking.REPLY_WAIT_S = 20.0\n"
     )
     return folder
 

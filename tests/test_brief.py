@@ -6,7 +6,7 @@ import pytest
 
 import aipass
 from aipass.cli.logs import _shown
-from aipass.template import fill
+from aipass.text.template import fill
 
 
 class Model:

@@ -12,10 +12,10 @@ import pytest
 from conftest import agent
 from git_kit import git
 
-from aipass import config
+from aipass.config import reading
 from aipass.features.ownership import confine
-from aipass.layout import Layout
 from aipass.supervisor import hold
+from aipass.workspace.layout import Layout
 
 pytestmark = pytest.mark.skipif(not confine.is_possible(), reason="this kernel has no Landlock")
 
@@ -58,7 +58,7 @@ def test_what_the_engine_may_write_is_the_root_its_git_folders_and_what_settings
     (tmp_path / "cargo").mkdir()
     layout = Layout(tree.resolve())
     text = f'[sandbox]\nwrite = ["{tmp_path}/cargo/"]\n'
-    found = confine.writable(layout, config.parse(text))
+    found = confine.writable(layout, reading.parse(text))
     assert {
         str(layout.root),
         str(top / ".git"),
@@ -70,7 +70,7 @@ def test_what_the_engine_may_write_is_the_root_its_git_folders_and_what_settings
     (Path(os.environ["HOME"]) / ".ssh/known_hosts").write_text("")
     assert os.path.expanduser("~/.ssh/known_hosts") not in found
     assert os.path.expanduser("~/.ssh/known_hosts") in confine.writable(
-        layout, config.parse('[pr]\nforge = "gh"\n')
+        layout, reading.parse('[pr]\nforge = "gh"\n')
     )
 
 

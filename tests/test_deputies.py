@@ -24,10 +24,10 @@ from aipass.errors import RefusedError
 from aipass.event import printable
 from aipass.features.git import merge_checks as testing
 from aipass.features.git import tree
-from aipass.graveyard import Graveyard
-from aipass.layout import Layout
 from aipass.supervisor import held
 from aipass.testing import Bench
+from aipass.workspace.layout import Layout
+from aipass.workspace.removal import Graveyard
 
 fenced = pytest.mark.skipif(bool(NO_FENCE or NO_WALL), reason=NO_FENCE or NO_WALL or "-")
 TOML = (
@@ -279,8 +279,8 @@ def test_a_folder_that_is_closed_to_its_owner_is_buried_all_the_same(tmp_path):
     code = """
 import os, sys, time
 from pathlib import Path
-from aipass.graveyard import Graveyard
-from aipass.layout import Layout
+from aipass.workspace.removal import Graveyard
+from aipass.workspace.layout import Layout
 layout = Layout(Path(sys.argv[1])); layout.state.mkdir()
 for mode in (0o500, 0o000):
     (layout.state / "s/in").mkdir(parents=True); (layout.state / "s/f").write_text("x")
@@ -549,11 +549,11 @@ def test_git_that_hangs_is_ended_with_what_it_has_started(tmp_path, monkeypatch)
 
 
 def test_checks_have_no_cache_that_others_left(tmp_path):
-    from aipass import config
+    from aipass.config import reading
     from aipass.features.dispatch import grant
     from aipass.features.ownership import layers as ground
 
-    settings = config.parse(TOML)
+    settings = reading.parse(TOML)
     one, other = (
         grant.of_check(Layout(tmp_path), settings, number, ground.Active(fence=True, wall=True), "x")
         for number in (1, 2)

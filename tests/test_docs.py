@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE
 
-from aipass import config, hookspecs
+from aipass import hookspecs
+from aipass.config import reading
+from aipass.config.model import Config
 from aipass.features.plans import check, model
 from aipass.plugins import Plugins
 
@@ -49,7 +51,7 @@ def test_every_hook_has_a_test_named_after_it():
 
 @pytest.mark.parametrize("text", examples("toml"))
 def test_toml_examples_are_valid(text):
-    config.parse(text)
+    reading.parse(text)
 
 
 PLANS = [
@@ -72,7 +74,7 @@ def test_plans_in_the_docs_can_start(text):
     ("schema", "text"),
     [
         *(
-            (config.Config, text)
+            (Config, text)
             for page in GUIDES
             for text in blocks(page, "toml")
             if "[agents." in text or "[[on]]" in text
@@ -81,13 +83,13 @@ def test_plans_in_the_docs_can_start(text):
     ],
 )
 def test_what_is_valid_is_so_by_its_json_schema(schema, text):
-    read = tomllib.loads if schema is config.Config else json.loads
+    read = tomllib.loads if schema is Config else json.loads
     whole = schema.model_json_schema()
     assert faults(read(text), whole, whole) == []
 
 
 def test_the_json_schema_refuses_what_is_not_valid():
-    whole = config.Config.model_json_schema()
+    whole = Config.model_json_schema()
     for text in (
         "[agents.a]\ndriver = 3\n",
         "[agents.a]\ndriver = 'command'\ntimeout = 5\n",
@@ -152,7 +154,7 @@ def test_python_examples_run(text, pytester):
     plugins.register(module, "example")
     plugins.kinds()
     plugins.drivers()
-    plugins.router(config.parse(""))
+    plugins.router(reading.parse(""))
 
 
 @pytest.mark.slow

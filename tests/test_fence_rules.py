@@ -14,8 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
 
-from aipass.overlap import common_path
-from aipass.patterns import check
 from aipass.supervisor.fence import bpf, kernel
 from aipass.supervisor.fence.calls import (
     CALLS,
@@ -31,6 +29,8 @@ from aipass.supervisor.fence.glob import Globs, segments_of
 from aipass.supervisor.fence.program import ALLOW, ERRNO, NOTIFY, build
 from aipass.supervisor.fence.serve import CARRIED
 from aipass.supervisor.fence.territory import Kind, Territory
+from aipass.text.overlap import common_path
+from aipass.text.patterns import check
 
 MACHINES = ("x86_64", "aarch64")
 

@@ -514,14 +514,14 @@ def test_a_file_that_goes_to_come_again_is_changed_and_not_deleted(slow, tree):
 
 
 def test_two_files_that_are_exchanged_are_both_there(slow, tree):
-    from aipass import swap
+    from aipass.files import exchange
 
     for name in ("a", "b"):
         (tree.root / name).write_text(name * 3)
         tree.wait_for(("file.closed", name))
     tree.facts.clear()
     folder = os.open(tree.root, os.O_RDONLY)
-    swap.exchange(folder, "a", folder, "b")
+    exchange.exchange(folder, "a", folder, "b")
     os.close(folder)
     tree.wait_for(("file.closed", "a"), ("file.closed", "b"))
     assert tree.known_files() == {"a", "b"}

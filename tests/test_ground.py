@@ -204,8 +204,8 @@ def test_doctor_tries_each_layer(house):
 
 
 def test_the_ground_of_a_run_names_only_what_is_its_own(tmp_path):
-    from aipass.config import parse
-    from aipass.layout import Layout
+    from aipass.config.reading import parse
+    from aipass.workspace.layout import Layout
 
     settings = parse(agent("a", "x.py") + '[sandbox]\nwrite = ["~/.cargo/registry/"]\n')
     found = ground.table(Layout(tmp_path), settings, nested=["vendor/other"])

@@ -8,8 +8,8 @@ import os
 import pytest
 from aipass_handlers import frontmatter
 
-from aipass.layout import REJECTED
 from aipass.supervisor import held
+from aipass.workspace.layout import REJECTED
 
 WRITER = '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n'
 REVIEWER = '[agents.reviewer]\ndriver = "command"\ncommand = ["cat"]\n'

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from aipass.app import verbs
 from aipass.core.spool import Spool
-from aipass.layout import Layout
 from aipass.sources.ignore import MAX_GITIGNORE_BYTES, MAX_LINES, MAX_WEIGHT, Ignore, lines_of
 from aipass.supervisor import held
 from aipass.supervisor.fence import kernel
+from aipass.workspace.layout import Layout
 
 ROOT_USER = os.geteuid() == 0
 
@@ -383,16 +383,18 @@ def test_lines_of_says_why(tmp_path):
 
 #: Modules that open, make, move or remove by plain paths, and the places that they do it in: none of them an agent's to write.
 PLAIN = {
-    "aipass/crash.py": "reports in .aipass/crashes, or the person's temporary folder",
-    "aipass/lock.py": "the engine's lock, in .aipass",
-    "aipass/prepare.py": "making .aipass itself, git's exclude file",
+    "aipass/workspace/crash_report.py": "reports in .aipass/crashes, or the person's temporary folder",
+    "aipass/workspace/engine_lock.py": "the engine's lock, in .aipass",
+    "aipass/core/state_folder.py": "making .aipass itself",
+    
+    "aipass/terminal": "files that a person names, the person's own spool folder",
     "aipass/features/inbox/feature.py": "inbox/<agent>, which is nobody's but people's",
     "aipass/features/ownership/confine.py": "its own folder in .aipass; tries what must fail",
-    "aipass/config.py": "aipass.toml, which people write",
-    "aipass/config_quick.py": "aipass.toml, which people write",
+    "aipass/config/reading.py": "aipass.toml, which people write",
+    "aipass/config/quick.py": "aipass.toml, which people write",
     "aipass/ledger/sqlite.py": "the ledger",
     "aipass/ledger/statements.py": "SQL of the package",
-    "aipass/graveyard.py": "what lies in folders that it holds",
+    "aipass/workspace/removal.py": "what lies in folders that it holds",
     "aipass/features/dispatch/cli_hook.py": "mail of the run that starts it, inside the fence",
     "aipass/features/dispatch/launcher.py": "folders of runs and dispatches, in .aipass",
     "aipass/features/ownership/attribution.py": "journals in .aipass/runs, which the supervisor writes",

@@ -17,8 +17,8 @@ import pytest
 from conftest import agent
 from patience import PATIENCE
 
-from aipass.layout import Layout
 from aipass.supervisor import hold, lockers
+from aipass.workspace.layout import Layout
 
 PYTHON = [sys.executable, "-c"]
 

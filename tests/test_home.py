@@ -10,9 +10,9 @@ import pytest
 from conftest import Repository, agent
 from patience import until
 
-from aipass.layout import Layout
 from aipass.sources.home import Home
 from aipass.supervisor import hold, process
+from aipass.workspace.layout import Layout
 
 
 def lives(pid: int) -> bool:

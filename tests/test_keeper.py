@@ -338,23 +338,23 @@ def test_any_interleaving_through_the_engine_loses_no_note_that_nobody_took_out(
     "home", ["/etc", "..", "a/../../b", ".", "", ".git/x", "x/.git", ".aipass/cli", ".aipass/agents"]
 )
 def test_a_home_is_a_folder_of_the_repository(home):
-    from aipass import config
+    from aipass.config import reading
     from aipass.errors import ConfigError
 
     with pytest.raises(ConfigError, match="cannot be a home"):
-        config.parse(f'[agents.a]\ndriver = "command"\ncommand = ["true"]\nhome = "{home}"\n')
+        reading.parse(f'[agents.a]\ndriver = "command"\ncommand = ["true"]\nhome = "{home}"\n')
 
 
 def test_two_agents_have_two_homes():
-    from aipass import config
+    from aipass.config import reading
     from aipass.errors import ConfigError
 
     agent = '[agents.{0}]\ndriver = "command"\ncommand = ["true"]\nhome = "{1}"\n'
     with pytest.raises(
         ConfigError, match="agents `a` and `b` have one home, services/api; each needs its own"
     ):
-        config.parse(agent.format("a", "./services/api/") + agent.format("b", "services//api"))
-    assert config.parse(agent.format("a", "./x/") + agent.format("b", "y")).home("a") == "x"
+        reading.parse(agent.format("a", "./services/api/") + agent.format("b", "services//api"))
+    assert reading.parse(agent.format("a", "./x/") + agent.format("b", "y")).home("a") == "x"
 
 
 def test_a_copy_of_nobody_knows_when_removes_nothing(house):

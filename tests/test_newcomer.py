@@ -20,9 +20,9 @@ from aipass import DISTRIBUTION, __version__, action
 from aipass.cli import doctor
 from aipass.cli.main import GROUPS, SYNONYMS, VERBS
 from aipass.features.dispatch.driver import Outcome
-from aipass.layout import Layout
 from aipass.plugins import Plugins
 from aipass.testing import Bench
+from aipass.workspace.layout import Layout
 
 
 def commit(root):
@@ -212,7 +212,7 @@ def test_a_notice_is_withdrawn_when_what_it_is_about_is_over(repository):
 def test_a_slow_notifier_keeps_nothing_else_waiting_and_one_that_hangs_loses_only_notices():
     import threading
 
-    from aipass.notices import MOST_WAITING, Notice, Notices
+    from aipass.core.notices import MOST_WAITING, Notice, Notices
 
     go, told = threading.Event(), []
 
@@ -443,7 +443,7 @@ def test_doctor_names_the_files_that_run_code_and_that_agents_may_write(reposito
 
 
 def test_what_is_to_be_forgotten_is_shown_first(repository, monkeypatch):
-    from aipass.cli import forget
+    from aipass.features.memory.cli import forget
 
     repository.write("aipass.toml", agent("w", "w.py"))
     repository.aipass("up", "--detach")
@@ -499,7 +499,7 @@ def test_a_second_plan_of_the_same_title_is_noted(repository):
 
 
 def test_a_text_is_looked_through_once_for_secrets_on_its_way():
-    from aipass.secret import MOST_KNOWN, Mask, Secret
+    from aipass.text.secret import MOST_KNOWN, Mask, Secret
 
     looked = []
 

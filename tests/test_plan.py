@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fence_rules import is_pattern
 
-from aipass import overlap
 from aipass.cli.main import main
 from aipass.errors import ConfigError
 from aipass.features.plans import check, graph, model, templates
-from aipass.overlap import common_path, path_outside
 from aipass.supervisor.fence.glob import Globs
+from aipass.text import overlap
+from aipass.text.overlap import common_path, path_outside
 
 # -- overlap -------------------------------------------------------------------------------------------------------------
 

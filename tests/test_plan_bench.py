@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from aipass.features.memory.recall import recall
 from aipass.features.ownership import layers as ground
-from aipass.layout import CHECKS
 from aipass.testing.bench import Bench
+from aipass.workspace.layout import CHECKS
 
 AGENTS = ("db", "api", "web")
 TOML = "".join(f'[agents.{name}]\ndriver = "command"\ncommand = ["x"]\n' for name in AGENTS)

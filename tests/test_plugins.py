@@ -16,7 +16,8 @@ import pytest
 from conftest import agent
 
 import aipass
-from aipass import config, hookimpl
+from aipass import hookimpl
+from aipass.config import model, reading
 from aipass.errors import ConfigError, PluginError
 from aipass.plugins import Plugins
 
@@ -213,7 +214,7 @@ def test_rubbish_from_register_handlers_is_refused(returned, message):
     plugins = Plugins()
     plugins.register(plugin(register_handlers=returned), "mine")
     with pytest.raises(PluginError, match=message):
-        plugins.router(config.parse(""))
+        plugins.router(reading.parse(""))
 
 
 @pytest.mark.parametrize("returned", [7, ["x"], [object()], {"a": 1}])
@@ -417,7 +418,7 @@ def test_a_third_partys_plugin_that_does_not_fit_is_left_out_in_words_and_the_ot
     monkeypatch.syspath_prepend(str(tmp_path))
     plugins = Plugins()
     plugins.load_installed(None)
-    settings = config.Config()
+    settings = model.Config()
     router = plugins.router(settings)
     assert "good" in [handler.name for handler in router.handlers]
     assert "inbox" in [handler.name for handler in router.handlers]

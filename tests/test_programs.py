@@ -16,16 +16,17 @@ from conftest import agent
 from git_kit import git
 from patience import PATIENCE, until
 
-from aipass import config, isolation, programs
+from aipass import isolation, programs
+from aipass.config import reading
 from aipass.features.ownership import guarded
 from aipass.features.ownership import layers as ground
 from aipass.git import hooks, hooktext
-from aipass.layout import Layout
 from aipass.plugins import Plugins
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.observation import Configured, ScanEnd
 from aipass.supervisor.fence import gitfolder, runs_code
 from aipass.supervisor.fence.territory import Kind, Territory
+from aipass.workspace.layout import Layout
 
 TOP = Path(__file__).parents[1]
 #: Who may start processes by other means than `programs.run`, and what they start.
@@ -188,7 +189,7 @@ def test_a_run_starts_what_lies_outside_where_it_can_and_else_what_it_names(plac
 
 def territory(root: Path, text: str) -> Territory:
     (root / "aipass.toml").write_text(text)
-    return Territory.of(ground.table(Layout(root), config.load(root / "aipass.toml")))
+    return Territory.of(ground.table(Layout(root), reading.load(root / "aipass.toml")))
 
 
 def agent_table(name: str, command: str, more: str = "") -> str:
@@ -264,9 +265,9 @@ def test_the_virtual_environment_that_runs_us_is_nobodys(tmp_path, monkeypatch):
         assert found.owner(f".venv/{path}").kind is Kind.NEVER
     text = agent_table("free", '["true"]', 'owns = [".venv/"]')
     (tmp_path / "aipass.toml").write_text(text)
-    told = guarded.warnings(Layout(tmp_path), config.parse(text), fenced=True)
+    told = guarded.warnings(Layout(tmp_path), reading.parse(text), fenced=True)
     assert any("aipass itself runs from it" in line and "`owns` of free" in line for line in told)
-    told = guarded.warnings(Layout(tmp_path), config.parse(agent_table("free", '["true"]')), fenced=False)
+    told = guarded.warnings(Layout(tmp_path), reading.parse(agent_table("free", '["true"]')), fenced=False)
     assert any("without a fence nothing guards it" in line for line in told)
 
 
@@ -345,7 +346,7 @@ def test_what_git_starts_in_worktrees_and_repositories_inside_is_nobodys(tmp_pat
     (tmp_path / "sub/in/tools").mkdir()
     (tmp_path / "aipass.toml").write_text(agent_table("w", '["true"]', 'owns = ["sub/"]'))
     layout = Layout(tmp_path)
-    found = Territory.of(ground.table(layout, config.load(layout.config), inner=["sub/in"]))
+    found = Territory.of(ground.table(layout, reading.load(layout.config), inner=["sub/in"]))
     for path in ("sub/in/ci/hooks/pre-commit", "sub/in/tools/clean.sh"):
         assert found.owner(path).kind is Kind.NEVER, path
     assert found.owner("sub/in/a.py").agents == ("w",)

@@ -16,7 +16,7 @@ from aipass.errors import RefusedError
 from aipass.features.git.lease import Lease
 from aipass.features.git.pr_open import Claim, NothingError, seal
 from aipass.features.git.pr_records import slug
-from aipass.secret import Secret
+from aipass.text.secret import Secret
 
 AGENTS = ("api", "web", "db")
 NAMES = ("a", "b c", "d\ne", 'q"x', "ü", "x/y", "x/z w", "m/n/o", "-f", ":(top)p", "*", "sub/a")

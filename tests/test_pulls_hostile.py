@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from git_kit import Bench, git
 
-from aipass import swap
 from aipass.errors import AipassError, RefusedError
 from aipass.features.git import pr_merge as merge
 from aipass.features.git import pr_worker as desk
@@ -19,7 +18,8 @@ from aipass.features.git.pr_open import Claim, NothingError, touched
 from aipass.features.git.pr_records import Records, folder_of
 from aipass.features.git.repo import GitError, Repo
 from aipass.features.plans import lifecycle as plans
-from aipass.layout import Layout
+from aipass.files import exchange
+from aipass.workspace.layout import Layout
 
 #: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
 pytestmark = pytest.mark.slow
@@ -84,15 +84,15 @@ def test_a_merge_driver_that_lies_in_the_tree_is_not_run(bench, tmp_path):
 def test_what_a_person_saves_at_the_moment_of_the_merge_is_kept(bench, monkeypatch):
     opened(bench)
     bench.git("checkout", "-q", "src/one.py")
-    whole = swap.exchange
+    whole = exchange.exchange
 
-    def exchange(folder, one, other_folder, other):
-        if other == "one.py" and not getattr(exchange, "done", False):
-            exchange.done = True
+    def with_a_save(folder, one, other_folder, other):
+        if other == "one.py" and not getattr(with_a_save, "done", False):
+            with_a_save.done = True
             (bench.top / "src/one.py").write_text("a person's\n")
         whole(folder, one, other_folder, other)
 
-    monkeypatch.setattr(swap, "exchange", exchange)
+    monkeypatch.setattr(exchange, "exchange", with_a_save)
     with pytest.raises(RefusedError, match=r"src/one\.py was changed at this moment"):
         bench.merge(1)
     assert (bench.top / "src/one.py").read_text() == "a person's\n"
@@ -376,11 +376,11 @@ def test_where_nothing_can_be_exchanged_at_once_a_kill_in_the_middle_loses_nothi
         real = os.rename
 
         def rename(old, new, **how):
-            if str(old) == "one.py" and not str(new).endswith(swap.ASIDE):
+            if str(old) == "one.py" and not str(new).endswith(exchange.ASIDE):
                 raise ZeroDivisionError
             real(old, new, **how)
 
-        patch.setattr(swap.os, "rename", rename)
+        patch.setattr(exchange.os, "rename", rename)
         with pytest.raises(ZeroDivisionError):
             bench.merge(1, 2)
     assert bench.working() != before

@@ -15,21 +15,21 @@ from fence_kit import NO_FENCE, NO_WALL, FenceHouse
 from git_kit import Bench as GitBench
 from patience import PATIENCE, until
 
-from aipass import config
 from aipass.cli import doctor
+from aipass.config import reading
+from aipass.core.notices import Notice, Notices
 from aipass.errors import AipassError
 from aipass.features.dispatch.supervisors import connect
 from aipass.features.ownership import advice, confine, guarded
 from aipass.git import filters
 from aipass.git.ref_changes import Entry, _marks
-from aipass.layout import Layout
-from aipass.notices import Notice, Notices
 from aipass.sources import home, inotify
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.home import Home
 from aipass.sources.observation import Seen
 from aipass.supervisor import held, lockers, process, wire
 from aipass.testing import Bench
+from aipass.workspace.layout import Layout
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="it is about Linux")
 fenced = pytest.mark.skipif(bool(NO_FENCE or NO_WALL), reason=NO_FENCE or NO_WALL or "-")
@@ -159,7 +159,7 @@ def test_the_same_move_twice_within_a_second_is_two():
 def guards(root, text):
     (root / "aipass.toml").write_text(text)
     layout = Layout(root)
-    return guarded.of(layout, config.load(layout.config)).tree
+    return guarded.of(layout, reading.load(layout.config)).tree
 
 
 def test_a_program_is_guarded_where_the_runs_own_path_finds_it(tmp_path):
@@ -172,14 +172,14 @@ def test_a_program_is_guarded_where_the_runs_own_path_finds_it(tmp_path):
     )
     assert "tools/mytool" in guards(tmp_path, text)
     layout = Layout(tmp_path)
-    assert not list(advice._of_agents(layout, config.load(layout.config)))
+    assert not list(advice._of_agents(layout, reading.load(layout.config)))
     assert [one.found for one in doctor._repository(layout) if one.what == "agent w"] == [str(tool)]
 
 
 def test_a_path_that_comes_from_the_shell_is_read_there(tmp_path, monkeypatch):
     text = '[agents.w]\ndriver = "command"\ncommand = ["sh"]\nenv = { PATH = { from_env = "MY_PATH" } }\n'
     monkeypatch.setenv("MY_PATH", "/usr/bin:/bin")
-    assert not list(advice._of_agents(Layout(tmp_path), config.parse(text)))
+    assert not list(advice._of_agents(Layout(tmp_path), reading.parse(text)))
 
 
 def test_a_module_that_is_not_there_yet_is_nobodys_to_make(tmp_path):
@@ -200,7 +200,7 @@ def test_a_warning_is_of_what_may_really_be_written(tmp_path, owns, warned):
     )
     layout = Layout(tmp_path)
     assert (
-        any("agent.py" in text for text in guarded.warnings(layout, config.load(layout.config), fenced=True))
+        any("agent.py" in text for text in guarded.warnings(layout, reading.load(layout.config), fenced=True))
         is warned
     )
 
@@ -381,7 +381,10 @@ def test_after_its_end_no_notice_is_delivered_and_none_waited_for():
 
 
 def test_what_only_a_restart_lets_the_engine_write_is_said(monkeypatch):
-    before, now = config.parse(TOML), config.parse(TOML + '[sandbox]\nwrite = ["~/x/"]\n[pr]\nforge = "gh"\n')
+    before, now = (
+        reading.parse(TOML),
+        reading.parse(TOML + '[sandbox]\nwrite = ["~/x/"]\n[pr]\nforge = "gh"\n'),
+    )
     assert confine.after_restart(before, now) == [], "it is not enclosed here"
     monkeypatch.setattr(confine, "_enclosed", True)
     assert confine.after_restart(before, now) == ["~/x/", "what `gh` keeps"]

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE, until
 
-from aipass.config import State
+from aipass.config.model import State
 from aipass.core import budget
 from aipass.features.filesystem.feature import MOST_OF_RULES
+from aipass.features.git.fair_share import Share
 from aipass.features.memory import safe_files as place
 from aipass.features.memory.document import FaultError
 from aipass.features.memory.model import OBSERVATIONS, parse
@@ -29,11 +30,8 @@ from aipass.features.memory.safe_files import ASIDE, Places
 from aipass.features.memory.state_files import LOOKS_AT_ONCE, MOST_MOVED_HALVES, StateFiles, StateSaved
 from aipass.features.ownership import attribution as authors_module
 from aipass.features.ownership.attribution import MOST_SWEPT, Attribution
-from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import _text, storable
-from aipass.secret import masked
-from aipass.share import Share
 from aipass.sources import emitter, inotify
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.ignore import MAX_LINES, MAX_WEIGHT, Ignore, weight
@@ -41,6 +39,8 @@ from aipass.sources.known import MOST_CARRIED, Known
 from aipass.sources.observation import Identity, Listing, Moved, ScanEnd, Seen, Unused
 from aipass.sources.young import Young
 from aipass.supervisor.fence.glob import Globs, compile_segment
+from aipass.text.secret import masked
+from aipass.workspace.layout import Layout
 
 #: Left out of the inner loop (`make fast`): each test has processes, or waits for the kernel to tell.
 pytestmark = pytest.mark.slow
@@ -863,7 +863,7 @@ def test_rules_that_wait_for_their_scan_keep_no_thread_busy(watched):
 
 
 def test_folders_that_are_exchanged_have_nobody_look_through_the_tree(watched):
-    from aipass import swap
+    from aipass.files import exchange
 
     root, _, scans, settle = watched
     for name in ("a", "b", "c/d/e"):
@@ -872,7 +872,7 @@ def test_folders_that_are_exchanged_have_nobody_look_through_the_tree(watched):
     scans.clear()
     folder = os.open(root, os.O_RDONLY)
     for _ in range(5):
-        swap.exchange(folder, "a", folder, "b")
+        exchange.exchange(folder, "a", folder, "b")
     os.close(folder)
     settle()
     (root / "a/new").write_text("")

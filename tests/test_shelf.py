@@ -10,14 +10,14 @@ import time
 import pytest
 from patience import PATIENCE, until
 
-from aipass.config import State
+from aipass.config.model import State
 from aipass.features.memory import safe_files as place
 from aipass.features.memory import state_files as shelf
 from aipass.features.memory.document import render
 from aipass.features.memory.model import FILES, LOCAL, OBSERVATIONS, PASSPORT
 from aipass.features.memory.state_files import StateFiles, StateRejected, StateSaved
-from aipass.layout import Layout
 from aipass.sources.worker import Worker
+from aipass.workspace.layout import Layout
 
 ENTRY = {"id": 1, "text": "mend it", "added": "2026-01-01T00:00:00.000Z", "tags": ["a"]}
 GOOD = {
@@ -432,9 +432,9 @@ def test_a_formatter_may_have_its_way_and_is_not_answered(stand):
 def test_a_program_that_answers_each_of_our_writes_is_not_answered_at_full_rate(stand, monkeypatch):
     from aipass.features.memory import state_files as shelf
 
-    made, real = [], shelf.swap.exchange
+    made, real = [], shelf.exchange.exchange
     monkeypatch.setattr(shelf, "POLL_S", 3600.0)
-    monkeypatch.setattr(shelf.swap, "exchange", lambda *given: made.append(1) or real(*given))
+    monkeypatch.setattr(shelf.exchange, "exchange", lambda *given: made.append(1) or real(*given))
     for _ in range(200):
         stand.shelf.publish("api", LOCAL, GOOD[LOCAL])
     stand.wait(stand.shelf.is_settled)

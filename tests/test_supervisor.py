@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from patience import PATIENCE, until
 
 from aipass.features.dispatch.supervisors import Supervisors, launch
-from aipass.layout import Layout
 from aipass.supervisor import process, wire
+from aipass.workspace.layout import Layout
 
 WAITS = [0.3, 0.3, 0.1]
 

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE
 
-from aipass.cli import terminal
 from aipass.event import inert
+from aipass.terminal import screen
 
 ESCAPES = "\x1b]0;OWNED\x07\x1b[31mRED\x1b[2J\x9b31m\u202eRTL\x1b]52;c;b3du\x07"
 SAYS = f"""\
@@ -114,9 +114,9 @@ def test_what_becomes_of_a_text_for_a_terminal(text, shown):
 
 @given(st.text())
 def test_what_goes_to_a_terminal_has_colours_lines_tabs_and_nothing_that_is_obeyed(text):
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.harmless(text))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", screen.harmless(text))
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
-    assert terminal.harmless("näh ✓\n\t\x1b[31mred\x1b[0m") == "näh ✓\n\t\x1b[31mred\x1b[0m"
+    assert screen.harmless("näh ✓\n\t\x1b[31mred\x1b[0m") == "näh ✓\n\t\x1b[31mred\x1b[0m"
 
 
 @given(
@@ -126,7 +126,7 @@ def test_what_goes_to_a_terminal_has_colours_lines_tabs_and_nothing_that_is_obey
 )
 def test_a_folded_line_has_the_same_words_and_breaks_none(words, columns, coloured):
     line = "note     " + " ".join(f"\x1b[33m{word}\x1b[0m" if coloured else word for word in words)
-    shown = terminal.folded(line, columns).split("\n")
+    shown = screen.folded(line, columns).split("\n")
     assert "".join("".join(shown).split()) == "".join(line.split())
     if line.isascii():
         assert " ".join(shown).split() == line.split(), "a path can be copied"
@@ -148,7 +148,7 @@ def test_a_folded_line_has_the_same_words_and_breaks_none(words, columns, colour
     ],
 )
 def test_which_verbs_break_their_lines(words, fits):
-    assert terminal.is_folded(words) is fits
+    assert screen.is_folded(words) is fits
 
 
 def test_at_eighty_columns_no_line_breaks_in_a_word_and_the_log_speaks_to_no_terminal(repository):
@@ -178,16 +178,16 @@ def test_what_is_waited_for_is_shown_in_one_line_that_goes_again(monkeypatch):
     raw = io.BytesIO()
     raw.isatty = lambda: True
     monkeypatch.setattr(
-        sys, "stderr", terminal.Terminal(io.TextIOWrapper(raw, encoding="utf-8"), folded=True, width=80)
+        sys, "stderr", screen.Terminal(io.TextIOWrapper(raw, encoding="utf-8"), folded=True, width=80)
     )
-    terminal.progress("dispatch 1 is \x1b]0;x\x07running")
-    terminal.progress("")
+    screen.progress("dispatch 1 is \x1b]0;x\x07running")
+    screen.progress("")
     assert raw.getvalue() == b"\r\x1b[Kdispatch 1 is \\x1b]0;x\\x07running\r\x1b[K"
 
 
 @given(st.text("\u2800\u3164e\u00e9", min_size=100, max_size=400), st.integers(40, 120))
 def test_no_word_that_may_hold_blanks_for_the_eye_begins_where_lines_begin(word, columns):
-    shown = terminal.folded(f"    {word}", columns).split("\n")
+    shown = screen.folded(f"    {word}", columns).split("\n")
     if not word.isascii():
         assert all(one.startswith(" ") for one in shown)
         assert "".join(one.strip() for one in shown) == word

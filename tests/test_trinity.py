@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aipass.config import State
+from aipass.config.model import State
 from aipass.features.memory.document import FaultError, line_of, read, render
 from aipass.features.memory.merge import Note, merge
 from aipass.features.memory.model import LOCAL, OBSERVATIONS, Entry, parse

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.asking import check_agent
-from aipass.cli.output import clock, dispatch_json, json_option, print_json, table
 from aipass.cli.waiting import Waiting
 from aipass.event import one_line
-from aipass.layout import find_root
+from aipass.terminal.asking import check_agent
+from aipass.terminal.output import clock, dispatch_json, json_option, print_json, table
+from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
     from aipass.ledger import Row

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass import DISTRIBUTION, __version__, environment, programs
-from aipass.cli.output import json_option, lines_of, print_json
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError
 from aipass.event import plain
 from aipass.features.dispatch.driver import how_to_sign_in, signed_in_by
-from aipass.layout import Layout, find_root, root_or_here
 from aipass.supervisor import wire
 from aipass.supervisor.fence import selftest
+from aipass.terminal.output import json_option, lines_of, print_json
+from aipass.workspace.layout import Layout, find_root, root_or_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.features.dispatch.driver import Driver
     from aipass.features.dispatch.supervisors import Supervisors
     from aipass.plugins import Plugins
@@ -338,12 +338,12 @@ def _account(driver: Driver) -> tuple[str, str]:
 
 def _accounts_of_engine() -> list[str] | None:
     """The variables that sign CLIs in and that the running engine has; None where none runs, or it has not said so."""
-    from aipass import lock
     from aipass.ledger import Ledger
+    from aipass.workspace import engine_lock
 
     try:
         layout = find_root()
-        if lock.holder(layout) is None or not layout.ledger.exists():
+        if engine_lock.holder(layout) is None or not layout.ledger.exists():
             return None
         ledger = Ledger.read(layout.ledger)
         said = ledger.meta("engine.accounts")
@@ -391,27 +391,30 @@ def _run(
 
 
 def _repository(layout: Layout) -> Iterator[Finding]:
-    from aipass import config, lock, prepare
     from aipass.app import check
+    from aipass.config import reading
+    from aipass.core import state_folder
     from aipass.features.ownership import advice, guarded
     from aipass.features.ownership import layers as ground
+    from aipass.files.filesystems import filesystem_of
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
+    from aipass.workspace import engine_lock
 
     plugins = Plugins()
     plugins.load_installed(layout.root)
     settings: list[Config] = []
 
     def configuration() -> str:
-        settings.append(config.load(layout.config))
+        settings.append(reading.load(layout.config))
         ground.check_outside(layout, settings[0])
         ground.check_layers(settings[0])
         check(plugins, layout, settings[0])
         return f"valid, {layout.config}"
 
-    def state_folder() -> str:
-        prepare.state_folder(layout)
-        return f"this user's own, on {prepare.filesystem_of(layout.state)}"
+    def own_folder() -> str:
+        state_folder.make(layout)
+        return f"this user's own, on {filesystem_of(layout.state)}"
 
     def ledger() -> str:
         Ledger.read(layout.ledger).close()
@@ -420,7 +423,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
     yield _tried("aipass.toml", configuration)
     for name, reason in plugins.failed.items():
         yield Finding(f"plugin {name}", "wrong", reason, "repair or uninstall it")
-    yield _tried(".aipass", state_folder)
+    yield _tried(".aipass", own_folder)
     free = shutil.disk_usage(layout.root).free
     yield Finding(
         "disk",
@@ -431,7 +434,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
     if layout.ledger.exists():
         yield _tried("ledger", ledger)
         yield from _left(layout, plugins, settings)
-    running = lock.holder(layout)
+    running = engine_lock.holder(layout)
     yield Finding("engine", "ok", f"runs as process {running.pid}" if running else "does not run")
     for layer in ("fence", "wall") if settings else ():
         if getattr(settings[0].sandbox, layer) == "off":

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass import lock
-from aipass.cli.output import poll
 from aipass.errors import AipassError
-from aipass.layout import find_root
 from aipass.supervisor import hold
+from aipass.terminal.output import poll
+from aipass.workspace import engine_lock
+from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 STOP_WAIT_S = 30.0
 # INT, TERM and KILL have their time each; a little more for a busy machine.
@@ -59,12 +59,12 @@ def _runs_live(layout: Layout) -> bool:
 
 
 def _stop_engine(layout: Layout, *, kill: bool) -> bool:
-    running = lock.holder(layout)
+    running = engine_lock.holder(layout)
     if running is None:
         return False
     if running.pid <= 0:  # it has taken the lock and not yet said who it is
         running = poll(
-            lambda: found if (found := lock.holder(layout)) is None or found.pid > 0 else None, 5.0
+            lambda: found if (found := engine_lock.holder(layout)) is None or found.pid > 0 else None, 5.0
         )
         if running is None:
             raise AipassError(
@@ -83,7 +83,7 @@ def _stop_engine(layout: Layout, *, kill: bool) -> bool:
         ) from exc
 
     def is_gone() -> bool:
-        return lock.holder(layout) is None and hold.born(running.pid) != born
+        return engine_lock.holder(layout) is None and hold.born(running.pid) != born
 
     if poll(lambda: True if is_gone() else None, STOP_WAIT_S) is None and kill:
         # What it was about to record is in the ledger or still to be seen: a kill at any moment loses nothing.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.find import open_ledger
-from aipass.cli.output import clock, json_option, table
 from aipass.event import KINDS, Event, plain, printable
-from aipass.layout import REJECTED, find_root
+from aipass.terminal.find import open_ledger
+from aipass.terminal.output import clock, json_option, table
+from aipass.workspace.layout import REJECTED, find_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.asking import ask, is_agent
-from aipass.cli.output import json_option, print_json, relative_to_root, table
 from aipass.errors import EXIT_REFUSED, AipassError, ConfigError
 from aipass.event import plain, printable
 from aipass.git import hooks, hooktext
 from aipass.git.query import has_repository
-from aipass.layout import find_root
+from aipass.terminal.asking import ask, is_agent
+from aipass.terminal.output import json_option, print_json, relative_to_root, table
+from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
     from aipass.git.hooks import Hook

@@ -38,30 +38,30 @@ def command(context: click.Context, topic: str | None) -> None:
 
 def settings() -> str:
     """All keys of aipass.toml as Markdown: a heading for each, by its dotted name, with its default and meaning."""
-    from aipass import config
+    from aipass.config import model
 
     parts = [
         "# Settings\n",
         "All keys of aipass.toml. `aipass schema config` prints the same as JSON Schema.\n",
     ]
-    tables: list[tuple[str, type[config.Model]]] = [
-        ("", config.Config),
-        ("agents.<name>.", config.Agent),
-        ("on[].", config.Rule),
+    tables: list[tuple[str, type[model.Model]]] = [
+        ("", model.Config),
+        ("agents.<name>.", model.Agent),
+        ("on[].", model.Rule),
     ]
     # Every table of its own, so that a new one is never left out.
-    for name, field in config.Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Model):
+    for name, field in model.Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, model.Model):
             tables.append((f"{name}.", field.annotation))
-    for prefix, model in tables:
-        for name, field in model.model_fields.items():
+    for prefix, table in tables:
+        for name, field in table.model_fields.items():
             if prefix or name == "orchestrator":
                 parts.append(f"## `{prefix}{name}{_default(name, field)}`\n\n{field.description}.\n")
     return "\n".join(parts)
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    from aipass.units import parse_duration, show_duration
+    from aipass.text.units import parse_duration, show_duration
 
     if field.is_required():
         return " (required)"

@@ -12,7 +12,7 @@ from aipass import programs
 from aipass.errors import ConfigError
 from aipass.features.dispatch.driver import how_to_sign_in, signed_in_by
 from aipass.git.query import has_repository, no_repository
-from aipass.layout import CONFIG_NAME, Layout, root_or_here
+from aipass.workspace.layout import CONFIG_NAME, Layout, root_or_here
 
 if TYPE_CHECKING:
     from aipass.features.dispatch.driver import Driver
@@ -59,8 +59,10 @@ def command(folder: Path) -> None:
     Writes aipass.toml with an agent for each agent program that is installed, makes the folders, and keeps them out
     of commits through .git/info/exclude. What is there already stays as it is.
     """
-    from aipass import config, prepare
+    from aipass.config import reading
+    from aipass.core import state_folder
     from aipass.features.inbox.feature import make_inboxes
+    from aipass.git.exclude import exclude
 
     try:
         if not folder.is_dir():
@@ -99,10 +101,10 @@ def command(folder: Path) -> None:
                 else "an example agent, `writer` (agent.py)"
             )
         )
-    settings = config.load(layout.config)
-    prepare.state_folder(layout)
+    settings = reading.load(layout.config)
+    state_folder.make(layout)
     make_inboxes(layout, settings)
-    excluded = prepare.exclude(layout)
+    excluded = exclude(layout)
     click.echo(
         "git ignores inbox/, outbox/, .aipass/ and .trinity/ here"
         if excluded

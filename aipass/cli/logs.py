@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.find import find_dispatch, open_ledger
 from aipass.event import inert, plain
-from aipass.layout import find_root, root_or_here
 from aipass.supervisor.wire import STDERR, STDOUT
+from aipass.terminal.find import find_dispatch, open_ledger
+from aipass.workspace.layout import find_root, root_or_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable

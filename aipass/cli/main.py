@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from aipass import __version__
-from aipass.cli import terminal
 from aipass.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AipassError
 from aipass.event import inert, plain
+from aipass.terminal import screen
 
-#: Verbs in the order of a first day, with what they do. `aipass.cli.<verb>` has the command itself.
+#: Verbs in the order of a first day, with what they do.
 VERBS: dict[str, str] = {
     "init": "Make this folder a root: aipass.toml, folders, git excludes.",
     "up": "Run the engine.",
@@ -52,6 +52,17 @@ VERBS: dict[str, str] = {
     "demo": "Run a tour in a temporary repository.",
     "completion": "Print the shell completion script.",
     "help": "Explain the verbs, one verb, or all settings.",
+}
+
+
+#: Verbs that have their file beside their feature, `aipass.features.<feature>.cli.<verb>`; the others: `aipass.cli.<verb>`.
+BESIDE: dict[str, tuple[str, ...]] = {
+    "dispatch": ("send", "cancel", "retry", "resume"),
+    "git": ("pr", "lock"),
+    "memory": ("note", "trinity", "forget"),
+    "messages": ("message", "messages", "ask", "questions", "answer"),
+    "plans": ("plan", "deliver"),
+    "reload": ("reload",),
 }
 
 
@@ -141,7 +152,9 @@ class Verbs(click.Group):
             from aipass.cli import others
 
             return others.command(cmd_name)
-        command: click.Command = import_module(f"aipass.cli.{cmd_name}").command
+        feature = next((feature for feature, verbs in BESIDE.items() if cmd_name in verbs), None)
+        folder = "aipass.cli" if feature is None else f"aipass.features.{feature}.cli"
+        command: click.Command = import_module(f"{folder}.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -192,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code, with everything said on the way."""
     _allow_any_text()
-    terminal.take_over(folded=terminal.is_folded(sys.argv[1:] if arguments is None else arguments))
+    screen.take_over(folded=screen.is_folded(sys.argv[1:] if arguments is None else arguments))
     try:
         colour = False if os.environ.get("NO_COLOR") else None  # https://no-color.org
         result: Any = cli.main(args=arguments, prog_name="aipass", standalone_mode=False, color=colour)
@@ -228,8 +241,8 @@ def run(arguments: list[str] | None = None) -> int:
 def _report_bug(exc: Exception) -> int:
     from pathlib import Path
 
-    from aipass.crash import write_report
-    from aipass.layout import find_root
+    from aipass.workspace.crash_report import write_report
+    from aipass.workspace.layout import find_root
 
     try:
         folder = find_root().crashes

@@ -29,7 +29,7 @@ def command(verb: str) -> click.Command | None:
     if point is None:
         return None
     from aipass.features.ownership import guarded
-    from aipass.layout import root_or_here
+    from aipass.workspace.layout import root_or_here
 
     where = f"the verb `{verb}` ({point.value}{f', package {point.dist.name}' if point.dist else ''})"
     root = str(root_or_here())

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.output import json_option, print_json, table
 from aipass.errors import AipassError
 from aipass.event import plain, printable
 from aipass.features.ownership import guarded
 from aipass.features.ownership import layers as ground
 from aipass.features.ownership.attribution import holders
-from aipass.layout import find_root
 from aipass.supervisor.fence import gitfolder
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Kind, Owner, Territory
+from aipass.terminal.output import json_option, print_json, table
+from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aipass.config import Config
-    from aipass.layout import Layout
+    from aipass.config.model import Config
+    from aipass.workspace.layout import Layout
 
 
 @click.command("owns")
@@ -34,10 +34,10 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
 
     A path that ends in `/` is asked about as a folder.
     """
-    from aipass import config
+    from aipass.config import reading
 
     layout = find_root()
-    settings = config.load(layout.config)
+    settings = reading.load(layout.config)
     territory, held = _ground(layout, settings)
     if paths:
         found = [explain(str(layout.root), territory, held, *_relative(layout, path)) for path in paths]

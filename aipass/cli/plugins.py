@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.output import json_option, print_json, table
 from aipass.errors import EXIT_FAILED, PluginError
-from aipass.layout import CONFIG_NAME, root_or_here
+from aipass.terminal.output import json_option, print_json, table
+from aipass.workspace.layout import CONFIG_NAME, root_or_here
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aipass.config import Config
+    from aipass.config.model import Config
 
 
 def _settings(root: Path) -> Config:
     """The configuration here, as far as it can be read: handlers are made for one."""
-    from aipass import config
+    from aipass.config import model, reading
     from aipass.errors import ConfigError
 
     try:
-        return config.load(root / CONFIG_NAME)
+        return reading.load(root / CONFIG_NAME)
     except ConfigError:
-        return config.Config()
+        return model.Config()
 
 
 @click.command("plugins")

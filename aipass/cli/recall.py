@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.asking import check_agent, is_agent
-from aipass.cli.output import json_option, lines_of, print_json, when
-from aipass.config_quick import raw
+from aipass.config.quick import raw
 from aipass.errors import ConfigError
 from aipass.event import plain, printable
 from aipass.features.memory.recall import SOURCES, Hit, recall
-from aipass.layout import find_root
+from aipass.terminal.asking import check_agent, is_agent
+from aipass.terminal.output import json_option, lines_of, print_json, when
+from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aipass.features.memory.index import Meaning
-    from aipass.layout import Layout
     from aipass.ledger import Ledger
+    from aipass.workspace.layout import Layout
 
 
 @click.command("recall")
@@ -84,12 +84,12 @@ def _meanings(layout: Layout, ledger: Ledger) -> Sequence[Meaning]:
     memory, known = raw(layout).get("memory"), ledger.meta("memory.id")
     if known is None or not isinstance(memory, dict) or not memory.get("model"):
         return ()
-    from aipass import config
+    from aipass.config import reading
     from aipass.plugins import Plugins
 
     plugins = Plugins()
     plugins.load_installed(layout.root)
-    return plugins.meanings(config.load(layout.config), layout.meaning(known))
+    return plugins.meanings(reading.load(layout.config), layout.meaning(known))
 
 
 def _shown(hit: Hit) -> str:

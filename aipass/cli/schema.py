@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from aipass.cli.output import print_json
-from aipass.layout import root_or_here
+from aipass.terminal.output import print_json
+from aipass.workspace.layout import root_or_here
 
 _TIME = {"type": ["string", "null"], "format": "date-time"}
 _TEXT = {"type": ["string", "null"]}
@@ -22,7 +22,7 @@ def command(what: str) -> None:
 
 
 def _config() -> dict[str, Any]:
-    from aipass.config import Config
+    from aipass.config.model import Config
 
     return {**Config.model_json_schema(), "title": "aipass.toml"}
 

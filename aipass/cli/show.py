@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.find import find_dispatch, open_ledger
-from aipass.cli.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
 from aipass.cli.waiting import Waiting
 from aipass.errors import AipassError
 from aipass.event import inert, iso, plain, printable
-from aipass.layout import find_root
 from aipass.supervisor import held
+from aipass.terminal.find import find_dispatch, open_ledger
+from aipass.terminal.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
+from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
-    from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+    from aipass.workspace.layout import Layout
 
 
 #: So much of an answer is shown.
@@ -131,8 +131,8 @@ def _used(usage: dict[str, Any]) -> str:
 
 def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
     """What the last run was given; where none has begun, what it would be given now."""
-    from aipass import config
     from aipass.app import assemble
+    from aipass.config import reading
     from aipass.features.dispatch.feature import Dispatching
     from aipass.plugins import Plugins
     from aipass.supervisor.wire import PROMPT
@@ -144,7 +144,7 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
             return inert(text) if sys.stdout.isatty() else text
         except OSError:
             pass  # it is pruned
-    settings = config.load(layout.config)
+    settings = reading.load(layout.config)
     if row["agent"] not in settings.agents:
         raise AipassError(
             f"its agent `{row['agent']}` is not configured any more, and its prompt is not kept"

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import lock, prepare
-from aipass.cli.output import clock, json_option, lines_of, print_json, table, when_iso
-from aipass.cli.questions import state_of
-from aipass.config_quick import agents, in_force, raw
+from aipass.config.quick import agents, in_force, raw
 from aipass.errors import AipassError, ConfigError
 from aipass.event import iso, one_line, plain
+from aipass.features.messages.cli.questions import state_of
 from aipass.features.ownership import layers as ground
-from aipass.layout import REJECTED, find_root
-from aipass.units import count
+from aipass.files import filesystems
+from aipass.terminal.output import clock, json_option, lines_of, print_json, table, when_iso
+from aipass.text.units import count
+from aipass.workspace import engine_lock
+from aipass.workspace.layout import REJECTED, find_root
 
 if TYPE_CHECKING:
-    from aipass.config import Config
-    from aipass.layout import Layout
+    from aipass.config.model import Config
     from aipass.ledger import Ledger
+    from aipass.workspace.layout import Layout
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "blocked")
 NOTICES_SHOWN = 3
@@ -52,7 +53,7 @@ def gather(layout: Layout) -> dict[str, Any]:
     """The status as `--json` prints it."""
     from aipass.ledger import Ledger
 
-    running = lock.holder(layout)
+    running = engine_lock.holder(layout)
     known, broken = in_force(layout), None
     try:
         raw(layout)
@@ -81,7 +82,7 @@ def gather(layout: Layout) -> dict[str, Any]:
         ],
         "counts": {state: counts.get(state, 0) for state in STATES},
         #: The kind of file system, where others may write unseen.
-        "shared": prepare.shared_by(layout.root),
+        "shared": filesystems.shared_by(layout.root),
         "plans": [],
         "leases": [],
         "prs": [],
@@ -112,14 +113,15 @@ def _add_plugins(found: dict[str, Any], layout: Layout, ledger: Ledger) -> None:
     """What features of plugins have to say; one that fails says that."""
     if not ledger.meta("status.parts"):
         return
-    from aipass import app, config
+    from aipass import app
+    from aipass.config import reading
     from aipass.plugins import Plugins
 
     plugins = Plugins()
     plugins.load_installed(layout.root)
     found["plugins"], found["lines"] = {}, []
     try:
-        parts = app.assemble(layout, ledger, plugins, config.load(layout.config)).status
+        parts = app.assemble(layout, ledger, plugins, reading.load(layout.config)).status
     except AipassError as exc:
         found["attention"].append(f"what plugins have to say cannot be asked: {exc}")
         return
@@ -133,10 +135,10 @@ def _add_plugins(found: dict[str, Any], layout: Layout, ledger: Ledger) -> None:
 
 def _sandbox(layout: Layout) -> Config | None:
     """The configuration, where it is valid; what is wrong with it is said elsewhere."""
-    from aipass import config
+    from aipass.config import reading
 
     try:
-        return config.load(layout.config)
+        return reading.load(layout.config)
     except ConfigError:
         return None
 

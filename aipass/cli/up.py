@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass import lock, programs
-from aipass.cli.terminal import progress
+from aipass import programs
 from aipass.errors import EXIT_FAILED, AipassError, ConfigError, RefusedError
 from aipass.git.query import ask
-from aipass.layout import CONFIG_NAME, Layout, find_root
+from aipass.terminal.screen import progress
+from aipass.workspace import engine_lock
+from aipass.workspace.layout import CONFIG_NAME, Layout, find_root
 
 if TYPE_CHECKING:
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.engine import Engine
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
@@ -63,7 +64,7 @@ def command(
 
     Runs that an earlier engine left are found again. Ctrl-C stops the engine; runs go on.
     """
-    from aipass.units import parse_duration
+    from aipass.text.units import parse_duration
 
     try:
         limit = None if timeout is None else parse_duration(timeout)
@@ -104,20 +105,22 @@ def _serve(
     ready_fd: int | None,
     without: tuple[str, ...],
 ) -> int:
-    from aipass import config, prepare
     from aipass.app import build
     from aipass.clock import SystemClock
-    from aipass.config_quick import IN_FORCE
+    from aipass.config import reading
+    from aipass.config.quick import IN_FORCE
+    from aipass.core import state_folder
     from aipass.features.dispatch.supervisors import Launcher, Supervisors
     from aipass.features.inbox.feature import make_inboxes
     from aipass.features.ownership import advice, confine, guarded
     from aipass.features.ownership import layers as ground
-    from aipass.log import set_up
+    from aipass.git.exclude import exclude
     from aipass.plugins import Plugins
+    from aipass.workspace.log_file import set_up
 
-    settings = config.load(layout.config)
-    prepare.state_folder(layout)
-    held = lock.take(layout, time.time())
+    settings = reading.load(layout.config)
+    state_folder.make(layout)
+    held = engine_lock.take(layout, time.time())
     launcher = Launcher(layout)
     engine: Engine | None = None
     ledger: Ledger | None = None
@@ -130,7 +133,7 @@ def _serve(
         left_out = _say_left_out(plugins, set())
         ledger = _open_ledger(layout)
         if ledger.meta("begun") is None:
-            ledger.begin_after(*prepare.last_ids(layout))
+            ledger.begin_after(*state_folder.last_ids(layout))
         told = (
             *guarded.warnings(layout, settings, fenced=ground.active(settings).fence),
             *advice.of(layout, settings),
@@ -150,7 +153,7 @@ def _serve(
             ):
                 ledger.run("set_meta", {"key": key, "value": json.dumps(value)})
         make_inboxes(layout, settings)
-        prepare.exclude(layout)
+        exclude(layout)
         runner = Supervisors(layout, launcher=launcher)
         engine = build(layout, ledger, plugins, settings, SystemClock(), runner, os.environ, without=without)
         _say_left_out(plugins, left_out)  # as its handlers and sources were made
@@ -267,15 +270,15 @@ def _is_tracked(layout: Layout) -> bool:
 
 
 def _detach(layout: Layout, *, yes: bool, without: tuple[str, ...]) -> int:
-    from aipass import prepare
+    from aipass.core import state_folder
 
-    running = lock.living(layout)
+    running = engine_lock.living(layout)
     if running is not None:
         click.echo(f"an engine runs here already (process {running.pid})")
         return 0
     if not yes:
         _ask_before_detaching(layout)
-    prepare.state_folder(layout)
+    state_folder.make(layout)
     reader, writer = os.pipe()
     with open(os.devnull, "rb") as nothing, open(layout.state / "up.log", "ab") as log:
         child = subprocess.Popen(
@@ -303,7 +306,7 @@ def _detach(layout: Layout, *, yes: bool, without: tuple[str, ...]) -> int:
         else {"error": f"the engine did not start; {layout.state / 'up.log'} says why", "exit": EXIT_FAILED}
     )
     if "error" in found:
-        if lock.holder(layout) is not None:
+        if engine_lock.holder(layout) is not None:
             click.echo("an engine runs here already")
             return 0
         click.echo(f"{click.style('error:', fg='red')} {found['error']}", err=True)
@@ -314,11 +317,12 @@ def _detach(layout: Layout, *, yes: bool, without: tuple[str, ...]) -> int:
 
 
 def _ask_before_detaching(layout: Layout) -> None:
-    from aipass import config, prepare
+    from aipass.config import reading
+    from aipass.core import state_folder
     from aipass.ledger import Ledger
 
-    settings = config.load(layout.config)
-    prepare.state_folder(layout)
+    settings = reading.load(layout.config)
+    state_folder.make(layout)
     ledger = Ledger.open(layout.ledger)
     try:
         _approve(layout, settings, ledger, yes=False)

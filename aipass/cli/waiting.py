@@ -6,21 +6,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+    from aipass.workspace.layout import Layout
 
 
 class Waiting:
     """Says of dispatches what each waits for; looks once, however many are asked about."""
 
     def __init__(self, layout: Layout, ledger: Ledger) -> None:
-        from aipass import lock
-        from aipass.cli.questions import state_of
-        from aipass.config_quick import agents
+        from aipass.config.quick import agents
         from aipass.errors import ConfigError
+        from aipass.features.messages.cli.questions import state_of
         from aipass.supervisor import wire
+        from aipass.workspace import engine_lock
 
-        self._running = lock.holder(layout) is not None
+        self._running = engine_lock.holder(layout) is not None
         self._pauses = {(row["kind"], row["name"]): row["reason"] for row in ledger.all("pauses")}
         live = ledger.all("live_runs")
         self._live = {row["agent"]: row["dispatch"] for row in live}
@@ -53,7 +53,7 @@ class Waiting:
         return self._queued(row) if row["state"] == "queued" else None
 
     def _queued(self, row: Row) -> str:
-        from aipass.units import show_duration
+        from aipass.text.units import show_duration
 
         if not self._running:
             return "no engine runs"

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass.cli.events import told
-from aipass.cli.find import open_ledger
-from aipass.cli.output import clock, json_option, print_json
 from aipass.cli.waiting import Waiting
 from aipass.errors import AipassError
 from aipass.event import plain
-from aipass.layout import find_root
+from aipass.terminal.find import open_ledger
+from aipass.terminal.output import clock, json_option, print_json
+from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
     from aipass.event import Event
-    from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+    from aipass.workspace.layout import Layout
 
 #: Longer chains end with a word that they go on.
 MAX_CHAIN = 50
@@ -146,7 +146,7 @@ def _after_its_timer(ledger: Ledger, event: Event) -> list[dict[str, Any]]:
 
 def _names(layout: Layout) -> set[str]:
     """Names of configured rules and agents."""
-    from aipass.config_quick import raw
+    from aipass.config.quick import raw
     from aipass.errors import ConfigError
 
     try:
@@ -163,7 +163,7 @@ def _names(layout: Layout) -> set[str]:
 
 def _explain_name(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any] | None:
     """What a rule or an agent of this name did last; None where there is none."""
-    from aipass.config_quick import raw
+    from aipass.config.quick import raw
 
     found = _last_of_name(layout, ledger, subject, raw(layout))
     pause = next(
@@ -238,10 +238,10 @@ def _refusal(event: Event) -> dict[str, Any]:
 
 
 def _unknown_path(layout: Layout, relative: str) -> str:
-    from aipass import config
+    from aipass.config import reading
     from aipass.sources.ignore import Ignore
 
-    ignore = Ignore(layout.root, config.load(layout.config).watch.ignore)
+    ignore = Ignore(layout.root, reading.load(layout.config).watch.ignore)
     parts = relative.split("/")
     for depth in range(1, len(parts)):
         if ignore.folder("/".join(parts[:depth])):
@@ -305,13 +305,13 @@ def _decisions(layout: Layout, ledger: Ledger, event: Event | None) -> list[dict
 
 def _unmatched(layout: Layout, event: Event) -> list[tuple[str, str]]:
     """Pure handlers can be asked again; with the configuration as it is now."""
-    from aipass import config
+    from aipass.config import reading
     from aipass.plugins import Plugins
 
     plugins = Plugins()
     plugins.load_installed(layout.root)
     try:
-        return plugins.router(config.load(layout.config)).explain(event)
+        return plugins.router(reading.load(layout.config)).explain(event)
     except AipassError:
         return []
 

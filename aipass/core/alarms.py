@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aipass.action import Wake
 from aipass.core.step import Applied
 from aipass.event import Fact
-from aipass.units import show_duration
+from aipass.text.units import show_duration
 
 if TYPE_CHECKING:
     from aipass.clock import Instant

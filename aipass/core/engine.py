@@ -18,20 +18,20 @@ import structlog
 
 from aipass.core.asking import Asking
 from aipass.core.executor import Executor, Settled
+from aipass.core.notices import Notice, Notices
 from aipass.core.registry import by_kind
 from aipass.core.step import Step
 from aipass.core.view import HandlerView
-from aipass.crash import write_report
 from aipass.errors import AipassError, LedgerError
 from aipass.event import Fact
-from aipass.notices import Notice, Notices
 from aipass.sources.home import HomeGone
+from aipass.workspace.crash_report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from aipass.clock import Instant
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.core.router import Router
     from aipass.event import Event

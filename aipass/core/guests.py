@@ -9,16 +9,16 @@ import structlog
 
 from aipass.core.run_hook import RunHook
 from aipass.core.step import NOTHING, Step
-from aipass.crash import write_report
 from aipass.errors import LedgerError
+from aipass.workspace.crash_report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from aipass.core.run_hook import RunEnd
-    from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+    from aipass.workspace.layout import Layout
 
 logger = structlog.get_logger("aipass")
 

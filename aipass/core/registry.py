@@ -18,22 +18,22 @@ from aipass.core.timers import Timers
 from aipass.core.verbs import Authority, Verb
 from aipass.errors import ConfigError, PluginError
 from aipass.event import Event, Fact
-from aipass.graveyard import Graveyard
 from aipass.signature import check_signature
 from aipass.sources import check_source
+from aipass.workspace.removal import Graveyard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from aipass.clock import Clock, Instant
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.prompt import PromptWork
     from aipass.core.requests import Fields
     from aipass.core.router import Router
-    from aipass.layout import Layout
     from aipass.ledger import Ledger
     from aipass.sources import Source
+    from aipass.workspace.layout import Layout
 
 A = TypeVar("A", bound=Action)
 R = TypeVar("R")

@@ -7,15 +7,15 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aipass.errors import PluginError
-from aipass.patterns import Patterns
 from aipass.signature import check_signature
+from aipass.text.patterns import Patterns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from aipass.action import Action
     from aipass.clock import Instant
-    from aipass.config import Agent
+    from aipass.config.model import Agent
     from aipass.event import Event
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from aipass.core import requests
 from aipass.event import Fact
-from aipass.layout import HUMAN_SPOOL, NEWS_SPOOL, RUN_FOLDER
 from aipass.sources.emitter import Ground
 from aipass.sources.filesystem import Watched
 from aipass.sources.observation import Listing, Moved, Seen
 from aipass.supervisor import held
+from aipass.workspace.layout import HUMAN_SPOOL, NEWS_SPOOL, RUN_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,14 +11,14 @@ import structlog
 
 from aipass.core import requests
 from aipass.event import printable
-from aipass.layout import REJECTED, RUN_FOLDER
-from aipass.names import fitting, rejection_beside
+from aipass.files.names import fitting
 from aipass.supervisor import held
+from aipass.workspace.layout import REJECTED, RUN_FOLDER, rejection_beside
 
 if TYPE_CHECKING:
-    from aipass.graveyard import Graveyard
-    from aipass.layout import Layout
     from aipass.ledger import Ledger
+    from aipass.workspace.layout import Layout
+    from aipass.workspace.removal import Graveyard
 
 logger = structlog.get_logger("aipass")
 

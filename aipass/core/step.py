@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from aipass.notices import Notice
+from aipass.core.notices import Notice
 
 if TYPE_CHECKING:
     from aipass.clock import Instant

@@ -18,13 +18,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aipass import swap
 from aipass.errors import AipassError, ConfigError
+from aipass.files import exchange
 from aipass.git import hookspath, hooktext
 from aipass.git.hooktext import ALL, ASIDE, EDITED, HOOKS, SPOOL
 from aipass.git.query import ask, no_repository
-from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
+from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -318,7 +318,7 @@ def _install(hook: Hook, place: _Place) -> None:
 def _move(path: Path, new: Path) -> None:
     """Give a file another name in its folder. Raises FileExistsError where something has that name."""
     with held.folder(os.path.realpath(path.parent)) as where:
-        swap.move(where, path.name, where, new.name)
+        exchange.move(where, path.name, where, new.name)
 
 
 def _hand_over(path: Path) -> None:

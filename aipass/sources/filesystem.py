@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from watchdog.events import FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
+from aipass.files.filesystems import shared_by
 from aipass.git.query import ask
-from aipass.prepare import shared_by
 from aipass.sources.emitter import Ground, TreeEmitter
 from aipass.sources.ignore import Ignore
 

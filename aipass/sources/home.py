@@ -13,7 +13,7 @@ from aipass.sources import inotify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 #: Where the kernel does not tell of it, it is looked for this often.
 LOOK_S = 10.0

@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aipass.layout import CONFIG_NAME
 from aipass.sources import passing
 from aipass.supervisor import held
 from aipass.supervisor.fence.glob import Globs, Rule, is_plain
+from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable

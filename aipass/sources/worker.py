@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aipass.crash import write_report
 from aipass.sources import inotify
+from aipass.workspace.crash_report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

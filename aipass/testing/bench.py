@@ -6,11 +6,12 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from aipass import DISTRIBUTION, app, config, prepare
+from aipass import DISTRIBUTION, app
+from aipass.config import reading
 from aipass.core import requests as request
+from aipass.core import state_folder
 from aipass.event import Event, Fact
 from aipass.features.inbox.feature import make_inboxes
-from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.ledger.sqlite import event_of
 from aipass.plugins import Plugins
@@ -19,6 +20,7 @@ from aipass.supervisor.fence.decide import Operation
 from aipass.supervisor.fence.fenced import JOURNAL
 from aipass.testing.clock import VirtualClock
 from aipass.testing.runner import ScriptedRunner
+from aipass.workspace.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -57,12 +59,12 @@ class Bench:
         self._working: list[Any] = []
         self.clock = VirtualClock()
         self.runner = ScriptedRunner()
-        prepare.state_folder(self.layout)
+        state_folder.make(self.layout)
         self.ledger = Ledger.open(self.layout.ledger)
         self.engine = self._make()
 
     def _make(self) -> Engine:
-        settings = config.load(self.layout.config)
+        settings = reading.load(self.layout.config)
         loaded = Plugins()
         if self._installed:
             loaded.load_installed(None, only=DISTRIBUTION)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aipass.config import Agent
+from aipass.config.model import Agent
 from aipass.features.dispatch.driver import (
     Driver,
     Exit,

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from aipass import lock
-from aipass.layout import Layout
 from aipass.supervisor import process
+from aipass.workspace import engine_lock
+from aipass.workspace.layout import Layout
 
 MISSING = "not installed"
 #: A small run of everything, as `make test` makes it: that a benchmark still runs, and nothing of how fast.
@@ -215,7 +215,7 @@ class Root:
 
     def engine(self) -> int:
         """The engine's process."""
-        holder = lock.holder(self.layout)
+        holder = engine_lock.holder(self.layout)
         assert holder is not None
         return holder.pid
 

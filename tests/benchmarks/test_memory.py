@@ -11,15 +11,15 @@ import time
 import pytest
 import talk_kit
 
-from aipass.config import State
+from aipass.config.model import State
 from aipass.features.memory import state_files as shelf_module
 from aipass.features.memory.document import render
 from aipass.features.memory.full_text import indexed
 from aipass.features.memory.model import LOCAL, OBSERVATIONS, PASSPORT
 from aipass.features.memory.state_files import StateFiles
-from aipass.layout import Layout
 from aipass.ledger import Ledger
 from aipass.testing.bench import Bench
+from aipass.workspace.layout import Layout
 from benchmarks import kit
 
 pytestmark = pytest.mark.bench

@@ -13,9 +13,9 @@ import pytest
 import structlog
 
 import aipass
-from aipass import log
 from aipass.event import Fact
 from aipass.ledger.statements import schema, statements
+from aipass.workspace import log_file
 from benchmarks import kit
 
 pytestmark = pytest.mark.bench
@@ -44,7 +44,7 @@ def real_log(tmp_path):
         structlog.reset_defaults()  # the tests' own configuration says nothing at all
         root = logging.getLogger("aipass")
         handlers, propagate = root.handlers[:], root.propagate
-        log.set_up(tmp_path / "log.jsonl", show=False)
+        log_file.set_up(tmp_path / "log.jsonl", show=False)
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from aipass import config
+from aipass.config import reading
 from aipass.features.dispatch import shares
 from aipass.features.dispatch.driver import Job
 from aipass.plugins import Plugins
@@ -543,7 +543,7 @@ def test_the_time_to_the_first_request_beside_the_same_command_by_hand(house, no
     plugins = Plugins()
     plugins.load_installed(None)
     driver = plugins.drivers()[house.cli.name]
-    settings = config.load(house.root / "aipass.toml").agents["it"]
+    settings = reading.load(house.root / "aipass.toml").agents["it"]
     state = tmp_path / "state"
     state.mkdir()
     job = Job(1, 1, "it", settings, house.root, tmp_path, "SAY hi", 1, state, contained=True)

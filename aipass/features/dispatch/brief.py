@@ -8,19 +8,19 @@ from aipass.errors import AipassError
 from aipass.features.dispatch import prompt
 from aipass.supervisor import held
 from aipass.supervisor.fence.fenced import DENIED
-from aipass.template import fill
+from aipass.text.template import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from aipass.config import Agent, Config
+    from aipass.config.model import Agent, Config
     from aipass.core.prompt import PromptWork
     from aipass.core.registry import Core
     from aipass.features.dispatch.driver import Driver
     from aipass.features.dispatch.hook import DispatchHook
-    from aipass.layout import Layout
     from aipass.ledger import Ledger, Row
+    from aipass.workspace.layout import Layout
 
 #: What a model is told about itself; `brief` in aipass.toml names a file that takes its place. Every name stands for text.
 BRIEF = """\

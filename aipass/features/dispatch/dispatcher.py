@@ -20,12 +20,12 @@ from aipass.features.dispatch.keys import is_own_key
 from aipass.features.dispatch.pauses import LIMIT, Pauses
 from aipass.features.dispatch.queue import Capacity, Queue
 from aipass.features.dispatch.rate import HOUR_S, Hourly
-from aipass.units import show_duration, show_moment, wait_until
+from aipass.text.units import show_duration, show_moment, wait_until
 
 if TYPE_CHECKING:
     from aipass.action import Dispatch
     from aipass.clock import Instant
-    from aipass.config import Agent, Config
+    from aipass.config.model import Agent, Config
     from aipass.core.registry import Core
     from aipass.core.step import Step
     from aipass.event import Event

@@ -19,7 +19,7 @@ from aipass.supervisor.held import open_regular
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from aipass.config import Agent
+    from aipass.config.model import Agent
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from aipass.supervisor.fence.fenced import DENIED
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.features.dispatch.driver import Command, Job
     from aipass.features.ownership.layers import Active
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 
 def temporary(layout: Layout, run: int) -> str:

@@ -7,13 +7,13 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from aipass.names import rejection_beside
 from aipass.sources.observation import identity_of
 from aipass.supervisor import held
+from aipass.workspace.layout import rejection_beside
 
 if TYPE_CHECKING:
-    from aipass.layout import Layout
     from aipass.ledger import Ledger
+    from aipass.workspace.layout import Layout
 
 _CHANGED = "it changed meanwhile; its new version is a request of its own"
 

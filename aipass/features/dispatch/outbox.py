@@ -13,7 +13,7 @@ from aipass.core.step import Again, Done
 from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.features.dispatch.results import MAX_ANSWER_BYTES, result_of
-from aipass.names import fitting
+from aipass.files.names import fitting
 from aipass.sources.observation import Identity, identity_of
 from aipass.supervisor import held
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aipass.units import show_moment
+from aipass.text.units import show_moment
 
 if TYPE_CHECKING:
     from aipass.clock import Instant

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aipass.event import printable
-from aipass.units import show_size
+from aipass.text.units import show_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

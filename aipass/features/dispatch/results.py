@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
-    from aipass.layout import Layout
     from aipass.ledger import Ledger
+    from aipass.workspace.layout import Layout
 
 RESULT = "result.json"
 #: Ends of a run, or of a check, that say nothing of its work.

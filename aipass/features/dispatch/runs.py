@@ -10,12 +10,12 @@ import structlog
 
 from aipass.core.run_hook import RunEnd
 from aipass.core.spool_files import SpoolFiles
-from aipass.crash import write_report
 from aipass.errors import AipassError
 from aipass.event import Fact, iso, printable
 from aipass.features.dispatch.supervisors import Report
 from aipass.features.ownership.feature import Ownership
-from aipass.secret import Secrets
+from aipass.text.secret import Secrets
+from aipass.workspace.crash_report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ from aipass.supervisor import hold, wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 # A Python without site-packages is ready in a tenth of this, on a busy machine too.
 READY_WAIT_S = 20.0

@@ -9,7 +9,7 @@ from aipass.core.router import DispatchView
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aipass.config import Agent
+    from aipass.config.model import Agent
     from aipass.core.registry import Core
     from aipass.features.dispatch.dispatcher import Dispatcher
     from aipass.features.dispatch.rate import Hourly

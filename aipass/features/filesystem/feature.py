@@ -8,16 +8,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aipass import config as configuration
+from aipass.config import reading
 from aipass.errors import ConfigError
 from aipass.event import Fact, printable
 from aipass.features.ownership.feature import Ownership
-from aipass.layout import CONFIG_NAME
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.ignore import Ignore
 from aipass.sources.known import Known
 from aipass.sources.observation import Gone, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
-from aipass.units import count
+from aipass.text.units import count
+from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,7 @@ class Files:
 
     def _is_in_force(self) -> bool:
         try:
-            return configuration.load(self._core.layout.config) == self._core.config()
+            return reading.load(self._core.layout.config) == self._core.config()
         except ConfigError:
             return False
 

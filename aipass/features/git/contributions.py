@@ -13,19 +13,19 @@ from aipass.core.requests import answer
 from aipass.core.run_hook import RunHook
 from aipass.core.step import Applied, Effect
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED
+from aipass.features.git.fair_share import Share
 from aipass.features.git.pr_open import Claim, Wish, touched
 from aipass.features.git.pr_worker import CheckAsked, GitDone, Job, Sealed
 from aipass.features.ownership import layers as ground
-from aipass.layout import MERGES
-from aipass.patterns import Patterns
-from aipass.share import Share
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.supervisor.wire import read_exit
+from aipass.text.patterns import Patterns
+from aipass.workspace.layout import MERGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.core.step import Pending, Step
     from aipass.event import Event, Fact

@@ -15,10 +15,10 @@ from aipass.features.git.requests import VERBS
 from aipass.features.git.source import Git
 from aipass.features.ownership.attribution import writers_of
 from aipass.features.ownership.feature import Ownership
+from aipass.git.exclude import exclude
 from aipass.git.ref_changes import GitSeen, RefTracker
-from aipass.layout import MERGES
-from aipass.prepare import exclude
-from aipass.secret import Secrets
+from aipass.text.secret import Secrets
+from aipass.workspace.layout import MERGES
 
 if TYPE_CHECKING:
     from aipass.core.registry import Core

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aipass import programs
-from aipass.config import load
+from aipass.config.reading import load
 from aipass.features.git.pr_open import seal
 from aipass.features.ownership.attribution import holders
 from aipass.features.ownership.layers import table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 #: So many of the last events of a path are looked at.
 LOOKED_AT = 20

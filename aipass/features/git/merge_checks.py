@@ -6,14 +6,14 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from aipass.layout import MERGES
 from aipass.supervisor import held, wire
+from aipass.workspace.layout import MERGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 NOTE = "testing.json"
 MAX_READ = 4_000_000

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aipass import swap
 from aipass.errors import AipassError, RefusedError
 from aipass.event import printable
 from aipass.features.git import indexlock, tree
@@ -24,6 +23,7 @@ from aipass.features.git.lease import Ticket
 from aipass.features.git.pr_open import NAMED, current, seal
 from aipass.features.git.repo import batches, records
 from aipass.features.git.tree import Entry
+from aipass.files import exchange
 from aipass.supervisor import held
 from aipass.supervisor.hold import born
 
@@ -248,18 +248,18 @@ class Merger:
         try:
             with self._places(path, staged, make=is_new and known == "gone") as (target, kept):
                 if not is_new:
-                    swap.move(*target, *kept)
+                    exchange.move(*target, *kept)
                 elif known == "gone":
-                    swap.move(*kept, *target)
+                    exchange.move(*kept, *target)
                     return
                 else:
-                    swap.exchange(*kept, *target)
+                    exchange.exchange(*kept, *target)
                 if seal(staged) == known:
                     return
                 if is_new:
-                    swap.exchange(*kept, *target)
+                    exchange.exchange(*kept, *target)
                 else:
-                    swap.move(*kept, *target)
+                    exchange.move(*kept, *target)
         except OSError as exc:
             raise RefusedError(f"{printable(path)}: {exc.strerror}; nothing was changed") from exc
         raise RefusedError(f"{printable(path)} was changed at this moment; nothing was changed; ask again")
@@ -430,7 +430,7 @@ class Merger:
         wanted = tree.at(repo, now, intent.writes) if now is not None else {}
         for path, known in intent.writes.items():
             target, kept = repo.top / path, stage / path
-            aside = kept.with_name(kept.name + swap.ASIDE)
+            aside = kept.with_name(kept.name + exchange.ASIDE)
             if os.path.lexists(aside):
                 os.replace(aside, kept)  # it was killed in the middle of an exchange, which was no exchange
             is_ours = path in there and changes[path][1] is not None and there[path] == changes[path][1]
@@ -442,10 +442,10 @@ class Merger:
                             os.unlink(target.name, dir_fd=folder)
                 elif seal(kept) == known and not os.path.lexists(target) and wanted.get(path) is not None:
                     with self._places(path, kept, make=True) as (there_, here):
-                        swap.move(*here, *there_)
+                        exchange.move(*here, *there_)
                 elif seal(kept) == known and is_ours and is_there:
                     with self._places(path, kept, make=False) as (there_, here):
-                        swap.exchange(*here, *there_)
+                        exchange.exchange(*here, *there_)
             except OSError as exc:
                 logger.error(
                     "a file of a merge that was interrupted stays as it is", path=path, error=str(exc)

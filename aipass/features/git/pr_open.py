@@ -17,10 +17,10 @@ from aipass.event import printable
 from aipass.features.git import tree
 from aipass.features.git.pr_records import DRAFT, KEPT, Pr, folder_of, slug, title_of
 from aipass.features.git.repo import records
-from aipass.layout import STATE_NAME
 from aipass.supervisor.fence import runs_code
 from aipass.supervisor.held import open_regular
-from aipass.units import count
+from aipass.text.units import count
+from aipass.workspace.layout import STATE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aipass.features.git.pr_records import Records
     from aipass.features.git.repo import Repo
     from aipass.features.git.tree import Entries, Entry
-    from aipass.secret import Secret
+    from aipass.text.secret import Secret
 
 #: Contents beyond this are told apart by their times, and are not searched for secrets.
 MAX_HASHED_BYTES, MAX_SEARCHED_BYTES = 50_000_000, 2_000_000

@@ -19,34 +19,34 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from aipass import programs
-from aipass.config import LOCAL
-from aipass.crash import write_report
+from aipass.config.model import LOCAL
 from aipass.errors import EXIT_FAILED, AipassError, RefusedError
 from aipass.event import Fact, printable
 from aipass.features.dispatch.results import INTERRUPTED
 from aipass.features.git import merge_checks as testing
+from aipass.features.git.fair_share import Share
 from aipass.features.git.lease import EndingError, Lease
 from aipass.features.git.pr_merge import Merger, StaleError
 from aipass.features.git.pr_open import NothingError, Pulls, seal
 from aipass.features.git.pr_records import Records
 from aipass.features.git.repo import Repo
-from aipass.graveyard import Graveyard
-from aipass.layout import MERGES
-from aipass.share import Share
 from aipass.supervisor import wire
+from aipass.workspace.crash_report import write_report
+from aipass.workspace.layout import MERGES
+from aipass.workspace.removal import Graveyard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from aipass.config import Pulling
+    from aipass.config.model import Pulling
     from aipass.features.git.forge import Forge
     from aipass.features.git.lease import Held
     from aipass.features.git.pr_merge import Prepared
     from aipass.features.git.pr_open import Opened, Wish
     from aipass.features.git.pr_records import Pr
-    from aipass.layout import Layout
-    from aipass.secret import Secret
+    from aipass.text.secret import Secret
+    from aipass.workspace.layout import Layout
 
 logger = structlog.get_logger("aipass")
 

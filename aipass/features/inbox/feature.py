@@ -12,11 +12,11 @@ from aipass.features.inbox import files, intake
 
 if TYPE_CHECKING:
     from aipass.clock import Instant
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.core.step import Pending, Step
     from aipass.event import Event, Fact
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 
 class Inbox:

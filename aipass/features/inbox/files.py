@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING
 
 from aipass.event import printable
-from aipass.names import rejection_beside
 from aipass.supervisor import held
+from aipass.workspace.layout import rejection_beside
 
 if TYPE_CHECKING:
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 
 def reject(layout: Layout, path: str, reason: str, remedy: str) -> str:

@@ -20,7 +20,7 @@ from aipass.features.memory.requests import VERBS
 from aipass.features.memory.state_files import StateFiles, StateRejected, StateSaved
 from aipass.features.memory.store import StateStore
 from aipass.features.ownership.feature import Ownership
-from aipass.secret import Secrets, masked
+from aipass.text.secret import Secrets, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aipass.features.memory.index import Meaning
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 logger = structlog.get_logger("aipass")
 

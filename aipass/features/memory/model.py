@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationInfo
     from pydantic_core import ErrorDetails
 
-    from aipass.config import State
+    from aipass.config.model import State
 
 SCHEMA = 1
 FOLDER = ".trinity"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 #: What was replaced, or is just being written, until it has its name or is gone: `.local.json.<8 hex digits>`.
 HALF = re.compile(r"\.(passport|local|observations)\.json\.[0-9a-f]{8}(?:\.aside)?")

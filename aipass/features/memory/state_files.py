@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aipass import swap
 from aipass.features.memory.document import FaultError, line_of, read
 from aipass.features.memory.model import FILES, FOLDER, KEYS, PASSPORT, Saved, parse
 from aipass.features.memory.safe_files import HALF, READ, Places, all_of, content, is_written, write_half
+from aipass.files import exchange
 from aipass.sources import inotify, writers
 from aipass.sources.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from aipass.config import State
-    from aipass.layout import Layout
+    from aipass.config.model import State
+    from aipass.workspace.layout import Layout
 
 logger = structlog.get_logger("aipass")
 
@@ -466,7 +466,7 @@ class StateFiles:
             logger.error("a state file cannot be put back yet", agent=key[0], file=key[1], error=str(exc))
             return
         try:
-            swap.move(folder, half, folder, key[1])
+            exchange.move(folder, half, folder, key[1])
         except FileExistsError:
             os.unlink(half, dir_fd=folder)
             self._worker.ask(partial(self._look_in_time, key))
@@ -512,10 +512,10 @@ class StateFiles:
         file, body = key[1], self._known[key]
         half = write_half(file, body, folder)
         try:
-            swap.exchange(folder, half, folder, file)
+            exchange.exchange(folder, half, folder, file)
         except FileNotFoundError:
             try:
-                swap.move(folder, half, folder, file)
+                exchange.move(folder, half, folder, file)
             except FileExistsError:
                 os.unlink(half, dir_fd=folder)
                 raise

@@ -32,12 +32,12 @@ from aipass.features.memory.model import (
     printed,
 )
 from aipass.features.memory.sessions import with_checks
-from aipass.units import count
+from aipass.text.units import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.core.step import Step
     from aipass.features.memory.indexer import Indexer

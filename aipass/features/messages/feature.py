@@ -25,9 +25,9 @@ from aipass.features.messages.read_receipts import MAIL, MailOpened, ReadReceipt
 from aipass.features.messages.render import MOST_WAITING, quoted
 from aipass.features.messages.requests import VERBS
 from aipass.features.secrets.feature import Masking
-from aipass.secret import Secrets
 from aipass.supervisor import held
-from aipass.units import count
+from aipass.text.secret import Secrets
+from aipass.text.units import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ from aipass.features.messages.read_receipts import MAIL
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
-    from aipass.layout import Layout
     from aipass.ledger import Ledger
+    from aipass.workspace.layout import Layout
 
 
 class MailFiles:

@@ -13,7 +13,7 @@ from aipass.features.messages.render import MOST_WAITING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.core.step import Step
     from aipass.features.memory.store import StateStore

@@ -12,7 +12,7 @@ from aipass.features.memory.sessions import summary
 from aipass.features.messages.deadlock import WaitCycle
 from aipass.features.messages.mailbox import HUMAN, Asks
 from aipass.features.messages.render import quoted
-from aipass.units import wait_until
+from aipass.text.units import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

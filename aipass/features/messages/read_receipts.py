@@ -18,7 +18,7 @@ from aipass.sources.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 logger = structlog.get_logger("aipass")
 

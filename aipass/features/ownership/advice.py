@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from aipass import environment, programs
 from aipass.event import printable
-from aipass.overlap import MOST_UNDECIDED, UndecidedError, common_path
+from aipass.text.overlap import MOST_UNDECIDED, UndecidedError, common_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aipass.config import Config
-    from aipass.layout import Layout
+    from aipass.config.model import Config
+    from aipass.workspace.layout import Layout
 
 
 def of(layout: Layout, config: Config) -> list[str]:

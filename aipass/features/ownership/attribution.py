@@ -24,7 +24,7 @@ from aipass.supervisor.fence.fenced import JOURNAL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aipass.layout import Layout
+    from aipass.workspace.layout import Layout
 
 #: How often files that a run opened are looked at: whether it still writes them.
 SWEEP_S = 0.5

@@ -11,7 +11,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from aipass.config import LOCAL
+from aipass.config.model import LOCAL
 from aipass.features.ownership.layers import expand
 from aipass.git.query import ask
 from aipass.supervisor.fence import kernel, wall
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from aipass.config import Config
-    from aipass.layout import Layout
+    from aipass.config.model import Config
+    from aipass.workspace.layout import Layout
 
 #: Where the CLIs of forges, and ssh below git, keep what they learn; only with such a forge.
 _OF_FORGES = (

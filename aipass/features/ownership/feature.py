@@ -10,14 +10,14 @@ from aipass.core.run_hook import RunHook
 from aipass.features.ownership import guarded, layers
 from aipass.features.ownership.attribution import SWEEP_S, Attribution
 from aipass.features.ownership.unfenced import KINDS, Unfenced
-from aipass.patterns import Patterns
 from aipass.sources.observation import Configured
+from aipass.text.patterns import Patterns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aipass.clock import Instant
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.core.step import Step
     from aipass.ledger import Row

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING
 from aipass import environment, isolation, programs
 from aipass.git import hooks, hooktext
 from aipass.git.query import ask, has_repository, no_repository
-from aipass.layout import CONFIG_NAME
 from aipass.supervisor import held
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Guard
+from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from aipass.config import Agent, Config
-    from aipass.layout import Layout
+    from aipass.config.model import Agent, Config
     from aipass.ledger import Ledger
+    from aipass.workspace.layout import Layout
 
 #: What runners take their commands from, in the folder that they are started in.
 _OF_RUNNERS = {

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aipass.errors import ConfigError
 from aipass.features.ownership import guarded
-from aipass.layout import CONFIG_NAME
 from aipass.supervisor.fence import probe
+from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aipass.config import Config
-    from aipass.layout import Layout
+    from aipass.config.model import Config
+    from aipass.workspace.layout import Layout
 
 
 class Active(NamedTuple):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from aipass.overlap import MOST_UNDECIDED, UndecidedError, common_path, path_outside
 from aipass.supervisor.fence.glob import ANY_DEPTH, Globs, segments_of
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.supervisor.fence.territory import Phase as Owning
+from aipass.text.overlap import MOST_UNDECIDED, UndecidedError, common_path, path_outside
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from aipass.event import Fact
 from aipass.features.plans import check, model
 from aipass.features.plans.lifecycle import SOURCE
 from aipass.features.plans.progress import NOT_BEGUN
-from aipass.units import count
+from aipass.text.units import count
 
 if TYPE_CHECKING:
     from aipass.core.registry import Core

@@ -14,7 +14,7 @@ from aipass.features.plans.control import PlanControl, PlanRead
 from aipass.features.plans.lifecycle import CHECK, Plans
 from aipass.features.plans.requests import VERBS
 from aipass.features.plans.reserved import reserved
-from aipass.layout import CHECKS
+from aipass.workspace.layout import CHECKS
 
 if TYPE_CHECKING:
     from aipass.core.registry import Core

@@ -24,16 +24,16 @@ from aipass.features.plans import model
 from aipass.features.plans.preamble import preamble
 from aipass.features.plans.progress import ACTIVE, PhaseView, PlanView
 from aipass.features.plans.reserved import check_name
-from aipass.layout import CHECKS
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.held import open_regular
+from aipass.workspace.layout import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from aipass.clock import Instant
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.prompt import PromptWork
     from aipass.core.registry import Core
     from aipass.core.run_hook import RunEnd

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 
-from aipass.config import Duration, Model, Name, Pattern, Word
+from aipass.config.model import Duration, Model, Name, Pattern, Word
 from aipass.errors import ConfigError
 from aipass.supervisor.held import open_regular
 

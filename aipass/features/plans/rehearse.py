@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aipass import programs
 from aipass.errors import AipassError
 from aipass.features.plans import check
-from aipass.overlap import path_outside
+from aipass.text.overlap import path_outside
 
 if TYPE_CHECKING:
     from aipass.features.plans.model import Plan

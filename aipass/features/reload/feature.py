@@ -7,19 +7,20 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aipass import config as configuration
 from aipass.action import Reload
-from aipass.config_quick import IN_FORCE
+from aipass.config import reading
+from aipass.config.quick import IN_FORCE
 from aipass.core.requests import answer
 from aipass.core.step import Applied, Done, Effect
 from aipass.errors import ConfigError, PluginError
 from aipass.event import Fact
 from aipass.features.ownership import advice, confine
+from aipass.features.reload.held_back import hold_back
 from aipass.features.reload.requests import VERBS
-from aipass.layout import CONFIG_NAME
+from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
-    from aipass.config import Config
+    from aipass.config.model import Config
     from aipass.core.registry import Core
     from aipass.core.step import Pending, Step
     from aipass.event import Event
@@ -67,7 +68,7 @@ class ReloadFeature:
         """After the commit: read it; whether it is taken over is recorded in the next step."""
         action, path = Reload(**pending.arguments), self._core.layout.config
         try:
-            new = configuration.load(path)
+            new = reading.load(path)
             for check in self._core.config_checks:
                 check(new)
             self._core.router_of(new)
@@ -85,7 +86,7 @@ class ReloadFeature:
         before, new = self._core.config(), read.config
         waiting: list[str] = []
         if not read.trusted:
-            new, waiting = configuration.hold_back(before, new)
+            new, waiting = hold_back(before, new)
         outcome = "taken over" + (f"; waiting for `aipass reload`: {', '.join(waiting)}" if waiting else "")
         self._ledger.run("set_meta", {"key": "config.waiting", "value": json.dumps(waiting)})
         step.withdraw(self._ledger, ABOUT_CONFIG)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aipass.core.requests import MAX_SAID
-from aipass.secret import Secrets
+from aipass.text.secret import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,192 @@
+"""`aipass trinity import`: take over the state files of AIPass 2.x, and say what was left."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.errors import ConfigError, NoEngineError
+from aipass.event import iso, one_line, plain, printable
+from aipass.features.memory import import_v2 as old
+from aipass.terminal.asking import ReplyError, check_agent, known_agents, leave, reply
+from aipass.terminal.output import lines_of, print_json
+from aipass.workspace import engine_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aipass.workspace.layout import Layout
+
+#: Larger than any of them; what is larger is no state file.
+MAX_BYTES = 10_000_000
+#: Folders of an old tree that hold copies, or nothing of an agent's.
+_PASSED_OVER = frozenset(
+    (".git", ".backup", ".archive", ".aipass", "node_modules", "templates", "__pycache__")
+)
+_TRINITY = ".trinity"
+KINDS = ("todo", "learning", "observation", "session")
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The old files of one agent. `agent`: whose they become; None where nobody is of that name."""
+
+    folder: Path
+    found: old.Found
+    agent: str | None
+
+
+def branches(layout: Layout, folder: Path, named: str | None) -> list[Branch]:
+    """Whose files lie in a folder: one agent's, or in an old tree those of many."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder")
+    places = (
+        [folder]
+        if _names(folder)
+        else [folder / _TRINITY]
+        if _names(folder / _TRINITY)
+        else list(_below(folder))
+    )
+    if not places:
+        raise ConfigError(
+            f"{folder}: there are no state files here; name a folder with passport.json, local.json or observations.json, or one above it"
+        )
+    if named is not None and len(places) > 1:
+        raise ConfigError(
+            f"{folder}: there are the files of {len(places)} agents below; with --agent name the folder of one"
+        )
+    agents = known_agents(layout)
+    return [_branch(place, agents, named) for place in places]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if old.which(name) and (folder / name).is_file())
+    except OSError:
+        return []
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER)
+        if os.path.basename(place) == _TRINITY and _names(Path(place)):
+            yield Path(place)
+
+
+def _branch(folder: Path, agents: dict[str, Any], named: str | None) -> Branch:
+    files = {}
+    for name in _names(folder):
+        with (folder / name).open("rb") as file:
+            files[name] = file.read(MAX_BYTES), os.fstat(file.fileno()).st_mtime
+    found = old.read(files)
+    home = folder.parent if folder.name == _TRINITY else folder
+    by_key = {_key(name): name for name in agents}
+    known = (by_key.get(_key(name)) for name in (*found.names, home.resolve().name))
+    return Branch(folder, found, named or next(filter(None, known), None))
+
+
+def _key(name: str) -> str:
+    return name.casefold().replace("_", "-")
+
+
+def take_over(layout: Layout, folder: Path, named: str | None, *, dry_run: bool, as_json: bool) -> int:
+    """Ask for each entry to be noted, and say what came of it. Exit status 1 where something was left for want of room or agent."""
+    if named is not None:
+        check_agent(layout, named)
+    told = []
+    for branch in branches(layout, folder, named):
+        one = _shown(branch)
+        if branch.agent is not None and not dry_run:
+            one |= _asked(layout, branch.agent, branch.found.entries)
+        told.append(one)
+    if as_json:
+        print_json(told)
+    else:
+        for one in told:
+            _print(one, dry_run=dry_run)
+    return 1 if any(one["agent"] is None or one["refused"] for one in told) else 0
+
+
+def _shown(branch: Branch) -> dict[str, Any]:
+    found = branch.found
+    counts = Counter(entry.kind for entry in found.entries)
+    return {
+        "folder": printable(str(branch.folder)),
+        "agent": branch.agent,
+        "names": found.names,
+        "role": found.role or None,
+        "purpose": found.purpose or None,
+        "found": {kind: counts[kind] for kind in KINDS if counts[kind]},
+        "taken": 0,
+        "known": 0,
+        "cut": [],
+        "refused": [],
+        "left": found.left,
+        "waits": 0,
+    }
+
+
+def _asked(layout: Layout, agent: str, entries: list[old.Old]) -> dict[str, Any]:
+    names = [
+        leave(
+            layout,
+            "note",
+            do=entry.kind,
+            agent=agent,
+            text=entry.text,
+            tags=list(entry.tags) or None,
+            added=iso(entry.time),
+        )
+        for entry in entries
+    ]
+    done: dict[str, Any] = {"taken": 0, "known": 0, "cut": [], "refused": [], "waits": 0}
+    if engine_lock.holder(layout) is None:
+        return done | {"waits": len(names)}
+    for name, entry in zip(names, entries, strict=True):
+        begin = f"{entry.kind} “{one_line(entry.text)[:60]}”"
+        try:
+            said = reply(layout, name)["message"]
+        except NoEngineError:
+            done["waits"] += 1
+        except ReplyError as exc:
+            done["refused"].append(f"{begin}: {exc}")
+        else:
+            done["known" if said.endswith("so already") else "taken"] += 1
+            if "; only its first" in said:
+                done["cut"].append(f"{begin}: {said.partition('; ')[2]}")
+    return done
+
+
+def _print(one: dict[str, Any], *, dry_run: bool) -> None:
+    found = ", ".join(f"{number} {kind}{'s' if number != 1 else ''}" for kind, number in one["found"].items())
+    click.secho(f"{one['folder']} → {one['agent'] or 'nobody'}", bold=True)
+    if one["agent"] is None:
+        called = one["names"][0] if one["names"] else "it"
+        _say(f"no agent in aipass.toml is called {called}: add it, or say whose it is with --agent NAME")
+    _say(f"found: {found or 'nothing to take over'}")
+    if not dry_run and one["agent"] is not None:
+        _say(f"taken: {one['taken']}" + (f", there already: {one['known']}" if one["known"] else ""))
+    if one["waits"]:
+        _say(f"{one['waits']} wait for `aipass up`")
+    for title in ("cut", "refused", "left"):
+        for line in one[title]:
+            _say(f"{title}: {line}")
+    if one["role"] or one["purpose"]:
+        _say(f"for aipass.toml, below [agents.{one['agent'] or 'NAME'}]:")
+        for name in ("role", "purpose"):
+            if one[name]:
+                click.echo(f"    {name} = {_toml(one[name])}")
+
+
+def _say(text: str) -> None:
+    click.echo("\n".join(lines_of(plain(text), "  ")))
+
+
+def _toml(text: str) -> str:
+    return json.dumps(plain(text), ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Its verbs: one file each."""

@@ -1,0 +1,79 @@
+"""`aipass questions`: what waits for an answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aipass.event import iso, plain
+from aipass.terminal.output import json_option, lines_of, print_json, when
+from aipass.workspace.layout import find_root
+
+if TYPE_CHECKING:
+    from aipass.ledger import Ledger, Row
+
+
+@click.command("questions")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also those that have their answer; with --json always."
+)
+@json_option
+def command(everything: bool, as_json: bool) -> int:
+    """Questions that are open, oldest first; `aipass answer ID "…"` answers one."""
+    from aipass.ledger import Ledger
+
+    ledger = Ledger.read(find_root().ledger)
+    rows = ledger.all("questions", {"all": int(everything or as_json)})
+    states = {row["id"]: state_of(ledger, row) for row in rows}
+    ledger.close()
+    if as_json:
+        print_json([record(row) for row in rows])
+    elif not rows:
+        click.echo("nobody waits for an answer" if not everything else "nothing was asked yet")
+    else:
+        click.echo("\n\n".join(_shown(row, states[row["id"]]) for row in rows))
+    return 0
+
+
+def record(row: Row) -> dict[str, Any]:
+    """A question as `--json` has it."""
+    return {
+        "id": row["id"],
+        "from": row["sender"],
+        "to": row["recipient"],
+        "text": row["text"],
+        "options": json.loads(row["options"]),
+        "dispatch": row["dispatch"],
+        "asked": iso(row["sent"]),
+        "answered": iso(row["answered"]),
+        "answer": row["answer"],
+        "answerer": row["answerer"],
+        "closed": row["closed"],
+    }
+
+
+def state_of(ledger: Ledger, row: Row) -> str | None:
+    """How whoever asked stands: `waiting` where its run does nothing else, else as its dispatch is; None where a person asked."""
+    dispatch = None if row["dispatch"] is None else ledger.one("dispatch", {"id": row["dispatch"]})
+    if dispatch is None:
+        return None
+    waits = row["waits"] is not None and row["waits"] > time.time()
+    return "waiting" if waits and dispatch["state"] == "running" else str(dispatch["state"])
+
+
+def _shown(row: Row, state: str | None) -> str:
+    whose = f", dispatch {row['dispatch']} is {state}" if state else ""
+    lines = [f"{row['id']}  {row['sender']} asks {row['recipient']} ({when(row['sent'])}{whose})"]
+    lines += lines_of(row["text"])
+    lines += [f"    - {plain(option)}" for option in json.loads(row["options"])]
+    if row["answered"] is not None:
+        lines += [
+            f"    {row['answerer']} answered:",
+            *lines_of(row["answer"], "    > "),
+        ]
+    elif row["closed"] is not None:
+        lines.append(f"    closed: {plain(row['closed'])}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What verbs share: tables and JSON, the terminal, requests to the engine."""

@@ -1,0 +1,43 @@
+"""The text that a person gives to a verb: an argument, a file, or standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from aipass.core.requests import MAX_REQUEST_BYTES
+from aipass.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def text_of(text: str | None, file: Path | None) -> str:
+    """What is to be said: TEXT, a file, or stdin where that is no terminal. Raises ConfigError where that is nothing."""
+    if text is not None and file is not None:
+        raise ConfigError("give either TEXT or --file, not both")
+    if file is not None and str(file) != "-":
+        try:
+            data = file.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"{file}: cannot be read ({exc.strerror})") from exc
+    elif text is not None:
+        data = text.encode("utf-8", "surrogateescape")
+    elif file is not None or not sys.stdin.isatty():
+        data = sys.stdin.buffer.read()
+    else:
+        data = b""
+    try:
+        said = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ConfigError("the text is not UTF-8; put the file into the agent's inbox instead") from exc
+    if len(json.dumps(said)) > MAX_REQUEST_BYTES - 10_000:
+        raise ConfigError(
+            f"the text is larger than {MAX_REQUEST_BYTES // 1_000_000} MB; put the file into the agent's inbox instead"
+        )
+    if not said.strip():
+        raise ConfigError("there is nothing to say; give TEXT, --file, or something on stdin")
+    if "\0" in said:
+        raise ConfigError("the text holds a NUL; put the file into the agent's inbox instead")
+    return said

@@ -1,0 +1,1 @@
+"""Text: durations and sizes, patterns of paths, templates, secrets, suggestions. Pure."""
