@@ -386,7 +386,6 @@ PLAIN = {
     "aipass/workspace/crash_report.py": "reports in .aipass/crashes, or the person's temporary folder",
     "aipass/workspace/engine_lock.py": "the engine's lock, in .aipass",
     "aipass/core/state_folder.py": "making .aipass itself",
-    
     "aipass/terminal": "files that a person names, the person's own spool folder",
     "aipass/features/inbox/feature.py": "inbox/<agent>, which is nobody's but people's",
     "aipass/features/ownership/confine.py": "its own folder in .aipass; tries what must fail",
@@ -406,6 +405,7 @@ PLAIN = {
     "aipass/features/plans/templates.py": "plans/, which is people's",
     "aipass/features/plans/model.py": "plans/, which is people's",
     "aipass/features/plans/rehearse.py": "a temporary folder of its own",
+    "aipass/features/plans/cli": "plans/, which is people's",
     "aipass/sources/cron.py": "the time zone of the machine",
     "aipass/sources/passing.py": "a list of the package",
     "aipass/features/git/source.py": "git's own folder",
