@@ -392,6 +392,7 @@ PLAIN = {
     "aipass/config/reading.py": "aipass.toml, which people write",
     "aipass/config/quick.py": "aipass.toml, which people write",
     "aipass/ledger/sqlite.py": "the ledger",
+    "aipass/files/filesystems.py": "the list of mounts in /proc",
     "aipass/ledger/statements.py": "SQL of the package",
     "aipass/workspace/removal.py": "what lies in folders that it holds",
     "aipass/features/dispatch/cli_hook.py": "mail of the run that starts it, inside the fence",
