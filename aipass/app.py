@@ -15,28 +15,22 @@ from aipass.core.engine import Engine
 from aipass.core.registry import Core, MissingError
 from aipass.core.verbs import handlers
 from aipass.errors import ConfigError
-from aipass.features.dispatch import requests as dispatching
 from aipass.features.dispatch.drivers import Drivers
-from aipass.features.dispatch.feature import Dispatching
+from aipass.features.dispatch.feature import DispatchFeature
 from aipass.features.dispatch.launcher import NoRunner
-from aipass.features.filesystem.feature import Files
-from aipass.features.git import requests as git
+from aipass.features.filesystem.feature import FilesystemFeature
 from aipass.features.git.feature import GitFeature
 from aipass.features.git.forge import Forges
-from aipass.features.inbox.feature import Inbox
-from aipass.features.memory import requests as memory
-from aipass.features.memory.feature import Memory
+from aipass.features.inbox.feature import InboxFeature
+from aipass.features.memory.feature import MemoryFeature
 from aipass.features.memory.index import Indexes
 from aipass.features.memory.indexer import memory_id
-from aipass.features.messages import requests as messages
-from aipass.features.messages.feature import Messages
-from aipass.features.ownership.feature import Ownership
-from aipass.features.plans import requests as plans
+from aipass.features.messages.feature import MessagesFeature
+from aipass.features.ownership.feature import OwnershipFeature
 from aipass.features.plans.feature import PlansFeature
-from aipass.features.reload import requests as reload
 from aipass.features.reload.feature import ReloadFeature
-from aipass.features.rules.feature import Crons
-from aipass.features.secrets.feature import Masking
+from aipass.features.rules.feature import RulesFeature
+from aipass.features.secrets.feature import SecretsFeature
 from aipass.sources.home import Home
 from aipass.text.secret import Mask, Secrets
 from aipass.text.suggestion import nearest
@@ -61,15 +55,15 @@ FEATURES: tuple[type[Feature], ...] = (
     Actions,
     Alarms,
     Requests,
-    Masking,
-    Ownership,
-    Dispatching,
-    Files,
-    Inbox,
-    Crons,
+    SecretsFeature,
+    OwnershipFeature,
+    DispatchFeature,
+    FilesystemFeature,
+    InboxFeature,
+    RulesFeature,
     GitFeature,
-    Memory,
-    Messages,
+    MemoryFeature,
+    MessagesFeature,
     PlansFeature,
     ReloadFeature,
 )
@@ -81,8 +75,7 @@ ALWAYS = frozenset(("actions", "alarms", "requests", "secrets", "ownership", "di
 
 def verbs() -> dict[str, Fields]:
     """What may be asked for through the spool, by the built-in features: verbs and their fields."""
-    modules = (dispatching, plans, git, memory, messages, reload)
-    return {verb.name: verb.fields for module in modules for verb in module.VERBS}
+    return {verb.name: verb.fields for feature in FEATURES for verb in getattr(feature, "verbs", ())}
 
 
 def build(
@@ -115,12 +108,13 @@ def build(
         core.add_source(Home(layout))
     for source in plugins.sources(layout.root, config):
         core.add_source(source)
+    ours = set(core.status)
     plugins.set_up(core)
     for wrong in core.config_checks:
         wrong(config)
     with ledger.transaction():
         # Who asks for the status need not look for plugins where none has a part in it.
-        ledger.run("set_meta", {"key": STATUS_PARTS, "value": " ".join(core.status)})
+        ledger.run("set_meta", {"key": STATUS_PARTS, "value": " ".join(core.status.keys() - ours)})
     return Engine(core, core.router_of(config))
 
 

@@ -467,8 +467,8 @@ def test_what_nothing_else_needs_may_be_left_out(aipass_bench, without):
 @pytest.mark.parametrize(
     ("without", "words"),
     [
-        (("memory",), "messages needs Memory, which is left out"),
-        (("git",), "plans needs GitFeature, which is left out"),
+        (("memory",), "messages needs memory, which is left out"),
+        (("git",), "plans needs git, which is left out"),
         (("plan",), "there is no feature `plan`; did you mean `plans`"),
         (("nothing",), "the features are: "),
     ],
@@ -611,7 +611,7 @@ def test_who_may_ask_is_people_where_it_is_not_understood(said):
 
 
 def test_what_a_plugin_added_to_other_features_is_taken_back_too(aipass_bench):
-    from aipass.features.dispatch.feature import Dispatching
+    from aipass.features.dispatch.feature import DispatchFeature
     from aipass.features.dispatch.hook import DispatchHook
 
     class Never(DispatchHook):
@@ -619,7 +619,7 @@ def test_what_a_plugin_added_to_other_features_is_taken_back_too(aipass_bench):
             return "never"
 
     def setup(core):
-        core.need(Dispatching).add_hook(Never())
+        core.need(DispatchFeature).add_hook(Never())
         core.ledger.extend("hum", [], "-- name: hum_one\n-- One.\nSELECT 1")
         raise RuntimeError("half way")
 

@@ -388,6 +388,7 @@ PLAIN = {
     "aipass/core/state_folder.py": "making .aipass itself",
     "aipass/terminal": "files that a person names, the person's own spool folder",
     "aipass/features/inbox/feature.py": "inbox/<agent>, which is nobody's but people's",
+    "aipass/features/inbox/status.py": "names only",
     "aipass/features/ownership/confine.py": "its own folder in .aipass; tries what must fail",
     "aipass/config/reading.py": "aipass.toml, which people write",
     "aipass/config/quick.py": "aipass.toml, which people write",

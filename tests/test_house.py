@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ WRONG = {
     "a source imports the core": ("aipass/sources/cron.py", "from aipass.core import step"),
     "the supervisor imports ours": ("aipass/supervisor/hold.py", "from aipass import errors"),
     "ours imports a handler": ("aipass/app.py", "import aipass_handlers.inbox"),
+    "a feature is entered by its inside": ("aipass/features/plans/control.py", "from aipass.features.git import pr_merge"),
+    "a verb enters a feature by its inside": ("aipass/cli/status.py", "from aipass.features.messages import mailbox"),
     "a room that has no place": ("aipass/cellar.py", ""),
     "a feature that has no place": ("aipass/features/attic/__init__.py", ""),
 }  # fmt: skip
@@ -50,6 +53,31 @@ def test_a_wrong_import_breaks_a_contract(tmp_path, what):
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "BROKEN" in done.stdout or "not listed" in done.stdout or "Missing" in done.stdout, done.stdout
+
+
+def imported_from_outside() -> set[str]:
+    """Modules of features that something outside their feature imports."""
+    found = set()
+    for path in [*ROOT.glob("aipass/**/*.py"), *ROOT.glob("handlers/*.py"), *ROOT.glob("plugins/*.py")]:
+        own = ".".join(path.relative_to(ROOT).parts[:3])
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aipass.features."):
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                found |= {name for name in names if not name.startswith(own + ".")}
+    return found
+
+
+def test_what_nobody_outside_imports_is_protected():
+    """The face of a feature is what others import; a new module belongs to its inside until somebody needs it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    protected = {name for one in contracts for name in one.get("protected_modules", ())}
+    outside = imported_from_outside()
+    inside = set()
+    for path in (ROOT / "aipass/features").glob("*/*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.stem not in {"__init__", "feature", "status"} and name not in outside:
+            inside.add(name)
+    assert protected == inside
 
 
 def test_the_core_names_no_feature():

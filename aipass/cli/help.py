@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +19,7 @@ SETTINGS = "settings"
 @click.pass_context
 def command(context: click.Context, topic: str | None) -> None:
     """Explain VERB, or with `settings` every key of aipass.toml; without a word, list the verbs."""
-    from aipass.cli.main import VERBS
+    from aipass.cli.main import VERBS, cli
 
     above = context.parent
     assert above is not None
@@ -29,7 +28,8 @@ def command(context: click.Context, topic: str | None) -> None:
     elif topic == SETTINGS:
         click.echo_via_pager(settings())
     elif topic in VERBS:
-        verb: click.Command = import_module(f"aipass.cli.{topic}").command
+        verb = cli.get_command(above, topic)
+        assert verb is not None
         with click.Context(verb, info_name=topic, parent=above) as below:
             click.echo(verb.get_help(below))
     else:

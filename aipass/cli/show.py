@@ -133,7 +133,7 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
     """What the last run was given; where none has begun, what it would be given now."""
     from aipass.app import assemble
     from aipass.config import reading
-    from aipass.features.dispatch.feature import Dispatching
+    from aipass.features.dispatch.feature import DispatchFeature
     from aipass.plugins import Plugins
     from aipass.supervisor.wire import PROMPT
 
@@ -155,5 +155,5 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
     if row["attempts"] == 0 and row["reply_to"] is not None:
         before = ledger.one("dispatch", {"id": row["reply_to"]})
         session = None if before is None else before["session"]
-    launcher = assemble(layout, ledger, plugins, settings).need(Dispatching).launcher
+    launcher = assemble(layout, ledger, plugins, settings).need(DispatchFeature).launcher
     return launcher.prompt(row, None, row["attempts"] + 1, goes_on=session is not None)

@@ -16,7 +16,7 @@ class Waiting:
     def __init__(self, layout: Layout, ledger: Ledger) -> None:
         from aipass.config.quick import agents
         from aipass.errors import ConfigError
-        from aipass.features.messages.cli.questions import state_of
+        from aipass.features.messages.status import state_of
         from aipass.supervisor import wire
         from aipass.workspace import engine_lock
 

@@ -55,7 +55,7 @@ def _nothing(*_: object) -> None:
 
 
 class MissingError(PluginError):
-    """A feature needs another one that is not there."""
+    """A feature needs another one that is not there; `face`: its name."""
 
     def __init__(self, face: str) -> None:
         super().__init__(f"{face} is needed, and nothing provides it")
@@ -181,7 +181,7 @@ class Core:
         """The face of another feature. Raises PluginError where it is left out."""
         found = self.find(face)
         if found is None:
-            raise MissingError(face.__name__)
+            raise MissingError(str(getattr(face, "name", face.__name__)))
         return found
 
     def find(self, face: type[F]) -> F | None:

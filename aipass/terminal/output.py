@@ -85,6 +85,12 @@ def lines_of(text: str, indent: str = "    ") -> list[str]:
     return found
 
 
+def labelled(label: str, text: str, *, indent: int = 9) -> str:
+    """A text after its label; what does not fit on the line goes on below, indented."""
+    first, *more = lines_of(f"{label.ljust(indent - 1)} {text}", "") or [""]
+    return "\n".join([first, *lines_of(" ".join(more), " " * indent)])
+
+
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     fitted = [
         cell if len(cell) <= width else cell[: width - 1] + "…"

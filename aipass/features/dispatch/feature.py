@@ -11,6 +11,7 @@ from aipass.core.requests import answer
 from aipass.core.step import Applied, Done, Effect
 from aipass.errors import EXIT_REFUSED
 from aipass.event import Fact
+from aipass.features.dispatch import status
 from aipass.features.dispatch.dispatcher import Dispatcher
 from aipass.features.dispatch.drivers import Drivers
 from aipass.features.dispatch.handed_in import take
@@ -20,7 +21,7 @@ from aipass.features.dispatch.rate import HOUR_S, Hourly
 from aipass.features.dispatch.requests import VERBS
 from aipass.features.dispatch.runs import Runs
 from aipass.features.dispatch.views import Views
-from aipass.features.ownership.feature import Ownership
+from aipass.features.ownership.feature import OwnershipFeature
 from aipass.sources import Source
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
 HANDLER = "handler"
 
 
-class Dispatching:
+class DispatchFeature:
     """The feature, and its face."""
 
     name = "dispatch"
+    verbs = VERBS
     policy = ("answers",)
 
     def setup(self, core: Core) -> None:
@@ -58,7 +60,7 @@ class Dispatching:
         self._fired = Hourly()
         core.provide(self)
         core.switch = self
-        ownership = core.need(Ownership)
+        ownership = core.need(OwnershipFeature)
         ownership.add_listener(self.launcher.set_territory)
         ownership.add_authors(lambda path: self.outbox.answered(path) if path.startswith("outbox/") else None)
         for kind, apply in (
@@ -72,7 +74,7 @@ class Dispatching:
             core.add_action(kind, apply)  # type: ignore[arg-type]
         core.add_effect("inbox.take", self._take, self._taken)
         core.add_effect("outbox.deliver", self.outbox.deliver, self.outbox.delivered)
-        for verb in VERBS:
+        for verb in self.verbs:
             core.add_verb(verb)
         Views(core, self.dispatcher, self._fired).add()
         core.add_memory(self._load)
@@ -86,7 +88,8 @@ class Dispatching:
         if hasattr(self._runner, "end"):
             core.when_gone.append(self._runner.end)
 
-    # -- for other features ----------------------------------------------------------------------------------------
+        # -- for other features ----------------------------------------------------------------------------------------
+        core.add_status("dispatch", partial(status.gather, core.layout), status.show)
 
     def add_hook(self, hook: DispatchHook) -> None:
         """Let a feature have its say about dispatches."""

@@ -13,7 +13,7 @@ from aipass.core.spool_files import SpoolFiles
 from aipass.errors import AipassError
 from aipass.event import Fact, iso, printable
 from aipass.features.dispatch.supervisors import Report
-from aipass.features.ownership.feature import Ownership
+from aipass.features.ownership.feature import OwnershipFeature
 from aipass.text.secret import Secrets
 from aipass.workspace.crash_report import write_report
 
@@ -50,7 +50,7 @@ class Runs:
         self._core, self._ledger, self._timers = core, core.ledger, core.timers
         self._dispatcher, self._launcher, self._drivers = dispatcher, launcher, drivers
         self._spool_files, self._mask = core.need(SpoolFiles), core.need(Secrets).mask
-        self._wrote = core.need(Ownership).authors.length
+        self._wrote = core.need(OwnershipFeature).authors.length
         #: Refusals in a row, and how long the journal was then.
         self._refused: dict[int, tuple[int, int]] = {}
         #: From which number on a supervisor's commands are another feature's, the largest first.

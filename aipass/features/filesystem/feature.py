@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from aipass.config import reading
 from aipass.errors import ConfigError
 from aipass.event import Fact, printable
-from aipass.features.ownership.feature import Ownership
+from aipass.features.filesystem import status
+from aipass.features.ownership.feature import OwnershipFeature
 from aipass.sources.filesystem import Filesystem
 from aipass.sources.ignore import Ignore
 from aipass.sources.known import Known
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 MOST_OF_RULES, RULES_S = 5, 3600.0
 
 
-class Files:
+class FilesystemFeature:
     """The feature, and its face."""
 
     name = "filesystem"
@@ -39,7 +40,7 @@ class Files:
     def setup(self, core: Core) -> None:
         """All of it."""
         self._core, self._ledger = core, core.ledger
-        self._ownership = core.need(Ownership)
+        self._ownership = core.need(OwnershipFeature)
         self.known = Known(core.ledger, self._ownership.authors)
         self._filesystem = self._watch() if core.observes else None
         #: Called when the tree has become a repository of git.
@@ -60,6 +61,7 @@ class Files:
         core.add_memory(self._load)
         core.add_start(start=self._start, ready=self._ready)
         core.add_reconfigure(after=self._reconfigured)
+        core.add_status("filesystem", partial(status.gather, core.layout), status.show)
 
     def _watch(self) -> Filesystem:
         last = self._ledger.one("last_events", {"kind": None, "limit": 1})

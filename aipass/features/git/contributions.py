@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aipass.event import Event, Fact
     from aipass.features.dispatch.launcher import Launcher
     from aipass.features.git.pr_worker import PullRequestWorker
-    from aipass.features.ownership.feature import Ownership
+    from aipass.features.ownership.feature import OwnershipFeature
     from aipass.ledger import Row
 
 #: Seconds of a minute that one agent's runs may have the engine look for what it has written.
@@ -43,7 +43,7 @@ class Contributions(RunHook):
     """What agents wrote, and what becomes of it. `worker`: None where this engine makes no PRs."""
 
     def __init__(
-        self, core: Core, launcher: Launcher, ownership: Ownership, worker: PullRequestWorker | None
+        self, core: Core, launcher: Launcher, ownership: OwnershipFeature, worker: PullRequestWorker | None
     ) -> None:
         self._core, self._ledger, self._launcher = core, core.ledger, launcher
         self._ownership, self._authors, self._worker = ownership, ownership.authors, worker

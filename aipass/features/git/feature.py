@@ -6,15 +6,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aipass.action import ClosePr, MergePr, OpenPr
-from aipass.features.dispatch.feature import Dispatching
-from aipass.features.filesystem.feature import Files
+from aipass.features.dispatch.feature import DispatchFeature
+from aipass.features.filesystem.feature import FilesystemFeature
+from aipass.features.git import status
 from aipass.features.git.contributions import Contributions
 from aipass.features.git.forge import Forges
 from aipass.features.git.pr_worker import CheckAsked, GitDone, PullRequestWorker, Sealed
 from aipass.features.git.requests import VERBS
 from aipass.features.git.source import Git
 from aipass.features.ownership.attribution import writers_of
-from aipass.features.ownership.feature import Ownership
+from aipass.features.ownership.feature import OwnershipFeature
 from aipass.git.exclude import exclude
 from aipass.git.ref_changes import GitSeen, RefTracker
 from aipass.text.secret import Secrets
@@ -29,14 +30,15 @@ class GitFeature:
     """The feature, and its face."""
 
     name = "git"
+    verbs = VERBS
     policy = ("prs",)
 
     def setup(self, core: Core) -> None:
         """All of it."""
         self._core = core
-        dispatching, self._refs = core.need(Dispatching), RefTracker(core.ledger)
+        dispatching, self._refs = core.need(DispatchFeature), RefTracker(core.ledger)
         worker = self._worker() if core.works else None
-        self.contributions = Contributions(core, dispatching.launcher, core.need(Ownership), worker)
+        self.contributions = Contributions(core, dispatching.launcher, core.need(OwnershipFeature), worker)
         core.provide(self)
         core.add_action(OpenPr, self.contributions.open)
         core.add_action(MergePr, self.contributions.merge)
@@ -44,7 +46,7 @@ class GitFeature:
         core.add_effect("git.open", self.contributions.make)
         core.add_effect("git.merge", partial(self.contributions.ask, "merge"))
         core.add_effect("git.close", partial(self.contributions.ask, "close"))
-        for verb in VERBS:
+        for verb in self.verbs:
             core.add_verb(verb)
         core.add_report(GitSeen, self._seen)
         core.add_report(GitDone, self.contributions.take)
@@ -56,9 +58,10 @@ class GitFeature:
         if core.observes:
             git = self._source()
             core.add_source(git)
-            core.need(Files).when_git_comes.append(git.again)
+            core.need(FilesystemFeature).when_git_comes.append(git.again)
         if worker is not None:
             core.add_source(worker)
+        core.add_status("git", partial(status.gather, core.layout), status.show)
 
     def _seen(self, step: Step, report: GitSeen) -> None:
         step.facts.extend(self._refs.settle(report))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aipass.action import Reject
 from aipass.core.step import Applied, Done, Effect
 from aipass.errors import ConfigError
-from aipass.features.filesystem.feature import Files
-from aipass.features.inbox import files, intake
+from aipass.features.filesystem.feature import FilesystemFeature
+from aipass.features.inbox import files, intake, status
 
 if TYPE_CHECKING:
     from aipass.clock import Instant
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from aipass.workspace.layout import Layout
 
 
-class Inbox:
+class InboxFeature:
     """The feature."""
 
     name = "inbox"
@@ -27,11 +28,12 @@ class Inbox:
 
     def setup(self, core: Core) -> None:
         """All of it."""
-        self._core, self._files = core, core.need(Files)
+        self._core, self._files = core, core.need(FilesystemFeature)
         core.add_action(Reject, self._reject)
         core.add_effect("inbox.reject", self._tell_beside)
         core.add_fact_filter(("file.*",), self._look_into)
         core.add_reconfigure(after=self._reconfigured)
+        core.add_status("inbox", partial(status.gather, core.layout), status.show)
 
     def _reject(self, step: Step, event: Event, action: Reject) -> Applied:
         del step, event

@@ -12,14 +12,14 @@ from aipass.core.run_hook import RunHook
 from aipass.core.step import Applied
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED
 from aipass.features.dispatch import results
-from aipass.features.dispatch.feature import Dispatching
+from aipass.features.dispatch.feature import DispatchFeature
 from aipass.features.memory import sessions
 from aipass.features.memory.index import Indexes
 from aipass.features.memory.indexer import Indexer
 from aipass.features.memory.requests import VERBS
 from aipass.features.memory.state_files import StateFiles, StateRejected, StateSaved
 from aipass.features.memory.store import StateStore
-from aipass.features.ownership.feature import Ownership
+from aipass.features.ownership.feature import OwnershipFeature
 from aipass.text.secret import Secrets, masked
 
 if TYPE_CHECKING:
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     from aipass.ledger import Row
 
 
-class Memory(RunHook):
+class MemoryFeature(RunHook):
     """The feature, and its face."""
 
     name = "memory"
+    verbs = VERBS
 
     def setup(self, core: Core) -> None:
         """All of it."""
         self._core, self._ledger = core, core.ledger
-        self._ownership, secrets = core.need(Ownership), core.need(Secrets)
+        self._ownership, secrets = core.need(OwnershipFeature), core.need(Secrets)
         files = StateFiles(core.layout, partial(masked, secrets.find)) if core.works else None
         indexer = Indexer(core.layout, core.need(Indexes).found)
         self.store = StateStore(core, files, secrets.mask, indexer)
@@ -50,12 +51,12 @@ class Memory(RunHook):
         core.add_action(Note, self._note)
         core.add_action(FinishTodo, self._finish)
         core.add_action(Forget, self._forget)
-        for verb in VERBS:
+        for verb in self.verbs:
             core.add_verb(verb)
         core.add_report(StateSaved, self._saved)
         core.add_report(StateRejected, self._rejected)
         core.add_listener(("pr.opened", "plan.finished", "check.finished"), self._remember)
-        core.need(Dispatching).outbox.listeners.append(self._answered)
+        core.need(DispatchFeature).outbox.listeners.append(self._answered)
         core.add_run_hook(self)
         core.add_step(begin=lambda step: self.store.at(step.now.wall), end=self.store.publish)
         core.add_start(start=self._start)

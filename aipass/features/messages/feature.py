@@ -14,9 +14,10 @@ from aipass.core.run_hook import RunHook
 from aipass.core.step import Applied
 from aipass.errors import EXIT_FAILED
 from aipass.features.dispatch import results
-from aipass.features.dispatch.feature import Dispatching
+from aipass.features.dispatch.feature import DispatchFeature
 from aipass.features.dispatch.hook import DispatchHook
-from aipass.features.memory.feature import Memory
+from aipass.features.memory.feature import MemoryFeature
+from aipass.features.messages import status
 from aipass.features.messages.mail_files import MailFiles
 from aipass.features.messages.mailbox import Mailbox
 from aipass.features.messages.prompt_part import prompt
@@ -24,7 +25,7 @@ from aipass.features.messages.questions import Questions
 from aipass.features.messages.read_receipts import MAIL, MailOpened, ReadReceipts
 from aipass.features.messages.render import MOST_WAITING, quoted
 from aipass.features.messages.requests import VERBS
-from aipass.features.secrets.feature import Masking
+from aipass.features.secrets.feature import SecretsFeature
 from aipass.supervisor import held
 from aipass.text.secret import Secrets
 from aipass.text.units import count
@@ -48,26 +49,27 @@ UNSEEN = frozenset(("start-failed", "lost", "limit", "overload", "afresh"))
 HANDLER = "messages"
 
 
-class Messages(RunHook, DispatchHook):
+class MessagesFeature(RunHook, DispatchHook):
     """The feature."""
 
     name = "messages"
+    verbs = VERBS
 
     def setup(self, core: Core) -> None:
         """All of it."""
         self._core, self._ledger, self._mask = core, core.ledger, core.need(Secrets).mask
-        memory = self._memory = core.need(Memory)
+        memory = self._memory = core.need(MemoryFeature)
         self._files = MailFiles(core.layout, core.ledger)
         self._receipts = ReadReceipts(core.layout) if core.works else None
         self.mail = Mailbox(core, self._files, memory.store)
         self.questions = Questions(core.ledger, self.mail)
-        memory.tell = core.need(Masking).tell = self.mail.post
+        memory.tell = core.need(SecretsFeature).tell = self.mail.post
         memory.store.forgets_message = self._files.remove
         core.add_action(Message, self._say)
         core.add_action(Ask, self._ask)
         core.add_action(Answer, self._take_answer)
         core.add_action(MarkRead, self._mark_read)
-        for verb in VERBS:
+        for verb in self.verbs:
             core.add_verb(verb)
         core.add_report(MailOpened, self._opened)
         core.add_listener(("dispatch.finished",), self._finished)
@@ -75,12 +77,13 @@ class Messages(RunHook, DispatchHook):
         core.add_listener(("question.answered",), self._remember)
         core.add_run_hook(self)
         core.add_prompt_part(20, partial(prompt, core))
-        core.need(Dispatching).add_hook(self)
+        core.need(DispatchFeature).add_hook(self)
         core.add_start(start=lambda step: step.effects.append(self.mail.redeliver))
         if self._receipts is not None:
             core.add_source(self._receipts)
 
-    # -- what is asked for -----------------------------------------------------------------------------------------
+        # -- what is asked for -----------------------------------------------------------------------------------------
+        core.add_status("messages", partial(status.gather, core.layout), status.show)
 
     def _say(self, step: Step, event: Event, action: Message) -> Applied:
         code, text = self._sent(step, event, action)

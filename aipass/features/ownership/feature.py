@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aipass.core.run_hook import RunHook
-from aipass.features.ownership import guarded, layers
+from aipass.features.ownership import guarded, layers, status
 from aipass.features.ownership.attribution import SWEEP_S, Attribution
 from aipass.features.ownership.unfenced import KINDS, Unfenced
 from aipass.sources.observation import Configured
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SWEEP = "sweep"
 
 
-class Ownership(RunHook):
+class OwnershipFeature(RunHook):
     """The feature, and its face."""
 
     name = "ownership"
@@ -55,7 +56,8 @@ class Ownership(RunHook):
         core.add_reconfigure(after=self._reconfigured)
         core.add_config_check(self._check)
 
-    # -- for other features ----------------------------------------------------------------------------------------
+        # -- for other features ----------------------------------------------------------------------------------------
+        core.add_status("ownership", partial(status.gather, core.layout), status.show)
 
     def add_reservations(self, reserved: Callable[[], Reservations]) -> None:
         """What is reserved besides what `owns` says."""

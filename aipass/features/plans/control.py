@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from aipass.core.registry import Core
     from aipass.core.step import Pending, Step
     from aipass.event import Event
-    from aipass.features.dispatch.feature import Dispatching
-    from aipass.features.ownership.feature import Ownership
+    from aipass.features.dispatch.feature import DispatchFeature
+    from aipass.features.ownership.feature import OwnershipFeature
     from aipass.features.plans.lifecycle import Plans
     from aipass.ledger import Row
 
@@ -53,7 +53,9 @@ class PlanRead:
 class PlanControl:
     """Plan commands. They run in the order in which they were asked for; a plan's file is read after the commit, and comes back as a report."""
 
-    def __init__(self, core: Core, dispatching: Dispatching, ownership: Ownership, plans: Plans) -> None:
+    def __init__(
+        self, core: Core, dispatching: DispatchFeature, ownership: OwnershipFeature, plans: Plans
+    ) -> None:
         self._core, self._ledger, self._plans = core, core.ledger, plans
         self._dispatching, self._ownership = dispatching, ownership
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from aipass.action import Advance, Check, Steer, Written
 from aipass.features.dispatch.drivers import Drivers
-from aipass.features.dispatch.feature import Dispatching
+from aipass.features.dispatch.feature import DispatchFeature
 from aipass.features.git.feature import GitFeature
-from aipass.features.ownership.feature import Ownership
+from aipass.features.ownership.feature import OwnershipFeature
+from aipass.features.plans import status
 from aipass.features.plans.control import PlanControl, PlanRead
 from aipass.features.plans.lifecycle import CHECK, Plans
 from aipass.features.plans.requests import VERBS
@@ -24,11 +25,12 @@ class PlansFeature:
     """The feature."""
 
     name = "plans"
+    verbs = VERBS
     policy = ("plans",)
 
     def setup(self, core: Core) -> None:
         """All of it."""
-        dispatching, ownership = core.need(Dispatching), core.need(Ownership)
+        dispatching, ownership = core.need(DispatchFeature), core.need(OwnershipFeature)
         contributions = core.need(GitFeature).contributions
         plans = self.plans = Plans(core, dispatching, ownership, core.need(Drivers).by_name)
         control = PlanControl(core, dispatching, ownership, plans)
@@ -38,7 +40,7 @@ class PlansFeature:
         core.add_action(Steer, control.steer)
         core.add_effect("plans.read", control.read)
         core.add_report(PlanRead, control.take)
-        for verb in VERBS:
+        for verb in self.verbs:
             core.add_verb(verb)
         core.add_view("plans", plans.views)
         core.add_step(begin=plans.begin)
@@ -55,3 +57,4 @@ class PlansFeature:
         ownership.add_written(plans.wrote, plans.awaits)
         contributions.opening.append(plans.start_pr)
         contributions.changes.append(plans.of_phase)
+        core.add_status("plans", partial(status.gather, core.layout), status.show)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from aipass.core.step import Step
     from aipass.event import Event
     from aipass.features.dispatch.driver import Driver
-    from aipass.features.dispatch.feature import Dispatching
-    from aipass.features.ownership.feature import Ownership
+    from aipass.features.dispatch.feature import DispatchFeature
+    from aipass.features.ownership.feature import OwnershipFeature
     from aipass.ledger import Row
 
 logger = structlog.get_logger("aipass")
@@ -59,7 +59,11 @@ class Plans(RunHook, DispatchHook):
     """Plans and phases in the ledger."""
 
     def __init__(
-        self, core: Core, dispatching: Dispatching, ownership: Ownership, drivers: Mapping[str, Driver]
+        self,
+        core: Core,
+        dispatching: DispatchFeature,
+        ownership: OwnershipFeature,
+        drivers: Mapping[str, Driver],
     ) -> None:
         self._core, self._ledger, self._timers = core, core.ledger, core.timers
         self._dispatching, self._ownership, self._drivers = dispatching, ownership, drivers

@@ -15,6 +15,7 @@ from aipass.core.step import Applied, Done, Effect
 from aipass.errors import ConfigError, PluginError
 from aipass.event import Fact
 from aipass.features.ownership import advice, confine
+from aipass.features.reload import status
 from aipass.features.reload.held_back import hold_back
 from aipass.features.reload.requests import VERBS
 from aipass.workspace.layout import CONFIG_NAME
@@ -43,6 +44,7 @@ class ReloadFeature:
     """The feature."""
 
     name = "reload"
+    verbs = VERBS
     policy = ("configuration",)
 
     def setup(self, core: Core) -> None:
@@ -51,9 +53,10 @@ class ReloadFeature:
         core.add_action(Reload, self._reload)
         core.add_effect("reload.read", self._read)
         core.add_report(Reloaded, self._reloaded)
-        for verb in VERBS:
+        for verb in self.verbs:
             core.add_verb(verb)
         core.add_start(start=self._start)
+        core.add_status("reload", partial(status.gather, core.layout), status.show)
 
     def _start(self, step: Step) -> None:
         for key, value in (("config.waiting", "[]"), ("config.error", "")):

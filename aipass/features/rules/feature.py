@@ -18,7 +18,7 @@ LOOK_S = 60.0
 CRON = "cron"
 
 
-class Crons:
+class RulesFeature:
     """The feature."""
 
     name = "rules"

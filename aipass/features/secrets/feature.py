@@ -21,7 +21,7 @@ SAYING, SENDING = frozenset(("note", "message", "ask", "answer")), "send"
 LONGEST_NOTE = MAX_SAID // 2
 
 
-class Masking:
+class SecretsFeature:
     """The feature, and its face. Nothing does without it."""
 
     name = "secrets"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aipass.event import iso, plain
+from aipass.features.messages.status import state_of
 from aipass.terminal.output import json_option, lines_of, print_json, when
 from aipass.workspace.layout import find_root
 
 if TYPE_CHECKING:
-    from aipass.ledger import Ledger, Row
+    from aipass.ledger import Row
 
 
 @click.command("questions")
@@ -53,15 +53,6 @@ def record(row: Row) -> dict[str, Any]:
         "answerer": row["answerer"],
         "closed": row["closed"],
     }
-
-
-def state_of(ledger: Ledger, row: Row) -> str | None:
-    """How whoever asked stands: `waiting` where its run does nothing else, else as its dispatch is; None where a person asked."""
-    dispatch = None if row["dispatch"] is None else ledger.one("dispatch", {"id": row["dispatch"]})
-    if dispatch is None:
-        return None
-    waits = row["waits"] is not None and row["waits"] > time.time()
-    return "waiting" if waits and dispatch["state"] == "running" else str(dispatch["state"])
 
 
 def _shown(row: Row, state: str | None) -> str:
