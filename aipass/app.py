@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from aipass.core.registry import Feature
     from aipass.core.requests import Fields
     from aipass.features.dispatch.launcher import Runner
-    from aipass.features.memory.index import Meaning
+    from aipass.features.memory.index import SemanticIndex
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
     from aipass.workspace.layout import Layout
@@ -130,7 +130,7 @@ def _with_features(
     core: Core,
     plugins: Plugins,
     runner: Runner,
-    meanings: Sequence[Meaning],
+    meanings: Sequence[SemanticIndex],
     without: Collection[str] = (),
 ) -> Core:
     known = [feature.name for feature in FEATURES]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aipass.event import Event
     from aipass.features.dispatch.driver import Driver
     from aipass.features.git.forge import Forge
-    from aipass.features.memory.index import Meaning
+    from aipass.features.memory.index import SemanticIndex
     from aipass.sources import Source
     from aipass.text.secret import Secret
 
@@ -54,7 +54,7 @@ def find_secrets(text: str) -> Iterable[Secret]:  # type: ignore[empty-body]
 
 
 @hookspec
-def register_meanings(config: Config, folder: Path) -> Iterable[Meaning]:  # type: ignore[empty-body]
+def register_meanings(config: Config, folder: Path) -> Iterable[SemanticIndex]:  # type: ignore[empty-body]
     """Indexes that find by meaning what is remembered, besides the search by words.
 
     Called when an engine starts, and by `aipass recall`. `folder`: where to keep what they make of texts; a new ledger has another.

@@ -18,7 +18,7 @@ from aipass.errors import PluginError
 from aipass.event import KINDS
 from aipass.features.dispatch.driver import check_driver
 from aipass.features.git.forge import Forge
-from aipass.features.memory.index import Meaning
+from aipass.features.memory.index import SemanticIndex
 from aipass.features.ownership import guarded
 from aipass.sources import check_source
 from aipass.text.secret import Secret
@@ -202,11 +202,11 @@ class Plugins:
         """What plugins find in a text."""
         return [Secret(*found) for found in _flat(self.hook.find_secrets(text=text), "find_secrets")]
 
-    def meanings(self, config: Config, folder: Path) -> list[Meaning]:
+    def meanings(self, config: Config, folder: Path) -> list[SemanticIndex]:
         """The indexes that find by meaning."""
-        found: list[Meaning] = []
+        found: list[SemanticIndex] = []
         for meaning in _flat(self.hook.register_meanings(config=config, folder=folder), "register_meanings"):
-            if not isinstance(meaning, Meaning):
+            if not isinstance(meaning, SemanticIndex):
                 raise PluginError(
                     f"register_meanings returned {meaning!r}, which is no index: docs/memory.md says what one has"
                 )

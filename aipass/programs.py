@@ -2,7 +2,7 @@
 
 Whatever is started here runs outside the fence. A program is therefore never looked up in the repository, in another
 root, in a run's temporary folder or by a relative PATH entry, and what it starts in turn gets a PATH without those.
-Everything but the supervisor's runs is started through this module; `tests/test_programs.py` holds the code to that.
+Everything but the supervisor's runs is started through this module; `tests/features/ownership/test_guarded.py` holds the code to that.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aipass.cli.waiting import Waiting
+from aipass.cli.waiting import WaitReasons
 from aipass.event import one_line
 from aipass.terminal.asking import check_agent
 from aipass.terminal.output import clock, dispatch_json, json_option, print_json, table
@@ -50,7 +50,7 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
             senders.setdefault(row["dispatch"], []).append(row["sender"])
             starts.setdefault(row["dispatch"], row["start"])
         if rows and not as_json:
-            waiting = Waiting(layout, ledger)
+            waiting = WaitReasons(layout, ledger)
             reasons = {row["id"]: waiting.of(row) for row in rows}
         ledger.close()
     if as_json:

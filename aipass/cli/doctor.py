@@ -196,7 +196,7 @@ def _confined() -> Finding:
 def _supervisor() -> Iterator[Finding]:
     """A supervisor is started in a scratch folder and runs a program: a plain one, then one that tries to break out."""
     from aipass.features.dispatch.supervisors import Supervisors
-    from aipass.features.ownership import layers as ground
+    from aipass.features.ownership import layers
 
     with tempfile.TemporaryDirectory() as folder:
         layout = Layout(Path(folder).resolve())
@@ -214,8 +214,8 @@ def _supervisor() -> Iterator[Finding]:
                 yield Finding(
                     "supervisor", "wrong", f"a probe did not come back: {told}", "file a bug with this output"
                 )
-            yield from _layers(supervisors, layout, ground.described(None))
-            yield from _programs(supervisors, layout, ground.described(None))
+            yield from _layers(supervisors, layout, layers.described(None))
+            yield from _programs(supervisors, layout, layers.described(None))
         except AipassError as exc:
             yield Finding("supervisor", "wrong", str(exc), "file a bug with this output")
         finally:
@@ -394,8 +394,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
     from aipass.app import check
     from aipass.config import reading
     from aipass.core import state_folder
-    from aipass.features.ownership import advice, guarded
-    from aipass.features.ownership import layers as ground
+    from aipass.features.ownership import advice, guarded, layers
     from aipass.files.filesystems import filesystem_of
     from aipass.ledger import Ledger
     from aipass.plugins import Plugins
@@ -407,8 +406,8 @@ def _repository(layout: Layout) -> Iterator[Finding]:
 
     def configuration() -> str:
         settings.append(reading.load(layout.config))
-        ground.check_outside(layout, settings[0])
-        ground.check_layers(settings[0])
+        layers.check_outside(layout, settings[0])
+        layers.check_layers(settings[0])
         check(plugins, layout, settings[0])
         return f"valid, {layout.config}"
 
@@ -457,7 +456,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
             f"agent {name}", "ok" if found else "wrong", found or f"`{program}` is not on PATH", remedy
         )
     if settings:
-        fenced = ground.active(settings[0]).fence
+        fenced = layers.active(settings[0]).fence
         for text in guarded.warnings(layout, settings[0], fenced=fenced):
             yield Finding("programs", "wrong", text, "move it out of the repository, or out of that `owns`")
         for text in advice.of(layout, settings[0]):
@@ -488,12 +487,12 @@ def _left(layout: Layout, plugins: Plugins, settings: list[Config]) -> Iterator[
 
 def _run_code(layout: Layout, settings: Config) -> Iterator[Finding]:
     """Files of the tree that make your programs run code, and that agents may write as ordinary work."""
-    from aipass.features.ownership import layers as ground
+    from aipass.features.ownership import layers
     from aipass.git.query import ask
     from aipass.supervisor.fence import runs_code
     from aipass.supervisor.fence.territory import Kind, Territory
 
-    territory = Territory.of(ground.table(layout, settings))
+    territory = Territory.of(layers.table(layout, settings))
     free = tuple(name for name, agent in settings.agents.items() if agent.owns is None)
     found = []
     for path in ask(layout.root, "ls-files", "-z", "--cached")[:MOST_FILES]:

@@ -10,8 +10,7 @@ import click
 
 from aipass.errors import AipassError
 from aipass.event import plain, printable
-from aipass.features.ownership import guarded
-from aipass.features.ownership import layers as ground
+from aipass.features.ownership import guarded, layers
 from aipass.features.ownership.attribution import holders
 from aipass.supervisor.fence import gitfolder
 from aipass.supervisor.fence.glob import Globs
@@ -95,7 +94,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
     from aipass.ledger import Ledger
 
     if not layout.ledger.exists():
-        return Territory.of(ground.table(layout, settings)), {}
+        return Territory.of(layers.table(layout, settings)), {}
     ledger = Ledger.read(layout.ledger)
     try:
         nested = [os.fsdecode(row["dir"]) for row in ledger.all("nested_roots")]
@@ -110,7 +109,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
         for path, hold in holders(layout, live).items()
         if not any(run == hold[0] and owns.match(path) for run, owns in lost)
     }
-    return Territory.of(ground.table(layout, settings, phases, nested, inner)), held
+    return Territory.of(layers.table(layout, settings, phases, nested, inner)), held
 
 
 def _relative(layout: Layout, path: str) -> tuple[str, bool]:

@@ -20,7 +20,7 @@ from aipass.workspace.layout import find_root
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aipass.features.memory.index import Meaning
+    from aipass.features.memory.index import SemanticIndex
     from aipass.ledger import Ledger
     from aipass.workspace.layout import Layout
 
@@ -79,7 +79,7 @@ def command(
     return 0
 
 
-def _meanings(layout: Layout, ledger: Ledger) -> Sequence[Meaning]:
+def _meanings(layout: Layout, ledger: Ledger) -> Sequence[SemanticIndex]:
     """The indexes that aipass.toml asks for; where it asks for none, no plugin is loaded."""
     memory, known = raw(layout).get("memory"), ledger.meta("memory.id")
     if known is None or not isinstance(memory, dict) or not memory.get("model"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aipass.cli.waiting import Waiting
+from aipass.cli.waiting import WaitReasons
 from aipass.errors import AipassError
 from aipass.event import inert, iso, plain, printable
 from aipass.supervisor import held
@@ -69,7 +69,7 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
         f"dispatch {found['id']} for {found['agent']}: {coloured_state(found['state'])}"
         + (f", {plain(found['reason'])}" if found["reason"] else "")
     )
-    if waits := Waiting(layout, ledger).of(row):
+    if waits := WaitReasons(layout, ledger).of(row):
         click.echo(f"  waits     {plain(waits)}")
     for name in ("subject", "key", "priority", "hops"):
         if found[name]:

@@ -110,10 +110,9 @@ def _serve(
     from aipass.config import reading
     from aipass.config.quick import IN_FORCE
     from aipass.core import state_folder
-    from aipass.features.dispatch.supervisors import Launcher, Supervisors
+    from aipass.features.dispatch.supervisors import Supervisors, SupervisorSpawner
     from aipass.features.inbox.feature import make_inboxes
-    from aipass.features.ownership import advice, confine, guarded
-    from aipass.features.ownership import layers as ground
+    from aipass.features.ownership import advice, confine, guarded, layers
     from aipass.git.exclude import exclude
     from aipass.plugins import Plugins
     from aipass.workspace.log_file import set_up
@@ -121,7 +120,7 @@ def _serve(
     settings = reading.load(layout.config)
     state_folder.make(layout)
     held = engine_lock.take(layout, time.time())
-    launcher = Launcher(layout)
+    launcher = SupervisorSpawner(layout)
     engine: Engine | None = None
     ledger: Ledger | None = None
     try:
@@ -135,7 +134,7 @@ def _serve(
         if ledger.meta("begun") is None:
             ledger.begin_after(*state_folder.last_ids(layout))
         told = (
-            *guarded.warnings(layout, settings, fenced=ground.active(settings).fence),
+            *guarded.warnings(layout, settings, fenced=layers.active(settings).fence),
             *advice.of(layout, settings),
         )
         for text in told:

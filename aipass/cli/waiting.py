@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from aipass.workspace.layout import Layout
 
 
-class Waiting:
+class WaitReasons:
     """Says of dispatches what each waits for; looks once, however many are asked about."""
 
     def __init__(self, layout: Layout, ledger: Ledger) -> None:

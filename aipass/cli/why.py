@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aipass.cli.events import told
-from aipass.cli.waiting import Waiting
+from aipass.cli.waiting import WaitReasons
 from aipass.errors import AipassError
 from aipass.event import plain
 from aipass.terminal.find import open_ledger
@@ -108,7 +108,7 @@ def _explain_dispatch(layout: Layout, ledger: Ledger, subject: str, row: Row) ->
             }
         )
     decisions = _decisions(layout, ledger, _event(ledger, row["cause"]))
-    reason = Waiting(layout, ledger).of(row)
+    reason = WaitReasons(layout, ledger).of(row)
     if reason is not None:
         decisions.append({"handler": "dispatcher", "outcome": "waits", "reason": reason})
     return {"subject": subject, "chain": chain, "decisions": decisions}
@@ -239,9 +239,9 @@ def _refusal(event: Event) -> dict[str, Any]:
 
 def _unknown_path(layout: Layout, relative: str) -> str:
     from aipass.config import reading
-    from aipass.sources.ignore import Ignore
+    from aipass.sources.ignore import IgnoreRules
 
-    ignore = Ignore(layout.root, reading.load(layout.config).watch.ignore)
+    ignore = IgnoreRules(layout.root, reading.load(layout.config).watch.ignore)
     parts = relative.split("/")
     for depth in range(1, len(parts)):
         if ignore.folder("/".join(parts[:depth])):
@@ -292,7 +292,7 @@ def _decisions(layout: Layout, ledger: Ledger, event: Event | None) -> list[dict
         return []
     said = []
     for row in ledger.all("actions_of_event", {"event": event.id}):
-        outcome = {"Ignore": "ignored", "Failed": "failed", "Skipped": "skipped"}.get(
+        outcome = {"IgnoreRules": "ignored", "Failed": "failed", "Skipped": "skipped"}.get(
             row["type"], row["type"].lower()
         )
         said.append({"handler": row["handler"], "outcome": outcome, "reason": row["outcome"]})

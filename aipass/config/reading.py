@@ -73,13 +73,13 @@ def parse(text: str, name: str = CONFIG_NAME) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as exc:
-        lines = Lines(text)
+        lines = TomlLines(text)
         # A value that fits none of several types is told once for each; once is enough.
         told = dict.fromkeys(_explain(error, lines, name) for error in exc.errors())
         raise ConfigError("\n".join(told)) from exc
 
 
-def _explain(error: ErrorDetails, lines: Lines, name: str) -> str:
+def _explain(error: ErrorDetails, lines: TomlLines, name: str) -> str:
     loc = tuple(
         part
         for part in error["loc"]
@@ -130,7 +130,7 @@ def _show(value: object) -> str:
 def place(path: Path, *loc: str | int) -> str:
     """Where in the file a key stands, as errors begin."""
     try:
-        line = f":{Lines(read_text(path)).of(loc)}"
+        line = f":{TomlLines(read_text(path)).of(loc)}"
     except ConfigError:
         line = ""
     return f"{path.name}{line}: {plain('.'.join(map(str, loc)))}: "
@@ -148,7 +148,7 @@ def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-class Lines:
+class TomlLines:
     """Which line of a TOML text holds a key: tables, arrays of tables and plain keys, no more than errors need."""
 
     _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")

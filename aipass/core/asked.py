@@ -10,7 +10,7 @@ from aipass.core.budget import Budget, cost
 from aipass.core.requests import answer, known_as
 from aipass.core.spool import Spool
 from aipass.core.spool_files import SpoolFiles
-from aipass.core.unattended import Unattended
+from aipass.core.unattended import UnattendedRequests
 from aipass.errors import EXIT_REFUSED
 from aipass.event import Fact
 
@@ -30,10 +30,10 @@ class Requests:
     def setup(self, core: Core) -> None:
         """The source of requests, what keeps facts of them from being recorded, and what is done with their files."""
         self._core, self._ledger = core, core.ledger
-        self._files = SpoolFiles(core.layout, core.ledger, core.graves)
+        self._files = SpoolFiles(core.layout, core.ledger, core.remover)
         #: How much each run asks for.
         self._budget = Budget()
-        self._unattended = Unattended(time.time())
+        self._unattended = UnattendedRequests(time.time())
         core.provide(self._files)
         if core.observes:
             core.add_source(Spool(core.layout.spool, core.fields))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: An agent asks for less in an hour; a person may at any rate. In requests, and in bytes of all of them: each is looked through for
-#: secrets, which takes half a microsecond a byte, and at most about twelve for a text that was made to take long (`tests/test_shared_engine.py`).
+#: secrets, which takes half a microsecond a byte, and at most about twelve for a text that was made to take long (`tests/whole/test_shared_engine.py`).
 MOST_ASKED, MOST_BYTES, WINDOW_S = 600, 2_000_000, 60.0
 
 

@@ -117,7 +117,7 @@ class Engine:
         self._timers.set(PRUNE, now.mono)
         self._own.append(Fact("engine.started", "engine", detail={"agents": len(self.config.agents)}))
         self._executor.redo(again)
-        again.effects.append(self.core.graves.sweep)
+        again.effects.append(self.core.remover.sweep)
         self._act(again)
         for source in self.core.sources:
             self._start_source(source)
@@ -143,7 +143,7 @@ class Engine:
         self._notices.stop()
         for stop in self.core.stops:
             self._alone(stop)
-        self.core.graves.stop()
+        self.core.remover.stop()
 
     def run(self, should_end: Callable[[Engine], bool], look_every: float | None = None) -> None:
         """Step whenever something waits or comes due, until `should_end`.

@@ -25,14 +25,14 @@ logger = structlog.get_logger("aipass")
 Call = Any
 
 
-class Place(Protocol):
+class CoreAccess(Protocol):
     """Of the core: where reports go, and what is written."""
 
     layout: Layout
     ledger: Ledger
 
 
-def guarded(function: Call, core: Place, otherwise: Callable[..., Any] = lambda *_: None) -> Call:
+def guarded(function: Call, core: CoreAccess, otherwise: Callable[..., Any] = lambda *_: None) -> Call:
     """The same function; where it raises, that is reported, what it had written is taken back, and `otherwise` is called with its arguments.
 
     A ledger that refuses is no fault of the function's, and fails the step as always.
@@ -68,7 +68,7 @@ def guarded(function: Call, core: Place, otherwise: Callable[..., Any] = lambda 
 class GuestHook(RunHook):
     """A plugin's run hook, each method guarded."""
 
-    def __init__(self, hook: RunHook, core: Place) -> None:
+    def __init__(self, hook: RunHook, core: CoreAccess) -> None:
         self._hook, self._core = hook, core
 
     def before_start(self, step: Step, run: Row) -> None:

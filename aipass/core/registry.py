@@ -20,7 +20,7 @@ from aipass.errors import ConfigError, PluginError
 from aipass.event import Event, Fact
 from aipass.signature import check_signature
 from aipass.sources import check_source
-from aipass.workspace.removal import Graveyard
+from aipass.workspace.removal import Remover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,7 +92,7 @@ class Core:
         self._config = config
         self._before: Config | None = None
         self.environ, self.observes, self.works = environ, observes, works
-        self.graves = Graveyard(layout)
+        self.remover = Remover(layout)
         self._post: Callable[[Iterable[Any]], None] = _nobody
         self._settle: Callable[[Step, int, Done], None] = _nobody
         self._execute: Callable[[Step, Event, Action, str], None] = _nobody

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aipass.core import requests
 from aipass.event import Fact
-from aipass.sources.emitter import Ground
+from aipass.sources.emitter import WatchContext
 from aipass.sources.filesystem import Watched
 from aipass.sources.observation import Listing, Moved, Seen
 from aipass.supervisor import held
@@ -43,7 +43,7 @@ class Spool:
         """Begin to observe."""
         self._tell = tell
         # A run makes what it likes below its own folder; nothing there is a request.
-        self._watched = Watched(Ground(root=str(self._folder), tell=self._take, depth=1))
+        self._watched = Watched(WatchContext(root=str(self._folder), tell=self._take, depth=1))
         self._watched.start()
 
     def stop(self) -> None:

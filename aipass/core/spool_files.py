@@ -18,7 +18,7 @@ from aipass.workspace.layout import REJECTED, RUN_FOLDER, rejection_beside
 if TYPE_CHECKING:
     from aipass.ledger import Ledger
     from aipass.workspace.layout import Layout
-    from aipass.workspace.removal import Graveyard
+    from aipass.workspace.removal import Remover
 
 logger = structlog.get_logger("aipass")
 
@@ -31,14 +31,14 @@ MOST_LOOKED_AT = 2000
 class SpoolFiles:
     """All of it may be done a second time after a crash."""
 
-    def __init__(self, layout: Layout, ledger: Ledger, graves: Graveyard) -> None:
-        self._layout, self._ledger, self._graves = layout, ledger, graves
+    def __init__(self, layout: Layout, ledger: Ledger, remover: Remover) -> None:
+        self._layout, self._ledger, self._remover = layout, ledger, remover
         #: How many unusable requests of a run were set aside.
         self._set_aside: dict[int, int] = {}
 
     def consume(self, path: str, run: int | None) -> None:
         """Remove a request that is recorded."""
-        self._graves.bury(self._layout.spool / path)
+        self._remover.remove(self._layout.spool / path)
         if run is not None and self._is_over(run):
             self.close(run)
 
@@ -53,7 +53,7 @@ class SpoolFiles:
             number = self._set_aside[int(run[1])] = self._set_aside.get(int(run[1]), 0) + 1
             if number > MOST_SET_ASIDE:
                 # Its event says what it was; a run that floods its spool fills no disk.
-                self._graves.bury(source)
+                self._remover.remove(source)
                 return
         # The note first: killed in between, the file is still where the next engine finds it, and never without its reason.
         note = json.dumps({"file": printable(path), "reason": reason}, indent=2) + "\n"
@@ -79,7 +79,7 @@ class SpoolFiles:
             return
         except OSError:
             pass  # closed to its owner: what is in it is nobody's request
-        if not self._graves.bury(place):
+        if not self._remover.remove(place):
             logger.error("a spool folder cannot be removed", path=str(place))
 
     def tidy(self) -> None:

@@ -16,7 +16,7 @@ _ID = re.compile(r"r-([0-9a-f]{14})-[0-9a-f]+")
 MOST = 100
 
 
-class Unattended:
+class UnattendedRequests:
     """Waits for what becomes of such requests. Used by the engine's thread."""
 
     def __init__(self, started: float) -> None:

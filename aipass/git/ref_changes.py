@@ -47,7 +47,7 @@ MANY, NAMED = 50, 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ReflogEntry:
     """One line of a ref's log: from which commit to which, when (seconds since the epoch), and by what."""
 
     old: str
@@ -56,7 +56,7 @@ class Entry:
     message: str
 
     @classmethod
-    def of(cls, line: bytes) -> Entry | None:
+    def of(cls, line: bytes) -> ReflogEntry | None:
         """From a line of the log's file; None for what is none."""
         match = _LINE.fullmatch(line)
         if match is None:
@@ -104,7 +104,7 @@ class GitSeen:
     that was rebased the commits that it was rebased to, oldest first, where somebody wants each. `now` in seconds since the epoch.
     """
 
-    logs: Mapping[str, tuple[Entry, ...]]
+    logs: Mapping[str, tuple[ReflogEntry, ...]]
     tags: Mapping[str, str] | None = None
     about: Mapping[str, About] = field(default_factory=dict)
     detached: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ class GitSeen:
     now: float = float("inf")
 
 
-def read_log(path: Path, tail: int) -> tuple[Entry, ...]:
+def read_log(path: Path, tail: int) -> tuple[ReflogEntry, ...]:
     """The entries at the end of a ref's log, oldest first: those of its last `tail` bytes, and at least the last one."""
     try:
         # An agent's program outside the fence may have put a pipe there, or something endless.
@@ -127,10 +127,10 @@ def read_log(path: Path, tail: int) -> tuple[Entry, ...]:
                 tail *= 4
     except OSError:
         return ()
-    return tuple(entry for line in lines if (entry := Entry.of(line)) is not None)
+    return tuple(entry for line in lines if (entry := ReflogEntry.of(line)) is not None)
 
 
-def _marks(entries: tuple[Entry, ...]) -> list[str]:
+def _marks(entries: tuple[ReflogEntry, ...]) -> list[str]:
     """What each entry is known by. The same move made twice within a second is told apart by its number."""
     seen: dict[str, int] = {}
     found = []
@@ -145,7 +145,7 @@ def _is_head(ref: str) -> bool:
     return ref == HEAD or ref.startswith(f"{WORKTREES}/")
 
 
-def _on_ours(entries: tuple[Entry, ...]) -> set[int]:
+def _on_ours(entries: tuple[ReflogEntry, ...]) -> set[int]:
     """Which entries of a HEAD's log were made on a branch of ours, by their ids."""
     on, found = "", set()
     for entry in entries:
@@ -186,7 +186,7 @@ class RefTracker:
             self._ledger.run("set_meta", {"key": "git.baseline", "value": "1"})
         return _folded(facts)
 
-    def _new(self, ref: str, entries: tuple[Entry, ...]) -> list[Entry]:
+    def _new(self, ref: str, entries: tuple[ReflogEntry, ...]) -> list[ReflogEntry]:
         row = self._ledger.one("git_ref", {"ref": ref})
         if row is None:
             # With another's name came its log: of what lies before, commits may be news; they are known by themselves.
@@ -210,7 +210,7 @@ class RefTracker:
         self._ledger.run("insert_git_commit", {"sha": sha})
         return True
 
-    def _facts(self, ref: str, entry: Entry, seen: GitSeen, *, is_past: bool) -> Iterator[Fact]:
+    def _facts(self, ref: str, entry: ReflogEntry, seen: GitSeen, *, is_past: bool) -> Iterator[Fact]:
         """`is_past`: more has been done since, so a branch's own log, which is read later, has what was done on it."""
         about = seen.about.get(entry.new)
         detail: dict[str, object] = {"sha": entry.new, "old": entry.old, "branch": None}
@@ -241,7 +241,7 @@ class RefTracker:
         else:
             yield Fact("git.ref", SOURCE, ref=ref, detail=detail | {"reason": entry.message})
 
-    def _rebased(self, entry: Entry, seen: GitSeen, branch: object) -> Iterator[Fact]:
+    def _rebased(self, entry: ReflogEntry, seen: GitSeen, branch: object) -> Iterator[Fact]:
         """Each commit that a rebase has made, where somebody wants to know."""
         for sha in seen.rebased.get(entry.new, ()):
             if self._is_new_commit(sha):
@@ -249,7 +249,7 @@ class RefTracker:
                 about = seen.about.get(sha)
                 if about is not None:
                     detail |= {"author": about.author, "subject": about.subject}
-                made = Entry("", sha, entry.time, "commit: by a rebase")
+                made = ReflogEntry("", sha, entry.time, "commit: by a rebase")
                 yield Fact("git.commit", SOURCE, ref=sha, detail=detail | _made(made, about))
 
     def _tags(self, tags: Mapping[str, str]) -> Iterator[Fact]:
@@ -267,14 +267,14 @@ class RefTracker:
                 yield Fact("git.ref", SOURCE, ref=ref, detail=detail)
 
 
-def _makes_commit(entry: Entry, about: About | None) -> bool:
+def _makes_commit(entry: ReflogEntry, about: About | None) -> bool:
     if entry.makes_commit or about is None or not entry.is_unknown:
         return entry.makes_commit
     old = entry.old if entry.old.strip("0") else ""
     return about.parent == old and abs(entry.time - about.time) <= JUST_S
 
 
-def _made(entry: Entry, about: About | None) -> dict[str, object]:
+def _made(entry: ReflogEntry, about: About | None) -> dict[str, object]:
     return {"paths": list(about.paths) if about is not None else [], "amend": "(amend)" in entry.message}
 
 

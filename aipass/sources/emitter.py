@@ -1,7 +1,7 @@
 """A watchdog emitter that leaves ignored trees unwatched and tells when a file is complete.
 
 watchdog's own inotify emitter watches every folder below a root and holds events back for half a second to pair
-renames; this one asks `Ignore` first, pairs renames as they come, and hands over whole batches.
+renames; this one asks `IgnoreRules` first, pairs renames as they come, and hands over whole batches.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from aipass.sources.observation import (
     identity_of,
     type_of,
 )
-from aipass.sources.young import Rested, Young
+from aipass.sources.young import Rested, UnsettledFiles
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     from watchdog.observers.api import EventQueue, ObservedWatch
 
-    from aipass.sources.ignore import Ignore
-    from aipass.sources.observation import Identity, Observation
+    from aipass.sources.ignore import IgnoreRules
+    from aipass.sources.observation import FileVersion, Observation
 
 # Folders without a watch are looked at this often: rarely enough to cost nothing, often enough to be noticed.
 POLL_S = 2.0
@@ -63,16 +63,16 @@ SCAN_SHARE, MOST_TOPS = 10, 20
 
 
 @dataclass(slots=True)
-class Ground:
+class WatchContext:
     """What one emitter watches, and whom it tells."""
 
     root: str
     tell: Callable[[list[Observation]], None]
-    ignore: Ignore | None = None
+    ignore: IgnoreRules | None = None
     #: Folders watched before all others, should watches run out.
     first: tuple[str, ...] = ()
     #: Other rules of what is ignored, which were in force until now.
-    before: Ignore | None = None
+    before: IgnoreRules | None = None
     #: Take note of what is there at the start without telling it, but for `loud`.
     baseline: bool = False
     loud: str = "inbox"
@@ -92,7 +92,12 @@ class TreeEmitter(EventEmitter):
     """Watches one ground. Everything but `ask_scan` and the counters happens in its own thread."""
 
     def __init__(
-        self, event_queue: EventQueue, watch: ObservedWatch, *, grounds: dict[str, Ground], **options: object
+        self,
+        event_queue: EventQueue,
+        watch: ObservedWatch,
+        *,
+        grounds: dict[str, WatchContext],
+        **options: object,
     ) -> None:
         super().__init__(event_queue, watch, **options)  # type: ignore[arg-type]
         self._ground = grounds[str(watch.path)]
@@ -112,25 +117,25 @@ class TreeEmitter(EventEmitter):
         self._shown: set[str] = set()
         #: Whether folders were ignored by the rules of before, as long as one scan goes on.
         self._hidden_before: dict[str, bool] = {}
-        self._young = Young()
+        self._young = UnsettledFiles()
         self._contents = Contents()
         #: What git did while nobody looked, for as long as a scan goes on.
         self._moves: Moves = {}
         self._removed: frozenset[str] = frozenset()
         #: What was ignored before a .gitignore was written, until that is looked into.
-        self._old_rules: Ignore | None = None
+        self._old_rules: IgnoreRules | None = None
         #: Folders whose rules have changed, and from when on what they show and hide may be looked into.
         self._rules_due: set[str] = set()
         self._rules_at = 0.0
         #: Since when nobody looked what git did.
         self._since = self._ground.since
         self._next_poll = 0.0
-        self._resting: dict[str, tuple[Identity, float]] = {}
+        self._resting: dict[str, tuple[FileVersion, float]] = {}
         #: Set once what was there at the start has been told.
         self.settled = threading.Event()
 
     def tell_unused(self, path: str, reason: str) -> None:
-        """Tell of a .gitignore that is not used; asked by `Ignore` in this thread."""
+        """Tell of a .gitignore that is not used; asked by `IgnoreRules` in this thread."""
         self._tell(Unused(path, reason))
 
     # -- asked from other threads ----------------------------------------------------------------------------------
@@ -776,7 +781,7 @@ class TreeEmitter(EventEmitter):
                     return None
         return Seen(path, identity_of(status), complete, changed=changed_of(status))
 
-    def _is_at_rest(self, path: str, now: Identity) -> bool:
+    def _is_at_rest(self, path: str, now: FileVersion) -> bool:
         """Nobody here can say who writes a file from another side: one that is the same at two looks is complete."""
         before, since = self._resting.get(path, (None, 0.0))
         if before != now:

@@ -9,8 +9,8 @@ from watchdog.observers.api import BaseObserver
 
 from aipass.files.filesystems import shared_by
 from aipass.git.query import ask
-from aipass.sources.emitter import Ground, TreeEmitter
-from aipass.sources.ignore import Ignore
+from aipass.sources.emitter import TreeEmitter, WatchContext
+from aipass.sources.ignore import IgnoreRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Watched:
     """One ground under a watchdog observer. `tell` gets batches of observations, in the emitter's thread."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: WatchContext) -> None:
         self._observer = BaseObserver(TreeEmitter, grounds={ground.root: ground})
         self._observer.schedule(FileSystemEventHandler(), ground.root, recursive=True)
         (self.emitter,) = (emitter for emitter in self._observer.emitters if isinstance(emitter, TreeEmitter))
@@ -39,7 +39,7 @@ class Watched:
 
 
 class Filesystem:
-    """Watches a root, but for what `Ignore` leaves out. `baseline`: what is there already is no news."""
+    """Watches a root, but for what `IgnoreRules` leaves out. `baseline`: what is there already is no news."""
 
     name = "filesystem"
 
@@ -59,14 +59,14 @@ class Filesystem:
         self._root, self._patterns, self._baseline, self._since = root, patterns, baseline, since
         self._git_came = git_came
         self._watched: Watched | None = None
-        self._ground: Ground | None = None
+        self._ground: WatchContext | None = None
 
     def start(self, tell: Callable[[list[Observation]], None]) -> None:
         """Begin to observe."""
-        self._ground = Ground(
+        self._ground = WatchContext(
             root=str(self._root),
             tell=tell,
-            ignore=Ignore(self._root, self._patterns, self._unused),
+            ignore=IgnoreRules(self._root, self._patterns, self._unused),
             first=("inbox",),
             baseline=self._baseline,
             since=self._since,
@@ -78,7 +78,7 @@ class Filesystem:
         self._watched.start()
 
     def _unused(self, path: str, reason: str) -> None:
-        """Asked by `Ignore`, in the emitter's thread."""
+        """Asked by `IgnoreRules`, in the emitter's thread."""
         if self._watched is not None:
             self._watched.emitter.tell_unused(path, reason)
 
@@ -98,7 +98,7 @@ class Filesystem:
             self._patterns = patterns
             self._ground.before, self._ground.ignore = (
                 self._ground.ignore,
-                Ignore(self._root, patterns, self._unused),
+                IgnoreRules(self._root, patterns, self._unused),
             )
             self.scan("", "ignore")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aipass.git import configuration
 from aipass.git.query import ask
-from aipass.git.ref_changes import Entry, read_log
+from aipass.git.ref_changes import ReflogEntry, read_log
 from aipass.sources import inotify, writers
 from aipass.supervisor import held
 
@@ -210,7 +210,7 @@ class GitWork:
         found: Moves = {}
         # A date that lies ahead, or is the merge's beginning, hides none that matters: what is not as git has put it is not git's.
         entries = [one for one in self._log(TAIL_BYTES) if one.time >= since - SLOW_MOVE_S and _is_move(one)]
-        ranges: list[Entry] = []
+        ranges: list[ReflogEntry] = []
         for at, entry in enumerate(entries):
             # Of very many, as in a rebase, those that follow each other are one.
             if ranges and len(entries) - at >= MAX_MOVES and ranges[-1].new == entry.old:
@@ -221,7 +221,7 @@ class GitWork:
             found |= self._moves_of(one)
         return found
 
-    def _moves_of(self, entry: Entry) -> Moves:
+    def _moves_of(self, entry: ReflogEntry) -> Moves:
         words = ("diff-tree", "-r", "-z", "--no-renames", "--relative", "--raw", "--no-abbrev")
         told = ask(self._root, *words, entry.old, entry.new, "--")
         found: Moves = {}
@@ -236,7 +236,7 @@ class GitWork:
                 found.pop(path, None)
         return found
 
-    def _log(self, tail: int) -> tuple[Entry, ...]:
+    def _log(self, tail: int) -> tuple[ReflogEntry, ...]:
         """The last lines of the log of HEAD."""
         return () if self._folder is None else read_log(Path(self._folder, "logs/HEAD"), tail)
 
@@ -260,7 +260,7 @@ class GitWork:
         return path
 
 
-def _is_move(entry: Entry) -> bool:
+def _is_move(entry: ReflogEntry) -> bool:
     """Not `checkout -b`, nor `reset` to where it stands: no file was written."""
     return entry.old != entry.new and MOVING.match(entry.message) is not None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aipass.sources import passing
 from aipass.supervisor import held
-from aipass.supervisor.fence.glob import Globs, Rule, is_plain
+from aipass.supervisor.fence.glob import GlobRule, Globs, is_plain
 from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _Rules(NamedTuple):
     above: str | None = None
 
 
-class Ignore:
+class IgnoreRules:
     """Decides for paths relative to `root`; `.gitignore` files are read once and again after `forget`.
 
     `refused(path, reason)` is told of each that is not used, once as long as it stays so.
@@ -74,7 +74,7 @@ class Ignore:
         self._ruled: set[str] = set()
         self._told: dict[str, str] = {}
 
-    def forget(self) -> Ignore:
+    def forget(self) -> IgnoreRules:
         """Read every .gitignore anew when it is next needed; returns one that has the rules of until now."""
         before = copy.copy(self)
         self._files, self._ruled = {}, set()
@@ -127,7 +127,7 @@ class Ignore:
         _, rule = self._deciding(path, folder=folder)
         return rule is not None and rule.include
 
-    def _deciding(self, path: str, *, folder: bool) -> tuple[str, Rule | None]:
+    def _deciding(self, path: str, *, folder: bool) -> tuple[str, GlobRule | None]:
         """The pattern of a .gitignore that decides about a path, and the folder that it is of."""
         above: str | None = path.rpartition("/")[0]
         while above is not None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aipass.event import Fact
 from aipass.sources.observation import (
     Configured,
+    FileVersion,
     Gone,
-    Identity,
     Limited,
     Listing,
     Moved,
@@ -39,7 +39,7 @@ MOST_CARRIED, CARRIED_S = 20_000, 60.0
 DROPS = frozenset(("inbox", "plans"))
 
 
-class Runs(Protocol):
+class Writers(Protocol):
     """Who wrote what: of `Attribution`."""
 
     def by(self, path: str) -> int | None:
@@ -64,7 +64,7 @@ class NoRuns:
 class Known:
     """The `files` table, and the rules by which an observation becomes facts."""
 
-    def __init__(self, ledger: Ledger, runs: Runs | None = None) -> None:
+    def __init__(self, ledger: Ledger, runs: Writers | None = None) -> None:
         self._ledger, self._runs = ledger, runs or NoRuns()
         #: By run: when it has moved folders, and how many files with each.
         self._carried: dict[int, deque[tuple[float, int]]] = {}
@@ -224,7 +224,7 @@ class Known:
             facts.append(Fact("file.moved", SOURCE, path=path, detail={"from": _path(folder, name)}))
             if ino is not None:
                 # Renamed into place is complete, with its folder as well as alone.
-                there = Seen(path, Identity(ino, size, mtime), complete=True)
+                there = Seen(path, FileVersion(ino, size, mtime), complete=True)
                 facts.append(_fact("file.closed", there, identity=str(there.identity)))
         if is_storm:
             # A program that renames large folders to and fro must not fill the log: the folder's move is told, and how many files that is.

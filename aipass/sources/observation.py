@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import os
 
 
-class Identity(NamedTuple):
+class FileVersion(NamedTuple):
     """What tells one version of a file from another: inode, size in bytes, modification time in nanoseconds."""
 
     ino: int
@@ -29,7 +29,7 @@ class Seen:
     """
 
     path: str
-    identity: Identity
+    identity: FileVersion
     complete: bool
     type: str = "file"
     git: bool = False
@@ -46,7 +46,7 @@ class Moved:
     old: str
     new: str
     folder: bool
-    identity: Identity | None = None
+    identity: FileVersion | None = None
     git: bool = False
     changed: int | None = None
     back: bool = False
@@ -127,7 +127,7 @@ class Touched:
     """A file's time, or something else about it but its content, was set."""
 
     path: str
-    identity: Identity
+    identity: FileVersion
     changed: int | None = None
 
 
@@ -144,9 +144,9 @@ _TYPES = {
 }
 
 
-def identity_of(found: os.stat_result) -> Identity:
+def identity_of(found: os.stat_result) -> FileVersion:
     """The identity in a stat result, as far as SQLite holds it: inode numbers of 64 bits and times after 2262 come back round."""
-    return Identity(_signed(found.st_ino), _signed(found.st_size), _signed(found.st_mtime_ns))
+    return FileVersion(_signed(found.st_ino), _signed(found.st_size), _signed(found.st_mtime_ns))
 
 
 def changed_of(found: os.stat_result) -> int:

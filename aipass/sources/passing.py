@@ -15,7 +15,7 @@ LIST = Path(__file__).with_suffix(".tsv")
 KINDS = ("unfinished", "editor", "system")
 
 
-class Entry(NamedTuple):
+class TemporaryName(NamedTuple):
     """One line. `how`: name, nocase, folder, beside, unsure; see the head of the list."""
 
     kind: str
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 
 @cache
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[TemporaryName, ...]:
     """The whole list, in its order."""
     kind, found = "", []
     for line in LIST.read_text("utf-8").splitlines():
@@ -35,12 +35,12 @@ def entries() -> tuple[Entry, ...]:
             kind = line.removeprefix("# kind: ")
         elif line and not line.startswith("# "):
             pattern, how, *rest = line.split("\t")
-            found.append(Entry(kind, pattern.replace("\\r", "\r"), frozenset(how.split(",")), *rest))
+            found.append(TemporaryName(kind, pattern.replace("\\r", "\r"), frozenset(how.split(",")), *rest))
     return tuple(found)
 
 
 @cache
-def _compiled() -> tuple[tuple[re.Pattern[str], Entry], ...]:
+def _compiled() -> tuple[tuple[re.Pattern[str], TemporaryName], ...]:
     used = (entry for entry in entries() if not entry.how & {"unsure", "beside"})
     return tuple(
         (re.compile(translate(e.pattern), re.IGNORECASE if "nocase" in e.how else 0), e) for e in used
@@ -57,7 +57,7 @@ def _any_of() -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=10_000)
-def find(name: str) -> Entry | None:
+def find(name: str) -> TemporaryName | None:
     """The entry that a file's name matches; None for an ordinary name."""
     if len(name) > 255 or not _any_of().match(name):
         return None
@@ -65,7 +65,7 @@ def find(name: str) -> Entry | None:
 
 
 @lru_cache(maxsize=10_000)
-def find_folder(name: str) -> Entry | None:
+def find_folder(name: str) -> TemporaryName | None:
     """The entry that a folder's name matches: all in it is a tool's own."""
     found = find(name)
     return found if found is not None and "folder" in found.how else None

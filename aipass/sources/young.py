@@ -30,11 +30,11 @@ class Rested(NamedTuple):
     moved: list[tuple[str, str, bool]]
     exchanged: list[tuple[str, bool]]
     left: list[tuple[str, bool]]
-    written: dict[str, Waiting]
+    written: dict[str, UnsettledFile]
 
 
 @dataclass(slots=True)
-class Waiting:
+class UnsettledFile:
     """A file that is not told yet. `new`: nobody was told that there is one; `closed`: it was complete once; `git`: by git."""
 
     new: bool
@@ -42,11 +42,11 @@ class Waiting:
     git: bool
 
 
-class Young:
+class UnsettledFiles:
     """The files of a tree that wait to be told, in the order of writing; and those of which only a time or a mode was set."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, UnsettledFile] = {}
         #: Paths that something has left, and whether git did it.
         self._leaving: dict[str, bool] = {}
         #: The name that a file had first, and whether git gave it the new one, by that.
@@ -69,7 +69,7 @@ class Young:
     def write(self, path: str, *, new: bool, closed: bool, git: bool) -> None:
         """Something was written there; nothing that waits is told before it rests."""
         self._go_on()
-        waiting = self._waiting.setdefault(path, Waiting(new, closed=False, git=git))
+        waiting = self._waiting.setdefault(path, UnsettledFile(new, closed=False, git=git))
         waiting.closed = waiting.closed or closed
         waiting.git = git
         if not git:

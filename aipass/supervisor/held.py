@@ -2,7 +2,7 @@
 
 The tree, a run's spool folder, an agent's home and caches are written by agents. A path there means something else from one call to the
 next, so nothing is done by path: every folder on the way is opened without following a link and held, and the act is on a name in
-it. The root itself is resolved once (`Layout.root`); no component behind it may be a link. `tests/test_held.py` holds our code to it.
+it. The root itself is resolved once (`Layout.root`); no component behind it may be a link. `tests/supervisor/test_held.py` holds our code to it.
 """
 
 from __future__ import annotations

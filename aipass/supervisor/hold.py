@@ -56,7 +56,7 @@ def _space() -> int:
         return 0
 
 
-class Hold:
+class ProcessLock:
     """A hold that this process has, until `release` or its end."""
 
     def __init__(self, path: Path, handle: int) -> None:
@@ -83,7 +83,7 @@ class Hold:
 _mine: set[str] = set()
 
 
-def take(path: Path, **more: object) -> Hold | None:
+def take(path: Path, **more: object) -> ProcessLock | None:
     """Have the hold; None where another process, or this one, has it.
 
     `more` is kept in the file. Raises OSError where it cannot be written.
@@ -101,7 +101,7 @@ def take(path: Path, **more: object) -> Hold | None:
         except BaseException:
             os.close(handle)
             raise
-        return Hold(path, handle)
+        return ProcessLock(path, handle)
 
 
 def holder(path: Path) -> dict[str, Any] | None:

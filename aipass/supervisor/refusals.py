@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aipass.supervisor.timers import Timers
+    from aipass.supervisor.timers import Schedule
 
 #: A program that is refused tries again at once, or not: so long is waited for more of the same, and at most so long.
 QUIET_S, AT_MOST_S = 0.05, 1.0
@@ -27,7 +27,7 @@ class _Row:
 class Refusals:
     """Gathers `denied` messages of each run."""
 
-    def __init__(self, timers: Timers, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, timers: Schedule, tell: Callable[[dict[str, Any]], None]) -> None:
         self._timers, self._tell = timers, tell
         self._rows: dict[int, _Row] = {}
 

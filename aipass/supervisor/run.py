@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aipass.supervisor import held, mark, wire
 
 if TYPE_CHECKING:
-    from aipass.supervisor.hold import Hold
+    from aipass.supervisor.hold import ProcessLock
     from aipass.supervisor.process import Process
     from aipass.supervisor.spawn import Spec
 
@@ -22,7 +22,7 @@ class Run:
 
     spec: Spec
     #: The hold of its agent.
-    lock: Hold
+    lock: ProcessLock
     leader: Process | None = None
     started: float | None = None
     #: Wait status of the first process, once it ended.

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from aipass.supervisor import held, hold, lockers, mark, process, wire
 from aipass.supervisor.fence import kernel
-from aipass.supervisor.fence.keeper import Keeper
+from aipass.supervisor.fence.keeper import FenceController
 from aipass.supervisor.refusals import Refusals, Unheard
 from aipass.supervisor.run import Run
 from aipass.supervisor.spawn import Spec, explain, spawn
 from aipass.supervisor.strays import Strays, folder_of
-from aipass.supervisor.timers import Timers
+from aipass.supervisor.timers import Schedule
 from aipass.supervisor.trees import Trees
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Supervisor:
 
     def __init__(self, state: Path, version: str) -> None:
         self.state, self.version = state, version
-        self._keeper: Keeper | None = None
+        self._keeper: FenceController | None = None
         self._territory: dict[str, Any] | None = None
         self._fence_said: deque[dict[str, Any]] = deque()
         self._unheard = Unheard(MAX_UNHEARD)
@@ -75,10 +75,10 @@ class Supervisor:
         self._spawning = 0
         self._spawned: deque[tuple[Spec, int, str | None]] = deque()
         self._strays: dict[int, Strays] = {}
-        self._timers = Timers()
+        self._timers = Schedule()
         self._refusals = Refusals(self._timers, self._tell_event)
         self._selector = selectors.DefaultSelector()
-        self._engines: dict[socket.socket, wire.Lines] = {}
+        self._engines: dict[socket.socket, wire.MessageReader] = {}
         self._idle_since: float | None = time.monotonic()
         self._ending = False
         self._wake_in, self._wake_out = os.pipe()
@@ -168,7 +168,7 @@ class Supervisor:
             connection.close()
             return
         connection.setblocking(False)
-        self._engines[connection] = wire.Lines()
+        self._engines[connection] = wire.MessageReader()
         self._selector.register(connection, selectors.EVENT_READ, self._receive)
         self._tell({"tell": "hello", "pid": os.getpid(), "version": self.version})
 
@@ -375,13 +375,13 @@ class Supervisor:
             self._early.clear()
         self._spawn_next()
 
-    def _fence(self) -> Keeper:
+    def _fence(self) -> FenceController:
         """The fence, begun when the first run needs it."""
         if self._keeper is None:
             # From here on descriptors have one number in two threads: nothing may close one but who opened it.
             gc.disable()
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-            self._keeper = Keeper(str(self.state.parent), self._say_from_fence, (self._wake_out,))
+            self._keeper = FenceController(str(self.state.parent), self._say_from_fence, (self._wake_out,))
             if self._territory is not None:
                 self._keeper.set_territory(self._territory)
         return self._keeper
@@ -415,7 +415,7 @@ class Supervisor:
                     run.tidied = True
                     self._finish(run)
 
-    def _lock_agent(self, agent: str) -> hold.Hold | None:
+    def _lock_agent(self, agent: str) -> hold.ProcessLock | None:
         """The agent's hold: at most one run of an agent, whatever engines and supervisors there are."""
         return hold.take(self.state / "locks" / f"{agent}.lock")
 

@@ -12,7 +12,7 @@ from aipass.supervisor import held, mark, process, wire
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aipass.supervisor.hold import Hold
+    from aipass.supervisor.hold import ProcessLock
 
 # They are not our children, so their end is looked for; only while a lost run is cleaned up.
 LOOK_EVERY_S = 0.05
@@ -22,7 +22,7 @@ TERM_WAIT_S = 2.0
 class Strays:
     """What lives of one lost run. `lock` is the hold of its agent, kept until they are gone."""
 
-    def __init__(self, run: int, folder: Path, root: str, lock: Hold) -> None:
+    def __init__(self, run: int, folder: Path, root: str, lock: ProcessLock) -> None:
         self.run, self.folder, self.root, self.lock = run, folder, root, lock
         self._since = time.monotonic()
         self._told: set[int] = set()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Timers:
+class Schedule:
     """What is to be called when. A timer whose owner ended is simply called and finds nothing to do."""
 
     def __init__(self) -> None:

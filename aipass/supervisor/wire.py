@@ -58,7 +58,7 @@ def pack(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
-class Lines:
+class MessageReader:
     """Bytes as they come in, messages as they are complete."""
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ class Holder:
     elsewhere: bool = False
 
 
-def take(layout: Layout, started: float) -> hold.Hold:
+def take(layout: Layout, started: float) -> hold.ProcessLock:
     """Hold the root until it is released, or this process ends. Raises RefusedError naming the engine that has it."""
     living(layout)
     taken = hold.take(layout.engine_lock, version=__version__, started=started)

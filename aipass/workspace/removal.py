@@ -26,7 +26,7 @@ FEW = 20
 STOP_WAIT_S = 1.0
 
 
-class Graveyard:
+class Remover:
     """Takes what is to be removed, from any thread."""
 
     def __init__(self, layout: Layout) -> None:
@@ -45,21 +45,21 @@ class Graveyard:
         for name in left:
             self._dig(self._place / name)
 
-    def bury(self, path: Path) -> bool:
+    def remove(self, path: Path) -> bool:
         """Have what stands at a path gone at once; whether it is. Nothing there is fine. Links are not followed."""
         try:
             with held.above(path) as (folder, name):
-                return self.bury_in(folder, name)
+                return self.remove_in(folder, name)
         except FileNotFoundError:
             return True
         except OSError:
             return False
 
-    def bury_in(self, folder: int, name: str) -> bool:
+    def remove_in(self, folder: int, name: str) -> bool:
         """The same, by a name in a folder that is held."""
         for _ in range(2):
             try:
-                return self._bury_in(folder, name)
+                return self._remove_in(folder, name)
             except PermissionError:
                 # Whoever left it has closed it, or the folder it lies in, to its owner as well: that is us.
                 with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ class Graveyard:
                 return False
         return False
 
-    def _bury_in(self, folder: int, name: str) -> bool:
+    def _remove_in(self, folder: int, name: str) -> bool:
         try:
             if not held.is_folder(folder, name):
                 try:

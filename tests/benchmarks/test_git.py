@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from git_kit import Bench
+from git_kit import GitBench
 
 from aipass.git import hooks
 from benchmarks import kit
@@ -19,7 +19,7 @@ COMMITS, ROUNDS = kit.size(60, 4), kit.size(5, 1)
 
 
 def test_a_commit_with_and_without_hooks(row, tmp_path):
-    bench = Bench(tmp_path / "r")
+    bench = GitBench(tmp_path / "r")
     took: dict[str, list[float]] = {"without": [], "with": []}
     for number in range(COMMITS):
         for name, values in took.items():
@@ -45,7 +45,7 @@ def test_a_commit_with_and_without_hooks(row, tmp_path):
 @pytest.mark.parametrize("number", [4000] if kit.SMALL else [10_000, 100_000])
 def test_a_pr_beside_a_worktree_and_a_commit_there(row, tmp_path, number):
     files = {f"d{n // 1000}/e{n // 100 % 10}/f{n}": f"{n}\n" for n in range(number)}
-    bench = Bench(tmp_path / "r", files)
+    bench = GitBench(tmp_path / "r", files)
     ours, theirs = [], []
     for turn in range(ROUNDS):
         path = f"d3/e4/f{3400 + turn}"

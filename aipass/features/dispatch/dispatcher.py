@@ -66,7 +66,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartedRun:
     """A run that is recorded and now to be started."""
 
     run: int
@@ -298,7 +298,7 @@ class Dispatcher:
 
     # -- starting --------------------------------------------------------------------------------------------------
 
-    def choose(self, now: Instant) -> list[Start]:
+    def choose(self, now: Instant) -> list[StartedRun]:
         """What starts now: each with its run recorded, before anything is done in the world."""
         limits = self.config.limits
         if not len(self._queue):
@@ -319,7 +319,7 @@ class Dispatcher:
             run = self._ledger.run("insert_run", about)
             self.pauses.begun(driver, run)
             self._runs.add(agent, now.mono)
-            starts.append(Start(run, dispatch, agent))
+            starts.append(StartedRun(run, dispatch, agent))
         return starts
 
     def _claim(self, agent: str, now: Instant) -> str | None:

@@ -30,7 +30,7 @@ from aipass.features.dispatch.driver import (
     sum_usage,
 )
 from aipass.features.dispatch.results import MAX_ANSWER_BYTES, RESULT
-from aipass.features.ownership import layers as ground
+from aipass.features.ownership import layers
 from aipass.supervisor import held, wire
 from aipass.supervisor.fence.prewrite import TERRITORY
 from aipass.supervisor.spawn import STOP_WAITS_S
@@ -143,13 +143,13 @@ class Launcher:
             }
             for more in furnished:
                 own |= more
-            layers = ground.active(config)
-            stands = grant.of_run(self.layout, config, job, command, layers) if any(layers) else None
+            active = layers.active(config)
+            stands = grant.of_run(self.layout, config, job, command, active) if any(active) else None
             if stands is not None:
                 row = self._row("dispatch", job.dispatch)
                 stands |= {"plan": row["plan"], "phase": row["phase"]}
                 caches = grant.cache(self.layout, job.agent)
-                own |= grant.environment(caches, stands["tmp"], folder, fence=layers.fence)
+                own |= grant.environment(caches, stands["tmp"], folder, fence=active.fence)
             base = self._inherited(config.sandbox.env)
             env = environment.compose(base, self._environ, job.settings, command.env, own)
             argv = [str(word) for word in command.argv]
@@ -206,10 +206,10 @@ class Launcher:
             text,
             dispatch["attempts"],
             self.layout.cli_state(run["agent"]),
-            any(ground.active(config)),
+            any(layers.active(config)),
             session,
             used,
-            Path(grant.temporary(self.layout, run["id"])) if any(ground.active(config)) else None,
+            Path(grant.temporary(self.layout, run["id"])) if any(layers.active(config)) else None,
         )
 
     def prompt(self, dispatch: Row, run: int | None, attempt: int, *, goes_on: bool) -> str:
@@ -265,15 +265,15 @@ class Launcher:
         script = "exec 2>&1; " + "".join(
             f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in commands
         )
-        layers = ground.active(config)
-        stands = grant.of_check(self.layout, config, run, layers, folder) if any(layers) else None
+        active = layers.active(config)
+        stands = grant.of_check(self.layout, config, run, active, folder) if any(active) else None
         env = dict(self._inherited(config.sandbox.env))
         env |= {"PWD": place, "AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
         if folder is not None:
             # A repository around the checkout, which is none, would answer in its place.
             env["GIT_CEILING_DIRECTORIES"] = str(Path(folder).parent)
         if stands is not None:
-            env |= grant.environment(Path(stands["tmp"], "cache"), stands["tmp"], own, fence=layers.fence)
+            env |= grant.environment(Path(stands["tmp"], "cache"), stands["tmp"], own, fence=active.fence)
         self._runner.start_run(
             {
                 "run": run,
@@ -382,13 +382,13 @@ class Launcher:
             path for top in tops if top.is_dir() for path in top.iterdir() if path.lstat().st_mtime < before
         )
         for path in (*runs, *old):
-            removed += self._core.graves.bury(path)
+            removed += self._core.remover.remove(path)
         while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
             for row in rows:
                 after = row["id"]
                 folder = self.layout.run(row["id"])
                 if folder.is_dir():
-                    removed += self._core.graves.bury(folder)
+                    removed += self._core.remover.remove(folder)
         return removed
 
     def _row(self, name: str, number: int) -> Row:

@@ -14,7 +14,7 @@ from aipass.errors import AipassError
 from aipass.event import iso, printable
 from aipass.features.dispatch.results import MAX_ANSWER_BYTES, result_of
 from aipass.files.names import fitting
-from aipass.sources.observation import Identity, identity_of
+from aipass.sources.observation import FileVersion, identity_of
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Outbox:
     def __init__(self, core: Core) -> None:
         self._layout, self._ledger = core.layout, core.ledger
         #: Answers that were written, with the run that they are of, and what tells them from what others put there.
-        self._answers: dict[str, tuple[int, Identity]] = {}
+        self._answers: dict[str, tuple[int, FileVersion]] = {}
         #: Called inside the transaction with the row of a dispatch whose answer was written, and the answer's path.
         self.listeners: list[Callable[[Step, Row, str], None]] = []
 

@@ -25,7 +25,7 @@ LONGEST_LIMIT_S = 8 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class ActivePause:
     """Nothing starts under a name. A limit has an `until`, by the wall's clock, and is `due` then on the monotonic one."""
 
     reason: str
@@ -45,7 +45,7 @@ class Pauses:
 
     def __init__(self, ledger: Ledger, timers: Timers) -> None:
         self._ledger, self._timers = ledger, timers
-        self._all: dict[tuple[str, str], Pause] = {}
+        self._all: dict[tuple[str, str], ActivePause] = {}
         #: Drivers whose limit should have ended, and the run that tries whether it has (None: it is just being chosen).
         self._trials: dict[str, int | None] = {}
 
@@ -58,7 +58,7 @@ class Pauses:
                 # A clock that was set back must not make it longer.
                 due = now.mono + max(0.0, min(row["until"] - now.wall, row["until"] - row["since"]))
                 self._timers.set(f"{LIMIT}:{row['name']}", due)
-            self._all[row["kind"], row["name"]] = Pause(row["reason"], row["since"], row["until"], due)
+            self._all[row["kind"], row["name"]] = ActivePause(row["reason"], row["since"], row["until"], due)
         self._trials.clear()
         for run in self._ledger.all("live_runs"):
             pause = self._all.get(("driver", run["driver"]))
@@ -70,7 +70,7 @@ class Pauses:
         before = self._all.get((kind, name))
         if before is not None and before.until is None:
             return False
-        self._put(kind, name, Pause(reason, now.wall))
+        self._put(kind, name, ActivePause(reason, now.wall))
         return True
 
     def limit(self, driver: str, reason: str, resets: float | None, now: Instant) -> tuple[float, bool]:
@@ -93,7 +93,7 @@ class Pauses:
             again = min(2 * last, LONGEST_WAIT_S)
             least = max(again, LEAST_WAIT_S if resets is not None else FIRST_WAIT_S)
             until, is_news = max(resets or 0.0, now.wall + least), True
-        self._put("driver", driver, Pause(reason, now.wall, until, now.mono + until - now.wall))
+        self._put("driver", driver, ActivePause(reason, now.wall, until, now.mono + until - now.wall))
         return until, is_news
 
     def try_one(self, driver: str, now: Instant) -> None:
@@ -145,7 +145,7 @@ class Pauses:
             else None
         )
 
-    def _put(self, kind: str, name: str, pause: Pause) -> None:
+    def _put(self, kind: str, name: str, pause: ActivePause) -> None:
         self._all[kind, name] = pause
         about = {
             "name": name,

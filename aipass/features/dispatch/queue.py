@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class QueueRank:
     """A place in the queue: larger priority first, then the order of asking."""
 
     rank: int
     dispatch: int
 
     @classmethod
-    def of(cls, priority: int, dispatch: int) -> Place:
+    def of(cls, priority: int, dispatch: int) -> QueueRank:
         """The place of a dispatch."""
         return cls(-priority, dispatch)
 
@@ -35,8 +35,8 @@ class Queue:
     """Waiting dispatches by agent, and the agents that are busy."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[Place]] = {}
-        self._place: dict[int, tuple[str, Place]] = {}
+        self._waiting: dict[str, list[QueueRank]] = {}
+        self._place: dict[int, tuple[str, QueueRank]] = {}
         self._busy: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Queue:
 
     def add(self, agent: str, dispatch: int, priority: int) -> None:
         """Let a dispatch wait; one that waits already gets its new priority."""
-        place = Place.of(priority, dispatch)
+        place = QueueRank.of(priority, dispatch)
         self._place[dispatch] = agent, place
         heapq.heappush(self._waiting.setdefault(agent, []), place)
 
@@ -108,7 +108,7 @@ class Queue:
             chosen.append((agent, place.dispatch))
         return chosen
 
-    def _head(self, agent: str) -> Place | None:
+    def _head(self, agent: str) -> QueueRank | None:
         waiting = self._waiting[agent]
         while waiting:
             place = waiting[0]

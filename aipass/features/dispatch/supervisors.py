@@ -44,7 +44,7 @@ class Supervisors:
     urgent = True
 
     def __init__(
-        self, layout: Layout, version: str = aipass.__version__, launcher: Launcher | None = None
+        self, layout: Layout, version: str = aipass.__version__, launcher: SupervisorSpawner | None = None
     ) -> None:
         self._layout, self._version, self._launcher = layout, version, launcher
         self._links: dict[str, socket.socket] = {}
@@ -189,7 +189,7 @@ class Supervisors:
             self._send(version, message)
 
     def _listen(self, version: str, link: socket.socket) -> None:
-        lines = wire.Lines()
+        lines = wire.MessageReader()
         assert self._tell is not None
         while True:
             try:
@@ -224,7 +224,7 @@ class Supervisors:
             self._send(self._version, {"do": "start", **message})
 
 
-class Launcher:
+class SupervisorSpawner:
     """A process that starts supervisors, forked before the engine encloses itself: they must not be enclosed with it.
 
     It does nothing else, whatever it is told, and ends with the engine.

@@ -14,7 +14,7 @@ from aipass.event import Fact, printable
 from aipass.features.filesystem import status
 from aipass.features.ownership.feature import OwnershipFeature
 from aipass.sources.filesystem import Filesystem
-from aipass.sources.ignore import Ignore
+from aipass.sources.ignore import IgnoreRules
 from aipass.sources.known import Known
 from aipass.sources.observation import Gone, Limited, Listing, Moved, ScanEnd, Seen, Touched, Unused
 from aipass.text.units import count
@@ -136,7 +136,7 @@ class FilesystemFeature:
         return fact
 
     def _hidden(self, step: Step, fact: Fact) -> Fact:
-        found = Ignore(self._core.layout.root, self._core.config().watch.ignore).hider(str(fact.path))
+        found = IgnoreRules(self._core.layout.root, self._core.config().watch.ignore).hider(str(fact.path))
         fact = replace(fact, by=None if found is None else self._ownership.authors.by(found))
         if fact.by is not None:
             files = count(fact.detail["files"], "file")

@@ -13,10 +13,10 @@ from aipass.core.requests import answer
 from aipass.core.run_hook import RunHook
 from aipass.core.step import Applied, Effect
 from aipass.errors import EXIT_FAILED, EXIT_REFUSED
-from aipass.features.git.fair_share import Share
-from aipass.features.git.pr_open import Claim, Wish, touched
-from aipass.features.git.pr_worker import CheckAsked, GitDone, Job, Sealed
-from aipass.features.ownership import layers as ground
+from aipass.features.git.fair_share import FairShare
+from aipass.features.git.pr_open import PrRequest, WrittenPath, touched
+from aipass.features.git.pr_worker import CheckAsked, GitDone, PrJob, Sealed
+from aipass.features.ownership import layers
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.supervisor.wire import read_exit
 from aipass.text.patterns import Patterns
@@ -47,7 +47,7 @@ class Contributions(RunHook):
     ) -> None:
         self._core, self._ledger, self._launcher = core, core.ledger, launcher
         self._ownership, self._authors, self._worker = ownership, ownership.authors, worker
-        self._share = Share()
+        self._share = FairShare()
         #: Called inside the transaction: with a PR that is being made and its action's id; with what is told of one, which may be changed.
         self.opening: list[Callable[[act.OpenPr, int], None]] = []
         self.changes: list[Callable[[Fact, int], Fact]] = []
@@ -119,12 +119,12 @@ class Contributions(RunHook):
         if plan is None and dispatch is not None and (row := self._ledger.one("dispatch", {"id": dispatch})):
             plan, phase = row["plan"], row["phase"]
         asked = self._ledger.one("event", {"id": event})
-        fenced = ground.active(self._config).fence
+        fenced = layers.active(self._config).fence
         allowed = Patterns(self._config.pr.allow_secrets)
         begun = time.monotonic()
         taken = self._share.taken(action.agent, begun)
         is_much = action.run is not None and taken > CLAIMS_SHARE_S
-        wish = Wish(
+        wish = PrRequest(
             str(self._core.layout.root),
             # A ledger that begins anew counts from the beginning.
             f"{number} {asked['time'] if asked else 0}",
@@ -153,14 +153,16 @@ class Contributions(RunHook):
             action.run,
             event,
         )
-        self._worker.ask(Job("open", number, action.request, *about, self._config.pr, wish, refused=refused))
+        self._worker.ask(
+            PrJob("open", number, action.request, *about, self._config.pr, wish, refused=refused)
+        )
 
     def merge(self, step: Step, event: Event, action: act.MergePr) -> Applied:
         """Line up a merge."""
         del step
         if (refused := self._refused(action.request)) is not None:
             return refused
-        if event.by is not None and not any(ground.active(self._config)):
+        if event.by is not None and not any(layers.active(self._config)):
             text = "neither fence nor wall is active here, so nobody can say which agent asks: a person must merge"
             answer(self._ledger, action.request, EXIT_REFUSED, text)
             return Applied(text, failed=True)
@@ -182,7 +184,7 @@ class Contributions(RunHook):
         method = about.get("method") or self._config.pr.method
         reason = about.get("reason") or f"closed by {who}"
         asked = (do, pending.action, about["request"], who, by, pending.event)
-        self._worker.ask(Job(*asked, self._config.pr, None, tuple(about["prs"]), method, reason))
+        self._worker.ask(PrJob(*asked, self._config.pr, None, tuple(about["prs"]), method, reason))
 
     def _refused(self, request: str | None) -> Applied | None:
         if self._worker is not None:
@@ -231,9 +233,9 @@ class Contributions(RunHook):
 
     # -- who wrote what --------------------------------------------------------------------------------------------
 
-    def _claims(self, action: act.OpenPr, dispatch: int | None) -> dict[str, Claim]:
+    def _claims(self, action: act.OpenPr, dispatch: int | None) -> dict[str, WrittenPath]:
         """What an agent was the last to write, by its runs that ended and the one that lives."""
-        found: dict[str, Claim] = {}
+        found: dict[str, WrittenPath] = {}
         sealed = {}
         works = {dispatch}
         if action.plan is not None:
@@ -244,7 +246,7 @@ class Contributions(RunHook):
             path = os.fsdecode(row["path"])
             sealed[path] = row["run"]
             now = dispatch is None or row["dispatch"] in works
-            found[path] = Claim(row["seal"], row["seal"] is None, now)
+            found[path] = WrittenPath(row["seal"], row["seal"] is None, now)
         runs: dict[int, Row | None] = {}
         for path, run in self._authors.known():
             if run not in runs:
@@ -255,7 +257,7 @@ class Contributions(RunHook):
             elif sealed.get(path) != run:
                 now = dispatch is None or about["dispatch"] in works
                 at = touched(self._core.layout.root / path)
-                found[path] = Claim(None, self._authors.by(path) != run, now, at)
+                found[path] = WrittenPath(None, self._authors.by(path) != run, now, at)
         if action.plan is not None or (action.run is None and action.dispatch is not None):
             found = {path: claim for path, claim in found.items() if claim.now}
         return found

@@ -7,7 +7,7 @@ from collections import deque
 WINDOW_S = 60.0
 
 
-class Share:
+class FairShare:
     """Seconds that each has taken of the last `WINDOW_S`. Used by one thread; times in seconds."""
 
     def __init__(self) -> None:

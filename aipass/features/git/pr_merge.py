@@ -22,7 +22,7 @@ from aipass.features.git import indexlock, tree
 from aipass.features.git.lease import Ticket
 from aipass.features.git.pr_open import NAMED, current, seal
 from aipass.features.git.repo import batches, records
-from aipass.features.git.tree import Entry
+from aipass.features.git.tree import TreeEntry
 from aipass.files import exchange
 from aipass.supervisor import held
 from aipass.supervisor.hold import born
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from aipass.features.git.lease import Held
-    from aipass.features.git.pr_records import Pr, Records
+    from aipass.features.git.pr_records import Pr, PrRecords
     from aipass.features.git.repo import Repo, Tip
 
 logger = structlog.get_logger("aipass")
@@ -41,7 +41,7 @@ FOLDER, INTENT = "merge", "merge.json"
 HALF_INDEX = "index.aipass"
 #: What is being merged is held by it, so that git does not take it for garbage.
 HELD = "refs/aipass/merge"
-Changes = dict[str, tuple[Entry | None, Entry | None]]
+Changes = dict[str, tuple[TreeEntry | None, TreeEntry | None]]
 Place = tuple[int, str]
 
 
@@ -103,7 +103,7 @@ _ACTIVE: set[str] = set()
 class Merger:
     """Merges in one working tree."""
 
-    def __init__(self, repo: Repo, records: Records) -> None:
+    def __init__(self, repo: Repo, records: PrRecords) -> None:
         self._repo, self._records = repo, records
         # Beside the index: one for each working tree, whichever root of it asks.
         self._intent = repo.own / "aipass" / INTENT
@@ -369,7 +369,7 @@ class Merger:
         }
         for about, path in zip(words[::2], words[1::2], strict=True):
             _, mode, _, sha, _ = about.removeprefix(":").split(" ")
-            staged = None if mode == "000000" else Entry(mode, sha)
+            staged = None if mode == "000000" else TreeEntry(mode, sha)
             folders = ("/".join(path.split("/")[:depth]) for depth in range(1, path.count("/") + 1))
             clashes = path in above or any(changes.get(one, (None, None))[1] is not None for one in folders)
             if (path in changes and staged != changes[path][1]) or (

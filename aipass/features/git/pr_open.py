@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aipass.features.git.lease import Held
-    from aipass.features.git.pr_records import Records
+    from aipass.features.git.pr_records import PrRecords
     from aipass.features.git.repo import Repo
-    from aipass.features.git.tree import Entries, Entry
+    from aipass.features.git.tree import Entries, TreeEntry
     from aipass.text.secret import Secret
 
 #: Contents beyond this are told apart by their times, and are not searched for secrets.
@@ -45,7 +45,7 @@ class NothingError(AipassError):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class WrittenPath:
     """A path that an agent wrote last. `seal` is what it was then (None: not looked at, its run lives); `changed`: somebody
     has changed it since; `now`: it was written by the work that the PR is of, and not by something before; `at`: its ctime in
     nanoseconds when that was found out.
@@ -58,7 +58,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PrRequest:
     """A PR that is asked for. Paths are relative to the root."""
 
     root: str
@@ -70,7 +70,7 @@ class Wish:
     plan: str | None = None
     phase: str | None = None
     #: What the agent wrote; None: nobody knows, and `owned` says which of the changed paths are its.
-    claims: Mapping[str, Claim] | None = None
+    claims: Mapping[str, WrittenPath] | None = None
     owned: Callable[[str], bool] | None = None
     #: Only these paths, or what lies below them; empty: all.
     only: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Wish:
 
 
 @dataclass(slots=True)
-class Opened:
+class OpenedPr:
     """What came of it. `left_out`: paths that are not in it, with the reason."""
 
     pr: Pr | None
@@ -143,11 +143,11 @@ class Pulls:
     """Makes PRs in one repository."""
 
     def __init__(
-        self, repo: Repo, records: Records, find_secrets: Callable[[str], Iterable[Secret]] | None
+        self, repo: Repo, records: PrRecords, find_secrets: Callable[[str], Iterable[Secret]] | None
     ) -> None:
         self._repo, self._records, self._find_secrets = repo, records, find_secrets
 
-    def open(self, wish: Wish, held: Held) -> Opened:
+    def open(self, wish: PrRequest, held: Held) -> OpenedPr:
         """Make it, or go on with the open one of the same agent and title.
 
         Raises NothingError where the agent has changed nothing, RefusedError naming the paths where somebody else has
@@ -155,7 +155,7 @@ class Pulls:
         """
         if not wish.draft and (made := self._records.of_request(wish.root, wish.asked)) is not None:
             if made.state != "open":
-                return Opened(made, made.head, made.ref, made.updated is None)
+                return OpenedPr(made, made.head, made.ref, made.updated is None)
             return self._finish(made, made.updated is None, held)
         repo, tip = self._repo, self._repo.tip()
         self._free_way(wish.agent)
@@ -183,7 +183,7 @@ class Pulls:
                 raise RefusedError(
                     f"{short} is checked out in {where}, and would move under whoever works there"
                 )
-            return Opened(None, self._commit(ref, base, changes, wish), ref, left_out=left_out)
+            return OpenedPr(None, self._commit(ref, base, changes, wish), ref, left_out=left_out)
         number = mine.id if mine is not None else self._next()
         pr = mine or self._record(wish, number, tip.branch)
         fork = (
@@ -213,11 +213,13 @@ class Pulls:
         self._records.put(pr)
         return self._finish(pr, mine is None, held, left_out)
 
-    def _commit(self, ref: str, base: str, changes: Entries, wish: Wish) -> str:
+    def _commit(self, ref: str, base: str, changes: Entries, wish: PrRequest) -> str:
         author = f"{wish.agent} <{wish.agent}@aipass>"
         return tree.commit(self._repo, ref, [base], changes, _message(wish), author)
 
-    def _finish(self, pr: Pr, new: bool, held: Held, left_out: list[tuple[str, str]] | None = None) -> Opened:
+    def _finish(
+        self, pr: Pr, new: bool, held: Held, left_out: list[tuple[str, str]] | None = None
+    ) -> OpenedPr:
         """Have its branch stand where its record says, unless a person has it checked out."""
         if (where := self._repo.checked_out().get(pr.ref)) is not None and self._repo.ref(pr.ref) != pr.head:
             raise RefusedError(
@@ -237,9 +239,9 @@ class Pulls:
         held.check()
         if changes:
             self._repo.move(f"aipass: PR {pr.id}", *changes)
-        return Opened(pr, pr.head, pr.ref, new, left_out or [])
+        return OpenedPr(pr, pr.head, pr.ref, new, left_out or [])
 
-    def _open_one(self, wish: Wish) -> Pr | None:
+    def _open_one(self, wish: PrRequest) -> Pr | None:
         """The agent's open PR of the same title, which it goes on with, as people have left its branch."""
         title = title_of(wish.title).casefold()
         mine = (pr for pr in self._records.open() if pr.agent == wish.agent and pr.title.casefold() == title)
@@ -257,7 +259,7 @@ class Pulls:
                     f"the branch `{short}` stands in the way of `{short}/…`; rename it: `git branch -m {short} OTHER`"
                 )
 
-    def _record(self, wish: Wish, number: int, branch: str | None) -> Pr:
+    def _record(self, wish: PrRequest, number: int, branch: str | None) -> Pr:
         return Pr(
             id=number,
             agent=wish.agent,
@@ -288,7 +290,7 @@ class Pulls:
 
     # -- which paths -----------------------------------------------------------------------------------------------
 
-    def _claims(self, wish: Wish, tip: str) -> tuple[dict[str, Claim], list[tuple[str, str]]]:
+    def _claims(self, wish: PrRequest, tip: str) -> tuple[dict[str, WrittenPath], list[tuple[str, str]]]:
         """What the agent wrote, by paths from the top; and what of it no commit can hold."""
         repo, left_out = self._repo, []
         claims = self._changed(wish) if wish.claims is None else dict(wish.claims)
@@ -298,8 +300,8 @@ class Pulls:
             there = {one for path in claims for one in _upward(path)}
             unknown = (path for path in wish.only if _normal(path) not in there)
             left_out += [(path, f"{wish.agent} has not written it") for path in unknown]
-        found: dict[str, Claim] = {}
-        folders: dict[str, Claim] = {}
+        found: dict[str, WrittenPath] = {}
+        folders: dict[str, WrittenPath] = {}
         for path, claim in sorted(claims.items()):
             if path.partition("/")[0] == STATE_NAME:
                 continue
@@ -325,7 +327,7 @@ class Pulls:
             del found[path]
         return found, left_out
 
-    def _changed(self, wish: Wish) -> dict[str, Claim]:
+    def _changed(self, wish: PrRequest) -> dict[str, WrittenPath]:
         """Without a fence: whatever differs from HEAD and is the agent's to write."""
         words = (
             "status",
@@ -339,16 +341,16 @@ class Pulls:
         inside = (
             path.removeprefix(self._repo.prefix) for path in found if path.startswith(self._repo.prefix)
         )
-        return {path: Claim() for path in inside if wish.owned is not None and wish.owned(path)}
+        return {path: WrittenPath() for path in inside if wish.owned is not None and wish.owned(path)}
 
     def _unchanged(
         self,
-        wish: Wish,
-        claims: dict[str, Claim],
+        wish: PrRequest,
+        claims: dict[str, WrittenPath],
         before: Entries,
         there: Entries,
         left_out: list[tuple[str, str]],
-    ) -> dict[str, Claim]:
+    ) -> dict[str, WrittenPath]:
         """Without what somebody else has changed since: that is refused where it is of the work that the PR is of."""
         refused = []
         kept = {}
@@ -385,8 +387,8 @@ class Pulls:
 
     def _stack(
         self,
-        wish: Wish,
-        claims: Mapping[str, Claim],
+        wish: PrRequest,
+        claims: Mapping[str, WrittenPath],
         there: Entries,
         parent: str,
         tip: str,
@@ -492,7 +494,7 @@ class Pulls:
                 if secret.value not in values and not lines.issuperset(secret.value.splitlines()):
                     yield path, secret.line, secret.kind
 
-    def _text(self, entry: Entry) -> str:
+    def _text(self, entry: TreeEntry) -> str:
         size = int(self._repo.one("cat-file", "-s", entry.sha))
         if size > MAX_SEARCHED_BYTES:
             return ""
@@ -547,7 +549,7 @@ def _is_below(path: str, tops: frozenset[str]) -> bool:
     return any(one in tops for one in _upward(path))
 
 
-def _nothing(wish: Wish, left_out: list[tuple[str, str]]) -> str:
+def _nothing(wish: PrRequest, left_out: list[tuple[str, str]]) -> str:
     text = f"{wish.agent} has changed nothing that is not handed in already"
     if not wish.claims and wish.claims is not None:
         text = f"{wish.agent} has written nothing that a PR could hold; `aipass owns PATH` says who may write what"
@@ -556,7 +558,7 @@ def _nothing(wish: Wish, left_out: list[tuple[str, str]]) -> str:
     return text
 
 
-def _message(wish: Wish) -> str:
+def _message(wish: PrRequest) -> str:
     """The commit's message: title, body, and where it comes from."""
     title = title_of(wish.title)
     trailers = [

@@ -61,7 +61,7 @@ class Pr(BaseModel):
     url: str | None = None
 
 
-class Records:
+class PrRecords:
     """The records of one repository. Written by whoever holds the git lease, read by anybody."""
 
     def __init__(self, shared: Path) -> None:
@@ -140,4 +140,4 @@ def title_of(text: str) -> str:
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
-__all__ = ["DRAFT", "FOLDER", "HEADS", "KEPT", "Pr", "Records", "folder_of", "slug", "title_of"]
+__all__ = ["DRAFT", "FOLDER", "HEADS", "KEPT", "Pr", "PrRecords", "folder_of", "slug", "title_of"]

@@ -23,17 +23,17 @@ from aipass.config.model import LOCAL
 from aipass.errors import EXIT_FAILED, AipassError, RefusedError
 from aipass.event import Fact, printable
 from aipass.features.dispatch.results import INTERRUPTED
-from aipass.features.git import merge_checks as testing
-from aipass.features.git.fair_share import Share
+from aipass.features.git import merge_checks
+from aipass.features.git.fair_share import FairShare
 from aipass.features.git.lease import EndingError, Lease
 from aipass.features.git.pr_merge import Merger, StaleError
 from aipass.features.git.pr_open import NothingError, Pulls, seal
-from aipass.features.git.pr_records import Records
+from aipass.features.git.pr_records import PrRecords
 from aipass.features.git.repo import Repo
 from aipass.supervisor import wire
 from aipass.workspace.crash_report import write_report
 from aipass.workspace.layout import MERGES
-from aipass.workspace.removal import Graveyard
+from aipass.workspace.removal import Remover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from aipass.features.git.forge import Forge
     from aipass.features.git.lease import Held
     from aipass.features.git.pr_merge import Prepared
-    from aipass.features.git.pr_open import Opened, Wish
+    from aipass.features.git.pr_open import OpenedPr, PrRequest
     from aipass.features.git.pr_records import Pr
     from aipass.text.secret import Secret
     from aipass.workspace.layout import Layout
@@ -96,7 +96,7 @@ PR_SHARE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PrJob:
     """One request. `by` is the run that asks and `cause` its event; `who` in words."""
 
     do: str
@@ -106,7 +106,7 @@ class Job:
     by: int | None
     cause: int | None
     settings: Pulling
-    wish: Wish | None = None
+    wish: PrRequest | None = None
     ids: tuple[int, ...] = ()
     method: str = ""
     reason: str = ""
@@ -119,7 +119,7 @@ class _Merge:
     """One PR on its way through a merge, and the request that it is of."""
 
     pr: Pr
-    job: Job
+    job: PrJob
     #: What came of it; None: it is still to be seen.
     failed: str | None = None
     code: int = EXIT_FAILED
@@ -142,10 +142,10 @@ class PullRequestWorker:
         """`trusted`: the filters that may be started while what an engine before has left is finished."""
         self._trusted = trusted
         self._layout, self._find_secrets, self._forges, self._busy = layout, find_secrets, forges, busy
-        self._graves = Graveyard(layout)
+        self._remover = Remover(layout)
         self._tell: Callable[[list[Any]], None] = lambda _: None
-        self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._merges: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[PrJob | Callable[[], None] | None] = queue.SimpleQueue()
+        self._merges: queue.SimpleQueue[PrJob | None] = queue.SimpleQueue()
         self._checked: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._open = 0
@@ -154,7 +154,7 @@ class PullRequestWorker:
         self._tidied = threading.Event()
         self._repo: Repo | None = None
         #: By agent, how long its PRs have taken.
-        self._shares = Share()
+        self._shares = FairShare()
         #: The check that a merge waits for.
         self._checking: int | None = None
 
@@ -175,7 +175,7 @@ class PullRequestWorker:
         self._tidied.set()
         for waiting in (self._jobs, self._merges, self._checked):
             waiting.put(None)
-        self._graves.stop()
+        self._remover.stop()
         for thread in self._threads:
             thread.join(
                 STOP_WAIT_S
@@ -188,7 +188,7 @@ class PullRequestWorker:
         with self._lock:
             return self._open == 0
 
-    def ask(self, job: Job) -> None:
+    def ask(self, job: PrJob) -> None:
         """Line a request up."""
         self._put(self._merges if job.do == "merge" else self._jobs, job)
 
@@ -220,7 +220,7 @@ class PullRequestWorker:
         """The check that a merge waits for, as the supervisors number it."""
         return self._checking
 
-    def _put(self, waiting: queue.SimpleQueue[Any], job: Job | Callable[[], None]) -> None:
+    def _put(self, waiting: queue.SimpleQueue[Any], job: PrJob | Callable[[], None]) -> None:
         with self._lock:
             self._open += 1
         waiting.put(job)
@@ -241,7 +241,7 @@ class PullRequestWorker:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             if not self._ending:
-                if isinstance(job, Job):
+                if isinstance(job, PrJob):
                     self._answer(job, self._open_one if job.do == "open" else self._close)
                 else:
                     self._quietly(job)
@@ -259,7 +259,7 @@ class PullRequestWorker:
         except Exception as exc:
             logger.exception("could not be done", error=str(exc))
 
-    def _answer(self, job: Job, work: Callable[[Job], GitDone]) -> None:
+    def _answer(self, job: PrJob, work: Callable[[PrJob], GitDone]) -> None:
         try:
             done = work(job)
         except EndingError:
@@ -273,7 +273,7 @@ class PullRequestWorker:
             done = GitDone(job.action, job.request, EXIT_FAILED, text, self._failed(job, text, exc))
         self._tell([done])
 
-    def _failed(self, job: Job, reason: str, exc: Exception) -> tuple[Fact, ...]:
+    def _failed(self, job: PrJob, reason: str, exc: Exception) -> tuple[Fact, ...]:
         wish = job.wish
         detail: dict[str, Any] = {"reason": reason, "do": job.do, "pr": None, "prs": list(job.ids)}
         if wish is not None:
@@ -287,7 +287,7 @@ class PullRequestWorker:
         detail["nothing"] = isinstance(exc, NothingError)
         return (Fact("pr.failed", "git", ref=None, by=job.by, cause=job.cause, detail=detail),)
 
-    def _open_one(self, job: Job) -> GitDone:
+    def _open_one(self, job: PrJob) -> GitDone:
         if job.refused:
             raise RefusedError(job.refused)
         assert job.wish is not None
@@ -302,10 +302,10 @@ class PullRequestWorker:
             now = time.monotonic()
             self._shares.spend(job.wish.agent, now, now - begun)
 
-    def _made(self, job: Job) -> GitDone:
+    def _made(self, job: PrJob) -> GitDone:
         assert job.wish is not None
         repo = self._repository(job.settings.filters)
-        records = Records(repo.shared)
+        records = PrRecords(repo.shared)
         pulls = Pulls(repo, records, self._find_secrets if job.settings.secrets else None)
         what = "commit" if job.wish.draft else "PR"
         with self._lease(repo, job, f"{what} of {job.wish.agent}: {job.wish.title}") as held:
@@ -316,7 +316,7 @@ class PullRequestWorker:
         kind = "pr.opened" if opened.new else "pr.updated"
         return GitDone(job.action, job.request, 0, told, (_fact(kind, job, records.get(opened.pr.id)),))
 
-    def _show(self, repo: Repo, records: Records, job: Job, opened: Opened) -> str:
+    def _show(self, repo: Repo, records: PrRecords, job: PrJob, opened: OpenedPr) -> str:
         """Show it on the forge; it is there all the same where that fails."""
         try:
             forge = self._forge(job)
@@ -329,7 +329,7 @@ class PullRequestWorker:
             records.put(records.get(opened.pr.id).model_copy(update={"url": url}))
         return f"\n{url}" if url else ""
 
-    def _forge(self, job: Job) -> Forge | None:
+    def _forge(self, job: PrJob) -> Forge | None:
         name = job.settings.forge
         if name == LOCAL:
             return None
@@ -339,9 +339,9 @@ class PullRequestWorker:
             )
         return self._forges[name]
 
-    def _close(self, job: Job) -> GitDone:
+    def _close(self, job: PrJob) -> GitDone:
         repo = self._repository(job.settings.filters)
-        records = Records(repo.shared)
+        records = PrRecords(repo.shared)
         done, facts, code = [], [], 0
         for number in job.ids:
             try:
@@ -359,7 +359,7 @@ class PullRequestWorker:
             raise AipassError("\n".join(done))
         return GitDone(job.action, job.request, code, "\n".join(done), tuple(facts))
 
-    def _close_one(self, repo: Repo, records: Records, job: Job, pr: Pr) -> list[str]:
+    def _close_one(self, repo: Repo, records: PrRecords, job: PrJob, pr: Pr) -> list[str]:
         forge = self._forge(job)
         if forge is not None and pr.url is not None and pr.state == "open":
             forge.close(repo, pr, job.settings.remote, job.reason)
@@ -389,13 +389,13 @@ class PullRequestWorker:
                 self._merge_all(jobs)
             self._done(len(jobs))
 
-    def _merge_all(self, jobs: list[Job]) -> None:
+    def _merge_all(self, jobs: list[PrJob]) -> None:
         """Merge what is asked for, and answer each request; one method at a time, in the order of asking."""
         wanted: dict[int, _Merge] = {}
-        answered: list[Job] = []
+        answered: list[PrJob] = []
         for job in jobs:
             try:
-                records = Records(self._repository(job.settings.filters).shared)
+                records = PrRecords(self._repository(job.settings.filters).shared)
                 found = {number: _Merge(records.get(number), job) for number in job.ids}
                 for number, one in found.items():
                     wanted.setdefault(number, one)
@@ -424,8 +424,8 @@ class PullRequestWorker:
             mine = [wanted[number] for number in dict.fromkeys(job.ids)]
             self._answer(job, partial(self._merged, mine))
 
-    def _merged(self, mine: list[_Merge], job: Job) -> GitDone:
-        records, failed, lines, facts = Records(self._repository(job.settings.filters).shared), [], [], []
+    def _merged(self, mine: list[_Merge], job: PrJob) -> GitDone:
+        records, failed, lines, facts = PrRecords(self._repository(job.settings.filters).shared), [], [], []
         for one in mine:
             pr = records.get(one.pr.id)
             if one.failed is None:
@@ -485,7 +485,7 @@ class PullRequestWorker:
         """Merge these, if their checks pass on what it comes to; what failed, in words."""
         job = together[0].job
         repo = self._repository(job.settings.filters)
-        records = Records(repo.shared)
+        records = PrRecords(repo.shared)
         merger, forge = Merger(repo, records), self._forge(job)
         names = ", ".join(f"PR {one.pr.id}" for one in together)
         for attempt in range(MOST_TRIES):
@@ -516,9 +516,9 @@ class PullRequestWorker:
     def _merge_there(
         self,
         repo: Repo,
-        records: Records,
+        records: PrRecords,
         forge: Forge,
-        job: Job,
+        job: PrJob,
         together: list[_Merge],
         tested: Mapping[int, Pr],
     ) -> None:
@@ -532,7 +532,7 @@ class PullRequestWorker:
                 with self._lease(repo, job, f"note that PR {one.pr.id} is merged") as held:
                     Merger(repo, records).note_merged(records.get(one.pr.id), held)
 
-    def _check(self, repo: Repo, ready: Prepared, job: Job) -> str | None:
+    def _check(self, repo: Repo, ready: Prepared, job: PrJob) -> str | None:
         """Run the configured checks on a checkout of what the merge would come to; what failed, in words."""
         commands = job.settings.checks
         if not commands:
@@ -544,7 +544,7 @@ class PullRequestWorker:
             while tries < START_TRIES:
                 own = self._next_check(job.action, [pr.id for pr in ready.prs])
                 message = self._run_check(CheckAsked(MERGES + int(own.name), str(folder), commands))
-                testing.end(own)
+                merge_checks.end(own)
                 if message["tell"] == "ended" and message["outcome"] not in INTERRUPTED:
                     break
                 # One of an engine that was killed may take its time to end.
@@ -553,13 +553,15 @@ class PullRequestWorker:
             else:
                 return "its checks cannot be started, or are ended from outside; `aipass doctor` may say why"
         finally:
-            self._graves.bury(folder)
+            self._remover.remove(folder)
         if message["outcome"] == "exited" and message.get("exit") == 0:
             return None
         why = message.get("reason") or f"status {message.get('exit')}"
         if message["outcome"] != "exited":
             return f"its checks did not end by themselves ({why})"
-        which = textwrap.shorten(testing.reached(own / wire.STDOUT, commands), NAMED_CHARS, placeholder="…")
+        which = textwrap.shorten(
+            merge_checks.reached(own / wire.STDOUT, commands), NAMED_CHARS, placeholder="…"
+        )
         return f"its check `{which}` failed ({why}); {(own / wire.STDOUT).relative_to(self._layout.root)} says what"
 
     def _run_check(self, asked: CheckAsked) -> dict[str, Any]:
@@ -579,7 +581,7 @@ class PullRequestWorker:
         number = action * 1000
         while (folder := self._layout.run(MERGES + number)).exists():
             number += 1
-        testing.begin(folder, prs)
+        merge_checks.begin(folder, prs)
         return folder
 
     # -- both ------------------------------------------------------------------------------------------------------
@@ -591,13 +593,13 @@ class PullRequestWorker:
         return self._repo
 
     @contextmanager
-    def _lease(self, repo: Repo, job: Job, reason: str) -> Iterator[Held]:
+    def _lease(self, repo: Repo, job: PrJob, reason: str) -> Iterator[Held]:
         detail: dict[str, Any] = {"holder": job.who, "reason": reason, "pid": os.getpid()}
         with Lease(repo.shared).hold(job.who, reason, ending=lambda: self._ending) as held:
             self._tell([Fact("lease.taken", "git", ref="git", by=job.by, cause=job.cause, detail=detail)])
             try:
                 # What another engine left half done in this tree comes first.
-                Merger(repo, Records(repo.shared)).recover()
+                Merger(repo, PrRecords(repo.shared)).recover()
                 yield held
             finally:
                 self._tell(
@@ -615,9 +617,9 @@ class PullRequestWorker:
         """Finish or undo what an engine before has left half done, and remove its scratch files."""
         repo = self._repository(self._trusted)
         with Lease(repo.shared).hold("aipass", "tidy up"):
-            Merger(repo, Records(repo.shared)).recover()
+            Merger(repo, PrRecords(repo.shared)).recover()
             for path in repo.scratch.iterdir():
-                self._graves.bury(path)
+                self._remover.remove(path)
 
 
 def _alike(wanted: list[_Merge]) -> Iterator[list[_Merge]]:
@@ -632,7 +634,7 @@ def _alike(wanted: list[_Merge]) -> Iterator[list[_Merge]]:
         yield group
 
 
-def _fact(kind: str, job: Job, pr: Pr, **more: object) -> Fact:
+def _fact(kind: str, job: PrJob, pr: Pr, **more: object) -> Fact:
     detail = {
         "pr": pr.id,
         "agent": pr.agent,

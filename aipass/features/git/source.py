@@ -22,11 +22,11 @@ from aipass.git.ref_changes import (
     TAGS,
     WORKTREES,
     About,
-    Entry,
     GitSeen,
+    ReflogEntry,
     read_log,
 )
-from aipass.sources.emitter import Ground
+from aipass.sources.emitter import WatchContext
 from aipass.sources.filesystem import Watched
 from aipass.supervisor.held import open_regular
 
@@ -133,7 +133,7 @@ class Git:
         # Git makes that of the worktrees with the first of them, and takes it away with the last.
         folders |= {common / WORKTREES} if (common / WORKTREES).is_dir() else set()
         for folder in folders:
-            watched = Watched(Ground(root=str(folder), tell=lambda _: self._something.set()))
+            watched = Watched(WatchContext(root=str(folder), tell=lambda _: self._something.set()))
             self._watched.append(watched)
             watched.start()
         self._is_there = True
@@ -210,7 +210,7 @@ class Git:
         detached = frozenset(ref for ref, folder in heads if _is_detached(folder / HEAD))
         return GitSeen(logs, tags, dict(self._describe(wanted)), detached, rebased, time.time())
 
-    def _rebased(self, logs: Iterable[tuple[Entry, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def _rebased(self, logs: Iterable[tuple[ReflogEntry, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The commits that rebases have made, by the branch's new tip."""
         for entries in logs:
             for entry in entries:

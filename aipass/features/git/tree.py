@@ -32,7 +32,7 @@ QUICK_S = 30.0
 MOST_BYTES, READ_S = 1 << 30, 20.0
 
 
-class Entry(NamedTuple):
+class TreeEntry(NamedTuple):
     """One path in a tree: git's mode (`100644 100755 120000 160000`) and the object."""
 
     mode: str
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 
 #: Paths with what is there; None: nothing.
-Entries = dict[str, Entry | None]
+Entries = dict[str, TreeEntry | None]
 
 
 def at(repo: Repo, commit: str, paths: Iterable[str]) -> Entries:
@@ -54,18 +54,18 @@ def at(repo: Repo, commit: str, paths: Iterable[str]) -> Entries:
             about, _, path = line.partition("\t")
             mode, _, sha = about.split(" ")
             if path in found:
-                found[path] = Entry(mode, sha)
+                found[path] = TreeEntry(mode, sha)
     return found
 
 
-def between(repo: Repo, old: str, new: str) -> dict[str, tuple[Entry | None, Entry | None]]:
+def between(repo: Repo, old: str, new: str) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
     """The paths in which two commits or trees differ, with what is there in each."""
     words = records(repo.run("diff-tree", "-r", "-z", "--no-renames", "--raw", "--no-abbrev", old, new))
     found = {}
     for about, path in zip(words[::2], words[1::2], strict=True):
         old_mode, new_mode, old_sha, new_sha, _ = about.removeprefix(":").split(" ")
-        before = None if old_mode == "000000" else Entry(old_mode, old_sha)
-        after = None if new_mode == "000000" else Entry(new_mode, new_sha)
+        before = None if old_mode == "000000" else TreeEntry(old_mode, old_sha)
+        after = None if new_mode == "000000" else TreeEntry(new_mode, new_sha)
         found[path] = before, after
     return found
 
@@ -143,7 +143,7 @@ def now(repo: Repo, base: Entries, most: int = 2 * MOST_BYTES) -> Entries:
         about, _, path = line.partition("\t")
         mode, sha, _ = about.split(" ")
         if path in found:
-            found[path] = Entry(mode, sha)
+            found[path] = TreeEntry(mode, sha)
     return found
 
 
@@ -205,7 +205,7 @@ def commit(
     repo: Repo,
     ref: str,
     parents: Sequence[str],
-    changes: Mapping[str, Entry | None],
+    changes: Mapping[str, TreeEntry | None],
     message: str,
     author: str,
 ) -> str:
@@ -289,7 +289,7 @@ def staged(repo: Repo, paths: Iterable[str]) -> Entries:
             about, _, path = line.partition("\t")
             mode, sha, _ = about.split(" ")
             if path in found:
-                found[path] = Entry(mode, sha)
+                found[path] = TreeEntry(mode, sha)
     return found
 
 

@@ -61,7 +61,7 @@ class Old:
 
 
 @dataclass(slots=True)
-class Found:
+class ImportedState:
     """What the files of one agent hold. `left`: what stays where it is, with the reason, in words."""
 
     names: list[str] = field(default_factory=list)
@@ -77,12 +77,12 @@ def which(name: str) -> str | None:
     return None if match is None else "passport" if match[1] == "id" else match[1]
 
 
-def read(files: Mapping[str, tuple[bytes, float]]) -> Found:
+def read(files: Mapping[str, tuple[bytes, float]]) -> ImportedState:
     """All that these files hold, by their names; entries oldest first.
 
     files: what each holds, and when it was changed last, in seconds: an entry without a date is of that moment.
     """
-    found = Found()
+    found = ImportedState()
     for name, (data, changed) in files.items():
         before = len(found.entries)
         document = _document(name, data, found)
@@ -105,7 +105,7 @@ def read(files: Mapping[str, tuple[bytes, float]]) -> Found:
     return found
 
 
-def _document(name: str, data: bytes, found: Found) -> dict[str, Any] | None:
+def _document(name: str, data: bytes, found: ImportedState) -> dict[str, Any] | None:
     twice: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _depth(document: object) -> int:
 # -- file by file ------------------------------------------------------------------------------------------------------
 
 
-def _passport(name: str, document: dict[str, Any], found: Found) -> None:
+def _passport(name: str, document: dict[str, Any], found: ImportedState) -> None:
     """Who it is; that is for aipass.toml, so it is told and not taken."""
     branch, identity = _inner(document.pop("branch_info", None)), _inner(document.pop("identity", None))
     places = [branch, identity, document, _inner(document.pop("purpose_identity", None))]
@@ -160,7 +160,7 @@ def _passport(name: str, document: dict[str, Any], found: Found) -> None:
         document.pop(key, None)
 
 
-def _local(name: str, document: dict[str, Any], found: Found) -> None:
+def _local(name: str, document: dict[str, Any], found: ImportedState) -> None:
     for key in ("active_tasks", "active"):
         if not isinstance(document.get(key, {}), dict):
             focus = document.pop(key)
@@ -179,7 +179,7 @@ def _local(name: str, document: dict[str, Any], found: Found) -> None:
         _take(name, kind, document.pop(key, None), found)
 
 
-def _take(name: str, kind: str, values: object, found: Found) -> None:
+def _take(name: str, kind: str, values: object, found: ImportedState) -> None:
     if isinstance(values, dict):
         values = [
             {"key": key, **(value if isinstance(value, dict) else {"value": value})}

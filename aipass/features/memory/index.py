@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Meaning(Protocol):
+class SemanticIndex(Protocol):
     """An index of texts by what they mean.
 
     The engine lets it learn, in a thread of its own; `aipass recall` asks it, in a process of its own, while the engine may
@@ -40,4 +40,4 @@ class Meaning(Protocol):
 class Indexes:
     """The indexes of plugins that are installed."""
 
-    found: Sequence[Meaning]
+    found: Sequence[SemanticIndex]

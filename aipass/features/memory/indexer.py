@@ -15,7 +15,7 @@ from aipass.sources.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aipass.features.memory.index import Meaning
+    from aipass.features.memory.index import SemanticIndex
     from aipass.workspace.layout import Layout
 
 logger = structlog.get_logger("aipass")
@@ -29,10 +29,10 @@ class Indexer:
 
     name = "meaning"
 
-    def __init__(self, layout: Layout, meanings: Sequence[Meaning]) -> None:
+    def __init__(self, layout: Layout, meanings: Sequence[SemanticIndex]) -> None:
         self._layout = layout
         #: How far each has come; None where it was not asked yet what it has.
-        self._reached: dict[Meaning, int | None] = dict.fromkeys(meanings)
+        self._reached: dict[SemanticIndex, int | None] = dict.fromkeys(meanings)
         self._worker = Worker(self.name, layout.crashes, lambda _: None, watches=False)
         self._ledger: Ledger | None = None
         self._is_ending = False
@@ -63,7 +63,7 @@ class Indexer:
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
-    def _try(self, meaning: Meaning, work: Callable[[Meaning], None]) -> None:
+    def _try(self, meaning: SemanticIndex, work: Callable[[SemanticIndex], None]) -> None:
         """A third party's code that fails is left out, told once, and the words go on alone."""
         if self._is_ending or meaning not in self._reached:
             return
@@ -76,7 +76,7 @@ class Indexer:
             error = f"{type(exc).__name__}: {exc}"
             logger.error("learns no more what is remembered", index=meaning.name, error=error)
 
-    def _learn(self, meaning: Meaning) -> None:
+    def _learn(self, meaning: SemanticIndex) -> None:
         reached = self._reached[meaning]
         if reached is None:
             reached = self._reconcile(meaning)
@@ -88,7 +88,7 @@ class Indexer:
         if len(rows) == BATCH:
             self._worker.ask(partial(self._try, meaning, self._learn))
 
-    def _reconcile(self, meaning: Meaning) -> int:
+    def _reconcile(self, meaning: SemanticIndex) -> int:
         """Forget what went while nobody told it, learn what it misses before its newest; returns that."""
         has, rows = set(meaning.ids()), self._read().all("memory_ids")
         for number in has - {row["id"] for row in rows}:
@@ -100,7 +100,7 @@ class Indexer:
             meaning.learn([(row["id"], row["text"]) for row in found if row is not None])
         return newest
 
-    def _again(self, number: int, meaning: Meaning) -> None:
+    def _again(self, number: int, meaning: SemanticIndex) -> None:
         reached, row = self._reached[meaning], self._read().one("memory", {"id": number})
         meaning.forget(number)
         # What it has not come to yet it will learn as it is now.

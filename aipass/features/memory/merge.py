@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aipass.features.memory.model import Entry
+    from aipass.features.memory.model import NoteEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class MergedNote:
     """An entry as it is known. Times are seconds, as the file's `updated` has them.
 
     `since`: the first copy that had it. `changed`: the first copy with this text. `gone`: the first copy without it.
@@ -40,12 +40,14 @@ class Note:
 class Merged:
     """What is to be done, and how the list is then: notes by id, new ones as entries."""
 
-    order: list[int | Entry] = field(default_factory=list)
-    changed: list[tuple[int, Entry]] = field(default_factory=list)
+    order: list[int | NoteEntry] = field(default_factory=list)
+    changed: list[tuple[int, NoteEntry]] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
 
 
-def merge(known: Iterable[Note], saved: Sequence[Entry], base: float, *, removes: bool = True) -> Merged:
+def merge(
+    known: Iterable[MergedNote], saved: Sequence[NoteEntry], base: float, *, removes: bool = True
+) -> Merged:
     """Merge one list. `base`: `updated` of the copy that the agent began with.
 
     `removes`: whether what is not in the save was taken out; not where nobody knows what the agent had before it.
@@ -78,9 +80,9 @@ def merge(known: Iterable[Note], saved: Sequence[Entry], base: float, *, removes
     return done
 
 
-def _matched(notes: dict[int, Note], saved: Sequence[Entry], base: float) -> dict[int, Note]:
+def _matched(notes: dict[int, MergedNote], saved: Sequence[NoteEntry], base: float) -> dict[int, MergedNote]:
     """Which note each entry is, by its place: by its id, or by its text, as it was saved before it had an id."""
-    found: dict[int, Note] = {}
+    found: dict[int, MergedNote] = {}
     met: set[int] = set()
     for place, entry in enumerate(saved):
         note = notes.get(entry.id) if entry.id is not None and entry.id not in met else None
@@ -88,7 +90,7 @@ def _matched(notes: dict[int, Note], saved: Sequence[Entry], base: float) -> dic
         if note is not None and (note.gone is None or note.gone > base):
             found[place] = note
             met.add(note.id)
-    fresh: dict[str, list[Note]] = {}
+    fresh: dict[str, list[MergedNote]] = {}
     for note in notes.values():
         if note.id not in met and note.since > base:
             fresh.setdefault(note.text, []).append(note)

@@ -86,7 +86,7 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Entry(Shape):
+class NoteEntry(Shape):
     """A todo, a learning or an observation. A new one has neither id nor time: the engine gives them."""
 
     id: Annotated[int, Field(ge=1, lt=1 << 60)] | None = None
@@ -96,7 +96,7 @@ class Entry(Shape):
 
 
 #: The first that is wrong is enough: to describe each of many takes a thousand bytes and more.
-Entries = Annotated[tuple[Entry, ...], Field(strict=False), FailFast()]
+Entries = Annotated[tuple[NoteEntry, ...], Field(strict=False), FailFast()]
 
 
 class Now(Shape):
@@ -135,7 +135,7 @@ class Observations(Shape):
 class Saved:
     """What an agent saved: its own part checked, the engine's as it was found."""
 
-    lists: dict[str, tuple[Entry, ...]]
+    lists: dict[str, tuple[NoteEntry, ...]]
     doing: str | None
     found: dict[str, Any]
 
@@ -245,7 +245,7 @@ def _fault(text: str, errors: list[ErrorDetails]) -> FaultError:
 
 
 def _known(place: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = Local if place[0] != "observations" and len(place) == 1 else Entry
+    model: type[BaseModel] = Local if place[0] != "observations" and len(place) == 1 else NoteEntry
     if place[0] == "now":
         model = Now
     return [field.alias or name for name, field in model.model_fields.items()]

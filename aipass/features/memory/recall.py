@@ -13,7 +13,7 @@ from aipass.features.memory.full_text import names, query
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aipass.features.memory.index import Meaning
+    from aipass.features.memory.index import SemanticIndex
     from aipass.ledger import Ledger, Row
 
 SOURCES = ("learning", "observation", "session", "answer", "message", "plan", "pr")
@@ -63,7 +63,7 @@ def recall(
     sources: Sequence[str] = SOURCES,
     now: float,
     limit: int = 10,
-    meanings: Sequence[Meaning] = (),
+    meanings: Sequence[SemanticIndex] = (),
 ) -> list[Hit]:
     """What is remembered of the words in `asked`, best first.
 

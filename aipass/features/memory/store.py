@@ -16,7 +16,7 @@ from aipass.errors import EXIT_FAILED, EXIT_REFUSED
 from aipass.event import Fact, iso, printable
 from aipass.features.memory.document import render
 from aipass.features.memory.full_text import indexed
-from aipass.features.memory.merge import Note, merge
+from aipass.features.memory.merge import MergedNote, merge
 from aipass.features.memory.model import (
     FILES,
     KEYS,
@@ -28,7 +28,7 @@ from aipass.features.memory.model import (
     OBSERVATIONS,
     PASSPORT,
     SCHEMA,
-    Entry,
+    NoteEntry,
     printed,
 )
 from aipass.features.memory.sessions import with_checks
@@ -404,7 +404,7 @@ class StateStore:
         step: Step,
         agent: str,
         kind: str,
-        entries: Sequence[Entry],
+        entries: Sequence[NoteEntry],
         base: int,
         run: Row | None,
         *,
@@ -433,7 +433,7 @@ class StateStore:
             self._gone(agent, kind, number)
         added = 0
         for place, one in enumerate(done.order):
-            if isinstance(one, Entry):
+            if isinstance(one, NoteEntry):
                 added += 1
                 self._add(step, agent, kind, one.text, one.tags, place, run)
             elif known[one]["place"] != place:
@@ -582,8 +582,8 @@ def _is_same(value: str, text: str) -> bool:
     return value == text or is_cut or (len(text) >= CUT_CHARS and value.startswith(text))
 
 
-def _note(row: Row) -> Note:
-    return Note(
+def _note(row: Row) -> MergedNote:
+    return MergedNote(
         row["id"],
         row["text"],
         tuple(json.loads(row["tags"])),

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aipass.event import Fact, printable
-from aipass.features.ownership import layers as ground
+from aipass.features.ownership import layers
 from aipass.supervisor import held
 from aipass.supervisor.fence.territory import Kind, Owner, Territory
 
@@ -44,7 +44,7 @@ class Unfenced:
 
     def look(self, step: Step, event: Event) -> None:
         """Tell `write.foreign` where this change was nobody's to make who runs now."""
-        if event.by is not None or ground.active(self._core.config()).fence:
+        if event.by is not None or layers.active(self._core.config()).fence:
             return
         # What was moved away is gone from where it was; where it has come to is told as closed.
         path = event.detail.get("from") if event.kind == "file.moved" else event.path

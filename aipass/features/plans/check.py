@@ -8,8 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence.glob import ANY_DEPTH, Globs, segments_of
-from aipass.supervisor.fence.territory import Kind, Territory
-from aipass.supervisor.fence.territory import Phase as Owning
+from aipass.supervisor.fence.territory import Kind, PhaseOwns, Territory
 from aipass.text.overlap import MOST_UNDECIDED, UndecidedError, common_path, path_outside
 
 if TYPE_CHECKING:
@@ -97,7 +96,9 @@ def ancestors(plan: Plan) -> dict[str, set[str]]:
     return found
 
 
-def overlaps(pairs: Iterable[tuple[Phase, Phase]]) -> Iterator[tuple[Phase, Phase, str | UndecidedError]]:
+def overlaps(
+    pairs: Iterable[tuple[Phase, Phase]],
+) -> Iterator[tuple[Phase, Phase, str | UndecidedError]]:
     """Pairs whose `owns` share a path, with one that both name; or with why nobody can say.
 
     Only patterns that begin alike are compared at all; what they begin with by name is looked up, not searched.
@@ -207,7 +208,7 @@ def _circle(after: Mapping[str, Sequence[str]], start: str) -> list[str]:
 def _not_owned(plan: Plan) -> Iterator[Problem]:
     undecided = 0
     for phase in plan.phases:
-        its_own = Territory(phases=(Owning(plan.id, phase.id, phase.agent, Globs(phase.owns), 1),))
+        its_own = Territory(phases=(PhaseOwns(plan.id, phase.id, phase.agent, Globs(phase.owns), 1),))
         for deliverable in phase.delivers:
             path = path_outside((deliverable.path,), ())
             if path is not None and (owner := its_own.owner(path)).kind is Kind.NEVER:

@@ -19,7 +19,7 @@ from aipass.event import Fact
 from aipass.features.dispatch.dispatcher import FINAL
 from aipass.features.dispatch.hook import DispatchHook
 from aipass.features.dispatch.results import INTERRUPTED
-from aipass.features.ownership import layers as ground
+from aipass.features.ownership import layers
 from aipass.features.plans import model
 from aipass.features.plans.preamble import preamble
 from aipass.features.plans.progress import ACTIVE, PhaseView, PlanView
@@ -105,7 +105,7 @@ class Plans(RunHook, DispatchHook):
 
     def _look(self) -> list[PlanView]:
         config = self._core.config()
-        fenced = ground.active(config).fence
+        fenced = layers.active(config).fence
         return [
             PlanView(
                 model.taken_over(row["body"], row["file"]),
@@ -473,7 +473,7 @@ class Plans(RunHook, DispatchHook):
                 detail = {"plan": phase["plan"], "phase": phase["id"]}
                 detail |= {name: message.get(name) for name in ("exit", "outcome", "reason")}
                 passed = message["outcome"] == "exited" and message.get("exit") == 0
-                if ground.active(self._core.config()).fence:
+                if layers.active(self._core.config()).fence:
                     # Without one the check itself may have written it.
                     detail["changed"] = phase["seal"] != self.seal(phase["plan"], phase["id"])
                 detail |= {"output": f".aipass/checks/{number}/stdout.log"}

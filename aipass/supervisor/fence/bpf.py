@@ -22,7 +22,7 @@ LONGEST = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Instruction:
     """An instruction without a jump: load, arithmetic, return."""
 
     code: int
@@ -46,27 +46,27 @@ class Label:
     name: str
 
 
-Item = Step | Jump | Label
+Item = Instruction | Jump | Label
 
 
-def load(offset: int) -> Step:
+def load(offset: int) -> Instruction:
     """The accumulator becomes the 32-bit word at `offset` of the data."""
-    return Step(LD_ABS, offset)
+    return Instruction(LD_ABS, offset)
 
 
-def mask(bits: int) -> Step:
+def mask(bits: int) -> Instruction:
     """Keep these bits of the accumulator."""
-    return Step(AND, bits)
+    return Instruction(AND, bits)
 
 
-def shift(bits: int) -> Step:
+def shift(bits: int) -> Instruction:
     """Shift the accumulator right."""
-    return Step(RSH, bits)
+    return Instruction(RSH, bits)
 
 
-def answer(value: int) -> Step:
+def answer(value: int) -> Instruction:
     """End the program with this value."""
-    return Step(RET, value)
+    return Instruction(RET, value)
 
 
 def assemble(items: Sequence[Item]) -> bytes:
@@ -120,7 +120,7 @@ def _reach(jump: Jump, place: int, where: dict[str, int]) -> int:
 def _encode(item: Item, place: int, where: dict[str, int], is_far: bool) -> bytes:
     if isinstance(item, Label):
         return b""
-    if isinstance(item, Step):
+    if isinstance(item, Instruction):
         return struct.pack("=HBBI", item.code, 0, 0, item.k)
     if not is_far:
         yes, no = (_distance(label, place + 1, where) for label in (item.yes, item.no))

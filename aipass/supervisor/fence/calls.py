@@ -55,7 +55,7 @@ Test = Bits | Among | NotZero
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CallRule:
     """What becomes of a call when all `tests` hold. `error` is the error number of a refusal; 0 says "done"."""
 
     treatment: Treatment
@@ -73,7 +73,7 @@ class Call:
     name: str
     x86_64: int | None
     aarch64: int | None
-    rules: tuple[Rule, ...]
+    rules: tuple[CallRule, ...]
     why: str
 
     def number(self, machine: str) -> int | None:
@@ -82,27 +82,27 @@ class Call:
 
 
 O_PATH, WRITING = os.O_PATH, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_CARRIED = (Rule(Treatment.CARRIED),)
+_CARRIED = (CallRule(Treatment.CARRIED),)
 
 
-def _open(flags: int) -> tuple[Rule, ...]:
+def _open(flags: int) -> tuple[CallRule, ...]:
     # An O_PATH descriptor reads and writes nothing, whatever else its flags say.
     return (
-        Rule(Treatment.THROUGH, (Bits(flags, O_PATH),)),
-        Rule(Treatment.CARRIED, (Bits(flags, WRITING),)),
+        CallRule(Treatment.THROUGH, (Bits(flags, O_PATH),)),
+        CallRule(Treatment.CARRIED, (Bits(flags, WRITING),)),
     )
 
 
-def _refused(error: int, *tests: Test) -> tuple[Rule, ...]:
-    return (Rule(Treatment.REFUSED, tests, error),)
+def _refused(error: int, *tests: Test) -> tuple[CallRule, ...]:
+    return (CallRule(Treatment.REFUSED, tests, error),)
 
 
-def _node(mode: int) -> tuple[Rule, ...]:
-    return (Rule(Treatment.REFUSED, (Among(mode, (0x2000, 0x6000), 0xF000),), errno.EPERM), *_CARRIED)
+def _node(mode: int) -> tuple[CallRule, ...]:
+    return (CallRule(Treatment.REFUSED, (Among(mode, (0x2000, 0x6000), 0xF000),), errno.EPERM), *_CARRIED)
 
 
-def _other(process: int) -> tuple[Rule, ...]:
-    return (Rule(Treatment.CARRIED, (NotZero(process),)),)
+def _other(process: int) -> tuple[CallRule, ...]:
+    return (CallRule(Treatment.CARRIED, (NotZero(process),)),)
 
 
 NAMESPACES = 0x7E020000
@@ -136,9 +136,9 @@ CALLS: tuple[Call, ...] = (
     Call("open", 2, None, _open(1), "opens for writing, creates, truncates"),
     Call("openat", 257, 56, _open(2), "opens for writing, creates, truncates"),
     Call("creat", 85, None, _CARRIED, "creates or truncates"),
-    Call("access", 21, None, (Rule(Treatment.CARRIED, (Bits(1, os.W_OK),)),), _ACCESS),
-    Call("faccessat", 269, 48, (Rule(Treatment.CARRIED, (Bits(2, os.W_OK),)),), _ACCESS),
-    Call("faccessat2", 439, 439, (Rule(Treatment.CARRIED, (Bits(2, os.W_OK),)),), _ACCESS),
+    Call("access", 21, None, (CallRule(Treatment.CARRIED, (Bits(1, os.W_OK),)),), _ACCESS),
+    Call("faccessat", 269, 48, (CallRule(Treatment.CARRIED, (Bits(2, os.W_OK),)),), _ACCESS),
+    Call("faccessat2", 439, 439, (CallRule(Treatment.CARRIED, (Bits(2, os.W_OK),)),), _ACCESS),
     Call("truncate", 76, 45, _CARRIED, "truncates"),
     Call("rename", 82, None, _CARRIED, _NAMED),
     Call("renameat", 264, 38, _CARRIED, _NAMED),
@@ -222,7 +222,7 @@ CALLS: tuple[Call, ...] = (
         16,
         29,
         (
-            Rule(Treatment.THROUGH, (Among(1, _HARMLESS_CONTROLS),)),
+            CallRule(Treatment.THROUGH, (Among(1, _HARMLESS_CONTROLS),)),
             *_refused(errno.ENOTTY, Among(1, _FILE_CONTROLS, 0xFF00, 8)),
             *_refused(errno.EPERM, Among(1, (TIOCSTI, TIOCLINUX, *_DISK_CONTROLS))),
         ),
@@ -274,7 +274,7 @@ CALLS: tuple[Call, ...] = (
         (
             *_refused(0, Among(0, (4,))),
             *_refused(errno.EPERM, Among(0, (PR_SET_MM,))),
-            Rule(Treatment.CARRIED, (Among(0, (PR_CAPBSET_DROP, PR_SET_SECUREBITS)),)),
+            CallRule(Treatment.CARRIED, (Among(0, (PR_CAPBSET_DROP, PR_SET_SECUREBITS)),)),
         ),
         "a process whose memory cannot be read could not be asked which path it means; what a program may do after exec",
     ),

@@ -12,7 +12,7 @@ from aipass.supervisor.fence.sockets import bind, connect
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aipass.supervisor.fence.permit import Answer, Work
+    from aipass.supervisor.fence.permit import Answer, PermitCall
 
 _AT = kernel.AT_FDCWD
 Arguments = tuple[int, int, int, int, int, int]
@@ -35,26 +35,26 @@ _CREAT = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 _NOFOLLOW = kernel.AT_SYMLINK_NOFOLLOW
 
 
-def _futimesat(w: Work, a: Arguments) -> Answer:
+def _futimesat(w: PermitCall, a: Arguments) -> Answer:
     place = w.at(_signed(a[0]), a[1]) if a[1] else w.by_open_descriptor(_signed(a[0]))
     return marking.times(w, place, marking.timevals(w, a[2]))
 
 
-def _utimensat(w: Work, a: Arguments) -> Answer:
+def _utimensat(w: PermitCall, a: Arguments) -> Answer:
     if _u32(a[3]) & ~(_NOFOLLOW | kernel.AT_EMPTY_PATH):
         raise OSError(errno.EINVAL, "flags")
     place = w.at(_signed(a[0]), a[1], _u32(a[3])) if a[1] else w.by_open_descriptor(_signed(a[0]))
     return marking.times(w, place, marking.timespecs(w, a[2]))
 
 
-def _fchownat(w: Work, a: Arguments) -> Answer:
+def _fchownat(w: PermitCall, a: Arguments) -> Answer:
     if _u32(a[4]) & ~(_NOFOLLOW | kernel.AT_EMPTY_PATH):
         raise OSError(errno.EINVAL, "flags")
     return marking.chown(w, w.at(_signed(a[0]), a[1], _u32(a[4])), a[2], a[3])
 
 
 #: Each call that is carried out, from its arguments to its answer.
-CARRIED: dict[str, Callable[[Work, Arguments], Answer]] = {
+CARRIED: dict[str, Callable[[PermitCall, Arguments], Answer]] = {
     "shmget": lambda w, a: sysv.get(w, "shm", _signed(a[0]), _u32(a[2]), a[1]),
     "shmat": lambda w, a: sysv.use(w, "shm", _signed(a[0])),
     "shmctl": lambda w, a: sysv.control(w, "shm", _signed(a[0]), _u32(a[1])),

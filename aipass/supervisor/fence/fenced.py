@@ -25,7 +25,7 @@ _FILE_CLOCK = 5 if os.uname().sysname == "Linux" else time.CLOCK_REALTIME
 MAX_DENIED_BYTES = 1_000_000
 
 
-class Identity(NamedTuple):
+class ObjectId(NamedTuple):
     """What tells an object from every other, also from one that gets its number later."""
 
     dev: int
@@ -33,7 +33,7 @@ class Identity(NamedTuple):
     born: int
 
     @classmethod
-    def of(cls, status: Status) -> Identity:
+    def of(cls, status: Status) -> ObjectId:
         """From its status."""
         return cls(status.dev, status.ino, status.born)
 
@@ -62,11 +62,11 @@ class Fenced:
     #: Names that this run gave to a file of several names.
     links: dict[tuple[int, int], set[str]] = field(default_factory=dict)
     #: Sockets that it bound: what stands at a path, or an abstract name; with a descriptor that holds what has no birth.
-    bound: dict[Identity | bytes, int] = field(default_factory=dict)
+    bound: dict[ObjectId | bytes, int] = field(default_factory=dict)
     #: Files without a name that it made, or took the name of.
-    unnamed: set[Identity] = field(default_factory=set)
+    unnamed: set[ObjectId] = field(default_factory=set)
     #: Its temporary files, as they were when it made them: the name alone proves nothing.
-    temporary: dict[str, Identity] = field(default_factory=dict)
+    temporary: dict[str, ObjectId] = field(default_factory=dict)
     #: Terminals that it opened, by number: a handle that tells whether that one still lives, or only its number goes on.
     terminals: dict[int, int] = field(default_factory=dict)
     #: System V objects that it made: kind and number.
@@ -176,4 +176,4 @@ def _printable(path: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-__all__ = ["DENIED", "JOURNAL", "Fenced", "Identity"]
+__all__ = ["DENIED", "JOURNAL", "Fenced", "ObjectId"]

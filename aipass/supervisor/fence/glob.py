@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ANY_DEPTH = None
 
 
-class Rule:
+class GlobRule:
     """One pattern. `segments` are tests of one path component each, ANY_DEPTH for `**`."""
 
     __slots__ = ("_anchored", "_groups", "files_only", "include", "only_folders", "segments", "text")
@@ -121,15 +121,15 @@ class Globs:
         rule = self.decisive(path)
         return rule is not None and rule.include
 
-    def decisive(self, path: str) -> Rule | None:
+    def decisive(self, path: str) -> GlobRule | None:
         """The pattern that decides about `path`: the last one that matches."""
-        return self._last(path, Rule.covers)
+        return self._last(path, GlobRule.covers)
 
-    def naming(self, path: str) -> Rule | None:
+    def naming(self, path: str) -> GlobRule | None:
         """The last pattern that matches `path` itself: what decides, as git has it, where no folder above is excluded."""
-        return self._last(path, Rule.names)
+        return self._last(path, GlobRule.names)
 
-    def _last(self, path: str, test: Callable[[Rule, Sequence[str], bool], bool]) -> Rule | None:
+    def _last(self, path: str, test: Callable[[GlobRule, Sequence[str], bool], bool]) -> GlobRule | None:
         folder = path.endswith("/")
         parts = path.strip("/").split("/")
         for rule in self._rules:
@@ -165,13 +165,13 @@ class Parts(NamedTuple):
     open_end: bool = False
 
 
-def compile_line(line: str, *, gitignore: bool = False) -> Rule | None:
+def compile_line(line: str, *, gitignore: bool = False) -> GlobRule | None:
     """One line of a list of patterns; None for a comment or an empty line."""
     found = segments_of(line)
     if not found.parts:
         return None
     segments = [ANY_DEPTH if part is ANY_DEPTH else compile_segment(part) for part in found.parts]
-    return Rule(line, found.include, segments, found.only_folders, found.open_end and not gitignore)
+    return GlobRule(line, found.include, segments, found.only_folders, found.open_end and not gitignore)
 
 
 def segments_of(line: str) -> Parts:

@@ -17,7 +17,7 @@ from aipass.supervisor.fence.fenced import Fenced
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.permit import SHARED_TEMPORARY, identity_in
 from aipass.supervisor.fence.serve import Fence
-from aipass.supervisor.fence.start import Start
+from aipass.supervisor.fence.start import RunStart
 from aipass.supervisor.fence.territory import Territory
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aipass.supervisor.spawn import Spec
 
 
-class Keeper:
+class FenceController:
     """The fence of one root. Its methods may be called from any thread; `told` is called from the serving thread.
 
     `keep`: descriptors that `told` needs there.
@@ -190,11 +190,11 @@ class Keeper:
             ]
             # Behind the fence its own terminals are opened for it; with others' it can do nothing, though it may open them to read.
             writable += ["/dev/pts", *(f for f in SHARED_TEMPORARY if not self.root.startswith(f + "/"))]
-        start = Start(spec, self._program(walled) if fenced else None, writable, self._umask, files_limit)
+        start = RunStart(spec, self._program(walled) if fenced else None, writable, self._umask, files_limit)
         start.begin(lambda: self._fence.call(partial(self._started, start, own, done)))
 
     def _started(
-        self, start: Start, own: tuple[str, ...], done: Callable[[Spec, int, Exception | None], None]
+        self, start: RunStart, own: tuple[str, ...], done: Callable[[Spec, int, Exception | None], None]
     ) -> None:
         spec = start.spec
         assert spec.ground is not None

@@ -320,7 +320,7 @@ def _group_of(tid: int) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
 
 
-class Identity(NamedTuple):
+class Credentials(NamedTuple):
     """Whose file accesses a thread's are: user, group, further groups, effective capabilities as a bit set."""
 
     uid: int
@@ -347,7 +347,7 @@ def drop_capabilities() -> None:
             prctl(PR_CAPBSET_DROP, number)
 
 
-def act_as(identity: Identity) -> None:
+def act_as(identity: Credentials) -> None:
     """Let this thread's accesses be another's, or its own again. Only root may; the thread alone is changed.
 
     Capabilities go last and come back first: changing users needs some, and the file system id alone leaves others.
@@ -361,9 +361,9 @@ def act_as(identity: Identity) -> None:
     _set_capabilities(identity.capabilities & permitted, permitted)
 
 
-def own_identity() -> Identity:
+def own_identity() -> Credentials:
     """This thread's identity now."""
-    return Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()), _capabilities()[0])
+    return Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), _capabilities()[0])
 
 
 # linux/capability.h: version 3, two halves of 32 bits each of effective, permitted, inheritable.

@@ -11,28 +11,28 @@ from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused, leads_to_another
 
 if TYPE_CHECKING:
-    from aipass.supervisor.fence.permit import Answer, Work
-    from aipass.supervisor.fence.resolve import Place
+    from aipass.supervisor.fence.permit import Answer, PermitCall
+    from aipass.supervisor.fence.resolve import ResolvedPath
 
 MAX_XATTR = 65536
 #: UTIME_OMIT, as the eight bytes of a tv_nsec.
 _OMIT = struct.pack("=q", (1 << 30) - 2)
 
 
-def _marked(work: Work, place: Place) -> str:
+def _marked(work: PermitCall, place: ResolvedPath) -> str:
     """Ask for a change of what is held; the name by which it is done."""
     work.permit((Operation.MARK_FOLDER if place.is_folder() else Operation.MARK, place))()
     return f"/proc/thread-self/fd/{place.handle}"
 
 
-def chmod(work: Work, place: Place, mode: int) -> Answer:
+def chmod(work: PermitCall, place: ResolvedPath, mode: int) -> Answer:
     """chmod, fchmod, fchmodat."""
     _keep_passable(work, place, mode)
     os.chmod(_marked(work, place), mode & 0o7777)
     return 0
 
 
-def chown(work: Work, place: Place, uid: int, gid: int) -> Answer:
+def chown(work: PermitCall, place: ResolvedPath, uid: int, gid: int) -> Answer:
     """chown, lchown, fchown, fchownat."""
     _keep_passable(work, place, 0)
     _marked(work, place)
@@ -41,7 +41,7 @@ def chown(work: Work, place: Place, uid: int, gid: int) -> Answer:
     return 0
 
 
-def times(work: Work, place: Place, times: bytes | None) -> Answer:
+def times(work: PermitCall, place: ResolvedPath, times: bytes | None) -> Answer:
     """utime, utimes, futimesat, utimensat; `times` are two struct timespec."""
     if times is not None and _OMIT == times[8:16] == times[24:32]:
         return 0
@@ -51,12 +51,12 @@ def times(work: Work, place: Place, times: bytes | None) -> Answer:
     return 0
 
 
-def timespecs(work: Work, address: int) -> bytes | None:
+def timespecs(work: PermitCall, address: int) -> bytes | None:
     """Two struct timespec from memory; None for now."""
     return work.caller.memory(address, 32, exactly=True) if address else None
 
 
-def timevals(work: Work, address: int) -> bytes | None:
+def timevals(work: PermitCall, address: int) -> bytes | None:
     """Two struct timeval from memory, as timespecs."""
     if not address:
         return None
@@ -66,7 +66,7 @@ def timevals(work: Work, address: int) -> bytes | None:
     return struct.pack("=4q", parts[0], parts[1] * 1000, parts[2], parts[3] * 1000)
 
 
-def utimbuf(work: Work, address: int) -> bytes | None:
+def utimbuf(work: PermitCall, address: int) -> bytes | None:
     """A struct utimbuf from memory, as timespecs."""
     if not address:
         return None
@@ -74,7 +74,7 @@ def utimbuf(work: Work, address: int) -> bytes | None:
     return struct.pack("=4q", access, 0, change, 0)
 
 
-def setxattr(work: Work, place: Place, name: int, value: int, size: int, flags: int) -> Answer:
+def setxattr(work: PermitCall, place: ResolvedPath, name: int, value: int, size: int, flags: int) -> Answer:
     """setxattr, lsetxattr, fsetxattr."""
     if flags & ~3:
         raise OSError(errno.EINVAL, "flags")
@@ -91,7 +91,7 @@ def setxattr(work: Work, place: Place, name: int, value: int, size: int, flags: 
     return 0
 
 
-def removexattr(work: Work, place: Place, name: int) -> Answer:
+def removexattr(work: PermitCall, place: ResolvedPath, name: int) -> Answer:
     """removexattr, lremovexattr, fremovexattr."""
     attribute = _attribute(work, name)
     if attribute.startswith(b"system.posix_acl"):
@@ -100,7 +100,7 @@ def removexattr(work: Work, place: Place, name: int) -> Answer:
     return 0
 
 
-def _attribute(work: Work, address: int) -> bytes:
+def _attribute(work: PermitCall, address: int) -> bytes:
     name = work.caller.text(address)
     if not name or len(name) > 255:
         raise OSError(errno.ERANGE, "attribute")
@@ -109,7 +109,7 @@ def _attribute(work: Work, address: int) -> bytes:
     return name
 
 
-def _keep_passable(work: Work, place: Place, mode: int) -> None:
+def _keep_passable(work: PermitCall, place: ResolvedPath, mode: int) -> None:
     """Raise EACCES where a folder that leads to what is another's would be closed to its owner.
 
     `mode`: what its owner may do there from then on; 0 where that cannot be told.

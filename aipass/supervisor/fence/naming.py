@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused
-from aipass.supervisor.fence.fenced import Identity
+from aipass.supervisor.fence.fenced import ObjectId
 from aipass.supervisor.fence.permit import Plain
-from aipass.supervisor.fence.resolve import PATH_MAX, Place, resolve
+from aipass.supervisor.fence.resolve import PATH_MAX, ResolvedPath, resolve
 
 if TYPE_CHECKING:
-    from aipass.supervisor.fence.permit import Answer, Work
+    from aipass.supervisor.fence.permit import Answer, PermitCall
 
 #: Folders of more entries are not moved as one: looking through them would hold up the other runs.
 MAX_MOVED = 5000
 _NODES = frozenset((0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK))
 
 
-def _new(work: Work, dirfd: int, address: int) -> Place:
+def _new(work: PermitCall, dirfd: int, address: int) -> ResolvedPath:
     place = resolve(work.caller, dirfd, work.caller.text(address), False)
     if place.handle is not None:
         raise OSError(errno.EEXIST, "exists")
@@ -30,7 +30,7 @@ def _new(work: Work, dirfd: int, address: int) -> Place:
     return place
 
 
-def mkdir(work: Work, dirfd: int, address: int, mode: int) -> Answer:
+def mkdir(work: PermitCall, dirfd: int, address: int, mode: int) -> Answer:
     """mkdir, mkdirat."""
     place = _new(work, dirfd, address)
     if work.goes_on(place):
@@ -49,14 +49,14 @@ _WAITED_FOR = frozenset((stat.S_IFIFO, stat.S_IFSOCK))
 _READ_BY_GIT = frozenset((b".gitignore", b".gitattributes", b".gitmodules", b".mailmap"))
 
 
-def _keep_readable(work: Work, place: Place) -> None:
+def _keep_readable(work: PermitCall, place: ResolvedPath) -> None:
     if place.name in _READ_BY_GIT and work.run.relative(place.path) is not None:
         raise work.refuse(
             Refused(place.path, "git reads a file of this name, and would wait at a pipe for ever"), "make"
         )
 
 
-def mknod(work: Work, dirfd: int, address: int, mode: int) -> Answer:
+def mknod(work: PermitCall, dirfd: int, address: int, mode: int) -> Answer:
     """mknod, mknodat; devices never come this far."""
     place = _new(work, dirfd, address)
     if place.slash:
@@ -75,7 +75,7 @@ def mknod(work: Work, dirfd: int, address: int, mode: int) -> Answer:
     return 0
 
 
-def symlink(work: Work, target: int, dirfd: int, address: int) -> Answer:
+def symlink(work: PermitCall, target: int, dirfd: int, address: int) -> Answer:
     """symlink, symlinkat."""
     text = work.caller.text(target)
     if not text:
@@ -92,7 +92,7 @@ def symlink(work: Work, target: int, dirfd: int, address: int) -> Answer:
     return 0
 
 
-def unlink(work: Work, dirfd: int, address: int, flags: int) -> Answer:
+def unlink(work: PermitCall, dirfd: int, address: int, flags: int) -> Answer:
     """unlink, unlinkat, rmdir."""
     if flags & ~kernel.AT_REMOVEDIR:
         raise OSError(errno.EINVAL, "flags")
@@ -121,7 +121,7 @@ def unlink(work: Work, dirfd: int, address: int, flags: int) -> Answer:
     return 0
 
 
-def rename(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int) -> Answer:
+def rename(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags: int) -> Answer:
     """rename, renameat, renameat2."""
     exchange = bool(flags & kernel.RENAME_EXCHANGE)
     if flags & ~(kernel.RENAME_NOREPLACE | kernel.RENAME_EXCHANGE) or flags == 3:
@@ -157,14 +157,14 @@ def rename(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int)
     return 0
 
 
-def _is_same(one: Place, other: Place) -> bool:
+def _is_same(one: ResolvedPath, other: ResolvedPath) -> bool:
     """Whether two places hold the same object, by one name or by two."""
     if one.status is None or other.status is None:
         return False
-    return Identity.of(one.status) == Identity.of(other.status)
+    return ObjectId.of(one.status) == ObjectId.of(other.status)
 
 
-def _keep_apart(work: Work, one: Place, other: Place) -> None:
+def _keep_apart(work: PermitCall, one: ResolvedPath, other: ResolvedPath) -> None:
     """Nothing moves, and no second name leads, between the run's own folders and the rest.
 
     What lies in those folders the run changes without being asked, also while this is decided; and a file that has
@@ -177,7 +177,7 @@ def _keep_apart(work: Work, one: Place, other: Place) -> None:
         raise OSError(errno.EXDEV, "the repository is as a filesystem of its own")
 
 
-def _keep_in_place(work: Work, *places: Place) -> None:
+def _keep_in_place(work: PermitCall, *places: ResolvedPath) -> None:
     """Of a file whose content alone may be written nothing is put in the place, and it gets no other name.
 
     What stands there is what the next run is granted.
@@ -189,7 +189,7 @@ def _keep_in_place(work: Work, *places: Place) -> None:
             )
 
 
-def _check_kinds(source: Place, target: Place, exchange: bool) -> None:
+def _check_kinds(source: ResolvedPath, target: ResolvedPath, exchange: bool) -> None:
     if source.slash and not source.is_folder():
         raise OSError(errno.ENOTDIR, "no folder")
     if target.slash and not (target.is_folder() if exchange else source.is_folder()):
@@ -199,10 +199,10 @@ def _check_kinds(source: Place, target: Place, exchange: bool) -> None:
 
 
 def _asked_by_rename(
-    work: Work, source: Place, target: Place, exchange: bool
-) -> list[tuple[Operation, Place]]:
+    work: PermitCall, source: ResolvedPath, target: ResolvedPath, exchange: bool
+) -> list[tuple[Operation, ResolvedPath]]:
     there = target.handle is not None
-    asked: list[tuple[Operation, Place]] = []
+    asked: list[tuple[Operation, ResolvedPath]] = []
     for place, other in ((source, target), (target, source)) if exchange else ((source, target),):
         if place.is_folder():
             if there and not exchange:
@@ -214,7 +214,9 @@ def _asked_by_rename(
     return asked
 
 
-def _tree(work: Work, source: Place, target: Place) -> list[tuple[Operation, Place]]:
+def _tree(
+    work: PermitCall, source: ResolvedPath, target: ResolvedPath
+) -> list[tuple[Operation, ResolvedPath]]:
     """All that a folder's move moves: every entry must be allowed to go, and to come."""
     assert source.handle is not None
     asked = [(Operation.REMOVE_FOLDER, source), (Operation.MAKE_FOLDER, target)]
@@ -239,8 +241,8 @@ def _tree(work: Work, source: Place, target: Place) -> list[tuple[Operation, Pla
             inner = work.caller.keep(kernel.open_path(os.fsencode(name), held, os.O_NOFOLLOW))
             status = kernel.status(inner)
             at, to = f"{source.path}{below}", f"{target.path}{below}"
-            old = Place(held, at, os.fsencode(name), inner, status, False)
-            new = Place(target.folder, to, os.fsencode(name), None, None, False)
+            old = ResolvedPath(held, at, os.fsencode(name), inner, status, False)
+            new = ResolvedPath(target.folder, to, os.fsencode(name), None, None, False)
             asked.append((Operation.REMOVE_FOLDER if folder else Operation.REMOVE, old))
             asked.append((Operation.MAKE_FOLDER if folder else Operation.CREATE, new))
             if folder:
@@ -248,7 +250,7 @@ def _tree(work: Work, source: Place, target: Place) -> list[tuple[Operation, Pla
     return asked
 
 
-def _gone(work: Work, place: Place) -> None:
+def _gone(work: PermitCall, place: ResolvedPath) -> None:
     """A name is gone: what was known by it is known no more."""
     relative = work.run.relative(place.path)
     if relative is not None:
@@ -257,7 +259,7 @@ def _gone(work: Work, place: Place) -> None:
     _unnamed(work, place)
 
 
-def _unnamed(work: Work, place: Place) -> None:
+def _unnamed(work: PermitCall, place: ResolvedPath) -> None:
     """An object has lost a name, perhaps its last one."""
     if place.status is None:
         return
@@ -266,23 +268,23 @@ def _unnamed(work: Work, place: Place) -> None:
     if place.status.links > 1:
         work.run.links.get((place.status.dev, place.status.ino), set()).discard(place.path)
     else:
-        work.common.made_outside.pop(Identity.of(place.status), None)
+        work.common.made_outside.pop(ObjectId.of(place.status), None)
 
 
-def _exchanged(work: Work, source: Place, target: Place) -> None:
+def _exchanged(work: PermitCall, source: ResolvedPath, target: ResolvedPath) -> None:
     """Two objects have each other's names: a temporary file's name stays one, of the other object."""
     for place, other in ((source, target), (target, source)):
         relative, status = work.run.relative(place.path), other.status
         if status is None or relative is None:
             continue
         if relative in work.run.grant.temps:
-            work.run.temporary[relative] = Identity.of(status)
+            work.run.temporary[relative] = ObjectId.of(status)
         if names := work.run.links.get((status.dev, status.ino)):
             names.discard(other.path)
             names.add(place.path)
 
 
-def _renamed(work: Work, source: Place, target: Place) -> None:
+def _renamed(work: PermitCall, source: ResolvedPath, target: ResolvedPath) -> None:
     old, new = work.run.relative(source.path), work.run.relative(target.path)
     grant = work.run.grant
     if source.status is not None and (names := work.run.links.get((source.status.dev, source.status.ino))):
@@ -300,7 +302,7 @@ def _renamed(work: Work, source: Place, target: Place) -> None:
                 known |= {new + path[len(old) :] for path in moved}
 
 
-def link(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int) -> Answer:
+def link(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags: int) -> Answer:
     """link, linkat. The source is asked about as well: its other name would lead to the same bytes."""
     if flags & ~(kernel.AT_SYMLINK_FOLLOW | kernel.AT_EMPTY_PATH):
         raise OSError(errno.EINVAL, "flags")
@@ -331,7 +333,7 @@ def link(work: Work, olddir: int, old: int, newdir: int, new: int, flags: int) -
     )
     took()
     # It has a name from here on, and by that it is known whose it is.
-    work.run.unnamed.discard(Identity.of(source.status))
+    work.run.unnamed.discard(ObjectId.of(source.status))
     if source.status.links:
         names = work.run.links.setdefault((source.status.dev, source.status.ino), set())
         if source.status.links == 1:

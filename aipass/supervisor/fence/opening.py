@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused, decide
-from aipass.supervisor.fence.permit import SHARED_TEMPORARY, Later, Opened, Plain
-from aipass.supervisor.fence.resolve import Place, resolve, where
+from aipass.supervisor.fence.permit import SHARED_TEMPORARY, DescriptorReply, Later, Plain
+from aipass.supervisor.fence.resolve import ResolvedPath, resolve, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aipass.supervisor.fence.permit import Answer, Work
+    from aipass.supervisor.fence.permit import Answer, PermitCall
 
 O_TMPFILE = 0o20000000 | os.O_DIRECTORY
 TIOCGPTN = 0x80045430
 _NOT_FOR_REOPEN = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
-def open_file(work: Work, dirfd: int, address: int, flags: int, mode: int) -> Answer:
+def open_file(work: PermitCall, dirfd: int, address: int, flags: int, mode: int) -> Answer:
     """open, openat, creat."""
     flags &= 0x7FFFFFFF  # the highest bit means nothing, and does not fit
     if flags & os.O_CREAT and flags & os.O_DIRECTORY:
@@ -59,7 +59,7 @@ def open_file(work: Work, dirfd: int, address: int, flags: int, mode: int) -> An
     raise OSError(errno.EAGAIN, "it comes and goes")
 
 
-def _ask(work: Work, dirfd: int, address: int) -> None:
+def _ask(work: PermitCall, dirfd: int, address: int) -> None:
     """A file that must be made and must be a folder can never be opened; so that is how a pre-write hook asks.
 
     Raises EACCES, and explains it as always, where a write there would be refused; nothing is changed, held or noted.
@@ -74,7 +74,7 @@ def _ask(work: Work, dirfd: int, address: int) -> None:
     work.check((Operation.CREATE if place.handle is None else Operation.WRITE, place))
 
 
-def _create(work: Work, place: Place, flags: int, mode: int) -> Answer:
+def _create(work: PermitCall, place: ResolvedPath, flags: int, mode: int) -> Answer:
     if not kernel.status(place.folder).links:
         raise OSError(errno.ENOENT, "the folder was removed")
     took = work.permit((Operation.CREATE, place))
@@ -86,10 +86,10 @@ def _create(work: Work, place: Place, flags: int, mode: int) -> Answer:
     folder = os.dup(place.folder)
     # The kernel looks for a free descriptor before it makes the file; where there is none, there is no file.
     undo = partial(_unmake, work, place, folder, os.fstat(handle).st_ino)
-    return Opened(handle, bool(flags & os.O_CLOEXEC), undo=undo, folder=folder)
+    return DescriptorReply(handle, bool(flags & os.O_CLOEXEC), undo=undo, folder=folder)
 
 
-def _unmake(work: Work, place: Place, folder: int, ino: int) -> None:
+def _unmake(work: PermitCall, place: ResolvedPath, folder: int, ino: int) -> None:
     """Remove a file that was made for nothing, if it is still that, and the run's: it may have taken a while."""
     relative = work.run.relative(place.path)
     if relative is not None:
@@ -101,7 +101,7 @@ def _unmake(work: Work, place: Place, folder: int, ino: int) -> None:
         os.unlink(place.name, dir_fd=folder)
 
 
-def _open_existing(work: Work, place: Place, flags: int) -> Answer:
+def _open_existing(work: PermitCall, place: ResolvedPath, flags: int) -> Answer:
     assert place.handle is not None
     assert place.status is not None
     kind = stat.S_IFMT(place.status.mode)
@@ -127,7 +127,7 @@ def _open_existing(work: Work, place: Place, flags: int) -> Answer:
     return _reopen(place.handle, kind, flags, took, lambda: _still(work, place))
 
 
-def access(work: Work, dirfd: int, address: int, flags: int = 0) -> Answer:
+def access(work: PermitCall, dirfd: int, address: int, flags: int = 0) -> Answer:
     """access, faccessat and faccessat2 with W_OK: EACCES where a write would be refused. Nothing is told: nobody has written.
 
     Of a folder it is asked whether something can be made in it. Whatever would be allowed here, the kernel says what it says.
@@ -141,7 +141,7 @@ def access(work: Work, dirfd: int, address: int, flags: int = 0) -> Answer:
         return Plain.CONTINUE  # it leads nowhere, and the kernel tells that better
     if place.is_folder():
         assert place.handle is not None
-        inside = Place(place.handle, place.path, b"aipass-asks", None, None, False)
+        inside = ResolvedPath(place.handle, place.path, b"aipass-asks", None, None, False)
         allowed = work.would(Operation.CREATE, inside) or work.may_make_below(place)
     else:
         allowed = work.would(Operation.WRITE, place)
@@ -150,7 +150,7 @@ def access(work: Work, dirfd: int, address: int, flags: int = 0) -> Answer:
     return Plain.CONTINUE
 
 
-def _open_device(work: Work, place: Place, flags: int) -> Answer:
+def _open_device(work: PermitCall, place: ResolvedPath, flags: int) -> Answer:
     assert place.handle is not None
     work.permit((Operation.WRITE, place))()
     if place.path == "/dev/tty":
@@ -159,7 +159,7 @@ def _open_device(work: Work, place: Place, flags: int) -> Answer:
             return Plain.CONTINUE
         raise OSError(errno.ENXIO, "no terminal")
     opened = _reopen(place.handle, stat.S_IFCHR, flags)
-    if place.path in ("/dev/ptmx", "/dev/pts/ptmx") and isinstance(opened, Opened):
+    if place.path in ("/dev/ptmx", "/dev/pts/ptmx") and isinstance(opened, DescriptorReply):
         number = bytearray(4)
         fcntl.ioctl(opened.handle, TIOCGPTN, number)
         terminal = struct.unpack("I", number)[0]
@@ -171,7 +171,7 @@ def _open_device(work: Work, place: Place, flags: int) -> Answer:
     return opened
 
 
-def _still(work: Work, place: Place) -> None:
+def _still(work: PermitCall, place: ResolvedPath) -> None:
     """What was allowed when a call began to wait may have been handed over meanwhile, or lie elsewhere.
 
     Raises EACCES, or Later where the call must begin anew.
@@ -217,7 +217,7 @@ def _reopen(
         if took is not None:
             took()
         then = (lambda: os.truncate(f"/proc/thread-self/fd/{handle}", 0)) if truncates else None
-        return Opened(handle, cloexec, then)
+        return DescriptorReply(handle, cloexec, then)
 
     def again() -> Answer | None:
         if still is not None:
@@ -230,7 +230,7 @@ def _reopen(
     return opened
 
 
-def _open_temporary(work: Work, dirfd: int, path: bytes, flags: int, mode: int) -> Answer:
+def _open_temporary(work: PermitCall, dirfd: int, path: bytes, flags: int, mode: int) -> Answer:
     """O_TMPFILE: a file without a name, in a folder whose filesystem it then uses. linkat may name it later."""
     place = resolve(work.caller, dirfd, path, True)
     if place.handle is None:
@@ -244,10 +244,10 @@ def _open_temporary(work: Work, dirfd: int, path: bytes, flags: int, mode: int) 
     os.umask(work.caller.umask())
     handle = os.open(f"/proc/thread-self/fd/{place.handle}", flags | os.O_CLOEXEC, mode & 0o7777)
     work.remember_unnamed(kernel.status(handle))
-    return Opened(handle, bool(flags & os.O_CLOEXEC))
+    return DescriptorReply(handle, bool(flags & os.O_CLOEXEC))
 
 
-def truncate(work: Work, address: int, length: int) -> Answer:
+def truncate(work: PermitCall, address: int, length: int) -> Answer:
     """truncate."""
     place = work.existing(kernel.AT_FDCWD, work.caller.text(address), True)
     if length < 0:

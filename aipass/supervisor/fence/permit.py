@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import gitfolder, kernel, runs_code, wall
 from aipass.supervisor.fence.decide import Allowed, Hold, Operation, Refused, decide
-from aipass.supervisor.fence.fenced import Fenced, Identity
-from aipass.supervisor.fence.resolve import Caller, InDoubtError, Place, resolve, where
+from aipass.supervisor.fence.fenced import Fenced, ObjectId
+from aipass.supervisor.fence.resolve import Caller, InDoubtError, ResolvedPath, resolve, where
 from aipass.supervisor.fence.territory import ANYWHERE_NEVER
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Later(Exception):  # noqa: N818 - not an error: an answer that comes later
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class DescriptorReply:
     """Answer with a descriptor, which is closed here afterwards."""
 
     handle: int
@@ -75,11 +75,11 @@ class Opened:
 class Plain(Enum):
     """Answers without a value of their own."""
 
-    #: The kernel shall do what was asked. Only ever for what the wall mediates, inside the wall: see `Work.goes_on`.
+    #: The kernel shall do what was asked. Only ever for what the wall mediates, inside the wall: see `PermitCall.goes_on`.
     CONTINUE = "continue"
 
 
-Answer = int | Opened | Plain
+Answer = int | DescriptorReply | Plain
 
 
 class Withdrawing:
@@ -119,7 +119,7 @@ class Common:
     report: Callable[[Fenced, Refused, str, int], None]
     holds: dict[str, Hold]
     #: In the order in which it was made.
-    made_outside: dict[Identity, None]
+    made_outside: dict[ObjectId, None]
     #: Temporary files in the tree, by path: whose they are.
     temporary: dict[str, Fenced] = field(default_factory=dict)
     withdrawing: Withdrawing = field(default_factory=Withdrawing)
@@ -136,7 +136,7 @@ class Common:
         self.root_mount, self.root_device = status.mount, status.dev
 
 
-class Work:
+class PermitCall:
     """One call of one caller, from its arguments to its answer."""
 
     def __init__(self, common: Common, run: Fenced, caller: Caller, own: dict[str, int]) -> None:
@@ -145,7 +145,7 @@ class Work:
 
     # -- what is allowed --------------------------------------------------------------------------------------------
 
-    def permit(self, *asked: tuple[Operation, Place]) -> Callable[[], None]:
+    def permit(self, *asked: tuple[Operation, ResolvedPath]) -> Callable[[], None]:
         """Journal it where all of it is allowed, else report it and raise EACCES.
 
         What follows from it (holds, temporary names, made folders) is taken by calling what is returned, when it is done.
@@ -161,7 +161,7 @@ class Work:
                     self.run.wrote(self.caller.tid, operation.value, relative)
         return lambda: self._take(granted)
 
-    def would(self, operation: Operation, place: Place) -> bool:
+    def would(self, operation: Operation, place: ResolvedPath) -> bool:
         """Whether it would be allowed; nobody is told where not."""
         told, self.common = self.common, replace(self.common, report=lambda *_: None)
         try:
@@ -172,7 +172,7 @@ class Work:
             self.common = told
         return True
 
-    def may_make_below(self, place: Place) -> bool:
+    def may_make_below(self, place: ResolvedPath) -> bool:
         """Whether something further down in a folder may be the run's."""
         relative = self.run.relative(place.path)
         grant = self.run.grant
@@ -180,7 +180,7 @@ class Work:
             grant.agent, grant.plan, grant.phase, relative
         )
 
-    def check(self, *asked: tuple[Operation, Place]) -> list[tuple[Operation, str, Allowed]]:
+    def check(self, *asked: tuple[Operation, ResolvedPath]) -> list[tuple[Operation, str, Allowed]]:
         """What is allowed in the repository of all that is asked; reports the first that is not, and raises EACCES."""
         granted: list[tuple[Operation, str, Allowed]] = []
         coming = self._pieces(asked)
@@ -205,7 +205,7 @@ class Work:
                 raise self.refuse(refused, operation.value)
         return granted
 
-    def _pieces(self, asked: Iterable[tuple[Operation, Place]]) -> dict[str, set[str]]:
+    def _pieces(self, asked: Iterable[tuple[Operation, ResolvedPath]]) -> dict[str, set[str]]:
         """What of a git folder is about to be made, by the folder that it is made in: a move makes all of it at once."""
         found: dict[str, set[str]] = {}
         for operation, place in asked:
@@ -215,7 +215,7 @@ class Work:
                     found.setdefault(place.at, set()).add(name)
         return found
 
-    def _of_git(self, relative: str, place: Place, coming: dict[str, set[str]]) -> Refused | None:
+    def _of_git(self, relative: str, place: ResolvedPath, coming: dict[str, set[str]]) -> Refused | None:
         """What reaches into a git folder, whatever its name, or would make one."""
         if gitfolder.around(self.run.root, relative) is not None:
             return Refused(place.path, gitfolder.WHY)
@@ -224,11 +224,11 @@ class Work:
             return Refused(place.path, f"with it {place.at} would be a git folder; {gitfolder.WHY}")
         return None
 
-    def _forget_replaced(self, relative: str, place: Place) -> None:
+    def _forget_replaced(self, relative: str, place: ResolvedPath) -> None:
         """A temporary file of ours that somebody has put something else in the place of is ours no more."""
         if relative not in self.run.grant.temps or place.status is None:
             return
-        if self.run.temporary.get(relative) != Identity.of(place.status):
+        if self.run.temporary.get(relative) != ObjectId.of(place.status):
             self.run.grant.temps.discard(relative)
             self.run.temporary.pop(relative, None)
 
@@ -261,7 +261,7 @@ class Work:
             if operation in (Operation.WRITE, Operation.CREATE):
                 self.run.opened.add(path)
 
-    def _is_nameless(self, place: Place) -> bool:
+    def _is_nameless(self, place: ResolvedPath) -> bool:
         """Whether nothing leads there, and it is the run's: pipes, sockets, memory, files that it removed itself."""
         if place.name or place.status is None or place.is_folder():
             return False
@@ -273,10 +273,10 @@ class Work:
         return (
             path.startswith("/memfd:")
             or self.run.is_own(path)
-            or Identity.of(place.status) in self.run.unnamed
+            or ObjectId.of(place.status) in self.run.unnamed
         )
 
-    def _in_doubt(self, place: Place, operation: Operation) -> Refused | None:
+    def _in_doubt(self, place: ResolvedPath, operation: Operation) -> Refused | None:
         """What makes a path mean more than it says: a mount of the same disk, a file of several names."""
         status = place.status or kernel.status(place.folder)
         if status.mount != self.common.root_mount and status.dev == self.common.root_device:
@@ -304,7 +304,7 @@ class Work:
             return True  # nobody can say where else it is known
         return places > 1
 
-    def _many_names(self, place: Place, status: Status) -> Refused | None:
+    def _many_names(self, place: ResolvedPath, status: Status) -> Refused | None:
         """A file of several names, of which the run has not given every one, or may not write every one any more."""
         if not stat.S_ISREG(status.mode) or status.links < 2:
             return None
@@ -325,7 +325,7 @@ class Work:
             return True
         return isinstance(decide(self.run.grant, Operation.WRITE, (relative,)), Allowed)
 
-    def _outside(self, operation: Operation, place: Place) -> Refused | None:
+    def _outside(self, operation: Operation, place: ResolvedPath) -> Refused | None:
         """Outside the repository, and things without a name: pipes, sockets, memory, removed files."""
         path, status = place.path, place.status
         if self._is_nameless(place):
@@ -354,25 +354,25 @@ class Work:
                     return Refused(
                         path, f"it has {status.links} names (hard links), and others may be another's"
                     )
-                made = Identity.of(status) in self.common.made_outside
+                made = ObjectId.of(status) in self.common.made_outside
                 return None if made else Refused(path, "it was there before, and belongs to another program")
             if place.at in SHARED_TEMPORARY and (why := _reaches_below(os.fsdecode(place.name))):
                 return Refused(path, why)
             if place.at in SHARED_TEMPORARY and (why := _reaches_below(os.fsdecode(place.name))):
                 return Refused(path, why)
             folder = kernel.status(place.folder)
-            if place.at in SHARED_TEMPORARY or Identity.of(folder) in self.common.made_outside:
+            if place.at in SHARED_TEMPORARY or ObjectId.of(folder) in self.common.made_outside:
                 return None
             return Refused(path, "its folder belongs to another program")
         return Refused(path, "it lies outside the repository; `[sandbox] write` may name its folder")
 
-    def is_own_terminal(self, place: Place) -> bool:
+    def is_own_terminal(self, place: ResolvedPath) -> bool:
         """Whether a terminal is one that the run opened, and not the next one of its number."""
         if place.handle is None or place.status is None:
             return False
         return self.run.is_own_terminal(os.minor(place.status.rdev), place.handle)
 
-    def made(self, place: Place) -> None:
+    def made(self, place: ResolvedPath) -> None:
         """Remember what was made outside the repository: runs of this repository may change it."""
         if self.run.relative(place.path) is not None or self.run.is_own(place.path):
             return
@@ -385,7 +385,7 @@ class Work:
         try:
             if len(self.common.made_outside) >= MAX_MADE_OUTSIDE:
                 del self.common.made_outside[next(iter(self.common.made_outside))]
-            self.common.made_outside[Identity.of(kernel.status(handle))] = None
+            self.common.made_outside[ObjectId.of(kernel.status(handle))] = None
         finally:
             os.close(handle)
 
@@ -394,7 +394,7 @@ class Work:
         self.run.is_ourselves = False
         return Plain.CONTINUE
 
-    def goes_on(self, *places: Place) -> bool:
+    def goes_on(self, *places: ResolvedPath) -> bool:
         """Whether the kernel may do the call itself, reading the paths a second time.
 
         The caller may have changed them by then to anything. That is harmless for exactly the calls that Landlock
@@ -432,9 +432,9 @@ class Work:
         """The run has, or had, the only name of a file: it may change it by its descriptors."""
         if len(self.run.unnamed) >= MAX_UNNAMED:
             self.run.unnamed.clear()
-        self.run.unnamed.add(Identity.of(status))
+        self.run.unnamed.add(ObjectId.of(status))
 
-    def existing(self, dirfd: int, path: bytes, follow: bool) -> Place:
+    def existing(self, dirfd: int, path: bytes, follow: bool) -> ResolvedPath:
         """What stands at a path; raises OSError ENOENT where nothing does."""
         place = resolve(self.caller, dirfd, path, follow or path.endswith(b"/"))
         if place.handle is None:
@@ -443,19 +443,19 @@ class Work:
             raise OSError(errno.ENOTDIR, "no folder")
         return place
 
-    def by_open_descriptor(self, number: int) -> Place:
+    def by_open_descriptor(self, number: int) -> ResolvedPath:
         """The object behind a descriptor that is more than a path: an O_PATH one is EBADF to the f… calls."""
         place = self.by_descriptor(number)
         if self.caller.is_path_only(number):
             raise OSError(errno.EBADF, "an O_PATH descriptor")
         return place
 
-    def by_descriptor(self, number: int) -> Place:
+    def by_descriptor(self, number: int) -> ResolvedPath:
         """The object behind a descriptor."""
         handle = self.caller.descriptor(number)
-        return Place(handle, where(handle), b"", handle, kernel.status(handle), False)
+        return ResolvedPath(handle, where(handle), b"", handle, kernel.status(handle), False)
 
-    def at(self, dirfd: int, address: int, flags: int = 0) -> Place:
+    def at(self, dirfd: int, address: int, flags: int = 0) -> ResolvedPath:
         """The object of a …at call: by path, or by descriptor with AT_EMPTY_PATH."""
         path = self.caller.text(address)
         if not path and flags & kernel.AT_EMPTY_PATH:
@@ -469,7 +469,7 @@ class Work:
             return Plain.CONTINUE
         raise OSError(errno.EPERM, "another process")
 
-    def by_path(self, address: int, follow: bool) -> Place:
+    def by_path(self, address: int, follow: bool) -> ResolvedPath:
         """The object at a path from the current folder."""
         return self.existing(kernel.AT_FDCWD, self.caller.text(address), follow)
 
@@ -477,19 +477,19 @@ class Work:
 _QUICK_DEVICES = frozenset(os.fsencode(path) for path in wall.DEVICES if path != "/dev/ptmx")
 
 
-def identity_at(path: str) -> Identity | None:
+def identity_at(path: str) -> ObjectId | None:
     """What stands at an absolute path, links not followed; None for nothing."""
     return identity_in(-1, path)
 
 
-def identity_in(folder: int, name: str) -> Identity | None:
+def identity_in(folder: int, name: str) -> ObjectId | None:
     """The same, by a name in a folder that is held."""
     try:
         handle = kernel.open_path(os.fsencode(name), folder, os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        return Identity.of(kernel.status(handle))
+        return ObjectId.of(kernel.status(handle))
     finally:
         os.close(handle)
 

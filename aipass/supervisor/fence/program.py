@@ -14,8 +14,8 @@ from aipass.supervisor.fence.calls import (
     Among,
     Bits,
     Call,
+    CallRule,
     NotZero,
-    Rule,
     Test,
     Treatment,
 )
@@ -79,7 +79,7 @@ def _rules(call: Call, names: Iterator[str]) -> list[bpf.Item]:
     return [*items, bpf.answer(ALLOW)]
 
 
-def _verdict(rule: Rule) -> bpf.Step:
+def _verdict(rule: CallRule) -> bpf.Instruction:
     match rule.treatment:
         case Treatment.CARRIED:
             return bpf.answer(NOTIFY)

@@ -152,7 +152,7 @@ class _Ourselves:
 _SAME = nullcontext()
 
 
-class Place:
+class ResolvedPath:
     """Where a path leads: a folder that is held, a name in it, and what stands there, if anything does.
 
     `name` is empty where the path is a folder or an object without a name to act on. `slash`: it was written with a closing `/`.
@@ -203,7 +203,7 @@ def where(handle: int) -> str:
         raise
 
 
-def resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
+def resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> ResolvedPath:
     """Where `path` leads from `dirfd`. `follow`: through a symbolic link at its end.
 
     Raises OSError as the kernel would (ENOENT for a folder on the way that is not there, ENOTDIR, ELOOP, EBADF …), and
@@ -216,7 +216,7 @@ def resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
         raise
 
 
-def _resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
+def _resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> ResolvedPath:
     if not path:
         raise OSError(errno.ENOENT, "empty path")
     start = -1 if path.startswith(b"/") else caller.folder(dirfd)
@@ -229,7 +229,7 @@ def _resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
             head = b"/" + head
         if name in (b"", b".", b".."):
             handle = _open_folder(caller, start, path)
-            return Place(handle, where(handle), b"", handle, kernel.status(handle), slash)
+            return ResolvedPath(handle, where(handle), b"", handle, kernel.status(handle), slash)
         folder = _open_folder(caller, start, head or b".")
         at = where(folder)
         if at.startswith("/proc/") or at == "/proc":
@@ -239,10 +239,10 @@ def _resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> Place:
         try:
             handle = caller.keep(kernel.open_path(name, folder, os.O_NOFOLLOW))
         except FileNotFoundError:
-            return Place(folder, at, name, None, None, slash)
+            return ResolvedPath(folder, at, name, None, None, slash)
         status = kernel.status(handle)
         if not (follow and stat.S_ISLNK(status.mode)):
-            return Place(folder, at, name, handle, status, slash)
+            return ResolvedPath(folder, at, name, handle, status, slash)
         path, start = os.readlink(b"", dir_fd=handle), folder
         if not path:
             raise OSError(errno.ENOENT, "empty link")
@@ -299,14 +299,14 @@ def _through(caller: Caller, folder: int, at: str, name: bytes) -> int:
     return caller.keep(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=folder))
 
 
-def _in_proc(caller: Caller, folder: int, at: str, name: bytes, slash: bool, follow: bool) -> Place:
+def _in_proc(caller: Caller, folder: int, at: str, name: bytes, slash: bool, follow: bool) -> ResolvedPath:
     """A path that ends in /proc."""
     try:
         handle = caller.keep(kernel.open_path(name, folder, os.O_NOFOLLOW))
     except FileNotFoundError:
-        return Place(folder, at, name, None, None, slash)
+        return ResolvedPath(folder, at, name, None, None, slash)
     status = kernel.status(handle)
     if follow and stat.S_ISLNK(status.mode):
         handle = _through(caller, folder, at, name)
-        return Place(folder, where(handle), b"", handle, kernel.status(handle), slash)
-    return Place(folder, at, name, handle, status, slash)
+        return ResolvedPath(folder, where(handle), b"", handle, kernel.status(handle), slash)
+    return ResolvedPath(folder, at, name, handle, status, slash)

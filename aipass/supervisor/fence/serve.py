@@ -23,7 +23,7 @@ from aipass.supervisor.fence import kernel, sysv, wall
 from aipass.supervisor.fence.calls import CALLS, Treatment
 from aipass.supervisor.fence.carried import CARRIED
 from aipass.supervisor.fence.decide import Refused
-from aipass.supervisor.fence.permit import Common, Later, Opened, Plain, Work
+from aipass.supervisor.fence.permit import Common, DescriptorReply, Later, PermitCall, Plain
 from aipass.supervisor.fence.resolve import Caller, InDoubtError
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class Fence:
         self._poll = select.poll()
         self._question = bytearray(kernel.NOTIFICATION.size)
         #: Ours, where we are root and callers may be somebody else.
-        self._identity: kernel.Identity | None = None
-        self._as_started: kernel.Identity | None = None
+        self._identity: kernel.Credentials | None = None
+        self._as_started: kernel.Credentials | None = None
         self._aside = 0
         self._thread = threading.Thread(target=self._run, name="fence", daemon=True)
 
@@ -225,7 +225,7 @@ class Fence:
         caller.close()
 
     def _decide(self, run: Fenced, call: int, arguments: Arguments, caller: Caller) -> Answer:
-        work = Work(self.common, run, caller, self._own[run.listener])
+        work = PermitCall(self.common, run, caller, self._own[run.listener])
         carried = CARRIED[self._names[call]]
         return self._as_caller(run, caller, lambda: carried(work, arguments))
 
@@ -285,7 +285,7 @@ class Fence:
             return self._reply(run, number, 0, errno.EACCES)
         if answer is Plain.CONTINUE:
             return self._reply(run, number, 0, 0, kernel.USER_NOTIF_CONTINUE)
-        if isinstance(answer, Opened):
+        if isinstance(answer, DescriptorReply):
             return self._hand_over(run, caller.tid, number, answer)
         assert isinstance(answer, int)
         return self._reply(run, number, answer, 0)
@@ -297,7 +297,7 @@ class Fence:
             pass  # the caller died meanwhile
         return True
 
-    def _hand_over(self, run: Fenced, tid: int, number: int, opened: Opened) -> bool:
+    def _hand_over(self, run: Fenced, tid: int, number: int, opened: DescriptorReply) -> bool:
         """Put the descriptor into the caller's table; its number there is the call's result.
 
         The kernel waits until the caller itself runs for that. One that runs only when nothing else wants to would hold
@@ -312,7 +312,7 @@ class Fence:
             self._reply(run, number, 0, errno.EAGAIN)
         return True
 
-    def _inject_in_time(self, run: Fenced, tid: int, number: int, opened: Opened) -> None:
+    def _inject_in_time(self, run: Fenced, tid: int, number: int, opened: DescriptorReply) -> None:
         """In a thread of its own, when the caller runs: what it may do by then may have changed, so all else is done now."""
         listener = os.dup(run.listener)
         try:
@@ -331,7 +331,7 @@ class Fence:
             _close(opened)
             self._reply(run, number, 0, (exc.errno if isinstance(exc, OSError) else None) or errno.EAGAIN)
 
-    def _inject_aside(self, listener: int, number: int, opened: Opened) -> None:
+    def _inject_aside(self, listener: int, number: int, opened: DescriptorReply) -> None:
         try:
             _inject(listener, number, opened)
         finally:
@@ -382,9 +382,9 @@ class Fence:
         )
 
 
-def _identity_of(caller: Caller) -> kernel.Identity:
+def _identity_of(caller: Caller) -> kernel.Credentials:
     """Whose accesses the caller's are."""
-    return kernel.Identity(
+    return kernel.Credentials(
         int(caller.status(b"Uid").split()[3]),
         int(caller.status(b"Gid").split()[3]),
         tuple(map(int, caller.status(b"Groups").split())),
@@ -392,7 +392,7 @@ def _identity_of(caller: Caller) -> kernel.Identity:
     )
 
 
-def _become(identity: kernel.Identity) -> None:
+def _become(identity: kernel.Credentials) -> None:
     try:
         kernel.act_as(identity)
     except OSError:
@@ -401,7 +401,7 @@ def _become(identity: kernel.Identity) -> None:
         os._exit(70)
 
 
-def _inject(listener: int, number: int, opened: Opened) -> None:
+def _inject(listener: int, number: int, opened: DescriptorReply) -> None:
     flags = os.O_CLOEXEC if opened.cloexec else 0
     send = 0 if opened.then is not None else kernel.ADDFD_SEND
     try:
@@ -435,7 +435,7 @@ def _is_valid(listener: int, number: int) -> bool:
     return True
 
 
-def _close(opened: Opened) -> None:
+def _close(opened: DescriptorReply) -> None:
     os.close(opened.handle)
     if opened.folder >= 0:
         os.close(opened.folder)

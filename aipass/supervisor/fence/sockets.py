@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel
 from aipass.supervisor.fence.decide import Operation, Refused
-from aipass.supervisor.fence.fenced import Identity
+from aipass.supervisor.fence.fenced import ObjectId
 from aipass.supervisor.fence.permit import Later, Plain
 from aipass.supervisor.fence.resolve import resolve
 
 if TYPE_CHECKING:
     from aipass.supervisor.fence.fenced import Fenced
-    from aipass.supervisor.fence.permit import Answer, Work
+    from aipass.supervisor.fence.permit import Answer, PermitCall
 
 #: struct sockaddr_storage; a longer address is EINVAL.
 LONGEST_ADDRESS = 128
@@ -37,7 +37,7 @@ NAME_SERVICES = (
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def connect(work: Work, number: int, address: int, length: int) -> Answer:
+def connect(work: PermitCall, number: int, address: int, length: int) -> Answer:
     """connect. UNIX sockets: those that the run bound itself, name services, and what `[sandbox] sockets` names."""
     raw = _read(work, address, length)
     held = _copy(work, number)
@@ -87,7 +87,7 @@ def _try_again(held: int, raw: bytes) -> Answer | None:
     return 0
 
 
-def _unix_target(work: Work, raw: bytes) -> bytes:
+def _unix_target(work: PermitCall, raw: bytes) -> bytes:
     """The address to connect to; raises EACCES where it may not."""
     name = raw[2:]
     if name[:1] == b"\0":
@@ -101,7 +101,7 @@ def _unix_target(work: Work, raw: bytes) -> bytes:
     if place.handle is None or place.status is None:
         raise OSError(errno.ENOENT, "nothing there")
     # In its own folders nothing stands that the run has not made: nothing moves there from elsewhere.
-    own = Identity.of(place.status) in work.run.bound or work.run.is_own(place.path)
+    own = ObjectId.of(place.status) in work.run.bound or work.run.is_own(place.path)
     if not own and not any(
         fnmatchcase(place.path, pattern) for pattern in (*NAME_SERVICES, *work.run.sockets)
     ):
@@ -110,7 +110,7 @@ def _unix_target(work: Work, raw: bytes) -> bytes:
     return raw[:2] + f"/proc/thread-self/fd/{place.handle}".encode() + b"\0"
 
 
-def bind(work: Work, number: int, address: int, length: int) -> Answer:
+def bind(work: PermitCall, number: int, address: int, length: int) -> Answer:
     """bind. A UNIX socket with a path is a new file; what is bound is remembered as the run's own."""
     raw = _read(work, address, length)
     held = _copy(work, number)
@@ -140,7 +140,7 @@ def bind(work: Work, number: int, address: int, length: int) -> Answer:
     took()
     work.made(place)
     bound = kernel.open_path(place.name, place.folder, os.O_NOFOLLOW)
-    identity = Identity.of(kernel.status(bound))
+    identity = ObjectId.of(kernel.status(bound))
     if identity.born:
         os.close(bound)
         bound = -1
@@ -157,13 +157,13 @@ def _make_room(run: Fenced) -> None:
             os.close(handle)
 
 
-def _copy(work: Work, number: int) -> int:
+def _copy(work: PermitCall, number: int) -> int:
     """The caller's socket; taken as ourselves, used as the caller."""
     with work.caller.ourselves():
         return work.caller.keep(kernel.copy_descriptor(work.caller.tid, number))
 
 
-def _read(work: Work, address: int, length: int) -> bytes:
+def _read(work: PermitCall, address: int, length: int) -> bytes:
     if not 0 < length <= LONGEST_ADDRESS:
         raise OSError(errno.EINVAL, "length")
     return work.caller.memory(address, length, exactly=True)

@@ -29,7 +29,7 @@ GATE = ("/bin/sh", "-c", 'read -r _ && exec "$@" <"$0"')
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class Start:
+class RunStart:
     """One start: `run` in a thread that the serving thread made, then `finish` in the serving thread."""
 
     def __init__(

@@ -15,7 +15,7 @@ from aipass.supervisor.fence.decide import Refused
 from aipass.supervisor.fence.permit import Plain
 
 if TYPE_CHECKING:
-    from aipass.supervisor.fence.permit import Answer, Work
+    from aipass.supervisor.fence.permit import Answer, PermitCall
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _IPC_CREAT, _IPC_EXCL, _IPC_PRIVATE, _IPC_RMID = 0o1000, 0o2000, 0, 0
@@ -25,7 +25,7 @@ MOST_OBJECTS = 4096
 _TELLS = frozenset((2, 3, 11, 12, 13, 14, 15, 16, 18, 19, 20))
 
 
-def get(work: Work, kind: str, key: int, flags: int, size: int = 0) -> Answer:
+def get(work: PermitCall, kind: str, key: int, flags: int, size: int = 0) -> Answer:
     """shmget, semget, msgget."""
     if len(work.run.objects) >= MOST_OBJECTS:
         raise OSError(errno.ENOSPC, "too many of one run")
@@ -53,14 +53,14 @@ def _get(kind: str, key: int, size: int, flags: int) -> int:
     return int(_libc.msgget(number, ctypes.c_int(flags)))
 
 
-def use(work: Work, kind: str, number: int) -> Answer:
+def use(work: PermitCall, kind: str, number: int) -> Answer:
     """shmat, semop, semtimedop, msgsnd, msgrcv."""
     if (kind, number) in work.run.objects:
         return Plain.CONTINUE
     raise _foreign(work, kind, number)
 
 
-def control(work: Work, kind: str, number: int, command: int) -> Answer:
+def control(work: PermitCall, kind: str, number: int, command: int) -> Answer:
     """shmctl, semctl, msgctl."""
     if command & 0xFF in _TELLS and (kind, number) not in work.run.objects:
         # The kinds of semctl that change have numbers of their own: 16 and 17.
@@ -73,7 +73,7 @@ def control(work: Work, kind: str, number: int, command: int) -> Answer:
     raise _foreign(work, kind, number)
 
 
-def _foreign(work: Work, kind: str, number: int) -> OSError:
+def _foreign(work: PermitCall, kind: str, number: int) -> OSError:
     names = {"shm": "shared memory", "sem": "a set of semaphores", "msg": "a message queue"}
     return work.refuse(Refused(f"{names[kind]} {number}", "another program has made it"), "use")
 

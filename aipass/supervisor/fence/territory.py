@@ -65,7 +65,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class PhaseOwns:
     """A phase of a running plan. `run` is the run that it is given to; None while it only reserves."""
 
     plan: str
@@ -76,7 +76,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class AgentOwns:
     """What an agent has outside of plans. `owns` None: all that nobody else owns."""
 
     home: str
@@ -131,8 +131,8 @@ def _leading(paths: Iterable[str]) -> dict[str, str]:
 class Territory:
     """Who owns what, at one moment. `nested` are folders below that are roots of their own."""
 
-    agents: dict[str, Ground] = field(default_factory=dict)
-    phases: tuple[Phase, ...] = ()
+    agents: dict[str, AgentOwns] = field(default_factory=dict)
+    phases: tuple[PhaseOwns, ...] = ()
     scratch: Globs = field(default_factory=lambda: Globs((), gitignore=True))
     temp: Globs = field(default_factory=lambda: Globs(()))
     nested: tuple[str, ...] = ()
@@ -155,9 +155,11 @@ class Territory:
             for name, told in message["agents"].items()
         }
         return cls(
-            agents={name: Ground(str(told["home"]), globs[name]) for name, told in message["agents"].items()},
+            agents={
+                name: AgentOwns(str(told["home"]), globs[name]) for name, told in message["agents"].items()
+            },
             phases=tuple(
-                Phase(p["plan"], p["id"], p["agent"], Globs(map(fold, p["owns"])), p["run"])
+                PhaseOwns(p["plan"], p["id"], p["agent"], Globs(map(fold, p["owns"])), p["run"])
                 for p in message.get("phases", ())
             ),
             scratch=Globs(map(fold, message.get("scratch", ())), gitignore=True),

@@ -9,8 +9,7 @@ import click
 
 from aipass.errors import EXIT_REFUSED, ConfigError
 from aipass.event import iso, plain
-from aipass.features.git import indexlock
-from aipass.features.git import merge_checks as testing
+from aipass.features.git import indexlock, merge_checks
 from aipass.features.git.lease import Lease
 from aipass.git import hooks
 from aipass.git.query import ask, no_repository
@@ -43,7 +42,7 @@ def command(context: click.Context, as_json: bool) -> None:
     if not tickets:
         click.echo("nobody holds the git lease")
     layout = find_root()
-    if tested := testing.in_words(layout) if engine.holder(layout) else None:
+    if tested := merge_checks.in_words(layout) if engine.holder(layout) else None:
         click.echo(f"{tested}; the lease is not held for it")
     for place, ticket in enumerate(tickets):
         word = "waits since" if place else "held since"

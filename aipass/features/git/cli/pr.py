@@ -21,7 +21,7 @@ from aipass.workspace.layout import find_root
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aipass.features.git.pr_records import Pr, Records
+    from aipass.features.git.pr_records import Pr, PrRecords
     from aipass.workspace.layout import Layout
 
 STATES = ("open", "merged", "closed")
@@ -59,7 +59,7 @@ def open_(
 @json_option
 def list_(state: str, as_json: bool) -> None:
     """All PRs, oldest first."""
-    from aipass.features.git import merge_checks as testing
+    from aipass.features.git import merge_checks
 
     layout = find_root()
     wrong: list[str] = []
@@ -72,7 +72,7 @@ def list_(state: str, as_json: bool) -> None:
         failed = _failed(layout, found)
         rows = ((pr.id, pr.state, pr.agent, len(pr.paths), _titled(pr, failed)) for pr in found)
         table(("ID", "STATE", "AGENT", "PATHS", "TITLE"), rows)
-        if tested := testing.in_words(layout) if engine_lock.holder(layout) else None:
+        if tested := merge_checks.in_words(layout) if engine_lock.holder(layout) else None:
             click.echo(tested)
     for text in wrong:
         click.echo(f"warning: {text}", err=True)
@@ -198,7 +198,7 @@ def _clock(moment: str | None) -> str | None:
 
 
 def _decide(do: str, numbers: tuple[int, ...], **fields: str | None) -> Any:  # noqa: ANN401 - a row, or nothing
-    from aipass.features.git import merge_checks as testing
+    from aipass.features.git import merge_checks
 
     layout = find_root()
     records = _records(layout)
@@ -209,7 +209,7 @@ def _decide(do: str, numbers: tuple[int, ...], **fields: str | None) -> Any:  # 
         "pr",
         needs_engine=is_agent(),
         patience_s=None,
-        label=lambda: testing.in_words(layout) or "",
+        label=lambda: merge_checks.in_words(layout) or "",
         do=do,
         ids=list(numbers),
         **fields,
@@ -226,12 +226,12 @@ def plain_lines(text: str) -> str:
     return "\n".join(plain(line) for line in text.split("\n"))
 
 
-def _records(layout: Layout) -> Records:
-    from aipass.features.git.pr_records import Records
+def _records(layout: Layout) -> PrRecords:
+    from aipass.features.git.pr_records import PrRecords
     from aipass.git import hooks
 
     try:
-        return Records(hooks.common(layout.root))
+        return PrRecords(hooks.common(layout.root))
     except AipassError as exc:
         raise ConfigError(str(exc)) from exc
 

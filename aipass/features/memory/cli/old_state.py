@@ -38,7 +38,7 @@ class Branch:
     """The old files of one agent. `agent`: whose they become; None where nobody is of that name."""
 
     folder: Path
-    found: old.Found
+    found: old.ImportedState
     agent: str | None
 
 
