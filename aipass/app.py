@@ -1,4 +1,4 @@
-"""How an engine is put together: the built-in features in their order, then those of plugins."""
+"""The composition root: builds an engine from the built-in features, in their order, and those of plugins."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from aipass.plugins import Plugins
     from aipass.workspace.layout import Layout
 
-#: Key in the ledger's `meta` table: features that have a part in `aipass status`.
+#: Key in the ledger's `meta` table: names of the plugins' parts of `aipass status`.
 STATUS_PARTS = "status.parts"
-#: The core's own come first; the others in such an order that each finds what it needs.
+#: The order of `setup`: the features of the core first, then each one after the features that it needs.
 FEATURES: tuple[type[Feature], ...] = (
     Actions,
     Alarms,
@@ -69,12 +69,12 @@ FEATURES: tuple[type[Feature], ...] = (
 )
 
 
-#: Without these there is no engine, or none that is safe.
+#: Features that `--without` refuses: without them the engine cannot work, or runs would not be sandboxed.
 ALWAYS = frozenset(("actions", "alarms", "requests", "secrets", "ownership", "dispatch", "filesystem"))
 
 
 def verbs() -> dict[str, Fields]:
-    """What may be asked for through the spool, by the built-in features: verbs and their fields."""
+    """The request verbs of the built-in features, with their fields, for `aipass schema`. Loads no plugin."""
     return {verb.name: verb.fields for feature in FEATURES for verb in getattr(feature, "verbs", ())}
 
 
@@ -91,11 +91,12 @@ def build(
     works: bool = True,
     without: Collection[str] = (),
 ) -> Engine:
-    """An engine that is ready to be started.
+    """An engine that is ready for `start`.
 
-    `runner`: who starts processes; `environ`: what runs inherit; `observes`: whether sources watch the machine; `works`: whether what takes its
-    time is done in threads; `without`: names of features that are left out, with the handlers that make no sense without them. Raises ConfigError
-    where one of them is needed by another, and where the configuration asks for something that is not there.
+    `runner` starts processes. `environ` is what runs inherit. `observes`: whether sources watch the machine. `works`:
+    whether slow work runs in threads. `without`: names of features to leave out, with the handlers that depend on them.
+    Raises ConfigError if another feature needs one of them, or if the configuration names a driver, forge or event that
+    no plugin provides.
     """
     core = _with_features(
         Core(layout, ledger, clock, config, environ, observes=observes, works=works),
@@ -108,18 +109,19 @@ def build(
         core.add_source(Home(layout))
     for source in plugins.sources(layout.root, config):
         core.add_source(source)
+    # Plugins after all features, so that a name or a verb that is already taken is the plugin's error, not ours.
     ours = set(core.status)
     plugins.set_up(core)
     for wrong in core.config_checks:
         wrong(config)
     with ledger.transaction():
-        # Who asks for the status need not look for plugins where none has a part in it.
+        # `aipass status` loads plugins, which is slow, only if this says that one of them has a part in it.
         ledger.run("set_meta", {"key": STATUS_PARTS, "value": " ".join(core.status.keys() - ours)})
     return Engine(core, core.router_of(config))
 
 
 def assemble(layout: Layout, ledger: Ledger, plugins: Plugins, config: Config) -> Core:
-    """All features over a ledger that is only read, to ask them something: nothing is started or watched."""
+    """All features over a ledger that is only read, for questions about them. Starts no process, thread or source."""
     core = Core(layout, ledger, SystemClock(), config, {}, observes=False, works=False)
     _with_features(core, plugins, NoRunner(), ())
     plugins.set_up(core)
@@ -146,6 +148,7 @@ def _with_features(
     core.provide(Drivers(plugins.drivers(), runner), Forges(plugins.forges()), Secrets(find, Mask(find)))
     core.provide(Indexes(meanings))
     core.observers = plugins.observers
+    # The core must not import plugins: it knows no feature. It gets these two as functions.
     core.router_of = lambda new: plugins.router(new, handlers(core.verbs))
     core.add_config_check(partial(check, plugins, core.layout))
     for feature in FEATURES:
@@ -163,7 +166,7 @@ def _with_features(
 
 
 def check(plugins: Plugins, layout: Layout, config: Config) -> None:
-    """Raise ConfigError where an agent's driver, the forge or a rule's event is of no plugin."""
+    """Raise ConfigError if no plugin provides the driver of an agent, the forge, or the event of a rule."""
     path, names = layout.config, sorted(plugins.drivers())
     for name, agent in config.agents.items():
         if agent.driver not in names:

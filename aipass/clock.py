@@ -1,4 +1,4 @@
-"""Time as the engine sees it: a monotonic reading for durations and a wall reading for people."""
+"""The engine's source of time: a monotonic clock for durations and a wall clock for people."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One moment on both clocks, in seconds. Durations are counted on `mono`; `wall` is only shown and stored."""
+    """One moment on both clocks, in seconds. Durations are measured on `mono`; `wall` is only shown and stored."""
 
     mono: float
     wall: float
 
 
 class Clock(Protocol):
-    """Where the engine gets its time from."""
+    """The interface that the engine reads the time from; tests replace it by a clock that they move."""
 
     def now(self) -> Instant:
-        """This moment."""
+        """Both readings of the current moment."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks. Linux's monotonic clock stands still while the machine is suspended."""
+    """The clocks of this machine. On Linux the monotonic clock does not advance while the machine is suspended."""
 
     def now(self) -> Instant:
-        """This moment."""
+        """Both readings of the current moment."""
         return Instant(time.monotonic(), time.time())

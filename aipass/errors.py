@@ -1,4 +1,4 @@
-"""What can go wrong, named by who must act; each knows its exit code."""
+"""The exceptions of aipass, each named by the person who must act, with its exit code."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ EXIT_INTERRUPTED = 130
 
 
 class AipassError(Exception):
-    """The thing asked for failed. The message says what happened, where, and what to do."""
+    """Base of all errors that a user sees. The message says what happened, where, and what to do."""
 
     exit_code = EXIT_FAILED
 
 
 class ConfigError(AipassError):
-    """aipass.toml, an argument or the repository is not as it must be; whoever wrote it must act."""
+    """aipass.toml, an argument or the state of the repository is invalid; its author must correct it."""
 
     exit_code = EXIT_USAGE
 
 
 class PluginError(AipassError):
-    """A plugin does not fit its hook; its author must act. The message shows the plugin's own signature."""
+    """A plugin does not fit its hook; the author of the plugin must act. The message shows the plugin's own signature."""
 
     exit_code = EXIT_USAGE
 
 
 class RefusedError(AipassError):
-    """A rule forbids it: ownership, lease, role, limit, or an engine that runs already."""
+    """A rule forbids the request: ownership, git lease, role, limit, or an engine that already runs."""
 
     exit_code = EXIT_REFUSED
 
 
 class NoEngineError(AipassError):
-    """An engine must run for this; start one with `aipass up`."""
+    """The request needs a running engine; start one with `aipass up`."""
 
     exit_code = EXIT_NO_ENGINE
 
 
 class LedgerError(AipassError):
-    """The ledger cannot be used as it is. It is never changed by us in that case.
+    """The ledger (SQLite event log) cannot be used as it is. aipass does not change it in that case.
 
-    `locked`: somebody else has a lock on it, and nothing is wrong with it.
+    `locked`: another process holds a lock on it. The file itself is intact, and a later attempt can succeed.
     """
 
     exit_code = EXIT_FAILED

@@ -1,4 +1,4 @@
-"""Every place where a plugin can join in, in the order of an engine's life. The only file of its kind."""
+"""The hooks of the plugin API, in the order in which the engine calls them. There are no others."""
 
 from __future__ import annotations
 
@@ -27,63 +27,71 @@ hookimpl = pluggy.HookimplMarker("aipass")
 
 @hookspec
 def register_kinds() -> dict[str, str]:  # type: ignore[empty-body]
-    """Event kinds that this plugin's source or handlers tell: name and one line of meaning.
+    """Event kinds that this plugin's sources or handlers emit: name and one line of meaning.
 
-    Called once, before anything else. A kind that exists already is an error.
+    Called once, before all other hooks. A kind that already exists is an error.
     """
 
 
 @hookspec
 def register_drivers() -> Iterable[Driver]:  # type: ignore[empty-body]
-    """Drivers: how one CLI is run. Called once at start; two of one name are an error."""
+    """Drivers; each one runs one CLI. Called once at start; two drivers with the same name are an error."""
 
 
 @hookspec
 def register_sources(root: str, config: Config) -> Iterable[Source]:  # type: ignore[empty-body]
-    """Sources of events. Called at start with the root's path; a source that raises in `start` is told and left out."""
+    """Sources of events. Called at start with the path of the root.
+
+    If a source raises in `start`, the engine reports it as `handler.failed` and works without that source.
+    """
 
 
 @hookspec
 def register_forges() -> Iterable[Forge]:  # type: ignore[empty-body]
-    """Where PRs are shown and merged besides here. Called once at start; two of one name are an error."""
+    """Forges: services that show and merge PRs as well. Called once at start; two forges with the same name are an error."""
 
 
 @hookspec
 def find_secrets(text: str) -> Iterable[Secret]:  # type: ignore[empty-body]
-    """What in a text looks like a key or a password. Called for each file of a PR, in a thread beside the engine's."""
+    """The parts of a text that look like keys or passwords.
+
+    Called for each file of a PR in a worker thread, and for messages, questions and notes in the engine's thread. The
+    engine waits in the second case, so the time must not grow faster than the length of the text.
+    """
 
 
 @hookspec
 def register_meanings(config: Config, folder: Path) -> Iterable[SemanticIndex]:  # type: ignore[empty-body]
-    """Indexes that find by meaning what is remembered, besides the search by words.
+    """Semantic indexes: they search memories by meaning, in addition to the search by words.
 
-    Called when an engine starts, and by `aipass recall`. `folder`: where to keep what they make of texts; a new ledger has another.
+    Called when an engine starts, and by `aipass recall`. `folder`: a place for the files of the index; each ledger has
+    its own.
     """
 
 
 @hookspec
 def setup(core: Core) -> None:
-    """A feature of the plugin's own: actions, request verbs, timers, tables, and whatever else `core.add_…` takes.
+    """Adds a feature of the plugin: actions, request verbs, timers, tables, and everything else that `core.add_…` accepts.
 
-    Called once when an engine starts, after the built-in features. Nothing is to be done in the world yet. What it raises is told, and all
-    that it has added is taken back.
+    Called once when an engine starts, after the built-in features. It must have no side effects outside `core`: no
+    files, no processes. If it raises, the engine reports the error and removes everything that this call added.
     """
 
 
 @hookspec
 def register_handlers(config: Config) -> Iterable[Handler]:  # type: ignore[empty-body]
-    """Handlers: pure functions from event to actions. Called at start and after each change of aipass.toml."""
+    """Handlers: pure functions from an event to actions. Called at start and after each change of aipass.toml."""
 
 
 @hookspec
 def after_event(event: Event) -> None:
-    """Observes an event after it was committed, in the engine's thread: be quick. What it raises is logged."""
+    """Observes an event after the commit. Runs in the engine's thread, so it must return quickly. Exceptions are logged."""
 
 
 @hookspec
 def after_notice(text: str, notice: Notice) -> None:
-    """Delivers a notice to a person (desktop, phone, chat); name `text`, `notice`, or both.
+    """Delivers a notice (notification) to a person by desktop, phone or chat. Declare `text`, `notice`, or both.
 
-    Called after it was committed, in a thread of its own: one after the other, and slow ones keep only other notices waiting. What it
-    raises is logged. `notice.about` says what it is about, to filter by.
+    Called after the commit, in one separate thread, one notice after the other: a slow call delays only other notices.
+    Exceptions are logged. `notice.about` is the subject, to filter by.
     """

@@ -1,7 +1,7 @@
-"""The module path of a process of ours: without what the current folder, PYTHONPATH, or a project that is installed in editable form put there.
+"""The isolation of this process: removes folders from `sys.path` in which agents can write.
 
-Imported before anything else of aipass. Many modules of the standard library try to import what is not there on this system (`msvcrt`,
-`org.python`), and would find it where an agent writes.
+Such folders come from the current folder, PYTHONPATH, or a project that is installed in editable form. This module is
+imported before everything else of aipass.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import sys
 
-#: As `aipass.workspace.layout` has it: nothing of ours is imported here.
+# Many modules of the standard library try to import one that does not exist on this system (`msvcrt`, `org.python`). A
+# file of that name which an agent wrote would be found on `sys.path`, and run outside the sandbox.
+
+#: Equal to the name in `aipass.workspace.layout`, which is not imported: nothing may be, before `sys.path` is clean.
 CONFIG_NAME = "aipass.toml"
-#: What was taken from `sys.path`: a Python of the same environment finds modules there before any line of ours can leave it out.
+#: The folders that were removed from `sys.path`. Another Python of this environment still imports from them while it
+#: starts, before any line of ours can remove them. `features/ownership/guarded.py` therefore protects these folders.
 left_out: list[str] = []
 
 
 def is_program() -> bool:
-    """Whether this process was started to run a verb of aipass, and is not a program that uses aipass as a library."""
+    """Whether this process runs a verb of aipass; False for a program that uses aipass as a library."""
     how, what = _started()
     return (
         what in ("aipass", "aipass.__main__")
@@ -26,14 +30,15 @@ def is_program() -> bool:
 
 
 def _started() -> tuple[str, str]:
-    """What this Python was started with: `m` and a module, `c` and a text, or "" and a script; `-` and nothing for its input."""
+    """How this Python was started: `m` and a module, `c` and a text, "" and a script, or `-` and "" for standard input."""
+    # `sys.argv` does not have the options of Python itself, and `sys.argv[0]` is only "-m" while the package is imported.
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word == "-":
             break
         if not word.startswith("-"):
             return "", word
-        # Short options may stand together; the first with a value ends them, and it may be joined to it.
+        # Short options can be combined. The first one with a value ends them, and its value can follow without a space.
         place = next((at for at, letter in enumerate(word) if letter in "mcWX"), None)
         if word.startswith("--") or place is None:
             continue
@@ -44,7 +49,7 @@ def _started() -> tuple[str, str]:
 
 
 def leave_out_the_tree() -> None:
-    """Take from `sys.path` whatever may lie where agents write, but for what this aipass and its Python themselves run from."""
+    """Remove folders from `sys.path` in which agents can write. Folders of this Python and of this aipass stay. Idempotent."""
     named = os.environ.get("PYTHONPATH", "") if not sys.flags.ignore_environment else ""
     out = {os.path.abspath(entry) for entry in named.split(":") if entry}
     if not sys.flags.safe_path and _started()[0] == "m":
@@ -52,18 +57,19 @@ def leave_out_the_tree() -> None:
         try:
             out.add(os.getcwd())
         except FileNotFoundError:
-            pass  # then nothing is imported from there either
+            pass  # the current folder was removed, so that nothing can be imported from it either
     kept = [
         entry
         for entry in sys.path
         if entry and (is_ours(entry) or (os.path.abspath(entry) not in out and not is_below_a_root(entry)))
     ]
+    # In place: the import system and other modules hold a reference to this list.
     left_out.extend(os.path.abspath(entry) for entry in sys.path if entry not in kept)
     sys.path[:] = kept
 
 
 def is_ours(place: str) -> bool:
-    """Whether a place belongs to this Python, to its virtual environment, or is where this aipass lies."""
+    """Whether a folder belongs to this Python or its virtual environment, or contains this aipass."""
     real = os.path.realpath(place)
     libraries = {
         os.path.join(os.path.realpath(prefix), name)
@@ -75,7 +81,7 @@ def is_ours(place: str) -> bool:
 
 
 def is_below_a_root(place: str) -> bool:
-    """Whether a place lies in a folder with an `aipass.toml`, or below one: there agents write."""
+    """Whether a path is a folder with an `aipass.toml` or is below one, so that agents can write there."""
     above, before = os.path.realpath(place), ""
     while above != before:
         if os.path.isfile(os.path.join(above, CONFIG_NAME)):

@@ -1,8 +1,8 @@
-"""The programs that aipass itself starts: found outside all that agents can write, and started with a clean environment.
+"""The programs that aipass itself starts: found outside all folders that agents can write, with a clean environment.
 
-Whatever is started here runs outside the fence. A program is therefore never looked up in the repository, in another
-root, in a run's temporary folder or by a relative PATH entry, and what it starts in turn gets a PATH without those.
-Everything but the supervisor's runs is started through this module; `tests/features/ownership/test_guarded.py` holds the code to that.
+Such a program runs outside the fence (per-file sandbox). It is therefore never looked up in the repository, in another
+root, in the temporary folder of a run, or by a relative PATH entry; the PATH of its own children has none of these.
+Only the supervisor starts processes without this module; `tests/features/ownership/test_guarded.py` enforces that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-#: Every program that we start by name, and what for. A plugin's forge may add its own through `run`.
+#: Every program that aipass starts by name, with the purpose. The forge of a plugin can start its own through `run`.
 STARTED = {
     "git": "the repository: what git did, PRs, merges, the file list",
     "gh": 'PRs on GitHub, with `[pr] forge = "gh"`',
@@ -35,14 +35,15 @@ STARTED = {
     "cat": "a probe of `aipass doctor`",
     "sh": "the checks of plans and merges, inside the fence",
 }
-#: Where PATH names nothing else: the system's own folders.
+#: The folders that are used if PATH has no safe folder.
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-#: A path of Linux; and so many `.pth` files of a Python are read, each so far.
+#: The longest path on Linux (PATH_MAX); the number of `.pth` files that are read for one Python; the bytes of each. An
+#: agent can write an environment with more and larger ones, to keep the engine busy.
 MAX_PATH_BYTES, MOST_PTH, MAX_PTH_BYTES = 4096, 200, 100_000
-#: Folders in which a run may make new entries (DESIGN 6); what lies directly in them is nobody's program.
+#: Folders in which a run can create entries. A program directly in one of them is never used.
 SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
-#: What git, Python, Perl, Node, Ruby, a shell and the dynamic linker take code or another repository from. `GIT_` is
-#: dropped whole, but for what a person may have said about all repositories of this machine.
+#: Variables from which git, Python, Perl, Node, Ruby, a shell or the dynamic linker take code or another repository. All
+#: of `GIT_` is dropped, except settings that a person makes for all repositories of this machine.
 _DROPPED = ("GIT_", "PYTHON", "PERL5", "LD_", "DYLD_", "RUBY", "AIPASS_", "BASH_FUNC_")
 _DROPPED_NAMES = frozenset(("NODE_OPTIONS", "NODE_PATH", "BASH_ENV", "ENV", "PAGER", "EDITOR", "VISUAL"))
 _KEPT = frozenset(
@@ -61,10 +62,10 @@ _KEPT = frozenset(
 
 
 class Programs:
-    """The programs that PATH offers to the engine of one root. Which folders are safe is looked up once."""
+    """The programs on PATH for the engine of one root. Which folders are safe is determined once, at construction."""
 
     def __init__(self, root: str, shell: str) -> None:
-        """`shell`: PATH as the shell had it."""
+        """`root`: an absolute path without links. `shell`: PATH of the shell, unfiltered."""
         self.root, self.shell = root, shell
         folders = dict.fromkeys((shell or SYSTEM_PATH).split(":"))
         self._folders = [folder for folder in folders if is_safe(folder, root)]
@@ -72,22 +73,23 @@ class Programs:
 
     @property
     def path(self) -> str:
-        """PATH without what agents can write; never empty."""
+        """PATH without the folders that agents can write; never empty."""
         return ":".join(self._folders) or SYSTEM_PATH
 
     def find(self, name: str) -> str | None:
-        """The absolute path of a program; None where no safe folder of PATH has it. Once found it stays the same."""
+        """The absolute path of a program; None if no safe folder of PATH has it. The result is kept while the file exists."""
         if (known := self._found.get(name)) is not None and is_program(known):
             return known
         for folder in self._folders:
             found = os.path.join(folder, name)
+            # A safe folder can contain a link to a program in the repository, such as one of `npm link` or `pip install -e`.
             if is_program(found) and not is_agents(os.path.realpath(found), self.root):
                 self._found[name] = found
                 return found
         return None
 
     def hidden(self, name: str) -> str | None:
-        """A program of that name that a shell would start, and we do not, because it lies where agents write."""
+        """The program that a shell would start for this name, if aipass refuses it because agents can write it; or None."""
         for folder in self.shell.split(":"):
             found = os.path.join(folder or ".", name)
             if is_program(found):
@@ -101,26 +103,27 @@ def _of(root: str, shell: str) -> Programs:
 
 
 def of(root: Path | str) -> Programs:
-    """The programs for a root, by the PATH of this process."""
+    """The programs for a root, according to PATH of this process. Cached for each pair of root and PATH."""
     return _of(os.path.realpath(root), os.environ.get("PATH", SYSTEM_PATH))
 
 
 def is_program(path: str) -> bool:
-    """Whether a file that can be executed stands there."""
+    """Whether the path is a file that this user can execute."""
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def is_safe(folder: str, root: str) -> bool:
-    """Whether a folder of PATH is one that no agent can write, by its name and by where it leads."""
+    """Whether no agent can write a folder of PATH, by its name and by the target of its links. Relative folders are unsafe."""
     return folder.startswith("/") and not any(
         is_agents(place, root) for place in {os.path.normpath(folder), os.path.realpath(folder)}
     )
 
 
 def is_agents(path: str, root: str) -> bool:
-    """Whether an absolute path lies where an agent of this root, or of another one, may write."""
+    """Whether an agent of this root, or of another root, can write an absolute path."""
     if path == root or path.startswith(root.rstrip("/") + "/") or path in SHARED_TEMPORARY:
         return True
+    # The temporary folder of this user's runs (`TMPDIR`).
     mine = tuple(f"{shared}/aipass-{os.geteuid()}" for shared in SHARED_TEMPORARY)
     if any(path == one or path.startswith(one + "/") for one in mine):
         return True
@@ -137,8 +140,9 @@ def _upward(path: str) -> Iterator[str]:
 
 
 def environment(root: Path | str, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a program of ours: `base` (default this process's own) without what makes programs load code,
-    without a git hook's repository, and with a clean PATH.
+    """The environment for a program that aipass starts: `base` (default: that of this process), filtered.
+
+    Variables from which programs load code and the repository of a git hook are removed; PATH has only safe folders.
     """
     env = {
         name: value
@@ -150,7 +154,7 @@ def environment(root: Path | str, base: Mapping[str, str] | None = None) -> dict
 
 
 def require(name: str, root: Path | str) -> str:
-    """The absolute path of a program; raises ProgramMissingError, which says where one was passed over."""
+    """The absolute path of a program. Raises ProgramMissingError, which also names a program that was refused."""
     programs = of(root)
     found = programs.find(name)
     if found is None:
@@ -158,17 +162,17 @@ def require(name: str, root: Path | str) -> str:
         raise ProgramMissingError(
             f"`{name}` is not installed"
             + (
-                f" outside the repository; {hidden} is not started, because agents may write there"
+                f" outside the repository; {hidden} is not started, because agents can write there"
                 if hidden
                 else ""
             )
-            + f"; install it where PATH has it (aipass looks in {programs.path})"
+            + f"; install it in a folder of PATH (aipass looks in {programs.path})"
         )
     return found
 
 
 class ProgramMissingError(AipassError):
-    """A program that we need is nowhere on PATH that agents cannot write."""
+    """A program that aipass needs is in no folder of PATH that is safe from agents."""
 
 
 def run(
@@ -178,11 +182,12 @@ def run(
     env: Mapping[str, str] | None = None,
     base: Mapping[str, str] | None = None,
     cwd: Path | str | None = None,
-    **how: Any,  # noqa: ANN401 - whatever subprocess.run takes
+    **how: Any,  # noqa: ANN401 - the arguments of subprocess.run
 ) -> subprocess.CompletedProcess[Any]:
-    """Run a program by its name and wait for it: in `cwd` (default the root), with `environment(root, base)` and `env` added.
+    """Find a program by its name, run it and wait, in `cwd` (default: the root), with `environment(root, base)` and `env`.
 
-    Raises ProgramMissingError where there is none, and what subprocess.run raises.
+    Takes and returns what `subprocess.run` does, without `check`. Raises ProgramMissingError if there is no such program,
+    and the exceptions of `subprocess.run`; after an exception the program and all its descendants are killed.
     """
     command = [require(words[0], root), *words[1:]]
     whole = {**environment(root, base), **(env or {})}
@@ -195,19 +200,20 @@ def run(
         try:
             said, complained = started.communicate(given, timeout)
         except BaseException:
-            _end(started)  # it, and what it has started: a filter that hangs keeps its git
+            # With its descendants: a filter that hangs and keeps the pipe open would keep git, and this wait, alive.
+            _end(started)
             raise
         finally:
             _running.discard(started)
     return subprocess.CompletedProcess(command, started.returncode, said, complained)
 
 
-#: What `run` waits for just now, in whatever thread.
+#: The processes that `run` waits for at this moment, in all threads.
 _running: set[subprocess.Popen[Any]] = set()
 
 
 def end_all() -> None:
-    """End whatever `run` still waits for: the process that waits is about to go."""
+    """Kill all processes that `run` waits for, with their descendants. For a process that is about to exit."""
     for started in list(_running):
         _end(started)
 
@@ -217,32 +223,34 @@ def _end(started: subprocess.Popen[Any]) -> None:
     doomed = {started.pid}
     while more := {one.pid for one in table.values() if one.ppid in doomed} - doomed:
         doomed |= more
+    # By the entries of the table, which have the start time: a pid can belong to another process by now.
     for pid in doomed:
         if pid in table:
             process.send(table[pid], signal.SIGKILL)
 
 
 def python(*words: str) -> list[str]:
-    """The command line of this Python with nothing of the current folder or of PYTHONPATH on its path."""
+    """A command line of this Python that ignores the current folder (`-P`) and variables such as PYTHONPATH (`-E`)."""
     return [sys.executable, "-E", "-P", *words]
 
 
 def aipass(*words: str) -> list[str]:
-    """The command line of this aipass, isolated the same way."""
+    """A command line of this aipass, isolated as `python` is."""
     return python("-m", "aipass", *words)
 
 
 def for_run(program: str, path: str, root: Path | str) -> str:
-    """The program that a run is started with, found by the run's own PATH: outside of what agents can write wherever there is one.
+    """The program that a run starts, looked up in the run's own PATH (`path`). Safe folders have precedence.
 
-    Our own scripts folder counts as outside wherever it lies: what runs us is nobody's to write. A program that lies only in the tree is found
-    there, and the caller must know whether that may be. A word with a slash, or that nothing has, stays as it is.
+    A program that only an unsafe folder has is returned as well; the caller decides whether it is acceptable. A word that
+    contains a slash or that no folder has is returned unchanged.
     """
     if "/" in program or not program:
         return program
     top = os.path.realpath(root)
     scripts = os.path.dirname(sys.executable)
     folders = [folder for folder in path.split(":") if folder]
+    # The folder of this `aipass` is safe even inside the repository: no agent can write what runs aipass.
     safe = [folder for folder in folders if folder == scripts or is_safe(folder, top)]
     for folder in (*safe, *folders):
         found = os.path.join(top, folder, program)
@@ -252,11 +260,9 @@ def for_run(program: str, path: str, root: Path | str) -> str:
 
 
 def is_plain(program: str) -> bool:
-    """Whether a program is machine code, or a script of the system's own that is not Python's.
-
-    Of any other nobody can say what it starts and imports: an interpreter looks for modules in many places, and a shim or a wrapper starts
-    whatever the current folder says.
-    """
+    """Whether a program is machine code, or a script of the system's packages that is not for Python."""
+    # It cannot be known what any other program loads: an interpreter looks for modules in many places, and a shim or a
+    # wrapper starts a program that the current folder selects.
     real = os.path.realpath(program)
     first = _first_lines(real)[0]
     if first.startswith(_MACHINE_CODE):
@@ -264,9 +270,10 @@ def is_plain(program: str) -> bool:
     return os.path.dirname(real) in _OF_SYSTEM and first.startswith(b"#!") and b"python" not in first
 
 
-#: How a program begins: ELF, and Mach-O in its forms (https://github.com/apple-oss-distributions/xnu, EXTERNAL_HEADERS/mach-o/loader.h, fat.h).
+#: First bytes of ELF and of the forms of Mach-O
+#: (https://github.com/apple-oss-distributions/xnu, EXTERNAL_HEADERS/mach-o/loader.h, fat.h).
 _MACHINE_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
-#: Where only the system's packages put programs.
+#: Folders in which only packages of the system install programs.
 _OF_SYSTEM = frozenset(("/bin", "/sbin", "/usr/bin", "/usr/sbin"))
 
 
@@ -275,10 +282,11 @@ def _found(python: str, root: Path | str) -> str:
 
 
 def imported_from(program: str, root: Path | str) -> list[str]:
-    """The folders that a Python imports from because somebody installed what lies there in editable form (`pip install -e`).
+    """The folders from which a Python imports because a project was installed in editable form (`pip install -e`).
 
-    `program`: the path of a Python, or of a script that one reads; of all else it is none. Read are a script's first two lines, and the
-    `.pth` files of its Python. A help, no boundary: an interpreter has more ways to find a module than anybody lists.
+    `program`: the path of a Python or of a Python script; for other programs the result is empty. Reads the first two
+    lines of the script and the `.pth` files of its Python. This is a help for people and no security boundary: an
+    interpreter has more ways to find a module.
     """
     found: list[str] = []
     for name in [program] if is_python(program) else _pythons_of(program):
@@ -289,7 +297,7 @@ def imported_from(program: str, root: Path | str) -> list[str]:
 
 
 def pythons_of(program: str, root: Path | str) -> list[str]:
-    """The Pythons that read a program, where one does, with what they are links to, and the folders of their packages."""
+    """The Pythons that run a program, the targets of their links, and their package folders; empty for other programs."""
     found: list[str] = []
     for name in [program] if is_python(program) else _pythons_of(program):
         python = _found(name, root)
@@ -298,7 +306,9 @@ def pythons_of(program: str, root: Path | str) -> list[str]:
 
 
 def _pythons_of(script: str) -> list[str]:
-    """The Pythons that a script's first line names; a long path stands in the second, in quotes for a shell."""
+    """The Pythons that the first two lines of a script name."""
+    # The kernel limits the length of a `#!` line (127 bytes before Linux 5.1). For a longer path, pip writes `#!/bin/sh`
+    # and names the Python in the second line.
     first, *others = _first_lines(os.path.realpath(script))
     if not first.startswith(b"#!"):
         return []
@@ -311,11 +321,12 @@ def _pythons_of(script: str) -> list[str]:
 
 
 def is_python(word: str) -> bool:
-    """Whether a word is the name, or a path, of a Python."""
+    """Whether a word is the name or the path of a Python."""
     return os.path.basename(word).startswith(("python", "pypy"))
 
 
 def _first_lines(path: str) -> list[bytes]:
+    # Only a regular file: to open a FIFO that an agent made would block the engine until a process writes into it.
     try:
         with held.open_regular(path) as file:
             return file.read(2 * MAX_PATH_BYTES).split(b"\n")[:2]
@@ -324,7 +335,7 @@ def _first_lines(path: str) -> list[bytes]:
 
 
 def _packages_of(python: str) -> Iterator[str]:
-    """Where a Python has its packages: those of its environment, or of the system and of the person."""
+    """The package folders of a Python: of its virtual environment, or of the system and the user."""
     prefix = os.path.dirname(os.path.dirname(os.path.abspath(python)))
     is_venv = os.path.isfile(os.path.join(prefix, "pyvenv.cfg"))
     real = os.path.realpath(python)
@@ -342,7 +353,7 @@ def _packages_of(python: str) -> Iterator[str]:
             return
         prefix = os.path.dirname(os.path.dirname(real))
     else:
-        # By a link elsewhere it is the Python that it leads to.
+        # A link in another folder, such as `~/bin/python`: Python takes its prefix from the target.
         yield from glob.iglob(f"{glob.escape(os.path.dirname(os.path.dirname(real)))}/lib*/py*/*-packages")
     for base, name in (
         (prefix, "py*"),
@@ -360,7 +371,7 @@ def _named_by_pth(pth: str) -> Iterator[str]:
     for line in lines:
         entry = line.strip()
         if finder := re.match(r"import (__editable__\w+_finder)\b", entry):
-            # What setuptools writes for a project without `src/`: a program that knows the places of its packages.
+            # setuptools writes a finder module for a project without `src/`; it has the folders of the packages as literals.
             with contextlib.suppress(OSError):
                 place = os.path.realpath(os.path.join(os.path.dirname(pth), f"{finder[1]}.py"))
                 text = held.read(place, MAX_PTH_BYTES)
@@ -369,13 +380,13 @@ def _named_by_pth(pth: str) -> Iterator[str]:
             yield os.path.normpath(os.path.join(os.path.dirname(pth), entry))
 
 
-#: What a shell makes the top of the working tree of, where git starts a command.
+#: Expressions of a shell for the top of the working tree, which is the current folder when git starts a command.
 _TOP = re.compile(
     r"\$(?:(?:PWD|AIPASS_ROOT)\b|\{(?:PWD|AIPASS_ROOT)\})|(?:\$\(|`)\s*(?:pwd|git rev-parse --show-toplevel)\s*(?:\)|`)"
 )
 
 
 def expanded(command: str, top: str) -> str:
-    """A command with what a shell would make of `~` and of names of folders."""
+    """A command of git's configuration with `~`, variables and expressions for `top` expanded, as a shell would do."""
     command = _TOP.sub(lambda _: top, command.lstrip("!"))
     return os.path.expandvars(re.sub(r"(?<![\w/])~(?=/)", lambda _: os.path.expanduser("~"), command))

@@ -1,4 +1,4 @@
-"""Whether a plugin's function takes what it will be called with."""
+"""The check that a plugin's function accepts the arguments that the engine will pass."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ if TYPE_CHECKING:
 
 
 def check_signature(function: Callable[..., Any], wanted: tuple[str, ...], what: str) -> None:
-    """Raise PluginError, showing the plugin's own signature, unless `function` takes exactly `wanted` arguments."""
+    """Raise PluginError, which shows the plugin's own signature, unless `function` accepts the `wanted` arguments.
+
+    The arguments are passed by position, so the plugin may name its parameters freely. `what`: where the function was
+    registered, for the message.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         raise PluginError(
             f"{what}: {function!r} cannot be called; give a function ({', '.join(wanted)})"
         ) from None
+    # `bind` instead of a count of parameters: defaults, `*args` and bound methods are then judged as in the real call.
     try:
         signature.bind(*wanted)
     except TypeError:

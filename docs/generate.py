@@ -27,7 +27,7 @@ def commands() -> str:
     """One heading for each verb, with its usage line and its help."""
     parts = [
         "# The command line\n",
-        "Verbs that only show something need no engine, and take `--json`, but for those whose text is another's: `logs`, `pr diff`, `plan graph`.\n",
+        "Verbs that only show something need no engine. They take `--json`, except those that print a foreign text: `logs`, `pr diff`, `plan graph`.\n",
     ]
     for verb in VERBS:
         command = cli.get_command(click.Context(cli), verb)
@@ -51,7 +51,7 @@ def events() -> str:
     """One heading for each kind of event."""
     parts = [
         "# Events\n",
-        "An observed fact, recorded once and never changed. `aipass schema event` has all fields.\n",
+        "An event is an observed fact. It is recorded once and never changed. `aipass schema event` has all fields.\n",
     ]
     parts += [f"## `{kind}`\n\n{meaning[0].upper()}{meaning[1:]}.\n" for kind, meaning in event.KINDS.items()]
     return "\n".join(parts)
@@ -61,7 +61,7 @@ def actions() -> str:
     """One heading for each action, with its exact signature."""
     parts = [
         "# Actions\n",
-        "What a handler returns: data, recorded with the event and carried out after the commit.\n",
+        "An action is what a handler returns: data. The engine records it with the event and performs its effect after the commit.\n",
     ]
     for thing in vars(action).values():
         if inspect.isclass(thing) and issubclass(thing, action.Action) and thing is not action.Action:
@@ -84,7 +84,7 @@ def signature(thing: type) -> str:
 
 def hooks() -> str:
     """One heading for each hook, with its exact signature."""
-    parts = ["# Hooks\n", "Every place where a plugin can join in, in the order of an engine's life.\n"]
+    parts = ["# Hooks\n", "The extension points of plugins, in the order of an engine's life.\n"]
     for name, spec in vars(hookspecs).items():
         if hasattr(spec, "aipass_spec"):
             signature = str(inspect.signature(spec)).replace("'", "")
@@ -97,11 +97,11 @@ def exit_codes() -> str:
     text = Path(errors.__file__).read_text()
     meanings = {
         "DONE": "Done.",
-        "FAILED": "The thing asked for failed: an unknown id, a dispatch that did not succeed, a damaged ledger.",
-        "USAGE": "Wrong usage or configuration; also an unknown agent, and nothing to say.",
+        "FAILED": "The request failed: an unknown id, a dispatch that did not succeed, a damaged ledger.",
+        "USAGE": "Wrong usage or configuration; also an unknown agent, and an empty text.",
         "REFUSED": "Refused by a rule: role, limit, or an engine that runs already.",
-        "NO_ENGINE": "No engine is running and one is needed.",
-        "BUG": "A bug in aipass: two lines on stderr, and the path of a report that can be filed as it is.",
+        "NO_ENGINE": "The verb needs an engine, and none is running.",
+        "BUG": "A bug in aipass: two lines on stderr, and the path of a bug report in Markdown.",
         "INTERRUPTED": "Interrupted by Ctrl-C.",
     }
     parts = ["# Exit codes\n"]
@@ -115,8 +115,8 @@ def calls() -> str:
     parts = [
         "# System calls behind the fence\n",
         (
-            "What becomes of each call that a fenced run makes ([how the fence works](fence.md)). A call that is in no"
-            " row came with a later kernel and does not exist for an agent.\n"
+            "The treatment of each system call of a fenced run ([how the fence works](fence.md)). A call without a"
+            " row is from a later kernel; for an agent it does not exist (`ENOSYS`).\n"
         ),
         "| call | x86_64 | aarch64 | treatment | why |\n|---|---|---|---|---|",
     ]
@@ -139,19 +139,19 @@ def environment() -> str:
     parts = [
         "# The environment of a run\n",
         (
-            "A run has the environment in which `aipass up` was started, without what stands here, and with what its driver, `env` of its agent and "
-            "aipass add. `[sandbox] env` narrows it to the names that it lists. `*` stands for the rest of a name.\n"
+            "A run inherits the environment of the shell that started `aipass up`, without the variables below. Its driver, the agent's `env` and "
+            "aipass add their own. `[sandbox] env` narrows it to the names that it lists. `*` matches the rest of a name.\n"
         ),
         "## Never inherited\n",
-        "Ways to other programs of yours, which would act for whoever asks: terminals, sign-in agents, buses, containers; and aipass's own.\n",
+        "Addresses of other programs of yours, which would act for any caller: terminals, sign-in agents, buses, containers; and aipass's own variables.\n",
         ", ".join(f"`{name}`" for name in DOORS) + ".\n",
         "## Inherited only where `[sandbox] env` names them literally\n",
         (
-            "What the program that ran `aipass up` says of itself and of its own work: a git hook's repository, a make's options, another agent's session, "
-            "what makes interpreters load code.\n"
+            "State of the program that ran `aipass up`: a git hook's repository, options of make, another agent's session, and "
+            "variables that make interpreters load code.\n"
         ),
         ", ".join(f"`{name}`" for name in OF_THE_CALLER) + ".\n",
-        'Where one of these is wanted for one agent, its `env` sets it: `env = { NODE_OPTIONS = "--max-old-space-size=4096" }`.\n',
+        'To give one agent such a variable, set it in its `env`: `env = { NODE_OPTIONS = "--max-old-space-size=4096" }`.\n',
     ]
     return "\n".join(parts)
 

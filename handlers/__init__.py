@@ -1,1 +1,1 @@
-"""The built-in handlers. They are plugins like any other: found through entry points, written against `aipass` only."""
+"""The built-in handlers: plugins like any other, found through entry points."""

@@ -1,4 +1,4 @@
-"""A dispatch that reached its end is answered: a file in the outbox for everybody who asked."""
+"""The handler of ended dispatches: delivers an answer file in the outbox to each sender. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_handlers(config: Config) -> list[Handler]:
-    """Answers, for every configuration."""
+    """Return the handler; every configuration has it."""
     del config
     return [Handler("answers", ("dispatch.finished",), on_finished)]
 
 
 def on_finished(event: Event, view: View) -> Iterable[Action]:
-    """Deliver, whatever the end was."""
+    """Deliver the answer; failed and cancelled dispatches get one as well, with the reason."""
     del view
     return [Deliver(event.detail["dispatch"])]

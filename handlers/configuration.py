@@ -1,4 +1,4 @@
-"""aipass.toml is watched: a change that is valid is taken over at once."""
+"""The handler of aipass.toml: reloads the configuration when the file changes. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_handlers(config: Config) -> list[Handler]:
-    """The configuration's own watch."""
+    """Return the handler; every configuration has it."""
     del config
     return [Handler("watch", ("file.closed", "file.deleted"), on_config, paths=("/aipass.toml",))]
 
 
 def on_config(event: Event, view: View) -> Iterable[Action]:
-    """Read it again; what could start other programs waits for a person's `aipass reload`."""
+    """Reload the file. Changes that could start other programs wait for a person's `aipass reload`."""
     del event, view
+    # An event does not say who wrote the file: without a fence it can be an agent.
     return [Reload(trusted=False)]

@@ -1,4 +1,4 @@
-"""Front matter of a handed-in Markdown file: TOML between `+++` or YAML between `---`, or none. Pure."""
+"""The front matter of a Markdown file in the inbox: TOML between `+++` or YAML between `---`, or none. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-#: What front matter may say to aipass. Other words belong to other tools and are left alone.
+#: The fields that aipass reads. Other fields belong to other tools and are ignored.
 KNOWN = ("subject", "key", "priority", "reply_to")
+#: A larger block counts as text: parsing it would block the engine's thread.
 MAX_FRONT_MATTER_CHARS = 65_536
 _FENCED = re.compile(r"(\+\+\+|---)[ \t]*\r?\n(.*?)(?<=\n)\1[ \t]*(?:\r?\n|$)", re.DOTALL)
 _KEYS = re.compile(r"^[\"']?([A-Za-z_-]{1,20})[\"']?[ \t]*:", re.MULTILINE)
@@ -19,7 +20,7 @@ _KEYS = re.compile(r"^[\"']?([A-Za-z_-]{1,20})[\"']?[ \t]*:", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file's text without its front matter, and what that said."""
+    """A file's text without its front matter, and the values of the known fields."""
 
     text: str
     subject: str | None = None
@@ -29,16 +30,16 @@ class Wanted:
 
 
 def read(text: str) -> Wanted:
-    """Split `text`; raises ValueError that says what is wrong with its front matter."""
+    """Split `text` into front matter and body. Raises ValueError with a message for the author of the file."""
     match = _FENCED.match(text)
     if match is None or len(match[2]) > MAX_FRONT_MATTER_CHARS:
         return Wanted(text)
     if match[1] == "---" and not any(_nearest(word) for word in _KEYS.findall(match[2])):
-        # Words of other tools, or text between two rules of Markdown: all of it is for the agent.
+        # Fields of other tools only, or text between two Markdown rules: the agent gets all of it.
         return Wanted(text)
     found = _parse_toml(match[2]) if match[1] == "+++" else _parse_yaml(match[2])
     if not isinstance(found, dict):
-        # A rule in Markdown is written `---` too; what stands between two of them need not be ours.
+        # `---` is also a Markdown rule, so the text between two of them need not be front matter.
         return Wanted(text)
     for name in found:
         near = _nearest(str(name))
@@ -49,7 +50,7 @@ def read(text: str) -> Wanted:
 
 
 def _nearest(name: str) -> str | None:
-    """The word of ours that a name is, or was meant to be."""
+    """Return the known field that a name is or resembles; None if it resembles none."""
     return next(iter(difflib.get_close_matches(name.lower(), KNOWN, 1, 0.8)), None)
 
 
@@ -62,17 +63,18 @@ def _parse_toml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
 
 def _parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     try:
-        # Words only: a date, a `no`, or a tag stays what was written.
+        # Strings only: a date or a `no` stays as it was written, and no YAML tag creates a Python object.
         return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - BaseLoader makes nothing but text, lists and dicts
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ValueError(f"front matter is not valid YAML: {_place(exc)}") from exc
 
 
 def _place(exc: Exception) -> str:
-    """What is wrong, and in which line of the file: its front matter begins in the second one."""
+    """Return the YAML error with its line in the file."""
     mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
     if mark is None or problem is None:
         return " ".join(str(exc).split())[:300]
+    # + 2: lines count from 0, and the front matter begins in line 2 of the file.
     return f"line {mark.line + 2}, column {mark.column + 1}: {problem}"
 
 

@@ -1,4 +1,7 @@
-"""A file in `inbox/<agent>/` becomes a dispatch; what cannot be used is told beside it, and never touched."""
+"""The inbox handler: dispatches a file in `inbox/<agent>/` to that agent. Pure.
+
+A file that cannot be used is left unchanged, with a note beside it that has the reason.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_handlers(config: Config) -> list[Handler]:
-    """The inbox, for every configuration."""
+    """Return the inbox handler; every configuration has it."""
     del config
     return [
         Handler("inbox", ("file.created", "file.closed"), on_file, paths=("/inbox/",), unless=is_not_meant)
@@ -29,18 +32,19 @@ def register_handlers(config: Config) -> list[Handler]:
 
 
 def is_not_meant(event: Event) -> str | None:
-    """Why a file in the inbox is no request (yet)."""
+    """Return why a file in the inbox is not a request, or not yet; None if it is one."""
     *folders, name = (event.path or "").split("/")
     if name.endswith(REJECTED):
-        return "it is our own note about a rejected file"
+        return "aipass wrote it: the note about a rejected file"
     if any(folder.startswith(".") or passing.find_folder(folder) for folder in folders):
-        return "it lies in another program's folder"
+        return "it is in another program's folder"
     if name.startswith("."):
         return "its name is that of a hidden file; rename it when it is complete"
     if (found := passing.find(name)) is not None:
         return f"its name is that of {_KINDS[found.kind]} ({found.tool}); rename it when it is complete"
     if (of := passing.control_of(name)) is not None:
-        return f"its name is that of what a download program keeps beside {of}"
+        return f"its name is that of a download program's control file for {of}"
+    # A regular file is complete at its close. Links, pipes and folders have no close, so their creation counts.
     if event.kind == "file.created" and "type" not in event.detail:
         return "it is not complete yet"
     return None
@@ -54,14 +58,14 @@ _KINDS = {
 
 
 def on_file(event: Event, view: View) -> Iterable[Action]:
-    """Dispatch the file to the folder's agent, or say why not."""
+    """Dispatch the file to the agent of its folder, or reject or ignore it with the reason."""
     assert event.path is not None
     if event.detail.get("gone"):
         return [Ignore("it is gone already")]
     if event.detail.get("writing"):
-        return [Ignore("somebody is writing it; it is looked at when that is closed")]
+        return [Ignore("a program is still writing it; aipass reads it when the file is closed")]
     if "control" in event.detail:
-        return [Ignore(f"{event.detail['control']} stands beside it: it is being downloaded")]
+        return [Ignore(f"{event.detail['control']} is beside it: the download is not finished")]
     problem = _misplaced(event, view) or _unusable(event, view)
     if problem is not None:
         return [Reject(event.path, *problem)]
@@ -75,6 +79,7 @@ def on_file(event: Event, view: View) -> Iterable[Action]:
         "identity": event.detail["identity"],
     }
     if "text" not in event.detail:
+        # The key is the content: the same file dropped twice is one dispatch (deduplication).
         told = f"A file was handed to you: {one_line(str(printable(name)))}."
         return [Dispatch(text=told, key=f"sha256:{event.detail['sha256']}", **common)]
     try:
@@ -86,7 +91,7 @@ def on_file(event: Event, view: View) -> Iterable[Action]:
             Reject(
                 event.path,
                 "there is nothing but front matter",
-                "say below it what the agent shall do, and save the file again",
+                "write the agent's task below it, and save the file again",
             )
         ]
     before = None if wanted.reply_to is None else view.resolve(wanted.reply_to)
@@ -106,7 +111,7 @@ def _misplaced(event: Event, view: View) -> tuple[str, str] | None:
     parts = (event.path or "").split("/")
     names = ", ".join(view.agents()) or "none yet"
     if len(parts) == 2:
-        return "a file here is for nobody", f"move it into inbox/<agent>/; the agents are: {names}"
+        return "a file here has no recipient", f"move it into inbox/<agent>/; the agents are: {names}"
     if view.agent(parts[1]) is None:
         return (
             f"there is no agent `{parts[1]}`",
@@ -114,7 +119,7 @@ def _misplaced(event: Event, view: View) -> tuple[str, str] | None:
         )
     if len(parts) > 3:
         return (
-            "it lies in a folder inside the inbox",
+            "it is in a folder inside the inbox",
             f"put it into inbox/{parts[1]}/ itself; pack a folder as one file, or name its path in a request",
         )
     return None
@@ -127,10 +132,10 @@ def _unusable(event: Event, view: View) -> tuple[str, str] | None:
     if "problem" in event.detail:
         return (
             f"it cannot be read: {event.detail['problem']}",
-            "give the user who runs aipass the right to read it, and save it again",
+            "give the user who runs aipass permission to read it, and save it again",
         )
     if event.detail["size"] == 0:
-        return "it is empty", "write into it what the agent shall do"
+        return "it is empty", "write the agent's task into it"
     limit = view.setting("inbox.max_size")
     if event.detail["size"] > limit:
         return (

@@ -1,4 +1,4 @@
-"""Plans: what an agent delivers starts the next phase."""
+"""The handler of plans: starts the next phases when one is delivered, checked or merged. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aipass import Action, Event, View
     from aipass.config.model import Config
 
+#: Every kind that can change which phase is next. `engine.started` covers what happened while no engine ran.
 KINDS = (
     "plan.started",
     "plan.changed",
@@ -38,7 +39,7 @@ KINDS = (
 
 @hookimpl
 def register_handlers(config: Config) -> list[Handler]:
-    """The progress of running plans."""
+    """Return the handlers for the progress of plans, and for changes of plan files."""
     del config
     return [
         Handler("plans", KINDS, on_event),
@@ -47,11 +48,11 @@ def register_handlers(config: Config) -> list[Handler]:
 
 
 def on_file(event: Event, view: View) -> Iterable[Action]:
-    """A running plan's file was changed: what has not begun may be taken over."""
+    """Apply the changed file of a running plan; phases that have begun stay as they are."""
     match = NUMBERED.fullmatch((event.path or "").rpartition("/")[2])
     return [Steer("change", plan.id) for plan in view.plans() if match and int(match[1]) == int(plan.id)]
 
 
 def on_event(event: Event, view: View) -> Iterable[Action]:
-    """Whatever follows for each running plan."""
+    """Return the next actions of each running plan."""
     return [action for plan in view.plans() for action in follow(plan, event)]

@@ -1,4 +1,4 @@
-"""PRs: an author hears that its PR was merged."""
+"""The handler of merged PRs: starts the author of a PR after its merge. Pure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_handlers(config: Config) -> list[Handler]:
-    """Merged PRs, where authors are to hear of them."""
+    """Return the handler if `[pr] wake_author` is set."""
     return [Handler("merged PRs", ("pr.merged",), on_merged)] if config.pr.wake_author else []
 
 
 def on_merged(event: Event, view: View) -> Iterable[Action]:
-    """Wake the author."""
+    """Dispatch the author of the PR; ignore the event if aipass.toml no longer configures it."""
     about = event.detail
     if view.agent(about["agent"]) is None:
-        return [Ignore(f"its author `{about['agent']}` is no agent here any more")]
+        return [Ignore(f"its author `{about['agent']}` is no longer a configured agent")]
     text = (
         f"Your PR {about['pr']} “{about['title']}” was merged into {about['branch'] or 'the branch'} as {about['sha'][:10]}. "
-        "If more was meant to follow it, go on with that; otherwise there is nothing to do."
+        "If you planned work after it, continue with that; otherwise there is nothing to do."
     )
     subject = f"PR {about['pr']} is merged"
     return [

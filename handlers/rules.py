@@ -1,4 +1,4 @@
-"""Rules of aipass.toml: an event starts an agent, without any Python. Each `[[on]]` is one handler."""
+"""The rules of aipass.toml: each `[[on]]` is one handler that starts an agent on an event, without any Python. Pure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PREFIX = "rule "
 
 @hookimpl
 def register_handlers(config: Config) -> list[Handler]:
-    """One handler for each rule."""
+    """Return one handler for each rule."""
     return [_Rule(rule).handler() for rule in config.on]
 
 
 class _Rule:
-    """A rule with its patterns compiled."""
+    """A rule with its path patterns compiled: they are matched against every event of its kind."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -42,12 +42,12 @@ class _Rule:
         )
 
     def why_not(self, event: Event) -> str | None:
-        """The first condition that the event does not meet."""
+        """Return the first condition that the event does not meet; None if it meets all. `aipass why` shows it."""
         rule = self.rule
         if event.kind == "clock.tick" and rule.event != "clock.tick":
-            return None if event.ref == self.name else "that timer is another's"
+            return None if event.ref == self.name else "that timer belongs to another rule or handler"
         if rule.cron is not None and event.ref != rule.name:
-            return "that time is another rule's"
+            return "that cron time belongs to another rule"
         paths = [event.path] if event.path is not None else event.detail.get("paths", [])
         if self._paths is not None and not any(map(self._paths.match, paths)):
             return f"the path is none of {', '.join(rule.paths)}"
@@ -65,12 +65,16 @@ class _Rule:
         return None
 
     def on_event(self, event: Event, view: View) -> Iterable[Action]:
-        """Dispatch, now or when it has been quiet for `debounce`; or say why not."""
+        """Dispatch the rule's agent now, or after `debounce` without another event; or ignore the event with the reason.
+
+        At `per_hour` dispatches the rule pauses itself and notifies the person.
+        """
         rule = self.rule
         is_own_tick = event.kind == "clock.tick" and event.ref == self.name
         paused = view.paused("rule", rule.name)
         if paused is not None:
             return [Ignore(f"the rule is paused: {paused}; `aipass resume {rule.name}` ends that")]
+        # An agent that triggers its own rule would run without end.
         if (
             not rule.self
             and not is_own_tick
@@ -81,7 +85,9 @@ class _Rule:
         if rule.debounce and not is_own_tick:
             return [
                 Wake(self.name, rule.debounce, {"values": values_of(event)}),
-                Ignore(f"debounced: it fires when it has been quiet for {show_duration(rule.debounce)}"),
+                Ignore(
+                    f"debounced: the rule fires after {show_duration(rule.debounce)} without another event"
+                ),
             ]
         if view.fired(self.name) >= rule.per_hour:
             reason = f"it fired {rule.per_hour} times within an hour (per_hour)"
@@ -96,6 +102,7 @@ class _Rule:
         return [self._dispatch(self._values(event))]
 
     def _values(self, event: Event) -> dict[str, Any]:
+        # The tick of the debounce timer itself has no path or branch; `Wake` stored those of the event that it delayed.
         if event.kind == "clock.tick" and event.ref == self.name:
             return {**event.detail["values"], "count": event.detail["count"]}
         return values_of(event)

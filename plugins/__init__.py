@@ -1,1 +1,1 @@
-"""The built-in drivers and optional parts. They are plugins like any other."""
+"""The built-in drivers, forges, secret finder and semantic index: plugins like any other."""

@@ -1,4 +1,4 @@
-"""The `claude` driver: Claude Code, headless, with its own sign-in."""
+"""The `claude` driver: runs Claude Code headless, with the user's sign-in."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ from aipass.features.dispatch.resets import reset_of, said_at
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: What it says of a conversation that it does not have.
+#: Its error for a conversation that it no longer has.
 UNKNOWN_SESSION = "No conversation found"
 NOT_SIGNED_IN = "Not logged in"
 LIMITED = re.compile(
     r"usage limit|rate limit|hit your .{0,20}limit|(weekly|hour|opus|sonnet) limit reached", re.IGNORECASE
 )
-#: Its tools that write a file; a shell's writes are the fence's alone.
+#: Its tools that write a file. Only the fence sees writes of a shell.
 WRITERS = "Write|Edit|MultiEdit|NotebookEdit"
-#: What it reads, from its caches or not.
+#: Fields with input tokens: those from a cache are not in `input_tokens`.
 READ = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+#: The tool for a question to its user; without a terminal it is refused and listed as a permission denial.
 ASKS = "AskUserQuestion"
 
 
 def _hook(matcher: str, command: str) -> list[dict[str, Any]]:
+    # The timeout is in seconds here, and in milliseconds in Gemini CLI.
     return [{"matcher": matcher, "hooks": [{"type": "command", "command": command, "timeout": 10}]}]
 
 
@@ -60,7 +62,7 @@ SETTINGS = {
 
 
 class ClaudeDriver:
-    """Runs `claude -p` and believes its result record only."""
+    """Runs `claude -p`. Only its result record decides the outcome."""
 
     name = program = "claude"
     briefed = True
@@ -72,8 +74,8 @@ class ClaudeDriver:
     )
 
     def command(self, job: Job) -> Command:
-        """Prompt on stdin, JSON lines on stdout; nothing is ever asked."""
-        # Inside fence or wall it may do what it likes; elsewhere edits are accepted and all else is refused.
+        """Return the command line: prompt on stdin, JSON Lines on stdout, no interactive questions."""
+        # In a sandbox (fence or wall) the kernel limits it. Without one it accepts edits and refuses everything else.
         freely = (
             ("--dangerously-skip-permissions",) if job.contained else ("--permission-mode", "acceptEdits")
         )
@@ -92,16 +94,17 @@ class ClaudeDriver:
             ),
             env={
                 "CLAUDE_CONFIG_DIR": str(job.state),
-                # Its own below /tmp would be shared with the user's.
+                # Its default below /tmp would be shared with the user's own sessions.
                 "CLAUDE_CODE_TMPDIR": str(job.tmp or job.state / "tmp"),
                 "DISABLE_AUTOUPDATER": "1",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-                # An authorization error is retried for minutes otherwise, as if it could heal.
+                # By default it retries an authorization error for minutes.
                 "CLAUDE_CODE_MAX_RETRIES": "3",
-                # As root it refuses to work without questions, but in a sandbox, which the fence is.
+                # As root it refuses to skip permissions outside a sandbox; the fence is one.
                 **({"IS_SANDBOX": "1"} if job.contained else {}),
             },
             shares=(
+                # Writable: it refreshes its token there.
                 Share(".credentials.json", f"{own}/.credentials.json", writable=True),
                 Share(".claude.json", f"{own if moved else '~'}/.claude.json", copied=True),
                 *(
@@ -112,7 +115,7 @@ class ClaudeDriver:
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """`is_error` decides; `subtype` says success even for a model error."""
+        """Read the outcome from the result record. `is_error` decides: `subtype` is `success` even for a model error."""
         result, resets, said = None, None, ""
         told_of = Records(end.stdout, "session_id")
         for one in told_of:
@@ -147,16 +150,16 @@ class ClaudeDriver:
         refusals = [inner(entry) for entry in result.get("permission_denials") or ()]
         waits = _asked(refusals) or question(text)
         if not job.contained:
-            # Inside, it was refused what is not its own, and has been told so.
+            # Only without a sandbox: in one, the pre-write hook refuses files of others and explains it to the model.
             waits = waits or denied(entry.get("tool_name") for entry in refusals)
         return Outcome("blocked" if waits else "succeeded", text, reason=waits, usage=usage, session=session)
 
     def session(self, stdout: Path) -> str | None:
-        """Its first record names the conversation."""
+        """Return the conversation id, which its first record has."""
         return session_in(stdout, "session_id")
 
     def readable(self, line: str) -> str | None:
-        """What it says and does; results of tools only where they are errors."""
+        """Return a line of output for people: text and tool uses; results of tools only if they are errors."""
         found = record(line)
         if found is None:
             return line
@@ -171,7 +174,7 @@ class ClaudeDriver:
 
 
 def _asked(refusals: list[dict[str, Any]]) -> str | None:
-    """A question to its user, which it may not put when it has none."""
+    """Return the question that it tried to ask its user; None if it asked none."""
     for entry in refusals:
         if entry.get("tool_name") == ASKS:
             asked = inner(entry.get("tool_input")).get("questions")
@@ -208,5 +211,5 @@ def _usage(result: dict[str, Any]) -> Usage:
 
 @hookimpl
 def register_drivers() -> list[Driver]:
-    """The driver for Claude Code."""
+    """Return the driver for Claude Code."""
     return [ClaudeDriver()]

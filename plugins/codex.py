@@ -1,4 +1,4 @@
-"""The `codex` driver: Codex CLI, non-interactive, with its own sign-in."""
+"""The `codex` driver: runs Codex CLI non-interactively, with the user's sign-in."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from aipass.features.dispatch.resets import reset_of, said_at
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: It tells no status; these are its words for a model server that is overloaded, that wants no more, or wants no such client.
+#: Its records have no HTTP status. These are its texts for an overloaded server, a limit, and a refused sign-in or model.
 OVERLOAD = re.compile(r"high demand|status:? 5[0-9][0-9]|stream disconnected", re.IGNORECASE)
 LIMITED = re.compile(r"usage limit|rate limit|status:? 429|too many requests", re.IGNORECASE)
 FAULT = re.compile(r"status:? 40[134]|environment variable|not logged in|log in again", re.IGNORECASE)
 UNKNOWN_SESSION = "no rollout found"
 
 
-#: Its own sandbox: the workspace, and of /tmp what TMPDIR names.
+#: Its own sandbox: the workspace and the folder in TMPDIR, not all of /tmp, which agents share.
 SANDBOX = ("-s", "workspace-write", "-c", "sandbox_workspace_write.exclude_slash_tmp=true")
 
 
@@ -50,31 +50,33 @@ HOOKS = (
 
 
 class CodexDriver:
-    """Runs `codex exec --json` and believes a completed turn only."""
+    """Runs `codex exec --json`. Only a completed turn is a success."""
 
     name = program = "codex"
     briefed = True
     accounts = ("CODEX_API_KEY", "~/.codex/auth.json", "OPENAI_API_KEY")
 
     def command(self, job: Job) -> Command:
-        """Prompt on stdin, JSON lines on stdout; it is never asked. Its own sandbox does not work inside the fence."""
+        """Return the command line: prompt on stdin, JSON Lines on stdout, no interactive questions."""
         own = os.environ.get("CODEX_HOME") or "~/.codex"
         model = ("-m", job.settings.model) if job.settings.model else ()
-        # Its hooks run only with this flag; behind the fence what a repository's own hooks do is fenced as well.
+        # Its hooks run only with this flag, which also trusts hooks of the repository: safe only if a sandbox limits those.
         hooks = ("--dangerously-bypass-hook-trust", *HOOKS) if job.contained else ()
         quiet = ("-c", "check_for_update_on_startup=false", "-c", "analytics.enabled=false")
-        # A login shell makes PATH anew on many systems, without aipass's own folder in it.
+        # A login shell resets PATH on many systems, so agents would not find `aipass`.
         shell = ("-c", "allow_login_shell=false")
         resume = ("resume", job.session) if job.session else ()
         return Command(
             argv=(
                 *("codex", "exec", "--json", "--skip-git-repo-check"),
+                # Its own sandbox does not work inside the fence.
                 *(("-s", "danger-full-access") if job.contained else SANDBOX),
                 *hooks,
                 *quiet,
                 *shell,
                 *model,
                 *job.settings.args,
+                # A subcommand: options come before it. `-` reads the prompt from stdin.
                 *resume,
                 "-",
             ),
@@ -87,7 +89,7 @@ class CodexDriver:
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """The last message of a completed turn is the answer; the verdict is the last turn's, not the exit status."""
+        """Read the outcome from the last turn, not from the exit status alone; the answer is its last message."""
         text, reason, usage, completed = "", None, None, False
         told_of = Records(end.stdout, "thread_id")
         for one in told_of:
@@ -121,11 +123,11 @@ class CodexDriver:
         return Outcome(state, text, reason=reason[:400], usage=usage, session=session, fault=fault)
 
     def session(self, stdout: Path) -> str | None:
-        """Its first record names the conversation."""
+        """Return the conversation id, which its first record has."""
         return session_in(stdout, "thread_id")
 
     def readable(self, line: str) -> str | None:
-        """What it says and does."""
+        """Return a line of output for people: text, commands, changed files and errors."""
         found = record(line)
         if found is None:
             return line
@@ -151,7 +153,7 @@ class CodexDriver:
 
 
 def _usage(told: dict[str, Any], job: Job) -> Usage:
-    """It counts the whole conversation, so what that had used before is taken off."""
+    """Return the usage of this run. Codex counts the whole conversation, so earlier usage is subtracted."""
     before = job.used or Usage()
     pairs = (("input_tokens", before.input_tokens), ("output_tokens", before.output_tokens))
     return Usage(
@@ -161,5 +163,5 @@ def _usage(told: dict[str, Any], job: Job) -> Usage:
 
 @hookimpl
 def register_drivers() -> list[Driver]:
-    """The driver for Codex."""
+    """Return the driver for Codex."""
     return [CodexDriver()]

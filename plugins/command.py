@@ -1,4 +1,4 @@
-"""The `command` driver: any program is an agent. Prompt on stdin, answer on stdout, exit status 0 is success."""
+"""The `command` driver: runs any program as an agent. Prompt on stdin, answer on stdout, exit status 0 is success."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ class CommandDriver:
     """Runs the agent's `command` with its `args` appended."""
 
     name = "command"
-    #: What it has written it has finished; models think between two edits of one file.
+    #: A program has finished a file when it closes it. A model edits one file several times, so its files count at its end.
     handoff = "write"
 
     def command(self, job: Job) -> Command:
-        """The configured words; the prompt is on stdin and in `$AIPASS_PROMPT_FILE`."""
+        """Return the configured command line; the prompt is on stdin and in `$AIPASS_PROMPT_FILE`."""
         return Command(argv=(*(job.settings.command or ()), *job.settings.args))
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """Whatever the program said is the answer."""
+        """Return the outcome by the exit status. The output is the answer, also after a failure."""
         del job
         if end.code == 0:
             return Outcome("succeeded", end.stdout)
@@ -29,5 +29,5 @@ class CommandDriver:
 
 @hookimpl
 def register_drivers() -> list[Driver]:
-    """The driver for any program."""
+    """Return the driver for any program."""
     return [CommandDriver()]

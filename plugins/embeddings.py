@@ -1,8 +1,8 @@
-"""Memory found by meaning: a small sentence model in a folder on the disk, run with numpy. It never uses a network.
+"""The semantic index: a small sentence embedding model from a local folder, run with numpy. It never uses a network.
 
 `pip install "aipass-engine[embeddings]"`, and `[memory] model` names the folder: any BERT model as sentence-transformers stores it
 (`config.json`, `tokenizer.json`, `model.safetensors`, `1_Pooling/config.json`), such as all-MiniLM-L6-v2 or bge-small.
-The library that is usual for these takes seconds to be imported, which every `aipass recall` would wait for.
+The usual library (sentence-transformers) takes seconds to import, and every `aipass recall` would wait for that.
 """
 
 from __future__ import annotations
@@ -28,26 +28,28 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 NAME = "embeddings"
+#: The files that every model has.
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
-#: Of a text, where the model does not say.
+#: The tokens of a text that are used, if the model has no limit of its own.
 MAX_TOKENS = 256
-#: Vectors are kept as bytes: a 256th of what a number may be is far below what tells two texts apart.
+#: Vectors are stored as bytes from -127 to 127, a quarter of the size: the rounding error is far below the distance of two texts.
 SCALE = 127
-#: Rows that are compared at once.
+#: Vectors that are compared in one matrix product: bounds the memory.
 CHUNK = 20_000
+#: Values in one piece: 128 KiB of float32, which stays in the processor's cache.
 GELU_PIECE = 1 << 15
 
 
 @hookimpl
 def register_meanings(config: Config, folder: Path) -> list[Embeddings]:
-    """The index, where aipass.toml names a model."""
+    """Return the index if aipass.toml names a model. Raises ConfigError. `folder`: for its files, one for each ledger."""
     if config.memory.model is None:
         return []
     return [Embeddings(Path(config.memory.model).expanduser(), folder)]
 
 
 class Embeddings:
-    """An index of texts by their vectors, in one SQLite file. The model is loaded when it is first needed."""
+    """An index of vectors in one SQLite file. The model is loaded at its first use, because many starts need none."""
 
     name = NAME
 
@@ -55,7 +57,7 @@ class Embeddings:
         for name in FILES:
             if not (model / name).is_file():
                 raise ConfigError(
-                    f"aipass.toml: memory.model: {model / name} is not there; name the folder of a BERT model as sentence-transformers stores it"
+                    f"aipass.toml: memory.model: {model / name} does not exist; name the folder of a BERT model as sentence-transformers stores it"
                 )
         for library in ("numpy", "safetensors", "tokenizers"):
             if importlib.util.find_spec(library) is None:
@@ -64,33 +66,35 @@ class Embeddings:
                 )
         found = (model / FILES[2]).stat()
         self._folder = model
+        # Vectors of two models cannot be compared, so each model has its own file.
         self._file = folder / f"{NAME}-{found.st_size}-{found.st_mtime_ns}.db"
         self._model: Bert | None = None
 
     def ids(self) -> list[int]:
-        """All that it has."""
+        """Return the ids of all stored vectors."""
         if not self._file.exists():
             return []
         with closing(self._read()) as db:
             return [number for (number,) in db.execute("SELECT id FROM vectors")]
 
     def learn(self, texts: Sequence[tuple[int, str]]) -> None:
-        """Take texts in, by id."""
+        """Store the vectors of texts, by id, in one transaction; a known id is replaced."""
         import numpy as np
 
         vectors = np.rint(self._vectors([text for _, text in texts]) * SCALE).astype(np.int8)
         rows = [(number, vector.tobytes()) for (number, _), vector in zip(texts, vectors, strict=True)]
+        # `closing`, because the connection's own context manager ends the transaction and keeps the file open.
         with closing(self._open()) as db, db:
             db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
     def forget(self, number: int) -> None:
-        """Remove a text's vector."""
+        """Delete a text's vector, also from the free pages of the file. An unknown id is no error."""
         if self._file.exists():
             with closing(self._open()) as db, db:
                 db.execute("DELETE FROM vectors WHERE id = ?", (number,))
 
     def nearest(self, asked: str, limit: int) -> list[tuple[int, float]]:
-        """The closest in meaning, by the cosine of the vectors."""
+        """Return the closest texts by the cosine of their vectors, best first. Compares all vectors."""
         import numpy as np
 
         if not self._file.exists():
@@ -108,15 +112,16 @@ class Embeddings:
         return sorted(found, key=lambda one: -one[1])[:limit]
 
     def _read(self) -> sqlite3.Connection:
-        """For agents as well, who may not write there."""
+        # Read-only: agents run `aipass recall` too, and the sandbox does not let them write here.
         return sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
 
     def _open(self) -> sqlite3.Connection:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for other in self._file.parent.glob(f"{NAME}-*.db"):
             if other != self._file:
-                other.unlink(missing_ok=True)  # of a model that was used before
+                other.unlink(missing_ok=True)  # made by the previous model
         db = sqlite3.connect(self._file, timeout=30.0)
+        # A vector says much about its text, so a deleted one is overwritten.
         db.execute("PRAGMA secure_delete = ON")
         db.execute("CREATE TABLE IF NOT EXISTS vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
         return db
@@ -128,10 +133,9 @@ class Embeddings:
 
 
 class Bert:
-    """The encoder of a BERT model, and the mean (or the first token) of what it makes of a text, of length one.
+    """The encoder of a BERT model, with mean pooling (or the first token) and vectors of length one.
 
-    Devlin et al., "BERT", 2019; Reimers and Gurevych, "Sentence-BERT", 2019. Raises ConfigError where the folder holds another
-    kind of model.
+    Devlin et al., "BERT", 2019; Reimers and Gurevych, "Sentence-BERT", 2019. Raises ConfigError for another kind of model.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -141,7 +145,7 @@ class Bert:
         config = _json(folder / "config.json")
         if config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
             raise ConfigError(
-                f"aipass.toml: memory.model: {folder} holds a {config.get('model_type')} model; a BERT one is wanted"
+                f"aipass.toml: memory.model: {folder} has a {config.get('model_type')} model; it must be a BERT model"
             )
         self._heads, self._layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
         self._epsilon = float(config["layer_norm_eps"])
@@ -158,7 +162,7 @@ class Bert:
         self._tokenizer.enable_padding()
 
     def vectors(self, texts: Sequence[str]) -> Floats:
-        """A row of length one for each text: (texts, hidden size)."""
+        """Return one vector of length one for each text, in an array of (texts, hidden size)."""
         import numpy as np
 
         tokens = self._tokenizer.encode_batch(list(texts))
@@ -170,6 +174,7 @@ class Bert:
             + self._weights["embeddings.token_type_embeddings.weight"][0]
         )
         state = self._norm(state, "embeddings.LayerNorm")
+        # Padding gets a score of -1e9, so its weight after the softmax is 0.
         hidden = (1.0 - mask)[:, None, None, :] * np.float32(-1e9)
         for number in range(self._layers):
             state = self._layer(state, hidden, f"encoder.layer.{number}")
@@ -198,6 +203,7 @@ class Bert:
             heads("query") @ heads("key").transpose(0, 1, 3, 2) / np.float32(np.sqrt(size / self._heads))
             + hidden
         )
+        # Without the maximum, `exp` of a large score would overflow float32.
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         seen = (scores @ heads("value")).transpose(0, 2, 1, 3).reshape(texts, length, size)
@@ -209,7 +215,7 @@ class Bert:
 
     def _linear(self, state: Floats, name: str) -> Floats:
         weight = self._weights[f"{name}.weight"]
-        # As one matrix: numpy multiplies a stack of them one by one.
+        # As one matrix: numpy multiplies a stack of matrices one by one, which is slower.
         flat = state.reshape(-1, state.shape[-1]) @ weight.T + self._weights[f"{name}.bias"]
         found: Floats = flat.reshape(*state.shape[:-1], -1)
         return found
@@ -224,12 +230,12 @@ class Bert:
 
 
 def _gelu(values: Floats) -> Floats:
-    """x·Φ(x), with Φ by the approximation 7.1.26 of Abramowitz and Stegun, whose error is below 1.5e-7."""
+    """Return x·Φ(x), with Φ by the approximation 7.1.26 of Abramowitz and Stegun, whose error is below 1.5e-7."""
+    # numpy has no `erf`, and scipy would be another dependency.
     import numpy as np
 
     found = np.empty(values.size, np.float32)
     flat = values.reshape(-1)
-    # In pieces that stay in the processor's cache.
     for begin in range(0, flat.size, GELU_PIECE):
         piece = flat[begin : begin + GELU_PIECE]
         scaled = np.abs(piece) * np.float32(0.7071067811865476)

@@ -1,4 +1,4 @@
-"""PRs on GitHub and GitLab through the CLIs that people have signed in to: `gh` and `glab`."""
+"""The forges GitHub and GitLab, through the CLIs `gh` and `glab` with the user's sign-in."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from aipass.features.git.repo import Repo
 
 TIMEOUT_S = 120.0
-#: How each calls our ways of merging.
+#: The options of each CLI for our merge methods.
 GH_MERGES = {"merge": "--merge", "squash": "--squash", "ff": "--rebase"}
 GLAB_MERGES: dict[str, tuple[str, ...]] = {"merge": (), "squash": ("--squash",), "ff": ("--rebase",)}
 
 
 @hookimpl
 def register_forges() -> list[Forge]:
-    """Both of them."""
+    """Return both forges."""
     return [GitHub(), GitLab()]
 
 
 class GitHub:
-    """`gh`: the PR's branch is pushed, and shown as a pull request."""
+    """GitHub: pushes a PR's branch and opens a pull request with `gh`. Every method raises AipassError."""
 
     name = "gh"
 
     def open(self, repo: Repo, pr: Pr, remote: str) -> str | None:
-        """Push its branch; make the pull request if there is none yet."""
+        """Push the branch, and create the pull request if there is none yet. Returns its URL."""
         _push(repo, pr, remote)
         if pr.url is not None:
             return pr.url
@@ -41,7 +41,7 @@ class GitHub:
         return _address(self._run(repo, *words, *into))
 
     def merge(self, repo: Repo, pr: Pr, remote: str, method: str) -> None:
-        """Merge the pull request, if its head is still what was tested here."""
+        """Merge the pull request. `gh` refuses if its head is no longer the commit that was tested here."""
         del remote
         self._run(
             repo,
@@ -54,7 +54,7 @@ class GitHub:
         )
 
     def close(self, repo: Repo, pr: Pr, remote: str, reason: str) -> None:
-        """Close the pull request."""
+        """Close the pull request with a comment that has the reason."""
         del remote
         self._run(repo, "pr", "close", pr.url or _branch(pr), "--comment", reason)
 
@@ -63,12 +63,12 @@ class GitHub:
 
 
 class GitLab:
-    """`glab`: the same as merge requests."""
+    """GitLab: the same with merge requests and `glab`, which has other options."""
 
     name = "glab"
 
     def open(self, repo: Repo, pr: Pr, remote: str) -> str | None:
-        """Push its branch; make the merge request if there is none yet."""
+        """Push the branch, and create the merge request if there is none yet. Returns its URL."""
         _push(repo, pr, remote)
         if pr.url is not None:
             return pr.url
@@ -87,7 +87,7 @@ class GitLab:
         return _address(_run(repo, self.name, (*words, *into)))
 
     def merge(self, repo: Repo, pr: Pr, remote: str, method: str) -> None:
-        """Merge the merge request, if its head is still what was tested here."""
+        """Merge the merge request. `glab` refuses if its head is no longer the commit that was tested here."""
         del remote
         _run(
             repo,
@@ -96,8 +96,9 @@ class GitLab:
         )
 
     def close(self, repo: Repo, pr: Pr, remote: str, reason: str) -> None:
-        """Say why, and close the merge request."""
+        """Add a note with the reason, and close the merge request."""
         del remote
+        # `glab mr close` has no option for a comment.
         _run(repo, self.name, ("mr", "note", _branch(pr), "--message", reason))
         _run(repo, self.name, ("mr", "close", _branch(pr)))
 
@@ -112,7 +113,7 @@ def _body(pr: Pr) -> str:
 
 
 def _push(repo: Repo, pr: Pr, remote: str) -> None:
-    # With a lease on nothing of ours: the branch is this PR's alone.
+    # --force without a lease is safe: the branch belongs to this PR alone.
     repo.run("push", "--quiet", "--no-verify", "--force", remote, f"{pr.head}:{pr.ref}")
 
 
@@ -122,7 +123,7 @@ def _run(repo: Repo, program: str, words: Sequence[str]) -> str:
             repo.root,
             [program, *words],
             cwd=repo.top,
-            # `gh pr create` asks git what is uncommitted, and that would start filters.
+            # `gh pr create` runs `git status`, which would start the filters that an agent may have configured.
             env=repo.environment,
             capture_output=True,
             text=True,
@@ -142,6 +143,7 @@ def _run(repo: Repo, program: str, words: Sequence[str]) -> str:
 
 
 def _address(said: str) -> str | None:
-    """The last address in what a CLI said."""
+    """Return the last URL in the output of a CLI; None if there is none."""
+    # Before it both CLIs print notes, which can have URLs as well.
     found = [word for word in said.split() if word.startswith(("https://", "http://"))]
     return found[-1] if found else None

@@ -1,4 +1,4 @@
-"""The `gemini` driver: Gemini CLI, headless, with its own sign-in."""
+"""The `gemini` driver: runs Gemini CLI headless, with the user's sign-in."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from aipass import Command, Job, Outcome, Share, Usage, hookimpl
 from aipass.features.dispatch.driver import Driver, Exit, mail_hook, prewrite_hook, tail
 from aipass.features.dispatch.resets import reset_of, said_at
 
+#: Its texts for an overloaded server, a limit, and a refused sign-in or model: it passes on the server's error as text.
 OVERLOAD = re.compile(r'"code": ?5[0-9][0-9]|UNAVAILABLE|"status": ?"INTERNAL"|[Oo]verloaded')
 LIMITED = re.compile(r'"code": ?429|RESOURCE_EXHAUSTED|(daily|current|your) quota|[Rr]ate limit')
 FAULT = re.compile(r'"code": ?40[134]|API key|UNAUTHENTICATED|auth method', re.IGNORECASE)
-#: Its exit status for a conversation that it does not have, and for no way to sign in.
+#: Its exit statuses for a conversation that it no longer has, and for a missing sign-in.
 UNKNOWN_SESSION, NO_AUTH = 42, 41
 
 
@@ -46,16 +47,16 @@ HOOKS = {
 
 
 class GeminiDriver:
-    """Runs `gemini -o stream-json` and believes its result record only."""
+    """Runs `gemini -o stream-json`. Only its result record decides the outcome."""
 
     name = program = "gemini"
     briefed = True
     accounts = ("GEMINI_API_KEY", "~/.gemini/oauth_creds.json", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI")
 
     def command(self, job: Job) -> Command:
-        """Prompt on stdin, JSON lines on stdout; nothing is asked."""
-        # Without a model its router makes a call of its own for each prompt.
+        """Return the command line: prompt on stdin, JSON Lines on stdout, no interactive questions."""
         own = f"{os.environ.get('GEMINI_CLI_HOME') or '~'}/.gemini"
+        # Without a model its router makes an extra model call for each prompt.
         model = ("-m", job.settings.model) if job.settings.model else ()
         resume = ("--resume", job.session) if job.session else ()
         return Command(
@@ -66,8 +67,8 @@ class GeminiDriver:
                 *resume,
                 *job.settings.args,
             ),
-            # Otherwise it starts itself again as a child, and passes no signal on.
             env={
+                # Otherwise it starts itself again as a child process, and does not forward signals to it.
                 "GEMINI_CLI_NO_RELAUNCH": "true",
                 "GEMINI_TELEMETRY_ENABLED": "false",
                 "GEMINI_CLI_HOME": str(job.state),
@@ -82,7 +83,7 @@ class GeminiDriver:
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """The assistant's words are the answer; the verdict is the result record's."""
+        """Read the outcome from the result record; the answer is the text of the assistant."""
         text, result = "", None
         told_of = Records(end.stdout, "session_id")
         for one in told_of:
@@ -108,7 +109,7 @@ class GeminiDriver:
             )
         reason = words(inner(result.get("error")).get("message")) or "it reported an error"
         if LIMITED.search(reason):
-            # When it ends stands in its report of the error only.
+            # Only its error report on stderr has the time when the limit ends.
             at = said_at(end.stdout)
             until = reset_of(reason, at) or reset_of(tail(end.stderr, lines=40, chars=8_000), at)
             return Outcome("limit", text, reason=reason[:400], usage=usage, session=session, resets=until)
@@ -117,11 +118,11 @@ class GeminiDriver:
         return Outcome(state, text, reason=reason[:400], usage=usage, session=session, fault=fault)
 
     def session(self, stdout: Path) -> str | None:
-        """Its first record names the conversation."""
+        """Return the conversation id, which its first record has."""
         return session_in(stdout, "session_id")
 
     def readable(self, line: str) -> str | None:
-        """What it says and does."""
+        """Return a line of output for people: text, tool uses and errors."""
         found = record(line)
         if found is None:
             return line
@@ -142,12 +143,13 @@ class GeminiDriver:
 
 
 def _settings(source: str) -> Share:
-    """The user's settings, and our hooks besides theirs; as they are where they are no plain JSON."""
+    """Return the user's settings with our hooks added after theirs. Settings that are not plain JSON stay as they are."""
     try:
         found = json.loads(Path(source).expanduser().read_bytes())
     except FileNotFoundError:
         found = {}
     except (OSError, ValueError):
+        # Gemini accepts comments in its settings and `json` does not: the run then goes without our hooks.
         return Share(".gemini/settings.json", source)
     if not isinstance(found, dict):
         return Share(".gemini/settings.json", source)
@@ -162,5 +164,5 @@ def _listed(found: object) -> list[Any]:
 
 @hookimpl
 def register_drivers() -> list[Driver]:
-    """The driver for Gemini CLI."""
+    """Return the driver for Gemini CLI."""
     return [GeminiDriver()]

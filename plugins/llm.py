@@ -1,4 +1,4 @@
-"""The `llm` driver: any model that the `llm` program has, local ones above all. It only talks, and writes nothing."""
+"""The `llm` driver: runs any model of the `llm` program, mainly local ones. It answers with text and writes no files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from aipass.features.dispatch.driver import Driver, Exit, tail
 
 
 class LlmDriver:
-    """Runs `llm prompt`; its words are the answer."""
+    """Runs `llm prompt`; its output is the answer."""
 
     name = program = "llm"
 
     def command(self, job: Job) -> Command:
-        """Prompt on stdin, text on stdout, nothing logged."""
+        """Return the command line: prompt on stdin, text on stdout, and no log of llm's own."""
         model = ("-m", job.settings.model) if job.settings.model else ()
         own = os.environ.get("LLM_USER_PATH") or "~/.config/io.datasette.llm"
         return Command(
@@ -33,7 +33,7 @@ class LlmDriver:
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """Its exit status is honest; an empty answer is none."""
+        """Return success for exit status 0 with an answer. An empty answer is a failure."""
         del job
         if end.code == 0 and end.stdout.exists() and end.stdout.stat().st_size:
             return Outcome("succeeded", end.stdout)
@@ -44,5 +44,5 @@ class LlmDriver:
 
 @hookimpl
 def register_drivers() -> list[Driver]:
-    """The driver for the `llm` program."""
+    """Return the driver for the `llm` program."""
     return [LlmDriver()]

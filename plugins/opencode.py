@@ -1,4 +1,4 @@
-"""The `opencode` driver: opencode, headless, with its own sign-in."""
+"""The `opencode` driver: runs opencode headless, with the user's sign-in."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from aipass.features.dispatch.resets import reset_of, said_at
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Neither updates nor shared conversations; the rest is the user's own configuration.
+#: No updates during a run, and no conversations on a public server; the rest is the user's configuration.
 QUIET = {"autoupdate": False, "share": "disabled"}
 NEEDS = {"dependencies": {"@opencode-ai/plugin": "*"}}
 LIMITED = re.compile(r"rate limit|usage limit|too many requests|quota exceeded", re.IGNORECASE)
 UNKNOWN_SESSION = "Session not found"
-#: What it says, and goes on without, where it may not do something.
+#: Its text for a refused permission; it then continues without that.
 REFUSED = "permission requested:"
-#: How often it may ask a model server again, and how long it may wait for that, before the run ends: by itself it goes on
-#: for ever, and says nothing.
+#: After this many retries of a model server, or a longer wait, our plugin ends the run: opencode itself retries without end,
+#: and reports nothing.
 TRIES, PATIENCE_MS = 3, 60_000
-#: Its plugin: asks before a file is written, hands over what came meanwhile, and ends a run that only waits.
+#: Our opencode plugin: asks before a file is written, passes on new messages, and ends a run that only waits for a server.
 PLUGIN = """import { spawnSync } from "node:child_process"
 const run = (hook, told) =>
   spawnSync("/bin/sh", ["-c", hook], { input: JSON.stringify(told), encoding: "utf8", timeout: 10000 }).stdout
@@ -69,19 +69,20 @@ export const Aipass = async () => ({
 
 
 class OpencodeDriver:
-    """Runs `opencode run --format json` and believes a last step that stopped by itself only."""
+    """Runs `opencode run --format json`. Only a last step with the reason `stop` is a success."""
 
     name = program = "opencode"
     briefed = True
     accounts = ("OPENCODE_API_KEY", "~/.local/share/opencode/auth.json")
-    #: Where it notes a number for the project; without one it works out another.
+    #: It stores a project id there, and computes another one if it cannot.
     habits = (".git/opencode",)
 
     def command(self, job: Job) -> Command:
-        """Prompt on stdin, JSON lines on stdout; nothing is asked. A title spares it a call of the model for one."""
+        """Return the command line: prompt on stdin, JSON Lines on stdout, no interactive questions."""
         data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
         config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
         model = ("-m", job.settings.model) if job.settings.model else ()
+        # With a title it needs no extra model call to invent one.
         resume = ("-s", job.session) if job.session else ("--title", f"aipass {job.agent} {job.dispatch}")
         return Command(
             argv=(
@@ -99,9 +100,11 @@ class OpencodeDriver:
                 "OPENCODE_CONFIG_CONTENT": json.dumps(QUIET),
             },
             shares=(
-                Share("config/git", f"{config}/git"),  # what it runs looks for it there
+                Share(
+                    "config/git", f"{config}/git"
+                ),  # git in its shells finds the user's configuration there
                 Share("config/opencode/plugin/aipass.js", text=_plugin()),
-                # It would fetch this package before it loads any plugin, and ours does without.
+                # It would download this package before it loads any plugin; ours does not need it.
                 Share("config/opencode/node_modules/.aipass", text=""),
                 Share("config/opencode/package-lock.json", text=json.dumps({"packages": {"": NEEDS}})),
                 Share("config/opencode/package.json", text=json.dumps(NEEDS)),
@@ -118,7 +121,7 @@ class OpencodeDriver:
         )
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """There is no one result record: steps are summed, and the last one says how it ended."""
+        """Read the outcome from the last step, because there is no result record; the usage is the sum of all steps."""
         text, steps, error = "", [], None
         told_of = Records(end.stdout, "sessionID")
         for one in told_of:
@@ -128,6 +131,7 @@ class OpencodeDriver:
                     text = words(part.get("text"))
                 case "step_finish":
                     steps.append(part)
+                    # An error that a later attempt overcame is none.
                     error = None if part.get("reason") == "stop" else error
                 case "error":
                     error = inner(one.get("error"))
@@ -147,11 +151,11 @@ class OpencodeDriver:
         return Outcome("failed", text, reason=reason, usage=usage, session=session)
 
     def session(self, stdout: Path) -> str | None:
-        """Every record names the conversation."""
+        """Return the conversation id, which every record has."""
         return session_in(stdout, "sessionID")
 
     def readable(self, line: str) -> str | None:
-        """What it says and does."""
+        """Return a line of output for people: text, tool uses and errors."""
         found = record(line)
         if found is None:
             return line
@@ -203,5 +207,5 @@ def _usage(steps: list[dict[str, Any]]) -> Usage | None:
 
 @hookimpl
 def register_drivers() -> list[Driver]:
-    """The driver for opencode."""
+    """Return the driver for opencode."""
     return [OpencodeDriver()]

@@ -1,4 +1,4 @@
-"""What the drivers of agent CLIs share: JSON lines, as far as they are sound, and what becomes of a run that says no more."""
+"""The shared reader of JSON Lines output for the drivers of agent CLIs, and their common outcomes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-#: So much of an output is read, from its begin and to its end: the engine waits meanwhile, and what stands between is what
-#: tools printed.
+#: The first and last bytes of an output that are read. The engine's thread waits for this, and output can have gigabytes;
+#: the middle has only what tools printed.
 HEAD_BYTES, TAIL_BYTES, TAIL_LINES = 1_000_000, 16_000_000, 100_000
-#: How an agent says that it cannot go on without an answer: the prompt tells it to.
+#: The beginning of an agent's question to its user; the prompt asks for this form.
 QUESTION = "QUESTION:"
-#: HTTP states of a model server after which another attempt makes sense, and those that no attempt mends.
+#: HTTP statuses of a model server: OVERLOAD is temporary, FAULT stays until a person changes something.
 OVERLOAD = frozenset((500, 502, 503, 504, 529))
 FAULT = frozenset((401, 403, 404))
 LIMIT = 429
 
 
 class Records:
-    """The records of an output file, to be gone through once; `session` is then what the first of them calls it by `key`."""
+    """The records of an output file, as an iterator for one pass.
+
+    `session` is the conversation id in the first record that has a valid one in `key`; None before that record.
+    """
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
@@ -34,13 +37,14 @@ class Records:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for found in records(self._path):
+            # The id becomes an argument of the next run's command line, so its form is checked.
             if self.session is None and SESSION.fullmatch(words(found.get(self._key))):
                 self.session = found[self._key]
             yield found
 
 
 def session_in(path: Path, key: str) -> str | None:
-    """What the first record that has `key` calls its conversation."""
+    """Return the conversation id of an output file; None if no record has one. Stops reading at the first."""
     found = Records(path, key)
     for _ in found:
         if found.session is not None:
@@ -49,12 +53,12 @@ def session_in(path: Path, key: str) -> str | None:
 
 
 def afresh() -> Outcome:
-    """The verdict on a run that could not go on with its conversation."""
-    return Outcome("afresh", reason="its conversation is lost, and it starts afresh")
+    """Return the outcome of a run whose conversation the CLI no longer has; it costs no attempt."""
+    return Outcome("afresh", reason="its conversation is lost; the next attempt starts a new one")
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that are JSON objects with a type, of a long output the first and the last; all else is passed over."""
+    """Yield the lines that are JSON objects with a type; only the first and last of a long output. Raises nothing."""
     try:
         with open_regular(path) as file:
             head = file.read(HEAD_BYTES)
@@ -64,6 +68,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     except OSError:
         return
     if size > HEAD_BYTES + TAIL_BYTES:
+        # The cut goes through a line on either side.
         lines = [*head.split(b"\n")[:-1][:TAIL_LINES], *rest.split(b"\n")[1:][-TAIL_LINES:]]
     else:
         lines = (head + rest).split(b"\n")[-2 * TAIL_LINES :]
@@ -73,7 +78,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def record(line: bytes | str) -> dict[str, Any] | None:
-    """One line as a JSON object; None where it is something else."""
+    """Parse one line; None if it is not a JSON object."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -82,46 +87,48 @@ def record(line: bytes | str) -> dict[str, Any] | None:
 
 
 def words(value: object) -> str:
-    """A field that should be text; empty where it is none."""
+    """Return a field that should be text; empty if it is not."""
     return value if isinstance(value, str) else ""
 
 
 def inner(value: object) -> dict[str, Any]:
-    """A field that should be an object; empty where it is none."""
+    """Return a field that should be an object; empty if it is not."""
     return value if isinstance(value, dict) else {}
 
 
 def count(value: object) -> int | None:
-    """A field that should be a number of tokens, or of seconds; None where it is none."""
+    """Return a field that should be a number of tokens, or of seconds; None if it is not."""
+    # `bool` is a subclass of `int`.
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12 else None
 
 
 def amount(value: object) -> float | None:
-    """A field that should be an amount of money, or of seconds; None where it is none."""
+    """Return a field that should be an amount of money, or of seconds; None if it is not."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and 0 <= value < 10**12 else None  # type: ignore[operator,arg-type]
 
 
 def denied(tools: Iterable[object]) -> str | None:
-    """The reason of a run that was refused what it needed; None where nothing was."""
+    """Return the reason for a run that was refused a permission; None if it was refused none."""
     names = sorted({str(tool) for tool in tools})
     return f"it was refused permission for {', '.join(names)}" if names else None
 
 
 def question(text: str) -> str | None:
-    """What the agent asks at the end of its answer; None where it asks nothing."""
+    """Return the question in the last paragraph of an answer; None if there is none."""
+    # Models write it in bold, in italics or as a quote.
     last = text.rstrip().rpartition("\n\n")[2].lstrip("*_> ")
     return last.removeprefix(QUESTION).strip(" *_\n") or None if last.startswith(QUESTION) else None
 
 
 def no_result(code: int | None, signal: int | None, last: str) -> str:
-    """The reason of a run that ended without saying how: an exit status of 0 alone is no success."""
+    """Return the reason for a run without a result record. It failed, even with exit status 0."""
     how = f"signal {signal}" if signal else f"exit status {code}"
     return f"it ended with {how} and without a result record" + (f": {last}" if last else "")
 
 
 def shown(tool: object, given: dict[str, Any]) -> str:
-    """A use of a tool in one line, for eyes."""
+    """Return one line about the use of a tool, for people."""
     known = ("command", "cmd", "file_path", "filePath", "path", "pattern", "url", "description")
     about = next((words(given[name]) for name in known if words(given.get(name))), "")
     return f"> {tool} {about}".rstrip().replace("\n", " ")[:300]

@@ -1,6 +1,6 @@
-"""Finds what looks like a key or a password, with the detectors of detect-secrets that know a key by its own form.
+"""The secret finder: finds keys and passwords with those detectors of detect-secrets that match the form of a key.
 
-Those that only measure how random a text looks are left out: lock files and hashes look random, and are none.
+Detectors that only measure randomness (entropy) are left out: lock files and hashes look random, and are no secrets.
 """
 
 from __future__ import annotations
@@ -16,43 +16,45 @@ from aipass.text.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Detectors that are not used. Patterns below replace those for private keys and Artifactory.
 LEFT_OUT = {
     "Base64 High Entropy String",
     "Hex High Entropy String",
     "Secret Keyword",
     "IBM COS HMAC Credentials",
     "Private Key",
-    # Its form takes 100 us a character for a text that says its name again and again.
+    # Its pattern takes 100 µs a character for a text that repeats the word: an agent could block the engine's thread.
     "Artifactory Credentials",
 }
-#: Keys of the services that agents themselves use: by the forms that their makers print.
+#: Keys of services that agents themselves use, by the forms that the vendors document.
 OWN = {
     "Anthropic or OpenAI key": re.compile(r"\bsk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{32,}"),
     "Google API key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
     "Artifactory key": re.compile(r"\bAKCp[A-Za-z0-9]{10,}"),
     "GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"),
 }
-#: With all its lines, up to its end or that of the text.
+#: A private key with all its lines; without an end line, everything up to the end of the text.
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|.*\Z)",
     re.DOTALL,
 )
+#: A longer line is generated, not written by a person, and is not searched.
 MAX_LINE = 32_000
-#: A long line is looked at in pieces that overlap: time grows with the square of the length for what begins like a token
-#: again and again. A key longer than an overlap would be cut; a JSON web token has 500 to 1,500 characters.
+#: A long line is searched in overlapping pieces: for text that repeats the beginning of a token the time grows with the square
+#: of the length. The overlap must be longer than any key: a JSON Web Token has 500 to 1,500 characters.
 PIECE, OVERLAP = 4_000, 2_000
-#: Between a name and its value some forms of detect-secrets take any number of spaces in three ways, in time that grows with the
-#: cube of it: 6 s for 1,000 of them. No key holds a run of spaces.
+#: Between a name and its value some patterns of detect-secrets match spaces in three ways, so the time grows with the cube of
+#: their number: 6 s for 1,000. No key contains a run of spaces, so runs are shortened.
 SPACES, FEW_SPACES = re.compile(" {5,}"), "    "
-#: With more of one kind in a piece, the whole line counts as one: a list of keys is no less secret.
+#: With more matches of one kind in a piece, the whole line counts as one secret: a list of keys is secret as a whole.
 MOST_IN_PIECE = 20
-#: Beyond this many in a text, the rest of it counts as one.
+#: With more matches in a text, the rest of the text counts as one secret: nothing is left unmasked.
 MOST_FOUND = 500
 
 
 @hookimpl
 def find_secrets(text: str) -> list[Secret]:
-    """Whatever looks like one, line by line. Takes time that grows with the text's length, whatever it says."""
+    """Return the secrets in a text with their lines. The time is linear in the length, for any text."""
     found = {
         Secret(text.count("\n", 0, match.start()) + 1, "Private Key", match[0]): None
         for match in islice(PRIVATE_KEY.finditer(text), MOST_FOUND)
@@ -60,7 +62,7 @@ def find_secrets(text: str) -> list[Secret]:
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE:
-            continue  # no person wrote it
+            continue
         for secret in _in_line(number, line):
             found[secret] = None
         if len(found) > MOST_FOUND:
@@ -87,14 +89,14 @@ def _in_line(number: int, line: str) -> Iterator[Secret]:
 
 
 def _whole(detector: Any, line: str, value: str) -> str:  # noqa: ANN401 - detect-secrets has no types
-    """All of a key: a detector may name only a part of what its own pattern found."""
+    """Return the whole key: some detectors return only a part of what their own pattern matched."""
     found = (match[0] for pattern in getattr(detector, "denylist", ()) for match in pattern.finditer(line))
     return max((one for one in found if value in one), key=len, default=value)
 
 
 @cache
 def _detectors() -> list[Any]:
-    # Imported when first needed: it takes longer than all else that a start needs.
+    # A late import: it takes longer than everything else at a start.
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
     return [made() for kind, made in get_mapping_from_secret_type_to_class().items() if kind not in LEFT_OUT]

@@ -1,4 +1,4 @@
-"""`aipass completion`: words for the shell's own completion."""
+"""The verb `aipass completion`: prints the completion script of a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aipass demo`: the main job on a real temporary repository, every step a command that a user would type."""
+"""The verb `aipass demo`: a tour in a temporary repository. Every step is a command that a user would type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aipass.features.ownership.layers import described
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: The demo's agents: any program is one. The writer writes, the reviewer is started by what was written.
+#: The programs of the demo's agents, by file name. Small scripts, so that the tour needs no account and no network.
 AGENTS = {
     "writer.py": """\
 import sys, time
@@ -68,6 +68,7 @@ print("Asked:", prompt.strip())
 print("Verdict: it has", len(open("hello.txt").read().split()), "words. Well done.")
 """,
 }
+# Only drivers of type "command": the tour must give the same output on every machine.
 CONFIG = """\
 [agents.writer]
 driver  = "command"
@@ -109,46 +110,51 @@ PLAN = """\
   {"id": "page", "agent": "web", "task": "Write the page", "after": ["model"],
    "owns": ["/app/*.html"], "delivers": ["/app/*.html"]}]}
 """
+#: Longest wait for a step; the tour takes a few seconds on an idle machine.
 WAIT_S = 60.0
-#: Whose the first commit is, where git knows nobody.
+#: The author of the first commit: git refuses to commit on a machine without a configured identity.
 IDENTITY = ("-c", "user.name=You", "-c", "user.email=you@example.invalid")
 
 
 @click.command("demo")
-@click.option("--keep", is_flag=True, help="Leave the repository there to look at.")
+@click.option("--keep", is_flag=True, help="Keep the repository, to look at it afterwards.")
 def command(keep: bool) -> None:
-    """Show the whole thing on a temporary repository: a dropped file, a rule, answers, and why."""
+    """Run a tour in a temporary repository: a dropped file, a rule, a question, a plan, a PR, and the reasons."""
     folder = Path(tempfile.mkdtemp(prefix="aipass-demo-")).resolve()
     tour = Tour(folder)
     try:
         tour.walk()
     finally:
+        # Also after an error or Ctrl-C: no engine and no run must be left behind, and they write into the folder.
         tour.run("down", "--kill", quiet=True)
         if keep:
-            click.echo(f"\nit is all there to look at: cd {folder}")
+            click.echo(f"\nthe repository is kept: cd {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 class Tour:
-    """One walk through a repository of its own."""
+    """One tour in a repository of its own. `root`: an empty folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # Without the variables of a run or of git around us: the demo may be started from within either.
         self._env = {
             name: value for name, value in os.environ.items() if not name.startswith(("AIPASS_", "GIT_"))
         }
 
     def walk(self) -> None:
-        """Every step, shown as typed and with what it prints."""
-        self._say("A repository, and two agents. Any program is an agent; so are claude, codex and gemini.")
+        """Run every step and print it: the command as typed, then its output. Raises AipassError if a step fails or is late."""
+        self._say(
+            "A repository with agents. Any program can be an agent; claude, codex and gemini are supported."
+        )
         programs.run(self._root, ["git", "init", "-q", str(self._root)], base=self._env)
         for name, text in AGENTS.items():
             (self._root / name).write_text(text)
         (self._root / "CHANGES.md").write_text("# Changes\n")
         self.run("init")
         (self._root / "aipass.toml").write_text(CONFIG.format(python=sys.executable))
-        click.echo("(for what follows, aipass.toml names a few small programs as agents)")
+        click.echo("(for the next steps, aipass.toml configures a few small programs as agents)")
         for words in (["add", "-A"], ["commit", "-qm", "Begin"]):
             programs.run(self._root, ["git", *IDENTITY, *words], base=self._env)
         self.run("up", "--detach", "--yes")
@@ -157,7 +163,7 @@ class Tour:
         (self._root / "inbox/writer/hello.md").write_text("Write hello.txt\n")
         answer = self._await("outbox/writer/hello.*.md")
         self._show("cat outbox/writer/hello.*.md", answer)
-        self._say("What it wrote has started the reviewer, by the rule in aipass.toml.")
+        self._say("The file that it wrote started the reviewer, by the rule in aipass.toml.")
         review = self._await("outbox/reviewer/review.*.md")
         self._show("cat outbox/reviewer/review.*.md", review)
         self._say("Every start has a reason.")
@@ -166,11 +172,12 @@ class Tour:
         self.run("events", "--kind", "run.*")
         self._talk()
         self._plan()
-        self._say("Kill the engine; what you ask for meanwhile waits, and is done by the next one.")
+        self._say("Kill the engine. Your requests are queued, and the next engine performs them.")
+        # From the text, as a user would read it: `run` returns what was printed.
         pid = int(self.run("status", "--json", quiet=True).split('"pid": ')[1].split(",")[0])
         click.secho(f"$ kill -9 {pid}", bold=True)
         os.kill(pid, 9)
-        time.sleep(0.2)
+        time.sleep(0.2)  # until the kernel has released the lock of the killed engine
         self.run("send", "reviewer", "Look at hello.txt once more")
         self.run("up", "--until-idle", "--yes", "--timeout", "30s")
         self._show("cat outbox/reviewer/send.*.md", self._await("outbox/reviewer/send.*.md"))
@@ -178,21 +185,22 @@ class Tour:
         self._say("That was it. In your own repository: `aipass init`, then `aipass up --detach`.")
 
     def _talk(self) -> None:
-        self._say("An agent that cannot go on asks you, and ends. Your answer starts it again.")
-        self.run("message", "store", "Mind that there will be a million users")
+        self._say("An agent that needs a decision asks you and ends. Your answer starts it again.")
+        self.run("message", "store", "Expect a million users")
         number = self.run("send", "store", "Choose a database").strip()
+        # The question exists before its run has ended. The tour shows it when the dispatch is blocked.
         self._until(lambda: json.loads(self.run("questions", "--json", quiet=True)), "its question")
         self._until(lambda: '"blocked"' in self.run("show", number, "--json", quiet=True), "its end")
         self.run("questions")
         question = str(json.loads(self.run("questions", "--json", quiet=True))[0]["id"])
         self.run("answer", question, "Postgres")
         self._show("cat outbox/store/send.*.md", self._await("outbox/store/send.*.md"))
-        self._say("What it has learned stands in its state file, and whoever looks for it finds it.")
+        self._say("The agent's learnings are in its state file, and every agent can search them.")
         self.run("trinity", "show", "store")
         self.run("recall", "which database for users")
 
     def _plan(self) -> None:
-        self._say("A plan: who may write what, and in which order. What one delivers starts the next.")
+        self._say("A plan: phases that own files, in an order. A delivered phase starts the next one.")
         (self._root / "plans").mkdir()
         (self._root / "app").mkdir()
         (self._root / "plans/0001-login.json").write_text(PLAN)
@@ -202,10 +210,11 @@ class Tour:
         self._await("outbox/web/page.*.md")
         self.run("plan", "status", "1")
         if described(None)["fence"].startswith("none"):
-            self._say("There is no fence on this machine, so nothing was refused; `aipass doctor` says why.")
+            # Without a fence the page agent's write succeeds, so the steps about the refusal would show nothing.
+            self._say("This machine has no fence, so no write was refused; `aipass doctor` says why.")
             return
         self._say(
-            "The second agent tried to write what was not its own. The kernel refused, and everybody knows."
+            "The second agent tried to write a file that it does not own. The kernel refused, and the log shows it."
         )
         self._show("cat outbox/web/page.*.md", self._await("outbox/web/page.*.md"))
         self.run("why", "app/model.py")
@@ -214,13 +223,13 @@ class Tour:
 
     def _pr(self) -> None:
         self._say(
-            "An agent hands in what it has changed as a PR; your HEAD, your index and your files stay as they are."
+            "An agent opens a PR with its changes; your HEAD, your index and your files are left unchanged."
         )
         self.run("send", "scribe", "Tell of the login", "--wait")
         self._show("cat outbox/scribe/send.*.md", self._await("outbox/scribe/send.*.md"))
         self.run("pr", "list")
         self.run("pr", "diff", "1")
-        self._say("Only you merge it, or the agent that you name.")
+        self._say("Only you can merge it, or the agent that you configure as orchestrator.")
         self.run("pr", "merge", "1")
         click.secho("$ git log --oneline --graph", bold=True)
         log = ["git", "--no-pager", "log", "--oneline", "--graph"]
@@ -229,7 +238,10 @@ class Tour:
         )
 
     def run(self, *words: str, quiet: bool = False) -> str:
-        """Run a verb as a user would, and show it."""
+        """Run a verb as a process, print it unless `quiet`, and return its stdout.
+
+        Raises AipassError if it fails; not with `quiet`, where a failure is only an empty or partial output.
+        """
         if not quiet:
             click.secho(f"$ aipass {shlex.join(words)}", bold=True)
         done = subprocess.run(
@@ -244,7 +256,7 @@ class Tour:
             click.echo(done.stdout + done.stderr, nl=False)
             if done.returncode:
                 raise AipassError(
-                    f"`aipass {' '.join(words)}` ended with exit status {done.returncode}; please file a bug"
+                    f"`aipass {' '.join(words)}` ended with exit status {done.returncode}; file a bug with this output"
                 )
         return done.stdout
 
@@ -273,5 +285,5 @@ class Tour:
     @staticmethod
     def _late(what: str) -> AipassError:
         return AipassError(
-            f"{what} did not come within {WAIT_S:.0f} seconds; `aipass demo --keep` leaves the repository to look at"
+            f"{what} did not appear within {WAIT_S:.0f} seconds; `aipass demo --keep` keeps the repository to look at"
         )

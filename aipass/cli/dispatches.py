@@ -1,4 +1,4 @@
-"""`aipass dispatches`: the queue and its history."""
+"""The verb `aipass dispatches`: lists the queue and its history."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from aipass.workspace.layout import find_root
 if TYPE_CHECKING:
     from aipass.ledger import Row
 
-TASK_CHARS = 40  # of the task, where a reason stands beside it
+#: Length of the task in a row that also has a reason: the reason is more important and must fit on the line.
+TASK_CHARS = 40
 
 
 @click.command("dispatches")
 @json_option
-@click.option("--limit", type=click.IntRange(1), help="Only the newest so many.")
-@click.option("--agent", help="Only this agent's.")
+@click.option("--limit", type=click.IntRange(1), help="Show only this number of the newest dispatches.")
+@click.option("--agent", help="Show only dispatches of this agent.")
 @click.option(
     "--state",
     type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled", "blocked"]),
-    help="Only those in this state.",
+    help="Show only dispatches in this state.",
 )
 def command(as_json: bool, limit: int | None, agent: str | None, state: str | None) -> None:
-    """List dispatches, oldest first."""
+    """List dispatches (jobs), oldest first."""
     from aipass.ledger import Ledger
 
     layout = find_root()
@@ -46,9 +47,11 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
             if (agent is None or row["agent"] == agent) and (state is None or row["state"] == state)
         ]
         rows = rows[-limit:] if limit else rows
+        # One query for all rows instead of one for each: a ledger may have 100,000 dispatches.
         for row in ledger.each("all_senders"):
             senders.setdefault(row["dispatch"], []).append(row["sender"])
             starts.setdefault(row["dispatch"], row["start"])
+        # Scripts get the recorded state only. The reasons need the lock and the configuration as well.
         if rows and not as_json:
             waiting = WaitReasons(layout, ledger)
             reasons = {row["id"]: waiting.of(row) for row in rows}
@@ -56,11 +59,12 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
     if as_json:
         print_json([dispatch_json(row, senders.get(row["id"], [])) for row in rows])
     elif not rows and (agent is not None or state is not None):
+        # Only for an empty list: dispatches of an agent that was removed from aipass.toml can still be listed.
         if agent is not None:
             check_agent(layout, agent)
-        click.echo("no such dispatches; `aipass dispatches` lists all")
+        click.echo("no dispatches match; `aipass dispatches` lists all")
     elif not rows:
-        click.echo("no dispatches yet; `aipass send AGENT TEXT`, or drop a file in inbox/<agent>/")
+        click.echo("no dispatches yet; run `aipass send AGENT TEXT`, or drop a file in inbox/<agent>/")
     else:
         headers = ("ID", "AGENT", "STATE", "TRIES", "CREATED", "WHAT")
         table(
@@ -80,7 +84,7 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
 
 
 def _what(row: Row, start: str, waits: str | None) -> str:
-    """What was asked for, in one line, and why it is as it is."""
+    """The task in one line, with the reason of the state if there is one."""
     task = one_line(row["subject"] or start or row["key"])
     reason = waits or row["reason"]
     if not reason:

@@ -1,4 +1,4 @@
-"""`aipass doctor`: what is wrong with this machine, each thing tried rather than guessed."""
+"""The verb `aipass doctor`: checks this machine and this repository, by trying each function instead of guessing."""
 
 from __future__ import annotations
 
@@ -35,18 +35,21 @@ if TYPE_CHECKING:
 
 INDENT = " " * 7
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
-#: A repository of some size needs this many folders watched.
+#: inotify needs one watch for each folder; a large repository has tens of thousands.
 ENOUGH_WATCHES = 65_536
+#: Less free space is a finding: on a full disk the engine cannot record events and starts nothing.
 ENOUGH_DISK_BYTES = 500_000_000
+#: Longest wait for a program that the supervisor runs as a test.
 PROBE_WAIT_S = 60.0
-#: Of a tree with more files the rest is not looked at.
+#: Tracked files that are checked for code; later ones are skipped, to bound the time.
 MOST_FILES = 100_000
+#: Files and agents that one finding names; more would hide the other findings.
 MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `state` is ok, note or wrong; `remedy` says what to do."""
+    """The result of one check. `state` is ok, note or wrong; `remedy` is what the user should do, "" for nothing."""
 
     what: str
     state: str
@@ -57,9 +60,9 @@ class Finding:
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> int:
-    """Look at this machine and this repository; exit status 1 where something is wrong."""
+    """Check this machine and this repository for problems. Exit status 1 if something is wrong."""
     findings = []
-    for finding in examine():  # each is shown as it is found: some take a second
+    for finding in examine():  # printed one by one, because some checks take a second
         findings.append(finding)
         if not as_json:
             _say(finding)
@@ -80,11 +83,12 @@ def _say(finding: Finding) -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Everything that is looked at, in order."""
+    """Run all checks in order and yield each finding as it is made. Outside a root those of a repository are left out."""
     yield Finding("aipass", "ok", f"{__version__}, Python {sys.version.split()[0]} on {sys.platform}")
     yield from _namesake()
     yield from _started()
     yield from _inotify()
+    # From here on each check does the real thing, because kernels in containers often report more than they allow.
     yield _leases()
     yield _confined()
     yield from _supervisor()
@@ -97,39 +101,39 @@ def examine() -> Iterator[Finding]:
 
 
 def _namesake() -> Iterator[Finding]:
-    """Another project's distribution `aipass`, whose package has the same name as ours."""
+    """Whether the distribution `aipass` of another project is installed; its package has the same name as ours."""
     try:
         other, ours = map(importlib.metadata.metadata, ("aipass", DISTRIBUTION))
     except importlib.metadata.PackageNotFoundError:
         return
     if other["Summary"] == ours["Summary"]:
-        return  # what an installation under our own earlier name has left
+        return  # left by an installation of ours under an earlier name
     yield Finding(
         "distribution",
         "wrong",
-        f"`aipass` {other['Version']} is installed beside `{DISTRIBUTION}` {__version__}, with a package of the same name; the files of one replace those of the other",
+        f"`aipass` {other['Version']} is installed beside `{DISTRIBUTION}` {__version__}, and both have a package of the same name; the files of one overwrite those of the other",
         f"`pip uninstall aipass {DISTRIBUTION}`, then install `{DISTRIBUTION}` again",
     )
 
 
 def _started() -> Iterator[Finding]:
-    """Each program that aipass starts by name, where it was found, and whether another one was passed over."""
+    """Each program that aipass starts by name: its path, and a copy earlier on PATH that agents may write."""
     here = programs.of(root_or_here())
     for name, what_for in programs.STARTED.items():
         found, hidden = here.find(name), here.hidden(name)
         if found is None and hidden is None and name in ("gh", "glab"):
-            continue
-        remedy = f"{hidden} is passed over: agents may write there" if hidden else ""
+            continue  # most users need neither, so their absence is no finding
+        remedy = f"{hidden} is not used, because agents may write there" if hidden else ""
         if found is None:
-            remedy = remedy or "everything works but the git verbs"
-            yield Finding(name, "note", f"not installed; for {what_for}", remedy)
+            remedy = remedy or "everything works except the git verbs"
+            yield Finding(name, "note", f"not installed; needed for {what_for}", remedy)
         else:
             yield Finding(name, "note" if hidden else "ok", found, remedy)
 
 
 def _inotify() -> Iterator[Finding]:
     if sys.platform != "linux":
-        yield Finding("watching", "note", "there is no inotify on this system; the tree is polled")
+        yield Finding("watching", "note", "this system has no inotify; the engine polls the tree")
         return
     for name, enough in (
         ("max_user_watches", ENOUGH_WATCHES),
@@ -139,10 +143,10 @@ def _inotify() -> Iterator[Finding]:
         try:
             value = int(Path(f"/proc/sys/fs/inotify/{name}").read_text())
         except (OSError, ValueError):
-            continue
+            continue  # a sandbox or container may hide these files of /proc
         low = value < enough
         remedy = (
-            f"raise it: `sudo sysctl fs.inotify.{name}={enough}`; what cannot be watched is polled"
+            f"raise it: `sudo sysctl fs.inotify.{name}={enough}`; the engine polls folders that it cannot watch"
             if low
             else ""
         )
@@ -150,9 +154,10 @@ def _inotify() -> Iterator[Finding]:
 
 
 def _leases() -> Finding:
-    """Whether the kernel says here that a file is still being written."""
+    """Whether the kernel reports that a file is still open for writing (file leases)."""
     from aipass.sources import writers
 
+    # Tried with a real file, because leases depend on the filesystem as well as on the kernel.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "probe")
         with path.open("w") as file:
@@ -161,21 +166,23 @@ def _leases() -> Finding:
             open_for_writing = writers.is_complete(str(path), 0)
         closed = writers.is_complete(str(path), 0)
     if closed and not open_for_writing:
-        return Finding("complete files", "ok", "the kernel tells who still writes a file")
+        return Finding("complete files", "ok", "the kernel reports files that are still open for writing")
     return Finding(
         "complete files",
         "note",
-        "the kernel does not tell who still writes a file",
-        "files found at a start count as complete after a second of rest",
+        "the kernel does not report files that are still open for writing",
+        "files found at a start count as complete after one second without a change",
     )
 
 
 def _confined() -> Finding:
-    """The engine encloses itself: a child of ours takes that on here, and tries to get out."""
+    """Whether the engine's own sandbox holds: a child process takes it on and tries to write outside."""
     from aipass.features.ownership import confine
 
     if not confine.is_possible():
-        remedy = "a tricked engine could write whatever you can; Linux 5.13 or newer has what is needed"
+        remedy = (
+            "a compromised engine could write every file that you can write; Linux 5.13 or newer has Landlock"
+        )
         return Finding("engine's own wall", "note", "none: this kernel has no Landlock", remedy)
     with tempfile.TemporaryDirectory() as folder:
         outside, inside = Path(folder, "outside"), Path(folder, "inside")
@@ -187,14 +194,14 @@ def _confined() -> Finding:
         return Finding(
             "engine's own wall",
             "wrong",
-            f"these got through: {', '.join(through)}",
+            f"these attempts to write outside succeeded: {', '.join(through)}",
             "file a bug with this output",
         )
-    return Finding("engine's own wall", "ok", "what is enclosed as the engine is writes nothing outside")
+    return Finding("engine's own wall", "ok", "a process in the engine's sandbox cannot write outside")
 
 
 def _supervisor() -> Iterator[Finding]:
-    """A supervisor is started in a scratch folder and runs a program: a plain one, then one that tries to break out."""
+    """Start a supervisor in a temporary folder and have it run `cat`, then a program that tries to escape, then each agent CLI."""
     from aipass.features.dispatch.supervisors import Supervisors
     from aipass.features.ownership import layers
 
@@ -208,11 +215,14 @@ def _supervisor() -> Iterator[Finding]:
             said, record = _run(supervisors, layout, 1, [programs.require("cat", root_or_here())], None)
             took = (time.perf_counter() - began) * 1000
             if said == "probe":
-                yield Finding("supervisor", "ok", f"starts and ran a program, {took:.0f} ms")
+                yield Finding("supervisor", "ok", f"started, and ran a program in {took:.0f} ms")
             else:
                 told = json.dumps(record)
                 yield Finding(
-                    "supervisor", "wrong", f"a probe did not come back: {told}", "file a bug with this output"
+                    "supervisor",
+                    "wrong",
+                    f"the test program did not return its input: {told}",
+                    "file a bug with this output",
                 )
             yield from _layers(supervisors, layout, layers.described(None))
             yield from _programs(supervisors, layout, layers.described(None))
@@ -220,12 +230,14 @@ def _supervisor() -> Iterator[Finding]:
             yield Finding("supervisor", "wrong", str(exc), "file a bug with this output")
         finally:
             supervisors.end()
-            supervisors.wait_ended(PROBE_WAIT_S)  # until then it writes where we are about to clear away
+            supervisors.wait_ended(
+                PROBE_WAIT_S
+            )  # until then it writes into the folder that is about to be removed
             supervisors.stop()
 
 
 def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str]) -> Iterator[Finding]:
-    """Each layer that this machine has is tried by a program that wants out."""
+    """Whether fence and wall, where this machine has them, stop a program that tries to escape."""
     there = [layer for layer, text in described.items() if not text.startswith("none")]
     for layer in ("fence", "wall"):
         if layer not in there:
@@ -240,6 +252,7 @@ def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str])
     ground = {"fence": "fence" in there, "wall": "wall" in there, "own": own, "outside": [], "sockets": []}
     ground |= {"tmp": f"{layout.root}/.aipass/tmp/2", "tree": [str(layout.root / "own")]}
     (layout.root / "own").mkdir()
+    # An abstract socket of a process outside: Landlock must refuse the connection, and no file permission could.
     with socket.socket(socket.AF_UNIX) as other:
         abstract = f"aipass-doctor-{os.getpid()}"
         if sys.platform == "linux":
@@ -254,12 +267,12 @@ def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str])
         yield Finding(
             "fence",
             "wrong",
-            f"a probe did not come back: {json.dumps(record)} {said}",
+            f"the test program gave no result: {json.dumps(record)} {said}",
             "file a bug with this output",
         )
         return
     if found["untried"]:
-        text = f"some ways out could not be tried: {', '.join(found['untried'])}"
+        text = f"some ways to escape could not be tried: {', '.join(found['untried'])}"
         yield Finding("fence", "note", text, "file a bug with this output")
     for layer in there:
         if found[layer]:
@@ -267,18 +280,16 @@ def _layers(supervisors: Supervisors, layout: Layout, described: dict[str, str])
             yield Finding(
                 layer,
                 "wrong",
-                f"{described[layer]}, and these got through: {', '.join(found[layer])}",
+                f"{described[layer]}, but these attempts to escape succeeded: {', '.join(found[layer])}",
                 remedy,
             )
         else:
-            cost = f", races included; {found['write_us']:.0f} us a write" if layer == "fence" else ""
-            yield Finding(
-                layer, "ok", f"{described[layer]}: a program that tried to get out was stopped{cost}"
-            )
+            cost = f", also by races; {found['write_us']:.0f} us per write" if layer == "fence" else ""
+            yield Finding(layer, "ok", f"{described[layer]}: stopped a program that tried to escape{cost}")
 
 
 def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str]) -> Iterator[Finding]:
-    """Each agent CLI on this machine: whether it starts behind the layers, and whether anything signs it in."""
+    """Each agent CLI on this machine: whether it starts inside fence and wall, and whether a sign-in was found."""
     from aipass.features.dispatch.driver import tail
     from aipass.plugins import Plugins
 
@@ -299,19 +310,19 @@ def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str
             "tree": [],
         }
         ground |= {"own": [str(layout.run_spool(run))], "tmp": f"{layout.root}/.aipass/tmp/{run}"}
-        # A home of its own: some write there before they say anything.
+        # An own home folder: some CLIs write there even for `--version`, and the layers refuse the user's.
         own = {"HOME": str(ground["tmp"]), "TMPDIR": str(ground["tmp"])} if there else {}
         asked = [path, "--version"]
         said, record = _run(supervisors, layout, run, asked, ground if there else None, own)
         version = next((line.strip() for line in said.splitlines() if any(map(str.isdigit, line))), "")
         if record is None or record["exit"] != 0:
-            why = tail(layout.run(run) / wire.STDERR) or "it does not come back"
-            yield Finding(f"driver {name}", "wrong", f"{path} --version: {why}", "try it by hand")
+            why = tail(layout.run(run) / wire.STDERR) or "it failed or did not end, without an error message"
+            yield Finding(f"driver {name}", "wrong", f"{path} --version: {why}", "run this command yourself")
             continue
         behind = (
-            f"starts behind {' and '.join(there)}, where it is asked nothing"
+            f"starts inside {' and '.join(there)}, so its own permission prompts are off"
             if there
-            else "keeps its own questions"
+            else "its own permission prompts stay on"
         )
         account, remedy = _account(driver)
         state = "note" if remedy else "ok"
@@ -319,25 +330,26 @@ def _programs(supervisors: Supervisors, layout: Layout, described: dict[str, str
 
 
 def _account(driver: Driver) -> tuple[str, str]:
-    """What signs a CLI in, in words, and what to do where that is nothing, or is not the running engine's."""
+    """(The sign-in of a CLI in words, the remedy or ""): for a missing one, and for one that the running engine lacks."""
     accounts: tuple[str, ...] = getattr(driver, "accounts", ())
     if not accounts:
-        return "needs no sign-in of its own", ""
+        return "needs no sign-in", ""
     found = signed_in_by(accounts, os.environ)
     if found is None:
         remedy = (
-            f"{how_to_sign_in(driver)}; a model server of your own that its configuration names may need none"
+            f"{how_to_sign_in(driver)}; a model server of your own in its configuration may need no sign-in"
         )
         return "no sign-in was found", remedy
     known = _accounts_of_engine()
     if known is not None and found.startswith("$") and found[1:] not in known:
-        text = f"signed in by {found} here, which the running engine was started without"
-        return text, "`aipass down`, then `aipass up --detach` where it is set"
+        # Runs get the environment of the engine, not that of this shell.
+        text = f"signed in by {found} here, but the running engine was started without it"
+        return text, "`aipass down`, then `aipass up --detach` in a shell where it is set"
     return f"signed in by {found}", ""
 
 
 def _accounts_of_engine() -> list[str] | None:
-    """The variables that sign CLIs in and that the running engine has; None where none runs, or it has not said so."""
+    """The sign-in variables in the running engine's environment; None if no engine runs or it has not recorded them."""
     from aipass.ledger import Ledger
     from aipass.workspace import engine_lock
 
@@ -353,9 +365,9 @@ def _accounts_of_engine() -> list[str] | None:
     return None if said is None else list(json.loads(said))
 
 
-#: What the lack of a layer means.
+#: The security consequence if a layer is missing.
 _WITHOUT = {
-    "fence": "agents are held to folders at best, not to files; what they own is not enforced",
+    "fence": "agents are restricted to folders at best, not to files; ownership of files is not enforced",
     "wall": "agents can signal and trace other programs of yours",
 }
 
@@ -368,10 +380,11 @@ def _run(
     ground: dict[str, Any] | None,
     env: dict[str, str] | None = None,
 ) -> tuple[str, dict[str, Any] | None]:
-    """What a program prints that the supervisor runs, and how it ended."""
+    """Run a program under the supervisor: (its stdout, the record of its end, or None if it did not end in PROBE_WAIT_S)."""
     folder = layout.run(run)
     folder.mkdir()
     (folder / wire.PROMPT).write_text("probe")
+    # The same message that the engine sends for a run, so that the check exercises the real path.
     message = {"run": run, "agent": "probe", "folder": str(folder), "root": str(layout.root), "argv": argv}
     message |= {
         "env": {**os.environ, **(env or {})},
@@ -402,6 +415,8 @@ def _repository(layout: Layout) -> Iterator[Finding]:
 
     plugins = Plugins()
     plugins.load_installed(layout.root)
+    # A list, because the nested function sets it; it stays empty if the configuration is not valid, and the checks that
+    # need a configuration are then left out.
     settings: list[Config] = []
 
     def configuration() -> str:
@@ -413,12 +428,13 @@ def _repository(layout: Layout) -> Iterator[Finding]:
 
     def own_folder() -> str:
         state_folder.make(layout)
-        return f"this user's own, on {filesystem_of(layout.state)}"
+        return f"owned by this user, on {filesystem_of(layout.state)}"
 
     def ledger() -> str:
         Ledger.read(layout.ledger).close()
-        return f"sound, {layout.ledger.stat().st_size / 1e6:.1f} MB"
+        return f"readable, {layout.ledger.stat().st_size / 1e6:.1f} MB"
 
+    # Later checks need the configuration, so it is read first.
     yield _tried("aipass.toml", configuration)
     for name, reason in plugins.failed.items():
         yield Finding(f"plugin {name}", "wrong", reason, "repair or uninstall it")
@@ -434,7 +450,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
         yield _tried("ledger", ledger)
         yield from _left(layout, plugins, settings)
     running = engine_lock.holder(layout)
-    yield Finding("engine", "ok", f"runs as process {running.pid}" if running else "does not run")
+    yield Finding("engine", "ok", f"running, process {running.pid}" if running else "not running")
     for layer in ("fence", "wall") if settings else ():
         if getattr(settings[0].sandbox, layer) == "off":
             yield Finding(layer, "note", f'sandbox.{layer} = "off" here', _WITHOUT[layer])
@@ -443,15 +459,14 @@ def _repository(layout: Layout) -> Iterator[Finding]:
         program = agent.command[0] if agent.command else getattr(driver, "program", None)
         if program is None:
             continue
+        # Searched as a run does it, with the agent's own PATH: the shell's may find another program.
         path = programs.for_run(program, environment.path_of(agent, os.environ), layout.root)
         found = (
             os.path.join(layout.root, path) if programs.is_program(os.path.join(layout.root, path)) else None
         )
         remedy = "" if found else "install it, or correct the agent's command"
         if found and programs.is_agents(os.path.realpath(found), str(layout.root)):
-            remedy = (
-                "it lies in the repository; nobody may write it but an agent whose `owns` names it literally"
-            )
+            remedy = "it is in the repository; only an agent whose `owns` names it literally may write it"
         yield Finding(
             f"agent {name}", "ok" if found else "wrong", found or f"`{program}` is not on PATH", remedy
         )
@@ -465,7 +480,7 @@ def _repository(layout: Layout) -> Iterator[Finding]:
 
 
 def _left(layout: Layout, plugins: Plugins, settings: list[Config]) -> Iterator[Finding]:
-    """Tables of features that are not installed any more."""
+    """Tables in the ledger of features that are no longer installed."""
     from aipass.app import assemble
     from aipass.ledger import Ledger
 
@@ -479,14 +494,14 @@ def _left(layout: Layout, plugins: Plugins, settings: list[Config]) -> Iterator[
         finally:
             ledger.close()
     except AipassError:
-        return  # what is wrong is said above
+        return  # an earlier finding reports this fault
     for name in left:
-        text = f"the ledger has tables of `{name}`, which is not installed; they stay as they are"
-        yield Finding("ledger", "note", text, f"install what brings `{name}`, or leave them")
+        text = f"the ledger has tables of `{name}`, which is not installed; they are left unchanged"
+        yield Finding("ledger", "note", text, f"install the package that provides `{name}`, or ignore this")
 
 
 def _run_code(layout: Layout, settings: Config) -> Iterator[Finding]:
-    """Files of the tree that make your programs run code, and that agents may write as ordinary work."""
+    """Tracked files from which your programs run code and which agents may write as ordinary work."""
     from aipass.features.ownership import layers
     from aipass.git.query import ask
     from aipass.supervisor.fence import runs_code
@@ -507,7 +522,7 @@ def _run_code(layout: Layout, settings: Config) -> Iterator[Finding]:
             "files that run code",
             "note",
             f"agents may write {', '.join(found[:MOST_NAMED])}{more}",
-            "look at them before you run what reads them; a PR that changes one says so",
+            "review them before you run a program that reads them; a PR that changes one of them says so",
         )
 
 

@@ -1,4 +1,4 @@
-"""`aipass git`: hooks that tell the engine what git did, and an agent's own commits."""
+"""The verb `aipass git`: installs the hooks that report git operations to the engine, and makes commits for agents."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ from aipass.workspace.layout import find_root
 if TYPE_CHECKING:
     from aipass.git.hooks import Hook
 
-#: What each state means to its reader.
+#: The text of each state in the table, with the remedy.
 WORDS = {
     "installed": "installed",
     "missing": "not installed",
-    "folder": "a folder stands there and is left alone; git runs none",
-    "other": "not installed; a hook of yours stands there",
+    "folder": "a folder has this name; left unchanged, git runs no such hook",
+    "other": "not installed; a hook of yours has this name",
     "replaced": "replaced by another hook; `aipass git install` puts ours before it again",
-    "lost": "gone, and with it the one that it called; `aipass git install` mends it",
-    "changed": "edited by somebody; `aipass git install` mends it",
+    "lost": "removed together with the hook that it called; `aipass git install` repairs it",
+    "changed": "edited since the installation; `aipass git install` repairs it",
 }
 
 
 @click.group("git")
 def command() -> None:
-    """Hooks that tell the engine at once what git did, and commits of agents on their own branches."""
+    """Install hooks that report git operations to the engine immediately; commit as an agent on its own branch."""
 
 
 @command.command("install")
 @click.option(
-    "--guard", is_flag=True, help="Also pre-commit: keep back what agents are in the middle of writing."
+    "--guard", is_flag=True, help="Also pre-commit: refuse a commit of files that agents are still writing."
 )
 @click.option(
-    "--trailers", is_flag=True, help="Also commit-msg: name the dispatches whose work is committed."
+    "--trailers",
+    is_flag=True,
+    help="Also commit-msg: add the dispatches whose work is committed as trailers.",
 )
 def install(guard: bool, trailers: bool) -> int:
-    """Write the hooks. What stood there runs as before, with the same arguments and stdin, and comes back with `uninstall`."""
+    """Install the hooks. Existing hooks still run, with the same arguments and stdin; `uninstall` restores them."""
     if (reason := _refusal("install")) is not None:
         click.echo(reason, err=True)
         return EXIT_REFUSED
@@ -55,42 +57,44 @@ def install(guard: bool, trailers: bool) -> int:
         *([hooktext.TRAILERS] if trailers else []),
     ]
     _show(hooks.install(layout.root, layout.spool, wanted))
+    # Tracked hooks (husky, lefthook) would change in the next commit if we wrote into their folder.
     if (theirs := hooks.called(layout.root)) is not None:
         click.echo(
-            f"commits hold the hooks in {theirs}: they stay as they are, and are called by ours "
-            "(git's configuration names our folder until `aipass git uninstall`)"
+            f"the hooks in {theirs} are tracked by git: they are left unchanged, and our hooks call them "
+            "(core.hooksPath names our folder until `aipass git uninstall`)"
         )
     if hooks.is_shared(layout.root):
         click.echo(
-            "git takes these hooks for every repository that shares the folder (core.hooksPath); "
-            "they tell the engines of those where `aipass git install` was called"
+            "git uses these hooks in every repository that shares the folder (core.hooksPath); "
+            "they report only to the engines of roots where `aipass git install` was run"
         )
     return 0
 
 
 @command.command("uninstall")
 def uninstall() -> int:
-    """Take the hooks away again; what stood there before comes back byte for byte."""
+    """Remove the hooks; hooks from before `install` are restored byte for byte."""
     if (reason := _refusal("uninstall")) is not None:
         click.echo(reason, err=True)
         return EXIT_REFUSED
+    # "missing", "other" and "folder" are the states after a complete removal: none of them is a hook of ours.
     left = hooks.uninstall(_place())
     if any(hook.state not in {"missing", "other", "folder"} for hook in left):
         _show(left)
     else:
-        click.echo(f"no hook of ours is left in {left[0].path.parent}; what stood there before is back")
+        click.echo(f"our hooks are removed from {left[0].path.parent}; earlier hooks are restored")
     if others := hooks.left_over(_place()):
         click.echo(
-            f"another tool has put {', '.join(path.name for path in others)} into {others[0].parent} while git took its hooks from there; "
-            "git runs them no more: have that tool install its hooks again",
+            f"another tool has written {', '.join(path.name for path in others)} into {others[0].parent}, which git no longer uses; "
+            "install the hooks of that tool again",
             err=True,
         )
     if any(hook.state == "installed" for hook in left):
-        click.echo("other roots of this repository still want them")
+        click.echo("the hooks stay installed: other roots of this repository still use them")
     if kept := [hook for hook in left if hook.state == "replaced"]:
         names = ", ".join(hook.path.name + hooktext.ASIDE for hook in kept)
         raise AipassError(
-            f"another hook had taken the place of ours and stays; what stood there before is kept as {names}"
+            f"another hook has replaced ours and is left unchanged; the hooks from before `install` are kept as {names}"
         )
     return 0
 
@@ -98,7 +102,7 @@ def uninstall() -> int:
 @command.command("status")
 @json_option
 def status(as_json: bool) -> None:
-    """Show each hook."""
+    """Show the state of each hook."""
     found = hooks.status(_place())
     if as_json:
         print_json(
@@ -110,25 +114,26 @@ def status(as_json: bool) -> None:
 
 @command.command("guard", hidden=True)
 def guard() -> int:
-    """What the pre-commit hook asks: exit status 3 where the commit holds what an agent is in the middle of writing."""
+    """Called by the pre-commit hook: exit status 3 if the commit contains files that an agent is still writing."""
     from aipass.features.git import guard as guarding
     from aipass.features.plans.reserved import reserved
 
     unfinished = guarding.unfinished(find_root(), reserved)
     if not unfinished:
         return 0
-    click.echo("aipass: not committed, because agents are in the middle of writing this:")
+    # On stdout, with the name of the tool: git passes the output of hooks through among that of other hooks.
+    click.echo("aipass: not committed, because agents are still writing these files:")
     for path, who in unfinished.items():
         click.echo(f"  {plain(str(printable(path)))}  ({who})")
-    click.echo("Commit the rest by name (`git commit -- PATH…`), or wait (`aipass plan status`);")
-    click.echo("`git commit --no-verify` commits all the same.")
+    click.echo("Commit the other files by name (`git commit -- PATH…`), or wait (`aipass plan status`);")
+    click.echo("`git commit --no-verify` skips this check.")
     return EXIT_REFUSED
 
 
 @command.command("trailers", hidden=True)
 @click.argument("file")
 def trailers(file: str) -> None:
-    """What the commit-msg hook asks: name in a message whose work is committed."""
+    """Called by the commit-msg hook: adds to the message in FILE the dispatches whose work is committed."""
     from aipass.features.git import guard as guarding
 
     guarding.add_trailers(find_root(), file)
@@ -136,14 +141,16 @@ def trailers(file: str) -> None:
 
 @command.command("commit")
 @click.option(
-    "-m", "--message", "messages", multiple=True, required=True, help="First the title, then paragraphs."
+    "-m", "--message", "messages", multiple=True, required=True, help="The title; repeat it for paragraphs."
 )
-@click.option("--include", is_flag=True, help="Take paths as they are now, whoever has changed them since.")
+@click.option(
+    "--include", is_flag=True, help="Include paths that others have changed since, as they are now."
+)
 @click.argument("paths", nargs=-1)
 def commit(messages: tuple[str, ...], include: bool, paths: tuple[str, ...]) -> None:
-    """For agents: commit what you have changed on your own branch. HEAD, index and files stay as they are.
+    """For agents: commit your own changes on your own branch. HEAD, index and files are left unchanged.
 
-    `aipass pr open` hands it in.
+    `aipass pr open` opens a PR with the changes.
     """
     if not is_agent():
         raise ConfigError(
@@ -152,22 +159,25 @@ def commit(messages: tuple[str, ...], include: bool, paths: tuple[str, ...]) -> 
     layout = find_root()
     named = [relative_to_root(layout, path) for path in paths]
     body = "\n\n".join(messages[1:])
+    # The engine makes the commit: the sandbox lets no agent write into git's own folder.
     row = ask(layout, "commit", needs_engine=True, title=messages[0], body=body, paths=named, include=include)
     if row is not None:
         click.echo(row["message"])
 
 
 def _refusal(verb: str) -> str | None:
-    """Hooks run in people's shells: no agent writes them."""
+    """The reason to refuse the verb to an agent; None for a person."""
+    # Hooks run outside the sandbox, with the rights of the person who commits: an agent must not change them.
     agent = os.environ.get("AIPASS_AGENT")
     return None if agent is None else f"`git {verb}` is for people, and `{agent}` is an agent"
 
 
 def _place() -> Path:
-    """The root; the current folder where aipass.toml is gone already, and its hooks are not."""
+    """The root; the current folder if aipass.toml was already removed, so that `uninstall` still works there."""
     try:
         return find_root().root
     except ConfigError:
+        # With AIPASS_ROOT the user has named a root: the current folder could be another repository.
         if os.environ.get("AIPASS_ROOT") or not has_repository(Path.cwd()):
             raise
         return Path.cwd()
@@ -180,6 +190,7 @@ def _show(found: list[Hook]) -> None:
         (
             (h.name, _words(h))
             for h in found
+            # Hooks of earlier versions are listed only while one of them is still installed.
             if h.name not in hooktext.FORMER or h.state not in {"missing", "other", "folder"}
         ),
         flexible=1,
@@ -188,5 +199,5 @@ def _show(found: list[Hook]) -> None:
 
 def _words(hook: Hook) -> str:
     if hook.name not in hooktext.HOOKS and hook.state in {"missing", "other"}:
-        return f"not asked for; `aipass git install --{'guard' if hook.name == hooktext.GUARD else 'trailers'}` writes it"
-    return WORDS[hook.state] + (", calls the one of before" if hook.chained else "")
+        return f"optional; `aipass git install --{'guard' if hook.name == hooktext.GUARD else 'trailers'}` installs it"
+    return WORDS[hook.state] + (", calls the earlier hook" if hook.chained else "")

@@ -1,4 +1,4 @@
-"""`aipass help`: the verbs, one verb, or all settings of aipass.toml."""
+"""The verb `aipass help`: explains the verbs, one verb, or all settings of aipass.toml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = "settings"
 @click.argument("topic", metavar="[VERB|settings]", required=False)
 @click.pass_context
 def command(context: click.Context, topic: str | None) -> None:
-    """Explain VERB, or with `settings` every key of aipass.toml; without a word, list the verbs."""
+    """Explain VERB, or with `settings` every key of aipass.toml. Without an argument, list the verbs."""
     from aipass.cli.main import VERBS, cli
 
     above = context.parent
@@ -26,6 +26,7 @@ def command(context: click.Context, topic: str | None) -> None:
     if topic is None:
         click.echo(above.get_help())
     elif topic == SETTINGS:
+        # The text has 250 lines; without a terminal the pager prints it unchanged.
         click.echo_via_pager(settings())
     elif topic in VERBS:
         verb = cli.get_command(above, topic)
@@ -33,11 +34,11 @@ def command(context: click.Context, topic: str | None) -> None:
         with click.Context(verb, info_name=topic, parent=above) as below:
             click.echo(verb.get_help(below))
     else:
-        raise ConfigError(f"there is no help about `{topic}`; it is a verb, or `{SETTINGS}`")
+        raise ConfigError(f"there is no help about `{topic}`; give a verb, or `{SETTINGS}`")
 
 
 def settings() -> str:
-    """All keys of aipass.toml as Markdown: a heading for each, by its dotted name, with its default and meaning."""
+    """Return all keys of aipass.toml as Markdown: one heading for each key with its default, then its meaning. docs/settings.md is this text."""
     from aipass.config import model
 
     parts = [
@@ -49,7 +50,7 @@ def settings() -> str:
         ("agents.<name>.", model.Agent),
         ("on[].", model.Rule),
     ]
-    # Every table of its own, so that a new one is never left out.
+    # Collected from the model instead of listed here, so that a new table is never left out.
     for name, field in model.Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, model.Model):
             tables.append((f"{name}.", field.annotation))
@@ -66,10 +67,11 @@ def _default(name: str, field: FieldInfo) -> str:
     if field.is_required():
         return " (required)"
     if name == "concurrency":
-        return ""
+        return ""  # computed from this machine, so docs/settings.md would differ on every machine
     value: Any = field.get_default(call_default_factory=True)
     if value is None:
         return ""
+    # The model holds durations in seconds; users write them with a unit, so the default is shown in that form.
     if any(getattr(one, "func", None) is parse_duration for one in field.metadata):
         return f' = "{show_duration(value).replace(" ", "")}"' if value else " = 0"
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""`aipass init`: make a folder a root. Never overwrites."""
+"""The verb `aipass init`: sets up a folder as a root. Overwrites no existing file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from aipass.features.dispatch.driver import Driver
 
 HEAD = """\
-# aipass: who works here. `aipass help settings` explains every key.
-# Drop a file in inbox/<agent>/ and the agent works on it; the answer comes to outbox/<agent>/.
+# Configuration of aipass. `aipass help settings` explains every key.
+# Drop a file in inbox/<agent>/ and the agent works on it; its answer is written to outbox/<agent>/.
 
 orchestrator = "human"
 """
@@ -28,8 +28,8 @@ AGENT = """
 driver = "{driver}"
 """
 EXAMPLE = """
-# No agent program was found on PATH. Any program is an agent: it gets the prompt on stdin, and what it prints is the
-# answer. agent.py is an example that only says what it was asked.
+# No agent program was found on PATH. Any program can be an agent: it reads the prompt from stdin and prints the answer.
+# agent.py is an example that only repeats the prompt.
 [agents.writer]
 driver  = "command"
 command = ["python3", "agent.py"]
@@ -54,10 +54,10 @@ RULE = """
 @click.command("init")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=".")
 def command(folder: Path) -> None:
-    """Make FOLDER (default: this one) a root.
+    """Set up FOLDER (default: the current folder) as a root.
 
-    Writes aipass.toml with an agent for each agent program that is installed, makes the folders, and keeps them out
-    of commits through .git/info/exclude. What is there already stays as it is.
+    Writes aipass.toml with one agent for each installed agent program, creates the folders, and excludes them from
+    commits in .git/info/exclude. Existing files are left unchanged.
     """
     from aipass.config import reading
     from aipass.core import state_folder
@@ -66,18 +66,19 @@ def command(folder: Path) -> None:
 
     try:
         if not folder.is_dir():
-            raise ConfigError(f"{folder}: there is no such folder; make it first")
+            raise ConfigError(f"{folder}: this folder does not exist; create it first")
         layout = Layout(folder.resolve(strict=True))
     except FileNotFoundError:
         raise ConfigError("the current folder no longer exists; go to the repository and try again") from None
     drivers = installed()
     found = sorted(drivers)
+    # Allowed, but often a mistake: the user may believe to be in the outer root.
     if (above := _above(layout)) is not None:
         click.echo(
-            f"{above} is a root already; this makes one of its own within it, which agents of the other may not write"
+            f"note: {above} is already a root; this folder becomes a separate root inside it, which agents of the outer root must not write"
         )
     if layout.config.exists():
-        click.echo(f"{CONFIG_NAME} is there already and stays as it is")
+        click.echo(f"{CONFIG_NAME} already exists; left unchanged")
     else:
         text = (
             HEAD
@@ -85,6 +86,7 @@ def command(folder: Path) -> None:
             + RULE.format(name=found[0] if found else "writer")
         )
         try:
+            # "x": fails instead of overwriting if another process has created the file since the check.
             with layout.config.open("x") as file:
                 file.write(text)
             if not found and not (layout.root / "agent.py").exists():
@@ -94,13 +96,14 @@ def command(folder: Path) -> None:
                 f"{layout.config}: cannot be written ({exc.strerror}); check the folder's permissions"
             ) from exc
         click.echo(
-            f"{CONFIG_NAME} is written, with "
+            f"{CONFIG_NAME} is written with "
             + (
-                f"an agent for each of: {', '.join(found)}"
+                f"one agent for each of: {', '.join(found)}"
                 if found
                 else "an example agent, `writer` (agent.py)"
             )
         )
+    # Also for a file that already existed: a second `aipass init` repairs missing folders and excludes.
     settings = reading.load(layout.config)
     state_folder.make(layout)
     make_inboxes(layout, settings)
@@ -110,8 +113,9 @@ def command(folder: Path) -> None:
         if excluded
         else f"{no_repository(layout.root)}; everything else works"
         if has_repository(layout.root)
-        else "no git repository here: everything works but the git verbs"
+        else "no git repository here; everything works except the git verbs"
     )
+    # Said now, because otherwise the first dispatch would fail minutes later with an error of the agent's program.
     for name, driver in drivers.items():
         accounts = getattr(driver, "accounts", ())
         if (
@@ -119,7 +123,7 @@ def command(folder: Path) -> None:
             and accounts
             and not signed_in_by(accounts, os.environ)
         ):
-            click.echo(f"no sign-in of {name} was found: {how_to_sign_in(driver)}, before `aipass up`")
+            click.echo(f"no sign-in of {name} was found: {how_to_sign_in(driver)} before `aipass up`")
     click.echo(
         "next: `aipass up --detach`, then drop a file in "
         + ", ".join(f"inbox/{name}/" for name in settings.agents)
@@ -127,16 +131,17 @@ def command(folder: Path) -> None:
 
 
 def _above(layout: Layout) -> Path | None:
-    """The root that this one would lie in."""
+    """The nearest outer root; None if no folder above has an aipass.toml."""
     return next((folder for folder in layout.root.parents if (folder / CONFIG_NAME).is_file()), None)
 
 
 def installed() -> dict[str, Driver]:
-    """The drivers whose programs are on this machine, by name."""
+    """Return the drivers whose program is installed here, by name and sorted. Loads all plugins."""
     from aipass.plugins import Plugins
 
     plugins = Plugins()
     plugins.load_installed(root_or_here())
+    # `programs` instead of PATH: a program that agents may write is passed over, here as in a run.
     here = programs.of(root_or_here())
     found = {}
     for name, driver in sorted(plugins.drivers().items()):

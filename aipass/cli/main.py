@@ -1,4 +1,4 @@
-"""`aipass`: finds the verb's file, and turns what went wrong into words and an exit code."""
+"""The command `aipass`: finds the module of a verb, and turns exceptions into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ from aipass.errors import EXIT_BUG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, A
 from aipass.event import inert, plain
 from aipass.terminal import screen
 
-#: Verbs in the order of a first day, with what they do.
+#: Verbs with their one-line help, in the order in which a new user needs them.
+# A static table: importing the modules of all verbs for `aipass --help` would take 0.6 s more.
 VERBS: dict[str, str] = {
-    "init": "Make this folder a root: aipass.toml, folders, git excludes.",
+    "init": "Set up this folder as a root: aipass.toml, folders, git excludes.",
     "up": "Run the engine.",
-    "down": "Stop the engine; runs go on unless --kill.",
+    "down": "Stop the engine; runs continue unless --kill.",
     "status": "Show the engine, its agents and the queue.",
-    "send": "Give an agent work.",
+    "send": "Give work to an agent.",
     "dispatches": "List dispatches (jobs): the queue and its history.",
     "show": "Show one dispatch in detail.",
     "logs": "Show the output of a dispatch.",
-    "cancel": "End a dispatch.",
+    "cancel": "Cancel a dispatch.",
     "retry": "Queue a finished dispatch again.",
     "resume": "End the pause of an agent, a rule, a driver or a handler.",
     "reload": "Reload the configuration.",
     "events": "Show the event log.",
-    "why": "Show why something started, or did not.",
+    "why": "Explain why something started or did not start.",
     "plan": "Create, check and run multi-phase plans.",
-    "deliver": "For agents: mark my phase as delivered.",
-    "owns": "Show who may write a path now.",
-    "git": "Install git hooks; commits of agents.",
+    "deliver": "For agents: mark the phase of this run as delivered.",
+    "owns": "Show which agent may write a path now.",
+    "git": "Install git hooks; commit as an agent.",
     "pr": "Open, list, review, merge and close pull requests made by agents.",
     "lock": "Show or break the git lock.",
     "note": "Add a note to an agent's state file.",
     "trinity": "Show and import agents' state files.",
     "recall": "Search the shared memory.",
     "forget": "Remove something from the shared memory.",
-    "message": "Send a message to an agent, to all or to the person.",
-    "messages": "List messages to an agent, or to you.",
-    "ask": "Ask the person, or an agent, a question that must be answered.",
+    "message": "Send a message to an agent, to all agents or to the person.",
+    "messages": "List the messages to an agent or to you.",
+    "ask": "Ask the person or an agent a question.",
     "questions": "List open questions.",
     "answer": "Answer a question.",
     "plugins": "List installed plugins.",
-    "schema": "Print the JSON Schema of files, events and output.",
+    "schema": "Print the JSON Schema of a file, an event or an output.",
     "doctor": "Check this machine and this repository for problems.",
     "demo": "Run a tour in a temporary repository.",
     "completion": "Print the shell completion script.",
@@ -55,7 +56,7 @@ VERBS: dict[str, str] = {
 }
 
 
-#: Verbs that have their file beside their feature, `aipass.features.<feature>.cli.<verb>`; the others: `aipass.cli.<verb>`.
+#: Verbs whose module is `aipass.features.<feature>.cli.<verb>`; every other verb is `aipass.cli.<verb>`.
 BESIDE: dict[str, tuple[str, ...]] = {
     "dispatch": ("send", "cancel", "retry", "resume"),
     "git": ("pr", "lock"),
@@ -66,7 +67,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 }
 
 
-#: The verbs by what one is about to do; each once.
+#: The verbs by task, as `aipass --help` lists them; each verb is in exactly one group.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Begin": ("init", "up", "down", "status", "doctor", "demo"),
     "Work": ("send", "dispatches", "show", "logs", "cancel", "retry", "resume", "reload"),
@@ -84,7 +85,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "forget",
     ),
 }
-#: What other tools call it.
+#: Names that other tools use for the same task; a guess from habit gets the right suggestion.
 SYNONYMS: dict[str, list[str]] = {
     "start": ["up"],
     "serve": ["up"],
@@ -123,7 +124,7 @@ SYNONYMS: dict[str, list[str]] = {
 }
 
 
-#: What a disk, a quota or a permission says; none of them is a bug of ours.
+#: Errors of a disk, a quota, a permission or a limit. They are no bugs of ours, so they get no bug report.
 SURROUNDINGS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -138,15 +139,15 @@ SURROUNDINGS = {
 
 
 class Verbs(click.Group):
-    """Loads a verb's file when it is asked for."""
+    """The group of all verbs; imports the module of a verb only when that verb is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All verbs, in their order."""
+        """Return the names of our verbs in the order of VERBS; verbs of packages are not included."""
         del ctx
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """One verb, ours or an installed package's."""
+        """Return the command of our verb or of a package's verb; None if there is none. Raises PluginError."""
         del ctx
         if cmd_name not in VERBS:
             from aipass.cli import others
@@ -158,7 +159,7 @@ class Verbs(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of verbs, without loading any."""
+        """Write the verbs by group, then those of packages; imports none of them."""
         del ctx
         for title, names in GROUPS.items():
             with formatter.section(title):
@@ -166,20 +167,22 @@ class Verbs(click.Group):
         from aipass.cli import others
 
         if found := others.shown():
-            with formatter.section("Of plugins"):
+            with formatter.section("From plugins"):
                 formatter.write_dl(found)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Suggest the nearest verb for one that is unknown."""
+        """Return the verb that the arguments name. An unknown verb is a usage error that suggests a synonym, else the nearest name."""
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             from aipass.cli import others
 
+            # Our own verbs were tried before: a package cannot replace one of them.
             if others.has(args[0]):
                 return super().resolve_command(ctx, args)
             import difflib
 
+            # A synonym first: by spelling alone, `start` would suggest `status` instead of `up`.
             near = SYNONYMS.get(args[0].lower()) or difflib.get_close_matches(args[0], VERBS, 1)
             ctx.fail(
                 f"there is no verb `{args[0]}`"
@@ -191,24 +194,25 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="aipass")
 def cli() -> None:
-    """Runs several coding agents on one repository: files and git start them, and every start has a reason.
+    """Run several coding agents on one repository. Files and git events start them; aipass records the reason of every start.
 
-    Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by a rule, 4 no engine runs.
+    Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by a rule, 4 the engine is not running.
     """
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one verb and exit with its code."""
+    """Run one verb and end the process with its exit code. The entry point of the installed program."""
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code, with everything said on the way."""
+    """Run one verb and return its exit code. Prints every error; raises nothing but SystemExit of a verb."""
     _allow_any_text()
     screen.take_over(folded=screen.is_folded(sys.argv[1:] if arguments is None else arguments))
     try:
         colour = False if os.environ.get("NO_COLOR") else None  # https://no-color.org
         result: Any = cli.main(args=arguments, prog_name="aipass", standalone_mode=False, color=colour)
+    # `standalone_mode=False` leaves all exceptions to this function, because click's exit codes differ from ours.
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
@@ -219,14 +223,15 @@ def run(arguments: list[str] | None = None) -> int:
         exc.show()
         return EXIT_USAGE
     except AipassError as exc:
-        # What went wrong may be named by a file, or in the words, of an agent's.
+        # The message may quote a file name or a text of an agent: `inert` keeps it from sending commands to the terminal.
         click.echo(f"{click.style('error:', fg='red')} {inert(str(exc))}", err=True)
         return exc.exit_code
     except OSError as exc:
         if exc.errno not in SURROUNDINGS:
             return _report_bug(exc)
         if isinstance(exc, BrokenPipeError):
-            # Whoever read our output has seen enough, as in `aipass events | head`.
+            # The reader has closed the pipe, as in `aipass events | head`. Without this, Python reports a second error
+            # when it flushes stdout at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         click.echo(
@@ -246,19 +251,20 @@ def _report_bug(exc: Exception) -> int:
 
     try:
         folder = find_root().crashes
-    except Exception:  # noqa: BLE001 - nothing may stop the report of a bug
+    except Exception:  # noqa: BLE001 - nothing must stop the report of a bug
+        # `write_report` falls back to the folder for temporary files if this folder cannot be written.
         folder = Path.home() / ".cache" / "aipass" if os.environ.get("HOME") else Path("/nonexistent")
     report = write_report(folder, exc, "aipass " + " ".join(sys.argv[1:]))
     click.echo(
         f"{click.style('bug in aipass:', fg='red')} {type(exc).__name__}: {plain(str(exc).split(chr(10), maxsplit=1)[0])}",
         err=True,
     )
-    click.echo(f"a report that you can file is in {report}", err=True)
+    click.echo(f"a bug report that you can file is in {report}", err=True)
     return EXIT_BUG
 
 
 def _allow_any_text() -> None:
-    """File names need not be UTF-8; what cannot be shown is shown escaped, never the reason of a crash."""
+    # File names need not be UTF-8: print such bytes escaped instead of ending with a UnicodeEncodeError.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""`aipass owns`: who may write a path now, and why."""
+"""The verb `aipass owns`: shows which agent may write a path now, and why."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 @click.argument("paths", metavar="[PATH...]", nargs=-1)
 @json_option
 def command(paths: tuple[str, ...], as_json: bool) -> None:
-    """Say who may write PATH now, and why; without PATH, list what agents own and runs hold.
+    """Show which agent may write PATH now, and why. Without PATH, list owned paths and holds (write locks) of runs.
 
-    A path that ends in `/` is asked about as a folder.
+    A PATH that ends in `/` means a folder.
     """
     from aipass.config import reading
 
@@ -45,25 +45,27 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    rows = ((plain(str(f["path"])), f["owner"] or "nobody", f["why"]) for f in found)
+    rows = ((plain(str(f["path"])), f["owner"] or "none", f["why"]) for f in found)
     table(("PATH", "OWNER", "WHY"), rows, flexible=2, wraps=True)
 
 
 def explain(
     root: str, territory: Territory, held: Mapping[str, tuple[int, str]], path: str, folder: bool
 ) -> dict[str, Any]:
-    """What `--json` prints of one path."""
+    """Return the object of `--json` for one path, relative to the root. `owner` is None if no single agent may write it."""
     owner = territory.owner(path, folder)
     name, why = _now(owner, held.get(path))
+    # After the table: a git folder below the root is refused to every agent, whatever owns its path.
     if gitfolder.around(root, path) is not None:
         name, why = None, gitfolder.WHY
     return {"path": printable(path), "owner": name, "why": why, "plan": owner.plan, "phase": owner.phase}
 
 
 def _now(owner: Owner, hold: tuple[int, str] | None) -> tuple[str | None, str]:
+    # Only in these places can a run take a hold: elsewhere ownership decides, whichever run wrote first.
     holds = {Kind.FREE, Kind.SCRATCH, Kind.AGENTS, Kind.RESERVED}
     if owner.kind in holds and hold is not None and len(owner.agents) != 1:
-        return hold[1], f"run {hold[0]} of {hold[1]} holds it, having written it first"
+        return hold[1], f"run {hold[0]} of {hold[1]} holds it: it wrote the file first"
     return (owner.agents[0] if len(owner.agents) == 1 else None), owner.why
 
 
@@ -93,6 +95,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
     from aipass.features.plans.reserved import reserved
     from aipass.ledger import Ledger
 
+    # Before the first `aipass up` only the configuration decides.
     if not layout.ledger.exists():
         return Territory.of(layers.table(layout, settings)), {}
     ledger = Ledger.read(layout.ledger)
@@ -103,6 +106,7 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
         live = [(row["id"], row["agent"]) for row in ledger.all("live_runs")]
     finally:
         ledger.close()
+    # A hand-over to the next phase ends the holds of the run on those paths, but the run's journal still lists them.
     lost = [(one["run"], Globs(one["owns"])) for one in handed]
     held = {
         path: hold
@@ -113,12 +117,13 @@ def _ground(layout: Layout, settings: Config) -> tuple[Territory, dict[str, tupl
 
 
 def _relative(layout: Layout, path: str) -> tuple[str, bool]:
-    """The path as the rules read it, and whether it is a folder. Links on the way are followed, as a write would."""
+    """(The path relative to the root, whether it is a folder). Raises AipassError if it is outside the root."""
+    # Links are resolved, because a write through a link is decided by its target.
     absolute = Path(path) if os.path.isabs(path) else Path.cwd() / path
     real = os.path.realpath(absolute)
     if real != str(layout.root) and not real.startswith(f"{layout.root}/"):
         raise AipassError(
-            f"`{path}` lies outside the repository {layout.root}; `[sandbox] write` says what agents may write there"
+            f"`{path}` is outside the repository {layout.root}; the setting `[sandbox] write` lists what agents may write there"
         )
     relative = os.path.relpath(real, layout.root)
     return relative, path.endswith("/") or os.path.isdir(real)

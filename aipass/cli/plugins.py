@@ -1,4 +1,4 @@
-"""`aipass plugins`: what is installed, what it offers, and what could not be loaded."""
+"""The verb `aipass plugins`: the list of installed plugins with their hooks and their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _settings(root: Path) -> Config:
-    """The configuration here, as far as it can be read: handlers are made for one."""
+    """The configuration of the root; the defaults if it is not valid, because plugins are listed in any case."""
     from aipass.config import model, reading
     from aipass.errors import ConfigError
 
@@ -31,20 +31,24 @@ def _settings(root: Path) -> Config:
 @click.command("plugins")
 @json_option
 def command(as_json: bool) -> int:
-    """List plugins with their hooks; exit status 1 where one could not be loaded."""
+    """List installed plugins with their hooks. Exit status 1 if one could not be loaded."""
     from aipass.plugins import Plugins
 
     plugins = Plugins()
     root = root_or_here()
     plugins.load_installed(root)
+    # Each call validates what the plugins return and moves an unfit plugin to `failed`, as `aipass up` would.
     plugins.drivers()
     plugins.forges()
-    with contextlib.suppress(PluginError):  # a rule of the configuration; `aipass up` and `reload` name it
+    with contextlib.suppress(
+        PluginError
+    ):  # a fault of a rule in aipass.toml; `aipass up` and `reload` report it
         plugins.router(_settings(root))
     found: list[dict[str, Any]] = [
         {"name": name, "origin": plugins.origin[name], "hooks": plugins.uses(name), "error": None}
         for name in plugins.names()
     ]
+    # Failed plugins are listed too: otherwise the user would search for a plugin that is installed but missing.
     found += [
         {"name": name, "origin": None, "hooks": [], "error": reason}
         for name, reason in plugins.failed.items()
@@ -59,4 +63,5 @@ def command(as_json: bool) -> int:
                 for one in found
             ),
         )
+    # `aipass up` starts without an unfit plugin; the exit status lets a script notice it.
     return EXIT_FAILED if plugins.failed else 0

@@ -1,4 +1,4 @@
-"""`aipass recall`: what is remembered of something."""
+"""The verb `aipass recall`: searches the shared memory."""
 
 from __future__ import annotations
 
@@ -27,32 +27,35 @@ if TYPE_CHECKING:
 
 @click.command("recall")
 @click.argument("words", metavar="QUERY", nargs=-1, required=True)
-@click.option("--agent", help="Only what is this agent's.")
+@click.option("--agent", help="Show only memories of this agent.")
 @click.option(
     "--source",
     "sources",
     multiple=True,
     type=click.Choice(SOURCES),
-    help="Only of this kind; may be given again.",
+    help="Show only memories of this kind; repeatable.",
 )
-@click.option("--limit", type=click.IntRange(1, 200), default=10, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, 200), default=10, show_default=True, help="Show at most this number."
+)
 @json_option
 def command(
     words: tuple[str, ...], agent: str | None, sources: tuple[str, ...], limit: int, as_json: bool
 ) -> int:
-    """What agents have learned, seen, done, said and handed in about QUERY, best first.
+    """Search what agents learned, saw, did, wrote and opened as PRs about QUERY; best matches first.
 
-    Any of the words counts, as a whole, in another form, or as the beginning of one; so do the parts of names (`parse_url`).
+    Every word of QUERY counts: as a whole word, in another form, or as a prefix. Parts of names (`parse_url`) count too.
     """
     from aipass.ledger import Ledger
 
     layout = find_root()
-    if agent is not None and agent != "human":
+    if agent is not None and agent != "human":  # the person has memories too, but is no agent in aipass.toml
         check_agent(layout, agent)
     asked = " ".join(words)
     if not asked.strip():
-        raise ConfigError("there is nothing to look for; give some words")
+        raise ConfigError("the query is empty; give some words")
     ledger = Ledger.read(layout.ledger)
+    # An agent's own memories rank higher for it; a person has none.
     asker = os.environ.get("AIPASS_AGENT") if is_agent() else None
     find = partial(
         recall,
@@ -64,23 +67,25 @@ def command(
         now=time.time(),
         limit=limit,
     )
+    # The semantic index is a plugin with a model: it may be missing, damaged or of another version.
     try:
         found = find(meanings=_meanings(layout, ledger))
-    except Exception as exc:  # noqa: BLE001 - a third party's code; the words find without it
-        click.echo(f"found by words alone, as the search by meaning failed: {exc}", err=True)
+    except Exception as exc:  # noqa: BLE001 - a third party's code; the search by words works without it
+        click.echo(f"the search by meaning failed, results are by words only: {exc}", err=True)
         found = find()
     ledger.close()
     if as_json:
         print_json([hit.as_json() for hit in found])
     elif not found:
-        click.echo("nothing is remembered of that")
+        click.echo("no memories found")
     else:
         click.echo("\n\n".join(map(_shown, found)))
     return 0
 
 
 def _meanings(layout: Layout, ledger: Ledger) -> Sequence[SemanticIndex]:
-    """The indexes that aipass.toml asks for; where it asks for none, no plugin is loaded."""
+    """The semantic indexes that aipass.toml configures."""
+    # Without a configured model return first: loading the plugins would dominate the time of a search.
     memory, known = raw(layout).get("memory"), ledger.meta("memory.id")
     if known is None or not isinstance(memory, dict) or not memory.get("model"):
         return ()
@@ -97,5 +102,6 @@ def _shown(hit: Hit) -> str:
     where = f", dispatch {row['dispatch']}" if row["dispatch"] is not None else ""
     where += f", {plain(str(printable(row['path'])))}" if row["path"] else ""
     lines = [f"{row['id']}  {row['source']} of {row['agent']} ({when(row['time'])}{where})"]
+    # Four lines are enough to recognise a memory; blank lines would waste them.
     text = lines_of("\n".join(line for line in row["text"].splitlines() if line.strip()))
     return "\n".join([*lines, *text[:4], *(["    …"] if len(text) > 4 else [])])

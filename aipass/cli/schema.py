@@ -1,4 +1,4 @@
-"""`aipass schema`: JSON Schema of what people write and scripts read."""
+"""The verb `aipass schema`: the JSON Schema of files that people write and of output that scripts read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from aipass.terminal.output import print_json
 from aipass.workspace.layout import root_or_here
 
+# Events and dispatches are no pydantic models, which would write their schema themselves: it is written here.
 _TIME = {"type": ["string", "null"], "format": "date-time"}
 _TEXT = {"type": ["string", "null"]}
 _NUMBER = {"type": ["integer", "null"]}
@@ -36,6 +37,7 @@ def _plan() -> dict[str, Any]:
 def _event() -> dict[str, Any]:
     from aipass.plugins import Plugins
 
+    # Plugins may add kinds of events, so the schema depends on the root where it is printed.
     plugins = Plugins()
     plugins.load_installed(root_or_here())
     kinds = [{"const": kind, "description": meaning} for kind, meaning in plugins.kinds().items()]
@@ -46,7 +48,7 @@ def _event() -> dict[str, Any]:
         "path": _TEXT,
         "ref": _TEXT,
         "source": {"type": "string"},
-        "by": {**_NUMBER, "description": "the run that did it; null where nobody known did"},
+        "by": {**_NUMBER, "description": "the run that caused it; null if no run is known"},
         "cause": {**_NUMBER, "description": "the event that led to this one"},
         "detail": {"type": "object"},
     }
@@ -77,6 +79,7 @@ def _request() -> dict[str, Any]:
     from aipass.app import verbs
 
     names = {str: "string", int: "integer", bool: "boolean", list: "array"}
+    # Only built-in features: a request for a verb of a plugin is not valid by this schema, although the engine takes it.
     options = [
         {
             "type": "object",
@@ -85,6 +88,7 @@ def _request() -> dict[str, Any]:
                 **{name: {"type": names[kind]} for name, (kind, _) in fields.items()},
             },
             "required": ["verb", *(name for name, (_, required) in fields.items() if required)],
+            # The spool rejects a request with an unknown field, so the schema must as well.
             "additionalProperties": False,
         }
         for verb, fields in verbs().items()

@@ -1,4 +1,4 @@
-"""`aipass show`: one dispatch, whole."""
+"""The verb `aipass show`: one dispatch in detail."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ if TYPE_CHECKING:
     from aipass.workspace.layout import Layout
 
 
-#: So much of an answer is shown.
+#: Prefix of a key that is a digest of the text; it is shortened for people.
 DIGEST = "sha256:"
+#: The part of an answer that is shown; the whole answer is a file in outbox/.
 SHOWN_BYTES, SHOWN_LINES, SHOWN_COLUMNS = 20_000, 20, 200
 
 
 @click.command("show")
 @click.argument("dispatch_id", metavar="ID")
 @json_option
-@click.option("--prompt", is_flag=True, help="Print only the prompt that the agent got, or will get.")
+@click.option(
+    "--prompt", is_flag=True, help="Print only the prompt of the last run, or of the next one if none began."
+)
 def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
-    """Show the dispatch ID: who asked, every run, the answer."""
+    """Show the dispatch ID in detail: senders, runs, refused writes, answer."""
     layout = find_root()
     ledger = open_ledger(layout)
     row = find_dispatch(ledger, dispatch_id)
@@ -65,16 +68,17 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
     if as_json:
         print_json(found)
         return
+    # Below here texts of agents and senders are printed: each goes through `plain`, which escapes control characters.
     click.echo(
         f"dispatch {found['id']} for {found['agent']}: {coloured_state(found['state'])}"
         + (f", {plain(found['reason'])}" if found["reason"] else "")
     )
     if waits := WaitReasons(layout, ledger).of(row):
-        click.echo(f"  waits     {plain(waits)}")
+        click.echo(f"  waiting   {plain(waits)}")
     for name in ("subject", "key", "priority", "hops"):
         if found[name]:
             click.echo(f"  {name:<9} {_short(plain(str(found[name])))}")
-    click.echo(f"  asked by  {plain(', '.join(found['senders']))}")
+    click.echo(f"  senders   {plain(', '.join(found['senders']))}")
     click.echo(
         f"  created   {clock(row['created'])}   started {clock(row['started'])}   finished {clock(row['finished'])}"
     )
@@ -102,25 +106,28 @@ def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
 
 
 def _short(value: str) -> str:
-    """A digest by its beginning: nobody reads more of it, and `--json` has it all."""
+    """A digest is cut after 12 digits; `--json` has all of it."""
     return value[: len(DIGEST) + 12] + "…" if value.startswith(DIGEST) and len(value) > 30 else value
 
 
 def _begin(layout: Layout, answer: str | None) -> list[str]:
-    """The first lines of an answer, for the eye."""
+    """The first lines of an answer, without control characters."""
     if answer is None:
         return []
     try:
+        # `held` follows no links: an agent may have put one in the place of its answer.
         text = held.read_begin(layout.root / answer, SHOWN_BYTES).decode("utf-8", "replace")
     except OSError:
         return []
     lines = [plain(line)[:SHOWN_COLUMNS] for line in text.splitlines()]
-    more = [f"… all of it is in {answer}"] if len(lines) > SHOWN_LINES or len(text) >= SHOWN_BYTES else []
+    more = (
+        [f"… the whole answer is in {answer}"] if len(lines) > SHOWN_LINES or len(text) >= SHOWN_BYTES else []
+    )
     return lines[:SHOWN_LINES] + more
 
 
 def _used(usage: dict[str, Any]) -> str:
-    """Tokens and cost in words, as far as they are known."""
+    """Tokens and cost in words, as far as the driver reports them."""
     told = (
         ("input_tokens", "{:,.0f} tokens in"),
         ("output_tokens", "{:,.0f} out"),
@@ -130,7 +137,7 @@ def _used(usage: dict[str, Any]) -> str:
 
 
 def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
-    """What the last run was given; where none has begun, what it would be given now."""
+    """The prompt of the last run; for a queued dispatch the prompt that it would get now."""
     from aipass.app import assemble
     from aipass.config import reading
     from aipass.features.dispatch.feature import DispatchFeature
@@ -141,17 +148,19 @@ def _prompt(layout: Layout, ledger: Ledger, row: Row) -> str:
     if runs and row["state"] != "queued":
         try:
             text = (layout.run(runs[-1]) / PROMPT).read_text("utf-8", "replace")
+            # To a file or a pipe the exact bytes; on a terminal nothing in it must act as a control sequence.
             return inert(text) if sys.stdout.isatty() else text
         except OSError:
-            pass  # it is pruned
+            pass  # the run's folder was pruned: compute the prompt again below
     settings = reading.load(layout.config)
     if row["agent"] not in settings.agents:
         raise AipassError(
-            f"its agent `{row['agent']}` is not configured any more, and its prompt is not kept"
+            f"the prompt was pruned and cannot be computed: agent `{row['agent']}` is no longer configured"
         )
     plugins = Plugins()
     plugins.load_installed(layout.root)
     session = row["session"]
+    # A reply continues the conversation of the dispatch that it replies to; later attempts have their own session.
     if row["attempts"] == 0 and row["reply_to"] is not None:
         before = ledger.one("dispatch", {"id": row["reply_to"]})
         session = None if before is None else before["session"]

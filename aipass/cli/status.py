@@ -1,4 +1,4 @@
-"""`aipass status`: the engine, and the part of each feature."""
+"""The verb `aipass status`: the state of the engine, and the part that each feature adds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger
     from aipass.workspace.layout import Layout
 
-#: The built-in features with a part, in the order of their lines: `aipass.features.<name>.status`. The features register the same with
-#: `Core.add_status`; a list here spares the verb the import of the whole engine.
+#: The built-in features with a part, `aipass.features.<name>.status`, in the order of their lines.
+# The features register the same parts with `Core.add_status`; with this list the verb need not import the whole engine.
 PARTS = ("ownership", "dispatch", "filesystem", "plans", "messages", "git", "reload", "inbox")
+#: Number of the newest open notices (notifications) that are shown.
 NOTICES_SHOWN = 3
 
 
@@ -29,6 +30,7 @@ def command(as_json: bool) -> None:
     """Show the engine, the agents and the queue of this repository."""
     layout = find_root()
     found = gather(layout)
+    # Taken out before --json: scripts get the data of plugins in `plugins`, not their text.
     lines = found.pop("lines", ())
     if as_json:
         print_json(found)
@@ -39,7 +41,10 @@ def command(as_json: bool) -> None:
 
 
 def gather(layout: Layout) -> dict[str, Any]:
-    """The status as `--json` prints it."""
+    """Return the document of `--json`; works without an engine and without a ledger.
+
+    `lines`, only with plugins that have a part, are their lines for the terminal and no part of the document.
+    """
     from aipass.ledger import Ledger
 
     running = engine_lock.holder(layout)
@@ -73,7 +78,8 @@ def _part(name: str) -> Any:  # noqa: ANN401 - a module with `gather` and `show`
 
 
 def _add_plugins(found: dict[str, Any], layout: Layout, ledger: Ledger) -> None:
-    """The parts of plugins' features; one that fails is named."""
+    """Add the parts of features from plugins; a part that fails becomes a line of `attention`."""
+    # The engine records whether any plugin has a part: without one the verb need not load the plugins.
     if not ledger.meta("status.parts"):
         return
     from aipass import app
@@ -89,12 +95,13 @@ def _add_plugins(found: dict[str, Any], layout: Layout, ledger: Ledger) -> None:
         found["attention"].append(f"the status of plugins is unknown: {exc}")
         return
     for name, (gather, show) in parts.items():
+        # `assemble` returns the built-in parts as well, and those are already in the document.
         if name in PARTS:
             continue
         try:
             found["plugins"][name] = gather(ledger)
             found["lines"] += map(one_line, show(found["plugins"][name]))
-        except Exception as exc:  # noqa: BLE001 - a third party's code; told, and the rest is shown
+        except Exception as exc:  # noqa: BLE001 - a third party's code; reported, and the other parts are shown
             found["attention"].append(
                 f"plugin `{name}` failed to report its status: {type(exc).__name__}: {exc}"
             )

@@ -1,4 +1,4 @@
-"""What a dispatch waits for: said by `dispatches`, `show` and `why`."""
+"""The reason why a dispatch waits, for the verbs `dispatches`, `show` and `why`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class WaitReasons:
-    """Says of dispatches what each waits for; looks once, however many are asked about."""
+    """Computes for each dispatch why it waits. Reads ledger, lock and configuration once, when it is made."""
 
     def __init__(self, layout: Layout, ledger: Ledger) -> None:
         from aipass.config.quick import agents
@@ -24,12 +24,13 @@ class WaitReasons:
         self._pauses = {(row["kind"], row["name"]): row["reason"] for row in ledger.all("pauses")}
         live = ledger.all("live_runs")
         self._live = {row["agent"]: row["dispatch"] for row in live}
-        #: Dispatches whose runs have ended while no engine was there to see it.
+        #: Dispatches whose run has ended while no engine was running to record it.
         self._ended = {
             row["dispatch"]
             for row in live
             if not self._running and wire.read_exit(layout.run(row["id"])) is not None
         }
+        # Only questions whose run is live and waits for the answer: after its end the dispatch is `blocked`, with a reason.
         self._asked = {
             row[
                 "dispatch"
@@ -40,15 +41,16 @@ class WaitReasons:
         try:
             self._agents: dict[str, dict[str, Any]] = agents(layout)
         except ConfigError:
+            # The configuration is only needed for the driver's pause; the other reasons must still be shown.
             self._agents = {}
 
     def of(self, row: Row) -> str | None:
-        """What the dispatch of this row waits for, in words; None where it waits for nothing."""
+        """Return the reason in words; None if the dispatch does not wait. Tests the reasons in the order of the dispatcher."""
         if row["state"] == "running":
             if not self._running:
                 if row["id"] in self._ended:
-                    return "its run has ended; the next `aipass up` records what became of it"
-                return "no engine runs; its run goes on, or is looked after by the next `aipass up`"
+                    return "its run has ended; the next `aipass up` records the outcome"
+                return "the engine is not running; the run continues, and the next `aipass up` takes it over"
             return self._asked.get(row["id"])
         return self._queued(row) if row["state"] == "queued" else None
 
@@ -56,14 +58,15 @@ class WaitReasons:
         from aipass.text.units import show_duration
 
         if not self._running:
-            return "no engine runs"
+            return "the engine is not running"
         now = time.time()
         if row["not_before"] > now:
-            return f"another attempt in {show_duration(row['not_before'] - now)}, after: {row['reason']}"
+            return f"next attempt in {show_duration(row['not_before'] - now)}, after: {row['reason']}"
         agent = row["agent"]
+        # A pause comes before a live run: it still holds when the run has ended.
         for kind, name in (("agent", agent), ("driver", self._agents.get(agent, {}).get("driver"))):
             if (kind, name) in self._pauses:
                 return f"{kind} {name} is paused: {self._pauses[kind, name]}"
-        if agent in self._live:
+        if agent in self._live:  # at most one live run per agent
             return f"{agent} works on dispatch {self._live[agent]}"
-        return f"a limit: {len(self._live)} runs live now; see [limits] concurrency, per_driver and runs_per_hour"
+        return f"a limit: {len(self._live)} runs live now; see [limits] concurrency, per_driver and runs_per_hour in aipass.toml"

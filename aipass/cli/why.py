@@ -1,4 +1,4 @@
-"""`aipass why`: the chain of causes behind a dispatch or a file, or what kept one from starting."""
+"""The verb `aipass why`: the chain of causes of a dispatch, an event or a file, and the decisions of handlers about it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger, Row
     from aipass.workspace.layout import Layout
 
-#: Longer chains end with a word that they go on.
+#: Longest chain of causes that is shown; of a longer one the first causes are left out.
 MAX_CHAIN = 50
+#: Refused writes that are shown for a path; `aipass events --kind write.denied` lists all.
 REFUSALS_SHOWN = 3
 
 
@@ -29,9 +30,9 @@ REFUSALS_SHOWN = 3
 @click.argument("subject", metavar="ID|PATH|RULE|AGENT")
 @json_option
 def command(subject: str, as_json: bool) -> None:
-    """Explain the dispatch ID, the event eN, what happened to PATH, or what RULE or AGENT did last.
+    """Explain a dispatch ID, an event eN, the last change of PATH, or the last action of RULE or AGENT.
 
-    Shows the chain of causes, and each handler and rule that saw the last event with its reason to act or not.
+    Shows the chain of causes, then each handler and rule with its decision about the last event and the reason.
     """
     layout = find_root()
     ledger = open_ledger(layout)
@@ -41,7 +42,7 @@ def command(subject: str, as_json: bool) -> None:
         return
     if pause := found.get("paused"):
         click.secho(
-            f"{pause['kind']} {subject} is paused: {plain(pause['reason'])}; `aipass resume {subject}` ends that",
+            f"{pause['kind']} {subject} is paused: {plain(pause['reason'])}; `aipass resume {subject}` ends the pause",
             fg="yellow",
         )
     for depth, link in enumerate(found["chain"]):
@@ -51,10 +52,10 @@ def command(subject: str, as_json: bool) -> None:
     for refusal in found.get("refused", ()):
         times = f", {refusal['count']} times" if (refusal["count"] or 1) > 1 else ""
         click.echo(
-            f"refused to run {refusal['run']} of {refusal['agent']}{times}: {plain(str(refusal['reason']))} (e{refusal['event']})"
+            f"write refused to run {refusal['run']} of {refusal['agent']}{times}: {plain(str(refusal['reason']))} (e{refusal['event']})"
         )
     if found["decisions"]:
-        click.echo("\nwho saw it, and what they said")
+        click.echo("\nhandlers that saw this event, and their decisions")
         for decision in found["decisions"]:
             click.echo(
                 f"  {plain(decision['handler'])}: {decision['outcome']}"
@@ -63,9 +64,13 @@ def command(subject: str, as_json: bool) -> None:
 
 
 def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
-    """What `--json` prints: the chain, cause first, and the decisions about its last event."""
+    """Return the document of `--json`: the chain, first cause first, and the decisions about its last event.
+
+    The subject is tried in this order: dispatch, event, name of a rule or agent, path. Raises AipassError if it is none of them.
+    """
     from aipass.features.dispatch.views import resolve
 
+    # A request id (`r-…`) resolves to the dispatch that it made.
     number = resolve(ledger, subject)
     if number is not None:
         row = ledger.one("dispatch", {"id": number})
@@ -75,9 +80,10 @@ def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
         event = _event(ledger, int(subject[1:]))
         if event is not None:
             return _explain_event(layout, ledger, subject, event)
+    # A number or a request id is never a path here: the error names the verbs that list ids instead.
     elif not subject.isdecimal() and not subject.startswith("r-"):
         if "/" not in subject and subject in _names(layout):
-            # Before a file of that name, which an agent may have made: that one is `./NAME`.
+            # Names come before files: an agent may have made a file with the name of a rule. `./NAME` is the file.
             try:
                 if (named := _explain_name(layout, ledger, subject)) is not None:
                     return named
@@ -85,9 +91,9 @@ def explain(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
                 if not os.path.lexists(layout.root / subject):
                     raise
         return _explain_path(layout, ledger, subject)
-    event_of = f", an event is `e{subject}`" if subject.isdecimal() else ""
+    event_of = f" (write an event as `e{subject}`)" if subject.isdecimal() else ""
     raise AipassError(
-        f"`{subject}` is no dispatch here, and no event{event_of}; `aipass dispatches` and `aipass events` list them"
+        f"there is no dispatch and no event `{subject}`{event_of}; `aipass dispatches` and `aipass events` list them"
     )
 
 
@@ -96,7 +102,7 @@ def _explain_dispatch(layout: Layout, ledger: Ledger, subject: str, row: Row) ->
     text = (
         f"{row['agent']}, {row['state']}"
         + (f": {row['reason']}" if row["reason"] else "")
-        + f", asked for by {row['handler']}"
+        + f", requested by {row['handler']}"
     )
     chain.append({"type": "dispatch", "id": row["id"], "text": text})
     for run in ledger.all("runs_of", {"dispatch": row["id"]}):
@@ -128,7 +134,7 @@ def _started_by(ledger: Ledger, event: int) -> list[dict[str, Any]]:
 
 
 def _after_its_timer(ledger: Ledger, event: Event) -> list[dict[str, Any]]:
-    """What came of an event for which a rule set a timer (`debounce`): its tick, and what that started."""
+    """For an event that set the timer of a rule (`debounce`): its tick, and the dispatches that the tick started."""
     waiting = {row["key"] for row in ledger.all("timers")}
     found = []
     for handler in dict.fromkeys(
@@ -145,7 +151,7 @@ def _after_its_timer(ledger: Ledger, event: Event) -> list[dict[str, Any]]:
 
 
 def _names(layout: Layout) -> set[str]:
-    """Names of configured rules and agents."""
+    """Names of configured rules and agents; none if aipass.toml cannot be read."""
     from aipass.config.quick import raw
     from aipass.errors import ConfigError
 
@@ -153,6 +159,7 @@ def _names(layout: Layout) -> set[str]:
         settings = raw(layout)
     except ConfigError:
         return set()
+    # `raw` does not validate: every level may have another type than the model says.
     rules = settings.get("on", [])
     named = (
         {str(one.get("name")) for one in rules if isinstance(one, dict)} if isinstance(rules, list) else set()
@@ -162,7 +169,7 @@ def _names(layout: Layout) -> set[str]:
 
 
 def _explain_name(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any] | None:
-    """What a rule or an agent of this name did last; None where there is none."""
+    """The last action of the rule or agent of this name; None if there is no such rule or agent."""
     from aipass.config.quick import raw
 
     found = _last_of_name(layout, ledger, subject, raw(layout))
@@ -187,19 +194,19 @@ def _last_of_name(
     if rule is not None:
         waits_for = rule.get("event") or f"the time `{rule.get('cron')}`"
         raise AipassError(
-            f"rule `{subject}` has not met anything yet: it waits for {waits_for}"
+            f"rule `{subject}` has not matched an event yet: it waits for {waits_for}"
             + (f" at {', '.join(map(str, rule['paths']))}" if rule.get("paths") else "")
         )
     row = ledger.one("last_dispatch_of", {"agent": subject})
     if row is not None:
         return _explain_dispatch(layout, ledger, subject, row)
     if subject in settings.get("agents", {}):
-        raise AipassError(f"agent `{subject}` was not asked for anything yet")
+        raise AipassError(f"agent `{subject}` has no dispatches yet")
     return None
 
 
 def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any]:
-    """The last thing that happened to a path that somebody decided about, else just the last thing."""
+    """The last close, deletion or move of a path; else the last event with a decision; else the last event."""
     from pathlib import Path
 
     from aipass.ledger.sqlite import event_of
@@ -210,8 +217,9 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
         try:
             absolute = Path(os.path.normpath(Path.cwd() / path))
         except FileNotFoundError:
-            pass  # whoever asks stands in a folder that is gone
+            pass  # the current folder was removed; the path is then relative to the root only
     relative = str(absolute.relative_to(layout.root)) if absolute.is_relative_to(layout.root) else subject
+    # aipass writes answers itself, so their dispatch explains them better than the event of the file.
     answered = ledger.one("dispatch_of_answer", {"path": relative})
     if answered is not None:
         row = ledger.one("dispatch", {"id": answered["id"]})
@@ -222,8 +230,9 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
         named = _explain_name(layout, ledger, subject)
         if named is not None:
             return named
-        raise AipassError(f"nothing is known of `{subject}`: {_unknown_path(layout, relative)}")
+        raise AipassError(f"no events for `{subject}`: {_unknown_path(layout, relative)}")
     telling = next((event for event in events if ledger.all("actions_of_event", {"event": event.id})), None)
+    # Rules act on these kinds, so they answer the question; `file.created` and `file.changed` are only steps to them.
     ends = {"file.closed", "file.deleted", "file.moved"}
     closed = next((event for event in events if event.kind in ends), None)
     found = _explain_event(layout, ledger, subject, closed or telling or events[0])
@@ -232,7 +241,7 @@ def _explain_path(layout: Layout, ledger: Ledger, subject: str) -> dict[str, Any
 
 
 def _refusal(event: Event) -> dict[str, Any]:
-    """A write that the fence refused, newest first."""
+    """The fields of `refused` in the document, from a `write.denied` event."""
     about = {"event": event.id, "run": event.by, "agent": event.detail.get("agent")}
     return {**about, "reason": event.detail.get("reason"), "count": event.detail.get("count")}
 
@@ -245,17 +254,18 @@ def _unknown_path(layout: Layout, relative: str) -> str:
     parts = relative.split("/")
     for depth in range(1, len(parts)):
         if ignore.folder("/".join(parts[:depth])):
-            return f"{'/'.join(parts[:depth])}/ is ignored, so nobody watches it"
+            return f"the engine ignores {'/'.join(parts[:depth])}/ and does not watch it"
     if ignore.file(relative):
-        return "it is ignored, so nobody watches it"
+        return "the engine ignores it and does not watch it"
     if not (layout.root / relative).exists():
-        return "there is no such file, none was seen, and no rule or agent has that name"
+        return "the file does not exist, and no rule or agent has that name"
     return "it has not changed since the engine began to watch"
 
 
 def _causes(ledger: Ledger, number: int | None) -> list[dict[str, Any]]:
-    """The chain of events that led to an event, that one included, first cause first; runs stand between."""
+    """The events that led to an event, with the runs between them: first cause first, the event itself last."""
     chain: list[dict[str, Any]] = []
+    # An id that comes back means a damaged ledger; without this the loop would fill the chain with repetitions.
     seen: set[int] = set()
     while number is not None and number not in seen and len(chain) < MAX_CHAIN:
         seen.add(number)
@@ -271,6 +281,7 @@ def _causes(ledger: Ledger, number: int | None) -> list[dict[str, Any]]:
             }
         )
         number = event.cause
+        # A request and a refused write have their run as origin: the recorded cause alone would leave the run out.
         if event.by is not None and (number is None or event.kind in {"request.received", "write.denied"}):
             run = ledger.one("run", {"id": event.by})
             if run is not None:
@@ -287,11 +298,14 @@ def _causes(ledger: Ledger, number: int | None) -> list[dict[str, Any]]:
 
 
 def _decisions(layout: Layout, ledger: Ledger, event: Event | None) -> list[dict[str, Any]]:
-    """What every handler said to an event: recorded where it acted, worked out again where it had no reason to."""
+    """The decision of every handler about an event."""
     if event is None:
         return []
+    # The ledger has a row only for a handler that acted or gave a reason. "No match" is computed again, so that an event
+    # does not cost a row for each handler.
     said = []
     for row in ledger.all("actions_of_event", {"event": event.id}):
+        # Rows have the type of an action; the three types that are no action get the word of their outcome.
         outcome = {"IgnoreRules": "ignored", "Failed": "failed", "Skipped": "skipped"}.get(
             row["type"], row["type"].lower()
         )
@@ -304,10 +318,11 @@ def _decisions(layout: Layout, ledger: Ledger, event: Event | None) -> list[dict
 
 
 def _unmatched(layout: Layout, event: Event) -> list[tuple[str, str]]:
-    """Pure handlers can be asked again; with the configuration as it is now."""
+    """The handlers that do not match the event, with their reason, by the configuration as it is now."""
     from aipass.config import reading
     from aipass.plugins import Plugins
 
+    # Handlers are pure, so asking them a second time changes nothing.
     plugins = Plugins()
     plugins.load_installed(layout.root)
     try:

@@ -1,1 +1,1 @@
-"""aipass.toml: its model, how it is read, and a quick look at it for verbs that must answer at once."""
+"""The configuration aipass.toml: its model, its reader, and a fast parser for verbs that only need names."""

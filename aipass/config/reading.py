@@ -1,4 +1,4 @@
-"""Reads aipass.toml: every error says file, line, field, what was found and what would be right."""
+"""The reader of aipass.toml: every error names file, line and field, the value found, and a valid one."""
 
 from __future__ import annotations
 
@@ -26,19 +26,14 @@ MAX_CONFIG_BYTES = 4_000_000
 
 
 def load(path: Path) -> Config:
-    """The configuration in `path`.
-
-    Raises ConfigError with one line for each thing that is wrong.
-    """
+    """The configuration in the file `path`. Raises ConfigError with one line for each error."""
     return parse(read_text(path), path.name)
 
 
 def read_text(path: Path) -> str:
-    """The file's text, without a byte order mark.
-
-    Raises ConfigError where it cannot be read or is no UTF-8 text.
-    """
+    """The text of the file, without a byte order mark. Raises ConfigError if it cannot be read or is not UTF-8."""
     try:
+        # A FIFO of this name would block the read until a process writes into it.
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path.name}: is not a file; move away what is in its place")
         if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -60,31 +55,34 @@ def read_text(path: Path) -> str:
 
 
 def parse_toml(text: str, name: str = CONFIG_NAME) -> dict[str, Any]:
-    """`text` as TOML; raises ConfigError with the line."""
+    """`text` as TOML. Raises ConfigError, which names the line."""
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as exc:  # a number of thousands of digits is a plain ValueError
+    # Not only TOMLDecodeError: a number of thousands of digits raises a plain ValueError, deep nesting a RecursionError.
+    except (ValueError, RecursionError) as exc:
         raise ConfigError(not_toml(text, exc, name)) from exc
 
 
 def parse(text: str, name: str = CONFIG_NAME) -> Config:
-    """The configuration in `text`; `name` is how errors call the file."""
+    """The configuration in `text`. Raises ConfigError with one line for each error. `name`: the file, for messages."""
     raw = parse_toml(text, name)
     try:
         return Config.model_validate(raw)
     except ValidationError as exc:
         lines = TomlLines(text)
-        # A value that fits none of several types is told once for each; once is enough.
+        # pydantic reports a value that fits none of several types once for each type, with the same text here.
         told = dict.fromkeys(_explain(error, lines, name) for error in exc.errors())
         raise ConfigError("\n".join(told)) from exc
 
 
 def _explain(error: ErrorDetails, lines: TomlLines, name: str) -> str:
+    # pydantic adds parts to the location that are not in the file: validators, and the types of a union.
     loc = tuple(
         part
         for part in error["loc"]
         if part not in {"[key]", "FromEnv"} and not str(part).startswith("function-")
     )
+    # A validator of the whole model has no location of its own; see `model._misfit`.
     if error["type"] == "misfit":
         loc = tuple(error["ctx"]["place"])
     if loc and loc[-1] in {"str", "int", "float", "bool"}:
@@ -107,6 +105,7 @@ def _explain(error: ErrorDetails, lines: TomlLines, name: str) -> str:
         )
         shape = json.dumps(words, ensure_ascii=False, default=str)[:200]
         return f"{place}it is a list, found {_show(error['input'])}; write `{loc[-1]} = {shape}`"
+    # The messages of pydantic use the words of Python; the reader knows those of TOML.
     message = (
         error["msg"]
         .removeprefix("Value error, ")
@@ -128,7 +127,7 @@ def _show(value: object) -> str:
 
 
 def place(path: Path, *loc: str | int) -> str:
-    """Where in the file a key stands, as errors begin."""
+    """The beginning of a message about a key: file, line if the file can be read, and field."""
     try:
         line = f":{TomlLines(read_text(path)).of(loc)}"
     except ConfigError:
@@ -137,7 +136,7 @@ def place(path: Path, *loc: str | int) -> str:
 
 
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
-    """Keys that may stand in the table at `loc`."""
+    """The keys that the table at `loc` accepts."""
     tables: dict[str, type[BaseModel]] = {"on": Rule}
     for name, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Model):
@@ -149,8 +148,9 @@ def _known_keys(loc: tuple[Any, ...]) -> list[str]:
 
 
 class TomlLines:
-    """Which line of a TOML text holds a key: tables, arrays of tables and plain keys, no more than errors need."""
+    """The line numbers of the keys of a TOML text: of tables, arrays of tables and plain keys. Inline tables are skipped."""
 
+    # tomllib returns no positions, and a second parser would be a dependency only for messages.
     _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
     _KEY = re.compile(
         r"""\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+))*)\s*="""
@@ -175,7 +175,7 @@ class TomlLines:
         return tuple(part.strip().strip("\"'") for part in re.findall(r""""[^"]*"|'[^']*'|[^.]+""", dotted))
 
     def of(self, loc: tuple[Any, ...]) -> int:
-        """The line of the longest known part of `loc`; 1 where none is known."""
+        """The line of `loc`, or of its longest beginning that is known; 1 if none is."""
         while loc:
             if loc in self._line:
                 return self._line[loc]

@@ -1,1 +1,1 @@
-"""The core: events in, actions out, one transaction a step, effects after the commit. It knows no feature."""
+"""The core: takes events and applies actions in one transaction per step, with effects after the commit. It imports no feature."""

@@ -1,4 +1,4 @@
-"""The actions that need no feature: to do nothing and say why, to answer a request, to tell a person."""
+"""The feature with the actions of the core: do nothing for a reason, answer a request, record a notice (notification)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Actions:
-    """Adds them."""
+    """Adds `Ignore`, `Refuse`, `Reply` and `Notify`."""
 
     name = "actions"
 
     def setup(self, core: Core) -> None:
-        """All four."""
+        """Add the four actions. Needs only the ledger, so it comes first."""
         self._ledger = core.ledger
         core.add_action(Ignore, self._ignore)
         core.add_action(Refuse, self._refuse)
@@ -43,4 +43,4 @@ class Actions:
 
     def _notify(self, step: Step, event: Event, action: Notify) -> Applied:
         step.notify(self._ledger, action.text, event.id, action.about)
-        return Applied("a person is told")
+        return Applied("notice recorded")

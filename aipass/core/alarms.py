@@ -1,4 +1,4 @@
-"""Timers that handlers ask for with `Wake`: kept in the ledger, and told as `clock.tick` when they come due."""
+"""The feature for timers that handlers set with `Wake`: stored in the ledger, reported as `clock.tick` when due."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SOURCE = "clock"
 
 
 class Alarms:
-    """Sets them in the engine's heap."""
+    """Stores timers in the ledger and sets them in the engine's heap."""
 
     name = "alarms"
 
     def setup(self, core: Core) -> None:
-        """The action, the timers, and what is known of them after a restart."""
+        """Add the action `Wake`, its timers, the function that restores them after a restart, and the idle check."""
         self._ledger, self._timers = core.ledger, core.timers
         core.add_action(Wake, self._wake)
         core.add_timer(WAKE, self._due)
@@ -47,17 +47,21 @@ class Alarms:
 
     def _due(self, step: Step, rest: str) -> None:
         row = self._ledger.one("timer", {"key": rest})
+        # The heap is not part of the transaction: a step that failed can leave a timer that the ledger does not have.
         if row is None:
             return
         self._ledger.run("drop_timer", {"key": rest})
         cause = self._ledger.one("event", {"id": row["event"]})
         detail = {**json.loads(row["detail"]), "count": row["count"]}
+        # The run behind the event, so that work which the tick starts belongs to the same chain of causes (hops).
         by = None if cause is None else cause["run"]
         step.facts.append(Fact("clock.tick", SOURCE, ref=rest, by=by, cause=row["event"], detail=detail))
 
     def _load(self, now: Instant) -> None:
-        """A clock that was set back makes no wait longer than it was asked for."""
+        """Set the timers of the ledger, and only these."""
         self._timers.drop_all(WAKE)
         for row in self._ledger.all("timers"):
+            # Wall time, because the monotonic clock starts at zero after a reboot. If a person set the clock back
+            # since then, the timer must not wait longer than it was asked to.
             wait = min(max(0.0, row["asked"] + row["after"] - now.wall), row["after"])
             self._timers.set(f"{WAKE}:{row['key']}", now.mono + wait)

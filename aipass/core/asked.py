@@ -1,4 +1,4 @@
-"""Requests as the engine takes them: each once, no more of one run than anybody needs, and their files removed when they are recorded."""
+"""The feature that accepts requests: deduplication, a rate limit for each run, and removal of recorded files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 
 
 class Requests:
-    """The spool, and what is recorded of requests."""
+    """Accepts every request once and enforces the rate limit of runs."""
 
     name = "requests"
 
     def setup(self, core: Core) -> None:
-        """The source of requests, what keeps facts of them from being recorded, and what is done with their files."""
+        """Add the spool source, the filters for repeated and excessive requests, and the handling of their files.
+
+        Provides `SpoolFiles` to later features.
+        """
         self._core, self._ledger = core, core.ledger
         self._files = SpoolFiles(core.layout, core.ledger, core.remover)
-        #: How much each run asks for.
+        #: What each run has asked for recently.
         self._budget = Budget()
         self._unattended = UnattendedRequests(time.time())
         core.provide(self._files)
@@ -45,7 +48,8 @@ class Requests:
         core.add_start(start=lambda step: step.effects.append(self._files.tidy))
 
     def _if_new(self, step: Step, fact: Fact) -> Fact | None:
-        """A request that is new; its file is removed in any case, once this is committed."""
+        """The fact, if the request is new and within the limit of its run; otherwise None. The file is removed after the commit."""
+        # After the commit, because a crash before it must leave the file for the next engine.
         if "spool" in fact.detail:
             step.effects.append(partial(self._files.consume, fact.detail["spool"], fact.by))
         name = known_as(str(fact.ref), fact.by)
@@ -57,6 +61,7 @@ class Requests:
         words = self._against(fact.by, fact.detail, step.now.mono)
         if words is None:
             return fact
+        # Recorded without an event, so that a flood of refused requests does not fill the ledger with events.
         self._ledger.run("insert_request", {"id": name, "event": 0})
         answer(self._ledger, name, EXIT_REFUSED, words)
         return None
@@ -68,13 +73,13 @@ class Requests:
         return fact
 
     def _against(self, run: int, detail: Mapping[str, Any], now: float) -> str | None:
-        """What is to be said against a request of a run that asks for more than anybody can need; told once."""
+        """The reason to refuse a request of a run that exceeds its rate limit, or None. Emits `request.flood` once."""
         verb = self._core.verbs.get(str(detail.get("verb")))
         words = self._budget.take(run, now, cost(detail, 0 if verb is None else verb.cost_bytes))
         if words is not None and self._budget.is_first(run):
             row = self._ledger.one("run", {"id": run})
             whose = "?" if row is None else row["agent"]
-            text = f"{whose} asks for {words} (run {run}); the rest is refused"
+            text = f"agent {whose} sent {words} (run {run}); its further requests are refused"
             about = {"agent": whose, "reason": text}
             self._core.post(Fact("request.flood", "engine", ref=str(run), by=run, detail=about))
         return None if words is None else f"{words}; ask again later"

@@ -1,4 +1,4 @@
-"""Handlers are asked what they want of an event: one that raises is told, and disabled where it does so again and again."""
+"""The dispatcher of events to handlers: reports a handler that raises, and disables one that fails repeatedly."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from aipass.event import Event
 
 DISABLE_AFTER_FAILURES = 5
+#: Handlers run in the engine's thread and inside its transaction: everything waits for a slow one.
 HANDLER_SLOW_S = 1.0
 
 
 class Asking:
-    """`router` knows which handlers want an event; it is another one after each change of the configuration."""
+    """Calls handlers and records their actions. `router` is replaced after each change of the configuration."""
 
     def __init__(self, core: Core, view: HandlerView, router: Router) -> None:
         self._core, self._ledger, self._view = core, core.ledger, view
@@ -31,7 +32,7 @@ class Asking:
         self._failures: dict[str, int] = {}
 
     def ask(self, step: Step, event: Event) -> None:
-        """Ask every handler that wants this event, in order, and record what it asks for."""
+        """Call every handler that wants this event, in order, and record and apply its actions."""
         for handler in self.router.match(event):
             self._ask(step, handler, event)
 
@@ -42,17 +43,18 @@ class Asking:
             return
         began = time.perf_counter()
         try:
+            # A list before anything is applied: a generator that raises later must not have half of its effect.
             actions = list(handler.handle(event, self._view) or ())
             for action in actions:
                 if not isinstance(action, Action):
-                    raise PluginError(f"it returned {action!r}, which is no action")
+                    raise PluginError(f"it returned {action!r}, which is not an action")
                 action.payload()
-        except Exception as exc:  # noqa: BLE001 - a third party's code; told, and the rest goes on
+        except Exception as exc:  # noqa: BLE001 - third-party code; it is reported, and the other handlers run
             self._on_failure(step, name, event, exc)
             return
         took = time.perf_counter() - began
         if took > HANDLER_SLOW_S:
-            error = f"it was slow: {took:.1f} s, and everything waited for it"
+            error = f"slow handler: {took:.1f} s, in which the engine did nothing else"
             detail = {"error": error, "kind": event.kind}
             step.facts.append(Fact("handler.failed", "engine", ref=name, cause=event.id, detail=detail))
         self._failures.pop(name, None)
@@ -64,17 +66,18 @@ class Asking:
         where = traceback.extract_tb(exc.__traceback__)[-1] if exc.__traceback__ else None
         self._ledger.add_outcome(event.id, name, "Failed", "{}", "failed", error)
         if event.kind.startswith("handler."):
-            return  # a handler that fails on failures would never end
+            return  # the report of a failure in a handler of failures would cause the next failure, without end
         count = self._failures[name] = self._failures.get(name, 0) + 1
         detail = {"error": error, "kind": event.kind, "in_a_row": count}
         detail["at"] = f"{where.filename}:{where.lineno}" if where else None
         step.facts.append(
             Fact("handler.failed", "engine", path=event.path, ref=name, cause=event.id, detail=detail)
         )
+        # Without these no request is answered, not even the `resume` that would enable them.
         if name in HANDLERS:
             return
         if count >= DISABLE_AFTER_FAILURES and self._core.switch.disable(name, error, step.now):
-            del self._failures[name]  # resumed, it has as many tries again
+            del self._failures[name]  # after `aipass resume` it has the full number of tries again
             detail = {"error": error, "after": count}
             step.facts.append(Fact("handler.disabled", "engine", ref=name, cause=event.id, detail=detail))
             text = f"handler `{name}` failed {count} times in a row and is disabled: {error}; `aipass resume '{name}'` enables it"

@@ -1,4 +1,4 @@
-"""How much a run may ask of the engine within a time. Pure."""
+"""The rate limit for the requests of a run (sliding window). Pure."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: An agent asks for less in an hour; a person may at any rate. In requests, and in bytes of all of them: each is looked through for
-#: secrets, which takes half a microsecond a byte, and at most about twelve for a text that was made to take long (`tests/whole/test_shared_engine.py`).
+#: Requests, and bytes of all of them, within a window; people have no limit. An honest agent asks for less in an hour.
+#: Bytes count because each text is searched for secrets in the engine's thread. That takes half a microsecond for each
+#: byte, and at most about twelve for a text that was made to be slow (`tests/whole/test_shared_engine.py`).
 MOST_ASKED, MOST_BYTES, WINDOW_S = 600, 2_000_000, 60.0
 
 
 class Budget:
-    """What every run has asked for in the last `WINDOW_S` seconds."""
+    """The requests of every run in the last `WINDOW_S` seconds."""
 
     def __init__(self) -> None:
-        #: When, and how many bytes, oldest first.
+        #: By run: time and bytes of each request, oldest first.
         self._asked: dict[int, deque[tuple[float, int]]] = {}
         self._told: set[int] = set()
 
     def take(self, run: int, now: float, size: int) -> str | None:
-        """Take one request of `size` bytes into account at `now` (seconds); the limit in words where that goes beyond it."""
+        """Count one request of `size` bytes at `now` (monotonic seconds). Returns None, or the limit in words if exceeded.
+
+        A request that is refused is not counted.
+        """
+        # Runs that have ended are never asked about again; without this their entries would stay.
         for other in [one for one, asked in self._asked.items() if asked[-1][0] < now - WINDOW_S]:
             del self._asked[other]
             self._told.discard(other)
         asked = self._asked.setdefault(run, deque())
         while asked and asked[0][0] < now - WINDOW_S:
             asked.popleft()
-        # One that alone is more than all is taken when nothing else was.
+        # A single request that is larger than MOST_BYTES is accepted as the only one of the window: it could never pass.
         if len(asked) >= MOST_ASKED or (asked and sum(size for _, size in asked) + size > MOST_BYTES):
             return f"more than {MOST_ASKED} requests, or {MOST_BYTES // 1_000_000} MB of them, within {WINDOW_S:.0f} seconds"
         asked.append((now, size))
         return None
 
     def is_first(self, run: int) -> bool:
-        """Whether nobody was told yet that this run asks for too much; asked once it is so."""
+        """Whether this is the first call for a run that exceeds its limit. Later calls return False until it has been quiet."""
         if run in self._told:
             return False
         self._told.add(run)
@@ -45,5 +50,5 @@ class Budget:
 
 
 def cost(detail: Mapping[str, Any], besides: int) -> int:
-    """What a request costs, in bytes, where its verb costs so many besides its length."""
+    """The cost of a request in bytes: its length plus `besides`, the additional cost of its verb."""
     return len(json.dumps(detail, default=str)) + besides

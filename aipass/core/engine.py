@@ -1,7 +1,8 @@
-"""The engine: one loop, one queue, one heap of timers. `step` is deterministic; all else only waits for it.
+"""The engine: one loop with one queue and one heap of timers. `step` is deterministic; the loop only waits.
 
-A step takes whatever waits, records each fact with all that handlers want of it in one transaction, commits, and only then lets the
-world be touched. What that led to comes back through the same queue. What it is made of, features have added to its `Core`.
+A step takes the facts that wait and records each one, with the actions that handlers return for it, in one transaction.
+Side effects happen only after the commit, and their results come back through the same queue. Features have added all
+actions, effects, verbs and timers to the `Core` of the engine.
 """
 
 from __future__ import annotations
@@ -39,35 +40,39 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-# Items of one transaction: enough to make FULL cheap in a storm, few enough that nothing waits long for its commit.
+# Items of one transaction: enough to make `PRAGMA synchronous = FULL` cheap in a storm of events, few enough that no item
+# waits long for its commit.
 MAX_BATCH = 2000
-# Batches that wait for the engine. Sources stand still beyond that; the kernel's queue may overflow, and a scan finds
-# what it dropped.
+# Batches that wait for the engine. Beyond that, sources block (back pressure). The kernel's queue can then overflow, and
+# a scan finds the changes that it dropped.
 MAX_WAITING = 64
 ROOM_PAUSE_S = 0.005
 LEDGER_PAUSE_S = 1.0
-# What features do at the end of a step may be events; so often they are asked once more.
+# The functions that features run at the end of a step can emit facts, whose effect can need these functions again. After
+# this number of rounds they are not called again in the step: two features could keep its transaction open without end.
 MOST_ENDS = 10
-# That something was done in the world is recorded with whatever comes next, or after this: nobody waits for it, and a
-# commit of its own would compete with the start that has just been asked for.
+# The result of a side effect is recorded with the next item, or after this time. It is not urgent, and a separate commit
+# would compete for the disk with the start of a run.
 DONE_WAIT_S = 0.02
-# A timer whose step failed for a bug of ours is tried again, not often.
+# A timer whose step failed because of a bug in aipass is tried again, but rarely: each attempt writes a crash report.
 BUG_PAUSE_S = 60.0
 PRUNE_EVERY_S = 86400.0
 PRUNE, HELD = "prune", "held"
 
 
 class Engine:
-    """Everything of one root that runs in one thread."""
+    """The engine of one root. All methods run in the engine's thread, except `tell`, `tell_now` and `is_watching`."""
 
     def __init__(self, core: Core, router: Router) -> None:
         self.core, self.layout, self.ledger = core, core.layout, core.ledger
         self._clock, self._timers = core.clock, core.timers
         self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        #: Items that the engine's thread itself has posted. They are taken before those of `_inbox`.
         self._own: deque[Any] = deque()
+        #: The items of a step whose ledger could not be written. They are taken before all others.
         self._held: list[Any] = []
         self._ending = False
-        #: Why there is nothing left that this engine could work on; None while there is.
+        #: Why this engine must end, because its `.aipass` folder is gone or replaced; None otherwise.
         self.gone: str | None = None
         self._notices = Notices(self._deliver)
         self._executor = Executor(core, self._own.append)
@@ -77,6 +82,7 @@ class Engine:
         core.add_timer(PRUNE, self._on_prune)
         core.add_timer(HELD, _nothing)
         core.connect(self._own.extend, self._executor.execute, self._executor.settle, self._take_router)
+        # The functions for each kind of event, by kind: to match all patterns for each event would be slow in a storm.
         self._listeners: dict[str, tuple[Callable[[Step, Event], None], ...]] = {}
         self._filters: dict[str, tuple[Callable[[Step, Fact], Fact | None], ...]] = {}
 
@@ -87,23 +93,27 @@ class Engine:
 
     @property
     def router(self) -> Router:
-        """Which handlers want which events, under the configuration that is in force."""
+        """The router of handlers under the configuration in force."""
         return self._asking.router
 
     # -- from outside ----------------------------------------------------------------------------------------------
 
     def tell(self, items: Iterable[Any]) -> None:
-        """Hand over facts, observations or reports, from any thread; waits where the engine is far behind."""
+        """Queue facts, observations or reports. Thread-safe; blocks while MAX_WAITING batches wait (back pressure)."""
+        # Not while the engine ends: `stop` waits for the source, which would wait for the engine.
         while self._inbox.qsize() >= MAX_WAITING and not self._ending:
             time.sleep(ROOM_PAUSE_S)
         self.tell_now(items)
 
     def tell_now(self, items: Iterable[Any]) -> None:
-        """The same, without ever waiting: for what is few, and whose teller somebody waits for, such as a supervisor."""
+        """Queue items without blocking. Thread-safe; for sources with few items that a process waits for, as a supervisor's."""
         self._inbox.put(list(items))
 
     def start(self) -> None:
-        """Take up where the last engine ended, then begin to observe."""
+        """Restore the state of the last engine, redo pending effects, then start the sources.
+
+        Raises AipassError if a source cannot start without which no engine is possible.
+        """
         now = self._clock.now()
         again = Step(now)
         self._view.at(now)
@@ -119,6 +129,7 @@ class Engine:
         self._executor.redo(again)
         again.effects.append(self.core.remover.sweep)
         self._act(again)
+        # After the transaction: a source can emit facts immediately, and they must find the restored state.
         for source in self.core.sources:
             self._start_source(source)
         for call in self.core.ready:
@@ -127,16 +138,17 @@ class Engine:
             self._start_source(source)
 
     def end_runs(self) -> None:
-        """Have all ended that works for this engine: nobody could say what becomes of it."""
+        """Stop all runs of this engine. For an engine whose ledger is gone: the results could not be recorded."""
         for end in self.core.when_gone:
             self._alone(end)
 
     def stop(self) -> None:
-        """End in good order. Runs go on under their supervisor; the next engine finds them."""
+        """Stop sources, record what they still report, and end. Runs continue under their supervisor; the next engine adopts them."""
         self._ending = True
         for source in (*self.core.last_sources, *self.core.sources):
             self._stop_source(source.stop)
-        if self.gone is None:  # else its ledger is another engine's by now, or nobody's
+        # If the folder is gone, the ledger at this path can already belong to another engine.
+        if self.gone is None:
             self.step()
             with self.ledger.transaction():
                 self.ledger.record(Fact("engine.stopped", "engine"), self._clock.now())
@@ -146,9 +158,9 @@ class Engine:
         self.core.remover.stop()
 
     def run(self, should_end: Callable[[Engine], bool], look_every: float | None = None) -> None:
-        """Step whenever something waits or comes due, until `should_end`.
+        """Call `step` whenever an item waits or a timer is due, until `should_end` returns True.
 
-        `look_every`: seconds after which that is asked though nothing came: a source may come to rest without anything to tell.
+        `look_every`: call `should_end` at least this often, in seconds. Without it the loop sleeps until the next item.
         """
         self._notices.start()
         while not should_end(self):
@@ -156,6 +168,7 @@ class Engine:
                 due = self._timers.next()
                 try:
                     wait = None if due is None else max(0.0, due - self._clock.now().mono)
+                    # `is_idle` can become true without an item: a source finishes its first scan and has nothing to report.
                     if look_every is not None:
                         wait = look_every if wait is None else min(wait, look_every)
                     if self._own:
@@ -165,14 +178,15 @@ class Engine:
                     pass
             self.step()
             if self._held:
-                time.sleep(LEDGER_PAUSE_S / 10)  # the disk is full; what waits is taken again by a timer
+                # The disk is full, and `step` does nothing until the timer HELD is due.
+                time.sleep(LEDGER_PAUSE_S / 10)
 
     def is_watching(self) -> bool:
-        """Whether the tree was looked at as it was at the start. Asked from any thread."""
+        """Whether the first scan of the tree has finished. Thread-safe."""
         return all(source.is_settled() for source in self.core.last_sources if hasattr(source, "is_settled"))
 
     def is_idle(self) -> bool:
-        """Whether nothing is queued, running or due, and all that was there has been looked at."""
+        """Whether nothing is queued, running or due, and all sources have finished their first scan."""
         looking = [one for one in (*self.core.last_sources, *self.core.sources) if hasattr(one, "is_settled")]
         return (
             all(source.is_settled() for source in looking)
@@ -183,16 +197,20 @@ class Engine:
         )
 
     def next_due(self) -> float | None:
-        """When the next timer is due, on the monotonic clock; while the disk is full nothing is, but the next try."""
+        """When the next timer is due, on the monotonic clock. While the disk is full this is the next attempt to write."""
         return self._timers.when(HELD) if self._held else self._timers.next()
 
     # -- one step --------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Record whatever waits and is due, decide, commit, act; whether there was anything. Does not wait."""
+        """Run one step: record waiting items and due timers, call handlers, commit, then perform the effects.
+
+        Returns whether there was anything to do. Does not wait. The items of a step are recorded all or none; after a
+        ledger error they stay queued in their order.
+        """
         step = Step(self._clock.now())
         if self._held and not self._timers.is_due(HELD, step.now.mono):
-            return False  # the disk was full a moment ago; what waits keeps its order
+            return False  # the disk was full a moment ago; newer items must not overtake those that wait
         due = self._timers.take(step.now.mono)
         items = self._take_items()
         if not items and not due:
@@ -200,8 +218,8 @@ class Engine:
         try:
             self._commit(step, items, due)
         except LedgerError as exc:
-            # Nothing is lost: the items wait until the disk takes them.
-            logger.error("the ledger refuses", error=str(exc))
+            # Nothing is lost: the items wait until the ledger accepts them.
+            logger.error("the ledger cannot be written; retrying", error=str(exc))
             self._held = items
             self._load(step.now)
             for key in (*due, HELD):
@@ -223,7 +241,7 @@ class Engine:
             try:
                 end_lockers(self.ledger.files())
             except (OSError, AipassError) as exc:
-                logger.error("nobody can be asked who has a lock on the ledger", error=str(exc))
+                logger.error("cannot find the process that locks the ledger", error=str(exc))
 
     def _take_items(self) -> list[Any]:
         if self._held:
@@ -240,9 +258,12 @@ class Engine:
         return items
 
     def _one_by_one(self, items: list[Any], first: Exception) -> None:
-        """A bug of ours in one item must not end the engine, nor take the others with it."""
+        """Run one step for each item. An item that fails is dropped, with a crash report.
+
+        A bug in aipass must neither end the engine nor lose the other items of the batch.
+        """
         report = None if items else write_report(self.layout.crashes, first, "engine step, timers")
-        logger.error("a step failed; its items are taken one by one", error=repr(first), report=str(report))
+        logger.error("a step failed; its items are retried one by one", error=repr(first), report=str(report))
         for position, item in enumerate(items):
             step = Step(self._clock.now())
             try:
@@ -254,7 +275,7 @@ class Engine:
                 return
             except Exception as exc:  # noqa: BLE001 - the engine's own boundary: a bug becomes a report
                 report = write_report(self.layout.crashes, exc, f"engine step, item {item!r:.500}")
-                logger.error("a bug in aipass; one item was left out", report=str(report), error=str(exc))
+                logger.error("a bug in aipass; one item was dropped", report=str(report), error=str(exc))
                 self._load(step.now)
             else:
                 self.core.keep()
@@ -267,6 +288,8 @@ class Engine:
         with self.ledger.transaction():
             for key in due:
                 self._on_due(step, key)
+                # After each one, so that events keep the order of their causes, and each handler sees the state after the
+                # item before it.
                 self._settle(step)
             for item in items:
                 if isinstance(item, Fact):
@@ -287,7 +310,7 @@ class Engine:
             self.core.due[prefix](step, rest)
 
     def _settle(self, step: Step) -> None:
-        """Record the facts that wait, with what handlers want of them, until none is left."""
+        """Record the waiting facts and apply the actions of handlers, which can add facts, until none is left."""
         while step.facts:
             fact = self._filtered(step, step.facts.popleft())
             if fact is None:
@@ -299,7 +322,7 @@ class Engine:
             self._asking.ask(step, event)
 
     def _filtered(self, step: Step, fact: Fact) -> Fact | None:
-        """A fact as it is to be recorded; None where it is not."""
+        """The fact after all filters, in the form to be recorded; None if a filter drops it."""
         for change in self._of_kind(self._filters, self.core.fact_filters, fact.kind):
             changed = change(step, fact)
             if changed is None:
@@ -314,15 +337,15 @@ class Engine:
             found = compiled[kind] = by_kind(entries, kind)
         return found
 
-    # -- the world, after the commit -------------------------------------------------------------------------------
+    # -- side effects, after the commit ----------------------------------------------------------------------------
 
     def _act(self, step: Step) -> None:
-        """Do what was recorded, then let observers know."""
+        """Perform the effects of a committed step, then call observers. One that fails does not keep others from running."""
         for call in (*step.before, *step.starts, *step.effects):
             try:
                 call()
             except (OSError, AipassError) as exc:
-                logger.error("could not be done", error=str(exc))
+                logger.error("an effect failed", error=str(exc))
             except Exception as exc:  # noqa: BLE001 - the engine's own boundary: a bug becomes a report
                 report = write_report(self.layout.crashes, exc, f"effect {call!r:.300}")
                 logger.error("a bug in aipass", report=str(report), error=str(exc))
@@ -356,8 +379,8 @@ class Engine:
         if dropped or removed:
             logger.info("pruned", events=dropped, removed=removed)
 
-    def _alone(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
-        """Call something of a feature's; one that fails keeps no other from being called."""
+    def _alone(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result of `call`
+        """Call a function of a feature. If it raises, write a crash report and return None, so that others still run."""
         try:
             return call()
         except Exception as exc:  # noqa: BLE001 - the engine's own boundary: a bug becomes a report
@@ -369,14 +392,15 @@ class Engine:
         try:
             source.start(self.tell_now if getattr(source, "urgent", False) else self.tell)
         except AipassError:
-            raise  # without a supervisor or a spool there is no engine
+            raise  # no supervisor or no spool: without them the engine could not work
         except Exception as exc:
-            logger.exception("a source was left out", source=source.name)
+            logger.exception("a source cannot start; the engine works without it", source=source.name)
             detail = {"error": f"{type(exc).__name__}: {exc}", "kind": "start"}
             self._own.append(Fact("handler.failed", "engine", ref=source.name, detail=detail))
 
     def _stop_source(self, stop: Callable[[], None]) -> None:
-        """A source may wait to hand something over; it is taken while the source ends."""
+        """Stop a source in a thread, and run steps until it has stopped."""
+        # The source can be blocked in `tell` until the engine takes its items: to wait for it here would be a deadlock.
         ending = threading.Thread(target=stop, name="stopping", daemon=True)
         ending.start()
         while ending.is_alive():
@@ -394,7 +418,7 @@ class Engine:
         self._asking.router = router
 
     def _load(self, now: Instant) -> None:
-        """Bring all memory to what the ledger says: at the start, and after a transaction that failed."""
+        """Restore the in-memory state from the ledger, at the start and after a failed transaction. Idempotent."""
         self.core.take_back()
         for load in self.core.loads:
             load(now)
@@ -405,7 +429,8 @@ def _nothing(step: Step, rest: str) -> None:
 
 
 def _log(event: Event) -> None:
-    """Say it to people. Not each file: a storm would drown the rest, and `aipass events` has them all."""
+    """Log an event for people."""
+    # Not events of files: a build makes thousands, which would hide the rest. `aipass events` shows them.
     if event.kind.startswith("file."):
         return
     shown: dict[str, Any] = {"id": event.id, "path": event.path, "ref": event.ref, "by": event.by}

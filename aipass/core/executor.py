@@ -1,4 +1,4 @@
-"""Records actions inside the step's transaction, and has done what they want of the world after the commit."""
+"""The executor of actions: records them inside the step's transaction and performs their effects after the commit."""
 
 from __future__ import annotations
 
@@ -24,25 +24,29 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: The timers of effects that could not be done yet.
+#: Prefix of the timers of effects that are tried again.
 AGAIN = "effect"
-#: A ledger that refuses, for a full disk, is asked again after this.
+#: An effect that failed because the ledger could not be written (a full disk) is tried again after this time.
 LEDGER_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """An effect was done, or cannot be: what the executor tells itself, for the next step."""
+    """The result of an effect, which the executor queues for the next step. It is recorded there, inside a transaction."""
 
     name: str
     pending: Pending
     done: Done
-    #: Nobody has answered the request that asked for it.
+    #: The effect raised, so that it has not answered the request that asked for it.
     raised: bool = False
 
 
 class Executor:
-    """Every action is recorded with its event; one with an effect is pending until that has settled, and redone by the next engine."""
+    """Records every action with its event (write-ahead log).
+
+    An action with an effect is pending until the effect has a result. After a crash the next engine performs the effects
+    of pending actions again, so every effect must be idempotent.
+    """
 
     def __init__(self, core: Core, back: Callable[[Settled], None]) -> None:
         self._core, self._ledger, self._back = core, core.ledger, back
@@ -51,7 +55,8 @@ class Executor:
         core.add_report(Settled, self._take)
 
     def execute(self, step: Step, event: Event, action: Action, handler: str) -> None:
-        """Record an action with its event, and apply it."""
+        """Apply an action and record it with its event, inside the transaction; its effect is queued for after the commit."""
+        # Restored afterwards, because an action can execute further actions of the same event.
         before, step.handler = step.handler, handler
         try:
             applied = self._apply(step, event, action)
@@ -68,25 +73,28 @@ class Executor:
             calls.append(partial(self._do, effect.name, pending))
 
     def redo(self, step: Step) -> None:
-        """Line up what actions still want of the world, after a crash."""
+        """Queue the effects of all pending actions again, at the start of an engine."""
         for row in self._ledger.all("pending_actions"):
             self._line_up(step, row)
 
     def settle(self, step: Step, action: int, done: Done) -> None:
-        """Record what came of an action's effect."""
+        """Record the result of an action's effect. A failure that no request waits for becomes a notice."""
         state = "failed" if done.failed else "done"
         self._ledger.run("settle_action", {"id": action, "state": state, "outcome": done.outcome})
+        # A command that waits prints the failure itself.
         if done.failed and done.request is None:
             step.notify(self._ledger, done.outcome, about=done.about)
 
     def _apply(self, step: Step, event: Event, action: Action) -> Applied:
         apply = self._core.actions.get(type(action))
         if apply is None:
-            return Applied(f"{type(action).__name__} is no action that the engine knows", failed=True)
+            return Applied(f"no feature of this engine has the action {type(action).__name__}", failed=True)
         return apply(step, event, action)
 
     def _do(self, name: str, pending: Pending) -> None:
-        """After the commit. What is no failure of the world's stays pending: a bug is no reason to lose anything."""
+        """Perform an effect, after the commit. The action is settled in a later step, or tried again by a timer."""
+        # Other exceptions pass: the engine writes a crash report, the action stays pending, and an engine with the bug
+        # fixed performs it.
         do, _ = self._core.effects[name]
         try:
             done = do(pending)
@@ -110,7 +118,10 @@ class Executor:
     def _line_up(self, step: Step, row: Row) -> None:
         found: dict[str, Any] = json.loads(row["effect"] or "{}")
         if found.get("name") not in self._core.effects:
-            logger.error("nobody knows how to do what is pending", action=row["id"], effect=row["effect"])
+            # The feature was left out (`--without`) or its plugin removed. The action waits for an engine that has it.
+            logger.error(
+                "no feature has the effect of a pending action", action=row["id"], effect=row["effect"]
+            )
             return
         pending = Pending(row["id"], row["event"], row["run"], found["arguments"])
         step.effects.append(partial(self._do, found["name"], pending))

@@ -1,4 +1,4 @@
-"""Notices on their way to people: plugins deliver them, in a thread of their own, so that a slow one keeps nothing waiting."""
+"""The delivery of notices (notifications) by plugins, in a separate thread, so that a slow plugin does not block the engine."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: A notifier that hangs is not waited for; those that wait behind it beyond this many are only in the ledger.
+#: Notices that wait behind a plugin that hangs. Further ones are not delivered, but `aipass status` shows them.
 MOST_WAITING = 1000
-#: How long an engine that stops waits for those under way.
+#: How long an engine that stops waits for the deliveries that are left.
 STOP_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person must see.
+    """A notification that a person must see.
 
-    `text`: whole sentences. `time`: seconds since the epoch. `about`: what it is about, `kind name` (`question 7`, `rule review`,
-    `agent api`, `plan 3`, `config aipass.toml`), None where it is about no such thing; when that is over, the notice is withdrawn.
-    `event`: the event that led to it. `root`: the repository's absolute path. `agent` and `dispatch`: whose it is, where it is
-    somebody's. `options`: what may be answered to a question; empty: anything.
+    `text`: complete sentences. `time`: seconds since the epoch. `about`: the subject as `kind name` (`question 7`,
+    `rule review`, `agent api`, `plan 3`, `config aipass.toml`), or None; the notice is withdrawn when the subject is
+    settled. `event`: the event that led to it. `root`: the absolute path of the repository. `agent` and `dispatch`: the
+    agent and the work that it concerns, if any. `options`: the answers to choose from, for a question; empty: any text.
     """
 
     text: str
@@ -42,19 +42,19 @@ class Notice:
 
     @property
     def kind(self) -> str:
-        """`question`, `rule`, `agent`, `plan`, `config`; `notice` for all else."""
+        """The kind of the subject: `question`, `rule`, `agent`, `plan` or `config`; `notice` if there is no subject."""
         return "notice" if self.about is None else self.about.partition(" ")[0]
 
     @property
     def question(self) -> int | None:
-        """The question that it asks, for `aipass answer`."""
+        """The id of the question, for `aipass answer`; None if the notice is not a question."""
         return (
             int(self.about.partition(" ")[2]) if self.about is not None and self.kind == "question" else None
         )
 
 
 class Notices:
-    """Hands notices to `deliver`: at once until `start`, then in a thread."""
+    """Passes notices to `deliver`: directly until `start` is called, then in a thread, in order."""
 
     def __init__(self, deliver: Callable[[Notice], None]) -> None:
         self._deliver = deliver
@@ -63,13 +63,13 @@ class Notices:
         self._is_over = False
 
     def start(self) -> None:
-        """Deliver in a thread from here on."""
+        """Deliver in a thread from now on. Idempotent."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
             self._thread.start()
 
     def tell(self, notice: Notice) -> None:
-        """Have it delivered, once; returns at once where the thread runs."""
+        """Deliver a notice once. Returns immediately if the thread runs; drops the notice, with a log line, if it hangs."""
         if self._is_over:
             logger.warning("a notice is not delivered: the engine has ended", text=notice.text)
             return
@@ -79,18 +79,19 @@ class Notices:
         try:
             self._waiting.put_nowait(notice)
         except queue.Full:
-            logger.error("a notice is not delivered: a notifier hangs", text=notice.text)
+            logger.error("a notice is not delivered: a plugin that delivers notices hangs", text=notice.text)
 
     def stop(self) -> None:
-        """End, after what waits, or after a few seconds."""
+        """Deliver what waits, then end; gives up after STOP_WAIT_S."""
         self._is_over = True
         if self._thread is None:
             return
+        # One time limit for both waits: the queue can be full, and the plugin can hang in a delivery.
         until = time.monotonic() + STOP_WAIT_S
         try:
             self._waiting.put(None, timeout=STOP_WAIT_S)
         except queue.Full:
-            return  # it hangs; it ends with the process
+            return  # the plugin hangs; a daemon thread ends with the process
         self._thread.join(max(0.0, until - time.monotonic()))
         self._thread = None
 

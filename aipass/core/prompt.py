@@ -1,4 +1,4 @@
-"""What a prompt is made for; features add their parts by `Core.add_prompt_part`."""
+"""The input for parts of a prompt, which features add by `Core.add_prompt_part`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
 
 class PromptWork(NamedTuple):
-    """`dispatch`: its row; `run`: None where none has begun; `attempt`: from 1; `goes_on`: whether the CLI remembers the conversation;
-    `briefed`: whether it is a model, which is told about itself, and not a plain program.
+    """The work that a prompt is for.
+
+    `dispatch`: the row of the dispatch. `run`: None if no run has begun. `attempt`: from 1. `goes_on`: whether the CLI
+    continues an earlier conversation. `briefed`: whether the agent is a model, which needs a brief, and not a program.
     """
 
     dispatch: Row

@@ -1,4 +1,4 @@
-"""What can be asked for through the spool: one JSON object a file, put in place by rename."""
+"""The format of requests in the spool (request queue): one JSON object per file, put in place by rename."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ if TYPE_CHECKING:
 
     from aipass.ledger import Ledger
 
-#: A request carries its text; larger things are handed over as files in the inbox.
+#: The limit for `send` of a person, whose text is in the request. Larger input goes through the inbox as a file.
 MAX_REQUEST_BYTES = 10_000_000
-#: Of what a run asks no more than MAX_SAID is taken anyway.
+#: The limit for requests of a run: MAX_SAID characters, of at most 12 bytes each as escapes in JSON.
 MAX_RUN_BYTES = 400_000
-#: All but `send` says little, and everything waits while it is read.
+#: The limit for all verbs but `send`, which need little. The engine waits while it parses a request.
 MAX_OTHER_BYTES = 2_000_000
 MOST_LISTED = 10_000
-#: Half a surrogate pair; bytes that are not UTF-8, as in names of files, are the other kind (PEP 383).
+#: Half of a surrogate pair, which cannot be stored as UTF-8. U+DC80 to U+DCFF are accepted: they stand for bytes that are
+#: not UTF-8, as in names of files (PEP 383).
 _NO_TEXT = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-#: Of what is said to others, in characters: it is looked through for secrets while everything waits.
+#: The limit for a text to other agents, in characters. It is searched for secrets in the engine's thread.
 MAX_SAID = 32_000
-#: More than any id; SQLite holds it.
+#: Larger than any id, and within the 64 bits of SQLite: a larger int would raise OverflowError inside a transaction.
 MAX_NUMBER = 1 << 62
 REQUEST_ID = re.compile(r"r-[0-9a-z][0-9a-z-]{3,63}")
-#: Names of files in the spool that are looked at.
+#: Names of files in the spool that can be requests; the others are still being written.
 FILE = re.compile(r"(?!\.).*(?<!\.tmp)", re.DOTALL)
 
-#: The fields of a verb: the type of each, and whether it is required. Plain data, so that a verb of the command line that only leaves a
-#: request pays for no model.
+#: The fields of a verb: the type of each, and whether it is required. Plain data, so that a command which only writes a
+#: request does not import pydantic.
 Fields = Mapping[str, tuple[type, bool]]
 _KINDS = {str: "text", int: "a number", bool: "true or false", list: "a list"}
 
 
 def new_id() -> str:
-    """A fresh request id; ids sort by the time of asking, to the microsecond."""
+    """A new unique request id. Ids sort by time, to the microsecond."""
     return f"r-{time.time_ns() // 1000:014x}-{os.urandom(4).hex()}"
 
 
 def known_as(name: str, run: int | None) -> str:
-    """What the ledger knows a request by: its id within the folder of whoever asks.
-
-    Everybody can see the ids of others before the engine does, so an id alone would let an agent's request stand in for a person's.
-    """
+    """The id of a request in the ledger, which is unique for each spool folder. `run`: None for a person."""
+    # An agent can read the id in a person's spool folder before the engine does, and use it for a request of its own. By
+    # the id alone, the request of the person would then be dropped as a duplicate.
     return name if run is None else f"{name}@{run}"
 
 
 def write(folder: Path, verb: str, **fields: object) -> str:
-    """Leave a request in a spool folder; returns its id. Durable when this returns.
+    """Write a request to a spool folder and return its id. Atomic, and durable (fsync) when it returns.
 
-    Raises OSError where the folder cannot be written.
+    Fields that are None are left out. Raises OSError if the folder cannot be written.
     """
     request = new_id()
     temporary, final = folder / f".{request}.tmp", folder / f"{request}.json"
@@ -65,6 +65,7 @@ def write(folder: Path, verb: str, **fields: object) -> str:
         with open(handle, "wb") as file:
             file.write(data)
             file.flush()
+            # Before the rename: after a power failure a request with its final name must not be empty.
             os.fsync(file.fileno())
         temporary.rename(final)
     except BaseException:
@@ -74,7 +75,7 @@ def write(folder: Path, verb: str, **fields: object) -> str:
 
 
 def parse(data: bytes, verbs: Mapping[str, Fields]) -> dict[str, Any]:
-    """The request in `data`, checked against the fields of `verbs`; raises ValueError that says what is wrong and what would be right."""
+    """The request in `data`, checked against the fields of `verbs`. Raises ValueError with the error and a valid form."""
     try:
         found = json.loads(data.decode())
     except UnicodeDecodeError:
@@ -91,23 +92,28 @@ def parse(data: bytes, verbs: Mapping[str, Fields]) -> dict[str, Any]:
     known = verbs[verb]
     for name, value in found.items():
         if name != "verb" and name not in known:
-            raise ValueError(f"`{name}` is no field of {verb}; its fields are {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"`{name}` is not a field of {verb}; its fields are {', '.join(known) or 'none'}"
+            )
+        # Not `isinstance`: `true` would pass as a number.
         if name != "verb" and type(value) is not known[name][0]:
             raise ValueError(f"`{name}` is {_show(value)}; it must be {_KINDS[known[name][0]]}")
         if any(
             type(one) is int and abs(one) >= MAX_NUMBER
             for one in (value if isinstance(value, list) else [value])
         ):
-            raise ValueError(f"`{name}` is {_show(value)}; no number here is so large")
+            raise ValueError(f"`{name}` is {_show(value)}; a number must be less than 2 to the power of 62")
         if isinstance(value, list) and not all(isinstance(one, (str, int)) for one in value):
             raise ValueError(f"`{name}` is {_show(value)}; it must be a list of texts or numbers")
         if isinstance(value, list) and len(value) > MOST_LISTED:
-            raise ValueError(f"`{name}` lists {len(value)}; at most {MOST_LISTED} are taken at once")
+            raise ValueError(f"`{name}` lists {len(value)} items; at most {MOST_LISTED} are accepted")
         if any(
             isinstance(one, str) and _NO_TEXT.search(one)
             for one in (value if isinstance(value, list) else [value])
         ):
-            raise ValueError(f"`{name}` is {_show(value)}; it holds half a character")
+            raise ValueError(
+                f"`{name}` is {_show(value)}; it contains half of a surrogate pair, which is not text"
+            )
     missing = [name for name, (_, required) in known.items() if required and name not in found]
     if missing:
         raise ValueError(f"`{missing[0]}` is missing; {verb} needs it")
@@ -124,7 +130,10 @@ def _show(value: object) -> str:
 def answer(
     ledger: Ledger, request: str | None, exit_code: int, message: str, dispatch: int | None = None
 ) -> None:
-    """Reply to a request, where there is one."""
+    """Reply to a request, inside the transaction. Does nothing if `request` is None.
+
+    `dispatch`: the id that the waiting command prints and can wait for.
+    """
     if request is not None:
         reply = {"id": request, "exit": exit_code, "message": message, "dispatch": dispatch}
         ledger.run("answer_request", reply)

@@ -1,4 +1,4 @@
-"""Which handlers want an event: compiled once, asked for each event. Pure, and calls nobody."""
+"""The router: selects the handlers for an event. Compiled once for a configuration; pure, and calls no handler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DispatchView:
-    """A dispatch as handlers see it."""
+    """The part of a dispatch that handlers can read."""
 
     id: int
     agent: str
@@ -32,11 +32,11 @@ class DispatchView:
 
 
 class View(Protocol):
-    """What a handler may know besides its event. Read-only, and true for the moment of the event."""
+    """The queries that a handler can use. Read-only; the answers are those of the moment at which the event is handled."""
 
     @property
     def now(self) -> Instant:
-        """The moment of this step; handlers never ask the clock themselves."""
+        """The time of this step. Handlers must not read a clock, so that they are deterministic."""
         ...
 
     def agents(self) -> Sequence[str]:
@@ -44,37 +44,37 @@ class View(Protocol):
         ...
 
     def agent(self, name: str) -> Agent | None:
-        """One agent's configuration."""
+        """The configuration of an agent; None if there is no such agent."""
         ...
 
     def dispatches(
         self, agent: str | None = None, state: str | None = None, key: str | None = None
     ) -> list[DispatchView]:
-        """Dispatches, oldest first, that are all that is asked for."""
+        """The dispatches that match all given arguments, oldest first."""
         ...
 
     def agent_of_run(self, run: int | None) -> str | None:
-        """The agent of a run: who did it, for an event's `by`."""
+        """The agent of a run, for the `by` of an event; None if it is unknown."""
         ...
 
     def dispatch_of_run(self, run: int | None) -> int | None:
-        """The dispatch that a run works on."""
+        """The dispatch that a run works on; None if it is unknown."""
         ...
 
     def agent_of_dispatch(self, dispatch: int) -> str | None:
-        """The agent of a dispatch."""
+        """The agent of a dispatch; None if there is no such dispatch."""
         ...
 
     def fired(self, handler: str) -> int:
-        """How many dispatches this handler has asked for within the last hour."""
+        """How many dispatches this handler has created within the last hour."""
         ...
 
     def paused(self, kind: str, name: str) -> str | None:
-        """Why an `agent`, a `rule` or a `driver` is paused; None where it is not."""
+        """Why an `agent`, a `rule` or a `driver` is paused; None if it is not."""
         ...
 
     def resolve(self, id_or_request: str) -> int | None:
-        """The dispatch that an id or a request's id (`r-…`) means; None where there is none."""
+        """The dispatch with this id, or of this request id (`r-…`); None if there is none."""
         ...
 
     def plans(self) -> Sequence[Any]:
@@ -82,7 +82,7 @@ class View(Protocol):
         ...
 
     def owner(self, path: str) -> str | None:
-        """The agent whose `owns` names the path; None where nobody's does, or several'."""
+        """The agent whose `owns` matches the path; None if no agent or several match."""
         ...
 
     def setting(self, name: str) -> Any:  # noqa: ANN401 - a setting has its own type
@@ -92,20 +92,21 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A pure function from event to actions, and the events that it wants.
+    """A pure function from an event to actions, with the filter for its events.
 
-    `kinds` may hold wildcards (`file.*`); `paths` are gitignore patterns, none means every path.
+    `kinds` can contain wildcards (`file.*`). `paths` are gitignore patterns; an empty tuple accepts every event, also one
+    without a path.
     """
 
     name: str
     kinds: tuple[str, ...]
     handle: Callable[[Event, View], Iterable[Action]]
     paths: tuple[str, ...] = ()
-    #: More conditions than kind and path; says why not, or None. Pure, and used by `aipass why` as well.
+    #: An additional filter: returns the reason to skip an event, or None. Pure, because `aipass why` calls it as well.
     unless: Callable[[Event], str | None] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        # Authors write lists; the router needs something that cannot change.
+        # Authors write lists and single strings. The router compiles these once, so they must not change later.
         object.__setattr__(self, "kinds", (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds))
         object.__setattr__(self, "paths", tuple(self.paths))
         check_signature(self.handle, ("event", "view"), f"handler `{self.name}`")
@@ -122,9 +123,10 @@ class _Route:
 
 
 class Router:
-    """Handlers by the kinds and paths that they want, in the order of registration."""
+    """The handlers, indexed by the kinds of events, in the order of registration."""
 
     def __init__(self, handlers: Iterable[Handler], kinds: Iterable[str]) -> None:
+        """`kinds`: all kinds of events. Raises PluginError for a name that is taken or a kind that does not exist."""
         self.handlers = tuple(handlers)
         known = set(kinds)
         self._by_kind: dict[str, tuple[_Route, ...]] = {}
@@ -137,8 +139,9 @@ class Router:
             for kind in handler.kinds:
                 if not any(fnmatchcase(name, kind) for name in known):
                     raise PluginError(
-                        f"handler `{handler.name}` wants events of kind `{kind}`, and there is no such kind; `aipass schema event` lists them"
+                        f"handler `{handler.name}` wants events of kind `{kind}`, but there is no such kind; `aipass schema event` lists them"
                     )
+        # Wildcards are resolved here, once, and not for each event.
         for kind in known:
             self._by_kind[kind] = tuple(
                 r for r in routes if any(fnmatchcase(kind, wanted) for wanted in r.handler.kinds)
@@ -158,7 +161,7 @@ class Router:
         ]
 
     def explain(self, event: Event) -> list[tuple[str, str]]:
-        """For each handler of this kind of event that does not want this one: its name and why."""
+        """The handlers for this kind of event that skip this event: name and reason, for `aipass why`."""
         reasons: list[tuple[str, str]] = []
         for route in self._by_kind.get(event.kind, ()):
             name = route.handler.name

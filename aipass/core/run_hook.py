@@ -1,4 +1,4 @@
-"""What features may do with runs: a list of hooks in a visible order, that in which the features were added."""
+"""The run hook: the interface through which features take part in the start and end of runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """A run that is over, and what became of its work.
+    """A run that has ended, with its result.
 
-    `run`: its row; `verdict`: what its driver says; `outcome`: the same after every hook's `judge`; `state`: of its dispatch now; `result`: a word
-    for how the run ended; `reason`: why; `finished`: seconds since the epoch; `cause`: the event that led to the dispatch.
+    `run`: its row. `verdict`: the outcome according to its driver. `outcome`: the same after every hook's `judge`.
+    `state`: the state of its dispatch now. `result`: one word for how the run ended. `reason`: why. `finished`: seconds
+    since the epoch. `cause`: the event that led to the dispatch.
     """
 
     run: Row
@@ -34,40 +35,44 @@ class RunEnd:
 
 
 class RunHook:
-    """Derive from it and override what matters; the rest does nothing. All but `furnish`, `begins` and `adopt` is called inside the transaction."""
+    """Base class of run hooks. Override the methods that matter; the others do nothing.
+
+    The hooks of all features are called in the order in which the features were added. All methods except `furnish`,
+    `begins` and `adopt` are called inside the transaction, so they must have no effects outside the ledger and `step`.
+    """
 
     def before_start(self, step: Step, run: Row) -> None:
-        """A run is recorded and will be started after the commit."""
+        """Called when a run is recorded. Its process is started after the commit."""
 
     def begins(self, run: int) -> None:
-        """After the commit, before the process is there; and when a new engine finds that it lives."""
+        """Called after the commit and before the process exists; also when a new engine finds a live run."""
 
     def furnish(self, run: Row, folder: Path) -> Mapping[str, str]:
-        """After the commit: put into the run's folder what it needs; returns what its environment gets besides."""
+        """Create the files that the run needs in its folder, after the commit; returns additional environment variables."""
         del run, folder
         return NOTHING
 
     def adopt(self) -> None:
-        """After the commit: a supervisor was asked what became of all runs; ask for what else it may have done."""
+        """Called after the commit, when the engine has asked a supervisor for all runs: ask for the feature's other work."""
 
     def started(self, step: Step, run: Row) -> None:
-        """Its process is there."""
+        """Called when the process of the run exists."""
 
     def over(self, step: Step, run: Row, finished: float) -> None:
-        """Its whole process tree is gone, since `finished` (seconds since the epoch)."""
+        """Called when the whole process tree of the run is gone, since `finished` (seconds since the epoch)."""
 
     def judge(self, step: Step, run: Row, outcome: Any) -> Any:  # noqa: ANN401 - an Outcome of drivers
-        """What its end means, as the hook before sees it; returns the same, or another."""
+        """Return the outcome of the run: that of the driver or of the previous hook, or another one."""
         del step, run
         return outcome
 
     def may_retry(self, run: Row) -> bool:
-        """Whether another attempt makes sense."""
+        """Whether another attempt makes sense. The run is retried only if all hooks return True."""
         del run
         return True
 
     def ended(self, step: Step, end: RunEnd) -> None:
-        """What became of it is recorded and will be told."""
+        """Called when the result is recorded, before its event is emitted."""
 
     def stays(self, step: Step, end: RunEnd) -> None:
-        """Its work is not finished: another attempt waits for its turn."""
+        """Called when the dispatch is not finished and waits for another attempt."""

@@ -1,4 +1,4 @@
-"""The spool source: requests as files. Who asks follows from the folder that a file lies in, never from its words."""
+"""The spool source: reads requests from files. The folder of a file identifies its sender, never its content."""
 
 from __future__ import annotations
 
@@ -21,51 +21,53 @@ if TYPE_CHECKING:
     from aipass.sources.observation import Observation
 
 
-#: So many are read before they are told; of a large one the engine gets rid first.
+#: Requests that are read before they go to the engine. Each can have megabytes, and `tell` blocks while the engine is
+#: behind, so that not all of them are in memory together.
 AT_ONCE = 20
 MOST_KNOWN = 2000
 
 
 class Spool:
-    """Watches the spool; a restart lists it again, and the ledger knows which requests it has seen."""
+    """Watches the spool and emits each request as a fact. After a restart it lists all files again; the ledger removes duplicates."""
 
     name = "spool"
 
     def __init__(self, folder: Path, fields: Callable[[], Mapping[str, Fields]]) -> None:
-        """`fields`: what may be asked for now, and the fields of each verb."""
+        """`fields` returns the request verbs and the fields of each."""
         self._folder, self._fields = folder, fields
         self._tell: Callable[[list[Fact]], None] | None = None
         self._watched: Watched | None = None
-        #: Which files were read last, by path: inode and ctime.
+        #: The files that were read last, by path: inode and ctime. They identify a file better than its name, which an
+        #: agent can use again.
         self._known: dict[str, tuple[int, int]] = {}
 
     def start(self, tell: Callable[[list[Fact]], None]) -> None:
-        """Begin to observe."""
+        """Begin to watch the spool, and pass requests to `tell` from the thread of the watcher."""
         self._tell = tell
-        # A run makes what it likes below its own folder; nothing there is a request.
+        # A run can create any folders below its own. No request is in them, and to watch them could use up the kernel's limit.
         self._watched = Watched(WatchContext(root=str(self._folder), tell=self._take, depth=1))
         self._watched.start()
 
     def stop(self) -> None:
-        """End all that `start` began."""
+        """Stop watching. Does nothing before `start`."""
         if self._watched is not None:
             self._watched.stop()
 
     def is_settled(self) -> bool:
-        """Whether what was there at the start has been told."""
+        """Whether the requests that existed at the start have been emitted."""
         return self._watched is not None and self._watched.emitter.settled.is_set()
 
     def _take(self, seen: list[Observation]) -> None:
         paths: list[str] = []
         for one in seen:
             if isinstance(one, Listing):
-                # What was asked while nobody looked is done in the order of asking.
+                # Requests that were made while no engine ran, in the order of their ids, which is that of time.
                 paths += sorted(entry.path for entry in one.entries if entry.complete)
             elif isinstance(one, Moved) and not one.folder:
                 paths.append(one.new)
             elif isinstance(one, Seen) and one.complete:
                 paths.append(one.path)
-        # People do not wait behind what agents ask; nor does all that those ask lie in memory at once.
+        # People first: agents can leave many requests, and a person must not wait behind them.
         paths = list(dict.fromkeys(sorted(paths, key=lambda path: not path.startswith(f"{HUMAN_SPOOL}/"))))
         for at in range(0, len(paths), AT_ONCE):
             facts = [fact for path in paths[at : at + AT_ONCE] if (fact := self._read(path))]
@@ -74,7 +76,7 @@ class Spool:
                 self._tell(facts)
 
     def _read(self, path: str) -> Fact | None:
-        """The request in a file; None for what is not one yet (a name with a dot), or is gone."""
+        """The fact for a file: a request, or its rejection. None for a file that is still being written, or is gone."""
         folder, _, name = path.rpartition("/")
         if name.startswith(".") or name.endswith(".tmp") or folder == NEWS_SPOOL:
             return None
@@ -83,14 +85,14 @@ class Spool:
         stem = name.removesuffix(".json")
         try:
             if run is None and folder != HUMAN_SPOOL:
-                raise ValueError("requests lie in `human/` itself, or in the folder of a run")
+                raise ValueError("a request must be directly in `human/` or in the folder of a run")
             if not name.endswith(".json") or not requests.REQUEST_ID.fullmatch(stem):
                 raise ValueError("a request's file is named `r-<letters and digits>.json`")
             most = requests.MAX_REQUEST_BYTES if run is None else requests.MAX_RUN_BYTES
             with held.open_regular(self._folder / path) as file:
                 found = os.fstat(file.fileno())
                 if self._known.get(path) == (found.st_ino, found.st_ctime_ns):
-                    return None  # it was made and closed within a moment, and is taken already
+                    return None  # a second observation of the same file: created, then closed
                 self._known[path] = found.st_ino, found.st_ctime_ns
                 if len(self._known) > MOST_KNOWN:
                     del self._known[next(iter(self._known))]
@@ -98,10 +100,11 @@ class Spool:
                     raise ValueError(
                         "it has several names (hard links); write each request as a file of its own"
                     )
+                # One byte more than allowed shows that the file is too large, without reading the rest of it.
                 data = file.read(most + 1)
             if len(data) > most:
                 raise ValueError(
-                    f"larger than {most / 1_000_000:g} MB; hand large things over as files in the inbox"
+                    f"larger than {most / 1_000_000:g} MB; put large input into the inbox as a file"
                 )
             asked = requests.parse(data, self._fields())
             return Fact("request.received", self.name, ref=stem, by=by, detail={**asked, "spool": path})

@@ -1,4 +1,4 @@
-"""The files of the spool once the ledger has them: removed, or kept aside with the reason."""
+"""The files of the spool after the ledger has recorded them: removed, or moved to quarantine with the reason."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: Of one run's unusable requests so many are kept.
+#: Invalid requests of one run that are kept in quarantine.
 MOST_SET_ASIDE = 100
-#: Of an ended run's spool folder, while requests in it are still to be read.
+#: Entries of an ended run's spool folder that are searched for unread requests. An agent can create millions.
 MOST_LOOKED_AT = 2000
 
 
 class SpoolFiles:
-    """All of it may be done a second time after a crash."""
+    """Removes or sets aside the files of recorded requests. All methods are idempotent, so that a crash can repeat them."""
 
     def __init__(self, layout: Layout, ledger: Ledger, remover: Remover) -> None:
         self._layout, self._ledger, self._remover = layout, ledger, remover
-        #: How many unusable requests of a run were set aside.
+        #: By run: the number of invalid requests that were set aside.
         self._set_aside: dict[int, int] = {}
 
     def consume(self, path: str, run: int | None) -> None:
-        """Remove a request that is recorded."""
+        """Remove the file of a recorded request, and the folder of its run if that has ended and this was the last one."""
         self._remover.remove(self._layout.spool / path)
         if run is not None and self._is_over(run):
             self.close(run)
 
     def set_aside(self, path: str, reason: str, event: int) -> None:
-        """Keep a spool file that cannot be used, with the reason beside it."""
+        """Move an invalid spool file to `.aipass/quarantine/spool`, with a note that has the reason."""
         source = self._layout.spool / path
         place = self._layout.quarantine / "spool"
         held.make_folders(place, self._layout.state)
@@ -52,24 +52,25 @@ class SpoolFiles:
         if run is not None:
             number = self._set_aside[int(run[1])] = self._set_aside.get(int(run[1]), 0) + 1
             if number > MOST_SET_ASIDE:
-                # Its event says what it was; a run that floods its spool fills no disk.
+                # Its event has the reason. A run that floods its spool must not fill the disk.
                 self._remover.remove(source)
                 return
-        # The note first: killed in between, the file is still where the next engine finds it, and never without its reason.
+        # The note first: after a crash between the two, the next engine finds the file in the spool and repeats both, and
+        # no file is in quarantine without its reason.
         note = json.dumps({"file": printable(path), "reason": reason}, indent=2) + "\n"
         held.write_atomic(rejection_beside(target), note)
         with held.above(source) as (folder, name), held.above(target) as (kept, new):
             held.try_move(folder, name, kept, new)
 
     def close(self, run: int) -> None:
-        """Remove an ended run's spool folder, once all requests in it are consumed: the last that is closes it.
+        """Remove the spool folder of an ended run, unless unread requests are in it; the last one of these calls this again.
 
-        What is no request by its name never will be one: half a request, or whatever the agent kept there.
+        Files whose names are not those of requests are removed with it: half-written ones, and files of the agent.
         """
         place = self._layout.run_spool(run)
         try:
             with held.folder(place) as folder, os.scandir(folder) as entries:
-                # Who leaves more than that besides has hidden the rest himself.
+                # An agent that leaves more entries than this hides its own requests; they are lost.
                 if any(
                     requests.FILE.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
                     for entry in islice(entries, MOST_LOOKED_AT)
@@ -78,12 +79,12 @@ class SpoolFiles:
         except FileNotFoundError:
             return
         except OSError:
-            pass  # closed to its owner: what is in it is nobody's request
+            pass  # the agent made it unreadable, so the requests in it cannot be read either
         if not self._remover.remove(place):
             logger.error("a spool folder cannot be removed", path=str(place))
 
     def tidy(self) -> None:
-        """Remove the spool folders of runs that ended while nobody looked."""
+        """Remove the spool folders of runs that ended while no engine ran."""
         for folder in self._layout.spool.glob("run-*"):
             match = RUN_FOLDER.fullmatch(folder.name)
             if match and self._is_over(int(match[1])):

@@ -1,4 +1,4 @@
-"""The engine's own folder: made, and checked before anything is trusted to it."""
+"""The state folder `.aipass`: created, and checked before the engine stores anything in it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 def make(layout: Layout) -> None:
-    """Make `.aipass` and what lies in it.
+    """Create `.aipass` and its folders. Idempotent.
 
-    Raises ConfigError where it is not this user's own folder on a local filesystem, the root's own.
+    Raises ConfigError if it is not a folder of this user, or not on the same local filesystem as the root.
     """
     state = layout.state
     try:
         state.mkdir(mode=0o700, exist_ok=True)
+        # `lstat`: a link would lead the ledger to a place that its author chose.
         found = state.lstat()
         if not stat.S_ISDIR(found.st_mode):
             raise ConfigError(
@@ -37,13 +38,15 @@ def make(layout: Layout) -> None:
             )
         if found.st_dev != layout.root.stat().st_dev:
             raise ConfigError(
-                f"{state}: lies on another filesystem than the repository; files could not be moved there at once"
+                f"{state}: is on another filesystem than the repository, so files cannot be moved there atomically; move it to the repository's filesystem"
             )
         kind = filesystem_of(state)
         if kind in REMOTE_FILESYSTEMS:
             raise ConfigError(
-                f"{state}: lies on {kind}, where locks cannot be trusted; keep the repository on a local disk"
+                f"{state}: is on {kind}, where file locks are not reliable; keep the repository on a local disk"
             )
+        # Other users of this machine must not read the texts of the ledger, or write requests. The folder can come from a
+        # backup or a copy with another mode.
         if stat.S_IMODE(found.st_mode) != 0o700:
             state.chmod(0o700)
         for folder in (layout.spool, layout.human_spool(), layout.runs, layout.dispatches, layout.quarantine):
@@ -61,7 +64,8 @@ def make(layout: Layout) -> None:
 
 
 def last_ids(layout: Layout) -> tuple[int, int]:
-    """The highest dispatch and run whose folders or answers lie here, for a ledger that begins anew beside them."""
+    """The highest ids of a dispatch and a run that have a folder or an answer here; 0 if there is none."""
+    # For a new ledger beside old files: an id that is used again would mix two dispatches in one folder.
     dispatches = [path.name for path in layout.dispatches.glob("*")]
     dispatches += [
         path.name.removesuffix(".json").rpartition(".")[2] for path in layout.outbox.glob("*/*.json")
@@ -75,10 +79,9 @@ def last_ids(layout: Layout) -> tuple[int, int]:
 
 
 def _make_repository(state: Path) -> bool:
-    """A repository of its own, so that `git clean -fdx` and `git stash -a` in the user's leave it alone; whether it is new.
-
-    `git add` fails on one without commits, so that a new one must be excluded at once.
-    """
+    """Make `.aipass` a git repository of its own; returns whether it is new."""
+    # `git clean -fdx` and `git stash -a` of the user skip a nested repository, and would otherwise delete the ledger. As
+    # long as it has no commit, `git add` of the user fails on it; the caller must therefore exclude it immediately.
     if (state / ".git").exists() or programs.of(state.parent).find("git") is None:
         return False
     programs.run(state.parent, ["git", "init", "-q", "--template=", str(state)], capture_output=True)

@@ -1,4 +1,4 @@
-"""One step of the engine: the moment, the facts that wait to be recorded, and what is to be done after the commit."""
+"""One step of the engine: its time, the facts to record, and the calls to make after the commit."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from aipass.event import Event, Fact
     from aipass.ledger import Ledger
 
-#: Something done in the world that is no part of an action: nobody misses it after a crash, or its feature does it again by itself.
+#: A side effect that is not part of an action and is not recorded. After a crash it is lost, or its feature repeats it.
 Call = Callable[[], None]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What an action wants of the world, as data: recorded with the action, done after the commit, done again after a crash.
+    """The side effect of an action, as data: recorded with the action, performed after the commit, repeated after a crash.
 
-    `name`: one that was added by `Core.add_effect`; `arguments`: what JSON holds.
+    `name`: an effect that was added by `Core.add_effect`. `arguments`: values that JSON can hold.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What came of an action in the transaction.
+    """The result of applying an action inside the transaction.
 
-    `outcome`: words for people. `effect`: the action stays pending until that has settled; with `before_starts` it is done before any
-    run starts. `recorded`: called with the action's id, inside the same transaction.
+    `outcome`: a text for people. `effect`: the action stays pending until the effect has a result. `before_starts`:
+    perform the effect before any run starts. `recorded`: called with the id of the action, inside the same transaction.
     """
 
     outcome: str
@@ -48,7 +48,10 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An effect that is to be done: its action's id, the event that the action answers, the run that is behind that event, and its arguments."""
+    """An effect to perform.
+
+    `action`: the id of its action. `event`: the event that the action answers. `run`: the run that caused that event.
+    """
 
     action: int
     event: int
@@ -58,10 +61,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of an effect: recorded with the action in a later step.
+    """The result of an effect, which is recorded with the action in a later step.
 
-    `request`: who asked for it and hears what came of it; otherwise a failure is a notice, which is `about` something. `detail`: for the
-    feature's own `settled`.
+    `request`: the request that gets the result. Without one a failure becomes a notice, whose subject is `about`.
+    `detail`: data for the `settled` function of the feature.
     """
 
     outcome: str
@@ -73,21 +76,22 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """An effect cannot be done now, and is tried again after so many seconds; its action stays pending."""
+    """An effect that cannot be performed now: it is tried again after `after_s` seconds. Its action stays pending."""
 
     after_s: float
 
 
 @dataclass(slots=True)
 class Step:
-    """What gathers while a step's transaction is open. Thrown away with it where that fails."""
+    """The facts and calls that are collected while the transaction of a step is open. Discarded if the transaction fails."""
 
     now: Instant
     facts: deque[Fact] = field(default_factory=deque)
-    #: Done first: what a run that starts now cannot do without.
+    #: Called first: what a run that starts in this step needs, such as its files.
     before: list[Call] = field(default_factory=list)
+    #: Called second: starts of processes.
     starts: list[Call] = field(default_factory=list)
-    #: All else; nobody waits for it.
+    #: Called last: all other effects.
     effects: list[Call] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
@@ -95,7 +99,7 @@ class Step:
     handler: str = ""
 
     def before_once(self, call: Call) -> None:
-        """Have `call` done before anything starts; once, however often it is asked for in this step."""
+        """Add `call` to those before the starts of runs, unless it is already there."""
         if call not in self.before:
             self.before.append(call)
 
@@ -110,11 +114,12 @@ class Step:
         dispatch: int | None = None,
         options: tuple[str, ...] = (),
     ) -> None:
-        """Record something that a person must see, and tell it after the commit. `about` and what follows: as `Notice` has it."""
+        """Record a notice for a person, and deliver it after the commit. The other arguments are those of `Notice`."""
         ledger.run("insert_notice", {"time": self.now.wall, "event": event, "text": text, "about": about})
+        # Delivered after the commit only: a step that fails would otherwise send a notice that no ledger has.
         told = Notice(text, self.now.wall, about, event, agent=agent, dispatch=dispatch, options=options)
         self.notices.append(told)
 
     def withdraw(self, ledger: Ledger, about: str) -> None:
-        """What notices were about is over."""
+        """Withdraw the notices with this subject: it is settled."""
         ledger.run("withdraw_notices", {"now": self.now.wall, "about": about})

@@ -1,4 +1,4 @@
-"""Requests that were left while no engine ran: whoever asked has gone on, so a refusal is told as a notice."""
+"""Requests that were written while no engine ran. Their commands have ended, so a refusal becomes a notice."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ if TYPE_CHECKING:
 
     from aipass.ledger import Ledger
 
-#: An id says when it was asked, in microseconds since the epoch (`requests.new_id`).
+#: The id of a request contains its time, in microseconds since the epoch (`requests.new_id`).
 _ID = re.compile(r"r-([0-9a-f]{14})-[0-9a-f]+")
-#: So many are waited for; of more the events tell.
+#: Requests that are followed. Refusals of further ones are only in the events.
 MOST = 100
 
 
 class UnattendedRequests:
-    """Waits for what becomes of such requests. Used by the engine's thread."""
+    """Follows such requests until they are answered. Only for the engine's thread."""
 
     def __init__(self, started: float) -> None:
-        """`started`: when the engine was, in seconds since the epoch; who asks later waits for the reply."""
+        """`started`: the start of the engine, in seconds since the epoch. The command of a later request waits for the reply."""
         self._started = started
         self._waiting: dict[str, str] = {}
 
     def note(self, name: str, verb: str) -> None:
-        """A person's request has come."""
+        """Follow a request of a person, if it was made before the engine started."""
         asked = _ID.fullmatch(name)
         if asked is not None and int(asked[1], 16) < self._started * 1e6 and len(self._waiting) < MOST:
             self._waiting[name] = verb
 
     def refused(self, ledger: Ledger) -> Iterator[str]:
-        """Those that were refused since this was asked last, in words."""
+        """A text for each of these requests that was refused since the last call."""
         for name, verb in list(self._waiting.items()):
             row = ledger.one("request", {"id": name})
             if row is None or row["exit"] is None:
                 continue
             del self._waiting[name]
             if row["exit"]:
-                yield f"`{verb}`, asked while no engine ran, was refused: {row['message']}"
+                yield f"`{verb}`, requested while no engine ran, was refused: {row['message']}"

@@ -1,4 +1,4 @@
-"""Request verbs: what may be asked for through the spool, and by whom. A feature adds its own with the fields, the authority and the decision together."""
+"""Request verbs: the requests that the engine accepts through the spool, each with fields, authority and decision."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: The handlers that route requests. They are never disabled: what ends that is a request itself.
+#: The handlers that route requests. They are never disabled, because `aipass resume`, which enables a handler, is a request.
 HANDLERS = ("requests", "rejected requests")
 
 
 class Authority(Enum):
-    """Who may ask: `ANYONE` is people and every agent."""
+    """Who can send a request. The values are used in messages."""
 
+    #: People and every agent.
     ANYONE = "anyone"
     ORCHESTRATOR = "people and the orchestrator"
     PERSON = "people"
 
 
 class Field(NamedTuple):
-    """A field of a request: its type (`str`, `int`, `bool`, `list`), and whether it must be there."""
+    """A field of a request: its type (`str`, `int`, `bool` or `list`), and whether it is required."""
 
     type: type
     required: bool = False
@@ -45,7 +46,7 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Something that was asked for. `id`: what a reply is addressed to; `agent`: who asks, None for a person."""
+    """A request. `id`: the address of the reply. `agent`: the agent that sent it; None for a person."""
 
     id: str
     fields: Mapping[str, Any]
@@ -54,28 +55,32 @@ class Request:
     view: View
 
     def refuse(self, reason: str, exit_code: int = 3) -> list[Action]:
-        """The answer to one that is not granted."""
+        """The actions that refuse this request."""
         return [Refuse(self.id, reason, exit_code)]
 
     def no_agent(self, name: str) -> list[Action]:
-        """The answer to one that names an agent that there is none of."""
+        """The actions that refuse this request because there is no agent `name`."""
         there = ", ".join(self.view.agents()) or "none yet"
         return self.refuse(f"there is no agent `{name}`; the agents are: {there}", 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """`handle(request)` is pure. `authority` may be a function of the request's fields. Whoever says nothing leaves it to people."""
+    """A request verb. `handle(request)` returns actions and is pure.
+
+    `authority`: who can send it, or a function of the fields that returns this. Default: only people.
+    """
 
     name: str
     handle: Callable[[Request], Iterable[Action]]
     fields: Fields = field(default_factory=dict)
     authority: Authority | Callable[[Mapping[str, Any]], Authority] = Authority.PERSON
-    #: What one costs an agent of what it may ask for, besides its length.
+    #: The cost of a request in the rate limit of a run (`budget.py`), in addition to its length.
     cost_bytes: int = 0
 
     def asks_for(self, fields: Mapping[str, Any]) -> Authority:
-        """Who may ask for this: people, where nobody has said it so that it is understood."""
+        """Who can send a request with these fields."""
+        # A function of a plugin can return anything. What is not understood must not open the verb to agents.
         found = self.authority if isinstance(self.authority, Authority) else self.authority(fields)
         return found if isinstance(found, Authority) else Authority.PERSON
 
@@ -93,14 +98,14 @@ def handlers(verbs: Mapping[str, Verb]) -> list[Handler]:
 
 
 def _answer(verbs: Mapping[str, Verb], event: Event, view: View) -> Iterable[Action]:
-    """Do what was asked for, if whoever asks may ask for it."""
+    """The actions for a request: those of its verb if the sender has the authority, otherwise a refusal."""
     name = event.detail["verb"]
     request = Request(
         known_as(str(event.ref), event.by), event.detail, view.agent_of_run(event.by), event, view
     )
     verb = verbs.get(name)
     if verb is None:
-        return request.refuse(f"`{name}` cannot be asked for", 2)
+        return request.refuse(f"there is no request verb `{name}` in this engine", 2)
     if event.by is not None:
         if request.agent is None:
             return request.refuse(f"run {event.by} is not known here")
@@ -112,6 +117,7 @@ def _answer(verbs: Mapping[str, Verb], event: Event, view: View) -> Iterable[Act
             return request.refuse(
                 f"`{named}` is for people and the orchestrator, and `{request.agent}` is neither"
             )
+    # The secrets feature found a text too long to search; it has removed the text from the fact and left this reason.
     if "refused" in event.detail:
         return request.refuse(event.detail["refused"], 2)
     try:
@@ -119,15 +125,17 @@ def _answer(verbs: Mapping[str, Verb], event: Event, view: View) -> Iterable[Act
         for action in actions:
             action.payload()
     except Exception as exc:
-        # One verb's bug keeps no other from being asked for, and whoever asks hears of it.
+        # Raised, it would count as a failure of the handler for all verbs, and the command would wait without a reply.
         logger.exception("a request verb failed", verb=name)
         return request.refuse(f"`{name}` failed: {type(exc).__name__}: {exc}", EXIT_BUG)
     return actions
 
 
 def _on_rejected(event: Event, view: View) -> Iterable[Action]:
-    """Tell of a spool file that could not be used."""
+    """The notice about an invalid spool file."""
     del view
     return [
-        Notify(f"a request in .aipass/spool/{event.detail['spool']} was set aside: {event.detail['reason']}")
+        Notify(
+            f"the request .aipass/spool/{event.detail['spool']} is invalid and was set aside: {event.detail['reason']}"
+        )
     ]

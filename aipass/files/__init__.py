@@ -1,1 +1,1 @@
-"""Files on any filesystem: names that fit, atomic exchange, removal of large folders."""
+"""Operations on files of any filesystem: names that fit, atomic exchange, and the type of the filesystem."""

@@ -1,11 +1,11 @@
-"""The filesystem below a path: its type, and whether other machines write to it as well."""
+"""The type of the filesystem of a path, and whether other machines can write to it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-#: Filesystems on which locks, or SQLite's shared memory, are not to be trusted.
+#: Filesystems on which file locks, or SQLite's shared memory for the WAL, are not reliable.
 REMOTE_FILESYSTEMS = frozenset(
     (
         "nfs",
@@ -22,8 +22,8 @@ REMOTE_FILESYSTEMS = frozenset(
         "virtiofs",
     )
 )
-#: What others may write from another side, of which the kernel here tells nothing: network and shared folders, and whatever a program
-#: serves. As mountinfo names them; https://man7.org/linux/man-pages/man7/inotify.7.html, "Limitations and caveats".
+#: Filesystems with other writers that inotify does not report: network folders, folders shared with a host, and those served by a program
+#: (FUSE). Prefixes of names in mountinfo; https://man7.org/linux/man-pages/man7/inotify.7.html, "Limitations and caveats".
 _SHARED = (
     "nfs",
     "cifs",
@@ -41,24 +41,25 @@ _SHARED = (
     "lustre",
     "glusterfs",
 )
-#: Served by a program, and on a disk of this machine all the same.
+#: FUSE filesystems on a disk of this machine: all writers are local.
 _LOCAL_FUSE = ("fuseblk", "fuse.ntfs-3g", "fuse.exfat-fuse", "fuse.ntfs", "fuse.exfat")
 
 
 def shared_by(path: Path) -> str | None:
-    """The kind of file system where others may write without the kernel's telling it; None where all writers are of this machine."""
+    """Return the type of the filesystem if other machines can write to it unreported by inotify; None where all writers are local."""
     kind = filesystem_of(path)
     return kind if kind.startswith(_SHARED) and kind not in _LOCAL_FUSE else None
 
 
 def filesystem_of(path: Path) -> str:
-    """The type of the filesystem that holds `path`, as the kernel calls it; `unknown` where it does not tell."""
+    """Return the type of the filesystem of `path`, as the kernel names it; `unknown` where that is not found (not Linux)."""
     try:
         device = path.stat().st_dev
         wanted = f"{os.major(device)}:{os.minor(device)}"
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             fields = line.split()
             if fields[2] == wanted:
+                # The number of optional fields before the dash varies.
                 return fields[fields.index("-") + 1]
     except (OSError, ValueError):
         pass

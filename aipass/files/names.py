@@ -1,4 +1,4 @@
-"""Names of files that fit on any filesystem."""
+"""The shortening of file names to a length that any filesystem accepts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ MAX_NAME_BYTES = 230
 
 
 def fitting(stem: str, suffix: str) -> str:
-    """`stem` + `suffix` as a file's name; a stem that is too long is cut and keeps a hash of the whole."""
+    """Return `stem` + `suffix`. A stem that is too long is cut, and a hash of the whole makes the name unique."""
     data = os.fsencode(stem)
     room = MAX_NAME_BYTES - len(os.fsencode(suffix))
     if len(data) > room:
+        # The cut may be in the middle of a character; its bytes are dropped.
         cut = os.fsdecode(data[: room - 9]).encode("utf-8", "ignore").decode()
         stem = f"{cut}-{hashlib.sha256(data).hexdigest()[:8]}"
     return stem + suffix

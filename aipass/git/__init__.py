@@ -1,1 +1,1 @@
-"""Git itself: how it is asked, read and hooked. Knows no feature."""
+"""Access to git: queries, its configuration, its logs and its hooks. Imports no feature."""

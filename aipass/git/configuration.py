@@ -1,4 +1,4 @@
-"""The files that git takes its configuration from."""
+"""The list of the files that git reads its configuration from."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 def files(root: Path) -> Iterator[str]:
-    """Absolute paths: the person's own files, whether they are there or not, the repository's, and those that any of them includes."""
+    """Yield absolute paths, each once: the user's files (also missing ones), the repository's, and all files that these include."""
     home = os.path.expanduser("~")
+    # A missing file of the user may appear later, and callers watch for that.
     if (named := os.environ.get("GIT_CONFIG_GLOBAL")) is not None:
         own = [named] if named else []
     else:
@@ -26,9 +27,10 @@ def files(root: Path) -> Iterator[str]:
     for origin, entry in zip(said[::2], said[1::2], strict=False):
         if not origin.startswith("file:"):
             continue
-        # Git tells relative paths as from the top of the working tree.
+        # Git prints relative paths as seen from the top of the working tree.
         file, (name, _, value) = os.path.join(top, origin.removeprefix("file:")), entry.partition("\n")
         found.append(os.path.normpath(file))
+        # Also an include whose condition is false now, or whose file is missing: either may change later.
         if name.startswith(("include.", "includeif.")):
             found.append(os.path.normpath(os.path.join(os.path.dirname(file), os.path.expanduser(value))))
     yield from dict.fromkeys(one for one in (*own, *found) if os.path.isabs(one))

@@ -1,4 +1,4 @@
-"""Lines of ours in `.git/info/exclude`: commits never hold aipass's own folders."""
+"""The block of lines in `.git/info/exclude` that keeps aipass's own folders out of commits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ _BEGIN, _END = "# aipass: begin", "# aipass: end"
 
 
 def exclude(layout: Layout) -> Path | None:
-    """Keep our folders out of commits through `.git/info/exclude`; returns that file, None where there is no git.
+    """Write the block for this root and return the file; None where there is no repository. Idempotent; replaces the file atomically.
 
-    What people wrote there stays; our lines stand between two marks, for every root of this repository that is still there.
+    Lines that people wrote stay. The block has lines for every root of this repository that still exists.
     """
     words = ("rev-parse", "--path-format=absolute", "--show-toplevel", "--git-path", "info/exclude")
     found = ask(layout.root, *words)
     lines = found[0].removesuffix("\n").split("\n") if found else []
     if len(lines) != 2:
+        # No repository, or a path with a newline, which this output cannot tell from two paths.
         return None
     top, path = map(Path, lines)
     before = path.read_text("utf-8", "surrogateescape").splitlines() if path.exists() else []
     kept, block = _apart(before)
     ours = _excluded(layout.root, top.resolve())
+    # All worktrees share this file, so other roots have their lines here too.
     others = [line for line in block if line not in ours and _is_root_still(line, top)]
     after = [*kept, _BEGIN, *dict.fromkeys((*others, *ours)), _END]
     if after != before:
@@ -42,6 +44,7 @@ def exclude(layout: Layout) -> Path | None:
 def _excluded(root: Path, top: Path) -> list[str]:
     prefix = root.relative_to(top).as_posix()
     start = "/" if prefix == "." else f"/{_escaped(prefix)}/"
+    # `.trinity/` without a folder: every agent has one in its home, anywhere in the tree.
     return [f"{start}{name}" if name != ".trinity/" else name for name in EXCLUDED]
 
 
@@ -50,13 +53,13 @@ def _escaped(path: str) -> str:
 
 
 def _is_root_still(line: str, top: Path) -> bool:
-    """Whether a line of our block is of a root that is still one."""
+    """Whether a line of our block belongs to a root that still has its aipass.toml."""
     folder = re.sub(r"\\(.)", r"\1", line.strip("/").rpartition("/")[0])
     return line.startswith("/") and (top / folder / CONFIG_NAME).is_file()
 
 
 def _apart(lines: list[str]) -> tuple[list[str], list[str]]:
-    """The lines that people wrote, and those of our block."""
+    """The lines that people wrote, and the lines of our block."""
     kept: list[str] = []
     block: list[str] = []
     inside = False
@@ -71,7 +74,7 @@ def _apart(lines: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _replace(path: Path, lines: list[str]) -> None:
-    """Whole or not at all: git may just be reading it."""
+    # Atomic: git may read the file at the same moment.
     half = path.with_name(f".{path.name}.{os.getpid()}")
     half.write_text("".join(f"{line}\n" for line in lines), "utf-8", "surrogateescape")
     half.replace(path)

@@ -1,7 +1,7 @@
-"""Filters and merge drivers that people configured: which of them our git starts.
+"""The safety check of configured git filters and merge drivers: it decides which of them aipass's own git may start.
 
-What git starts for us runs outside every fence. So it starts only programs that are known to take no code from the working tree,
-where agents write, and those that the person names in `[pr] filters`; none whose words name a file of the tree.
+A program that git starts for aipass runs outside every fence (sandbox). So git may start only programs that take no code from the working
+tree, where agents write, and those that the user names in `[pr] filters`; never one whose command names a file of the tree.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-#: What asks git for them, to be given to `judged`.
+#: The git command that lists the drivers; its output goes to `judged`.
 WORDS = (
     "config", "-z", "--get-regexp",
     r"^((filter|merge)\..*\.(clean|smudge|process|driver)|lfs\.(extension|customtransfer)\..*\.(clean|smudge|path|args))$",
 )  # fmt: skip
 
-#: Programs that do with their input what their words say, run no code that they find in the current folder, and take no words that are
-#: code: https://git-scm.com/docs/gitattributes, https://github.com/topics/git-filter. Left out for what they take from there: make, npx, uv,
-#: prettier (its configuration is a program), jupytext (likewise), rustfmt (rust-toolchain.toml names a folder of programs), sops (.sops.yaml),
-#: `python -m` (a module of the current folder comes first), nbstripout and whatever else is a script (its interpreter may find modules
-#: in many places), awk, perl, gpg, openssl (files of options, libraries), sort (a compressor).
+#: Programs that run no code from the current folder and whose arguments are no code: https://git-scm.com/docs/gitattributes,
+#: https://github.com/topics/git-filter. Left out, because they run or load something from there: make, npx, uv, prettier and jupytext (their
+#: configuration is a program), rustfmt (rust-toolchain.toml names a folder of programs), sops (.sops.yaml), `python -m` (a module of the
+#: current folder comes first), nbstripout and all other scripts (the interpreter may find modules in many places), awk, perl, gpg, openssl
+#: (files of options, libraries), sort (its option for a compressor).
 _KNOWN = frozenset(
     (
         "git-lfs", "git-annex", "git-crypt", "cat", "tr", "head", "tail", "rev", "uniq", "cut", "expand", "unexpand",
@@ -37,53 +37,56 @@ _KNOWN = frozenset(
         "xz", "unxz", "zstd", "gofmt", "clang-format", "echo", "printf", "true", "false", "mergiraf",
     )
 )  # fmt: skip
-#: One replacement of sed's, which neither runs nor reads anything; and its options that say no more than how.
+#: A single `s` command of sed without the flags `e` (runs a program) and `w` (writes a file); and sed's options that name no file.
 _REPLACEMENT = re.compile(r"s([^\w\s\\])(?:\\.|(?!\1)[^\\])*\1(?:\\.|(?!\1)[^\\])*\1[gpiI\d]*")
 _OPTION_OF_SED = re.compile(r"-[Enru]+|--regexp-extended|--quiet|--unbuffered")
 _OTHERS_OF_GIT = frozenset(("lfs", "annex", "crypt"))
 _KNOWN_OF_GIT = _OTHERS_OF_GIT | {"merge-file"}
 _SHELLS = frozenset(("sh", "bash", "dash"))
-#: What git puts the name of a file for, quoted for a shell: as a word of its own it stays one; within other quotes it would not.
+#: git's placeholders for file names. git quotes the name for a shell: safe as a separate word, but not within other quotes.
 _PLACE = re.compile(r"(?<!\S)%[fAOBLPSXY](?!\S)")
-#: What a shell does with more than words: expansions, redirections, groups, patterns, comments.
+#: Shell syntax beyond plain words: expansions, redirections, groups, patterns, comments.
 _SHELLISH = re.compile(r"[$`\\\n<>(){}*?\[~!#]")
 _BETWEEN = frozenset(("|", "||", "&&", ";"))
-#: What a shell does elsewhere, or to words that nobody can read beforehand.
+#: Shell commands that change the folder, or run words that cannot be read before.
 _ELSEWHERE = frozenset(("cd", "pushd", "eval"))
-#: The output of a command as a word, or a folder named by a variable that has no value here.
+#: A command substitution, or a folder named by a variable without a value here.
 _UNREADABLE = re.compile(r"`|\$\(|\$\{?[A-Za-z_]\w*\}?/")
 
-_IN_TREE = "is a program in the working tree, or takes what it imports from there, where agents write, and is not started"
-_UNKNOWN = "may take what it runs from the working tree, where agents write, and is not started; `[pr] filters` in aipass.toml names those that you trust (one in Python is best installed by itself: `pipx install`)"
+_IN_TREE = (
+    "is a program in the working tree, where agents write, or imports from there; aipass does not start it"
+)
+_UNKNOWN = "may run code from the working tree, where agents write, so aipass does not start it; if you trust it, name it in `[pr] filters` in aipass.toml (install a Python program by itself: `pipx install`)"
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`unsafe`: drivers that must not be started (`filter.NAME`, `merge.NAME`), with the reason; `fields`: their settings."""
+    """The result of the check. `unsafe`: drivers that git must not start (`filter.NAME`, `merge.NAME`), with the reason; `fields`: their settings."""
 
     unsafe: dict[str, str]
     fields: dict[str, tuple[str, ...]]
 
     def refusing(self) -> dict[str, str]:
-        """The environment in which what needs one of them fails."""
+        """Return environment variables with which git fails when it needs an unsafe driver."""
         return as_environment(self._refused())
 
     def _refused(self) -> dict[str, str]:
         settings: dict[str, str] = {}
         for driver, names in self.fields.items():
             settings |= {f"{driver}.{name}": "false" for name in names}
+            # Without `required`, git would take the unfiltered content when the filter fails.
             settings |= {f"{driver}.required": "true"} if driver.startswith("filter.") else {}
         return settings
 
     def refusing_all(self) -> dict[str, str]:
-        """The same for a program that starts git itself, with all that keeps a git of ours from starting anything else."""
+        """The same for a program that starts git itself, with all settings of `query.QUIET`."""
         return as_environment(QUIET_SETTINGS | self._refused())
 
     def passing(self) -> dict[str, str]:
-        """The environment in which files go past them unchanged; for looking only."""
+        """Return environment variables with which unsafe drivers leave files unchanged; only for git commands that write nothing."""
         settings: dict[str, str] = {}
         for driver, names in self.fields.items():
-            # Git LFS goes past as a whole, where a program of its own may not be started.
+            # Git LFS starts its extensions itself, so an unsafe extension disables LFS as a whole.
             passed, known = (
                 ("filter.lfs", ("clean", "smudge", "process"))
                 if driver.startswith("lfs.")
@@ -94,7 +97,10 @@ class Judged:
 
 
 def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[str] = ()) -> Judged:
-    """What is to be thought of the drivers that `git *WORDS` told. `trusted`: names of filters and drivers, by the person."""
+    """Return which drivers in the output of `git *WORDS` are unsafe, and why. `trusted`: the names in `[pr] filters`.
+
+    Even a trusted driver is unsafe if its command names a file of the tree.
+    """
     commands: dict[str, dict[str, str]] = {}
     for entry in entries:
         name, _, command = entry.partition("\n")
@@ -102,7 +108,7 @@ def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[st
         commands.setdefault(driver, {})[field] = command
     for driver, fields in commands.items():
         if driver.startswith("lfs.customtransfer."):
-            # The words behind a program are no program.
+            # Arguments in a field of their own are no program: they belong to the command in `path`.
             fields["path"] = f"{fields.get('path', '')} {fields.pop('args', '')}".strip()
     unsafe: dict[str, str] = {}
     for driver, fields in commands.items():
@@ -114,14 +120,15 @@ def judged(entries: Iterable[str], root: Path, top: Path, trusted: Collection[st
 
 
 def is_known(command: str) -> bool:
-    """Whether a shell's line starts nothing but programs that take no code from the current folder. Programs are named by their names
-    alone, or by a path from `/`.
+    """Return whether a shell command starts only programs that take no code from the current folder.
+
+    The command must name them without a folder, or by an absolute path.
     """
     return _programs_of(command) is not None
 
 
 def _programs_of(command: str) -> list[str] | None:
-    """The programs that a shell's line starts; None where it is not known to start none but harmless ones."""
+    """The programs that a shell command starts; None if any of them is not known as harmless."""
     unquoted = re.sub(r"'[^']*'", "''", command)
     bare = _PLACE.sub("", re.sub(r'"[^"]*"', '""', unquoted))
     if _SHELLISH.search(unquoted) or "%" in bare or command.count("%") > len(_PLACE.findall(unquoted)):
@@ -147,10 +154,10 @@ def _programs_of(command: str) -> list[str] | None:
 
 
 def _words(command: str) -> list[str] | None:
-    """A line's words as a shell takes it apart; None where it has no end."""
+    """The words of a shell command; None where a quote is not closed."""
     try:
         lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;")
-        lexer.whitespace_split = True  # as a shell does
+        lexer.whitespace_split = True  # otherwise shlex splits at characters that a shell keeps in words
         lexer.commenters = ""
         return list(lexer)
     except ValueError:
@@ -159,12 +166,12 @@ def _words(command: str) -> list[str] | None:
 
 def _programs_of_one(words: list[str]) -> list[str] | None:
     if not words or ("/" in words[0] and not words[0].startswith("/")):
-        return None  # whatever lies there when git starts it
+        return None  # a relative path: an agent may replace that file before git starts it
     name, given = os.path.basename(words[0]), words[1:]
     if name in _KNOWN:
         return [words[0]]
     if name == "git" and given and given[0] in _KNOWN_OF_GIT:
-        # Its own part is its own; of the others it starts a program of that name.
+        # `git merge-file` is part of git; for `git lfs` and the others git starts a program `git-lfs` from the PATH.
         return [words[0], *([f"git-{given[0]}"] if given[0] in _OTHERS_OF_GIT else [])]
     if name in _SHELLS and len(given) >= 2 and given[0] == "-c":
         inner = _programs_of(given[1])
@@ -176,7 +183,7 @@ def _programs_of_one(words: list[str]) -> list[str] | None:
 
 
 def _name_of(driver: str) -> str:
-    """The name that a person has given it: `x` of `filter.x`, of `merge.x`, and of `lfs.extension.x`."""
+    """The name that the user has given it: `x` of `filter.x`, of `merge.x`, and of `lfs.extension.x`."""
     return driver.split(".", 2 if driver.startswith("lfs.") else 1)[-1]
 
 
@@ -185,7 +192,7 @@ def _program(word: str, root: Path) -> str | None:
 
 
 def _is_unknown(command: str, root: Path) -> bool:
-    """Whether nobody can say what a command starts: also where a program of a known name is a script, a shim or a wrapper."""
+    """Whether a command starts an unknown program, or a known name is in fact a script, a shim or a wrapper."""
     started = _programs_of(command)
     if started is None:
         return True
@@ -194,7 +201,7 @@ def _is_unknown(command: str, root: Path) -> bool:
 
 
 def _is_in_tree(command: str, root: Path, top: Path) -> bool:
-    """Whether a command names a program or a script that lies in the working tree, or nobody can say what it names."""
+    """Whether a command names a program or a script in the working tree, or cannot be read for certain."""
     real = os.path.realpath(top)
     found_by = programs.of(root)
     command = programs.expanded(command, str(top))
@@ -205,7 +212,7 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
             return True
         if word.startswith("/") and _is_agents(word, str(root)):
             return True
-        # A word may happen to be a file's name; a script is named by a path, or with its ending.
+        # An argument may by chance be the name of a file. Only a path, or a name with an ending, counts as a script.
         place = top / word
         is_script = ("/" in word and place.parent.is_dir()) or ("." in word and place.is_file())
         found = str(place) if is_script else found_by.hidden(word)
@@ -214,6 +221,7 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
         started = _program(word, root)
         if started is None:
             continue
+        # A program outside the tree is unsafe as well if its interpreter imports modules from the tree.
         read = (*programs.imported_from(started, root), *programs.pythons_of(started, root))
         if any(os.path.isabs(one) and _is_agents(one, str(root)) for one in read):
             return True
@@ -221,13 +229,13 @@ def _is_in_tree(command: str, root: Path, top: Path) -> bool:
 
 
 def _is_agents(path: str, root: str) -> bool:
-    """Whether agents may write what a path names, by its name or by where it leads."""
+    """Whether agents may write the file at `path`, or the file that its symbolic links lead to."""
     real = os.path.realpath(root)
     return any(programs.is_agents(one, real) for one in (os.path.normpath(path), os.path.realpath(path)))
 
 
 def as_environment(settings: dict[str, str]) -> dict[str, str]:
-    """Settings of git as its environment says them."""
+    """Return git settings as environment variables (GIT_CONFIG_COUNT and so on)."""
     env = {"GIT_CONFIG_COUNT": str(len(settings))} if settings else {}
     for place, (name, value) in enumerate(settings.items()):
         env |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}

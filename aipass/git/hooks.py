@@ -1,8 +1,8 @@
-"""Git hooks that tell the engine what git did: written, joined to what was there, shown and taken away again.
+"""The installation, inspection and removal of the git hooks that notify the engine.
 
-The roots that they tell are listed in `<common dir>/aipass/roots`; for a folder of hooks that several repositories share, in that folder's
-`.aipass-roots`. The hook that was there before runs as it did, with the same arguments and stdin, and its status is the hook's: as a shell
-script with a few more lines; put aside and called; or where it lies, from a folder of ours (`hookspath`).
+The roots to notify are listed in `<common dir>/aipass/roots`; for a folder of hooks that several repositories share, in that folder's
+`.aipass-roots`. A hook that existed before still runs, with the same arguments and stdin, and its exit status decides. There are three ways:
+a shell script gets a few more lines; another program is moved aside and called; a tracked one is called from a folder of ours (`hookspath`).
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ if TYPE_CHECKING:
 
 #: The roots of all repositories that share one folder of hooks (`git config --global core.hooksPath`).
 SHARED_ROOTS = ".aipass-roots"
-#: For so many seconds one install waits for another.
+#: How long one install waits for another.
 PATIENCE_S = 10.0
-#: So many entries of a folder of hooks are looked at; git has 28.
+#: The most entries of a folder of hooks that are checked; git knows 28 hooks.
 MOST_HOOKS = 200
-#: Who may write a folder of hooks that is shared may write that file.
+#: Security: other users may write the list of roots in a shared folder of hooks.
 MAX_ROOTS_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One hook as it is.
+    """The present state of one hook.
 
-    `state`: `installed`, `missing`, `folder` (one stands there, and is left alone), `other` (somebody else's stands there), `replaced` (somebody else's took the place of ours), `lost`
-    (ours is gone, and what it called is still aside), `changed` (ours, edited).
+    `state`: `installed`, `missing`, `folder` (a folder has its name; left unchanged), `other` (a hook of another tool), `replaced` (another
+    tool's hook took the place of ours), `lost` (ours is gone, and the hook that it called is still aside), `changed` (ours, edited).
     """
 
     name: str
     path: Path
     state: str
-    #: Whether a hook of before is called by ours.
+    #: Whether ours calls a hook that existed before.
     chained: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where git looks for hooks, and the file with the roots that they tell.
+    """The folder where git looks for hooks, and the file with the roots to notify.
 
-    `calls`: the folder with the hooks that ours call, where those were not put aside, as seen from where git runs hooks.
+    `calls`: the folder of the tracked hooks that ours call, relative to the folder where git runs hooks; None where hooks are moved aside.
     """
 
     where: Path
@@ -66,7 +66,7 @@ class _Place:
     calls: str | None = None
 
     def text(self, name: str) -> bytes:
-        """The whole text of a hook of ours; where a shell script is put aside, that with what is ours in it."""
+        """Return the complete text of our hook; if a shell script is aside, that script with our lines in it."""
         if self.calls is not None:
             return hooktext.script(name, str(self.roots), self._told())
         aside = _aside(self.where / name)
@@ -78,7 +78,7 @@ class _Place:
         )
 
     def passing(self, name: str) -> bytes:
-        """The text of a hook that only calls the one that lies where it always did."""
+        """Return the text of a hook that only calls the tracked hook of its name."""
         return hooktext.script(name, str(self.roots), self._told(), passes=True)
 
     def _told(self) -> tuple[str, str]:
@@ -86,9 +86,9 @@ class _Place:
 
 
 def _shell(path: Path) -> bytes | None:
-    """The text of a hook that git would run, and a shell reads; None where it is another program, a link, or none."""
+    """The text of an executable shell script; None where it is another program, a link, or missing."""
     try:
-        # A second name (hard link): what is written to the other is to be the hook's text as well.
+        # A hard link: our lines would also change the other name's file, and a later edit there must change the hook.
         if path.is_symlink() or not os.access(path, os.X_OK) or path.lstat().st_nlink > 1:
             return None
         data = path.read_bytes()
@@ -98,7 +98,7 @@ def _shell(path: Path) -> bytes | None:
 
 
 def called(root: Path) -> str | None:
-    """The folder of hooks that commits hold, and that ours call where they lie; None where there is none."""
+    """Return the folder of the tracked hooks that ours call; None where no commit contains the hooks."""
     return hookspath.theirs(root, _own(root))
 
 
@@ -107,12 +107,12 @@ def _place(root: Path) -> _Place:
 
 
 def _own(root: Path) -> Path:
-    """The folder of hooks that git is told of where commits hold its own."""
+    """The folder of our hooks beside tracked ones."""
     return common(root) / "hooks"
 
 
 def folder(root: Path) -> Path:
-    """Where git looks for the hooks of the repository that holds `root`; honours core.hooksPath.
+    """Return the folder where git looks for the hooks of the repository at or above `root`; honours core.hooksPath.
 
     Raises ConfigError where there is no repository.
     """
@@ -120,17 +120,17 @@ def folder(root: Path) -> Path:
 
 
 def common(root: Path) -> Path:
-    """What all worktrees of the repository share, and no commit can hold: `<git common dir>/aipass`."""
+    """Return `<git common dir>/aipass`: all worktrees share this folder, and no commit can contain it. Raises ConfigError as `folder` does."""
     return _path(root, "config").parent / "aipass"
 
 
 def _path(root: Path, name: str) -> Path:
-    # With -z git ends what it says by a newline all the same; a path may end with one itself.
+    # Git ends this output with a newline in any case; only one is removed, because a path may end with a newline itself.
     found = ask(root, "rev-parse", "--path-format=absolute", "--git-path", name, bare=True, hooks=True)
     said = found[0].removesuffix("\n") if found else ""
     if not said and ask(root, "rev-parse", "--git-dir", bare=True):
         raise ConfigError(
-            f"{root}: `core.hooksPath` is empty, so git runs no hooks; `git config --unset core.hooksPath` ends that"
+            f"{root}: `core.hooksPath` is empty, so git runs no hooks; remove it with `git config --unset core.hooksPath`"
         )
     if not said:
         raise ConfigError(f"{root}: {no_repository(root)}")
@@ -138,7 +138,7 @@ def _path(root: Path, name: str) -> Path:
 
 
 def places(root: Path) -> list[Path]:
-    """The folders that git takes hooks from, and would take them from without `core.hooksPath`; none where there is no repository."""
+    """Return git's folder of hooks, and the one that it would use without `core.hooksPath`; empty where there is no repository."""
     words = ("rev-parse", "--path-format=absolute", "--git-path", "hooks", "--git-common-dir")
     said = ask(root, *words, bare=True, hooks=True)
     found = said[0].removesuffix("\n").split("\n") if said else []
@@ -146,7 +146,7 @@ def places(root: Path) -> list[Path]:
 
 
 def links(where: Path | str) -> list[tuple[str, str]]:
-    """Hooks that are links, with their own places."""
+    """Return the entries of a folder of hooks that are symbolic links, as pairs of name and path."""
     with contextlib.suppress(OSError):
         found = [entry for entry in islice(os.scandir(where), MOST_HOOKS) if entry.is_symlink()]
         return [(entry.name, entry.path) for entry in found]
@@ -154,7 +154,7 @@ def links(where: Path | str) -> list[tuple[str, str]]:
 
 
 def is_shared(root: Path) -> bool:
-    """Whether git takes the hooks from a folder that other repositories take theirs from as well."""
+    """Return whether git takes the hooks from a folder outside this repository, which others may use as well. Raises ConfigError as `folder` does."""
     where, ours = os.path.realpath(folder(root)), os.path.realpath(common(root).parent)
     top = _top(root)
     homes = (ours, *((os.path.realpath(top),) if top else ()))
@@ -166,12 +166,12 @@ def _top(root: Path) -> str:
 
 
 def _listed(root: Path) -> Path:
-    """The file with the roots that the hooks of this repository tell."""
+    """The file with the roots that the hooks of this repository notify."""
     return folder(root) / SHARED_ROOTS if is_shared(root) else common(root) / "roots"
 
 
 def status(root: Path) -> list[Hook]:
-    """Each hook as it is now."""
+    """Return the state of every hook in `hooktext.ALL`. Raises ConfigError where there is no repository."""
     place = _place(root)
     return [_look(place, name) for name in ALL]
 
@@ -180,7 +180,7 @@ def _look(place: _Place, name: str) -> Hook:
     path = place.where / name
     chained = os.path.lexists(_aside(path))
     if path.is_symlink():
-        # Ours is none, wherever it leads: to another hook, maybe, which has ours in it.
+        # Our hooks are never links, even if this one leads to a hook with our lines in it.
         return Hook(name, path, "replaced" if chained else "other", chained)
     try:
         data = path.read_bytes()
@@ -195,7 +195,7 @@ def _look(place: _Place, name: str) -> Hook:
     if place.calls is not None and hooktext.is_passing(data):
         return Hook(name, path, "missing", chained)
     if hooktext.is_inserted(data):
-        # Theirs may be changed since; ours in it may not.
+        # People may edit their own lines of the script; only a change of ours counts.
         wanted = hooktext.inserted(hooktext.stripped(data), name, str(place.roots))
         chained = not hooktext.is_alone(data)
     else:
@@ -209,12 +209,15 @@ def _aside(path: Path) -> Path:
 
 
 def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook]:
-    """Write every wanted hook that is not there, or into the shell script that is, and name this root to them; all others are called.
+    """Install every hook in `wanted`, register this root, and return the new states. Existing hooks still run.
 
-    Raises ConfigError where there is no repository, AipassError where the folder cannot be written.
+    Idempotent: a second call repairs hooks that were lost, replaced or edited. Raises ConfigError where there is no repository, AipassError
+    where the folder cannot be written.
     """
     if "\n" in str(root):
-        raise ConfigError(f"{str(root)!r}: hooks cannot tell a root whose path holds a newline")
+        raise ConfigError(
+            f"{str(root)!r}: hooks cannot notify a root whose path contains a newline; rename that folder"
+        )
     where = folder(root)
     if hookspath.is_theirs(root, where, common(root).parent):
         hookspath.take_over(root, _own(root))
@@ -222,7 +225,7 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
     place = _place(root)
     if os.path.lexists(where) and not where.is_dir():
         raise ConfigError(
-            f"{where}: is no folder, so git runs no hooks; `git config --unset core.hooksPath` ends that"
+            f"{where}: is not a folder, so git runs no hooks; remove the setting with `git config --unset core.hooksPath`"
         )
     try:
         (spool / SPOOL).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -231,20 +234,21 @@ def install(root: Path, spool: Path, wanted: Iterable[str] = HOOKS) -> list[Hook
             _write_all(root, place, set(wanted))
     except OSError as exc:
         raise AipassError(
-            f"{exc.filename or where}: {exc.strerror}; some hooks may be written; `aipass git status` says which, and the same again goes on"
+            f"{exc.filename or where}: {exc.strerror}; some hooks may be written already; `aipass git status` shows which, and running the command again continues"
         ) from exc
     return status(root)
 
 
 @contextlib.contextmanager
 def _alone(where: Path) -> Iterator[None]:
-    """One at a time looks at a folder of hooks and changes it. Who holds the lock for too long (anybody who may read it can) stops nobody."""
+    """A lock of a folder of hooks, against a second install at the same time."""
     try:
         handle = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
-        yield  # then there is nothing to change
+        yield  # without the folder there is nothing to change
         return
     try:
+        # Every process that may read the folder can lock it. So the wait has a limit, and then the work goes on without the lock.
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             try:
@@ -278,10 +282,10 @@ def _write_all(root: Path, place: _Place, wanted: Collection[str]) -> None:
 
 
 def _pass_on(root: Path, place: _Place) -> None:
-    """Have every other hook called as well: git looks for none where they are."""
+    """Write a hook for every tracked one: git no longer looks into their folder."""
     theirs = os.path.join(_top(root), place.calls or "")
     named: list[str] = []
-    with contextlib.suppress(OSError):  # there is none yet
+    with contextlib.suppress(OSError):  # the folder of tracked hooks does not exist yet
         named = [name for name in os.listdir(theirs) if os.access(os.path.join(theirs, name), os.X_OK)]
     for name in {*hookspath.PASSED, *(name for name in named if re.fullmatch("[a-z0-9-]+", name))}:
         path = place.where / name
@@ -296,33 +300,35 @@ def _pass_on(root: Path, place: _Place) -> None:
 def _install(hook: Hook, place: _Place) -> None:
     there = hook.state in {"other", "replaced"}
     if hook.state == "missing" and os.path.lexists(hook.path):
-        _keep_edits(hook.path, place.passing(hook.name))  # one of ours that only called another until now
+        _keep_edits(hook.path, place.passing(hook.name))  # our hook that only called a tracked one until now
     if hook.state == "replaced":
         _hand_over(hook.path)
     if hook.state == "replaced" and os.path.lexists(_aside(hook.path)):
-        # A manager of hooks wrote its own anew: that is the one to call. What we called until now is kept where it is another.
+        # A hook manager wrote its hook again: that one must be called now. The former one is kept if it is different.
         _set_aside(hook.path)
     if there:
         try:
             _move(hook.path, _aside(hook.path))
         except FileExistsError:
-            return  # another install was quicker: what stands there now is ours
+            return  # a second install was faster: the hook is ours by now
     try:
         _write(hook.path, place.text(hook.name), _mode(hook.path))
     except BaseException:
+        # Also after Ctrl-C: the repository must never be left without the hook that it had.
         if there:
             os.rename(_aside(hook.path), hook.path)
         raise
 
 
 def _move(path: Path, new: Path) -> None:
-    """Give a file another name in its folder. Raises FileExistsError where something has that name."""
+    """Rename a file within its folder. Raises FileExistsError where the new name is in use."""
     with held.folder(os.path.realpath(path.parent)) as where:
         exchange.move(where, path.name, where, new.name)
 
 
 def _hand_over(path: Path) -> None:
-    """Another tool has put ours beside its own, to be called: it is given what ours called, which is somebody's hook and not that tool's."""
+    """Give the hook that ours called to another tool which moved ours aside."""
+    # That tool calls the hook which it moved aside (pre-commit: NAME.legacy). It must get the user's hook there, not ours.
     aside = _aside(path)
     if _same(path, aside):
         return
@@ -333,7 +339,7 @@ def _hand_over(path: Path) -> None:
 
 
 def _keep_edits(path: Path, wanted: bytes) -> None:
-    """Somebody has edited a hook: theirs with ours in it is what is to be called, and to come back; of ours a copy is kept."""
+    """Keep the edits that a user made in a hook before it is overwritten: in the hook aside, or as a copy of our lines."""
     try:
         data = path.read_bytes()
         if hooktext.is_inserted(data):
@@ -347,7 +353,7 @@ def _keep_edits(path: Path, wanted: bytes) -> None:
 
 
 def _mode(path: Path) -> int:
-    """Who may run a hook: as the one of before, where there is one."""
+    """The file mode of our hook: that of the script it contains, else 0o755."""
     aside = _aside(path)
     if _shell(aside) is None:
         return 0o755
@@ -355,12 +361,12 @@ def _mode(path: Path) -> int:
 
 
 def _mirror(where: Path) -> Path:
-    """The folder in which what is aside is started by its old name: beside theirs, so that `..` leads to the same place."""
+    """The folder in which a moved program has its old name: a sibling of the hooks folder, so that `..` leads to the same place."""
     return where.with_name(where.name + ASIDE)
 
 
 def _link(where: Path) -> None:
-    """Give what is aside its old name, and have all beside it that was beside it before."""
+    """Give moved programs their old names in the mirror folder, beside links to all files that were beside them."""
     aside = {
         name: _aside(where / name)
         for name in ALL
@@ -373,39 +379,42 @@ def _link(where: Path) -> None:
     try:
         mirror.mkdir(exist_ok=True)
     except OSError:
-        return  # nobody may write beside it, or something stands there: what was there is started by the name that it has
+        return  # not writable, or the name is in use: the moved program starts under its new name
     for name, path in aside.items():
         with contextlib.suppress(OSError):
             if path.is_symlink():
-                # A link leads to where it led, which may be a hook beside it.
+                # A copy of the link, not of its target: the target may be another hook in this folder.
                 (mirror / name).symlink_to(_leads(where, os.readlink(path)))
             else:
                 _second(path, mirror / name)
     for name in os.listdir(where):
         if name not in aside and ASIDE not in name and not _is_ours_alone(where / name):
-            with contextlib.suppress(OSError):  # a hook has put another there
+            with contextlib.suppress(
+                OSError
+            ):  # a running hook has made the same link (see the text of our hooks)
                 (mirror / name).symlink_to(f"../{where.name}/{name}")
 
 
 def _second(path: Path, name: Path) -> None:
-    """Another name of a file: one that stands when links are resolved, as Node does before it looks at a program's ending."""
+    """Give a file a second name: a hard link, else a symbolic one."""
     try:
+        # Node resolves symbolic links before it looks at a program's ending, so only a hard link keeps the old name.
         os.link(path, name)
-    except OSError:  # it is another user's, or this filesystem has no such names
+    except OSError:  # another user's file, or a filesystem without hard links
         name.symlink_to(f"../{path.parent.name}/{path.name}")
 
 
 def _leads(where: Path, target: str) -> str:
-    """Where a link of a folder of hooks leads, as seen from the folder beside: to a neighbour, by whatever way, or elsewhere."""
+    """The target of a link, as seen from the mirror folder: a hook in the same folder becomes its plain name."""
     folder, name = os.path.split(os.path.normpath(where / target))
     return name if name in ALL and os.path.realpath(folder) == os.path.realpath(where) else target
 
 
 def _unlink(where: Path) -> None:
     mirror = _mirror(where)
-    with contextlib.suppress(OSError):  # there is none, or somebody has put something into it
+    with contextlib.suppress(OSError):  # it does not exist, or contains other files
         if mirror.is_symlink():
-            return
+            return  # its files are elsewhere and not ours to remove
         for entry in list(os.scandir(mirror)):
             if entry.is_symlink():
                 os.unlink(entry.path)
@@ -415,7 +424,7 @@ def _unlink(where: Path) -> None:
 
 
 def _settle(where: Path) -> None:
-    """Of two names of a hook that somebody has written anew, the later is the hook; what the other says is kept."""
+    """Join the two names of a moved hook after a tool wrote one of them: the newer text is the hook, the older one is kept as a copy."""
     for name in ALL:
         aside, second = _aside(where / name), _mirror(where) / name
         with contextlib.suppress(OSError):
@@ -430,7 +439,7 @@ def _settle(where: Path) -> None:
 
 
 def _give_up(where: Path, second: Path) -> None:
-    """Take away another name of a hook that is aside, or was; where it says something else by now, that is kept."""
+    """Remove the second name of a moved hook; if its text is different by now, keep it as a copy."""
     own = where / second.name
     if any(_same(second, path) for path in (own, _aside(own))):
         second.unlink()
@@ -446,7 +455,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _is_ours_alone(path: Path) -> bool:
-    """Whether no other's hook stands there."""
+    """Whether a file contains only our lines."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -457,7 +466,7 @@ def _is_ours_alone(path: Path) -> bool:
 
 
 def _set_aside(path: Path) -> None:
-    """Make room for another `.before-aipass`, without losing what the one of before says."""
+    """Free the name `.before-aipass`; a different text there gets a number and stays."""
     before = _aside(path)
     if _same(path, before):
         before.unlink()
@@ -483,7 +492,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _put_aside_by_others(where: Path) -> Iterator[Path]:
-    """Hooks of ours that a manager of hooks keeps under another name, as `pre-commit.legacy`."""
+    """Our hooks that a hook manager keeps under another name, such as `pre-commit.legacy`."""
     for name in ALL:
         for path in where.glob(f"{name}.*"):
             if ASIDE not in path.name and _is_ours(path):
@@ -491,8 +500,11 @@ def _put_aside_by_others(where: Path) -> Iterator[Path]:
 
 
 def uninstall(root: Path) -> list[Hook]:
-    """Take this root's name away; with the last root the hooks go, and what stood there before comes back as it was."""
-    # `core.hooksPath` may have come since: what was written into git's own folder would be back when it goes.
+    """Remove this root from the list; with the last root, remove our hooks and restore the former ones. Returns the new states.
+
+    Idempotent. Raises ConfigError where there is no repository, AipassError where a file cannot be written.
+    """
+    # `core.hooksPath` may be newer than our hooks: those in git's own folder would run again when the setting is removed.
     own = common(root)
     if _own(root).is_dir():
         _uninstall(root, _Place(_own(root), own / "roots", called(root) or ""))
@@ -503,7 +515,7 @@ def uninstall(root: Path) -> list[Hook]:
 
 
 def left_over(root: Path) -> list[Path]:
-    """Hooks of other tools in the folder that ours were in: written there while git took them from there, which it does no more."""
+    """Return hooks of other tools in our former folder: a tool wrote them while git used that folder; git does not run them any more."""
     own = _own(root)
     if called(root) is not None or not own.is_dir():
         return []
@@ -535,7 +547,7 @@ def _take_away(root: Path, place: _Place) -> None:
             path.unlink()
             with contextlib.suppress(FileNotFoundError):
                 os.rename(_aside(path), path)
-        with contextlib.suppress(OSError):  # somebody has put something into it
+        with contextlib.suppress(OSError):  # it contains hooks of other tools: see `left_over`
             where.rmdir()
         hookspath.give_back(root, where)
         return
@@ -554,12 +566,12 @@ def _take_away(root: Path, place: _Place) -> None:
     for path in _put_aside_by_others(where):
         _take_out(path)
     _unlink(where)
-    with contextlib.suppress(NotADirectoryError):  # `core.hooksPath` names no folder
+    with contextlib.suppress(NotADirectoryError):  # `core.hooksPath` names a file
         roots.unlink(missing_ok=True)
 
 
 def _bring_back(path: Path) -> None:
-    """Put what stood there before in its place: as it was, or as somebody has edited it since."""
+    """Restore the former hook, with the edits that a user has made since."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -572,7 +584,7 @@ def _bring_back(path: Path) -> None:
 
 
 def _take_out(path: Path) -> None:
-    """What another tool keeps under a name of its own: another's hook without what is ours, and none of ours."""
+    """Remove our lines from a hook that another tool keeps under its own name; a hook of ours alone is deleted."""
     data = path.read_bytes()
     if not hooktext.is_inserted(data):
         path.unlink()
@@ -580,15 +592,16 @@ def _take_out(path: Path) -> None:
     _write(path, hooktext.stripped(data), stat.S_IMODE(path.stat().st_mode))
     aside = _aside(path.with_name(path.name.partition(".")[0]))
     if _same(path, aside):
-        aside.unlink()  # that tool has it
+        aside.unlink()  # that tool keeps the hook, so no second copy is needed
 
 
 def _is_told_from(other: Path, roots: Path) -> bool:
-    """Whether another root is of the hooks that this list belongs to; in a copy of a repository stands what the original said."""
+    """Whether another root uses the hooks of this list."""
+    # A copied repository also has the original's list, and those roots use the hooks of the original.
     try:
         return os.path.realpath(_listed(other)) == os.path.realpath(roots)
     except ConfigError:
-        return True  # its git cannot be asked just now
+        return True  # git cannot answer for it now: its entry must not be lost
 
 
 def _lines(roots: Iterable[str]) -> bytes:
@@ -596,16 +609,16 @@ def _lines(roots: Iterable[str]) -> bytes:
 
 
 def _roots(listed: Path) -> Iterator[str]:
-    """The roots that hooks tell, as far as they are there still."""
+    """The listed roots that still exist."""
     try:
         lines = os.fsdecode(held.read(listed, MAX_ROOTS_BYTES)).split("\n")
     except OSError:
-        return  # there is none, or what stands there is none
+        return  # no list, or not a plain file
     yield from (line for line in lines if line and os.path.isdir(line))
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all: git may just be starting it."""
+    # Atomic: git may start this hook at the same moment.
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         half.write_bytes(data)

@@ -1,8 +1,8 @@
-"""Hooks that may be in a commit: theirs are left as they are, git is told of a folder of ours, and ours call them where they lie.
+"""The installation beside a folder of hooks that commits contain: git takes its hooks from a folder of aipass, and those call the tracked ones.
 
-Whoever puts a hook in the place of one that is tracked has the next `git commit -a` take it away from everybody else. `core.hooksPath` stays
-as well: a file that the configuration includes says another one, and ours ask git for the one that is said besides. Where that file is
-gone, or the repository was moved or copied, git finds theirs.
+The tracked hooks stay unchanged: after a replacement, the next `git commit -a` would remove the original for all users of the repository. The
+existing `core.hooksPath` stays as well: an included file sets a second value, and aipass's hooks ask git for the first. If that file is
+gone, or the repository was moved or copied, git finds the tracked hooks again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from aipass.git.query import ask
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Beside our folder of hooks; git's configuration includes it.
+#: The file beside our folder of hooks that git's configuration includes.
 NAME = "hooks.gitconfig"
-#: Hooks that a team may add later, and that change nothing where they only call one that is not there. Of all others there is one here
-#: while there is one of theirs.
+#: Hooks that a team may add later. A hook of these names that calls a missing one changes nothing, so ours always exist. A hook of any other
+#: name exists here only while a tracked one does, because its mere presence changes what git does.
 PASSED = [
     "applypatch-msg",
     "pre-applypatch",
@@ -42,7 +42,7 @@ PASSED = [
 
 
 def is_theirs(root: Path, where: Path, common: Path) -> bool:
-    """Whether nothing may be put into a folder of hooks: commits may hold it, of this repository or of another, or it is a link."""
+    """Return whether aipass must not write into a folder of hooks: commits of some repository may contain it, or it is a link."""
     real, own = os.path.realpath(where), os.path.realpath(common)
     if os.path.islink(common / "hooks") and os.path.realpath(common / "hooks") == real:
         return True
@@ -54,7 +54,7 @@ def is_theirs(root: Path, where: Path, common: Path) -> bool:
 
 
 def theirs(root: Path, ours: Path) -> str | None:
-    """Where the hooks lie that ours call, as seen from where git runs hooks; None where git does not take them from `ours`."""
+    """Return the folder of the hooks that ours call, relative to the folder where git runs hooks; None where git does not use `ours`."""
     words = ("config", "-z", "--type=path", "--get-all", "core.hooksPath")
     said = ask(root, *words, bare=True, hooks=True)
     if said[-1:] != [str(ours)]:
@@ -64,24 +64,24 @@ def theirs(root: Path, ours: Path) -> str | None:
 
 
 def take_over(root: Path, ours: Path) -> None:
-    """Have git take its hooks from `ours`. Raises ConfigError."""
+    """Make git take its hooks from `ours`. Idempotent. Raises ConfigError where git's configuration cannot be changed; then nothing stays changed."""
     give_back(root, ours)
     ours.parent.mkdir(exist_ok=True)
     ask(root, "config", "--file", str(ours.parent / NAME), "core.hooksPath", str(ours), bare=True)
     place = re.sub(r"([\\*?\[])", r"\\\1", str(ours.parent.parent))
-    # For the repository as long as it lies where it does, and for its worktrees.
+    # The condition names the present path, so that a moved or copied repository uses its tracked hooks again.
     for pattern in (place, f"{place}/worktrees/"):
         ask(root, "config", "--local", f"includeIf.gitdir:{pattern}.path", _included(ours), bare=True)
     if theirs(root, ours) is None:
         give_back(root, ours)
         raise ConfigError(
-            "commits may hold the hooks of this repository, so ours cannot stand there, and its configuration cannot be changed; "
-            "the engine needs no hooks"
+            "commits may contain the hooks of this repository, so aipass does not write there, and git's configuration cannot be changed; "
+            "check that `.git/config` is writable, or do without: the engine works without hooks"
         )
 
 
 def give_back(root: Path, ours: Path) -> None:
-    """Have git take its hooks from where it would take them without us."""
+    """Undo `take_over`: git takes its hooks from the folder that it would use without aipass. Idempotent."""
     words = ("config", "-z", "--local", "--get-regexp", r"^includeif\..*\.path$")
     for entry in ask(root, *words, bare=True):
         key, _, value = entry.partition("\n")

@@ -1,7 +1,7 @@
-"""The text of git hooks: ours, and what is put into a shell script that is a hook already. Pure.
+"""The text of aipass's git hooks, and of the lines that it inserts into an existing shell script. Pure.
 
-A hook of ours is a few lines of POSIX sh that start no program. It leaves one empty file in the spool of every root that a list names: that
-git did something is all that it tells, what it was stands in git's own logs.
+A hook of ours is a few lines of POSIX sh that start no program. It creates one empty file in the spool (request queue) of every listed
+root: the file only says that git did something, and the engine reads git's own logs to find out what.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import re
 import shlex
 import sys
 
-#: All else git's logs tell: `pre-push` would keep Git LFS from writing its own, and git starts `reference-transaction` ten times a commit.
+#: The hooks of an install. Not `pre-push`: Git LFS would not write its own. Not `reference-transaction`: git starts it ten times per commit.
 HOOKS = ("post-commit", "post-merge", "post-checkout", "post-rewrite")
-#: Written by earlier versions, and called where they stand.
+#: Earlier versions wrote these hooks; where they still exist, they still call the former ones.
 FORMER = ("pre-push", "reference-transaction")
-#: Written only for those who want them: these ask aipass something.
+#: Written only on request: these two start aipass and wait for its answer.
 GUARD, TRAILERS = "pre-commit", "commit-msg"
 ALL = (*HOOKS, *FORMER, GUARD, TRAILERS)
 MARK = "# Made by aipass"
 ASIDE = ".before-aipass"
-#: What somebody had put into a hook of ours, or the other of two that somebody changed, is kept by such a name behind that.
+#: The ending, after ASIDE, of a copy that keeps a user's edits.
 EDITED = ".edited"
-#: Where hooks leave their files, in a root's spool.
+#: The folder for the hooks' files in a root's spool.
 SPOOL = "git"
-#: A hook that is ours alone: lines may come behind it.
+#: The text of a hook before our lines, where no other hook exists.
 EMPTY = b"#!/bin/sh\n"
-#: What can read lines for POSIX sh as its own, with these options; git itself starts with sh what does not say by what.
+#: Shells that can run POSIX sh lines, and the options that change nothing about that. Git starts a hook without `#!` by sh.
 _SHELLS, _OPTIONS = frozenset(("sh", "bash", "dash", "ksh", "mksh", "zsh", "ash")), re.compile(r"-[euf]+")
-#: Ways to ask for one's own name or folder. Who names the file itself in another way may read it, or start another program with it.
+#: Safe ways for a script to get its own name or folder. With any other use of `$0` the script may read itself, and our lines could break it.
 _ASKS = re.compile(
     rb"""(?:dirname|basename|realpath|readlink(?:\s+-\w+)*)\s+(?:--\s+)?["']?\$(?:0|\{0\}|BASH_SOURCE|\{BASH_SOURCE(?:\[0\])?\})["']?"""
     rb"""|\$\{(?:0|BASH_SOURCE(?:\[0\])?)[%#][^}]*\}"""
@@ -39,10 +39,10 @@ _ITSELF = re.compile(rb"\$(?:0|\{0|BASH_SOURCE|\{BASH_SOURCE)")
 _BEGIN, _END = f"{MARK}: begin. `aipass git uninstall` takes these lines away.\n", f"{MARK}: end\n"
 _BLOCK = re.compile(re.escape(f"{MARK}: begin").encode() + rb".*?" + re.escape(_END).encode(), re.DOTALL)
 
-#: Lines of ours that do not say whose they are.
+#: Lines of our hooks without a name that marks them as ours.
 _SYNTAX = frozenset(b"|exit|exit 0|fi|done|esac|}|*)|;;|{|(|)|set -f|set +f|IFS='|'|:|#!/bin/sh".split(b"|"))
 
-#: Lines of ours that name the list, of a repository that was moved since.
+#: Lines of our hooks that contain a path: in a moved repository they differ from the present text.
 _LISTED = re.compile(
     rb"\[ -f .+ \] && \[ -r .+ \] \|\| return 0|done < .*roots'?|if \[ -d .+lfs/objects'? \] \|\| git config lfs\.storage .+"
 )
@@ -65,9 +65,9 @@ _SCRIPT = """\
     exec "$_aipass_before" "$@"
 }}
 {body}"""
-#: A program, or a link, that was put aside. It is started by its old name, beside this folder: it may be several hooks, and know by
-#: its name which; what has come beside since is linked beside it. Under another name another tool keeps ours (pre-commit: NAME.legacy); where
-#: what was here before is that tool itself, it is not called once more.
+#: Calls a program, or a link, that was moved aside. It is started by its old name from the sibling folder, because one program may serve
+#: several hooks and look at its name; files that appeared beside it since are linked there. If another tool runs our hook under its own name
+#: (pre-commit: NAME.legacy), and the moved program is that tool, it must not be called again: it runs already.
 _PUT_ASIDE = """\
 _aipass_here=${{0%/*}}
 while :; do case $_aipass_here in *[!/]*/) _aipass_here=${{_aipass_here%/}} ;; *) break ;; esac; done
@@ -100,11 +100,11 @@ case ${{0##*/}} in
         ;;
 esac
 """
-#: What stands in the hooks of tools that keep another's beside theirs and call it: https://pre-commit.com, https://lefthook.dev,
-#: https://typicode.github.io/husky, https://github.com/sds/overcommit. Spelled so that none of them takes ours for its own.
+#: Matches the hooks of tools that keep a former hook beside theirs and call it: https://pre-commit.com, https://lefthook.dev,
+#: https://typicode.github.io/husky, https://github.com/sds/overcommit. The brackets hide the names, so that none of them takes our hook for its own.
 _MANAGERS = "hook[-]impl|[.]lega[c]y|left[h]ook|hus[k]y|over[c]ommit"
-#: Hooks that lie where they always did: where git would take them from without us. A tool that asks git where hooks lie writes its own beside
-#: ours; both are called.
+#: Finds a tracked hook: in the folder that git would use without us. A tool that asks git for the hooks folder writes its hook beside ours;
+#: then both are called.
 _WHERE_THEY_LIE = """\
 _aipass_before={default}
 _aipass_fields=$IFS
@@ -147,27 +147,27 @@ _aipass_end
     fi
 fi
 """
-#: Git LFS writes its hook where none is, which here would be among ours; a push without it leaves the files behind.
+#: Git LFS would write its hook into our folder, and cannot where ours exists. Without it a push leaves the large files behind.
 _OF_LFS = """\
 if [ ! -x "$_aipass_before" ] && command -v git-lfs > /dev/null 2>&1; then
     if [ -d {lfs} ] || git config lfs.storage > /dev/null 2>&1; then exec git lfs pre-push "$@"; fi
 fi
 """
 _NOTED = "_aipass_tell 2> /dev/null"
-#: Only what was done is told, not what is being prepared.
+#: Only a completed change counts: git also starts this hook while it prepares one.
 _COMMITTED = 'if [ "$1" = committed ]; then _aipass_tell 2> /dev/null; fi'
-#: It keeps a commit back only where aipass is there and says so itself; whatever is wrong with it, the commit goes on.
+#: Only exit status 3 of aipass stops a commit: a missing or broken aipass must never block the user's work.
 _GUARDED = "if [ -x {python} ]; then {python} -E -P -m aipass git guard >&2 2> /dev/null; if [ $? -eq 3 ]; then exit 1; fi; fi"
 _NAMED = 'if [ -x {python} ]; then {python} -E -P -m aipass git trailers "$1" > /dev/null 2>&1; fi'
-#: The hook of before goes last, with arguments and stdin as they came, and its status is ours; or first, where it may refuse.
+#: The former hook runs last, with unchanged arguments and stdin, and its exit status is ours; or first, where it may refuse the operation.
 _LAST, _FIRST = '{act}\n_aipass_call "$@"\nexit\n', '(_aipass_call "$@") || exit\n{act}\nexit 0\n'
 
 
 def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passes: bool = False) -> bytes:
-    """A hook's whole text.
+    """Return the complete text of a hook of ours.
 
-    `roots`: the list's path. `calls`: the folder of hooks that git was told of, and the one that it takes hooks from by default, where those
-    of before lie where they always did. `passes`: it only calls one of them.
+    `roots`: the path of the list of roots. `calls`, for tracked hooks: our folder of hooks, and git's default one; None where the former hook
+    was moved aside. `passes`: the hook only calls a tracked one.
     """
     if calls is None:
         find = _PUT_ASIDE.format(aside=ASIDE, edited=EDITED, names="|".join(ALL), managers=_MANAGERS)
@@ -182,18 +182,19 @@ def script(name: str, roots: str, calls: tuple[str, str] | None = None, *, passe
 
 
 def inserted(data: bytes, name: str, roots: str) -> bytes:
-    """A hook that is a shell script, with what is ours behind its first line. It stays the file that it was, by its name and place."""
-    # Another hook may be a link to this one: then it is started for that.
+    """Return a shell script with our lines inserted after its first line, so that the script keeps its name and place."""
+    # Another hook may be a link to this script: then the name in `$0` is different, and our lines must do nothing.
     others = "|".join(one for one in ALL if one != name)
     act = f"case ${{0##*/}} in {others}) exit 0 ;; esac\n{_act(name)}" + ("\nexit 0" if name == GUARD else "")
     fails = "exit 1" if name == GUARD else ":"
+    # In a subshell without stdin: our lines must not read the script's input, set its variables, or end it.
     block = f"{_BEGIN}(\n{_tell(name, roots)}{act}\n) < /dev/null || {fails}\n{_END}"
     first, newline, rest = data.partition(b"\n") if data.startswith(b"#!") else (b"", b"", data)
     return first + newline + block.encode("utf-8", "surrogateescape") + rest
 
 
 def is_passing(data: bytes) -> bool:
-    """Whether a hook of ours only calls another, whichever version of ours wrote it, for whichever place."""
+    """Return whether a hook of ours only calls a tracked one; also for one of an earlier version or another place."""
     return (
         data.startswith(f"#!/bin/sh\n{MARK}:".encode())
         and re.search(rb"^:\n_aipass_call ", data, re.MULTILINE) is not None
@@ -201,28 +202,29 @@ def is_passing(data: bytes) -> bool:
 
 
 def block(data: bytes) -> bytes:
-    """What is ours in another's hook."""
+    """Return our lines in a script; empty where it has none."""
     found = _BLOCK.search(data)
     return found[0] if found else b""
 
 
 def is_alone(data: bytes) -> bool:
-    """Whether nothing but what is ours stands in a hook."""
+    """Return whether a script contains only our lines."""
     return is_inserted(data) and stripped(data).strip() == EMPTY.strip()
 
 
 def stripped(data: bytes) -> bytes:
-    """The same without what is ours."""
+    """Return the script without our lines."""
     return _BLOCK.sub(b"", data)
 
 
 def is_inserted(data: bytes) -> bool:
-    """Whether a hook is another's with what is ours in it."""
+    """Return whether a script contains our lines."""
     return _BLOCK.search(data) is not None
 
 
 def is_shell(data: bytes) -> bool:
-    """Whether a hook is a script that a shell reads, and nobody else, not even itself."""
+    """Return whether a hook is a shell script that does not read itself, so that inserted lines are safe."""
+    # As git tells binary from text: a NUL in the first 8000 bytes.
     if b"\0" in data[:8000] or _ITSELF.search(_ASKS.sub(b"", data)) is not None:
         return False
     if not data.startswith(b"#!"):
@@ -239,12 +241,12 @@ def is_shell(data: bytes) -> bool:
 
 
 def is_ours(data: bytes) -> bool:
-    """Whether a hook is one of ours, or holds what is ours."""
+    """Return whether a hook is one of ours or contains our lines."""
     return data.startswith(f"#!/bin/sh\n{MARK}:".encode()) or is_inserted(data)
 
 
 def edits(data: bytes, wanted: bytes) -> bool:
-    """Whether somebody has put lines of their own into a hook of ours; another version of ours has none."""
+    """Return whether a user has added lines to a hook of ours; False for the text of another version of aipass."""
     ours = set(wanted.split(b"\n"))
     others = (line.strip() for line in data.split(b"\n") if line not in ours)
     return any(

@@ -1,22 +1,22 @@
--- Refs and commits that were told. A line with `name:` begins a statement; the next line says its purpose.
+-- Refs and commits that are recorded already. A line with `name:` begins a statement; the next line says its purpose.
 
 -- name: git_ref
--- How far a ref's log is known.
+-- The last recorded entry of a ref's log.
 SELECT * FROM git_refs WHERE ref = :ref
 
 -- name: git_tags
--- The tags that are known.
+-- The recorded tags.
 SELECT * FROM git_refs WHERE ref GLOB 'refs/tags/*'
 
 -- name: set_git_ref
--- The same, written.
+-- Store the last recorded entry of a ref's log.
 INSERT INTO git_refs (ref, known, time) VALUES (:ref, :known, :time)
 ON CONFLICT (ref) DO UPDATE SET known = excluded.known, time = excluded.time
 
 -- name: git_commit
--- Whether a commit was told.
+-- Whether a commit is recorded.
 SELECT 1 FROM git_commits WHERE sha = :sha
 
 -- name: insert_git_commit
--- It is told, once.
+-- Record a commit.
 INSERT INTO git_commits (sha) VALUES (:sha)

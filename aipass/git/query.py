@@ -1,4 +1,4 @@
-"""Short questions to git that the engine asks on its way: bounded in time, and without locks."""
+"""Short git queries of the engine: bounded in time, without locks, and without starting other programs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-#: What a configuration may name for git to start, and none of what we ask needs. Filters and merge drivers are judged one by
-#: one (`filters.judged`); how to reach a remote is the person's own setting.
+#: Security: these settings could make git start a program outside the sandbox, and no query needs one. `filters.judged` checks filters and
+#: merge drivers one by one; the way to a remote is the user's own setting.
 _STARTS_NOTHING = (
     "core.fsmonitor=false",
     "log.showSignature=false",
@@ -35,7 +35,7 @@ _STARTS_NOTHING = (
     "protocol.ext.allow=never",
 )
 _HOOKLESS = ("core.hooksPath=/dev/null",)
-#: Whatever lies in the tree is an agent's to write: no folder there is taken for a repository because it looks like one.
+#: Security: an agent may create a folder in the tree that looks like a bare repository, with settings of its own.
 _NO_BARE = ("safe.bareRepository=explicit",)
 
 
@@ -45,14 +45,15 @@ def _options(*settings: str) -> tuple[str, ...]:
 
 _QUIET = (*_STARTS_NOTHING, *_HOOKLESS, *_NO_BARE)
 QUIET = _options(*_QUIET)
-#: The same for the environment of a program that starts git itself.
+#: The same settings by name, for the environment of a program that starts git itself.
 QUIET_SETTINGS = dict(setting.split("=", 1) for setting in _QUIET)
-#: Git answers in milliseconds; nobody waits for one that hangs.
+#: Git answers in milliseconds; the engine must not wait for a git that hangs (a network disk, a lock).
 TIMEOUT_S = 5.0
 
 
 def no_repository(root: Path) -> str:
-    """Why git is not used here: that there is no repository, or what git says against the one that is there. Half a sentence."""
+    """Return why git cannot be used at `root`: no repository, or git's own error. The text continues a sentence that begins with the root."""
+    # LC_ALL=C: the answer is compared with git's English messages.
     command = ["git", *QUIET, "rev-parse", "--git-dir"]
     try:
         done = programs.run(root, command, env={"LC_ALL": "C"}, capture_output=True, timeout=TIMEOUT_S)
@@ -62,14 +63,14 @@ def no_repository(root: Path) -> str:
     if "dubious ownership" in said:
         top = _top(root) or root
         remedy = f"git config --global --add safe.directory {shlex.quote(str(top))}"
-        return f"git does not use the repository of another owner; where you trust it, `{remedy}` says so"
+        return f"git refuses the repository because another user owns it; if you trust it, run `{remedy}`"
     if done.returncode and "not a git repository" not in said.lower():
-        return f"git says: {said[:300]}"
-    return "is not in a git repository; `git init` makes one"
+        return f"git reports: {said[:300]}"
+    return "is not in a git repository; create one with `git init`"
 
 
 def has_repository(root: Path) -> bool:
-    """Whether something that looks like a repository lies at `root` or above it, whatever git says to it."""
+    """Return whether `root` or a folder above it has a `.git`, also one that git refuses. Starts no program."""
     return _top(root) is not None
 
 
@@ -85,15 +86,15 @@ def ask(
     env: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT_S,
 ) -> list[str]:
-    """What git says to these words with `-z`, entry by entry; nothing where there is no git, or no repository.
+    """Run git with these arguments and return its output, split at NUL; empty where git fails, hangs, or finds no repository.
 
-    `bare`: a bare repository is one as well; for what people ask for themselves. `hooks`: as configured. What makes git read files
-    of the working tree is for `working.ask_of_files` alone: git would start filters.
+    `bare`: accept a bare repository too; only for commands that a person runs. `hooks`: use the configured folder of hooks. Never use
+    this for a command that reads files of the working tree, because git would start filters: `working.ask_of_files` does that.
     """
     quiet = _options(*_STARTS_NOTHING, *(() if hooks else _HOOKLESS), *(() if bare or hooks else _NO_BARE))
     command = ["git", *quiet, "--literal-pathspecs", *words]
     try:
-        # An engine that a hook has started must not be told about the hook's repository, index and all.
+        # A background query must not take git's optional locks: they could make the user's own git fail.
         env = {"GIT_OPTIONAL_LOCKS": "0", **(env or {})}
         done = programs.run(root, command, env=env, capture_output=True, timeout=timeout)
     except (OSError, SubprocessError, AipassError):

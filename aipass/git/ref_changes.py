@@ -1,7 +1,7 @@
-"""What git did, each thing once: the logs that git keeps of its refs, compared with how far the ledger knows them.
+"""The comparison of git's reflogs with the ledger: it turns new entries into facts, each once.
 
-Hooks, a folder that is watched, and a start of the engine all end here, so it does not matter which of them saw a change, or
-whether all did. Called inside the transaction that records the facts.
+Hooks, the watched git folder and a start of the engine all end here, so a change that several of them saw is recorded once (idempotence).
+The engine calls it inside the transaction that records the facts.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
 
 SOURCE = "git"
 HEAD, HEADS, REMOTES, TAGS = "HEAD", "refs/heads/", "refs/remotes/", "refs/tags/"
-#: Where git keeps what belongs to a worktree: `worktrees/<name>/HEAD`.
+#: The folder with the HEAD of each linked worktree: `worktrees/<name>/HEAD`.
 WORKTREES = "worktrees"
-#: Refs of ours, which nobody's rules are about.
+#: aipass's own refs; commits on them cause no events, so no rule reacts to the engine's own work.
 OURS = "refs/heads/aipass/"
 _LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) .*> (\d+) [-+]\d{4}(?:\t(.*))?")
 _MOVING = re.compile(r"checkout: moving from (.*) to (.*)")
 _NEW_COMMIT = re.compile(r"(commit|cherry-pick|revert|am)\b")
-#: What git itself says in a log of what it did. A program with a git of its own may say anything else, GitPython a commit's message.
+#: The first words of git's own log messages. A program with its own implementation of git may write others: GitPython writes the commit message.
 _BY_GIT = re.compile(
     r"([Bb]ranch|checkout|reset|rebase|pull|fetch|push|clone|merge|update by push|stash|WIP on|bisect|worktree)\b"
 )
-#: A commit that such a program tells of was made at most so many seconds before.
+#: An entry of such a program is a new commit only if that commit is at most this much older.
 JUST_S = 10.0
 _TAKEN_OVER = re.compile(r"[Bb]ranch: (renamed|copied) ")
-#: The end of a rebase, of a pull as well, in a branch's own log, with the commit that it went onto.
+#: The end of a rebase (also of a pull) in the branch's own log; the group is the commit that it was rebased onto.
 REBASED = re.compile(r"(?:rebase|pull)\b[^()]*\(finish\): refs/heads/.* onto ([0-9a-f]{40,64})")
-#: On the way of a pull that rebases: nothing has come by it yet.
+#: A step in the middle of a pull that rebases: the branch has no new commits by it yet.
 _STEP = re.compile(r"pull\b[^()]*\((?!finish\))")
-#: A line of a log that is longer is cut off by none but a broken program.
+#: No working program writes a longer line into a log.
 MAX_LINE_BYTES = 8_000_000
-#: So many refs that moved in one and the same way are told one by one; more are one event.
+#: If more than MANY refs moved in the same way, one event names them all, up to NAMED (a fetch can move thousands).
 MANY, NAMED = 50, 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ReflogEntry:
-    """One line of a ref's log: from which commit to which, when (seconds since the epoch), and by what."""
+    """One line of a reflog: the commits before and after, the time (seconds since the epoch), and git's message."""
 
     old: str
     new: str
@@ -57,7 +57,7 @@ class ReflogEntry:
 
     @classmethod
     def of(cls, line: bytes) -> ReflogEntry | None:
-        """From a line of the log's file; None for what is none."""
+        """Parse a line of the log; None for a line that is no entry."""
         match = _LINE.fullmatch(line)
         if match is None:
             return None
@@ -66,28 +66,28 @@ class ReflogEntry:
 
     @property
     def mark(self) -> str:
-        """What tells it from every other."""
+        """The text that identifies the entry in its log."""
         return f"{self.old} {self.new} {self.time:.0f} {self.message}"
 
     @property
     def makes_commit(self) -> bool:
-        """Whether a commit was made by it, and not only moved to."""
+        """Whether the operation made a commit, and did not only move to one."""
         return _NEW_COMMIT.match(self.message) is not None
 
     @property
     def is_unknown(self) -> bool:
-        """Whether git has no such word: then the commit itself says whether it was just made."""
+        """Whether git itself has no such message; then the commit's own date decides whether it is new."""
         return not self.makes_commit and _BY_GIT.match(self.message) is None
 
     @property
     def is_merge(self) -> bool:
-        """Whether another's commits came by it."""
+        """Whether the operation brought commits of another branch."""
         return self.message.startswith(("merge ", "pull")) and _STEP.match(self.message) is None
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """A commit: who made it, its first line, the paths that it changed; its first parent, and when it was made."""
+    """A commit: author, subject, changed paths, first parent, and time (seconds since the epoch)."""
 
     author: str
     subject: str
@@ -98,10 +98,10 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class GitSeen:
-    """Logs of refs as they are now, oldest entry first, the tags, and what is known of the newer commits.
+    """The current reflogs, oldest entry first, the tags, and details of the newer commits.
 
-    `detached`: which HEADs are on no branch, so that their own logs are the only ones to tell of commits. `rebased`: by the new tip of a branch
-    that was rebased the commits that it was rebased to, oldest first, where somebody wants each. `now` in seconds since the epoch.
+    `detached`: HEADs on no branch; only their own logs name their commits. `rebased`: by the new tip of a rebased branch, the new commits,
+    oldest first; only where a rule needs each of them. `now`: seconds since the epoch.
     """
 
     logs: Mapping[str, tuple[ReflogEntry, ...]]
@@ -113,15 +113,15 @@ class GitSeen:
 
 
 def read_log(path: Path, tail: int) -> tuple[ReflogEntry, ...]:
-    """The entries at the end of a ref's log, oldest first: those of its last `tail` bytes, and at least the last one."""
+    """Return the entries in the last `tail` bytes of a log, oldest first, and at least the last entry; empty where it cannot be read."""
     try:
-        # An agent's program outside the fence may have put a pipe there, or something endless.
+        # Security: a program of an agent outside the fence may have put a pipe there, or an endless device.
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             while True:
                 file.seek(max(0, size - tail))
                 lines = file.read(tail).split(b"\n")
-                # The last line ends the file, and the one before it may begin before what was read.
+                # The last item is empty (the file ends with a newline), and the first may be cut off at its beginning.
                 if len(lines) > 2 or tail >= min(size, MAX_LINE_BYTES):
                     break
                 tail *= 4
@@ -131,7 +131,8 @@ def read_log(path: Path, tail: int) -> tuple[ReflogEntry, ...]:
 
 
 def _marks(entries: tuple[ReflogEntry, ...]) -> list[str]:
-    """What each entry is known by. The same move made twice within a second is told apart by its number."""
+    """The identity of each entry in its log."""
+    # Logs have whole seconds: the same move made twice within one gets a number.
     seen: dict[str, int] = {}
     found = []
     for entry in entries:
@@ -141,12 +142,12 @@ def _marks(entries: tuple[ReflogEntry, ...]) -> list[str]:
 
 
 def _is_head(ref: str) -> bool:
-    """Whether it is the HEAD of a worktree, of this one or of another."""
+    """Whether a ref is the HEAD of this worktree or of another one."""
     return ref == HEAD or ref.startswith(f"{WORKTREES}/")
 
 
 def _on_ours(entries: tuple[ReflogEntry, ...]) -> set[int]:
-    """Which entries of a HEAD's log were made on a branch of ours, by their ids."""
+    """The entries of a HEAD's log that were made on a branch of aipass, as `id()` of each."""
     on, found = "", set()
     for entry in entries:
         if (moved := _MOVING.fullmatch(entry.message)) is not None:
@@ -157,15 +158,16 @@ def _on_ours(entries: tuple[ReflogEntry, ...]) -> set[int]:
 
 
 class RefTracker:
-    """How far the ledger knows the logs, and the rules by which entries become facts."""
+    """Owns the tables of known refs and commits. Used in the engine's thread, inside a transaction."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def settle(self, seen: GitSeen) -> list[Fact]:
-        """The facts that were not known yet. What was there when git was first looked at is no news."""
+        """Return the facts of new entries and record them as known. The first call for a ledger records everything and returns no facts."""
         is_first = self._ledger.meta("git.baseline") is None
         facts: list[Fact] = []
+        # Branches first: a commit that is in both logs gets its branch's name.
         for ref in sorted(seen.logs, key=_is_head):
             entries = seen.logs[ref]
             ours = _on_ours(entries) if _is_head(ref) else set()
@@ -177,7 +179,7 @@ class RefTracker:
                 elif entry.makes_commit:
                     self._is_new_commit(entry.new)
             if entries:
-                # A date that lies ahead must not hide what comes before it.
+                # A date in the future must not make later entries look old.
                 self._know(ref, _marks(entries)[-1], min(entries[-1].time, seen.now))
         if seen.tags is not None:
             tags = list(self._tags(seen.tags))
@@ -189,14 +191,14 @@ class RefTracker:
     def _new(self, ref: str, entries: tuple[ReflogEntry, ...]) -> list[ReflogEntry]:
         row = self._ledger.one("git_ref", {"ref": ref})
         if row is None:
-            # With another's name came its log: of what lies before, commits may be news; they are known by themselves.
+            # A renamed or copied branch brings the other's log. Older entries count only for commits, which are known by their ids.
             taken = max((at for at, one in enumerate(entries) if _TAKEN_OVER.match(one.message)), default=0)
             return [one for at, one in enumerate(entries) if at >= taken or one.makes_commit]
         marks = _marks(entries)
         for at in range(len(entries) - 1, -1, -1):
             if marks[at] == row["known"]:
                 return list(entries[at + 1 :])
-        # The log was cut, or the branch was made anew.
+        # The known entry is gone: git shortened the log (`git gc`), or the branch was deleted and created again.
         then = row["time"]
         return [one for one in entries if one.time > then or (one.makes_commit and one.time >= then)]
 
@@ -204,19 +206,20 @@ class RefTracker:
         self._ledger.run("set_git_ref", {"ref": ref, "known": known, "time": time})
 
     def _is_new_commit(self, sha: str) -> bool:
-        """Whether a commit is told for the first time, on whatever branch."""
+        """Record a commit; returns whether it was unknown, on any branch."""
         if self._ledger.one("git_commit", {"sha": sha}) is not None:
             return False
         self._ledger.run("insert_git_commit", {"sha": sha})
         return True
 
     def _facts(self, ref: str, entry: ReflogEntry, seen: GitSeen, *, is_past: bool) -> Iterator[Fact]:
-        """`is_past`: more has been done since, so a branch's own log, which is read later, has what was done on it."""
+        """The facts of one entry. `is_past`: the log has a later entry."""
         about = seen.about.get(entry.new)
         detail: dict[str, object] = {"sha": entry.new, "old": entry.old, "branch": None}
         if about is not None:
             detail |= {"author": about.author, "subject": about.subject}
         if _is_head(ref):
+            # The source reads the logs of branches after HEAD's: if none of them has the commit of an older entry, it is on no branch.
             is_only_here = ref in seen.detached or is_past
             if ref == HEAD and (moved := _MOVING.fullmatch(entry.message)) is not None:
                 detail |= {"from": moved[1], "branch": moved[2]}
@@ -242,7 +245,7 @@ class RefTracker:
             yield Fact("git.ref", SOURCE, ref=ref, detail=detail | {"reason": entry.message})
 
     def _rebased(self, entry: ReflogEntry, seen: GitSeen, branch: object) -> Iterator[Fact]:
-        """Each commit that a rebase has made, where somebody wants to know."""
+        """A fact for each commit that a rebase has made, where a rule needs them."""
         for sha in seen.rebased.get(entry.new, ()):
             if self._is_new_commit(sha):
                 detail: dict[str, object] = {"sha": sha, "old": None, "branch": branch, "rebased": True}
@@ -279,7 +282,7 @@ def _made(entry: ReflogEntry, about: About | None) -> dict[str, object]:
 
 
 def _folded(facts: list[Fact]) -> list[Fact]:
-    """With many refs that moved in the same way as one fact, in the place of the first."""
+    """The facts, with one for more than MANY refs that moved in the same way, at the place of the first."""
     alike: dict[str, list[Fact]] = {}
     for fact in facts:
         if fact.kind == "git.ref":

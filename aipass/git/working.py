@@ -1,4 +1,4 @@
-"""Questions to git about files as they are, which make it read them: filters that could run what agents wrote are passed by."""
+"""Git queries that read files of the working tree, without the filters that could run code of agents."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def ask_of_files(root: Path, *words: str, timeout: float = TIMEOUT_S) -> list[str]:
-    """As `ask`. A file of a filter that is not started is compared as it is, and looks changed."""
+    """Run git as `query.ask` does, with unsafe filters disabled. A file of such a filter is compared unfiltered, so it looks changed."""
     top = ask(root, "rev-parse", "--show-toplevel")
     if not top:
         return []
     entries = ask(root, *filters.WORDS)
     found = filters.judged(entries, root, type(root)(top[0].removesuffix("\n")))
-    # In a submodule git would start another git, with filters of that.
+    # For a submodule git would start another git, which uses that repository's filters unchecked.
     return ask(root, words[0], "--ignore-submodules=all", *words[1:], env=found.passing(), timeout=timeout)

@@ -1,4 +1,4 @@
-"""The durable record: SQLite in WAL mode, synchronous FULL, one writer, whatever waits committed together."""
+"""The ledger (SQLite event log): the durable record in one file, with one writer and any number of readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of others in the ledger: a feature's own, whose names begin with its name, and nothing besides."""
+"""The checks for tables that features and plugins keep in the ledger: each may only touch tables that begin with its name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from aipass.ledger.statements import parse, schema
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: Keys in the ledger's `meta` table: `extension.NAME` is how many of a feature's migrations were made.
+#: Prefix of keys in the ledger's `meta` table: `extension.NAME` is the number of migrations that this feature has run.
 META = "extension."
 NAME = re.compile(r"[a-z][a-z0-9]{1,30}")
-#: What SQLite keeps about tables, and writes itself.
+#: SQLite's own tables, which it writes itself when a table is created or dropped.
 _SQLITES = frozenset(("sqlite_master", "sqlite_schema", "sqlite_sequence", "sqlite_temp_master"))
+#: The authorizer does not see a conflict clause, and `OR ROLLBACK` would end the engine's transaction in the middle.
 _ROLLBACK = re.compile(r"\b(?:OR|ON\s+CONFLICT)\s+ROLLBACK\b|\bRAISE\s*\(\s*ROLLBACK\b", re.IGNORECASE)
 _READS = frozenset(
     (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
@@ -28,11 +29,13 @@ _INDEXES = frozenset((sqlite3.SQLITE_CREATE_INDEX, sqlite3.SQLITE_DROP_INDEX, sq
 
 
 def statements_of(name: str, sql: str) -> dict[str, str]:
-    """The statements of a feature by name. Raises PluginError for a name that is not its own."""
+    """Return a feature's statements by name. Raises PluginError for bad SQL text, or a name that is not the feature's own."""
     if not NAME.fullmatch(name):
-        raise PluginError(f"a feature's name is small letters and digits, and `{name}` is not")
+        raise PluginError(
+            f"`{name}` is not a valid feature name; use 2 to 31 small letters and digits, beginning with a letter"
+        )
     if any(_is_own(name, table) for table in re.findall(r"CREATE TABLE (\w+)", schema())):
-        raise PluginError(f"`{name}` is the name of tables of the ledger's own; choose another one")
+        raise PluginError(f"the ledger's own tables begin with `{name}`; choose another feature name")
     try:
         found = parse(sql)
     except ValueError as exc:
@@ -47,7 +50,7 @@ def statements_of(name: str, sql: str) -> dict[str, str]:
 
 
 def migrate(db: sqlite3.Connection, name: str, done: int, scripts: Sequence[str]) -> None:
-    """Make a feature's tables, in the transaction that is open. Raises PluginError where a script does anything else."""
+    """Run a feature's migrations after the first `done`, in the open transaction. Raises PluginError for a script that touches other tables."""
     before = _tables(db)
     for number, script in enumerate(scripts[done:], done + 1):
         for statement in _split(script):
@@ -58,6 +61,7 @@ def migrate(db: sqlite3.Connection, name: str, done: int, scripts: Sequence[str]
                     db.execute(statement)
             except (sqlite3.DatabaseError, sqlite3.Warning) as exc:
                 raise PluginError(_words(f"{name}: migration {number}", name, exc)) from exc
+    # The authorizer does not see the new name of `ALTER TABLE … RENAME TO`.
     if strange := [table for table in _tables(db) ^ before if not _is_own(name, table)]:
         raise PluginError(
             f"{name}: a migration touches more than tables and indexes named `{name}_…`: {strange[0]}"
@@ -65,15 +69,17 @@ def migrate(db: sqlite3.Connection, name: str, done: int, scripts: Sequence[str]
 
 
 def check(db: sqlite3.Connection, name: str, statements: dict[str, str]) -> None:
-    """Raise PluginError for a statement that SQLite does not take, or that writes into tables of others."""
+    """Raise PluginError for a statement with an SQL error, or one that writes to tables of others. Runs none of them."""
     with _only_own(db, name):
         for statement, text in statements.items():
             try:
                 db.execute(f"EXPLAIN {text}").close()
             except sqlite3.ProgrammingError as exc:
                 if "one statement" in str(exc):
-                    raise PluginError(f"{name}: the statement {statement} is more than one") from exc
-                # It wants parameters: so it was understood.
+                    raise PluginError(
+                        f"{name}: the statement `{statement}` is more than one; give each its own `-- name:`"
+                    ) from exc
+                # The missing parameters are the only error, so the statement is valid.
             except (sqlite3.DatabaseError, sqlite3.Warning) as exc:
                 raise PluginError(_words(f"{name}: the statement {statement}", name, exc)) from exc
 
@@ -97,6 +103,7 @@ def _words(what: str, name: str, exc: Exception) -> str:
 def _only_own(db: sqlite3.Connection, name: str, *, of_tables: bool = False) -> Iterator[None]:
     def may(action: int, first: str | None, second: str | None, *_: object) -> int:
         if action in _READS:
+            # Reading is free, but `load_extension` would load a library into the engine.
             is_fine = not (action == sqlite3.SQLITE_FUNCTION and second == "load_extension")
         elif action in _WRITES:
             is_fine = (of_tables and first in _SQLITES) or _is_own(name, first)
@@ -108,6 +115,7 @@ def _only_own(db: sqlite3.Connection, name: str, *, of_tables: bool = False) -> 
             is_fine = action == sqlite3.SQLITE_REINDEX
         return sqlite3.SQLITE_OK if is_fine else sqlite3.SQLITE_DENY
 
+    # SQLite asks this for each access when it compiles a statement, so text that hides a table name changes nothing.
     db.set_authorizer(may)
     try:
         yield

@@ -1,4 +1,4 @@
-"""One SQLite file: opened with care, written by one engine, read by everybody."""
+"""The ledger: one SQLite file in WAL mode, written by one engine and read by any number of processes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
 Row = sqlite3.Row
 
-#: In the file's header: "aips". Tells a ledger from any other SQLite file.
+#: "aips" in the file's header: distinguishes a ledger from any other SQLite file.
 APPLICATION_ID = 0x61697073
-# A reader (status, a long `events`) may hold a checkpoint back, never a commit; this only bounds a second writer, and whoever
-# takes a lock to keep us waiting: the engine looks for that one then.
+# A reader (status, a long `events`) can delay a checkpoint, never a commit. So only a second writer makes a commit wait, or a process that
+# locks the file on purpose; after this time the engine searches for that process.
 BUSY_TIMEOUT_S = 2.0
-# The WAL is folded back at this many pages (4 MB); larger is faster in a storm and slower to open after a crash.
+# SQLite copies the WAL into the file at this many pages (4 MB); a larger WAL is faster under load and slower to open after a crash.
 CHECKPOINT_PAGES = 1000
+# Events per transaction of `prune`: nothing else must wait long for the write lock.
 PRUNE_SLICE = 5000
-# An engine that starts for the first time has the file before its tables.
+# A first start creates the file a moment before its tables: a reader looks again this many times.
 MAKING_LOOKS, MAKING_PAUSE_S = 50, 0.02
 
 
 class Ledger:
-    """The record. Ids of events and actions are given here, so that a batch is written with one statement each."""
+    """An open ledger. It assigns the ids of events and actions itself, and buffers both until `flush`."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._db = connection
@@ -47,6 +48,7 @@ class Ledger:
         self._sql = dict(statements())
         self._extended: set[str] = set()
         self._is_read_only = bool(connection.execute("PRAGMA query_only").fetchone()[0])
+        # Buffered, so that a batch needs one statement for all its events and one for all its actions.
         self._events: list[tuple[Any, ...]] = []
         self._actions: list[tuple[Any, ...]] = []
         row = connection.execute(self._sql["last_ids"]).fetchone()
@@ -56,9 +58,9 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path) -> Ledger:
-        """Open the ledger for writing, making or migrating it.
+        """Open the ledger for writing; create it where there is none, and migrate an older one.
 
-        Raises LedgerError for a file that is damaged, from a newer aipass, or not a ledger; such a file is not touched.
+        Raises LedgerError for a file that is damaged, from a newer aipass, or not a ledger, and leaves such a file unchanged.
         """
         version = _inspect(path) if path.exists() and path.stat().st_size else 0
         try:
@@ -66,34 +68,38 @@ class Ledger:
                 _own(path)
             db = _connect(path, "rwc")
             db.execute("PRAGMA journal_mode = WAL")
+            # FULL: a commit must survive a power failure, because effects follow it immediately.
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             _migrate(db, version)
+            # Prompts and answers are private: other users of this machine must not read them.
             os.chmod(path, 0o600)
             return cls(db, str(path))
         except (sqlite3.Error, OSError) as exc:
             refused = LedgerError(
-                f"{path}: cannot be opened ({exc}); check free space and permissions of its folder"
+                f"{path}: cannot be opened ({exc}); check the free space and the permissions of its folder"
             )
             refused.locked = _is_busy(exc)
             raise refused from exc
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
-        """Open the ledger for reading only.
+        """Open the ledger for reading only. Creates nothing and migrates nothing.
 
-        Raises LedgerError as `open` does, and where there is none yet.
+        Raises LedgerError as `open` does, and where there is no ledger yet.
         """
         if not path.exists():
-            raise LedgerError(f"{path}: there is no ledger yet; `aipass up` makes one")
+            raise LedgerError(f"{path}: there is no ledger yet; create it with `aipass up`")
         for _ in range(MAKING_LOOKS):
+            # Quick: a full check reads the whole file, too slow for every `aipass status`.
             if _inspect(path, quick=True):
                 break
             time.sleep(MAKING_PAUSE_S)
         else:
-            raise LedgerError(f"{path}: is empty; `aipass up` makes a new one in its place")
+            raise LedgerError(f"{path}: is empty; `aipass up` creates a new one in its place")
         try:
             db = _connect(path, "ro")
+            # Besides `mode=ro`: a statement that writes must fail here, also in a feature.
             db.execute("PRAGMA query_only = 1")
             return cls(db, str(path))
         except sqlite3.Error as exc:
@@ -101,7 +107,7 @@ class Ledger:
 
     @classmethod
     def in_memory(cls) -> Ledger:
-        """A ledger that lives as long as the object, for tests and rehearsals."""
+        """Return a ledger without a file, for tests and rehearsals of plans."""
         db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         db.row_factory = sqlite3.Row
         db.text_factory = _text
@@ -109,20 +115,24 @@ class Ledger:
         return cls(db, ":memory:")
 
     def files(self) -> tuple[Path, ...]:
-        """The files on which SQLite has its locks."""
+        """Return the files that SQLite locks, whether they exist or not."""
         return tuple(Path(self.path + suffix) for suffix in ("", "-wal", "-shm"))
 
     def close(self) -> None:
-        """Close the file; what was not committed is gone."""
+        """Close the file. An open transaction is rolled back."""
         self._db.close()
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing of what is written inside. Raises LedgerError where the disk refuses, with nothing written."""
+        """Run the block in one transaction (atomic); it flushes the buffers before the commit and rolls back on any exception.
+
+        Raises LedgerError where SQLite cannot write; its `locked` says whether another process has a lock.
+        """
         last = self._last_event, self._last_action
         try:
+            # IMMEDIATE takes the write lock now: a lock taken in the middle could fail after half of the work.
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self.flush()
@@ -135,7 +145,7 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             if isinstance(exc, sqlite3.OperationalError):
                 refused = LedgerError(
-                    f"{self.path}: cannot be written ({exc}); free some space, or see to the disk"
+                    f"{self.path}: cannot be written ({exc}); check the free space and the disk"
                 )
                 refused.locked = _is_busy(exc)
                 raise refused from exc
@@ -143,7 +153,7 @@ class Ledger:
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """Inside a transaction: all or nothing of what is written inside; what was written before stays. Outside of one: nothing special."""
+        """Run the block atomically within a transaction (savepoint): an exception undoes only the block. Does nothing outside a transaction."""
         if not self._db.in_transaction:
             yield
             return
@@ -153,17 +163,18 @@ class Ledger:
         try:
             yield
         except BaseException:
+            # SQLite may have rolled back the whole transaction itself, for example on a full disk.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK TO part")
                 self._db.execute("RELEASE part")
-            # As they were, also those that were flushed inside and are rolled back with it.
+            # Restored as well: rows from before the block that it flushed are rolled back with it.
             self._events, self._actions = events, actions
             self._last_event, self._last_action = last
             raise
         self._db.execute("RELEASE part")
 
     def record(self, fact: Fact, now: Instant) -> Event:
-        """Give a fact its id and time. Written with the transaction."""
+        """Return a fact as an event with its id and time, and buffer it for the open transaction."""
         self._last_event += 1
         event = Event(
             self._last_event,
@@ -201,9 +212,9 @@ class Ledger:
         outcome: str,
         effect: str | None = None,
     ) -> int:
-        """Record what a handler asked for, with what that wants of the world as JSON text; returns the action's id.
+        """Buffer an action of a handler and return its id. `effect`: its side effect as JSON text.
 
-        Raises TypeError for one that is no data.
+        Raises TypeError for an action with fields that JSON cannot express.
         """
         kind, payload = type(action).__name__, action.payload()
         return self.add_outcome(event, handler, kind, payload, state, outcome, effect)
@@ -218,14 +229,14 @@ class Ledger:
         outcome: str,
         effect: str | None = None,
     ) -> int:
-        """Record what became of an event at a handler; returns its id."""
+        """Buffer the outcome of an event at a handler and return its id; the ids are shared with actions."""
         self._last_action += 1
         row = (self._last_action, event, handler, kind, payload, state, storable(outcome), effect)
         self._actions.append(row)
         return self._last_action
 
     def flush(self) -> None:
-        """Write what is buffered into the open transaction."""
+        """Write the buffered events and actions into the open transaction; needed before a query that must see them."""
         if self._events:
             self._db.executemany(self._sql["insert_event"], self._events)
             self._events.clear()
@@ -234,80 +245,81 @@ class Ledger:
             self._actions.clear()
 
     def run(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> int:
-        """Execute a statement by name; returns the id of an inserted row, else the number of changed rows."""
+        """Execute a statement by name. Returns the id of the inserted row for a name with `insert_`, else the number of changed rows."""
         cursor = self._db.execute(self._sql[name], _bound(params))
         return int(cursor.lastrowid or 0) if name.startswith("insert_") else cursor.rowcount
 
-    # -- what others keep here -------------------------------------------------------------------------------------
+    # -- tables of features -------------------------------------------------------------------------------------
 
     def extend(self, name: str, migrations: Sequence[str] = (), sql: str = "") -> None:
-        """Let a feature keep tables of its own here: `migrations` make them, one after the other, each once; `sql` are its statements by name.
+        """Give a feature its own tables: run each of its `migrations` once, in order, and add the statements in `sql` by name.
 
-        All names of tables and statements begin with `name` and `_`; what a migration or a statement does to other tables is refused. In a
-        ledger that is only read nothing is made. Raises PluginError for what does not fit, and LedgerError where a newer version of the
-        feature has been here.
+        All names of tables and statements must begin with `name` and `_`. Each migration and statement may only write to these tables. A
+        ledger that is open for reading runs no migration. Raises PluginError for anything else, and LedgerError where a newer version of
+        the feature has run more migrations.
         """
         found = extension.statements_of(name, sql)
         done = int(self.meta(extension.META + name) or 0)
         if done > len(migrations):
             raise LedgerError(
-                f"{self.path}: its tables of `{name}` are of a newer version ({done} steps, this one knows {len(migrations)}); upgrade it"
+                f"{self.path}: a newer version of `{name}` has changed its tables ({done} migrations, this one knows {len(migrations)}); upgrade `{name}`"
             )
         if not self._is_read_only and (done < len(migrations) or not migrations):
             with self.transaction():
                 extension.migrate(self._db, name, done, migrations)
                 self.run("set_meta", {"key": extension.META + name, "value": str(len(migrations))})
+        # A reader may come before the engine has made the tables; then there is nothing to check against.
         if not self._is_read_only or done:
             extension.check(self._db, name, found)
         if taken := found.keys() & self._sql.keys():
-            raise PluginError(f"{name}: there is a statement {sorted(taken)[0]} already")
+            raise PluginError(f"{name}: the statement `{sorted(taken)[0]}` exists already; rename it")
         self._sql |= found
         self._extended.add(name)
 
     def left_by(self) -> list[str]:
-        """Features that have tables here and were not named by `extend`: they are not installed any more, and their tables stay."""
+        """Return the features with tables here that did not call `extend`: they are not installed any more; their tables stay."""
         known = {str(row["key"]).removeprefix(extension.META) for row in self.all("extensions")}
         return sorted(known - self._extended)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def all(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[Row]:
-        """All rows of a query by name."""
+        """Return all rows of a query by name."""
         return self._db.execute(self._sql[name], _bound(params)).fetchall()
 
     def each(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[Row]:
-        """Rows of a query by name, one at a time."""
+        """Yield the rows of a query by name one at a time, without reading all into memory."""
         return iter(self._db.execute(self._sql[name], _bound(params)))
 
     def one(self, name: str, params: Mapping[str, Any] | tuple[Any, ...] = ()) -> Row | None:
-        """The first row of a query by name."""
+        """Return the first row of a query by name; None where it has no rows."""
         row: Row | None = self._db.execute(self._sql[name], _bound(params)).fetchone()
         return row
 
     @property
     def last_event(self) -> int:
-        """The newest event's id."""
+        """The id of the newest event, also of one that is only buffered."""
         return self._last_event
 
     def begin_after(self, dispatch: int, run: int) -> None:
-        """Give no dispatch and no run an id up to these: folders and answers of an earlier ledger have them."""
+        """Start the ids of dispatches and runs after these numbers: folders and answers of an earlier ledger have the lower ones."""
         with self.transaction():
             for name, number in (("dispatches", dispatch), ("runs", run)):
                 self.run("insert_sequence", {"name": name, "number": number})
             self.run("set_meta", {"key": "begun", "value": "1"})
 
     def meta(self, key: str) -> str | None:
-        """A fact about the ledger itself."""
+        """Return the value of a key in the `meta` table; None where it is not set."""
         row = self.one("get_meta", {"key": key})
         return None if row is None else str(row[0])
 
     # -- keeping it small ------------------------------------------------------------------------------------------
 
     def prune(self, before: float, keep_events: int) -> int:
-        """Drop events older than `before` and those beyond the newest `keep_events`; returns how many.
+        """Delete events older than `before` (seconds since the epoch) and all but the newest `keep_events`; returns how many.
 
-        Never a dispatch, nor an event that led to one, nor what is still to be done. In slices of its own
-        transactions, so that nothing else waits for long.
+        Keeps dispatches, the events in their chains of causes, and pending actions. Uses several short transactions, so it must not be
+        called inside one; an interrupted call continues with the next.
         """
         oldest = self.one("old_events", {"time": before})
         high = max(int(oldest[0] or 0) if oldest else 0, self._last_event - keep_events)
@@ -316,6 +328,7 @@ class Ledger:
             return 0
         self._db.execute("CREATE TEMP TABLE IF NOT EXISTS protected (id INTEGER PRIMARY KEY)")
         dropped = 0
+        # Once for all slices: the recursive query over all causes is the expensive part.
         with self.transaction():
             self._db.execute("DELETE FROM temp.protected")
             self._db.execute("INSERT OR IGNORE INTO temp.protected " + self._sql["protected_events"])
@@ -332,7 +345,7 @@ class Ledger:
 
 
 def event_of(row: Row) -> Event:
-    """An event as it was recorded."""
+    """Return the event of a row of the `events` table."""
     return Event(
         row["id"],
         row["time"],
@@ -346,8 +359,8 @@ def event_of(row: Row) -> Event:
     )
 
 
-#: Lone surrogates (bytes of a file name that are not UTF-8, or half a pair in somebody's JSON) have no place in SQLite's
-#: text. They are kept as the last private characters of Unicode; such characters themselves with a mark before them.
+#: SQLite's text cannot contain lone surrogates (bytes of a file name that are not UTF-8, or half a pair in JSON from outside). They are
+#: stored as the last private characters of Unicode; such characters themselves get a mark before them.
 _FIRST = "\U0010f7ff"
 _AWAY: dict[int, int | str] = {
     **{code: 0x10F800 + code - 0xD800 for code in range(0xD800, 0xE000)},
@@ -357,7 +370,7 @@ _KEPT = re.compile(f"{_FIRST}([{_FIRST}-\U0010ffff])|[\U0010f800-\U0010ffff]")
 
 
 def storable(value: object) -> object:
-    """`value` as SQLite can hold it: text with lone surrogates changed reversibly, all else as it is."""
+    """Return `value` in a form that SQLite can store: lone surrogates in text are replaced reversibly; other values stay unchanged."""
     if not isinstance(value, str) or value.isascii():
         return value
     try:
@@ -368,7 +381,7 @@ def storable(value: object) -> object:
 
 
 def _text(data: bytes) -> str:
-    """Text as it was before `storable`."""
+    """The reverse of `storable`, for each text that SQLite returns."""
     text = data.decode("utf-8", "replace")
     return text if text.isascii() or max(text) < _FIRST else _KEPT.sub(_as_it_was, text)
 
@@ -390,12 +403,14 @@ def _is_busy(exc: Exception) -> bool:
 
 
 def _own(path: Path) -> None:
-    """Make a file of its own of a ledger that has other names: in a copy with hard links (`cp -al`) two engines would write one."""
+    """Replace a ledger that has several names (hard links) by a copy of its own."""
+    # After `cp -al` both roots have the same file, and two engines would write to it.
     half = path.with_name(path.name + ".own")
     half.unlink(missing_ok=True)
     with closing(_connect(path, "rw")) as source, closing(sqlite3.connect(half)) as target:
         source.backup(target)
     os.chmod(half, 0o600)
+    # The backup contains the WAL's pages already; an old WAL beside the new file would damage it.
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     os.replace(half, path)
@@ -404,7 +419,7 @@ def _own(path: Path) -> None:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     wal = path.with_name(path.name + "-wal")
     if mode == "ro" and not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size):
-        mode = "ro&immutable=1"  # SQLite could not make the files beside it that readers share
+        mode = "ro&immutable=1"  # in a folder without write permission SQLite cannot create the `-shm` file that readers share
     db = sqlite3.connect(
         f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}",
         uri=True,
@@ -418,28 +433,29 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _inspect(path: Path, *, quick: bool = False) -> int:
-    """The ledger's version, found without changing the file. Raises LedgerError where it cannot be used."""
+    """The version of the ledger at `path`, 0 for an empty file; never changes the file. Raises LedgerError where it cannot be used."""
     newest = len(migrations())
     try:
         with path.open("rb") as file:
+            # Checked first: SQLite reports any other file as a damaged database, and the remedy would be the wrong one.
             header = file.read(16)
         if header and header != b"SQLite format 3\0":
             raise LedgerError(
-                f"{path}: not a ledger (it does not begin as an SQLite file); move it away, then `aipass up` makes a new one"
+                f"{path}: not a ledger (it is not an SQLite file); move it away, then `aipass up` creates a new one"
             )
         db = _connect(path, "ro")
         try:
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
             application = int(db.execute("PRAGMA application_id").fetchone()[0])
             if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
-                return 0  # an empty file, or one whose first transaction never came to its end
+                return 0  # an empty file, or one whose first transaction never ended
             if version > newest:
                 raise LedgerError(
                     f"{path}: written by a newer aipass (ledger version {version}, this one knows {newest}); upgrade aipass"
                 )
             if version < 1 or application != APPLICATION_ID:
                 raise LedgerError(
-                    f"{path}: an SQLite file of another program; move it away, then `aipass up` makes a new one"
+                    f"{path}: an SQLite file of another program; move it away, then `aipass up` creates a new one"
                 )
             if not quick:
                 problem = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
@@ -456,11 +472,11 @@ def _inspect(path: Path, *, quick: bool = False) -> int:
     return version
 
 
-_RESCUE = "keep a copy, try `sqlite3 ledger.db .recover`, or move it away to begin anew; the files in .aipass/runs stay as they are"
+_RESCUE = "keep a copy, try `sqlite3 ledger.db .recover`, or move it away to start with a new one; the files in .aipass/runs stay unchanged"
 
 
 def _migrate(db: sqlite3.Connection, version: int) -> None:
-    """Bring the schema to the newest version, in one transaction."""
+    """Migrate the schema from `version` to the newest one, in one transaction (atomic)."""
     scripts = migrations()
     if version == len(scripts):
         return

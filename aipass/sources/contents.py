@@ -1,4 +1,4 @@
-"""What files held when they were told last: a version that git took away, and that comes back as it was, is no new one."""
+"""The digests of files as last reported: a version that git removed and that comes back unchanged is not a new version."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from aipass.supervisor import held
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: So many files are remembered, the last ones, and none that is larger.
+#: Only the digests of the last MOST files are kept, and none of a larger file.
 MOST, LARGEST_BYTES = 10_000, 1_000_000
-#: Whoever watches reads what was saved for a tenth of the time, and for a second at once; what is beyond is told as somebody's save.
+#: The watching thread reads saved files for at most a tenth of the time, and one second in a burst; an unread file counts as a normal save.
 READING, AT_ONCE_S = 0.1, 1.0
-#: A hook of a commit may take minutes; what comes back later is somebody's save.
+#: A hook of a commit may take minutes; a file that comes back later counts as a normal save.
 AWAY_S = 600.0
-#: Of a file that was removed.
+#: Replaces the digest of a removed file; a real digest has 16 bytes.
 GONE = b"gone"
-#: What was changed and not staged before anybody looked is read for so long.
+#: At the start, unstaged files are read for at most this long.
 LOOK_S = 0.3
 
 
 class Contents:
-    """Tells a save from what git brings back without a lock.
+    """Distinguishes a save from a version that git restores without its lock. Used by one thread.
 
-    The program pre-commit takes away what is not staged (`git checkout`) and brings it back by `git apply`. Used by one thread.
+    The program pre-commit removes unstaged changes by `git checkout` and restores them by `git apply`, which takes no lock.
     """
 
     def __init__(self) -> None:
         self._digests: dict[str, bytes] = {}
-        #: Files that git has written over or taken away since, and when; by the monotonic clock.
+        #: By path: when git overwrote or removed a remembered file, on the monotonic clock.
         self._away: dict[str, float] = {}
-        #: Seconds that may be read for, at a moment of the monotonic clock.
+        #: The budget for reading in seconds, and when it was calculated (monotonic clock): a token bucket.
         self._left, self._at = AT_ONCE_S, time.monotonic()
 
     def note(self, files: Iterable[tuple[str, str]]) -> None:
-        """Remember files as they are: of each its path in the tree, and the absolute one."""
+        """Remember the current content of files, given as pairs of path in the tree and absolute path; stops after LOOK_S."""
         until = time.monotonic() + LOOK_S
         for path, absolute in files:
             if time.monotonic() > until:
@@ -46,12 +46,15 @@ class Contents:
             self._remember(path, _digest(absolute))
 
     def take(self, path: str) -> None:
-        """Git itself has just written or removed a file."""
+        """Note that git has just written or removed a file; only remembered files count."""
         if path in self._digests:
             self._away[path] = time.monotonic()
 
     def is_back(self, path: str, absolute: str) -> bool:
-        """Whether a file, of which it is to be told that somebody has written or removed it, is as it was told before git changed that."""
+        """Return whether a written or removed file is again as last reported, after git had changed it within AWAY_S.
+
+        Call it once for each change that is to be reported: it also remembers the current content.
+        """
         away = self._away.pop(path, None)
         before = self._digests.pop(path, None)
         now = self._read(absolute)
@@ -63,6 +66,7 @@ class Contents:
         self._left = min(AT_ONCE_S, self._left + (begun - self._at) * READING)
         self._at = begun
         if self._left <= 0:
+            # Without a limit, a program that saves large files all the time would delay every event.
             return None
         found = _digest(absolute)
         self._left -= time.monotonic() - begun
@@ -73,6 +77,7 @@ class Contents:
             return
         self._digests[path] = digest
         if len(self._digests) > MOST:
+            # `is_back` removes a path before it is added again, so the first one is the oldest.
             first = next(iter(self._digests))
             del self._digests[first]
             self._away.pop(first, None)

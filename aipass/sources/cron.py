@@ -1,7 +1,8 @@
-"""When a cron expression comes due: on the local clock, right on both nights of a year on which that is changed. Pure.
+"""The due times of cron expressions on the local clock, correct across changes of daylight saving time. Pure, except `local_zone`.
 
-As Debian's cron: what is due at a time of day (`30 2 * * *`) happens once a day, at the first moment after the gap where the clock skips it and
-the first time where it comes twice; what has a wildcard in minutes or hours (`*/10 * * * *`) goes by elapsed time through both.
+As in Debian's cron, an expression for a time of day (`30 2 * * *`) is due once a day. If the clock skips that time, it is due at the first
+moment after the gap; if the time comes twice, at the first. An expression with a wildcard in minutes or hours (`*/10 * * * *`) goes by
+elapsed time.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 LOCALTIME = "/etc/localtime"
-#: A clock that was set back by more is another clock: what has been done by the old one says nothing.
+#: Debian's cron treats a larger jump as a corrected clock: times that the wrong clock showed then no longer count.
 FORGETS_S = 3 * 3600.0
 
 
 class Due(NamedTuple):
-    """When a rule comes due: `wall` in seconds since the epoch; `asked` and `mono`: both clocks when that was worked out."""
+    """The next due time of a rule: `wall`, in seconds since the epoch. `asked` and `mono`: the wall and the monotonic clock at its calculation."""
 
     expression: str
     wall: float
@@ -28,7 +29,7 @@ class Due(NamedTuple):
 
 
 def local_zone() -> tzinfo:
-    """The zone of this machine, or of TZ, with its changes."""
+    """Return the time zone of TZ, else of this machine, with its daylight saving rules; a fixed offset where there are none."""
     name = os.environ.get("TZ", "").lstrip(":")
     try:
         if name:
@@ -36,24 +37,24 @@ def local_zone() -> tzinfo:
         with open(LOCALTIME, "rb") as file:
             return ZoneInfo.from_file(file)
     except (OSError, ValueError, KeyError, ImportError):
-        pass  # a rule written out, such as CET-1CEST, or no zones here at all
+        pass  # TZ is a POSIX rule such as CET-1CEST, or this machine has no zone files
     return datetime.now(UTC).astimezone().tzinfo or UTC
 
 
 def next_after(expression: str, wall: float, zone: tzinfo) -> float:
-    """The first moment after `wall` at which the expression is due, both in seconds since the epoch."""
+    """Return the first moment after `wall` at which the expression is due; both in seconds since the epoch."""
     if not is_fixed(expression):
         return _by_elapsed_time(expression, wall, zone)
     found = next(CronSim(expression, datetime.fromtimestamp(wall, zone)))
     due = found.timestamp()
-    while due <= wall:  # the second time of an hour that comes twice
+    while due <= wall:  # `wall` is in the second pass of an hour that comes twice: cronsim counts the first
         found = next(CronSim(expression, found))
         due = found.timestamp()
     return due
 
 
 def _by_elapsed_time(expression: str, wall: float, zone: tzinfo) -> float:
-    """The same with the clock as it is set now, and from where it is changed with that one: cronsim takes no half hours."""
+    """The same for an expression with wildcards, with a fixed offset up to each change of the clock: cronsim takes no half hours."""
     offset = _offset(wall, zone)
     while True:
         due = next(CronSim(expression, datetime.fromtimestamp(wall, timezone(offset)))).timestamp()
@@ -68,8 +69,9 @@ def _offset(wall: float, zone: tzinfo) -> timedelta:
 
 
 def _first_change(low: float, high: float, zone: tzinfo) -> float:
-    """The first whole second after `low` at which the clock is another, where it is another at `high`."""
+    """Return the first whole second after `low` with another offset than at `low`; `high` must have another one."""
     offset = _offset(low, zone)
+    # Hour by hour first: a bisection over the whole span would miss a change that is undone within it.
     while low + 3600 < high and _offset(low + 3600, zone) == offset:
         low += 3600
     first, last = int(low), int(min(high, low + 3600)) + 1
@@ -83,21 +85,23 @@ def _first_change(low: float, high: float, zone: tzinfo) -> float:
 
 
 def is_fixed(expression: str) -> bool:
-    """Whether it is due at times of day, and not by elapsed time."""
+    """Return whether the expression is due at times of day, not by elapsed time."""
     minute, hour = expression.split()[:2]
     return not (minute.startswith("*") or hour.startswith("*"))
 
 
 def first(expression: str, wall: float, mono: float, zone: tzinfo) -> Due:
-    """When it comes due next, seen from now."""
+    """Return the next due time, calculated from both clocks as they are now."""
     return Due(expression, next_after(expression, wall, zone), wall, mono)
 
 
 def look(due: Due, wall: float, mono: float, zone: tzinfo) -> Due:
-    """The same looked at again at a later moment: a clock that was set back makes nothing happen twice, nor wait for days."""
+    """Return `due`, or a new due time where the clock was set back since. A small step back never makes a time of day due twice."""
+    # The monotonic clock cannot be set, so the difference is how far the wall clock was set back.
     back = (mono - due.mono) - (wall - due.asked)
     if back <= 1.0:
         return due
+    # Without a new calculation a rule by elapsed time would wait as long as the clock was set back.
     if back > FORGETS_S or not is_fixed(due.expression):
         return first(due.expression, wall, mono, zone)
     return due

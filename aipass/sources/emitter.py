@@ -1,7 +1,7 @@
-"""A watchdog emitter that leaves ignored trees unwatched and tells when a file is complete.
+"""A watchdog emitter that leaves ignored trees unwatched and reports when a file is complete.
 
-watchdog's own inotify emitter watches every folder below a root and holds events back for half a second to pair
-renames; this one asks `IgnoreRules` first, pairs renames as they come, and hands over whole batches.
+watchdog's own inotify emitter watches every folder below a root and delays events for half a second to pair renames;
+this one asks `IgnoreRules` first, pairs renames immediately, and reports whole batches.
 """
 
 from __future__ import annotations
@@ -49,47 +49,49 @@ if TYPE_CHECKING:
     from aipass.sources.ignore import IgnoreRules
     from aipass.sources.observation import FileVersion, Observation
 
-# Folders without a watch are looked at this often: rarely enough to cost nothing, often enough to be noticed.
+# How often folders without a watch are polled: rarely enough to cost nothing, often enough that people see no delay.
 POLL_S = 2.0
-# The second half of a rename follows the first at once; only an event queue cut in two makes it wait.
+# The second half of a rename follows the first immediately, unless one read of the event queue ended between them.
 PAIR_WAIT_MS = 5
+# The most observations in one call of `tell`: the engine gets a large scan in parts.
 BATCH = 500
-# A file that was just created is mostly closed at once; its creation waits so long for company, and one commit does.
+# Most new files are closed immediately: a creation waits this long, so that one commit of the ledger records both events.
 CREATED_WAIT_MS = 10
-# A file older than this at a scan counts as complete without asking the kernel; inboxes are always asked about.
+# A scan counts a file older than this as complete without asking the kernel, except in the inbox.
 FRESH_S = 60.0
-# After what rules show and hide was looked into, so many times as long as that took nobody looks again; of more folders at once, all.
+# After a scan for changed ignore rules, the next one waits SCAN_SHARE times as long as that scan took. For more than MOST_TOPS folders, one
+# scan of the whole tree replaces the single ones.
 SCAN_SHARE, MOST_TOPS = 10, 20
 
 
 @dataclass(slots=True)
 class WatchContext:
-    """What one emitter watches, and whom it tells."""
+    """The tree that one emitter watches, with its rules, and the receiver of its observations."""
 
     root: str
     tell: Callable[[list[Observation]], None]
     ignore: IgnoreRules | None = None
-    #: Folders watched before all others, should watches run out.
+    #: Folders that get a watch before all others, in case the kernel gives too few.
     first: tuple[str, ...] = ()
-    #: Other rules of what is ignored, which were in force until now.
+    #: The ignore rules before a reconfiguration, until the next scan takes them.
     before: IgnoreRules | None = None
-    #: Take note of what is there at the start without telling it, but for `loud`.
+    #: Record the files of the start without events, except those in `loud`.
     baseline: bool = False
     loud: str = "inbox"
-    #: Git's own folder for this tree.
+    #: Git's own folder for this tree; None where there is no repository.
     git: str | None = None
-    #: What git did to the tree before was told already; seconds since the epoch.
+    #: Git's changes up to this time are recorded already; seconds since the epoch.
     since: float = 0.0
-    #: Told when a `.git` has come into the tree's own folder.
+    #: Called, in the emitter's thread, when a `.git` has appeared in the tree's own folder.
     git_came: Callable[[], None] = lambda: None
-    #: Others may write here without the kernel's telling it: what lies in `loud` is looked at from time to time as well.
+    #: Other machines may write here, and inotify does not report that: the folders of `loud` are polled as well.
     shared: bool = False
-    #: Folders deeper than this are not looked into: who may write there makes what he likes of their paths.
+    #: Deeper folders are not scanned: a program could otherwise make paths of any length.
     depth: int = 256
 
 
 class TreeEmitter(EventEmitter):
-    """Watches one ground. Everything but `ask_scan` and the counters happens in its own thread."""
+    """Watches one tree. All methods but `ask_scan` and `counts` run in the emitter's own thread."""
 
     def __init__(
         self,
@@ -113,60 +115,60 @@ class TreeEmitter(EventEmitter):
         self._lock, self._is_over = threading.Lock(), False
         self._batch: list[Observation] = []
         self._later: dict[str, float] = {}
-        #: Folders that are known not to be ignored, for as long as one scan or one round goes on.
+        #: Folders known as not ignored; a cache for one scan or one round, because rules may change in between.
         self._shown: set[str] = set()
-        #: Whether folders were ignored by the rules of before, as long as one scan goes on.
+        #: Whether the old rules ignored a folder; a cache for one scan.
         self._hidden_before: dict[str, bool] = {}
         self._young = UnsettledFiles()
         self._contents = Contents()
-        #: What git did while nobody looked, for as long as a scan goes on.
+        #: Git's changes while no emitter ran; only during a scan.
         self._moves: Moves = {}
         self._removed: frozenset[str] = frozenset()
-        #: What was ignored before a .gitignore was written, until that is looked into.
+        #: The rules before a .gitignore was written, until a scan has compared both.
         self._old_rules: IgnoreRules | None = None
-        #: Folders whose rules have changed, and from when on what they show and hide may be looked into.
+        #: Folders whose rules have changed, and the earliest time of the scan for them.
         self._rules_due: set[str] = set()
         self._rules_at = 0.0
-        #: Since when nobody looked what git did.
+        #: Git's log is read up to this time; seconds since the epoch.
         self._since = self._ground.since
         self._next_poll = 0.0
         self._resting: dict[str, tuple[FileVersion, float]] = {}
-        #: Set once what was there at the start has been told.
+        #: Set after the observations of the scan at the start are reported.
         self.settled = threading.Event()
 
     def tell_unused(self, path: str, reason: str) -> None:
-        """Tell of a .gitignore that is not used; asked by `IgnoreRules` in this thread."""
+        """Report a .gitignore that is not used. `IgnoreRules` calls this in the emitter's thread."""
         self._tell(Unused(path, reason))
 
-    # -- asked from other threads ----------------------------------------------------------------------------------
+    # -- called from other threads ----------------------------------------------------------------------------------
 
     def ask_scan(self, top: str, reason: str) -> None:
-        """Have `top` and all below it scanned soon, and compared."""
+        """Request a scan of `top` and all below it, and return immediately."""
         self._ask_scan(top, reason)
         self._wake()
 
     def _ask_scan(self, top: str, reason: str) -> None:
-        """One that waits already is as good."""
+        # A scan that waits already will see the same, so a second one would only cost time.
         if (top, reason) not in self._asked:
             self._asked.append((top, reason))
 
     def counts(self) -> tuple[int, int]:
-        """How many folders are watched, and how many polled."""
+        """Return how many folders are watched and how many are polled."""
         return len(self._watch_of), len(self._polled)
 
     def _wake(self) -> None:
         with self._lock:
             if self._is_over:
-                return  # its number may be another file's by now
+                return  # the descriptor's number may belong to another file by now
             try:
                 os.write(self._wake_out, b"w")
             except OSError:
-                pass  # it is awake already
+                pass  # the pipe is full, so the thread is awake already
 
     # -- watchdog's life cycle -------------------------------------------------------------------------------------
 
     def on_thread_start(self) -> None:
-        """Begin to watch; called by watchdog before its thread runs."""
+        """Open inotify and request the scan of the start; watchdog calls this before the thread runs."""
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
         if sys.platform == "linux":
@@ -178,7 +180,7 @@ class TreeEmitter(EventEmitter):
         self._asked.append(("", "start"))
 
     def _found_repository(self, folder: str, *, came: bool) -> None:
-        """A `.git` lies in a folder: another worktree is left alone, a repository's own git is watched too. `came`: just now."""
+        """Handle a `.git` in a folder: ignore another worktree, watch the git folder of a repository. `came`: it has just appeared."""
         if self._ground.ignore is None:
             return
         self._shown.clear()
@@ -194,11 +196,11 @@ class TreeEmitter(EventEmitter):
                 self._ground.git_came()
 
     def on_thread_stop(self) -> None:
-        """Wake the thread, so that it sees that it shall end."""
+        """Wake the thread, so that it sees the request to end."""
         self._wake()
 
     def run(self) -> None:
-        """Look, tell, wait; until stopped."""
+        """Run rounds until watchdog stops the emitter; then close its files."""
         try:
             super().run()
         finally:
@@ -210,13 +212,14 @@ class TreeEmitter(EventEmitter):
                 os.close(self._wake_out)
 
     def queue_events(self, timeout: float) -> None:
-        """One round: whatever was asked for, whatever the kernel says; then wait."""
+        """Run one round: first the requested scans, then wait, then the kernel's events. watchdog's `timeout` is not used."""
         del timeout
         self._shown.clear()
         while self._asked:
             top, reason = self._asked.popleft()
             self._scan(top, reason)
             if reason == "start":
+                # Before `settled`: who waits for that may expect the observations to be with the engine.
                 self._flush()
                 self._note_unstaged()
                 self.settled.set()
@@ -254,7 +257,7 @@ class TreeEmitter(EventEmitter):
                     self._left(folder, folder=True)
 
     def _tell(self, seen: Observation, *, git: bool | None = None) -> None:
-        """`git`: whether git did it, where that was found out when it happened."""
+        """Add an observation to the batch. `git`: whether git made the change, where that was decided at the time of the change."""
         if git is None and not isinstance(seen, (ScanEnd, Limited, Unused, Touched, Configured)):
             git = self._git.is_at_work(_place(seen))
         if git and isinstance(seen, Seen | Moved | Gone | Listing):
@@ -266,7 +269,7 @@ class TreeEmitter(EventEmitter):
             self._flush()
 
     def _is_back(self, seen: Seen | Moved | Gone) -> bool:
-        """Whether a file is again as it was told last, or removed again, after git had changed that."""
+        """Whether a file is again as it was last reported, or removed again, after git had changed that."""
         path = _place(seen)
         if not self._git.knows("") or self._is_at_once(path):
             return False
@@ -275,7 +278,8 @@ class TreeEmitter(EventEmitter):
         return not seen.folder and self._contents.is_back(path, self._absolute(path))
 
     def _note_unstaged(self) -> None:
-        """What was changed before anybody looked may be taken away, and come back, as what is saved from now on."""
+        """Remember the files with unstaged changes, as if they were saved now."""
+        # A pre-commit hook may remove these changes and restore them: then no event may say that a person saved them.
         if self._git.knows(""):
             paths = ask_of_files(Path(self._ground.root), "diff-files", "-z", "--name-only", "--relative")
             self._contents.note((path, self._absolute(path)) for path in paths if path)
@@ -288,12 +292,12 @@ class TreeEmitter(EventEmitter):
     # -- scanning --------------------------------------------------------------------------------------------------
 
     def _scan(self, top: str, reason: str) -> None:
-        """Watch and list `top` and all below it; at the end of a whole scan say which folders there are."""
+        """Watch and list `top` and all below it; then, except for reason `new`, report which folders exist."""
         begun = time.monotonic()
         self._shown.clear()
         self._hidden_before.clear()
         if reason != "new":
-            # What waits is told by itself, and before.
+            # Waiting changes come first: the listing shows their result and would hide how it came about.
             self._young.hurry()
             self._tell_young()
         if reason == "ignore" and self._ground.ignore is not None:
@@ -332,7 +336,7 @@ class TreeEmitter(EventEmitter):
         self._moves, self._removed = {}, frozenset()
         if reason == "ignore":
             now = time.monotonic()
-            # Who writes rules again and again makes nobody wait: a large tree is looked into the more rarely.
+            # A program that changes rules again and again must not keep this thread busy: the larger the tree, the rarer the scan.
             self._rules_at = max(self._rules_at, now) + SCAN_SHARE * (now - begun)
             if not any(other == "ignore" for _, other in self._asked):
                 self._old_rules = None
@@ -341,13 +345,14 @@ class TreeEmitter(EventEmitter):
     def _visit(
         self, folder: str, *, quiet: bool, polled: bool = False, ignoring: bool = False, new: bool = False
     ) -> list[str] | None:
-        """Watch one folder, then list it; returns its folders, None where it is gone."""
+        """Watch one folder, then list it; returns the folders in it, None where it is gone."""
         try:
-            # Held: an agent may put a link in the place of any folder on the way while this is done.
+            # Held open: an agent may replace any folder of the path by a symbolic link in the middle of this.
             handle = held.open_at(self._absolute(folder), os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             return None
         try:
+            # The watch first: a file that appears after the listing must cause an event.
             if not polled and not self._add_watch(folder, handle):
                 return None
             return self._list(folder, handle, quiet=quiet, polled=polled, ignoring=ignoring, new=new)
@@ -391,8 +396,8 @@ class TreeEmitter(EventEmitter):
         except OSError:
             return None
         if folder and self._is_ignored(folder):
-            return None  # another worktree, as was seen only now
-        # A repository that has just come was brought by git.
+            return None  # its `.git`, read just now, says that it is another worktree
+        # The files of a repository that has just appeared were written by git (`git clone`).
         came = not known and bool(folder) and self._git.knows(folder)
         for path in fresh:
             apart.add(path.rpartition("/")[2])
@@ -418,7 +423,7 @@ class TreeEmitter(EventEmitter):
         return below
 
     def _was_hidden(self, folder: str, path: str) -> bool:
-        """Whether a file was ignored by the rules of before; what is so of its folder is found out once a scan."""
+        """Whether the old rules ignored a file; the answers for folders are cached for the scan."""
         old = self._old_rules
         if old is None:
             return False
@@ -444,6 +449,7 @@ class TreeEmitter(EventEmitter):
             return True
         except OSError:
             return False
+        # The kernel gives one number per folder: here its rename is not read yet, and the number still has the old path.
         old = self._folder_of.get(watch)
         if old is not None and old != folder and self._watch_of.get(old) == watch:
             del self._watch_of[old]
@@ -462,7 +468,7 @@ class TreeEmitter(EventEmitter):
         self._told_limit = True
         if self._inotify is not None:
             limit = "fs.inotify.max_user_watches"
-            remedy = f"raise it: `sudo sysctl {limit}=1048576`, and put it in /etc/sysctl.d/ to keep it; or ignore more with [watch] ignore"
+            remedy = f"raise it: `sudo sysctl {limit}=1048576`, and add it to /etc/sysctl.d/ so that it survives a restart; or ignore more folders with [watch] ignore"
         elif sys.platform == "linux":
             limit = "fs.inotify.max_user_instances"
             remedy = f"raise it: `sudo sysctl {limit}=1024`, then restart the engine"
@@ -481,7 +487,7 @@ class TreeEmitter(EventEmitter):
     # -- the kernel's events ---------------------------------------------------------------------------------------
 
     def _take(self, events: list[inotify.Raw]) -> None:
-        """Turn a batch of the kernel's events into observations, pairing renames."""
+        """Turn a batch of the kernel's events into observations; the two halves of a rename become one."""
         pending: dict[int, tuple[str, bool]] = {}
         patience = 3
         while events:
@@ -494,7 +500,7 @@ class TreeEmitter(EventEmitter):
                 if self._git.take(raw):
                     self._young.wait_for_log()
                 elif len(self._young) and (moved := self._git.has_moved(raw)):
-                    # What another git wrote just before, whichever it was.
+                    # A program with its own implementation of git wrote the waiting files before the log.
                     self._young.are_by_git(
                         partial(self._is_as_moved, moved=moved),
                         {path for path in moved if moved[path] is None},
@@ -506,7 +512,7 @@ class TreeEmitter(EventEmitter):
                 if (came := self._git.has_come(raw)) is not None:
                     self._git.watch("", came)
                     self._ground.git_came()
-                # An agent can say that a watched folder is git's own: it is watched all the same.
+                # Always: an agent could declare a folder of the tree as git's own, to hide its changes from the engine.
                 self._take_one(raw, pending)
             events = []
             if pending and patience and self._inotify is not None:
@@ -542,7 +548,7 @@ class TreeEmitter(EventEmitter):
             self._take_file(raw, path, pending)
 
     def _forget_rules(self, folder: str) -> None:
-        """What is written from now on is under other rules of a folder; what they show and hide is looked into when all rests."""
+        """Use changed rules of a folder from now on; the scan for shown and hidden files waits until no change waits."""
         if self._ground.ignore is not None:
             self._shown.clear()
             before = self._ground.ignore.forget()
@@ -550,11 +556,12 @@ class TreeEmitter(EventEmitter):
             self._rules_due.add(folder)
 
     def _take_rules(self, raw: inotify.Raw, folder: str, path: str) -> None:
-        """Whatever an event says of rules: a .gitignore that was written, came or went, alone or with its folder."""
+        """Handle what an event means for the rules: a .gitignore was written, appeared or went, alone or with its folder."""
         ignore = self._ground.ignore
         if ignore is None:
             return
         if not raw.mask & inotify.IN_ISDIR:
+            # A creation is followed by a close: before that its patterns are incomplete.
             if raw.name == b".gitignore" and not raw.mask & (inotify.IN_CREATE | inotify.IN_ATTRIB):
                 self._forget_rules(folder)
         elif raw.mask & inotify.IN_DELETE:
@@ -571,7 +578,7 @@ class TreeEmitter(EventEmitter):
         if not self._is_near(path):
             return
         if raw.mask & inotify.IN_MOVED_TO and len(self._young):
-            # What waits may lie in it, and has other names from here on.
+            # Waiting files may be in that folder and have other paths from here on.
             self._young.hurry()
             self._tell_young()
         if raw.name == b".git" and raw.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO):
@@ -590,7 +597,7 @@ class TreeEmitter(EventEmitter):
             if not self._is_ignored(path):
                 self._scan(path, "new")
         elif raw.mask & inotify.IN_DELETE:
-            # It was empty: what was in it has left before.
+            # A removed folder was empty: its files caused their own events before.
             self._left(path, folder=True, alone=True)
 
     def _take_file(self, raw: inotify.Raw, path: str, pending: dict[int, tuple[str, bool]]) -> None:
@@ -625,15 +632,15 @@ class TreeEmitter(EventEmitter):
             self._tell(seen)
 
     def _is_at_once(self, path: str) -> bool:
-        """Whether what happens there is told as it comes: people wait for it."""
+        """Whether changes there are reported immediately, without a rest: people wait for the inbox and for plans."""
         return self._ground.ignore is None or self._is_loud(path) or path.partition("/")[0] == "plans"
 
     def _is_loud(self, path: str) -> bool:
-        """Whether it lies where each file is somebody's task."""
+        """Whether a path is in the inbox, where each file is a task."""
         return path.partition("/")[0] == self._ground.loud
 
     def _is_young(self, raw: inotify.Raw, path: str) -> bool:
-        """Whether a file was written a moment ago and is not told yet: it may only be what another one becomes."""
+        """Whether `UnsettledFiles` takes this event: a file that was just written may only be temporary."""
         if self._is_at_once(path) or raw.mask & (inotify.IN_DELETE | inotify.IN_MOVED_TO):
             return False
         if path not in self._young and self._is_ignored_file(path):
@@ -662,7 +669,7 @@ class TreeEmitter(EventEmitter):
     def _tell_rested(self, rested: Rested) -> None:
         for path, other, git, written in rested.back:
             if not written:
-                self._touched(path)  # its name was set, as a mode is
+                self._touched(path)  # a rename changes the ctime only, as a change of mode does
             for place in (path, other):
                 if place not in rested.written and (there := self._look(place, found=True)) is not None:
                     self._tell(there, git=git)
@@ -675,20 +682,20 @@ class TreeEmitter(EventEmitter):
         for path, git in rested.left:
             self._left(path, folder=False, git=git)
         for path, waiting in rested.written.items():
-            # It was closed, whoever may have opened it again by now.
+            # Once closed it counts as complete, even if a program has opened it again by now.
             seen = self._look(path, found=not waiting.closed)
             if seen is not None and not self._is_ignored_file(path):
                 self._tell(seen, git=waiting.git)
 
     def _tell_moved(self, old: str, new: str, git: bool, *, is_taken: bool) -> None:
-        """`is_taken`: something else has come to the old name, which is told by itself."""
+        """Report a rename. `is_taken`: another file has the old name now and is reported by itself."""
         seen = self._look(new, found=False)
         if seen is None or seen.type != "file" or self._is_ignored_file(new):
             self._left(old, folder=False, git=git)
             return
         self._tell(Moved(old, new, folder=False, identity=seen.identity, changed=seen.changed), git=git)
         if not is_taken and (there := self._look(old, found=True)) is not None:
-            self._tell(there, git=git)  # something has come in its place
+            self._tell(there, git=git)  # another file has the old name already
 
     def _is_as_moved(self, path: str, moved: Moves) -> bool:
         blob = moved.get(path)
@@ -701,12 +708,13 @@ class TreeEmitter(EventEmitter):
             status = os.lstat(self._absolute(path))
         except OSError:
             return
-        # Of one that is just being written the close will say it: what it is until then is nobody's version.
+        # The close of a file that is being written will report it: no version before that is final.
         if type_of(status) == "file" and writers.has_writer(self._absolute(path)) is not True:
             self._tell(Touched(path, identity_of(status), changed_of(status)))
 
     def _leave(self, path: str, folder: bool) -> None:
-        """A file has left its place: to many tools that is how they begin to save it anew."""
+        """Handle a removed file or folder; in the tree the report of a file waits."""
+        # Many editors save by moving the old file away first.
         if folder or self._is_at_once(path):
             self._left(path, folder)
         else:
@@ -716,7 +724,7 @@ class TreeEmitter(EventEmitter):
             self._young.leave(path, git=by_git)
 
     def _left(self, path: str, folder: bool, *, alone: bool = False, git: bool | None = None) -> None:
-        """Something is no longer at `path`, unless something is there again: then that is told instead."""
+        """Report that `path` is gone, unless something is there again: the events of that report it. `alone`: the folder was empty."""
         if os.path.lexists(self._absolute(path)):
             return
         if folder and alone:
@@ -734,7 +742,7 @@ class TreeEmitter(EventEmitter):
 
     def _rename_watches(self, old: str, new: str) -> None:
         if new in self._watch_of:
-            # Two folders were exchanged: which watch is whose is found out by looking.
+            # Two folders were exchanged (RENAME_EXCHANGE): only a scan can say which watch belongs to which.
             self._ask_scan(old, "asked")
             self._ask_scan(new, "asked")
             return
@@ -747,9 +755,9 @@ class TreeEmitter(EventEmitter):
             self._polled.add(new + name[len(old) :])
 
     def _look(self, path: str, *, found: bool, closed: bool = False) -> Seen | None:
-        """A file as it is now. `found`: nobody saw it being closed, so the kernel is asked whether it is complete.
+        """A file as it is now; None where it is gone, or is a folder.
 
-        `closed`: somebody has closed it; another may write on (`touch x; slow > x`), and of a drop that is waited for.
+        `found`: its close was not seen, so the kernel must say whether it is complete. `closed`: a program has closed it.
         """
         absolute = self._absolute(path)
         try:
@@ -764,6 +772,7 @@ class TreeEmitter(EventEmitter):
             return Seen(path, identity_of(status), complete=True, type=kind) if inbox else None
         complete = True
         if closed and self._is_loud(path):
+            # Another program may still write to the same file (`touch x; slow > x`): a task must not start half-written.
             complete = writers.has_writer(absolute) is not True
         if found:
             loud = self._is_loud(path) or self._ground.ignore is None
@@ -774,7 +783,7 @@ class TreeEmitter(EventEmitter):
             if not complete:
                 self._later[path] = time.monotonic() + writers.SETTLED_S
             elif fresh:
-                # It may have been written and closed between the first look and the kernel's word.
+                # A program may have written and closed it between the `lstat` above and the kernel's answer.
                 try:
                     status = os.lstat(absolute)
                 except OSError:
@@ -782,9 +791,10 @@ class TreeEmitter(EventEmitter):
         return Seen(path, identity_of(status), complete, changed=changed_of(status))
 
     def _is_at_rest(self, path: str, now: FileVersion) -> bool:
-        """Nobody here can say who writes a file from another side: one that is the same at two looks is complete."""
+        """Whether a file is the same as SETTLED_S ago: the kernel does not know the writers on other machines."""
         before, since = self._resting.get(path, (None, 0.0))
         if before != now:
+            # Entries of files that were never complete would stay here otherwise.
             self._resting = {
                 one: seen for one, seen in self._resting.items() if time.monotonic() - seen[1] < 60
             }
@@ -793,7 +803,7 @@ class TreeEmitter(EventEmitter):
         return time.monotonic() - since >= writers.SETTLED_S
 
     def _look_again(self) -> None:
-        """Files that were being written when they were found, in case their close was not seen."""
+        """Look again at files that were open for writing when they were found: their close may have come before the watch."""
         now = time.monotonic()
         for path in [path for path, due in self._later.items() if due <= now]:
             del self._later[path]
@@ -804,7 +814,7 @@ class TreeEmitter(EventEmitter):
     def _is_ignored(self, folder: str) -> bool:
         if self._ground.ignore is None:
             return False
-        # What one folder deep down costs may not grow with all that lie above it.
+        # Cached, so that the cost of a deep folder does not grow with the number of folders above it.
         unknown = [folder]
         while (above := unknown[-1].rpartition("/")[0]) and above not in self._shown:
             unknown.append(above)
@@ -827,7 +837,7 @@ class TreeEmitter(EventEmitter):
 
 
 def _place(seen: Observation) -> str:
-    """Where in the tree something was seen."""
+    """The path of an observation; the root for those without one."""
     match seen:
         case Listing():
             return seen.folder

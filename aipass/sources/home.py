@@ -1,4 +1,4 @@
-"""The home source: tells when the root or the engine's own folder is no longer where it was, so that no engine goes on without its record."""
+"""The home source: reports that the root or `.aipass` was moved or removed, so that no engine continues without its ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from aipass.workspace.layout import Layout
 
-#: Where the kernel does not tell of it, it is looked for this often.
+#: The paths are compared this often in any case: inotify does not report every move.
 LOOK_S = 10.0
 _MASK = (
     inotify.IN_DELETE_SELF
@@ -28,34 +28,32 @@ _MASK = (
 
 @dataclass(frozen=True, slots=True)
 class HomeGone:
-    """The root, or `.aipass`, was moved or removed. `reason` is a whole sentence."""
+    """The root, `.aipass`, the ledger or the engine's lock file was moved or removed. `reason`: a message that names the path."""
 
     reason: str
 
 
 class Home:
-    """Watches the root, `.aipass`, the ledger and the hold of the engine for their move or end.
-
-    A `git clean` beside a working engine may leave `.aipass` (it is being written to) and take all that was in it.
-    """
+    """Watches the root, `.aipass`, the ledger and the engine's lock file; reports the first that is moved or removed, then ends."""
 
     name = "home"
     urgent = True
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        # Not `.aipass` alone: `git clean` beside a working engine may leave that folder and remove the files in it.
         self._places = (layout.root, layout.state, layout.ledger, layout.engine_lock)
         self._known = {place: _identity(place) for place in self._places}
         self._reader, self._writer = os.pipe()
         self._thread: threading.Thread | None = None
 
     def start(self, tell: Callable[[list[HomeGone]], None]) -> None:
-        """Begin to observe."""
+        """Start the thread; `tell` gets at most one batch, with one `HomeGone`."""
         self._thread = threading.Thread(target=self._run, args=(tell,), name="home", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread and wait for it. Call it once."""
         os.close(self._writer)
         if self._thread is not None:
             self._thread.join()
@@ -71,16 +69,17 @@ class Home:
                 kernel.add(os.fsencode(place), _MASK)
             poll.register(kernel.descriptor, select.POLLIN)
         except OSError:
-            if kernel is not None:  # there are no watches left
+            if kernel is not None:  # this user has no watches left: `LOOK_S` alone must do
                 kernel.close()
             kernel = None
         try:
             while True:
-                # From time to time in any case: of a folder further up that is moved the kernel tells nothing here.
+                # With a timeout in any case: when a folder further up is moved, the kernel reports nothing for these watches.
                 ready = dict(poll.poll(LOOK_S * 1000))
                 if self._reader in ready:
                     return
                 if kernel is not None:
+                    # The events only wake this thread: the comparison of identities decides.
                     kernel.read()
                 gone = next((place for place in self._places if _identity(place) != self._known[place]), None)
                 if gone is not None:

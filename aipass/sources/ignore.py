@@ -1,4 +1,4 @@
-"""Which parts of the tree nobody watches: built-in names, every .gitignore, `[watch] ignore`, nested roots, other worktrees."""
+"""The ignore rules of the watched tree: built-in names, every .gitignore, `[watch] ignore`, nested roots, other worktrees."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ _NAMES = (
     ".hypothesis .cache .gradle .next .nuxt .svelte-kit .turbo .parcel-cache .terraform build dist target htmlcov "
     ".eggs .idea"
 )
-#: Folders that tools fill and nobody reviews. `[watch] ignore = ["!build/"]` takes one back.
+#: Folders with the output of tools, which no person reviews. `[watch] ignore = ["!build/"]` makes one watched again.
 IGNORED_FOLDERS = frozenset(_NAMES.split())
-#: Never watched, whatever a configuration says: it would see itself write.
+#: Never watched, and no configuration can change that: the engine would react to its own writes.
 FORBIDDEN_FOLDERS = frozenset((".git", ".aipass", ".trinity"))
-#: Watched even where git ignores them: they are how people talk to the engine.
+#: Watched even where git ignores them: people give the engine work through them.
 ALWAYS_WATCHED = frozenset(("inbox", "outbox", "plans", CONFIG_NAME))
-#: Agents write .gitignore files, and every file that appears is held against them: so much of one is read, and of it
-#: and those of the folders above so many lines. The largest of the collection github.com/github/gitignore has 900 lines and 30 kB.
+#: Limits for one .gitignore: agents write these files, and every new file is compared with each pattern. The largest one of the collection
+#: github.com/github/gitignore has 900 lines and 30 kB.
 MAX_GITIGNORE_BYTES = 200_000
 MAX_LINES = 2_000
-#: What the patterns of one and of those above it may take, in comparisons of a text (about a microsecond): see `weight`.
+#: The most that the patterns of one .gitignore and of those above it may cost per path. Unit: comparisons of a text, about a microsecond each;
+#: see `weight`.
 MAX_WEIGHT = 10_000
-#: A name has at most 255 characters, and a path of those that are watched so many parts.
+#: The longest name, in characters, and the deepest watched path, in parts (`WatchContext.depth`).
 _LONGEST, _DEEPEST = 255, 256
-#: So many characters are compared one by one in the time of a comparison of texts.
+#: Comparing this many single characters takes as long as one comparison of texts.
 _CHARACTERS = 100
 NAME = ".gitignore"
-#: Who hides a file that lies deeper is nobody's business.
+#: For a deeper file `hider` names no .gitignore: the search asks about every folder on the way.
 _NAMED_DEEP = 50
 #: A `.git` file is one line with one path.
 MAX_GIT_FILE_BYTES = 5000
 
 
 class _Rules(NamedTuple):
-    """One folder's own patterns, and what they weigh with those of the folders above.
+    """The patterns of one folder's own .gitignore, and their weight together with those of the folders above.
 
-    `above`: the next folder above that has patterns; None where none has.
+    `above`: the nearest folder above that has patterns; None where no folder has any.
     """
 
     globs: Globs | None
@@ -56,9 +57,9 @@ class _Rules(NamedTuple):
 
 
 class IgnoreRules:
-    """Decides for paths relative to `root`; `.gitignore` files are read once and again after `forget`.
+    """Decides whether paths relative to `root` are ignored. Reads each `.gitignore` once, and again after `forget`.
 
-    `refused(path, reason)` is told of each that is not used, once as long as it stays so.
+    Calls `refused(path, reason)` for each `.gitignore` that it does not use, once while the reason stays the same.
     """
 
     def __init__(
@@ -70,18 +71,18 @@ class IgnoreRules:
         self._root, self._refused = root, refused
         self._own = Globs(patterns, gitignore=True) if patterns else None
         self._files: dict[str, _Rules] = {}
-        #: Those folders that have patterns.
+        #: The folders that have patterns.
         self._ruled: set[str] = set()
         self._told: dict[str, str] = {}
 
     def forget(self) -> IgnoreRules:
-        """Read every .gitignore anew when it is next needed; returns one that has the rules of until now."""
+        """Make every .gitignore be read again when it is next needed; returns a copy with the rules up to now."""
         before = copy.copy(self)
         self._files, self._ruled = {}, set()
         return before
 
     def hider(self, path: str) -> str | None:
-        """The .gitignore whose pattern ignores the file at `path`, or a folder that it lies in; None where none does, or it lies too deep."""
+        """Return the path of the .gitignore that ignores the file at `path` or a folder above it; None where none does, or the file is too deep."""
         parts = path.split("/")
         if len(parts) > _NAMED_DEEP:
             return None
@@ -93,12 +94,13 @@ class IgnoreRules:
         return None
 
     def folder(self, path: str) -> bool:
-        """Whether the folder at `path`, and so all below it, is ignored. Its parents are not."""
+        """Return whether the folder at `path`, and so all below it, is ignored. The caller has asked about its parents before."""
         name = path.rpartition("/")[2]
         if name in FORBIDDEN_FOLDERS:
             return True
         if path.partition("/")[0] in ALWAYS_WATCHED:
             return False
+        # A nested root and another worktree are roots of their own: their files are not this engine's work.
         if os.path.lexists(self._root / path / CONFIG_NAME) or is_worktree(self._root / path):
             return True
         own = self._asked(path + "/")
@@ -109,13 +111,13 @@ class IgnoreRules:
         return self._by_git(path, folder=True)
 
     def file(self, path: str) -> bool:
-        """Whether the file at `path`, in a folder that is not ignored, is ignored itself."""
+        """Return whether the file at `path` is ignored itself; its folder must not be ignored."""
         if path.partition("/")[0] in ALWAYS_WATCHED:
             return False
         own = self._asked(path)
         if own is not None:
             return own
-        # What an editor or a download makes for a moment is nobody's task; `.git` as a file is git's own.
+        # A temporary file of an editor or a download is not a task. `.git` as a file belongs to git: in a submodule or a worktree.
         name = path.rpartition("/")[2]
         return name == ".git" or passing.find(name) is not None or self._by_git(path, folder=False)
 
@@ -123,12 +125,12 @@ class IgnoreRules:
         return None if self._own is None else _verdict(self._own, path)
 
     def _by_git(self, path: str, *, folder: bool) -> bool:
-        """What the nearest .gitignore with an opinion says."""
+        """Whether a .gitignore ignores the path: the nearest one with a matching pattern decides, as in git."""
         _, rule = self._deciding(path, folder=folder)
         return rule is not None and rule.include
 
     def _deciding(self, path: str, *, folder: bool) -> tuple[str, GlobRule | None]:
-        """The pattern of a .gitignore that decides about a path, and the folder that it is of."""
+        """The pattern that decides about a path, with the folder of its .gitignore; None where no pattern matches."""
         above: str | None = path.rpartition("/")[0]
         while above is not None:
             rules = self._file(above)
@@ -141,7 +143,7 @@ class IgnoreRules:
         return "", None
 
     def is_old(self, folder: str) -> bool:
-        """Whether another .gitignore is in use for a folder than lies there now."""
+        """Return whether the patterns in use for a folder differ from its .gitignore on disk."""
         found = self._files.get(folder)
         if found is None:
             return False
@@ -152,16 +154,17 @@ class IgnoreRules:
         return lines != (() if found.globs is None else found.globs.lines)
 
     def drop(self, folder: str) -> None:
-        """A folder is gone, with nothing in it."""
+        """Forget the patterns of a removed folder."""
         self._files.pop(folder, None)
         self._ruled.discard(folder)
 
     def has_rules(self, folder: str) -> bool:
-        """Whether patterns of a .gitignore in a folder, or below it, are in use."""
+        """Return whether patterns of a .gitignore in a folder, or below it, are in use."""
         return any(name == folder or name.startswith(folder + "/") for name in self._ruled)
 
     def _file(self, folder: str) -> _Rules:
-        """The patterns of a folder's own .gitignore. Those of the folders above are counted before: who writes deeper takes nothing from them."""
+        """The patterns of a folder's own .gitignore, after those of the folders above."""
+        # From the top down, so that a heavy .gitignore deep in the tree never makes one above it exceed the limit.
         missing = []
         while folder not in self._files:
             missing.append(folder)
@@ -184,9 +187,10 @@ class IgnoreRules:
             heavy = above.weight + sum(map(weight, lines))
             if heavy > MAX_WEIGHT:
                 raise ValueError(
-                    "its patterns, with those of the folders above, take too long to compare with a path"
+                    "its patterns, with those of the folders above, take too long to compare with a path; simplify or remove some"
                 )
         except ValueError as exc:
+            # Every forgetting reads the same file again; one notice is enough.
             if self._told.get(path) != str(exc):
                 self._told[path] = str(exc)
                 self._refused(path, str(exc))
@@ -196,7 +200,7 @@ class IgnoreRules:
 
 
 def weight(line: str) -> int:
-    """What a pattern takes at most to be compared with a path, in comparisons of a text; an ordinary one weighs one or two."""
+    """Return the highest cost of comparing a pattern with a path, in comparisons of a text; an ordinary pattern costs one or two."""
     found = 0
     parts = [part for part in line.split("/") if part]
     for part in parts:
@@ -205,13 +209,14 @@ def weight(line: str) -> int:
         elif part.count("*") <= 1:
             found += 2 + len(part) // _CHARACTERS
         else:
+            # The text between two `*` is searched for at every position of the name.
             found += 2 + len(part) * _LONGEST // _CHARACTERS
-    # Between others `**` stands for any number of folders, and what comes before it may lie anywhere.
+    # `**` between other parts matches any number of folders, so the rest is tried at each depth.
     return found * _DEEPEST if "**" in parts[1:-1] else found
 
 
 def git_folder(folder: Path) -> Path | None:
-    """Git's own folder for a tree of its own that begins at `folder`; None where none begins there. Nothing of it is trusted."""
+    """Return git's own folder of the working tree that begins at `folder`; None where none begins there. Agents may have written it: do not trust it."""
     inner = folder / ".git"
     try:
         if stat.S_ISDIR(os.lstat(inner).st_mode):
@@ -227,7 +232,7 @@ def git_folder(folder: Path) -> Path | None:
 
 
 def is_worktree(folder: Path) -> bool:
-    """Whether another worktree begins at `folder`: another branch of some repository, which others work on."""
+    """Return whether `folder` is a linked worktree, that is, another branch of some repository."""
     if not os.path.lexists(folder / ".git"):
         return False
     found = git_folder(folder)
@@ -240,9 +245,9 @@ def _verdict(globs: Globs, path: str) -> bool | None:
 
 
 def lines_of(root: Path, path: str) -> tuple[str, ...]:
-    """The patterns of a `.gitignore`, its path relative to the root; none where there is none.
+    """Return the patterns of the `.gitignore` at `path`, which is relative to the root; none where there is no such file.
 
-    Raises ValueError with the reason where it is not used: no plain file, or too large.
+    Raises ValueError with the reason where aipass does not use it: it is not a plain file, or too large.
     """
     try:
         data = held.read(root / path, MAX_GITIGNORE_BYTES)
@@ -251,9 +256,9 @@ def lines_of(root: Path, path: str) -> tuple[str, ...]:
     except held.TooLargeError as exc:
         raise ValueError(f"larger than {MAX_GITIGNORE_BYTES // 1000} kB") from exc
     except OSError as exc:
-        # A link as well: git does not follow one there either.
+        # Also for a symbolic link: git does not follow one as a .gitignore in the tree either.
         raise ValueError(f"it cannot be read ({exc.strerror})") from exc
-    # As git reads it: a mark at the beginning is none of it, and a line ends at its newline alone, with or without a CR before.
+    # As git reads it: a byte order mark is no part of the first pattern, and only LF ends a line, with or without a CR before it.
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     found = tuple(line for line in lines if line.strip() and not line.startswith("#"))

@@ -1,7 +1,7 @@
-"""What the ledger knows of the watched files: turns what was seen into what happened, each thing once.
+"""The comparison of observations with the ledger's `files` table: it turns observations into facts, each change once.
 
-Live watching and scanning both end here, so it does not matter which of them saw a change first, or whether both did.
-Called inside the transaction that records the facts.
+Live watching and scans both end here, so a change that both saw is recorded once (idempotence). The engine calls it inside the
+transaction that records the facts.
 """
 
 from __future__ import annotations
@@ -31,51 +31,52 @@ if TYPE_CHECKING:
     from aipass.sources.observation import Observation
 
 SOURCE = "filesystem"
-#: Of so many files it is known that they were told to be ignored.
+#: The most files that are remembered as reported by `watch.hidden`; beyond that the set is emptied, and one may be reported again.
 MOST_HIDDEN = 100_000
-#: So many files are told one by one when they are moved with their folders, within so many seconds; the fence allows 5,000 at once.
+#: A run that moves more files with their folders within CARRIED_S seconds gets one event per folder; the fence allows 5,000 files in one move.
 MOST_CARRIED, CARRIED_S = 20_000, 60.0
-#: Each file that comes there is somebody's task.
+#: Folders in which each new file is a task: their files always get their own events.
 DROPS = frozenset(("inbox", "plans"))
 
 
 class Writers(Protocol):
-    """Who wrote what: of `Attribution`."""
+    """The authors of files, as `Attribution` knows them."""
 
     def by(self, path: str) -> int | None:
-        """The run that made a path what it is now; None where nobody known did."""
+        """Return the run that made the current version of a path; None where no known run did."""
         ...
 
     def last(self, path: str) -> int | None:
-        """The live run that acted on a path last, whatever became of that since; None where nobody did, or a run of before."""
+        """Return the live run that acted on a path last, even where another program changed it since; None where no live run did."""
         ...
 
 
 class NoRuns:
-    """Nobody is known."""
+    """No author of any file is known; for a ledger without runs."""
 
     def by(self, path: str) -> None:
-        """Nobody."""
+        """Return None for every path."""
 
     def last(self, path: str) -> None:
-        """Nobody."""
+        """Return None for every path."""
 
 
 class Known:
-    """The `files` table, and the rules by which an observation becomes facts."""
+    """Owns the `files` table. Used in the engine's thread, inside a transaction."""
 
     def __init__(self, ledger: Ledger, runs: Writers | None = None) -> None:
         self._ledger, self._runs = ledger, runs or NoRuns()
-        #: By run: when it has moved folders, and how many files with each.
+        #: By run: the time of each move of a folder, and how many files it moved.
         self._carried: dict[int, deque[tuple[float, int]]] = {}
-        #: Files that are ignored by now, and were not; they are known all the same.
+        #: Files that were watched and are ignored now; they stay in the table.
         self._hidden: set[str] = set()
 
     def settle(self, seen: Observation) -> list[Fact]:
-        """The facts that an observation amounts to: none where the ledger knew it already."""
+        """Return the facts of an observation and update the table; no facts where the ledger knew it already."""
         facts = self._settle(seen)
         if getattr(seen, "git", False):
             return _by_git(facts)
+        # Only the engine knows runs: a run that restores a file by hand has written it, even with the same content.
         if isinstance(seen, Seen | Moved | Gone) and seen.back and self._runs.by(_place(seen)) is None:
             return _by_git(facts)
         return facts
@@ -108,17 +109,18 @@ class Known:
                 ]
 
     def forget(self, top: str) -> None:
-        """Know nothing below a folder any more, so that the next scan tells all that is there."""
+        """Remove all files below a folder from the table, so that the next scan reports them as new."""
         for folder, name, *_ in self._below(top):
             self._ledger.run("drop_file", (folder, name))
 
     def forget_told(self) -> None:
-        """What was told in a transaction that failed is not on record: it may be told again."""
+        """Forget which notices were given; call it after a transaction failed."""
+        # The ledger has no record of the events of that transaction, so they must be possible again.
         self._hidden.clear()
         self._carried.clear()
 
     def forget_file(self, path: str) -> None:
-        """The same of one file."""
+        """Remove one file from the table, so that the next observation reports it as new."""
         self._ledger.run("drop_file", _key(path))
 
     def _seen(self, seen: Seen) -> list[Fact]:
@@ -131,7 +133,7 @@ class Known:
             and known[:3] == seen.identity
             and _is_later(seen.changed, known[3])
         ):
-            # Written and closed, with the size and the time of before: `touch -r`, `rsync -t`, whoever wants to hide it.
+            # Written with the same size and time: `touch -r`, `rsync -t`, or a program that hides its write. A program cannot set the ctime.
             self._put(key, seen)
             return [_fact("file.changed", seen), _fact("file.closed", seen, identity=str(seen.identity))]
         return self._compare(seen, key, known)
@@ -140,7 +142,8 @@ class Known:
         self._ledger.run("put_file", (*key, *seen.identity, seen.changed))
 
     def _touched(self, seen: Touched) -> list[Fact]:
-        """Its time was set, as `cp -p`, `scp -p` and `unzip` do after closing: the same version, known by its new time from here on."""
+        """Store the new time of a file whose time was set: it is the same version, so there is no event."""
+        # `cp -p`, `scp -p` and `unzip` set the time after the close; without this the next scan would report a change.
         key = _key(seen.path)
         row = self._ledger.one("file", key)
         if (
@@ -160,13 +163,14 @@ class Known:
         if not seen.complete:
             if known is not None:
                 return []
+            # Without an identity: the version counts only when the file is complete.
             self._ledger.run("put_file", (*key, None, None, None, None))
             return [_fact("file.created", seen)]
         if known is not None and known[:3] == seen.identity:
             return []
         self._put(key, seen)
         if known is not None and known[1:3] == seen.identity[1:]:
-            # The same size and the same nanosecond: a copy that took its place, as at a hand-over.
+            # The same size and the same nanosecond: an identical copy replaced the file, as at the hand-over of a phase.
             return []
         facts = (
             [_fact("file.created", seen)]
@@ -200,7 +204,7 @@ class Known:
         there = self._ledger.one("file", key)
         known = None if there is None else tuple(there)
         if not self._ledger.run("drop_file", _key(seen.old)):
-            # Nobody told of the old name: a file that was ignored, or left alone until now.
+            # The old name has no entry: that file was ignored, or still unfinished.
             return self._compare(target, key, known)
         self._put(key, target)
         moved = Fact(
@@ -223,18 +227,18 @@ class Known:
                 continue
             facts.append(Fact("file.moved", SOURCE, path=path, detail={"from": _path(folder, name)}))
             if ino is not None:
-                # Renamed into place is complete, with its folder as well as alone.
+                # A file that was renamed is complete, also when its folder was renamed.
                 there = Seen(path, FileVersion(ino, size, mtime), complete=True)
                 facts.append(_fact("file.closed", there, identity=str(there.identity)))
         if is_storm:
-            # A program that renames large folders to and fro must not fill the log: the folder's move is told, and how many files that is.
+            # A program that renames large folders again and again must not fill the ledger: one event names the folder and the number of files.
             detail = {"from": seen.old, "folder": True, "files": len(below)}
             facts.append(Fact("file.moved", SOURCE, path=seen.new, detail=detail))
         return facts
 
     def _is_storm(self, seen: Moved, files: list[str]) -> bool:
-        """Whether a run has moved more files with their folders than are told one by one."""
-        # A run's journal names the files, by the old name and the new.
+        """Whether a run has moved more than MOST_CARRIED files with their folders within CARRIED_S."""
+        # Asking for one file is enough: the run's journal names every moved file, by its old and its new name.
         run = self._runs.last(files[0]) if files else None
         if run is None or DROPS & {path.partition("/")[0] for path in (seen.old, seen.new)}:
             return False
@@ -244,7 +248,7 @@ class Known:
         carried = self._carried.setdefault(run, deque())
         while carried and carried[0][0] < now - CARRIED_S:
             carried.popleft()
-        # One move alone is told whole, however large.
+        # A single move gets an event per file, however large it is.
         if carried and sum(number for _, number in carried) + len(files) > MOST_CARRIED:
             return True
         carried.append((now, len(files)))
@@ -264,7 +268,7 @@ class Known:
             told = self._compare(entry, key, before)
             if entry.git:
                 told = _by_git(told)
-            # Other rules of what is ignored show it for the first time: it has not come, unless a run is known to have made it.
+            # Changed ignore rules show an old file: it is not new, unless a run is known to have made it.
             was_there = (
                 before is None and os.fsdecode(key[1]) in seen.shown and self._runs.by(entry.path) is None
             )
@@ -274,7 +278,7 @@ class Known:
             if os.fsdecode(name) in seen.apart:
                 continue
             if os.fsdecode(name) in seen.hidden:
-                # It is there: what becomes of it is told when it is watched again.
+                # The file still exists: its changes are reported when it is watched again.
                 hidden.append(_path(folder, name))
                 continue
             facts += self._drop_listed(folder, name, seen.removed)
@@ -283,10 +287,8 @@ class Known:
         return [] if seen.quiet else facts
 
     def _newly_hidden(self, paths: list[str], *, is_news: bool) -> list[Fact]:
-        """Who ignores a file that was watched hides what becomes of it: that is told, once as long as it is so.
-
-        Only the scan for what rules have changed tells it; another that comes before takes nothing from that.
-        """
+        """Report files that are newly ignored, once while they stay ignored. `is_news`: the scan was made for changed rules."""
+        # Changes of an ignored file cause no events: a rule written by an agent must not hide a watched file silently.
         new = [path for path in paths if path not in self._hidden]
         if len(self._hidden) + len(new) > MOST_HIDDEN:
             self._hidden.clear()

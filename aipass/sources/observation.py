@@ -1,4 +1,4 @@
-"""What the filesystem source saw, before it is compared with what the ledger knows."""
+"""The data types for observations of the filesystem source, before `Known` compares them with the ledger."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class FileVersion(NamedTuple):
-    """What tells one version of a file from another: inode, size in bytes, modification time in nanoseconds."""
+    """The identity of one version of a file: inode, size in bytes, modification time in nanoseconds."""
 
     ino: int
     size: int
@@ -23,9 +23,9 @@ class FileVersion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file is there. `complete`: nobody is writing it any more. `type` is `file`, `symlink` or another kind of node.
+    """A file exists. `complete`: no program writes to it any more. `type`: `file`, `symlink` or another kind of node.
 
-    `git`, here and below: it came about while git itself was at work on the tree.
+    `git`, here and below: git itself made the change.
     """
 
     path: str
@@ -33,9 +33,9 @@ class Seen:
     complete: bool
     type: str = "file"
     git: bool = False
-    #: When its inode was changed last (ctime), in nanoseconds; None where nobody looked.
+    #: The last change of its inode (ctime), in nanoseconds; None where it was not read.
     changed: int | None = None
-    #: It is as it was told before git took it away: git's, unless a run is known to have written it.
+    #: It is again as it was reported before git removed it: counts as git's change, unless a run is known to have written it.
     back: bool = False
 
 
@@ -54,7 +54,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A file or folder is no longer there."""
+    """A file or folder no longer exists."""
 
     path: str
     folder: bool
@@ -64,30 +64,30 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All that is in one folder now. `quiet`: take note of it without telling (what was there before anybody watched).
+    """The current content of one folder. `quiet`: record it without events (it was there before the engine watched).
 
-    `ignoring`: other rules of what is ignored brought this about.
-    An entry's own `git`: it is what git has put there while nobody looked. `removed`, here and below: paths that git took away then. `hidden`: names of files there that are ignored; below, of folders.
+    `ignoring`: changed ignore rules caused this listing. An entry's own `git`: git put it there while no emitter ran. `removed`, here and
+    in `ScanEnd`: paths that git removed in that time. `hidden`: names of ignored files; in `ScanEnd`, paths of ignored folders.
     """
 
     folder: str
     entries: tuple[Seen, ...]
     quiet: bool = False
     ignoring: bool = False
-    #: It was made at the start: what is ignored then was ignored before, as far as anybody knows.
+    #: Made at the start: whether an ignored file was ignored before is not known then, so no event says that it is new.
     first: bool = False
     git: bool = False
     removed: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
-    #: Names of files that are not to be looked at now: they were written a moment ago, and are told by themselves.
+    #: Names of files to leave out: they were just written, and `UnsettledFiles` reports them later.
     apart: frozenset[str] = frozenset()
-    #: Names of files that were ignored until now: that they are there is no news.
+    #: Names of files that were ignored until now: they are not new files.
     shown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ScanEnd:
-    """A scan of `top` and all below it is over; `folders` were there. `reason` says why it was made."""
+    """A scan of `top` and all below it has ended and found `folders`. `reason`: `start`, `asked`, `overflow` or `ignore`."""
 
     top: str
     folders: frozenset[str]
@@ -98,7 +98,7 @@ class ScanEnd:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """The kernel gives no more watches; `polled` folders are looked at from time to time instead."""
+    """The kernel gives no more watches, so `polled` folders are polled instead. `remedy`: a message for the user."""
 
     limit: str
     polled: int
@@ -107,7 +107,7 @@ class Limited:
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """A file that says what is ignored and is not used; `reason` says why."""
+    """A `.gitignore` that aipass does not use, for `reason`."""
 
     path: str
     reason: str
@@ -115,8 +115,9 @@ class Unused:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """Git's configuration, or a hook, was changed: what it starts may lie elsewhere from now on. `inner`: folders below the root that are
-    repositories of their own.
+    """Git's configuration or a hook was changed, so git may start other programs from now on.
+
+    `inner`: folders below the root that are repositories of their own.
     """
 
     inner: tuple[str, ...] = ()
@@ -124,7 +125,7 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """A file's time, or something else about it but its content, was set."""
+    """A time, a mode or another attribute of a file was set; its content did not change."""
 
     path: str
     identity: FileVersion
@@ -145,19 +146,20 @@ _TYPES = {
 
 
 def identity_of(found: os.stat_result) -> FileVersion:
-    """The identity in a stat result, as far as SQLite holds it: inode numbers of 64 bits and times after 2262 come back round."""
+    """Return the identity in a stat result, as numbers that SQLite can store."""
     return FileVersion(_signed(found.st_ino), _signed(found.st_size), _signed(found.st_mtime_ns))
 
 
 def changed_of(found: os.stat_result) -> int:
-    """When the inode in a stat result was changed last, as SQLite holds it."""
+    """Return the ctime in a stat result, in nanoseconds, as a number that SQLite can store."""
     return _signed(found.st_ctime_ns)
 
 
 def _signed(number: int) -> int:
+    # SQLite's integers are signed, 64 bits: larger inode numbers, and times after 2262, wrap around.
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def type_of(found: os.stat_result) -> str:
-    """The kind of node in a stat result, in words."""
+    """Return the kind of node in a stat result, such as `file` or `symlink`; `other` for an unknown one."""
     return _TYPES.get(stat.S_IFMT(found.st_mode), "other")

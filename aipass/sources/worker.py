@@ -1,4 +1,4 @@
-"""A thread of a source's own: it sleeps until it is asked for something, or the kernel tells of what it watches."""
+"""A thread of one source: it sleeps until another thread requests work or the kernel reports a change."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = structlog.get_logger("aipass")
 
 
 class Worker:
-    """Does what it is asked for one after the other, and looks at what the kernel tells in between.
+    """Runs requested work in the order of the requests, and `look` after each wait.
 
-    `look` gets the kernel's events, in the thread; `patience` says after how many seconds to look again without any, or
-    None. `crashes`: where a bug is reported. `watches`: whether it wants the kernel's events at all.
+    `look` gets the kernel's events, in the thread. `patience` returns after how many seconds to call `look` again without
+    any event, or None. `crashes`: the folder for crash reports. `watches`: whether it wants the kernel's events at all.
     """
 
     def __init__(
@@ -39,16 +39,17 @@ class Worker:
         self._name, self._crashes, self._look, self._patience = name, crashes, look, patience
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_in, self._wake_out = os.pipe()
+        # A full pipe must not block the thread that wakes this one, nor an empty one this thread.
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
         self._open, self._lock, self._ending, self._is_over = 0, threading.Lock(), False, False
         self._thread: threading.Thread | None = None
         self._watches = watches
-        #: None where the kernel tells nothing.
+        #: None where the kernel reports nothing: no inotify on this system, or none left for this user.
         self.inotify: inotify.Inotify | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Open inotify, where there is one, and start the thread. Without inotify only requests and `patience` wake it."""
         try:
             self.inotify = inotify.Inotify() if self._watches else None
         except (OSError, AttributeError):
@@ -57,11 +58,12 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, when all that was asked for before is done."""
+        """Finish the requested work, then end the thread and close its files; returns when it has ended."""
         self._ending = True
         self._wake()
         if self._thread is not None:
             self._thread.join()
+        # Under the lock: `ask` in another thread must never write to a descriptor number that is another file's by then.
         with self._lock:
             self._is_over = True
             os.close(self._wake_in)
@@ -70,7 +72,7 @@ class Worker:
             self.inotify.close()
 
     def ask(self, work: Callable[[], None]) -> None:
-        """Have something done in the thread; nothing, where that has ended."""
+        """Queue `work` for the thread; does nothing after `stop`. Callable from any thread."""
         with self._lock:
             if self._is_over:
                 return
@@ -79,16 +81,16 @@ class Worker:
             self._wake()
 
     def is_settled(self) -> bool:
-        """Whether nothing waits here."""
+        """Return whether all requested work is done; work that runs now counts as open."""
         with self._lock:
             return self._open == 0
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Do something that must not end the thread, or keep it from the next thing, whatever goes wrong."""
+        """Run `work`; log an OSError, and write a crash report for any other error. Never raises, so the thread goes on."""
         try:
             work()
         except OSError as exc:
-            logger.error("could not be done", what=self._name, error=str(exc))
+            logger.error("work of a source failed", what=self._name, error=str(exc))
         except Exception as exc:  # noqa: BLE001 - the thread's own boundary: a bug becomes a report
             report = write_report(self._crashes, exc, self._name)
             logger.error("a bug in aipass", report=str(report), error=str(exc))
@@ -97,7 +99,7 @@ class Worker:
         try:
             os.write(self._wake_out, b"w")
         except OSError:
-            pass  # it is awake already
+            pass  # the pipe is full, so the thread is awake already
 
     def _run(self) -> None:
         poll = select.poll()
@@ -107,6 +109,7 @@ class Worker:
         while True:
             while not self._asked.empty():
                 self.attempt(self._asked.get())
+                # After the work, so that `is_settled` is true only when its results are there.
                 with self._lock:
                     self._open -= 1
             if self._ending and self._asked.empty():

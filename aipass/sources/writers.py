@@ -1,4 +1,4 @@
-"""Whether somebody still writes a file: asked of the kernel, for files that were found rather than seen to be closed."""
+"""The check whether a program still writes to a file, for files whose close the engine did not see."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import time
 
 from aipass.supervisor import held
 
-# Where the kernel cannot tell, a file that nobody has touched for this long counts as complete.
+# Where the kernel gives no answer, a file without a change for this long counts as complete.
 SETTLED_S = 1.0
 
 
 def is_complete(path: str | bytes | os.PathLike[str], mtime_ns: int) -> bool:
-    """True where nobody has the file open for writing.
+    """Return True where no program has the file open for writing.
 
-    A read lease is refused as long as anybody has the file open for writing, shared mappings included; it is given
-    back at once. Where leases do not exist (macOS, network filesystems, another user's file) the file's age decides.
+    Where the kernel gives no answer (macOS, network filesystems, another user's file) the file's age decides.
     """
     verdict = has_writer(path)
     if verdict is not None:
@@ -27,8 +26,9 @@ def is_complete(path: str | bytes | os.PathLike[str], mtime_ns: int) -> bool:
 
 
 def has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
-    """Whether anybody has the file open for writing; None where nobody can say."""
+    """Return whether any program has the file open for writing; None where the kernel gives no answer, or there is no such file."""
     try:
+        # O_NONBLOCK: opening a FIFO would wait for its other end.
         handle = held.open_at(os.fsdecode(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
@@ -39,11 +39,12 @@ def has_writer(path: str | bytes | os.PathLike[str]) -> bool | None:
 
 
 def is_written(handle: int) -> bool | None:
-    """Whether anybody has the file open for writing that `handle` has open for reading; None where nobody can say."""
+    """The same for a file that `handle` has open for reading; raises nothing."""
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:
-        # Whoever opens the file in these microseconds makes the kernel signal us: with one that is ignored by default.
+        # The kernel refuses a read lease while any program has the file open for writing, shared mappings included.
+        # If a program opens the file during these microseconds, the kernel signals us: with a signal that is ignored by default.
         fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)

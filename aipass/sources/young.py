@@ -1,4 +1,4 @@
-"""Files that were just written: told once they rest, so that what only becomes another file is nobody's."""
+"""The buffer of files that were just written: it reports them after a short rest (debouncing), so that temporary files cause no events."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# A file in the tree is told when nothing was written for so long, or at the latest after `LAST_WAIT_S`: most tools save by a new file
-# that becomes the old one at once, and what is renamed or removed by then was never a file of anybody's. And programs with a git of
-# their own (libgit2) lock the index only when all files are written. In the inbox nothing waits.
+# The buffer reports the files of a tree after this time without a write, and at the latest after `LAST_WAIT_S`. Most tools save by a new
+# file that replaces the old one immediately: a file that is renamed or removed by then was only temporary. And programs with their own
+# implementation of git (libgit2) lock the index only after they have written all files. Files in the inbox never wait.
 REST_S, LAST_WAIT_S = 0.05, 0.5
-# After the index was locked, so long is waited for the log that says what was done.
+# After git locked the index, the buffer waits this long for the log entry that names the operation.
 LOG_WAIT_S = 0.1
 
 
 class Rested(NamedTuple):
-    """What is to be told, in this order.
+    """The changes to report now, in this order. Each flag `git` says whether git made the change.
 
-    `back`: files that have their name again, with the other one, whether by git, whether written. `moved`: first name, new name, whether
-    by git; each name is left before another file gets it. `exchanged`: names that went round in a circle, and whether git did it: at each
-    is another file now, and none has come or gone. `left`: paths that something has left, and whether git did it. `written`: by path.
+    `back`: files that have their first name again: path, the other name, `git`, whether it was written. `moved`: first name, new name,
+    `git`; in an order in which each name is free before another file gets it. `exchanged`: names that were exchanged in a circle, and
+    `git`: each has another file now, no file was added or removed. `left`: paths without a file now, and `git`. `written`: by path.
     """
 
     back: list[tuple[str, str, bool, bool]]
@@ -35,7 +35,7 @@ class Rested(NamedTuple):
 
 @dataclass(slots=True)
 class UnsettledFile:
-    """A file that is not told yet. `new`: nobody was told that there is one; `closed`: it was complete once; `git`: by git."""
+    """A written file that is not reported yet. `new`: its creation is not reported either; `closed`: a program has closed it; `git`: git wrote it last."""
 
     new: bool
     closed: bool
@@ -43,49 +43,52 @@ class UnsettledFile:
 
 
 class UnsettledFiles:
-    """The files of a tree that wait to be told, in the order of writing; and those of which only a time or a mode was set."""
+    """Collects changes of files until they rest, in the order of writing. Used by one thread; times are those of the monotonic clock."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, UnsettledFile] = {}
-        #: Paths that something has left, and whether git did it.
+        #: Paths whose file was moved away or removed, and whether git did it.
         self._leaving: dict[str, bool] = {}
-        #: The name that a file had first, and whether git gave it the new one, by that.
+        #: By new name: the first name of a moved file, and whether git moved it.
         self._moved: dict[str, tuple[str, bool]] = {}
-        #: Files that have their first name again: the one that they had meanwhile, whether by git, whether they were written.
+        #: Files that have their first name again: the name that they had in between, whether git did it, whether they were written.
         self._back: dict[str, tuple[str, bool, bool]] = {}
-        #: Files that somebody else than git has written, whatever git did to them after: that is told as well.
+        #: Files that a program other than git wrote, even where git changed them later: that write must be reported as well.
         self._by_hand: set[str] = set()
         self._due, self._last_due = 0.0, 0.0
-        #: When it is told that something was set, unless they are closed before.
+        #: By path: when to report that only a time or a mode was set, unless a close comes first.
         self._touches: dict[str, float] = {}
 
     def __contains__(self, path: str) -> bool:
-        """Whether something is to be told of a file that is there."""
+        """Return whether a change of an existing file waits here."""
         return path in self._waiting or path in self._moved
 
     def __len__(self) -> int:
+        """Return how many changes wait; set times and modes do not count."""
         return len(self._waiting) + len(self._leaving) + len(self._moved) + len(self._back)
 
     def write(self, path: str, *, new: bool, closed: bool, git: bool) -> None:
-        """Something was written there; nothing that waits is told before it rests."""
+        """Note a write at `path`; it starts the rest of all changes again."""
         self._go_on()
         waiting = self._waiting.setdefault(path, UnsettledFile(new, closed=False, git=git))
         waiting.closed = waiting.closed or closed
+        # The last writer counts; a write by another program before stays in `_by_hand`.
         waiting.git = git
         if not git:
             self._by_hand.add(path)
         self._leaving.pop(path, None)
 
     def leave(self, path: str, *, git: bool) -> None:
-        """It is gone from there; that is told when it rests, unless something comes in its place."""
+        """Note that the file at `path` is gone; a write at the same path before the rest cancels that."""
         self._go_on()
         self._waiting.pop(path, None)
         self._leaving[path] = git
         if path in self._moved:
+            # Consumers know only the first name, so that one is reported as gone too.
             self._leaving[self._moved.pop(path)[0]] = git
 
     def move(self, old: str, new: str, *, git: bool) -> None:
-        """A file has another name; that is told when it rests: it may be a copy for a moment, or on its way to a third name."""
+        """Note a rename; several renames of one file become one, from the first name to the last."""
         self._go_on()
         written = self._waiting.pop(old, None)
         self._waiting.pop(new, None)
@@ -95,11 +98,11 @@ class UnsettledFiles:
             self._by_hand.add(new)
         first, _ = self._moved.pop(old, (old, git))
         if first != old:
-            self._leaving[old] = git  # what stood there before has been overwritten
+            self._leaving[old] = git  # this file overwrote another one there
         if new in self._moved:
             self._leaving[self._moved.pop(new)[0]] = git
         if first == new:
-            # There and back; or two files were exchanged: who looks will see.
+            # Moved there and back, or two files were exchanged: only a look at both names says which.
             self._back[new] = old, git, written is not None
         else:
             self._moved[new] = first, git
@@ -111,42 +114,44 @@ class UnsettledFiles:
         self._due = min(now + REST_S, self._last_due)
 
     def hurry(self) -> None:
-        """All that waits is to be told now."""
+        """Make every waiting change due immediately."""
         self._due = 0.0
 
     def touch(self, path: str) -> None:
-        """`cp -p` sets the time before it closes: then the close says what there is to say."""
+        """Note that a time or a mode was set; `touched` yields the path after the rest, unless `is_written` removes it first."""
+        # The wait: `cp -p` sets the time before it closes, and then the close is the event.
         self._touches.setdefault(path, time.monotonic() + REST_S)
 
     def is_written(self, path: str) -> None:
-        """That something was set need not be told."""
+        """Drop what `touch` noted: a write of the same file is reported anyway."""
         self._touches.pop(path, None)
 
     def wait_for_log(self) -> None:
-        """The index was locked: a log that says by whom all this was written may follow."""
+        """Wait up to LOG_WAIT_S longer after a lock of the index: git's log may follow and say who wrote the waiting files."""
         if len(self):
             self._due = min(time.monotonic() + LOG_WAIT_S, self._last_due + LOG_WAIT_S)
 
     def are_by_git(self, which: Callable[[str], bool], gone: set[str]) -> None:
-        """A git has written what waits, where `which` says so of the path, and taken away `gone`."""
+        """Mark waiting changes as made by git: those for whose path `which` is true, and the removed paths in `gone`."""
         for path, waiting in self._waiting.items():
-            # Where it had its lock, it is known who wrote before.
+            # Under git's lock the writers are known already, and `_by_hand` must stay for them.
             if not waiting.git and which(path):
                 waiting.git = True
                 self._by_hand.discard(path)
         for path, (first, git) in self._moved.items():
             if not git and which(path):
-                # By another name at first: so JGit writes every file.
+                # JGit writes every file under a temporary name and renames it.
                 self._moved[path] = first, True
                 self._by_hand.discard(path)
         self._leaving |= dict.fromkeys(gone & self._leaving.keys(), True)
 
     def due(self) -> list[float]:
-        """When something is to be told next, in time of the monotonic clock."""
+        """Return the times at which the caller must look here again."""
+        # The first touch is the earliest one: all wait equally long, and dicts keep their order.
         return [*([self._due] if len(self) else []), *islice(self._touches.values(), 1)]
 
     def take(self) -> Rested | None:
-        """What is to be told now, and waits no longer; None while it does not rest."""
+        """Return all waiting changes and empty the buffer; None while they do not rest yet."""
         if not len(self) or self._due > time.monotonic():
             return None
         moves = {first: (new, git and new not in self._by_hand) for new, (first, git) in self._moved.items()}
@@ -164,7 +169,7 @@ class UnsettledFiles:
         return rested
 
     def touched(self) -> Iterator[str]:
-        """Of what it is to be told now that something was set."""
+        """Yield, and forget, each path whose set time or mode is due to be reported."""
         now = time.monotonic()
         while self._touches and next(iter(self._touches.values())) <= now:
             path = next(iter(self._touches))
@@ -173,7 +178,7 @@ class UnsettledFiles:
 
 
 def _in_order(moves: dict[str, tuple[str, bool]]) -> list[tuple[str, str, bool]]:
-    """Moves, from first name to new, so that each name is left before another file gets it; without those that go round in a circle."""
+    """Order moves so that each name is free before another file gets it; moves that form a circle have no such order and are left out."""
     told: list[tuple[str, str, bool]] = []
     left = dict(moves)
     taken = {new: first for first, (new, _) in moves.items()}

@@ -1,1 +1,1 @@
-"""The process that runs agents and outlives the engine. Standard library only, so that it starts fast and stays small."""
+"""The supervisor: a process that starts agents and outlives the engine. Standard library only, to start fast."""

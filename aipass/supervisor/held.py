@@ -1,8 +1,10 @@
-"""Files that somebody else may change at any moment: reached through folders held open, never through a link, read with limits.
+"""Safe file access in folders that agents can change at any moment (TOCTOU-safe, link-free, with size limits).
 
-The tree, a run's spool folder, an agent's home and caches are written by agents. A path there means something else from one call to the
-next, so nothing is done by path: every folder on the way is opened without following a link and held, and the act is on a name in
-it. The root itself is resolved once (`Layout.root`); no component behind it may be a link. `tests/supervisor/test_held.py` holds our code to it.
+The tree, a run's spool folder (request queue), an agent's home and its caches are written by agents. A path
+there can mean something else from one call to the next. So every folder on the way is opened without
+following a link and held open, and each action takes a name in that folder. The root itself is resolved once
+(`Layout.root`); no component below it may be a link. `tests/supervisor/test_held.py` checks that our code
+uses this module.
 """
 
 from __future__ import annotations
@@ -20,30 +22,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    #: Asked now and then by what takes long: whether it is to stop.
+    #: Called between the steps of a long removal; true stops it.
     GiveUp = Callable[[], bool]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: an agent may have put a FIFO there, and opening one would block the engine.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: Somebody who makes files as fast as they are removed is not waited for.
+#: An agent that creates files as fast as they are removed must not keep the caller in a loop.
 MOST_ROUNDS = 8
 
 
 class TooLargeError(OSError):
-    """A file that is larger than its reader takes."""
+    """A file is larger than the limit of its reader."""
 
     def __init__(self, most: int, path: str) -> None:
         super().__init__(errno.EFBIG, f"larger than {most} bytes", path)
 
 
 def open_at(path: Path | str, flags: int, mode: int = 0o600) -> int:
-    """Open an absolute path, no component of which may be a link. Raises OSError: ELOOP or ENOTDIR where one is."""
+    """Open an absolute path without following a link in any component; returns a descriptor.
+
+    Raises OSError: ELOOP or ENOTDIR where a component is a link.
+    """
     if kernel.HAS_OPENAT2:
         resolve = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
         try:
+            # One call, so no component can be replaced between two look-ups.
             return kernel.open_file(os.fsencode(path), flags | os.O_CLOEXEC, mode, resolve)
         except OSError as exc:
+            # The raw system call raises without a file name, and messages quote it.
             raise type(exc)(exc.errno, exc.strerror, str(path)) from None
+    # Before Linux 5.6, on macOS, or in a sandbox without openat2: one component after the other.
     *above, name = os.path.normpath(path).strip("/").split("/")
     with folder("/", above) as handle:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=handle)
@@ -58,10 +67,11 @@ def folder(
     mode: int = 0o700,
     across: bool = False,
 ) -> Iterator[int]:
-    """A descriptor of the folder `top`/names, made where it is missing and `make` says so.
+    """Yield a descriptor of the folder `top`/names; with `make`, create the missing folders below `top`.
 
-    Raises OSError where something else is in its way, and EXDEV where a mount is, unless `across`: a person may have put an agent's
-    home on another disk; whatever else is mounted below is not the tree's.
+    Raises OSError where a component is a link or no folder. Raises EXDEV where a component is a mount point,
+    unless `across`. A user can put an agent's home on another disk (`across`); any other mount below the root
+    is not part of the tree.
     """
     handle = open_at(top, _FOLDER) if top != "/" else os.open("/", _FOLDER)
     try:
@@ -72,6 +82,7 @@ def folder(
                     os.mkdir(name, mode, dir_fd=handle)
                 except FileExistsError:
                     pass
+            # Opened from its held parent: a rename further up cannot redirect it.
             inner = os.open(name, _FOLDER, dir_fd=handle)
             os.close(handle)
             handle = inner
@@ -84,7 +95,7 @@ def folder(
 
 @contextmanager
 def above(path: Path | str) -> Iterator[tuple[int, str]]:
-    """The folder that an absolute path lies in, held, and its last name. Raises OSError as `open_at` does."""
+    """Yield a descriptor of the parent folder of an absolute path, and the last name. Raises OSError as `open_at` does."""
     parent, name = os.path.split(os.path.normpath(path))
     handle = open_at(parent, _FOLDER)
     try:
@@ -94,7 +105,7 @@ def above(path: Path | str) -> Iterator[tuple[int, str]]:
 
 
 def _mount(handle: int) -> int:
-    """What tells one mount from another: its id, or where the system has none, the device."""
+    """An identifier of the mount: its id, or the device where the system has no mount ids."""
     if kernel.HAS_OPENAT2:
         return kernel.status(handle).mount or os.fstat(handle).st_dev
     return os.fstat(handle).st_dev
@@ -104,12 +115,12 @@ def _mount(handle: int) -> int:
 
 
 def open_regular(path: Path | str) -> BinaryIO:
-    """Open a file for reading; raises OSError unless it is a regular file that no link leads to, and never waits."""
+    """Open a regular file for reading. Never blocks; raises OSError for a link and for any other kind of file."""
     return _regular(open_at(path, _FILE), str(path))
 
 
 def open_regular_in(handle: int, name: str) -> BinaryIO:
-    """The same, by a name in a folder that is held."""
+    """`open_regular` for a name in an open folder."""
     return _regular(os.open(name, _FILE, dir_fd=handle), name)
 
 
@@ -121,24 +132,25 @@ def _regular(handle: int, path: str) -> BinaryIO:
 
 
 def read(path: Path | str, most: int) -> bytes:
-    """All of a regular file of at most so many bytes; raises TooLargeError beyond, without reading on."""
+    """Read a whole regular file. Raises TooLargeError beyond `most` bytes, without reading further."""
     with open_regular(path) as file:
         return _whole(file, most, str(path))
 
 
 def read_begin(path: Path | str, most: int) -> bytes:
-    """The first bytes of a regular file, at most so many."""
+    """Read at most the first `most` bytes of a regular file."""
     with open_regular(path) as file:
         return file.read(most)
 
 
 def read_in(handle: int, name: str, most: int) -> bytes:
-    """The same, by a name in a folder that is held."""
+    """`read` for a name in an open folder."""
     with open_regular_in(handle, name) as file:
         return _whole(file, most, name)
 
 
 def _whole(file: BinaryIO, most: int, path: str) -> bytes:
+    # By reading and not by its size: the file can grow between the two calls.
     data = file.read(most + 1)
     if len(data) > most:
         raise TooLargeError(most, path)
@@ -146,15 +158,16 @@ def _whole(file: BinaryIO, most: int, path: str) -> bytes:
 
 
 def read_end(path: Path | str, most: int) -> bytes:
-    """The last bytes of a regular file, at most so many, however it grows."""
+    """Read at most the last `most` bytes of a regular file, even while it grows."""
     with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - most))
         return file.read(most)
 
 
 def copy(source: BinaryIO, target: BinaryIO, most: int) -> bool:
-    """Copy up to so many bytes, a piece at a time; whether that was all of it."""
+    """Copy at most `most` bytes in pieces of 1 MiB; returns whether this was the whole source."""
     left = most
+    # One byte more than the limit, to notice a source that is longer.
     while piece := source.read(min(left + 1, 1 << 20)):
         target.write(piece[:left])
         if len(piece) > left:
@@ -167,9 +180,10 @@ def copy(source: BinaryIO, target: BinaryIO, most: int) -> bool:
 
 
 def write_atomic(path: Path | str, text: str) -> None:
-    """Put `text` at `path` by rename, so that it is there whole or not at all.
+    """Write `text` to `path` by rename: readers see the old content or the whole new one.
 
-    The temporary name is always the same: what a killed writer left is overwritten by the next. One writer at a time.
+    The temporary name is fixed, so the next writer replaces what a killed writer left. Callers must not write
+    the same path concurrently. Raises OSError.
     """
     with above(path) as (handle, name):
         half = f".{name}.tmp"
@@ -179,13 +193,14 @@ def write_atomic(path: Path | str, text: str) -> None:
 
 
 def fresh(path: Path | str) -> int:
-    """A descriptor of a new file at `path`, whatever was there: an agent may have put a link, a pipe or a folder."""
+    """Create a new file at `path` and return its descriptor; removes a link, pipe or folder that an agent put there."""
     with above(path) as (handle, name):
         return _fresh(handle, name)
 
 
 def _fresh(handle: int, name: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    # An agent can recreate the name after each removal: three attempts, then the error goes to the caller.
     for _ in range(3):
         try:
             return os.open(name, flags, 0o600, dir_fd=handle)
@@ -195,7 +210,7 @@ def _fresh(handle: int, name: str) -> int:
 
 
 def make_folders(path: Path | str, below: Path | str, mode: int = 0o700) -> None:
-    """Make a folder and those above it, as far as they are missing, below a folder that is there."""
+    """Create a folder and its missing parents below an existing folder. Idempotent. Raises OSError."""
     names = os.path.relpath(path, below).split("/")
     with folder(below, () if names == ["."] else names, make=True, mode=mode):
         pass
@@ -203,7 +218,7 @@ def make_folders(path: Path | str, below: Path | str, mode: int = 0o700) -> None
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
-    """A new file that takes its place at `path` when it is whole and on the disk; nothing where writing it fails."""
+    """Yield a new file that replaces `path` when it is complete and synced to disk; on an error `path` is unchanged."""
     with above(path) as (handle, name):
         half = f".{name}.tmp"
         with open(_fresh(handle, half), "wb") as file:
@@ -214,7 +229,7 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def exists(handle: int, name: str) -> bool:
-    """Whether anything stands there, links not followed."""
+    """Whether the name exists in the folder; links are not followed."""
     try:
         os.stat(name, dir_fd=handle, follow_symlinks=False)
     except FileNotFoundError:
@@ -223,7 +238,7 @@ def exists(handle: int, name: str) -> bool:
 
 
 def is_folder(handle: int, name: str) -> bool:
-    """Whether a folder stands there, links not followed."""
+    """Whether the name is a folder; links are not followed."""
     try:
         return stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode)
     except FileNotFoundError:
@@ -231,7 +246,7 @@ def is_folder(handle: int, name: str) -> bool:
 
 
 def move(handle: int, name: str, other: int, new: str) -> None:
-    """Give a file another name and folder; between filesystems its content and time are copied. Raises OSError."""
+    """Rename a file into another folder; across filesystems, copy its content, mode and times. Raises OSError."""
     try:
         os.rename(name, new, src_dir_fd=handle, dst_dir_fd=other)
     except OSError as exc:
@@ -241,6 +256,7 @@ def move(handle: int, name: str, other: int, new: str) -> None:
             while piece := source.read(1 << 20):
                 target.write(piece)
             target.flush()
+            # Times after the last flush: a later write would set a new modification time.
             found = os.fstat(source.fileno())
             os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
             os.fchmod(target.fileno(), stat.S_IMODE(found.st_mode))
@@ -248,7 +264,7 @@ def move(handle: int, name: str, other: int, new: str) -> None:
 
 
 def rename(handle: int, name: str, other: int, new: str, flags: int) -> bool:
-    """Rename as renameat2(2) does with these flags; False where the system or the filesystem cannot. Raises OSError."""
+    """renameat2(2) with these flags; False where the system or the filesystem has no such call. Raises OSError."""
     if not process.LINUX:
         return False
     try:
@@ -261,7 +277,7 @@ def rename(handle: int, name: str, other: int, new: str, flags: int) -> bool:
 
 
 def try_move(handle: int, name: str, other: int, new: str) -> bool:
-    """The same where nothing stands at the new name yet; whether it was done."""
+    """`move` only where the new name is free; returns whether the file was moved. Never raises."""
     try:
         if rename(handle, name, other, new, kernel.RENAME_NOREPLACE):
             return True
@@ -270,6 +286,7 @@ def try_move(handle: int, name: str, other: int, new: str) -> bool:
     except OSError:
         pass  # another filesystem
     try:
+        # link(2) fails on an existing name; a plain rename would overwrite it.
         os.link(name, new, src_dir_fd=handle, dst_dir_fd=other, follow_symlinks=False)
     except FileExistsError:
         return False
@@ -287,7 +304,7 @@ def try_move(handle: int, name: str, other: int, new: str) -> bool:
 
 
 def remove_at(path: Path | str, give_up: GiveUp | None = None) -> None:
-    """Remove what stands at a path, with all in it; nothing there is fine. Raises OSError."""
+    """Remove a path recursively. Idempotent: a missing path is no error. Raises OSError as `remove` does."""
     try:
         with above(path) as (handle, name):
             remove(handle, name, give_up)
@@ -296,7 +313,7 @@ def remove_at(path: Path | str, give_up: GiveUp | None = None) -> None:
 
 
 def try_remove_at(path: Path | str, give_up: GiveUp | None = None) -> bool:
-    """The same as far as it can be done; whether nothing is left."""
+    """`remove_at` as far as possible; returns whether nothing is left. Never raises OSError."""
     try:
         remove_at(path, give_up)
     except OSError:
@@ -305,11 +322,12 @@ def try_remove_at(path: Path | str, give_up: GiveUp | None = None) -> bool:
 
 
 def remove(handle: int, name: str, give_up: GiveUp | None = None) -> None:
-    """Remove a name in a folder that is held, with all in it, however deep; nothing there is fine.
+    """Remove a name in an open folder recursively, at any depth. Idempotent: a missing name is no error.
 
-    Each folder is listed once, so it costs what is there and not more, however it is nested; two descriptors are open at a time. Links are
-    removed and not followed, a mount stays and is EBUSY. `give_up` is asked at each folder, and ends it with InterruptedError. Raises
-    OSError; ENOTEMPTY where somebody makes new files as fast as they go.
+    Each folder is listed once, so the cost grows with the number of entries and not with their depth. Two
+    descriptors are open at a time. Links are removed and not followed; a mount stays (EBUSY). `give_up` is
+    called once per folder and stops the removal with InterruptedError. Raises OSError; ENOTEMPTY where
+    another process creates files as fast as they are removed.
     """
     for _ in range(MOST_ROUNDS):
         try:
@@ -318,7 +336,7 @@ def remove(handle: int, name: str, give_up: GiveUp | None = None) -> None:
         except FileNotFoundError:
             return
         except (IsADirectoryError, PermissionError):
-            # macOS and POSIX say EPERM of a folder.
+            # macOS and POSIX answer EPERM for a folder, Linux EISDIR.
             try:
                 if not stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
                     raise
@@ -328,26 +346,32 @@ def remove(handle: int, name: str, give_up: GiveUp | None = None) -> None:
             _remove_folder(handle, name, give_up)
             return
         except (FileNotFoundError, NotADirectoryError):
-            continue  # it has just been taken away, or replaced
+            continue  # an agent has just removed or replaced it
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-    raise OSError(errno.ENOTEMPTY, "somebody goes on making files in it", name)
+    raise OSError(errno.ENOTEMPTY, "another process keeps creating files in it", name)
 
 
 def _remove_folder(handle: int, name: str, give_up: GiveUp | None) -> None:
-    """Depth first, and up again by `..`, which must be the folder that was come from: whoever moves one on the way has moved it."""
+    """Depth first, back up through `..`.
+
+    Climbing by `..` needs no open descriptor per level, so the depth is not limited by RLIMIT_NOFILE.
+    """
     current = _open_to_empty(handle, name)
     try:
         mount = _mount(current)
         names, places, folders = [name], [_identity(current)], [_unlink_files(current)]
         while True:
             if give_up is not None and give_up():
-                raise InterruptedError(errno.EINTR, "it is left for later", name)
+                raise InterruptedError(
+                    errno.EINTR, "the removal was interrupted; it will be continued later", name
+                )
             if folders[-1]:
                 inner = _open_to_empty(current, folders[-1][-1])
                 os.close(current)
                 current = inner
+                # A mount below an agent's folder can be the user's own disk; removing must stop there.
                 if _mount(current) != mount:
                     raise OSError(errno.EBUSY, "something is mounted there", folders[-1][-1])
                 names.append(folders[-1].pop())
@@ -362,8 +386,9 @@ def _remove_folder(handle: int, name: str, give_up: GiveUp | None) -> None:
             outer = os.open("..", _FOLDER, dir_fd=current)
             os.close(current)
             current = outer
+            # An agent that moves a folder during the removal must not lead it into another folder.
             if _identity(current) != places[-1]:
-                raise OSError(errno.ENOTEMPTY, "it was moved while it was removed", done)
+                raise OSError(errno.ENOTEMPTY, "it was moved during the removal", done)
             os.rmdir(done, dir_fd=current)
     finally:
         os.close(current)
@@ -376,7 +401,7 @@ def _identity(handle: int) -> tuple[int, int]:
 
 
 def _unlink_files(handle: int) -> list[str]:
-    """Remove all in a folder that is no folder; the names of those."""
+    """Remove everything but folders from a folder; returns the names of its folders."""
     folders = []
     with os.scandir(handle) as entries:
         for entry in entries:
@@ -390,7 +415,7 @@ def _unlink_files(handle: int) -> list[str]:
             except (IsADirectoryError, PermissionError):
                 if not is_folder(handle, entry.name):
                     raise
-                folders.append(entry.name)  # it has become one
+                folders.append(entry.name)  # replaced by a folder since the listing
     return folders
 
 
@@ -406,7 +431,7 @@ def _open_to_empty(handle: int, name: str) -> int:
 
 
 def let_write(handle: int, name: str) -> None:
-    """Give a folder of ours back the mode that emptying and moving it need; by what is held, never by its name."""
+    """Restore the owner's rwx mode of a folder, so that it can be emptied or moved. Acts on a descriptor, not on the name."""
     if not hasattr(os, "O_PATH"):
         return
     held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
@@ -414,6 +439,6 @@ def let_write(handle: int, name: str) -> None:
         if stat.S_IMODE(os.fstat(held).st_mode) & 0o700 != 0o700:
             os.chmod(f"/proc/self/fd/{held}", 0o700)
     except (FileNotFoundError, PermissionError):
-        pass  # without /proc, or not ours: what follows says so
+        pass  # no /proc, or another user's folder: the caller's next step raises the error
     finally:
         os.close(held)

@@ -1,11 +1,15 @@
-"""A hold that one process has at a time, by proof of life and not by a file lock: engine, supervisor, the run of an agent.
+"""Process locks by proof of life instead of flock: engine, supervisor, and each agent's run hold one.
 
-Whoever may read a file can take an flock on it, and agents may read everything: an agent could keep an engine from ever starting. So
-a hold is a file that says which process has it (its id, and when and in which boot it was born), and only what stands outside the fence
-can write that file. A lock is held on it as well: it is what processes of another pid namespace (a container beside) can see of each
-other. The file is new each time, so nobody else can have that lock first.
+Any process that can read a file can take an flock on it, and agents can read everything: an agent could keep
+an engine from starting. So a lock is a file with the identity of its process: its id, start time and boot.
+Only processes outside the fence (sandbox) can write that file.
 
-The file also says in which folder it was made: in a copy of that folder (`cp -a` of a repository at work) it holds nothing.
+The process also takes an flock on it. Processes in another pid namespace (a container on the same volume)
+cannot check the identity, but they see the flock. The file is new each time, so no other process can have
+locked it before.
+
+The file also names the folder in which it was made. A copy of that folder (`cp -a` of a repository in use)
+holds no lock.
 """
 
 from __future__ import annotations
@@ -25,31 +29,32 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 4096
 GUARD = ".guard"
-#: Two who take a hold at the same moment come one after the other. An agent that sits on the guard makes it only so much slower.
+#: The guard serialises processes that take a lock at the same moment. An agent can flock the guard too, so the wait is limited.
 GUARD_S, PAUSE_S = 0.5, 0.005
 
 
 def identity() -> dict[str, Any]:
-    """This process, as a hold names it."""
+    """The identity of this process, as a lock file records it."""
     return {"pid": os.getpid(), "born": born(os.getpid()), "boot": boot(), "space": _space()}
 
 
 def born(pid: int) -> int:
-    """When a process was born, in ticks since boot; 0 where there is none, or it is dead already."""
+    """Start time of a process in clock ticks since boot; 0 where it does not exist or has ended (zombie)."""
     found = process.look(pid)
     return 0 if found is None or found.state in "ZX" else found.start
 
 
 def boot() -> str:
-    """Which boot of this machine this is."""
+    """The id of this boot; empty where the system has none."""
     try:
+        # Start times count from boot: without this, a pid of an earlier boot could match by chance.
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 
 
 def _space() -> int:
-    """Which process ids these are; 0 where the system has only one kind."""
+    """The inode of this process's pid namespace; 0 where the system has none."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -57,36 +62,39 @@ def _space() -> int:
 
 
 class ProcessLock:
-    """A hold that this process has, until `release` or its end."""
+    """A lock that this process holds until `release` or until it ends."""
 
     def __init__(self, path: Path, handle: int) -> None:
         self.path, self._handle = path, handle
         _mine.add(str(path))
 
     def release(self) -> None:
-        """Let go of it. A second time changes nothing."""
+        """Release the lock. Idempotent; never raises."""
         if self._handle < 0:
             return
         try:
             with held.above(self.path) as (folder, name), _guarded(folder):
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                # If the folder was replaced, the file there may be the lock of another process.
                 if found.st_ino == os.fstat(self._handle).st_ino:
                     os.unlink(name, dir_fd=folder)
         except OSError:
-            pass  # its folder is gone, or the disk: then it ends with us
+            pass  # the folder or the disk is gone: the lock ends with this process
         os.close(self._handle)
         self._handle = -1
         _mine.discard(str(self.path))
 
 
-#: What this process holds: a file of ours that it does not was left by a release that could not be written.
+#: Paths of the locks that this process holds. A file that names this process but is not in here is left from a release that could
+#: not remove it.
 _mine: set[str] = set()
 
 
 def take(path: Path, **more: object) -> ProcessLock | None:
-    """Have the hold; None where another process, or this one, has it.
+    """Take the lock; None where this or another process holds it.
 
-    `more` is kept in the file. Raises OSError where it cannot be written.
+    The file is put in place by rename, so readers never see half of it. `more` is stored in the file. Raises
+    OSError where the file cannot be written.
     """
     with held.above(path) as (folder, name), _guarded(folder):
         if holder(path) is not None:
@@ -95,6 +103,7 @@ def take(path: Path, **more: object) -> ProcessLock | None:
         held.remove(folder, half)
         handle = os.open(half, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
+            # Before the rename: once the file has its name, an agent could take the flock first.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(handle, json.dumps({**identity(), "folder": _of(folder), **more}).encode())
             os.rename(half, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -105,7 +114,7 @@ def take(path: Path, **more: object) -> ProcessLock | None:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """What the hold's file says, where the process that it names lives; None where nobody has it."""
+    """Content of the lock file where its process lives; None where the lock is free."""
     try:
         with held.above(path) as (folder, name):
             handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -124,7 +133,7 @@ def holder(path: Path) -> dict[str, Any] | None:
             if found["pid"] == os.getpid() and str(path) not in _mine:
                 return None
             return found if found["boot"] == boot() and born(found["pid"]) == found["born"] else None
-        # Of another container, or an aipass of before: it has the lock as long as it lives.
+        # Written in another container or by an older aipass: only the flock shows whether that process lives.
         return (found if isinstance(found, dict) else {}) if _is_locked(handle) else None
     finally:
         os.close(handle)
@@ -154,7 +163,7 @@ def _guarded(folder: int) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    break  # nobody of ours keeps it for that long
+                    break  # no process of ours keeps it that long, so an agent has it: go on without
                 time.sleep(PAUSE_S)
         yield
     finally:

@@ -1,6 +1,7 @@
-"""Who has a lock on a file, and the end of those that are in a run: nothing of ours waits for an agent.
+"""Find the processes that hold a lock on a file, and kill those that belong to a run.
 
-SQLite's locks are on files that agents may read, and reading is enough to take them (fcntl(2), F_RDLCK).
+SQLite's locks are on files that agents can read, and read access is enough to take them (fcntl(2), F_RDLCK).
+The engine must not wait for an agent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Locker(NamedTuple):
-    """A process that has a lock on a file. `run` is what its environment says, empty where it says nothing."""
+    """A process that holds a lock on a file. `run` is the run id in its environment; empty where there is none."""
 
     pid: int
     run: str
@@ -25,9 +26,11 @@ class Locker(NamedTuple):
 
 
 def end_of_runs(*paths: Path) -> list[Locker]:
-    """End every process of a run that has a lock on one of these files; those that were ended.
+    """Kill every process of a run that holds a lock on one of these files; returns the killed processes.
 
-    A process is a run's that bears its mark: a limit that nobody behind the fence can put off, or where there is none its environment.
+    A process belongs to a run if it has a run's mark (a resource limit that fenced processes cannot change)
+    or, where there is no mark, if its environment names a run. Other processes, such as a user's database
+    browser, are left alone.
     """
     wanted: dict[int, set[tuple[int, int]]] = {}
     for path in paths:
@@ -49,13 +52,14 @@ def end_of_runs(*paths: Path) -> list[Locker]:
 
 
 def _having(wanted: dict[int, set[tuple[int, int]]]) -> set[int]:
-    """Processes with a lock on one of these files, by the number of its inode.
+    """Ids of processes with a lock on one of these files, found by inode number.
 
-    /proc/locks names a file by the device of its file system, which on btrfs is not the one that stat(2) tells: so the number is looked for
-    there, and the process's own descriptors say whether it is that file.
+    Descriptors of the candidates then confirm the match.
     """
     found: set[int] = set()
     try:
+        # /proc/locks names a file by the device of its filesystem; on btrfs stat(2) reports another one.
+        # So only inode numbers are compared here.
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return found
@@ -65,7 +69,7 @@ def _having(wanted: dict[int, set[tuple[int, int]]]) -> set[int]:
         if len(fields) > 5 and int(fields[5].rpartition(":")[2]) in wanted:
             if int(fields[4]) > 0:
                 found.add(int(fields[4]))
-            # One of an open file belongs to no process by name, and a process that has it from its parent is not named.
+            # A lock of an open file (flock, OFD) has no owning process: /proc/locks does not name a child that inherited it.
             nameless = nameless or fields[1] in {"OFDLCK", "FLOCK"} or int(fields[4]) <= 0
     places = set().union(*wanted.values())
     return {pid for pid in found if _has_open(pid, places)} | (
@@ -77,7 +81,7 @@ def _has_open(pid: int, places: set[tuple[int, int]]) -> bool:
     try:
         return any(_is_one(pid, number, places) for number in os.listdir(f"/proc/{pid}/fd"))
     except OSError:
-        return False  # another user's, or just gone
+        return False  # another user's process, or it has just ended
 
 
 def _is_one(pid: int, number: str, places: set[tuple[int, int]]) -> bool:
@@ -100,9 +104,9 @@ def _by_descriptor(wanted: dict[int, set[tuple[int, int]]], places: set[tuple[in
                     yield int(name)
                     break
         except OSError:
-            continue  # another user's, or just gone
+            continue  # another user's process, or it has just ended
 
 
 def _inode_of(lock: list[str]) -> int:
-    """The inode of a line of fdinfo: `lock: 1: POSIX ADVISORY READ 123 08:01:456 0 EOF`."""
+    """The inode number of a line of fdinfo: `lock: 1: POSIX ADVISORY READ 123 08:01:456 0 EOF`."""
     return next((int(word.rpartition(":")[2]) for word in lock if word.count(":") == 2), -1)

@@ -1,4 +1,4 @@
-"""The machine's processes as a table, a run's tree in it, and signals that cannot hit a stranger."""
+"""The process table: look-ups, process trees, and signals that never reach another process by pid reuse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINUX = sys.platform == "linux"
 
 
 class Process(NamedTuple):
-    """One row of the table. `start` tells two processes of one id apart (clock ticks since boot)."""
+    """A row of the table. `start` (clock ticks since boot) distinguishes processes that reuse one id."""
 
     pid: int
     ppid: int
@@ -27,7 +27,7 @@ class Process(NamedTuple):
 
 
 def table() -> dict[int, Process]:
-    """Every process of this machine by its id."""
+    """All processes of this machine by id."""
     if not LINUX:
         return _table_by_ps()
     found = {}
@@ -38,20 +38,20 @@ def table() -> dict[int, Process]:
 
 
 def look(pid: int) -> Process | None:
-    """One process, or None where there is none. A zombie counts as one."""
+    """The process with this id, zombies included; None where there is none."""
     if not LINUX:
         return _table_by_ps().get(pid)
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name in parentheses may hold anything, spaces and parentheses included.
+    # The name in parentheses can contain any character, spaces and parentheses included.
     fields = text[text.rindex(b")") + 2 :].split()
     return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode())
 
 
 def tree(processes: Mapping[int, Process], roots: Iterable[int]) -> set[int]:
-    """Ids of `roots` and of all that descend from them, zombies left out."""
+    """Ids of `roots` and all their descendants, without zombies."""
     children: dict[int, list[int]] = {}
     for process in processes.values():
         children.setdefault(process.ppid, []).append(process.pid)
@@ -74,13 +74,13 @@ def own_children() -> set[int]:
         for task in os.listdir("/proc/self/task"):
             found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
     except FileNotFoundError:
-        # A thread that ended meanwhile, or a kernel without that file.
+        # A thread ended during the loop, or the kernel has no such file (CONFIG_PROC_CHILDREN).
         return {process.pid for process in table().values() if process.ppid == os.getpid()}
     return found
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The environment a process was started with; empty where it cannot be read."""
+    """The initial environment of a process; empty where it cannot be read."""
     try:
         data = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -90,7 +90,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def command_line(pid: int) -> str:
-    """What a process was started as, for people."""
+    """The command line of a process for messages, at most 200 characters; `?` where it cannot be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -99,12 +99,13 @@ def command_line(pid: int) -> str:
 
 
 def send(process: Process, number: int) -> bool:
-    """Signal exactly this process, never another that got its id since; whether it was there."""
+    """Send a signal to exactly this process, never to one that reuses its id; returns whether it was sent."""
     try:
         handle = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
     except OSError:
         return False
     try:
+        # The pidfd fixes the process first; only then the start time proves that it is the right one.
         now = look(process.pid)
         if now is None or now.start != process.start:
             return False
@@ -121,17 +122,18 @@ def send(process: Process, number: int) -> bool:
 
 
 def adopt_orphans() -> bool:
-    """Become the parent of every descendant whose own parent dies; whether the system can do that."""
+    """Become the parent of every orphaned descendant (child subreaper); False where the system cannot."""
     if not LINUX:
         return False
     import ctypes
 
+    # PR_SET_CHILD_SUBREAPER of linux/prctl.h.
     set_child_subreaper = 36
     return bool(ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0) == 0)
 
 
 def _table_by_ps() -> dict[int, Process]:
-    """The same without /proc. `ps` gives a start time by the second, which is enough to tell ids apart."""
+    """`table` without /proc."""
     listing = subprocess.run(
         ["/bin/ps", "-axo", "pid=,ppid=,sess=,state=,lstart="], capture_output=True, text=True, check=False
     )
@@ -139,5 +141,6 @@ def _table_by_ps() -> dict[int, Process]:
     for line in listing.stdout.splitlines():
         pid, ppid, session, state, started = line.split(None, 4)
         session_id = int(session) if session.isdigit() else 0
+        # `ps` gives the start time in seconds; enough to distinguish two processes of one id.
         found[int(pid)] = Process(int(pid), int(ppid), session_id, zlib.crc32(started.encode()), state[0])
     return found

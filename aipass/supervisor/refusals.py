@@ -1,4 +1,4 @@
-"""Refusals as they are told: those of one path in a row are one, with their count."""
+"""Aggregation of refusals (fence denials): consecutive ones for one path become one message with a count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from aipass.supervisor.timers import Schedule
 
-#: A program that is refused tries again at once, or not: so long is waited for more of the same, and at most so long.
+#: Wait for further refusals of the same path; a program that retries does so immediately. The second number limits the total wait.
 QUIET_S, AT_MOST_S = 0.05, 1.0
 
 
@@ -25,14 +25,14 @@ class _Row:
 
 
 class Refusals:
-    """Gathers `denied` messages of each run."""
+    """Collects the `denied` messages of each run and reports them aggregated."""
 
     def __init__(self, timers: Schedule, tell: Callable[[dict[str, Any]], None]) -> None:
         self._timers, self._tell = timers, tell
         self._rows: dict[int, _Row] = {}
 
     def add(self, message: dict[str, Any]) -> None:
-        """One refusal."""
+        """Add one refusal. A refusal of another path reports the previous one first, so their order is kept."""
         now, run = time.monotonic(), message["run"]
         row = self._rows.get(run)
         if row is not None and row.message["path"] == message["path"]:
@@ -53,20 +53,21 @@ class Refusals:
             self._timers.at(due, lambda now: self._look(run, row, now))
 
     def flush(self, run: int) -> None:
-        """Tell what has been gathered of a run."""
+        """Report what was collected for a run; no effect where there is nothing."""
         row = self._rows.pop(run, None)
         if row is not None:
             self._tell({**row.message, "count": row.count})
 
 
 class Unheard:
-    """What is told while no engine listens, for the next one: nothing that a run was refused is lost behind what it was refused as well.
+    """Messages that no engine has received yet, kept for the next engine. Memory use is limited.
 
-    Of each run the first refusals are kept one by one; of the rest how many they were, and the last of them.
+    Of each run the first refusals are kept one by one. The rest are counted, and only the last of them is
+    kept.
     """
 
     def __init__(self, most: int) -> None:
-        """`most`: so many refusals of one run, and so many messages of another kind."""
+        """`most`: the limit of refusals per run, and of messages of all other kinds together."""
         self._most = most
         self._kept: deque[dict[str, Any]] = deque()
         self._denied: dict[int, int] = {}
@@ -77,13 +78,14 @@ class Unheard:
         return bool(self._kept or self._more)
 
     def append(self, message: dict[str, Any]) -> None:
-        """Keep a message."""
+        """Keep a message. Beyond the limit the oldest message that is no refusal is dropped."""
         if message["tell"] != "denied":
             self._others += 1
             if self._others > self._most:
                 self._drop_oldest()
             self._kept.append(message)
             return
+        # Limited per run: one run that is refused in a loop must not push out another run's refusals.
         run = message["run"]
         if self._denied.get(run, 0) < self._most:
             self._denied[run] = self._denied.get(run, 0) + 1
@@ -93,7 +95,7 @@ class Unheard:
         self._more[run] = {**message, "count": before + message.get("count", 1)}
 
     def _drop_oldest(self) -> None:
-        """The newest of what is no refusal says how things stand."""
+        """Drop the oldest message that is no refusal: newer ones describe the current state."""
         for place, message in enumerate(self._kept):
             if message["tell"] != "denied":
                 del self._kept[place]
@@ -101,7 +103,7 @@ class Unheard:
                 return
 
     def popleft(self) -> dict[str, Any]:
-        """The oldest message; it is kept no more."""
+        """Remove and return the oldest message; the counted refusals come last."""
         if self._kept:
             message = self._kept.popleft()
             if message["tell"] == "denied":
@@ -111,5 +113,7 @@ class Unheard:
             return message
         run = next(iter(self._more))
         message = self._more.pop(run)
-        reason = f"one of {message['count']} more that were refused while no engine ran: {message['reason']}"
+        reason = (
+            f"one of {message['count']} further refusals while no engine was running: {message['reason']}"
+        )
         return {**message, "reason": reason}

@@ -1,4 +1,4 @@
-"""One run as its supervisor knows it, and the file that says how it ended."""
+"""The supervisor's state of one run, and the `exit` file that records its result."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A run from its start to the moment when its whole process tree is gone."""
+    """A run from its start until its whole process tree has ended."""
 
     spec: Spec
-    #: The hold of its agent.
+    #: The process lock of its agent: at most one run per agent.
     lock: ProcessLock
     leader: Process | None = None
     started: float | None = None
-    #: Wait status of the first process, once it ended.
+    #: Wait status of the first process; None while it runs.
     status: int | None = None
-    #: And the monotonic moment of that.
+    #: When the first process ended, on the monotonic clock.
     over_since: float = 0.0
-    #: Children of the supervisor that this run left behind. No others: the id of what somebody else waits for may be another's at any time.
+    #: Orphans of this run that became children of the supervisor. Only children: the id of any other process can be reused at any time.
     orphans: set[int] = field(default_factory=set)
     told_orphans: bool = False
-    #: When another process of it was seen to have ended, on the monotonic clock.
+    #: When another process of this run was last seen to have ended, on the monotonic clock.
     seen: float = float("-inf")
-    #: Index into the stop sequence; None while nobody asked for the end.
+    #: Index into the stop sequence (INT, TERM, KILL); None until a stop is requested.
     stage: int | None = None
-    #: Whether a look at what it has left is due.
+    #: Whether a check for remaining processes is scheduled.
     is_looked_at: bool = False
-    #: When its next signal is due, on the monotonic clock.
+    #: When the next signal is due, on the monotonic clock.
     due: float = 0.0
     why: str | None = None
     reason: str | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    #: Sizes of the output files and the monotonic moment when they were last seen to grow.
+    #: Sizes of stdout and stderr, and (`heard`) when they or a journalled write last changed, on the monotonic clock.
     output: tuple[int, int] = (0, 0)
     heard: float = 0.0
-    #: Nobody is left behind the fence; without one, only the process table tells.
+    #: No process is left behind the fence. Without a fence always true; then only the process table can show remaining processes.
     quiet: bool = True
-    #: What it left half done is being, or has been, taken out of the tree.
+    #: Its unfinished temporary files are being (`tidying`), or have been (`tidied`), moved to quarantine.
     tidying: bool = False
     tidied: bool = False
     quarantined: list[str] = field(default_factory=list)
-    #: What all its processes bear.
+    #: The mark (resource limit) of all its processes.
     mark: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,19 +66,19 @@ class Run:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether the fence knows when nobody of it is left."""
+        """Whether the run has a fence, which reports when its last process has ended."""
         return self.spec.ground is not None and bool(self.spec.ground["fence"])
 
     def end(self, status: int) -> None:
-        """Its first process has ended, with this wait status."""
+        """Record the wait status of the first process, and when it ended."""
         self.status, self.over_since = status, time.monotonic()
 
     def roots(self) -> set[int]:
-        """Where this run's process trees begin."""
+        """Ids from which the run's process trees descend: the first process while it runs, and its orphans."""
         return self.orphans | ({self.leader.pid} if self.leader and self.status is None else set())
 
     def record(self) -> dict[str, Any]:
-        """How it ended, as `exit` holds it and the engine is told."""
+        """The result of the run, for the `exit` file and for the engine."""
         code = None if self.status is None else self.status_code()
         return {
             "run": self.id,
@@ -95,13 +95,13 @@ class Run:
         }
 
     def status_code(self) -> int:
-        """Exit status of the first process; the negative number of the signal that ended it."""
+        """Exit status of the first process; negative signal number if a signal ended it."""
         return os.waitstatus_to_exitcode(self.status or 0)
 
     def write_exit(self) -> dict[str, Any]:
-        """Put the record in place, whole or not at all."""
+        """Write the `exit` file atomically and return its record. Raises OSError, for example on a full disk."""
         record = self.record()
-        # An agent may have removed its own folder; how it ended is worth keeping all the same.
+        # The agent may have removed its own folder; the result must be recorded all the same.
         self.spec.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         held.write_atomic(self.spec.folder / wire.EXIT, json.dumps(record))
         return record

@@ -1,4 +1,4 @@
-"""The supervisor's one loop: starts runs, reaps them, stops them, and tells the engine, if there is one."""
+"""The supervisor's event loop: starts, reaps and stops runs, and reports to the engines that are connected."""
 
 from __future__ import annotations
 
@@ -30,34 +30,36 @@ from aipass.supervisor.trees import Trees
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Starts at once: more threads would only wait for each other.
+# Concurrent starts: more threads would only wait for each other.
 MAX_SPAWNING = 4
-# What an agent leaves behind may finish by itself for this long before it is told to.
+# Processes that an agent leaves behind can finish by themselves for this long before they are stopped.
 LINGER_GRACE_S = 2.0
-# Without an engine and without a run the supervisor has nothing to wait for.
+# Without an engine and without a run the supervisor exits after this.
 IDLE_EXIT_S = 10.0
 STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-# Past this many KILLs a process hangs in the kernel; the run is told as it is and the rest is left to the system.
+# After this many KILLs a process hangs in the kernel. An unfenced run is then reported as ended; a fenced one waits further.
 MAX_KILLS = 20
-#: What even KILL does not end (a process that waits for a disk) is signalled again so often.
+#: Interval of further KILLs for a process that KILL does not end (it waits for a disk).
 UNKILLABLE_S = 10.0
-# A disk that was full is tried again after this.
+# Interval of retries where `exit` cannot be written (full disk).
 WRITE_AGAIN_S = 1.0
-# A run whose first process is gone and of which somebody is left that is no child of ours: looked for again after this.
+# Interval of checks for a run whose first process has ended and whose other processes are no children of ours (no SIGCHLD).
 LOOK_AGAIN_S = 0.05
-# A process that was nobody's and ended bore a run's mark: for so long after that another one may live that nobody has seen.
+# After an unassigned process with a run's mark has ended, it may have forked another one: the run is not over for this long.
 SEEN_S = 0.2
-# With a fence, garbage is collected in this thread only.
+# With a fence, the automatic garbage collector is off (see `_fence`) and this thread collects at this interval.
 COLLECT_EVERY_S = 30.0
+# The quarantine of temporary files must not delay the end of a run for longer, on a disk that hangs.
 TIDY_S = 30.0
-# What no engine hears is kept, and told to the next one; of more than this the oldest is dropped.
+# Limit of messages that are kept while no engine is connected; the oldest is dropped beyond it.
 MAX_UNHEARD = 10_000
 
+# Only an engine sends these. `aipass down --kill` connects as well, but must not receive the kept messages.
 _WORDS_OF_AN_ENGINE = frozenset(("territory", "adopt", "start"))
 
 
 class Supervisor:
-    """Runs by id, the engine's connection, and what is due."""
+    """Runs by id, connections, and timers. All methods run in the main thread unless they say otherwise."""
 
     def __init__(self, state: Path, version: str) -> None:
         self.state, self.version = state, version
@@ -65,11 +67,12 @@ class Supervisor:
         self._territory: dict[str, Any] | None = None
         self._fence_said: deque[dict[str, Any]] = deque()
         self._unheard = Unheard(MAX_UNHEARD)
-        #: Those of the connections that an engine has: whoever says anything else (`down --kill`) hears, and keeps nothing.
+        #: Connections of engines. Other clients (`down --kill`) receive messages too, but not those kept for the next engine.
         self._listening: set[socket.socket] = set()
         self._runs: dict[int, Run] = {}
         self._leaders: dict[int, Run] = {}
         self._owner: dict[int, Run] = {}
+        # Wait statuses of children that ended before their start was reported, by process id.
         self._early: dict[int, int] = {}
         self._waiting: deque[Spec] = deque()
         self._spawning = 0
@@ -81,6 +84,7 @@ class Supervisor:
         self._engines: dict[socket.socket, wire.MessageReader] = {}
         self._idle_since: float | None = time.monotonic()
         self._ending = False
+        # Signal handlers and other threads write here to wake the loop (self-pipe).
         self._wake_in, self._wake_out = os.pipe()
         self._files_limit = _raise_files_limit()
         self._own_command_line = process.command_line(os.getpid())
@@ -91,7 +95,7 @@ class Supervisor:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def serve(self, listener: socket.socket) -> None:
-        """Serve until there is nothing left to do."""
+        """Serve until no run and no engine is left for IDLE_EXIT_S, or until the end was requested and all runs have ended."""
         self._catch_signals()
         process.adopt_orphans()
         listener.setblocking(False)
@@ -112,11 +116,11 @@ class Supervisor:
             self._drop(engine)
 
     def _guarded(self, call: Callable[[Any], None], argument: Any) -> None:  # noqa: ANN401 - a socket, or a moment
-        """Whatever goes wrong with one run must not end the others: it is said, and the loop goes on."""
+        """Call, and log any exception: a failure of one run must not end the others."""
         try:
             call(argument)
         except Exception as exc:  # noqa: BLE001 - the loop's boundary
-            _say(f"a bug, or a broken disk: {exc!r} in {call!r}")
+            _say(f"unexpected error (a bug, or a broken disk): {exc!r} in {call!r}")
 
     def _is_done(self) -> bool:
         busy = bool(self._runs or self._strays or self._waiting or self._spawning)
@@ -133,7 +137,7 @@ class Supervisor:
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
         signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
-        # Handlers of our own, not "ignore", which agents would inherit.
+        # No-op handlers instead of SIG_IGN, which agents would inherit across exec.
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGHUP, lambda *_: None)
         signal.signal(signal.SIGINT, lambda *_: None)
@@ -154,7 +158,7 @@ class Supervisor:
             self._on_fence(self._fence_said.popleft())
         self._reap()
         if self._told_to_end and not self._ending:
-            # A machine that shuts down, or a person: nobody asked for the work to be given up, so it is tried again.
+            # A shutdown of the machine or a `kill`: the work was not cancelled, so the outcome `lost` lets the engine retry it.
             self._end("lost")
 
     # -- the engine ------------------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ class Supervisor:
         try:
             messages = self._engines[connection].feed(data)
         except ValueError as exc:
-            _say(f"dropped a connection that does not speak our language: {exc}")
+            _say(f"closed a connection with a malformed message: {exc}")
             self._drop(connection)
             return
         for message in messages:
@@ -196,7 +200,7 @@ class Supervisor:
             try:
                 self._obey(message)
             except (KeyError, TypeError, ValueError) as exc:
-                _say(f"cannot use {str(message)[:300]}: {exc!r}")
+                _say(f"ignored a malformed message {str(message)[:300]}: {exc!r}")
 
     def _drop(self, connection: socket.socket) -> None:
         with contextlib.suppress(KeyError, ValueError):
@@ -206,11 +210,12 @@ class Supervisor:
         connection.close()
 
     def _tell(self, message: dict[str, Any]) -> None:
-        """To whoever is connected. What nobody hears stands in the run's folder."""
+        """Send to every connection. Without a connection nothing is lost: run results are in the run folders."""
         data = wire.pack(message)
         for connection in list(self._engines):
             try:
                 connection.setblocking(True)
+                # A client that does not read for 5 s is disconnected: it must not block the loop.
                 connection.settimeout(5.0)
                 connection.sendall(data)
                 connection.setblocking(False)
@@ -218,7 +223,7 @@ class Supervisor:
                 self._drop(connection)
 
     def _tell_event(self, message: dict[str, Any]) -> None:
-        """What stands in no file is kept until an engine hears it."""
+        """Send a message that is in no file; without an engine, keep it for the next one."""
         if self._listening:
             self._tell(message)
         else:
@@ -249,7 +254,7 @@ class Supervisor:
                 raise ValueError(f"unknown word {other!r}")
 
     def _stop_known(self, number: int, why: str, reason: str) -> None:
-        """Stop a run, or do not begin it."""
+        """Stop a run; one that waits for its start is removed and reported as ended."""
         if (run := self._runs.get(number)) is not None:
             self._stop(run, why, reason)
         elif any(spec.run == number for spec in self._waiting):
@@ -257,9 +262,11 @@ class Supervisor:
             self._tell({"tell": "ended", "run": number, "outcome": why, "reason": reason})
 
     def _end(self, why: str = "killed") -> None:
-        """Stop all runs, then go."""
+        """Stop all runs; the loop exits when they have ended."""
         self._ending = True
-        reason = "ended by `aipass down --kill`" if why == "killed" else "its supervisor was told to end"
+        reason = (
+            "ended by `aipass down --kill`" if why == "killed" else "its supervisor was stopped (SIGTERM)"
+        )
         while self._waiting:
             self._tell(
                 {"tell": "ended", "run": self._waiting.popleft().run, "outcome": why, "reason": reason}
@@ -270,6 +277,7 @@ class Supervisor:
     # -- starting --------------------------------------------------------------------------------------------------
 
     def _start(self, spec: Spec) -> None:
+        # Idempotent: an engine that restarted sends `start` again for runs of which it has no result.
         if self._tell_known(spec.run, spec.folder) or any(
             spec.run == waiting.run for waiting in self._waiting
         ):
@@ -281,7 +289,7 @@ class Supervisor:
         self._spawn_next()
 
     def _tell_known(self, run: int, folder: Path) -> bool:
-        """Tell what became of a run that was begun before, if it was."""
+        """Report the state of a run that was started before; False where there was no such run."""
         known = self._runs.get(run)
         if known is not None:
             if known.leader is not None:
@@ -307,7 +315,7 @@ class Supervisor:
                         }
                     )
                     continue
-                # From here on a new supervisor takes the run for begun, whatever happens to this one.
+                # From here on another supervisor regards the run as started, even if this one is killed: no run starts twice.
                 (spec.folder / wire.CLAIM).touch()
             except OSError as exc:
                 if lock is not None:
@@ -329,7 +337,7 @@ class Supervisor:
                 self._fence().start(spec, self._files_limit, self._report_spawned)
 
     def _report_spawned(self, spec: Spec, pid: int, error: Exception | None) -> None:
-        """Called by the starting thread."""
+        """Queue the result of a start and wake the loop. Called from the starting thread."""
         self._spawned.append((spec, pid, None if error is None else explain(spec, error)))
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_out, b"s")
@@ -345,11 +353,11 @@ class Supervisor:
             run.leader = process.look(pid) or process.Process(pid, os.getpid(), pid, 0, "?")
             run.started, run.heard = time.time(), now
             self._leaders[pid] = run
-            # It may have been taken for an orphan while its start was being told.
+            # `_claim_orphans` may have taken it for an orphan before its start was reported.
             run.orphans.discard(pid)
             self._owner.pop(pid, None)
             with contextlib.suppress(OSError):
-                # Only a help for a later supervisor; the marks in the environment do without it.
+                # Best effort: a later supervisor also finds the processes by their marks.
                 noted = {
                     "pid": pid,
                     "start": run.leader.start,
@@ -376,10 +384,12 @@ class Supervisor:
         self._spawn_next()
 
     def _fence(self) -> FenceController:
-        """The fence, begun when the first run needs it."""
+        """The fence, created for the first run that needs it."""
         if self._keeper is None:
-            # From here on descriptors have one number in two threads: nothing may close one but who opened it.
+            # The fence's thread has its own descriptor table, so one number means different files in two threads. The garbage
+            # collector could close a file object in the wrong thread.
             gc.disable()
+            # Agents run as the same user: they must not trace the supervisor or open its memory.
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
             self._keeper = FenceController(str(self.state.parent), self._say_from_fence, (self._wake_out,))
             if self._territory is not None:
@@ -387,7 +397,7 @@ class Supervisor:
         return self._keeper
 
     def _say_from_fence(self, message: dict[str, Any]) -> None:
-        """Called by the fence's thread."""
+        """Queue a message and wake the loop. Called from the fence's thread."""
         self._fence_said.append(message)
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_out, b"f")
@@ -395,7 +405,7 @@ class Supervisor:
     def _on_fence(self, message: dict[str, Any]) -> None:
         match message["tell"]:
             case "fence-error":
-                _say(f"a bug in the fence, which refused: {message['text']}")
+                _say(f"internal error in the fence; the call was refused: {message['text']}")
             case "denied":
                 self._refusals.add(message)
             case "territory":
@@ -416,18 +426,19 @@ class Supervisor:
                     self._finish(run)
 
     def _lock_agent(self, agent: str) -> hold.ProcessLock | None:
-        """The agent's hold: at most one run of an agent, whatever engines and supervisors there are."""
+        """Take the agent's process lock: at most one run per agent, across all engines and supervisors. None where it is held."""
         return hold.take(self.state / "locks" / f"{agent}.lock")
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        """Take all that ended, then look once at what it left: a thousand runs that are stopped end together."""
+        """Reap all ended children, then check once for orphans: a thousand runs that are stopped end together."""
         ended: list[Run] = []
         pid = _ended_child()
         if not pid:
             return
         while pid:
+            # Before waitpid: afterwards the process and its mark are gone from /proc.
             number = None if pid in self._leaders or pid in self._owner else mark.read(pid)
             _, status = os.waitpid(pid, 0)
             if (run := self._leaders.pop(pid, None)) is not None:
@@ -437,10 +448,10 @@ class Supervisor:
                 owner.orphans.discard(pid)
                 owner.seen = time.monotonic()
             elif self._spawning:
-                # Perhaps the first process of a run whose thread has not reported yet.
+                # It can be the first process of a run whose starting thread has not reported yet.
                 self._early[pid] = status
             if number is not None:
-                # Who forks and ends at once was never seen alive.
+                # A process that forks and exits immediately is never seen alive, only reaped.
                 for run in self._runs.values():
                     if run.mark == number:
                         run.seen = time.monotonic()
@@ -460,12 +471,12 @@ class Supervisor:
         self._settle_anew(run)
 
     def _settle_anew(self, run: Run) -> None:
-        """Look at what a run has left that ended before."""
+        """Check again for remaining processes of a run whose first process has ended."""
         self._claim_orphans([run])
         self._settle(run)
 
     def _settle(self, run: Run) -> None:
-        """Finish a run whose first process is gone, or deal with what that left behind."""
+        """Finish a run whose first process has ended; report and later stop processes that it left behind."""
         if run.id not in self._runs:
             return
         if not run.orphans and run.quiet and run.is_fenced:
@@ -473,13 +484,13 @@ class Supervisor:
             return
         if not run.orphans and run.is_looked_at:
             return
-        # Also what is no child of ours: its parent lives, in another run's tree or in none.
+        # A remaining process need not be our child: its parent can live in another run's tree or outside of all runs.
         left = run.orphans or self._trees.remains(run)
         if not left and run.quiet and time.monotonic() - run.seen > SEEN_S:
             self._finish(run)
             return
         if not run.orphans:
-            # Nobody tells when it ends.
+            # No SIGCHLD will report its end.
             run.is_looked_at = True
             self._timers.at(time.monotonic() + LOOK_AGAIN_S, lambda _: self._look_again(run))
         if left and not run.told_orphans:
@@ -492,7 +503,10 @@ class Supervisor:
                 self._timers.at(time.monotonic() + LINGER_GRACE_S, lambda _: self._stop(run, "exited", None))
 
     def _claim_orphans(self, ended: list[Run]) -> None:
-        """Find out whose the processes are that became our children because their parents ended; of `ended` the last that did comes first."""
+        """Assign new children of the supervisor (orphans) to their runs.
+
+        `ended`: runs whose first process has ended, the most recent one first.
+        """
         if not any(run.id in self._runs for run in ended):
             return
         for pid in process.own_children() - self._leaders.keys() - self._owner.keys() - self._early.keys():
@@ -500,7 +514,7 @@ class Supervisor:
             if found is None or found.state in "ZX":
                 continue
             if self._spawning and process.command_line(pid) == self._own_command_line:
-                continue  # between vfork and exec of a run that is being started
+                continue  # a starting run between vfork and exec
             owner = self._owner_of(pid, found.session) or self._only_possible(found, ended)
             if owner is None or owner.leader is None:
                 continue
@@ -508,9 +522,9 @@ class Supervisor:
             self._owner[pid] = owner
 
     def _only_possible(self, orphan: process.Process, ended: list[Run]) -> Run | None:
-        """A run that just ended, for an orphan without any mark, unless it may be another living run's.
+        """A run that just ended, for an orphan without any mark; None if it can belong to another living run.
 
-        Then it stays undecided until those have ended.
+        Then it stays unassigned until those runs have ended.
         """
         others = (
             run for run in self._runs.values() if run not in ended and run.leader and run.status is None
@@ -519,33 +533,36 @@ class Supervisor:
 
     def _owner_of(self, pid: int, session: int) -> Run | None:
         if (number := mark.read(pid)) is not None:
-            # No process of a run can change that, so who bears another's is another's.
+            # A fenced process cannot change its mark, so the mark decides, also against the environment.
             return next((run for run in self._runs.values() if run.mark == number), None)
         environment = process.environment(pid)
         named = environment.get(wire.MARK_RUN, "")
-        # The agent may have written anything there, digits that are none included.
+        # The agent can have written anything there, non-ASCII digits included.
         run = self._runs.get(int(named)) if named.isascii() and named.isdigit() and len(named) < 19 else None
         if run is not None and environment.get(wire.MARK_ROOT) == run.spec.root:
             return run
         return next((run for run in self._runs.values() if run.leader and run.leader.pid == session), None)
 
     def _finish(self, run: Run) -> None:
-        """A run's tree is gone: record it, let go of its agent, tell. Without its record it stays known, and is tried again."""
+        """Record the end of a run, release its agent's lock, and report it, in this order.
+
+        Idempotent. Where the record cannot be written, the run stays known and the call is repeated.
+        """
         if run.id not in self._runs:
-            return  # while the disk was full, more than one look found that it is over
+            return  # scheduled more than once while the disk was full
         self._refusals.flush(run.id)
         if not run.tidied and self._keeper is not None:
             if not run.tidying:
                 run.tidying = True
                 self._keeper.finish(run.spec, lambda left: self._say_from_fence(_tidied(run, left)))
-                # What cannot be tidied, on a disk that hangs, must not keep a run from being over.
+                # A disk that hangs must not keep the run from ending.
                 self._timers.at(time.monotonic() + TIDY_S, lambda _: self._on_fence(_tidied(run, [])))
             return
         try:
             record = run.write_exit()
         except OSError as exc:
-            # A full disk. An engine that asks meanwhile must not hear that the run was lost.
-            _say(f"run {run.id}: its end cannot be written yet: {exc}")
+            # A full disk. The run stays known: an engine that asks in between must not conclude that it was lost.
+            _say(f"run {run.id}: cannot write its result, retrying: {exc}")
             self._timers.at(time.monotonic() + WRITE_AGAIN_S, lambda _: self._finish(run))
             return
         del self._runs[run.id]
@@ -553,7 +570,7 @@ class Supervisor:
         self._tell({"tell": "ended", **record})
 
     def _stop(self, run: Run, why: str, reason: str | None) -> None:
-        """Begin INT, TERM, KILL for the whole tree; once, whoever asks again."""
+        """Begin the stop sequence (INT, TERM, KILL) for the whole process tree. Idempotent: the first caller's reason counts."""
         if run.id not in self._runs or run.stage is not None:
             return
         run.stage = 0
@@ -569,15 +586,18 @@ class Supervisor:
         try:
             reached = self._trees.signal(run, number, self._due_with(run, now))
         except OSError as exc:
-            _say(f"run {run.id}: {number.name} could not be sent: {exc}")  # the next step is due all the same
+            # The next step follows all the same.
+            _say(f"run {run.id}: {number.name} could not be sent: {exc}")
             reached = []
         run.steps.append({"signal": number.name, "time": time.time(), "pids": reached[:50]})
         wait = run.spec.waits[min(run.stage, 2)]
         run.stage += 1
         if run.stage > MAX_KILLS and not run.quiet:
-            # Something of it lives behind the fence, and what it wrote is not another's before that is gone.
+            # A fenced process is still alive. Its files must not pass to another run before it has ended.
             if run.stage == MAX_KILLS + 1:
-                _say(f"run {run.id}: processes {reached} do not end; it is not over before they have")
+                _say(
+                    f"run {run.id}: processes {reached} do not end; the run stays active until they have ended"
+                )
             wait = max(wait, UNKILLABLE_S)
         elif run.stage > MAX_KILLS:
             run.reason = f"{run.reason or 'it was stopped'}; processes {reached} cannot be killed"
@@ -592,7 +612,7 @@ class Supervisor:
         self._settle_if_gone(run)
 
     def _due_with(self, run: Run, now: float) -> list[Run]:
-        """The runs that get the same signal now, this one included."""
+        """All runs that get the same signal now, this one included."""
         return [
             one for one in self._runs.values() if one is run or (one.stage == run.stage and one.due <= now)
         ]
@@ -621,12 +641,12 @@ class Supervisor:
     # -- what an earlier supervisor left ---------------------------------------------------------------------------
 
     def _adopt(self, run: int, agent: str, folder: Path, root: str) -> None:
-        """Tell what became of a run that the ledger believes to live."""
+        """Report the state of a run that the ledger lists as active; end its processes where its supervisor was killed."""
         if self._tell_known(run, folder) or run in self._strays:
             return
         lock = self._lock_agent(agent)
         if lock is None:
-            return  # a living supervisor of another version has it
+            return  # a supervisor of another version is running it and will report
         if not (folder / wire.CLAIM).exists():
             lock.release()
             self._tell({"tell": "unknown", "run": run})
@@ -643,7 +663,7 @@ class Supervisor:
         try:
             record = strays.write_exit()
         except OSError as exc:
-            _say(f"run {strays.run}: that it was lost cannot be written yet: {exc}")
+            _say(f"run {strays.run}: cannot write that it was lost, retrying: {exc}")
             self._timers.at(now + WRITE_AGAIN_S, lambda now: self._end_strays(strays, now))
             return
         del self._strays[strays.run]
@@ -652,8 +672,9 @@ class Supervisor:
 
 
 def _ended_child() -> int:
-    """A child that has ended and waits to be reaped; 0 where there is none."""
+    """Id of a child that has ended and is not yet reaped; 0 where there is none."""
     try:
+        # WNOWAIT: the child stays a zombie, so that its mark can still be read from /proc.
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return 0
@@ -674,7 +695,7 @@ def _started(run: Run) -> dict[str, Any]:
 
 
 def _raise_files_limit() -> int:
-    """Allow as many open files as the system lets us (a run needs one); returns the limit that agents shall have."""
+    """Raise the limit of open files to the maximum (a run needs one); returns the old limit, for the agents."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -691,7 +712,7 @@ def _say(text: str) -> None:
 
 
 def _listen(path: Path) -> socket.socket:
-    """A socket at `path` that only this user can reach. Raises OSError that says where none can be made."""
+    """A listening socket at `path` that only this user can open. Raises OSError with the remedy where the filesystem has none."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
     try:
@@ -701,10 +722,10 @@ def _listen(path: Path) -> socket.socket:
         listener.close()
         if exc.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}:
             raise
-        # exFAT and FAT, most of what Docker Desktop, WSL and network servers mount: files and folders are all there is.
+        # exFAT, FAT, and most mounts of Docker Desktop, WSL and network servers have only files and folders.
         text = (
-            f"no UNIX socket can be made in {path.parent} ({exc.strerror}): its file system has none; "
-            "put the repository on a file system of this machine (ext4, btrfs, xfs, zfs, tmpfs)"
+            f"cannot create a UNIX socket in {path.parent} ({exc.strerror}): its file system does not support sockets; "
+            "move the repository to a local file system (ext4, btrfs, xfs, zfs, tmpfs)"
         )
         raise OSError(exc.errno, text) from exc
     finally:
@@ -713,9 +734,11 @@ def _listen(path: Path) -> socket.socket:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve the state folder `arguments[0]` as version `arguments[1]`; says on descriptor `arguments[2]` `ready`, or why it is not.
+    """Serve the state folder `arguments[0]` as version `arguments[1]`; return the exit status.
 
-    Exit status 3 where another one of this version serves it already.
+    Writes `ready` to descriptor `arguments[2]`, or the reason why it cannot serve. Exit status 3: another
+    supervisor of this version already serves the folder. Raises OSError where the socket or the lock cannot
+    be made.
     """
     state, version, ready = Path(arguments[0]), arguments[1], int(arguments[2])
     socket_name, lock_name = wire.names(version)
@@ -724,6 +747,7 @@ def main(arguments: list[str]) -> int:
         if served is None:
             return 3
         path = state / socket_name
+        # The lock is held, so a socket there was left by a supervisor that was killed.
         path.unlink(missing_ok=True)
         listener = _listen(path)
         supervisor = Supervisor(state, version)

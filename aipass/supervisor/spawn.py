@@ -1,4 +1,4 @@
-"""One run's specification, and its start without fence and wall, from a thread of its own: it may take a moment."""
+"""The specification of a run, and its start without sandbox, in a thread of its own because a start can block."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from aipass.supervisor import mark, wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: An agent that got INT may save its work; one that got TERM may clean up; KILL is repeated until all are gone.
+#: After INT an agent can save its work, after TERM it can clean up; KILL is repeated until all processes have ended.
 INT_WAIT_S, TERM_WAIT_S, KILL_WAIT_S = 5.0, 5.0, 1.0
 STOP_WAITS_S = (INT_WAIT_S, TERM_WAIT_S, KILL_WAIT_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """All that is needed to start one run. Times in seconds; 0 means no limit."""
+    """Everything needed to start one run. Times in seconds; 0 means no limit."""
 
     run: int
     agent: str
@@ -35,14 +35,14 @@ class Spec:
     timeout_s: float
     stall_s: float
     linger: bool
-    #: How long INT, TERM and each KILL may take.
+    #: Seconds to wait after INT, after TERM and after each KILL.
     waits: tuple[float, float, float]
-    #: What fence and wall need to know; None: neither is there.
+    #: Settings of fence (seccomp) and wall (Landlock); None: the run has no sandbox.
     ground: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, message: dict[str, Any]) -> Spec:
-        """From a `start` message; raises KeyError, TypeError or ValueError where it is not one."""
+        """A Spec from a `start` message. Raises KeyError, TypeError or ValueError where the message is malformed."""
         return cls(
             run=int(message["run"]),
             agent=str(message["agent"]),
@@ -65,12 +65,15 @@ def spawn(
     files_limit: int,
     done: Callable[[Spec, int, Exception | None], None],
 ) -> None:
-    """Start the program of `spec` from a new thread; `done(spec, pid, error)` is called from that thread."""
+    """Start the program of `spec` in a new thread; does not block.
+
+    `done(spec, pid, error)` is called once, from that thread; `pid` is 0 where the start failed.
+    """
 
     def work() -> None:
         try:
             pid = _start(spec, files_limit)
-        except Exception as exc:  # noqa: BLE001 - whatever stops a start is the run's outcome, never the supervisor's end
+        except Exception as exc:  # noqa: BLE001 - a failed start is the run's outcome and must not end the supervisor
             done(spec, 0, exc)
         else:
             done(spec, pid, None)
@@ -92,6 +95,7 @@ def _start(spec: Spec, files_limit: int) -> int:
             stderr=stderr,
             cwd=spec.cwd,
             env=spec.env,
+            # A Ctrl-C in the user's terminal must not reach the agent.
             start_new_session=True,
         )
     # The main loop reaps every child by waitpid(-1); Popen must not try again when it is collected.
@@ -103,19 +107,19 @@ def _start(spec: Spec, files_limit: int) -> int:
         if hasattr(resource, "prlimit") and soft != files_limit:
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files_limit, hard))
     except OSError:
-        pass  # it ended already
+        pass  # the process has already ended
     return process.pid
 
 
 def explain(spec: Spec, exc: Exception) -> str:
-    """Why a start failed, for people."""
+    """The reason of a failed start as a message for the user."""
     program = spec.argv[0] if spec.argv else "(no program)"
     if isinstance(exc, FileNotFoundError) and exc.filename == spec.cwd:
-        return f"the folder {spec.cwd} is gone"
+        return f"the working folder {spec.cwd} does not exist"
     if isinstance(exc, FileNotFoundError):
         return f"the program `{program}` was not found; check the agent's command, or install it"
     if isinstance(exc, PermissionError):
-        return f"the program `{program}` may not be started ({exc.strerror}); is it executable?"
+        return f"the program `{program}` cannot be executed ({exc.strerror}); check its path and its mode"
     if isinstance(exc, OSError):
         return f"`{program}` cannot be started: {exc.strerror}"
     return f"`{program}` cannot be started: {exc}"

@@ -1,4 +1,4 @@
-"""Processes of a run whose supervisor was killed: found by their marks and ended by the next supervisor."""
+"""Processes of a run whose supervisor was killed (strays): the next supervisor finds them by their mark and ends them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from aipass.supervisor.hold import ProcessLock
 
-# They are not our children, so their end is looked for; only while a lost run is cleaned up.
+# They are not children of this supervisor, so no SIGCHLD reports their end: poll, only while a lost run is cleaned up.
 LOOK_EVERY_S = 0.05
 TERM_WAIT_S = 2.0
 
 
 class Strays:
-    """What lives of one lost run. `lock` is the hold of its agent, kept until they are gone."""
+    """The living processes of one lost run. `lock` is its agent's process lock, kept until they have ended."""
 
     def __init__(self, run: int, folder: Path, root: str, lock: ProcessLock) -> None:
         self.run, self.folder, self.root, self.lock = run, folder, root, lock
@@ -29,7 +29,11 @@ class Strays:
         self.ended: list[str] = []
 
     def step(self) -> float | None:
-        """Signal what is left; seconds until the next look, None when nothing is."""
+        """Signal the remaining processes: TERM once each, KILL after TERM_WAIT_S.
+
+        Returns the seconds until the next step; None when no process is left.
+        """
+        # A new table each time: processes that forked since the last step are ended too.
         table = process.table()
         members = self._members(table)
         if not members:
@@ -45,7 +49,7 @@ class Strays:
         return LOOK_EVERY_S
 
     def write_exit(self) -> dict[str, Any]:
-        """Record the run as lost."""
+        """Record the run as `lost` in its `exit` file, atomically, and return the record. Raises OSError."""
         record = {
             "run": self.run,
             "outcome": "lost",
@@ -54,10 +58,11 @@ class Strays:
             "pid": None,
             "started": None,
             "finished": time.time(),
-            "reason": "its supervisor died, so nobody saw it end",
+            "reason": "its supervisor was killed, so its exit status is unknown",
             "left": self.ended,
             "steps": [],
         }
+        # The agent may have removed its own folder; the result must be recorded all the same.
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         held.write_atomic(self.folder / wire.EXIT, json.dumps(record))
         return record
@@ -66,7 +71,7 @@ class Strays:
         own = self._own_mark()
         marked = {pid: mark.read(pid) for pid in table}
         roots = {pid for pid, number in marked.items() if number is not None and number == own}
-        # Where there was no mark to give: by the environment, and by the session of the first process while that lives.
+        # Processes without a mark (see mark.put): by the environment, and by the session of the first process while that lives.
         bare = {pid for pid, number in marked.items() if number is None}
         roots |= {pid for pid in bare if self._is_named(pid)}
         leader = self._leader()
@@ -81,7 +86,7 @@ class Strays:
         )
 
     def _started(self) -> dict[str, Any]:
-        """What was noted when the run began; nothing in a copy of its folder, whose processes are another repository's."""
+        """The `pid` file of the run; empty in a copied run folder: those processes belong to the original repository."""
         try:
             found = json.loads((self.folder / wire.STARTED).read_text())
             return found if found.get("folder", folder_of(self.folder)) == folder_of(self.folder) else {}
@@ -89,7 +94,7 @@ class Strays:
             return {}
 
     def _own_mark(self) -> int:
-        # As it was given: the repository may have another name by now.
+        # The recorded one first: a mark depends on the root's path, and the repository may have been renamed.
         noted = self._started().get("mark")
         return noted if isinstance(noted, int) else mark.of(self.root, self.run)
 
@@ -102,6 +107,6 @@ class Strays:
 
 
 def folder_of(path: Path) -> list[int]:
-    """What tells a folder from a copy of it."""
+    """Device and inode of a folder, which differ in a copy of it."""
     found = path.stat()
     return [found.st_dev, found.st_ino]

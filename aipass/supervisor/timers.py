@@ -1,4 +1,4 @@
-"""One heap of timers on the monotonic clock."""
+"""Timers of the supervisor's loop: one heap on the monotonic clock. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ if TYPE_CHECKING:
 
 
 class Schedule:
-    """What is to be called when. A timer whose owner ended is simply called and finds nothing to do."""
+    """Callbacks by due time. There is no cancellation: a callback checks whether it is still needed."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
+        # Breaks ties: callbacks have no order, and heapq would compare them.
         self._order = count()
 
     def at(self, when: float, call: Callable[[float], None]) -> None:
-        """Call `call(now)` at `when`."""
+        """Call `call(now)` at `when`, in seconds of the monotonic clock. Equal times keep their order."""
         heapq.heappush(self._heap, (when, next(self._order), call))
 
     def next(self) -> float | None:
-        """When the next is due."""
+        """The earliest due time; None where nothing is scheduled."""
         return self._heap[0][0] if self._heap else None
 
     def fire(self, now: float) -> None:
-        """Call all that is due."""
+        """Call everything that is due at `now`, in order of due time."""
         while self._heap and self._heap[0][0] <= now:
             heapq.heappop(self._heap)[2](now)

@@ -1,4 +1,4 @@
-"""Which processes belong to a run, and signals that reach all of them."""
+"""The processes of a run (its process tree and all bearers of its mark), and signals that reach all of them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
     from aipass.supervisor.run import Run
 
-# What forked since is found by the next signal's look.
+# How long a process table is reused. A process that forked since is found with the next signal.
 AGE_S = 0.05
-# On a machine of thousands of processes a look takes longer than AGE_S, and a thousand runs that are stopped together would each take
-# one of their own. It is good for so many times what it took: no more than a tenth of the time is spent looking.
+# Reading the table of thousands of processes takes longer than AGE_S, and a thousand runs that are stopped together would each read
+# it. So a table is also reused for this many times the duration of its reading: reading takes at most a tenth of the time.
 AGES = 10
-# So many rounds of looking and stopping are enough for all but what forks without end; that is chased then, for so long at a time.
+# This many rounds of reading and SIGSTOP catch everything but an endless fork loop, which is then chased for CHASE_S at a time.
 MOST_ROUNDS, CHASE_S = 10, 0.1
-# Whoever forks and ends at once lives for less than a look at all processes takes; the newest process is looked at so often.
+# A process that forks and exits immediately lives shorter than one reading of the table: check the newest processes this often.
 PROBES = 20
-# Beside it others are started.
+# How many of the newest ids are checked, as other programs start processes at the same time.
 NEWEST = 6
 
 T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """What `look` returns, as of a moment ago at most: runs that are stopped together share one look."""
+    """A cached result of `look`, reused for a short time: runs that are stopped together share one reading."""
 
     def __init__(self, look: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._clock = look, clock
@@ -39,7 +39,7 @@ class Recent(Generic[T]):
         self._found: T | None = None
 
     def get(self, since: float = float("-inf")) -> T:
-        """The last look, or a new one; none that began before `since`."""
+        """The cached result, or a new one if it is too old or was begun before `since` (monotonic clock)."""
         began = self._clock()
         if self._found is None or began > self._until or self._began < since:
             self._began = began
@@ -49,20 +49,24 @@ class Recent(Generic[T]):
         return self._found
 
     def forget(self) -> None:
-        """Look anew next time."""
+        """Discard the cached result."""
         self._found = None
 
 
 class Trees:
-    """The processes of runs."""
+    """Finds and signals the processes of runs. Used by the supervisor's loop only; not thread-safe."""
 
     def __init__(self) -> None:
         self._table, self._marks = Recent(process.table), Recent(_bearers)
         self._frozen: set[int] = set()
 
     def remains(self, run: Run) -> set[int]:
-        """Living processes that bear the mark of a run whose first process has ended, as of a moment after that."""
+        """Living processes with the mark of a run whose first process has ended, read after that moment.
+
+        Best effort for a process that forks and exits in a loop; it is probed for by its id.
+        """
         found = {pid for pid in self._marks.get(run.over_since).get(run.mark, ()) if _bears(pid, run.mark)}
+        # Empty can mean that the process forked and exited during the reading, under a new id each time.
         for _ in range(0 if found else PROBES):
             for pid in _newest():
                 if _bears(pid, run.mark):
@@ -70,10 +74,10 @@ class Trees:
         return found
 
     def signal(self, run: Run, number: signal.Signals, together: Iterable[Run]) -> list[int]:
-        """Signal all processes of a run; returns those that were there.
+        """Send a signal to all processes of a run; returns the ids of those that existed.
 
-        Before KILL it is frozen, with all runs of `together`, which are due for the same: what is stopped cannot fork away from the next
-        look.
+        Before KILL the run is frozen (SIGSTOP), together with the runs of `together`, which are due for the
+        same signal. A stopped process cannot fork between the reading of the table and the signal.
         """
         if number == signal.SIGKILL and run.id not in self._frozen:
             self._freeze(together)
@@ -92,6 +96,7 @@ class Trees:
             self._marks.forget()
             table = self._table.get()
             members = {pid for run in runs for pid in self._members(run, table)}
+            # No new member since the last round: nothing forked between reading and stopping.
             if members <= seen:
                 break
             for pid in members - seen:
@@ -101,20 +106,20 @@ class Trees:
 
     def _members(self, run: Run, table: Mapping[int, process.Process]) -> set[int]:
         bearers = self._marks.get().get(run.mark, set())
-        # Its id may be another's by now.
+        # The cached marks may be older than the table, and the id reused since.
         own = {pid for pid in bearers & table.keys() if _bears(pid, run.mark, table[pid].start)}
         return process.tree(table, run.roots() | own)
 
 
 def _bears(pid: int, number: int, start: int | None = None) -> bool:
-    """Whether a living process bears a mark; with `start`, that very one."""
+    """Whether a living process has a mark; with `start`, only the process that was started then."""
     found = process.look(pid)
     is_it = found is not None and found.state not in "ZX" and start in (None, found.start)
     return is_it and mark.read(pid) == number
 
 
 def _newest() -> range:
-    """Ids of what was started last, the newest first; empty where nobody tells."""
+    """The newest process ids, newest first; empty where /proc/loadavg, which has the last one, cannot be read."""
     try:
         last = int(Path("/proc/loadavg").read_bytes().rpartition(b" ")[2])
     except (OSError, ValueError):
@@ -123,7 +128,10 @@ def _newest() -> range:
 
 
 def _chase(number: int) -> list[int]:
-    """Kill whoever bears a mark and was started last, again and again: what forks and ends at once is gone before any look at all is over."""
+    """Kill the newest process with this mark, repeatedly for CHASE_S; returns the ids.
+
+    A process that forks and exits in a loop has a new id before any reading of the whole table is complete.
+    """
     reached: list[int] = []
     until = time.monotonic() + CHASE_S
     while time.monotonic() < until:
@@ -141,7 +149,7 @@ def _chase(number: int) -> list[int]:
 
 
 def _bearers() -> dict[int, set[int]]:
-    """Processes by the mark that they bear."""
+    """Process ids by mark, of all marked processes."""
     found: dict[int, set[int]] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if name.isdigit() and (number := mark.read(int(name))) is not None:

@@ -1,4 +1,4 @@
-"""What engine and supervisor say to each other: one JSON object a line, over a socket that only this user can open."""
+"""The protocol between engine and supervisor: one JSON object per line, over a socket that only this user can open."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 
 # sun_path of sockaddr_un: 108 bytes on Linux, 104 on macOS, with the closing NUL.
 SOCKET_PATH_LIMIT = 100
-# A start message carries the whole environment; nothing honest is larger.
+# The largest message is `start`, which contains the whole environment. The limit protects the supervisor's memory.
 MAX_LINE_BYTES = 16_000_000
 
 #: Files in a run's folder.
 CLAIM, STARTED, EXIT = "claim", "pid", "exit"
 STDOUT, STDERR, PROMPT = "stdout.log", "stderr.log", "prompt.md"
 
-#: Environment that marks every process of a run, by which a new supervisor finds what an old one left.
+#: Environment variables of every process of a run. A new supervisor finds processes without a mark (see mark.py) by them.
 MARK_RUN, MARK_ROOT = "AIPASS_RUN", "AIPASS_ROOT"
 
 
 def names(version: str) -> tuple[str, str]:
-    """Socket and lock of the supervisor of one version, in `.aipass`."""
+    """Names of the socket and the lock file, in `.aipass`, of the supervisor of one version."""
     return f"supervisor-{version}.sock", f"supervisor-{version}.lock"
 
 
 def address(path: Path) -> str:
-    """An address for a UNIX socket at `path`, which may be longer than the kernel allows.
+    """A bindable address of a UNIX socket at `path`, also where `path` is longer than the kernel allows.
 
-    Where it is, on Linux, the folder is named through /proc and its descriptor stays open as long as the process.
+    On Linux a long path is spelled through /proc/self/fd. The descriptor of its folder stays open as long as
+    the process.
     """
     if len(os.fsencode(path)) < SOCKET_PATH_LIMIT or sys.platform != "linux":
         return str(path)
@@ -44,7 +45,8 @@ def address(path: Path) -> str:
 
 
 def is_own_user(connection: socket.socket) -> bool:
-    """Whether the other end is a process of this user (or root); true where the system cannot tell."""
+    """Whether the peer is a process of this user or of root; True where the system cannot report it."""
+    # Elsewhere only the mode of the socket protects it: it is created with umask 177.
     if sys.platform != "linux":
         return True
     _, uid, _ = struct.unpack(
@@ -54,18 +56,18 @@ def is_own_user(connection: socket.socket) -> bool:
 
 
 def pack(message: dict[str, Any]) -> bytes:
-    """One message as it goes over the wire."""
+    """A message as one line of bytes."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 class MessageReader:
-    """Bytes as they come in, messages as they are complete."""
+    """Splits a byte stream into messages; keeps an incomplete line until the next call."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that `data` completes. Raises ValueError for what is no message."""
+        """The messages that `data` completes, in order. Raises ValueError where a line is too long or no JSON object."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             raise ValueError("a message is too long")
@@ -76,8 +78,9 @@ class MessageReader:
 
 
 def read_exit(folder: Path) -> dict[str, Any] | None:
-    """What `exit` in a run's folder says; None where the run has not ended, or the file did not survive a power cut."""
+    """The record in the `exit` file of a run folder; None where the run has not ended or the file is damaged."""
     try:
+        # A power cut can leave a truncated file. The run is then treated as not ended.
         with held.open_regular(folder / EXIT) as file:
             found = json.loads(file.read())
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""What verbs share: tables and JSON, the terminal, requests to the engine."""
+"""Code that all verbs share: tables and JSON output, the terminal, requests to the engine."""

@@ -1,4 +1,4 @@
-"""How verbs ask for something: a request in the spool, and the engine's reply in the ledger."""
+"""Requests of verbs to the engine: the request is a file in the spool (request queue), the reply a row in the ledger."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from aipass.ledger import Row
     from aipass.workspace.layout import Layout
 
-# An engine answers within milliseconds; one that is in a storm, or starting, within seconds.
+#: An engine replies within milliseconds; during a storm of events, or while it starts, within seconds.
 REPLY_WAIT_S = 60.0
 
 
-#: What the engine answers: `exit`, `message` and, where there is one, `dispatch`.
+#: The reply of the engine: `exit`, `message`, and `dispatch` if the request made one.
 Reply = dict[str, Any]
 
 
@@ -38,7 +38,8 @@ class ReplyError(AipassError):
 
 
 def is_agent() -> bool:
-    """Whether this command was started by a run."""
+    """Whether this process belongs to a run of an agent, by its environment."""
+    # Good enough for texts and early refusals. The rights follow from the spool's folder, which an agent cannot choose.
     return "AIPASS_RUN" in os.environ
 
 
@@ -51,37 +52,45 @@ def ask(
     label: Callable[[], str] | None = None,
     **fields: Any,  # noqa: ANN401 - a request's fields
 ) -> Reply | None:
-    """Leave a request and wait for the engine's reply; None where no engine runs, with the request's id said.
+    """Put a request into the spool, wait for the engine's reply and return it.
 
-    `patience_s` None: as long as an engine runs. `label` is shown on a terminal meanwhile. Raises NoEngineError where one is needed, and ReplyError where it was refused.
+    Without an engine, prints the request's id and returns None. `patience_s` None: waits as long as an engine runs. `label` is shown on
+    a terminal while it waits. Raises NoEngineError if `needs_engine` and none runs, ReplyError if the engine refuses the request.
     """
     running = engine_lock.holder(layout) is not None
     if not running and (needs_engine or is_agent()):
-        raise NoEngineError("no engine runs here; start one with `aipass up`")
+        raise NoEngineError("the engine is not running; start it with `aipass up`")
     name = leave(layout, verb, **fields)
     if not running:
+        # The id alone on stdout, so that a script can read it as it reads a dispatch's id.
         click.echo(name)
-        click.echo("no engine runs here; the request waits for `aipass up`", err=True)
+        click.echo(
+            "the engine is not running; the request is queued, start the engine with `aipass up`", err=True
+        )
         return None
     return reply(layout, name, patience_s, label)
 
 
 def leave(layout: Layout, verb: str, **fields: Any) -> str:  # noqa: ANN401 - a request's fields
-    """Leave a request, and do not wait for what comes of it; returns its id. Raises ConfigError where that cannot be."""
+    """Put a request into the spool and return its id without a wait for the reply. Durable when it returns. Raises ConfigError."""
     if is_agent() and not os.environ.get("AIPASS_SPOOL"):
         raise ConfigError(
             "AIPASS_RUN is set and AIPASS_SPOOL is not; unset AIPASS_RUN, or leave both as aipass set them"
         )
+    # The folder decides who asks: each run has its own spool, and the sandbox lets it write no other.
     spool = Path(os.environ["AIPASS_SPOOL"]) if is_agent() else layout.human_spool()
     try:
         if not is_agent():
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         return request.write(spool, verb, **fields)
     except OSError as exc:
-        hint = "is the disk full, or the folder another user's?"
+        hint = "is the disk full, or does the folder belong to another user?"
         if exc.errno in {errno.EACCES, errno.EPERM} and not is_agent():
-            hint = "what an agent starts must keep its AIPASS_ variables; else, is the folder another user's?"
-        raise ConfigError(f"{spool}: the request cannot be left there ({exc.strerror}); {hint}") from exc
+            # Likely a program inside a run that has cleared its environment, so that it seems to be the person.
+            hint = (
+                "inside a run, keep the AIPASS_ variables; otherwise, does the folder belong to another user?"
+            )
+        raise ConfigError(f"{spool}: the request cannot be written there ({exc.strerror}); {hint}") from exc
 
 
 def reply(
@@ -90,7 +99,10 @@ def reply(
     patience_s: float | None = REPLY_WAIT_S,
     label: Callable[[], str] | None = None,
 ) -> Reply:
-    """Wait for the engine's reply to a request. Raises ReplyError where it was refused, NoEngineError where the engine went."""
+    """Wait for the engine's reply to a request and return it.
+
+    Raises ReplyError if the engine refused the request, NoEngineError if the engine stopped, AipassError after `patience_s`.
+    """
     from aipass.ledger import Ledger
 
     ledger: Ledger | None = None
@@ -99,6 +111,7 @@ def reply(
     def look() -> Row | bool | None:
         nonlocal ledger
         if ledger is None:
+            # The first engine of a root holds its lock before it has made the ledger.
             if not layout.ledger.exists():
                 return None
             ledger = Ledger.read(layout.ledger)
@@ -114,30 +127,30 @@ def reply(
         ledger.close()
     if row is None:
         if engine_lock.holder(layout) is None:
-            raise NoEngineError(f"the engine went away; the request {name} waits for `aipass up`")
+            raise NoEngineError(f"the engine stopped; the request {name} is queued for the next `aipass up`")
         raise AipassError(
-            f"the engine has not answered {name} within {REPLY_WAIT_S:.0f} seconds; `aipass status` and .aipass/log.jsonl may say why"
+            f"the engine did not reply to {name} within {REPLY_WAIT_S:.0f} seconds; `aipass status` and .aipass/log.jsonl may say why"
         )
-    said = inert(row["message"] or "")  # it may quote what agents call things
+    said = inert(row["message"] or "")  # it may quote names and texts of agents
     if row["exit"]:
         raise ReplyError(said, row["exit"])
     return {**dict(row), "message": said}
 
 
 def known_agents(layout: Layout) -> dict[str, Any]:
-    """The configured agents, without validating all of aipass.toml."""
+    """Return the configured agents by name, without a validation of aipass.toml. Raises ConfigError if it cannot be read."""
     from aipass.config.quick import agents
 
     return agents(layout)
 
 
 def check_agent(layout: Layout, name: str) -> None:
-    """Raise ConfigError where there is no such agent, naming those that there are."""
+    """Raise ConfigError if there is no such agent; the message suggests a near name or lists the agents."""
     from aipass.config.quick import in_force
 
     agents = known_agents(layout)
     if name not in agents and name in (in_force(layout) or {}):
-        return  # the file says otherwise, and is not in force
+        return  # removed from the file, but the running engine has not reloaded it yet
     if name not in agents:
         import difflib
 

@@ -1,4 +1,4 @@
-"""How verbs find what an ID means."""
+"""The lookup of a dispatch by the ID that a user gives."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ if TYPE_CHECKING:
 
 
 def open_ledger(layout: Layout) -> Ledger:
-    """The ledger for reading; raises LedgerError where there is none yet."""
+    """Open the ledger (SQLite event log) for reading only. Raises LedgerError if there is none yet."""
     return Ledger.read(layout.ledger)
 
 
 def find_dispatch(ledger: Ledger, text: str) -> Row:
-    """The dispatch that `12` or `r-…` means; raises AipassError where there is none."""
+    """Return the dispatch of an id (`12`) or of the request that made it (`r-…`). Raises AipassError if there is none."""
     number: int | None = None
     if text.startswith("r-"):
         request = ledger.one("request", {"id": text})
         if request is None:
             raise AipassError(
-                f"the request {text} is not known; it may still wait in .aipass/spool for an engine"
+                f"there is no request {text} in the ledger; it may still be queued in .aipass/spool until an engine starts"
             )
         if request["dispatch"] is None:
-            raise AipassError(f"the request {text} led to no dispatch: {request['message']}")
+            raise AipassError(f"the request {text} made no dispatch: {request['message']}")
         number = request["dispatch"]
+    # SQLite raises OverflowError for integers of more than 64 bits.
     elif text.isdecimal() and len(text) <= 18:
         number = int(text)
     row = None if number is None else ledger.one("dispatch", {"id": number})

@@ -1,4 +1,4 @@
-"""What verbs print: JSON for scripts, tables that fit the terminal for people."""
+"""Output of verbs: JSON for scripts; tables and texts that fit the terminal for people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger, Row
     from aipass.workspace.layout import Layout
 
-#: Of an answer on a terminal; nobody reads more there.
+#: Bytes of an answer that are printed on a terminal; a pipe or a file gets all of it.
 MOST_SHOWN = 1_000_000
 STATE_COLOURS = {
     "running": "cyan",
@@ -34,27 +34,28 @@ STATE_COLOURS = {
     "cancelled": "yellow",
 }
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; its fields are a promise.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; its fields are stable.")
 
 
 def print_json(value: object) -> None:
-    """One JSON document, or for a list of events one a line by the caller."""
+    """Print one value as one indented JSON document."""
+    # ASCII only: scripts get the same bytes under every locale, also for names that are not UTF-8.
     click.echo(json.dumps(value, indent=2, ensure_ascii=True))
 
 
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[object]], *, flexible: int = -1, wraps: bool = False
 ) -> None:
-    """Print aligned columns; the `flexible` one is cut where the terminal is too narrow, or with `wraps` goes on below.
+    """Print aligned columns. In a narrow terminal the column `flexible` is cut, or with `wraps` continued on the next line.
 
-    What is not for a terminal is not cut.
+    Output to a file or a pipe is never cut.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [
         max(len(header), *(len(row[i]) for row in cells)) if cells else len(header)
         for i, header in enumerate(headers)
     ]
-    flexible %= len(headers)
+    flexible %= len(headers)  # so that -1 means the last column
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns - sum(widths) + widths[flexible] - 2 * (len(headers) - 1)
         widths[flexible] = min(widths[flexible], max(8, room))
@@ -63,6 +64,7 @@ def table(
         fits = not wraps or len(row[flexible]) <= widths[flexible]
         parts = [] if fits else textwrap.wrap(row[flexible], widths[flexible], break_on_hyphens=False)
         first = [parts[0] if i == flexible and parts else cell for i, cell in enumerate(row)]
+        # Colours come after the padding, because their control sequences would count as width.
         click.echo(_coloured(_line(first, widths)))
         for part in parts[1:]:
             below = [part if i == flexible else "" for i in range(len(row))]
@@ -70,12 +72,13 @@ def table(
 
 
 def lines_of(text: str, indent: str = "    ") -> list[str]:
-    """A text of many lines for eyes: without control characters, indented, and on a terminal no wider than that."""
+    """Return the lines of a text for people: indented, without control characters, and wrapped to the width of a terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     found = []
     for line in text.splitlines():
         shown = plain(line.expandtabs(4))
         if width and len(indent) + len(shown) > width:
+            # Words stay whole, so that a path or an id can be copied from the terminal.
             parts = textwrap.wrap(
                 shown, max(20, width - len(indent)), break_on_hyphens=False, break_long_words=False
             )
@@ -86,7 +89,7 @@ def lines_of(text: str, indent: str = "    ") -> list[str]:
 
 
 def labelled(label: str, text: str, *, indent: int = 9) -> str:
-    """A text after its label; what does not fit on the line goes on below, indented."""
+    """Return a text after its label; the lines that follow the first are indented as the text is."""
     first, *more = lines_of(f"{label.ljust(indent - 1)} {text}", "") or [""]
     return "\n".join([first, *lines_of(" ".join(more), " " * indent)])
 
@@ -113,7 +116,7 @@ def _cell(value: object) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """A moment for eyes, in local time; only the time of day for today."""
+    """Return a moment in local time for people: the time of day if it is today, else the date too; "-" for None."""
     if seconds is None:
         return "-"
     moment = datetime.fromtimestamp(seconds).astimezone()
@@ -122,10 +125,10 @@ def clock(seconds: float | None) -> str:
 
 
 def when(seconds: float | None) -> str:
-    """The same, with how long ago that is."""
+    """Return the moment as `clock` does, with its age (`3 min ago`); "-" for None."""
     if seconds is None:
         return "-"
-    ago = max(0.0, time.time() - seconds)
+    ago = max(0.0, time.time() - seconds)  # not below zero if the wall clock was set back
     unit, size = next(
         ((unit, size) for unit, size in (("d", 86400), ("h", 3600), ("min", 60)) if ago >= size), ("s", 1)
     )
@@ -133,17 +136,17 @@ def when(seconds: float | None) -> str:
 
 
 def when_iso(moment: str | None) -> str:
-    """The same, of a moment as JSON has it."""
+    """As `when`, for a moment in the ISO format of our JSON."""
     return when(None if moment is None else datetime.fromisoformat(moment).timestamp())
 
 
 def coloured_state(state: str) -> str:
-    """A state's word in its colour."""
+    """Return the word of a state with its colour; an unknown state stays plain."""
     return click.style(state, fg=STATE_COLOURS.get(state))
 
 
 def dispatch_json(row: Row, senders: list[str]) -> dict[str, Any]:
-    """A dispatch as scripts see it."""
+    """Return a dispatch as `--json` prints it; `aipass schema dispatch` describes the same fields."""
     return {
         "id": row["id"],
         "agent": row["agent"],
@@ -162,8 +165,12 @@ def dispatch_json(row: Row, senders: list[str]) -> dict[str, Any]:
 
 
 def poll(check: Callable[[], Any], timeout_s: float | None, label: Callable[[], str] | None = None) -> Any:  # noqa: ANN401 - whatever `check` finds
-    """Wait until `check` returns something; None after `timeout_s`. On a terminal `label` shows what is waited for."""
+    """Call `check` until it returns a value that is not None, and return it; None after `timeout_s` (None: no limit).
+
+    `check` is called at least once. On a terminal the text of `label` is shown while it waits.
+    """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    # From 3 ms, since most replies come within milliseconds, up to 0.2 s, so that a wait of hours costs no CPU.
     pause, shown = 0.003, ""
     try:
         while (found := check()) is None:
@@ -176,29 +183,31 @@ def poll(check: Callable[[], Any], timeout_s: float | None, label: Callable[[], 
             pause = min(pause * 1.3, 0.2)
         return found
     finally:
+        # Also after Ctrl-C, so that the next line does not begin behind the text of the wait.
         if shown:
             progress("")
 
 
 def senders_of(ledger: Ledger, dispatch: int) -> list[str]:
-    """Names of those who asked for a dispatch."""
+    """Return the senders of a dispatch; several if requests were joined (deduplication)."""
     return [row["sender"] for row in ledger.all("senders", {"dispatch": dispatch})]
 
 
 def relative_to_root(layout: Layout, path: str) -> str:
-    """A path as a person gave it, from where they stand, relative to the root.
+    """Return a path that a person gave, relative to the root instead of to the current folder.
 
-    Raises ConfigError where it lies outside.
+    Raises ConfigError if it is outside the root.
     """
+    # `realpath` only of the current folder: the last part may be a link whose own path is meant.
     relative = os.path.relpath(os.path.join(os.path.realpath(os.curdir), path), layout.root)
     if relative == ".." or relative.startswith("../"):
-        raise ConfigError(f"{path}: lies outside of {layout.root}")
+        raise ConfigError(f"{path}: is outside the root {layout.root}")
     return relative
 
 
 def write_answer(path: Path) -> None:
-    """Print an agent's answer: byte for byte, but on a terminal nothing that the terminal would obey."""
-    sys.stdout.flush()
+    """Print an agent's answer: the exact bytes to a pipe or a file, on a terminal without control sequences."""
+    sys.stdout.flush()  # the bytes go past the text buffer, which must be empty to keep the order
     with path.open("rb") as file:
         if not sys.stdout.isatty():
             shutil.copyfileobj(file, sys.stdout.buffer)

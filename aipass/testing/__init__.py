@@ -1,4 +1,4 @@
-"""What we test with, shipped for authors of plugins: a repository, an engine under a virtual clock, scripted runs."""
+"""Our own test kit, shipped for authors of plugins: an engine with a virtual clock and scripted runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole engine on a test's bench: real ledger, real handlers, a virtual clock, scripted runs and scripted events."""
+"""An engine for tests: real ledger and handlers, but a virtual clock, scripted runs and scripted events."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ if TYPE_CHECKING:
     from aipass.core.engine import Engine
     from aipass.ledger import Row
 
-#: Between looks at what works in a thread of its own.
+#: Pause between checks whether the threads of the sources are idle.
 PAUSE_S = 0.001
+#: The environment of the engine: fixed, so that no test depends on the machine.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Bench:
-    """An engine that does nothing by itself. `root` is an empty folder, `toml` the text of aipass.toml.
+    """An engine that acts only when the test makes it. `root` is an empty folder, `toml` the text of aipass.toml.
 
-    Events come in by `drop`, `tell` and `ask`; runs end by `finish`; time passes by `advance`. `whole`: with what works in
-    threads of its own as well, git and PRs (`root` is a repository then), state files and mail; `settle` waits for it.
-    `installed`: with the handlers and drivers that come with aipass. `without`: features that are left out.
+    The test makes events with `drop`, `tell` and `ask`, ends runs with `finish`, and lets time pass with `advance`. Each of
+    these methods returns when the engine is idle again. `whole`: also start the sources with own threads, for git and PRs
+    (`root` must be a repository), state files and mail. `installed`: load the handlers and drivers of aipass.
+    `without`: features that are disabled. Call `close` at the end.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Bench:
         settings = reading.load(self.layout.config)
         loaded = Plugins()
         if self._installed:
+            # Only ours: entry points of other installed packages would make a test depend on the machine.
             loaded.load_installed(None, only=DISTRIBUTION)
         for number, plugin in enumerate(self._given, 1):
             loaded.register(plugin, getattr(plugin, "__name__", f"plugin-{number}"))
@@ -79,6 +82,7 @@ class Bench:
             self.clock,
             self.runner,
             self._environ,
+            # No inotify and no polling: files become events only by `drop` and `see`.
             observes=False,
             works=self._whole,
             without=self._without,
@@ -92,9 +96,10 @@ class Bench:
     # -- what happens ----------------------------------------------------------------------------------------------
 
     def drop(self, path: str, content: str | bytes = "Do it\n", *, by: int | None = None) -> Path:
-        """Write a file, and let the engine see that it was closed. `by`: the run that writes it, as behind the fence."""
+        """Write a file, report it to the engine as closed, and return its path. `by`: the run that writes it."""
         target = self.layout.root / path
         if by is not None:
+            # The fence (per-file sandbox) writes this journal in a real run; the engine attributes writes by it.
             with (self.layout.run(by) / JOURNAL).open("a") as journal:
                 journal.write(json.dumps([Operation.WRITE.value, 1, path]) + "\n")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,7 @@ class Bench:
         return target
 
     def see(self, path: str) -> None:
-        """Let the engine see a file as it is now, or that it is gone."""
+        """Report a file to the engine as it is now, or as deleted."""
         target = self.layout.root / path
         try:
             found = target.lstat()
@@ -114,7 +119,7 @@ class Bench:
         self.settle()
 
     def tell(self, kind: str | Fact, **fields: Any) -> Event:  # noqa: ANN401 - fields of a Fact
-        """Let an event happen: a Fact, or its kind and the other fields of one. Returns it as recorded."""
+        """Make an event from a Fact, or from its kind and other fields. Returns the first recorded event of that kind."""
         fact = kind if isinstance(kind, Fact) else Fact(kind, fields.pop("source", "test"), **fields)
         after = self.ledger.last_event
         self.engine.tell_now([fact])
@@ -122,11 +127,12 @@ class Bench:
         return next(event for event in self.events() if event.id > after and event.kind == fact.kind)
 
     def ask(self, verb: str, *, by: int | None = None, **fields: Any) -> Row:  # noqa: ANN401 - a request's fields
-        """Ask through the spool, as a person or as a run; returns the reply's row (exit, message, dispatch).
+        """Make a request as a person, or as the run `by`; returns the row of the reply (exit, message, dispatch).
 
-        Raises ValueError for what the spool would not take: an unknown verb or field.
+        Raises ValueError for a request that the spool would reject: an unknown verb or field.
         """
         fields = {name: value for name, value in fields.items() if value is not None}
+        # The same validation as in the spool: a misspelled field must fail the test instead of being ignored.
         request.parse(json.dumps({"verb": verb, **fields}).encode(), self.engine.core.fields())
         name = request.new_id()
         self.engine.tell(
@@ -138,12 +144,13 @@ class Bench:
         return reply
 
     def finish(self, run: int, stdout: str = "", **how: Any) -> None:  # noqa: ANN401 - see ScriptedRunner.finish
-        """End a run."""
+        """End a run, as `ScriptedRunner.finish` does. Raises ValueError if it is not running."""
         self.runner.finish(run, stdout, **how)
         self.settle()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; every timer on the way comes due at its own moment."""
+        """Let time pass. Every timer that is due in between fires at its own moment."""
+        # In steps, not by one jump: a timer may set another one that is due before the end.
         end = self.clock.now().mono + seconds
         while (due := self.engine.next_due()) is not None and due <= end:
             self.clock.advance(max(0.0, due - self.clock.now().mono))
@@ -152,55 +159,56 @@ class Bench:
         self.settle()
 
     def settle(self) -> None:
-        """Step until nothing waits, and no thread works."""
+        """Run the engine until its queue is empty and all sources are idle."""
         while self.engine.step() or not all(one.is_settled() for one in self._working):
+            # 0 without threads: only the virtual clock matters then, and a test need not wait.
             time.sleep(PAUSE_S if self._working else 0)
 
     def restart(self) -> None:
-        """Forget the engine as if it had been killed, and start another one on the same ledger and the same runs."""
+        """Drop the engine as if it had been killed, and start a new one with the same ledger and the same runs."""
         for one in self._working:
-            one.stop()  # what was asked of its threads is done: a process that is killed takes its own with it
+            one.stop()  # a killed process takes its threads with it, but here they live on in the process of the test
         self.ledger.close()
         self.ledger = Ledger.open(self.layout.ledger)
         self._make()
 
     def close(self) -> None:
-        """Stop the engine and close the ledger."""
+        """Stop the engine in good order, then close the ledger."""
         self.engine.stop()
         self.ledger.close()
 
     # -- what came of it -------------------------------------------------------------------------------------------
 
     def events(self, kind: str | None = None) -> list[Event]:
-        """Recorded events, oldest first."""
+        """Return the recorded events, oldest first; only those of `kind` if it is given."""
         return [event_of(row) for row in self.ledger.all("events", {"after": 0, "kind": kind})]
 
     def dispatches(self) -> list[Row]:
-        """All dispatches, oldest first."""
+        """Return all dispatches, oldest first."""
         return self.ledger.all("list_dispatches")
 
     def dispatch(self, number: int) -> Row:
-        """One dispatch."""
+        """Return the dispatch with this id; fails the test if there is none."""
         row = self.ledger.one("dispatch", {"id": number})
         assert row is not None, f"there is no dispatch {number}"
         return row
 
     def actions(self, event: int) -> list[tuple[str, str, str]]:
-        """What handlers said to an event: handler, type of action, outcome."""
+        """Return the recorded decisions of handlers about an event: (handler, type of action, outcome)."""
         return [
             (row["handler"], row["type"], row["outcome"])
             for row in self.ledger.all("actions_of_event", {"event": event})
         ]
 
     def answer(self, agent: str, name: str) -> tuple[str, dict[str, Any]]:
-        """An answer's text and its record; `name` without suffix, as in `hello.1`."""
+        """Return (text, record) of an answer in outbox/; `name` is without suffix, as in `hello.1`."""
         folder = self.layout.outbox / agent
         return (folder / f"{name}.md").read_text(), json.loads((folder / f"{name}.json").read_text())
 
     def running(self) -> list[int]:
-        """Live runs that were started, oldest first."""
+        """Return the ids of the live runs, oldest first."""
         return sorted(self.runner.started)
 
     def notices(self) -> list[str]:
-        """What a person was told, oldest first."""
+        """Return the texts of the notices (notifications) to the person, oldest first."""
         return [row["text"] for row in self.ledger.all("notices", {"limit": 1000})][::-1]

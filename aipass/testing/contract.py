@@ -1,4 +1,4 @@
-"""What every driver must keep to, as tests: subclass `DriverContract` in a test module and give it your driver.
+"""The contract of a driver as tests: subclass `DriverContract` in a test module and give it your driver.
 
 ```python
 class TestMine(DriverContract):
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Longer than any kernel takes as one argument of a program (128 KB on Linux).
 LONG_PROMPT = "x" * 200_000
-#: What comes out of broken, foreign and newer programs.
+#: Outputs of programs that crashed, are other programs, or are newer than the driver.
 RUBBISH: dict[str, bytes] = {
     "nothing": b"",
     "words": b"Segmentation fault\n",
@@ -53,7 +53,7 @@ RUBBISH: dict[str, bytes] = {
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a run has written to stdout, how it ended, and what that means. None: whatever the driver says."""
+    """The output and exit status of one run, and the outcome that the driver must return. None: any value is accepted."""
 
     stdout: bytes
     exit: int | None
@@ -61,26 +61,26 @@ class Output:
     answer: str | None = None
     session: str | None = None
     stderr: bytes = b""
-    #: Whether the reset time of a limit is known.
+    #: Whether the outcome has the reset time of a rate limit.
     resets: bool | None = None
-    #: Whether the run went on with a conversation.
+    #: Whether the run continued a conversation.
     resumed: bool = False
 
 
 class DriverContract:
-    """Subclass it; pytest runs what it inherits."""
+    """The tests for one driver. A subclass sets the attributes below; pytest runs the inherited tests."""
 
     driver: Driver
-    #: Outputs of real runs: the more kinds of end, the better.
+    #: Outputs of real runs, with as many kinds of ends as possible.
     outputs: tuple[Output, ...] = ()
-    #: Whether an exit status of 0 alone is success, as for programs that do not say more.
+    #: Whether exit status 0 alone means success, as for programs without a result record.
     exit_is_enough = False
-    #: Keys of `[agents.…]` that the driver needs besides.
+    #: Additional keys of `[agents.…]` that the driver needs.
     settings: Mapping[str, Any] = MappingProxyType({})
 
     @pytest.fixture
     def job(self, tmp_path: Path) -> Job:
-        """A run as the engine describes it."""
+        """A job as the engine gives it to the driver."""
         folder, state = tmp_path / "run", tmp_path / "state"
         folder.mkdir()
         state.mkdir()
@@ -97,25 +97,27 @@ class DriverContract:
 
     @staticmethod
     def end(job: Job, output: Output) -> Exit:
-        """The output, put where a run leaves it."""
+        """Write the output to the files of the run, and return its end. An `exit` of None becomes signal 9."""
         (job.folder / "stdout.log").write_bytes(output.stdout)
         (job.folder / "stderr.log").write_bytes(output.stderr)
         signal = 9 if output.exit is None else None
         return Exit(output.exit, signal, job.folder / "stdout.log", job.folder / "stderr.log")
 
     def judged(self, job: Job, output: Output) -> Outcome:
-        """The driver's verdict, which must be a sound one."""
+        """Return the driver's outcome for this output. Raises PluginError if the outcome is not valid."""
         if output.resumed:
             job = replace(job, session=output.session or "s-1")
         return check_outcome(self.driver.outcome(job, self.end(job, output)))
 
     def test_it_is_a_driver(self) -> None:
-        """Names, methods and their arguments."""
+        """The object has the name, the methods and the arguments of a driver."""
         check_driver(self.driver)
 
     @pytest.mark.parametrize("contained", [True, False])
     def test_its_command_is_sound_and_always_the_same(self, job: Job, contained: bool) -> None:
-        """No clock, no chance: a run that is begun a second time after a crash is the same run."""
+        """`command` returns the same valid command for the same job, with the agent's `args` and `model`."""
+        # After a crash the engine asks again for the command of the same run: time or randomness would make it another one.
+        # `contained`: inside a sandbox a driver may turn off the CLI's own permission prompts; outside it must not.
         job = replace(job, contained=contained)
         command = check_command(self.driver.command(job))
         assert command == self.driver.command(job)
@@ -124,19 +126,20 @@ class DriverContract:
             assert any("some-model" in word for word in command.argv), "the agent's `model` is passed on"
 
     def test_a_prompt_of_any_length_reaches_it(self, job: Job) -> None:
-        """On stdin, or by the file that `$AIPASS_PROMPT_FILE` names: an argument is limited."""
+        """No argument of the command contains a long prompt; it comes on stdin or in the file `$AIPASS_PROMPT_FILE`."""
         command = self.driver.command(replace(job, prompt=LONG_PROMPT))
+        # Linux limits one argument to 128 KB (MAX_ARG_STRLEN); a longer prompt would fail at the start of the run.
         assert max(map(len, command.argv)) < 100_000
 
     def test_a_conversation_is_gone_on_with(self, job: Job) -> None:
-        """Whoever can tell a conversation's name can go on with it."""
+        """A driver with a method `session` passes the session on to the command; a driver without it does not."""
         command = self.driver.command(replace(job, session="s-1"))
         assert any("s-1" in word for word in command.argv) is hasattr(self.driver, "session")
 
     @pytest.mark.parametrize("code", [0, 1, 137, None])
     @pytest.mark.parametrize("what", RUBBISH)
     def test_rubbish_is_a_failure_and_never_an_error(self, job: Job, what: str, code: int | None) -> None:
-        """Whatever a program writes, the verdict is sound, and success only where it was said."""
+        """For every output the outcome is valid and has a reason; it is a success only if the program reported one."""
         output = Output(RUBBISH[what], code, "failed", stderr=RUBBISH[what])
         outcome = self.judged(job, output)
         if code != 0 or not self.exit_is_enough:
@@ -149,13 +152,14 @@ class DriverContract:
                 assert isinstance(self.driver.readable(line), str | None)
 
     def test_output_that_is_gone_is_no_error(self, job: Job) -> None:
-        """An agent may remove its own output."""
+        """Missing output files give a valid outcome, not an exception: an agent can remove its own output."""
+        # A path that does not exist, in place of both files.
         nowhere = job.folder / "nowhere"
         outcome = check_outcome(self.driver.outcome(job, Exit(1, None, nowhere, nowhere)))
         assert outcome.state != "succeeded"
 
     def test_real_outputs_mean_what_they_meant(self, job: Job) -> None:
-        """State, answer, conversation and the end of a limit."""
+        """State, answer, session and reset time of each output in `outputs` are as recorded."""
         for output in self.outputs:
             outcome = self.judged(job, output)
             assert outcome.state == output.state, outcome
@@ -169,10 +173,11 @@ class DriverContract:
                 assert (outcome.resets is not None) is output.resets
 
     def test_a_run_that_broke_off_has_not_succeeded(self, job: Job) -> None:
-        """However much of a good run's output is there: without its last word it is none."""
+        """A successful output that is cut after any line, or that ends with an error or a signal, is not a success."""
         for output in self.outputs:
             if output.state != "succeeded" or self.exit_is_enough:
                 continue
+            # A killed CLI may have printed a complete answer already; only its result record proves that it was the last one.
             lines = output.stdout.splitlines(keepends=True)
             last = max(number for number, line in enumerate(lines) if line.strip())
             for number in range(last + 1):
@@ -182,7 +187,7 @@ class DriverContract:
             assert self.judged(job, replace(output, exit=None)).state != "succeeded", "killed"
 
     def test_fields_that_nobody_knows_change_nothing(self, job: Job) -> None:
-        """Programs are updated: new records and fields come."""
+        """Unknown records and fields do not change the outcome: newer versions of a program add them."""
         for output in self.outputs:
             lines = []
             for line in output.stdout.splitlines():
@@ -195,11 +200,11 @@ class DriverContract:
                 assert self.judged(job, replace(output, stdout=newer)).state == output.state
 
     def test_its_lines_are_readable(self) -> None:
-        """What `aipass logs` shows of a run that succeeded is something."""
+        """`readable` returns text or None for every line, and some text for a run that succeeded."""
         readable = getattr(self.driver, "readable", None)
         if readable is None:
             return
         for output in self.outputs:
             shown = [readable(line) for line in output.stdout.decode("utf-8", "replace").splitlines()]
             assert all(isinstance(line, str | None) for line in shown)
-            assert any(shown) or output.state != "succeeded", "nothing of it is for eyes"
+            assert any(shown) or output.state != "succeeded", "`aipass logs` would show nothing"

@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures for whoever tests a handler, a driver, or aipass itself."""
+"""The pytest plugin of aipass: fixtures for tests of handlers, drivers and aipass itself."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from aipass.testing.bench import Bench
 
-#: An agent that any machine has.
+#: One agent whose program, `cat`, every machine has.
 TOML = '[agents.writer]\ndriver = "command"\ncommand = ["cat"]\n'
 
 
 @pytest.fixture
 def aipass_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Makes benches: `aipass_bench(toml, *plugins)`; all are closed at the end."""
+    """Return a function that makes a `Bench` in an own root: `aipass_bench(toml, *plugins)`. All are closed after the test."""
     # Imported late, so that test suites which never use this fixture do not pay for the engine.
     from aipass.testing.bench import Bench
 

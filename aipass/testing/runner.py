@@ -1,4 +1,4 @@
-"""Runs without processes: what was started is written down, and ends when the test says so."""
+"""A runner for tests: records each run instead of starting a process, and ends it when the test says so."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from aipass.supervisor import wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+#: Pids of scripted runs count from here. They are only recorded, never signalled.
 FIRST_PID = 100_000
 
 
 class ScriptedRunner:
-    """Stands in for the supervisors. `started` holds the start messages of live runs by run id."""
+    """Replaces `Supervisors` in tests. `started`: the start messages of live runs, `ended`: the reports of ended ones, by run id."""
 
+    # `urgent`, as the real source is: the engine takes its reports without making the reporter wait.
     name = "runs"
     urgent = True
 
@@ -31,14 +33,15 @@ class ScriptedRunner:
         self._tell: Callable[[list[Report]], None] | None = None
 
     def start(self, tell: Callable[[list[Report]], None]) -> None:
-        """As a source: remember whom to tell."""
+        """Keep the callback for reports, as a source of the engine does."""
         self._tell = tell
 
     def stop(self) -> None:
-        """As a source: nothing runs."""
+        """Do nothing: there is no thread to stop."""
 
     def start_run(self, message: dict[str, Any]) -> None:
-        """Remember a start, and report it; once for each run."""
+        """Record the start and report it. Idempotent: a second start of the same run does nothing."""
+        # As the supervisor: after a crash the engine sends the start again, and the run must not run twice.
         run = message["run"]
         if run in self.started or run in self.ended:
             return
@@ -46,20 +49,20 @@ class ScriptedRunner:
         self._report({"tell": "started", "run": run, "pid": FIRST_PID + run, "started": 0.0})
 
     def end_lockers(self, files: Iterable[Path]) -> None:
-        """Noted only."""
+        """Record the files; there is no process to end."""
         self.unlocked = list(files)
 
     def set_territory(self, message: dict[str, Any]) -> None:
-        """Remember who owns what; old descriptors are no matter here."""
+        """Record the table of owners and confirm it. `replaced` is empty, because no process has open descriptors."""
         self.territory = message
         self._report({"tell": "territory", "serial": message["serial"], "replaced": []})
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
-        """Remember that a run was told to stop."""
+        """Record the request to stop a run. The run does not end by it; the test calls `finish`."""
         self.stopped[run] = (why, reason)
 
     def adopt(self, run: int, agent: str) -> None:
-        """Say of a run what a supervisor would."""
+        """Report the state of a run as a supervisor does for a new engine: started, ended or unknown."""
         del agent
         self.adopted.append(run)
         if run in self.started:
@@ -70,7 +73,7 @@ class ScriptedRunner:
             self._report({"tell": "unknown", "run": run})
 
     def prompt(self, run: int) -> str:
-        """The prompt that a run was given."""
+        """Return the prompt of a live run. Raises ValueError if it is not running."""
         return (self._folder(run) / wire.PROMPT).read_text()
 
     def finish(
@@ -83,7 +86,7 @@ class ScriptedRunner:
         outcome: str = "exited",
         **more: Any,  # noqa: ANN401 - fields of the report
     ) -> None:
-        """End a run, as if its program had said this and left with that status. Raises ValueError where it is not running."""
+        """End a run with this output and exit status. Raises ValueError if it is not running."""
         folder = self._folder(run)
         del self.started[run]
         (folder / wire.STDOUT).write_text(stdout)
@@ -96,6 +99,7 @@ class ScriptedRunner:
             "signal": None,
         }
         self.ended[run] = {**report, "pid": FIRST_PID + run, "started": 0.0, "reason": None, **more}
+        # As the supervisor does: the record of the end is written before the report, and survives a crash of the engine.
         (folder / wire.EXIT).write_text(json.dumps(self.ended[run]))
         self._report(self.ended[run])
 

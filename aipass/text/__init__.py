@@ -1,1 +1,1 @@
-"""Text: durations and sizes, patterns of paths, templates, secrets, suggestions. Pure."""
+"""Pure functions on text: durations and sizes, patterns of paths, templates, secrets, suggestions."""

@@ -1,9 +1,8 @@
-"""Whether two lists of patterns share a path, decided exactly, with a path that both name. Pure.
+"""The overlap of two lists of patterns: an exact decision, with a path that both match as the example. Pure.
 
-Two single patterns are compared component by component (`pair`): quick, and nearly always all that is asked for. Where a
-`!` takes something back, the lists are compared as regular languages: both are run side by side as deterministic automata,
-made as far as they are needed, over the characters that tell anything apart in either. A path that both accept is found by
-breadth first, so it is one of the shortest; where there is none, there is no common path at all.
+Two single patterns are compared component by component (`pair`), which is fast and nearly always enough. If a `!` line
+excludes something, the lists are compared as regular languages: both run in parallel as deterministic automata, whose
+states are built on demand. A breadth-first search finds a shortest path that both accept, or proves that there is none.
 """
 
 from __future__ import annotations
@@ -27,27 +26,27 @@ from aipass.supervisor.fence.glob import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-#: Characters for a place where any will do, nicest first.
+#: Characters for a place that accepts every character, most readable first. The example path is shown to people.
 _NICE = "xyzabcdefghijklmnopqrstuvwuvw0123456789_-+=@%,~^XYZABCDEFGHIJKLMNOPQRSTUVW"
-#: A component's beginning: nothing, `.`, `..`, or anything else. `.` and `..` are no names.
+#: The beginning of a component so far: empty, `.`, `..`, or another name. `.` and `..` are not valid names of files.
 _EMPTY, _DOT, _DOTS, _NAME = range(4)
 
-#: So many steps are made, each of one spot of a pattern by one character, which takes about a second; there may be two to the power of the
-#: wildcards.
+#: The limit of a search, in steps of one spot of a pattern by one character; it takes about a second. The number of
+#: states can grow to two to the power of the wildcards, and agents write patterns (in plans).
 MOST_STEPS = 1_500_000
-#: After so many that cannot be compared no more are: the engine waits meanwhile.
+#: After this number of undecided pairs no further pairs are compared, because the engine waits for the result.
 MOST_UNDECIDED = 3
-#: A character, one of several, or None for any number of any.
+#: A character, a set of characters, or None for any number of any characters (`*`).
 Part = str | OneOf | None
 Place = TypeVar("Place", bound=tuple[object, ...])
 
-#: Where a pattern stands: (segment, element), (segment, -1) inside a skipped component of a `**`, or _INSIDE.
+#: A position in a pattern: (segment, element); (segment, -1) inside a component that `**` skips; _INSIDE in a matched folder.
 Spot = tuple[int, int]
 _INSIDE: Spot = (-1, -1)
 
 
 class UndecidedError(AipassError):
-    """The patterns can match in too many ways to be compared."""
+    """The patterns have too many combinations of wildcards to be compared within MOST_STEPS."""
 
     def __init__(self, one: Iterable[str], other: Iterable[str]) -> None:
         lists = " with ".join(", ".join(f"`{line}`" for line in islice(lines, 5)) for lines in (one, other))
@@ -57,7 +56,7 @@ class UndecidedError(AipassError):
 
 
 class _Pattern:
-    """One pattern as an automaton over characters."""
+    """One pattern as a nondeterministic automaton over characters. A state is a set of spots."""
 
     def __init__(self, line: str) -> None:
         self.lines, rule = (line,), segments_of(line)
@@ -72,7 +71,7 @@ class _Pattern:
         return self._closed(segment, 0)
 
     def _closed(self, segment: int, at: int) -> frozenset[Spot]:
-        """A spot, and where a `*` that matches nothing leads from it."""
+        """A spot, with the spots that follow it if each `*` there matches no character (epsilon closure)."""
         parts = self.segments[segment]
         assert parts is not None
         found = {(segment, at)}
@@ -104,12 +103,12 @@ class _Pattern:
         return frozenset(found)
 
     def parts(self) -> Iterator[Part]:
-        """All that it is made of."""
+        """All its parts, for the alphabet."""
         for segment in self.segments:
             yield from segment or ()
 
     def accepts(self, spots: frozenset[Spot]) -> bool:
-        """Whether a file's path that ends here is matched: itself, or by a folder around it."""
+        """Whether a file path that ends here matches: by itself, or because a folder above it matches."""
         if _INSIDE in spots:
             return True
         last = len(self.segments) - 1
@@ -119,7 +118,7 @@ class _Pattern:
 
 
 def _single(parts: Sequence[str | OneOf | None]) -> list[str | OneOf | None]:
-    """Texts as their characters."""
+    """The parts with each text split into its characters."""
     found: list[str | OneOf | None] = []
     for part in parts:
         found += list(part) if isinstance(part, str) else [part]
@@ -130,10 +129,11 @@ State = tuple[frozenset[Spot], ...]
 
 
 class Language:
-    """The file paths that a list of patterns describes."""
+    """The set of file paths that a list of patterns matches, as a deterministic automaton."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines = tuple(lines)
+        # Reversed: the last line that matches a path decides, as in .gitignore.
         self._patterns = [_Pattern(line) for line in reversed(self.lines) if Globs((line,))]
 
     def start(self) -> State:
@@ -141,34 +141,34 @@ class Language:
         return tuple(pattern.start() for pattern in self._patterns)
 
     def step(self, state: State, character: str) -> State:
-        """The state behind one more character."""
+        """The state after one more character."""
         return tuple(
             pattern.step(spots, character) for pattern, spots in zip(self._patterns, state, strict=True)
         )
 
     def accepts(self, state: State) -> bool:
-        """Whether a path that ends here is in the set: the last pattern that matches decides."""
+        """Whether a path that ends here is in the set."""
         for pattern, spots in zip(self._patterns, state, strict=True):
             if pattern.accepts(spots):
                 return pattern.include
         return False
 
     def may_accept(self, state: State) -> bool:
-        """Whether any continuation can be in the set. Never wrongly false."""
+        """Whether a continuation can be in the set. It can be wrong only by returning True."""
         return any(pattern.include and spots for pattern, spots in zip(self._patterns, state, strict=True))
 
     def parts(self) -> Iterator[Part]:
-        """All that these patterns are made of."""
+        """All parts of these patterns, for the alphabet."""
         for pattern in self._patterns:
             yield from pattern.parts()
 
 
 def pair(one: str, other: str) -> str | None:
-    """A file path that two single patterns both name, whatever others say of it; None where there is none."""
+    """A shortest file path that both patterns match; None if there is none. Ignores all other lines of their lists."""
     first, second = segments_of(one), segments_of(other)
     if not (first.parts and second.parts and first.include and second.include):
         return None
-    # What lies inside a folder has one more component, of any name.
+    # A pattern for folders matches files only inside a folder, which adds one component of any name.
     mine = (*first.parts, "*") if first.only_folders else first.parts
     theirs = (*second.parts, "*") if second.only_folders else second.parts
     ends = first.open_end, second.open_end
@@ -182,7 +182,7 @@ def pair(one: str, other: str) -> str | None:
         for there, name in _next(mine, theirs, here, ends):
             if there not in came:
                 came[there] = here, name
-                # What takes no component comes first, so that the path is a shortest one.
+                # A step without a component has no length; it goes first, so that the search stays breadth-first.
                 waiting.append(there) if name else waiting.appendleft(there)
     return None
 
@@ -197,8 +197,8 @@ def _next(
     if skips_j:
         yield (i, j + 1), ""
     if (ends[0] and i == len(mine)) or (ends[1] and j == len(theirs)):
-        return  # a pattern of files only takes nothing behind its end
-    # Behind its end a pattern takes any component: what lies inside what it matches. A `**` takes any, and stays.
+        return  # a pattern that matches only files has no path below its end
+    # After its end a pattern accepts any component: a path inside the folder that it matches. `**` accepts any and stays.
     one = "*" if skips_i or i == len(mine) else mine[i]
     other = "*" if skips_j or j == len(theirs) else theirs[j]
     assert one is not None
@@ -220,10 +220,11 @@ def _names(
 
 @lru_cache(maxsize=100_000)
 def component(one: str, other: str) -> str | None:
-    """A name that two globs both match; None where there is none."""
+    """A name that both globs match; None if there is none."""
     first, second = elements(one), elements(other)
     if not _ends_agree(first, second):
         return None
+    # A guess is nearly always right, and much cheaper than the search.
     tests = compile_segment(one), compile_segment(other)
     for guess in _guesses(first, second):
         if guess not in ("", ".", "..") and all(test(guess) for test in tests):
@@ -232,7 +233,7 @@ def component(one: str, other: str) -> str | None:
 
 
 def _meet(first: Sequence[Part], second: Sequence[Part]) -> str | None:
-    """The shortest name that both match: both are walked side by side, one place in each at a time."""
+    """The shortest name that both match, by a breadth-first search over pairs of positions; None if there is none."""
     alphabet = [c for c in _alphabet_of(first, second) if c != "/"]
     start = (0, 0, _EMPTY)
     came: dict[tuple[int, int, int], tuple[tuple[int, int, int], str] | None] = {start: None}
@@ -242,7 +243,7 @@ def _meet(first: Sequence[Part], second: Sequence[Part]) -> str | None:
         i, j, begun = here
         if (i, j, begun) == (len(first), len(second), _NAME):
             return _spell(came, here)
-        # A `*` that matches nothing more.
+        # A `*` can end without a further character.
         for there in ((i + 1, j, begun),) * _is_star(first, i) + ((i, j + 1, begun),) * _is_star(second, j):
             if there not in came:
                 came[there] = here, ""
@@ -269,7 +270,7 @@ def _takes(part: Part, character: str) -> bool:
 
 
 def _ends_agree(first: Sequence[str | OneOf | None], second: Sequence[str | OneOf | None]) -> bool:
-    """Whether what they begin and end with by name can be the same."""
+    """Whether the literal beginnings can be equal, and the literal ends. A cheap test that excludes most pairs."""
     for place, agree in ((0, str.startswith), (-1, str.endswith)):
         a, b = (parts[place] if parts else "" for parts in (first, second))
         if isinstance(a, str) and isinstance(b, str) and not (agree(a, b) or agree(b, a)):
@@ -278,7 +279,7 @@ def _ends_agree(first: Sequence[str | OneOf | None], second: Sequence[str | OneO
 
 
 def _guesses(first: Sequence[str | OneOf | None], second: Sequence[str | OneOf | None]) -> Iterator[str]:
-    """Names that are often right: one's texts with something simple for its wildcards, and both ends joined."""
+    """Likely names: the literal texts of each glob with `x` or nothing for wildcards, and both ends joined."""
     for parts in (first, second):
         yield "".join(part if isinstance(part, str) else "x" for part in parts)
         yield "".join(part if isinstance(part, str) else "" if part is None else "x" for part in parts)
@@ -289,9 +290,13 @@ def _guesses(first: Sequence[str | OneOf | None], second: Sequence[str | OneOf |
 
 
 def common_path(one: Iterable[str], other: Iterable[str]) -> str | None:
-    """A file path, existing or not, that both lists of patterns name; None where there is none."""
+    """A file path, existing or not, that both lists of patterns match; None if there is none.
+
+    Raises UndecidedError.
+    """
     one, other = tuple(one), tuple(other)
     found = next((path for a in one for b in other if (path := pair(a, b)) is not None), None)
+    # A `!` line can only remove paths: without a common pair there is no common path.
     if found is None or not any(line.startswith("!") for line in (*one, *other)):
         return found
     if Globs(one).match(found) and Globs(other).match(found):
@@ -306,7 +311,10 @@ def common_path(one: Iterable[str], other: Iterable[str]) -> str | None:
 
 
 def path_outside(one: Iterable[str], other: Iterable[str]) -> str | None:
-    """A file path that the first list names and the second does not; None where the second holds all of the first."""
+    """A file path that the first list matches and the second does not; None if the second contains the first.
+
+    Raises UndecidedError.
+    """
     one, second = tuple(one), Language(other)
     if any(line.startswith("!") for line in one):
         first = Language(one)
@@ -318,16 +326,17 @@ def path_outside(one: Iterable[str], other: Iterable[str]) -> str | None:
         )
     if not second.lines:
         return next((path for line in one if (path := pair(line, line)) is not None), None)
-    # What stands in both needs no search, which may be a long one.
+    # A line that is in both lists needs no search, which can take long.
     whole = () if any(line.startswith("!") for line in second.lines) else set(map(segments_of, second.lines))
-    # Each of them by itself: where it stands in the first is then one spot, whatever a `*` might have matched.
+    # Each line separately: the state of the first pattern is then a single spot instead of a set of spots, which keeps the
+    # number of states small.
     lines = (line for line in one if Globs((line,)) and segments_of(line) not in whole)
     found = (_outside(_Pattern(line), second) for line in lines)
     return min((path for path in found if path is not None), key=len, default=None)
 
 
 def _outside(first: _Pattern, second: Language) -> str | None:
-    """A shortest path that a pattern names, and a list does not."""
+    """A shortest path that a pattern matches and a list does not; None if there is none."""
     alphabet = _alphabet_of(first.parts(), second.parts())
     waiting = deque((spot, second.start(), _EMPTY) for spot in sorted(first.start()))
     came: dict[tuple[Spot, State, int], tuple[tuple[Spot, State, int], str] | None] = dict.fromkeys(waiting)
@@ -353,7 +362,7 @@ def _outside(first: _Pattern, second: Language) -> str | None:
 def _bounded(
     states: deque[Place], alphabet: Sequence[str], first: Language | _Pattern, second: Language
 ) -> Iterator[Place]:
-    """States as they come, for as many steps as may be made. Raises UndecidedError."""
+    """The states of the queue in order. Raises UndecidedError after MOST_STEPS steps."""
     left = MOST_STEPS
     while states:
         if left <= 0:
@@ -375,7 +384,10 @@ def _search(
     worth: Callable[[State, State], bool],
     slashes: bool = True,
 ) -> str | None:
-    """A shortest path for which `found`; without `slashes`, of one component."""
+    """A shortest path whose states satisfy `found`; None if there is none.
+
+    `worth`: whether a pair of states can still lead to such a path. `slashes`: False for a path of one component.
+    """
     alphabet = [c for c in _alphabet(first, second) if slashes or c != "/"]
     start = (first.start(), second.start(), _EMPTY)
     came: dict[tuple[State, State, int], tuple[tuple[State, State, int], str] | None] = {start: None}
@@ -396,7 +408,7 @@ def _search(
 
 
 def _begun(begun: int, character: str) -> int | None:
-    """What a component is after one more character; None where no path has it."""
+    """The beginning of a component after one more character; None if no path can have it (`//`, `./`, `../`)."""
     if character == "/":
         return _EMPTY if begun == _NAME else None
     if character == "." and begun in (_EMPTY, _DOT):
@@ -413,7 +425,7 @@ def _spell(came: Mapping[Place, tuple[Place, str] | None], here: Place) -> str:
 
 
 def _alphabet(first: Language, second: Language) -> list[str]:
-    """One character for each way in which characters differ here, and `/`."""
+    """`/`, and one character for each class of characters that these patterns treat alike."""
     return _alphabet_of(first.parts(), second.parts())
 
 
@@ -430,6 +442,7 @@ def _alphabet_of(*lists: Iterable[Part]) -> list[str]:
         candidates |= one.characters
         for low, high in one.ranges:
             candidates |= {low, high, chr(ord(low) + 1), chr(max(0, ord(low) - 1)), chr(ord(high) + 1)}
+    # NUL is in no path, and a pattern is one line.
     candidates -= {"/", "\0", "\n"}
     order = {character: place for place, character in enumerate(_NICE)}
     kinds: dict[tuple[object, ...], str] = {}

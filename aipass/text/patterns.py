@@ -1,21 +1,18 @@
-"""Patterns as `owns`, rules, plans and checks read them: the fence's own function, so that all of them agree."""
+"""Patterns of paths for `owns`, rules, plans and checks: the matcher of the fence, so that all of them agree."""
 
 from __future__ import annotations
 
 from aipass.supervisor.fence.glob import Globs as Patterns
 from aipass.supervisor.fence.glob import OneOf, compile_line, elements, segments_of
 
-#: No path of a repository needs a longer one.
+#: PATH_MAX of Linux is 4096 bytes; no path of a repository needs a longer pattern.
 MAX_CHARACTERS = 2000
 
 __all__ = ["Patterns", "check"]
 
 
 def check(pattern: str) -> str:
-    """`pattern`, if it is one.
-
-    Raises ValueError that says what is wrong with it.
-    """
+    """Return `pattern` unchanged if it is valid. Raises ValueError that says what is wrong with it."""
     if not pattern.strip():
         raise ValueError("an empty pattern matches nothing; write a path like `src/` or `**/*.py`")
     if "\0" in pattern or "\n" in pattern:
@@ -23,7 +20,7 @@ def check(pattern: str) -> str:
     if len(pattern) > MAX_CHARACTERS:
         raise ValueError(f"a pattern has at most {MAX_CHARACTERS} characters")
     if ".." in pattern.split("/"):
-        raise ValueError("no path of the repository has `..` in it; write it as it is from the root")
+        raise ValueError("a path of the repository never contains `..`; write the path from the root")
     if compile_line(pattern) is None:
         raise ValueError("it matches nothing; write a path like `src/` or `**/*.py`")
     for part in segments_of(pattern).parts:

@@ -1,4 +1,4 @@
-"""Did you mean: the nearest of a closed set of names, for an unknown one."""
+"""Suggestions ("did you mean"): the nearest known name for an unknown one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A suggestion to append to a message, or nothing."""
+    """A suggestion to append to a message (`; did you mean …?`), or "" if no name is similar."""
     match = difflib.get_close_matches(word, list(known), 1, 0.6)
     return f"; did you mean `{match[0]}`?" if match else ""

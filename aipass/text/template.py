@@ -1,4 +1,4 @@
-"""Task templates of rules: `Review {sha}: {subject}`. Only names are replaced, nothing is evaluated."""
+"""Task templates of rules, such as `Review {sha}: {subject}`. Names are replaced; nothing is evaluated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from aipass.event import Event
 
-#: What a task may name, besides `{detail.<field>}` of a plugin's own events.
+#: The names that a task can use, in addition to `{detail.<field>}` for the fields of a plugin's events.
 FIELDS = (
     "path",
     "name",
@@ -29,28 +29,28 @@ FIELDS = (
 )
 _NAMES_OF_FILES = frozenset(("detail.from", "detail.paths"))
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-# A commit subject or a path in a prompt: long enough for any honest one.
+# Long enough for every honest commit subject or path. A longer one would fill the prompt with foreign text.
 MAX_VALUE_CHARS = 2000
 
 
 def check_template(text: str) -> str:
-    """`text`, if all that it names is known; raises ValueError with the known names."""
+    """Return `text` unchanged if it uses only known names. Raises ValueError that lists the known names."""
     for match in _PLACE.finditer(text):
         name = match[1]
         if name is not None and name not in FIELDS and not name.startswith("detail."):
             raise ValueError(
-                f"{{{name}}} is not known; a task may name {', '.join('{' + field + '}' for field in FIELDS)} and {{detail.<field>}}; write {{{{ for a brace"
+                f"{{{name}}} is not a known name; a task can use {', '.join('{' + field + '}' for field in FIELDS)} and {{detail.<field>}}; write {{{{ for a brace"
             )
     return text
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """`text` with those `values` that it names in their places; braces around anything else stay as they are."""
+    """The text with the names of `values` replaced. Braces around other words are left unchanged."""
     return re.sub(r"\{([a-z]+)\}", lambda match: values.get(match[1], match[0]), text)
 
 
 def render(text: str, values: Mapping[str, Any]) -> str:
-    """`text` with `values` in their places; what is not there becomes nothing."""
+    """The text with all names replaced by `values`; a missing value becomes an empty text. Values are not expanded again."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
@@ -63,7 +63,8 @@ def render(text: str, values: Mapping[str, Any]) -> str:
         )
         if found is None:
             return ""
-        # One line of words: a name with line ends would be words of the task. What a plugin's event tells may have lines.
+        # In one line: a file name with line breaks could pass for instructions of the task (prompt injection). Fields of a
+        # plugin's events can have several lines.
         whole = name.startswith("detail.") and name not in _NAMES_OF_FILES
         return (str(found) if whole else plain(str(found)))[:MAX_VALUE_CHARS]
 
@@ -71,7 +72,7 @@ def render(text: str, values: Mapping[str, Any]) -> str:
 
 
 def values_of(event: Event) -> dict[str, Any]:
-    """What a task may name of an event. Plain data, so that it can wait in a timer."""
+    """The values of an event for `render`. Plain JSON data, so that a timer (debounce) can store it."""
     values = {name: event.detail.get(name) for name in FIELDS}
     path = printable(event.path)
     values |= {

@@ -1,1 +1,1 @@
-"""Where everything is in a repository, and what the engine needs there: its folder, lock, log and crash reports."""
+"""The engine's files in a repository: layout of folders, engine lock, log, crash reports, removal."""

@@ -1,4 +1,4 @@
-"""A crash report that already is a bug report: Markdown, with all that its reader will ask for."""
+"""The crash report: a Markdown file that a user can file as a bug report without changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from aipass import __version__
 
 
 def write_report(folder: Path, exc: BaseException, doing: str) -> Path:
-    """Write what happened to `folder`, or where that cannot be had, to the folder for temporary files; returns the path."""
+    """Write a report of `exc` and return its path. `doing`: what aipass was doing, in a few words.
+
+    If `folder` cannot be written, the report goes to the folder for temporary files, and if that fails, to stderr. Never
+    raises OSError: the callers are already handling an exception.
+    """
     text = f"""# aipass stopped unexpectedly: {type(exc).__name__}
 
 {exc}
@@ -26,11 +30,13 @@ def write_report(folder: Path, exc: BaseException, doing: str) -> Path:
 {"".join(traceback.format_exception(exc)).rstrip()}
 ```
 """
+    # Digits below the second, because the engine can write several reports in one second.
     name = f"crash-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 1_000_000:06d}.md"
     for place in (folder, Path(tempfile.gettempdir())):
         try:
             place.mkdir(parents=True, exist_ok=True)
             path = place / name
+            # The text of an exception can contain a path with bytes that are not UTF-8.
             path.write_text(text, "utf-8", "backslashreplace")
         except OSError:
             continue

@@ -1,4 +1,4 @@
-"""Where everything lies in a repository: one place that knows the names of folders and files."""
+"""The layout of a root: the paths of all folders and files of aipass, defined only here."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from aipass.files.names import fitting
 
 CONFIG_NAME = "aipass.toml"
 STATE_NAME = ".aipass"
-#: Spool folder of people and of their shells; every run has one of its own beside it.
+#: Spool folder (request queue) of people and their shells. Every run has its own folder beside it.
 HUMAN_SPOOL = "human"
-#: Where git's hooks leave what they have to tell; nothing there is a request.
+#: Spool folder in which git's hooks leave their reports; no file there is a request.
 NEWS_SPOOL = "git"
-#: Beside a drop that cannot be used: `<its name>.rejected.json` says why.
+#: Suffix of the note beside an inbox file that cannot be used: `<its name>.rejected.json` has the reason.
 REJECTED = ".rejected.json"
-#: A run's spool folder: ids that SQLite can hold, in plain digits.
+#: The spool folder of a run. 18 digits, because SQLite holds 64-bit ids; no leading zero, so that one run has one name.
 RUN_FOLDER = re.compile(r"run-([1-9][0-9]{0,17})")
 
 
-#: Checks have numbers of their own among a supervisor's runs.
+#: The checks of plans use run numbers from here on, because the supervisor and its journal number runs and checks alike.
 CHECKS = 1 << 50
-#: And so have those of merges.
+#: The checks of merges use run numbers from here on.
 MERGES = 1 << 51
 
 
@@ -36,22 +36,22 @@ class Layout:
 
     @property
     def config(self) -> Path:
-        """What people write and the engine only reads."""
+        """The configuration. People write it; the engine only reads it."""
         return self.root / CONFIG_NAME
 
     @property
     def inbox(self) -> Path:
-        """Drop a file in `inbox/<agent>/` and the agent works on it."""
+        """The folder for incoming files: a file in `inbox/<agent>/` starts that agent."""
         return self.root / "inbox"
 
     @property
     def outbox(self) -> Path:
-        """Answers, a folder for each agent."""
+        """The folder for answers, with a folder for each agent."""
         return self.root / "outbox"
 
     @property
     def plans(self) -> Path:
-        """Plans, a file for each."""
+        """The folder for plans, one file for each."""
         return self.root / "plans"
 
     @property
@@ -61,83 +61,83 @@ class Layout:
 
     @property
     def ledger(self) -> Path:
-        """The durable record."""
+        """The ledger: the SQLite event log."""
         return self.state / "ledger.db"
 
     @property
     def spool(self) -> Path:
-        """Requests as files: a folder for people, one for each live run."""
+        """The spool (request queue): files in one folder for people and one for each live run."""
         return self.state / "spool"
 
     @property
     def runs(self) -> Path:
-        """One folder for each run."""
+        """The folders of runs, one for each."""
         return self.state / "runs"
 
     @property
     def dispatches(self) -> Path:
-        """The files that were handed in, a folder for each dispatch."""
+        """The input files of dispatches, a folder for each."""
         return self.state / "dispatches"
 
     @property
     def mail(self) -> Path:
-        """What was said, for eyes: a folder for each recipient."""
+        """Copies of messages for reading, a folder for each recipient."""
         return self.state / "mail"
 
     def meaning(self, ledger: str) -> Path:
-        """What indexes make of what is remembered, by the ledger that remembers it."""
+        """The folder for the files of semantic indexes. `ledger`: the id of the ledger that they belong to."""
         return self.state / "meaning" / ledger
 
     @property
     def quarantine(self) -> Path:
-        """What could not be used and is kept."""
+        """Files that could not be used and are kept for inspection."""
         return self.state / "quarantine"
 
     @property
     def log(self) -> Path:
-        """For people; what matters is in the ledger."""
+        """The log for people. No program needs it: all facts are in the ledger."""
         return self.state / "log.jsonl"
 
     @property
     def engine_lock(self) -> Path:
-        """Locked by the engine that runs; says which one."""
+        """The lock file of the running engine; its content identifies that engine."""
         return self.state / "engine.lock"
 
     @property
     def crashes(self) -> Path:
-        """Reports of bugs in aipass."""
+        """Crash reports: bugs in aipass."""
         return self.state / "crashes"
 
     def run(self, run: int) -> Path:
-        """The folder of one run, or of one check."""
+        """The folder of a run, or of a check whose number is at least CHECKS or MERGES."""
         if run >= MERGES:
             return self.merges / str(run - MERGES)
         return self.runs / str(run) if run < CHECKS else self.state / "checks" / str(run - CHECKS)
 
     @property
     def merges(self) -> Path:
-        """What the checks of merges said, a folder for each."""
+        """The output of the checks of merges, a folder for each."""
         return self.state / "merges"
 
     def cli_state(self, agent: str) -> Path:
-        """What an agent's CLI keeps from run to run: conversations, settings, its sign-in."""
+        """The files that an agent's CLI keeps between runs: conversations, settings, credentials."""
         return self.state / "cli" / agent
 
     def run_spool(self, run: int) -> Path:
-        """The only spool folder that this run can write: who asks follows from it."""
+        """The only spool folder that this run can write. It therefore identifies the sender of a request."""
         return self.spool / f"run-{run}"
 
     def human_spool(self) -> Path:
-        """Where people's requests go."""
+        """The spool folder for requests of people."""
         return self.spool / HUMAN_SPOOL
 
     def dispatch(self, dispatch: int) -> Path:
-        """The files handed in with one dispatch."""
+        """The folder with the input files of one dispatch."""
         return self.dispatches / str(dispatch)
 
 
 def root_or_here() -> Path:
-    """The root that the current folder is in, or else that folder, which may become one."""
+    """The root that contains the current folder; the current folder itself if there is none (before `aipass init`)."""
     try:
         return find_root().root
     except ConfigError:
@@ -145,16 +145,16 @@ def root_or_here() -> Path:
 
 
 def find_root(start: Path | None = None) -> Layout:
-    """The nearest folder upward from `start` that has an aipass.toml.
+    """The nearest folder with an aipass.toml: `start` (default: the current folder) or one above it.
 
-    `AIPASS_ROOT` wins where it is set, as it is for every run. Raises ConfigError where there is none.
+    Without `start`, the variable `AIPASS_ROOT` has precedence; every run has it. Raises ConfigError if there is no root.
     """
     named = os.environ.get("AIPASS_ROOT") if start is None else None
     if named:
         try:
             layout = Layout(Path(named).resolve())
         except (OSError, RuntimeError) as exc:
-            raise ConfigError(f"AIPASS_ROOT={named}: leads nowhere ({exc}); unset it") from exc
+            raise ConfigError(f"AIPASS_ROOT={named}: cannot be resolved ({exc}); unset it") from exc
         if not layout.config.is_file():
             raise ConfigError(
                 f"AIPASS_ROOT={named}: there is no {CONFIG_NAME} in that folder; unset it or run `aipass init` there"
@@ -167,9 +167,9 @@ def find_root(start: Path | None = None) -> Layout:
     for folder in (here, *here.parents):
         if (folder / CONFIG_NAME).is_file():
             return Layout(folder)
-    raise ConfigError(f"no {CONFIG_NAME} in {here} or in any folder above it; `aipass init` makes one")
+    raise ConfigError(f"no {CONFIG_NAME} in {here} or in any folder above it; `aipass init` creates one")
 
 
 def rejection_beside(path: Path) -> Path:
-    """Where the note lies that says why a file was not used."""
+    """The path of the note that says why a file was not used. The name is shortened if it would be too long."""
     return path.with_name(fitting(path.name, REJECTED))

@@ -1,4 +1,4 @@
-"""Logs for people: JSON lines in `.aipass/log.jsonl`, rotated, and readable text on a terminal."""
+"""The log for people: rotated JSON lines in `.aipass/log.jsonl`, and readable text on a terminal."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ KEPT_LOGS = 3
 
 
 def set_up(path: Path, *, show: bool) -> None:
-    """Log to `path`, and to stderr where `show`."""
+    """Log to `path`, and with `show` to stderr as well. Replaces the handlers of an earlier call."""
     shared: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # "backslashreplace": a path with bytes that are not UTF-8 must not make the logging fail.
     file = _ForgivingHandler(
         path, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOGS, encoding="utf-8", errors="backslashreplace"
     )
@@ -57,21 +58,23 @@ def set_up(path: Path, *, show: bool) -> None:
 
 
 class _ForgivingHandler(RotatingFileHandler):
-    """A full disk must not end the engine: what cannot be logged is left out; the ledger has what matters."""
+    """A rotating log file that drops records which cannot be written. The ledger has all facts that matter."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Say nothing: there is nowhere to say it."""
+        """Ignore the error."""
+        # A full disk must not end the engine. The default prints a traceback to stderr for every record.
         del record
 
 
 def _by_the_clock(_: object, __: str, event: Any) -> Any:  # noqa: ANN401 - structlog's
-    """For eyes: the time of day here; the file keeps UTC."""
+    """A structlog processor for the terminal: local time of day instead of UTC."""
     event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
     return event
 
 
 def _for_eyes(_: object, __: str, event: Any) -> Any:  # noqa: ANN401 - structlog's
-    """An agent names files, and says what others are to be told: nothing of it speaks to the terminal."""
+    """A structlog processor for the terminal: escapes control characters."""
+    # Names of files and texts of agents are logged; an escape sequence in one could control the terminal of a person.
     return {
         name: value if not isinstance(value, str) else inert(value) if name == "exception" else plain(value)
         for name, value in event.items()

@@ -1,7 +1,7 @@
-"""What is to be removed and may be large: moved out of everybody's reach at once, and removed by a thread of its own.
+"""The remover: moves a folder out of reach immediately, by a rename, and deletes its content in a separate thread.
 
-Agents decide how much lies in their folders, and how it is nested: the engine's thread never waits for its removal. What an engine leaves
-there the next one goes on with.
+Agents decide the size and depth of their folders, so the engine's thread must not wait for a deletion. The next engine
+continues with what this one leaves.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
     from aipass.workspace.layout import Layout
 
-#: A folder of so many entries is emptied at once: less than a thread costs.
-FEW = 20
 STOP_WAIT_S = 1.0
 
 
 class Remover:
-    """Takes what is to be removed, from any thread."""
+    """Removes files and folders. All methods can be called from any thread; `remove` is idempotent."""
 
     def __init__(self, layout: Layout) -> None:
         self._place, self._state = layout.state / "gone", layout.state
@@ -36,7 +34,7 @@ class Remover:
         self._lock, self._is_over = threading.Lock(), threading.Event()
 
     def sweep(self) -> None:
-        """Go on with what an engine before has left."""
+        """Continue the removals that the previous engine did not finish."""
         try:
             with held.folder(self._place) as place:
                 left = os.listdir(place)
@@ -46,7 +44,10 @@ class Remover:
             self._dig(self._place / name)
 
     def remove(self, path: Path) -> bool:
-        """Have what stands at a path gone at once; whether it is. Nothing there is fine. Links are not followed."""
+        """Remove a path; returns True if nothing is there any more. Links are not followed.
+
+        When this returns, the path is free. The content of a folder is deleted later, in the thread of the remover.
+        """
         try:
             with held.above(path) as (folder, name):
                 return self.remove_in(folder, name)
@@ -56,12 +57,13 @@ class Remover:
             return False
 
     def remove_in(self, folder: int, name: str) -> bool:
-        """The same, by a name in a folder that is held."""
+        """Remove an entry of a folder that is open, as `remove` does for a path. `folder`: its file descriptor."""
+        # By a descriptor, an agent cannot replace the folder by a link between a check and the removal.
         for _ in range(2):
             try:
                 return self._remove_in(folder, name)
             except PermissionError:
-                # Whoever left it has closed it, or the folder it lies in, to its owner as well: that is us.
+                # An agent took the write permission of the owner from it, or from its folder. We are that owner.
                 with contextlib.suppress(OSError):
                     os.fchmod(folder, stat.S_IMODE(os.fstat(folder).st_mode) | 0o700)
                     held.let_write(folder, name)
@@ -78,13 +80,14 @@ class Remover:
                     os.unlink(name, dir_fd=folder)
                     return True
                 except IsADirectoryError:
-                    pass  # it has become one just now
+                    pass  # replaced by a folder since the check
             try:
                 os.rmdir(name, dir_fd=folder)
                 return True
             except OSError as exc:
                 if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
+            # Random, because two removals can have the same name, and because an agent must not guess it.
             new = os.urandom(8).hex()
             held.make_folders(self._place, self._state)
             with held.folder(self._place) as place:
@@ -95,7 +98,7 @@ class Remover:
         return True
 
     def stop(self) -> None:
-        """End soon, whatever is left."""
+        """End the thread. Waits at most STOP_WAIT_S; the next engine removes the rest."""
         self._is_over.set()
         self._waiting.put(None)
         if self._thread is not None:

@@ -147,10 +147,10 @@ WRONG = [
     P(
         A + R.replace('event = "file.closed"\n', ""),
         4,
-        ["either `event` or `cron`"],
+        ["exactly one of `event` and `cron`"],
         id="rule without either",
     ),
-    P(A + R + 'cron = "0 9 * * *"\n', 4, ["exactly one of them"], id="rule with both"),
+    P(A + R + 'cron = "0 9 * * *"\n', 4, ["exactly one of `event` and `cron`"], id="rule with both"),
     P(A + CRON.format("61 9 * * *"), 4, ["61 9 * * *", "not a cron", "0 9 * * 1-5"], id="cron minute"),
     P(A + CRON.format("daily"), 4, ['"daily" is not a cron'], id="cron word"),
     P(A + CRON.format(""), 4, ["is not a cron"], id="cron empty"),
@@ -169,7 +169,7 @@ WRONG = [
         ["two rules are named `review`"],
         id="rule twice, line",
     ),
-    P(A + R.replace('"x"', '"Do {foo}"'), 8, ["{foo} is not known", "{path}"], id="template field"),
+    P(A + R.replace('"x"', '"Do {foo}"'), 8, ["{foo} is not a known name", "{path}"], id="template field"),
     P(A + R.replace('"x"', '""'), 8, ["on.0.task", "at least 1"], id="task empty"),
     P(A + R.replace('task = "x"\n', ""), 4, ["on.0.task", "missing"], id="task missing"),
     P(A + R.replace('"review"', '"human"'), 5, ["reserved"], id="rule's name"),
@@ -331,7 +331,11 @@ def test_verbs_refuse_a_wrong_configuration_with_2(repository, data, told):
     [
         P('[agents.w]\ndriver = "clod"\n', 'there is no driver "clod"', id="driver"),
         P(A + '[sandbox]\nwrite = ["/"]\n', "holds this repository", id="write"),
-        P(A + '[sandbox]\nwrite = ["~/x/.git/"]\n', "git's or another aipass's own", id="write-git"),
+        P(
+            A + '[sandbox]\nwrite = ["~/x/.git/"]\n',
+            "files of git, or of another aipass root",
+            id="write-git",
+        ),
         P(A + '[sandbox]\nwrite = ["~"]\n', "far more than", id="write-home"),
         P(A + '[sandbox]\nwrite = ["tree/"]\n', "not an absolute path", id="write-relative"),
         P(A + '[sandbox]\nsockets = ["x/.aipass/*"]\n', "not an absolute path", id="socket-relative"),
@@ -383,7 +387,7 @@ SPOOL = [
     ("verb no text", None, b'{"verb": ["send"]}', "`verb` is"),
     ("missing field", None, b'{"verb": "send", "agent": "writer"}', "`text` is missing"),
     ("missing id", None, b'{"verb": "cancel"}', "`id` is missing"),
-    ("extra field", None, request(prio=1), "`prio` is no field of send; its fields are agent"),
+    ("extra field", None, request(prio=1), "`prio` is not a field of send; its fields are agent"),
     ("extra field of reload", None, b'{"verb": "reload", "x": 1}', "its fields are none"),
     ("text no text", None, request(text=3), "`text` is 3; it must be text"),
     ("agent null", None, request(agent=None), "`agent` is null; it must be text"),
@@ -521,7 +525,7 @@ INBOX = [
     ("inbox/writer/" + "e" * 247 + ".md", b"", "it is empty"),
     ("inbox/writer/blank.md", b"  \n \n", None),
     ("inbox/writer/big.bin", b"x" * 2001, "2001 bytes, and inbox.max_size is 2000"),
-    ("inbox/root.md", b"for whom", "for nobody"),
+    ("inbox/root.md", b"for whom", "has no recipient"),
     ("inbox/wirter/x.md", b"hello", "there is no agent `wirter`"),
     ("inbox/writer/sub/x.md", b"hello", "a folder inside the inbox"),
     ("inbox/writer/a/b/c.md", b"hello", "a folder inside the inbox"),
@@ -589,9 +593,7 @@ def test_what_cannot_be_used_in_the_inbox_is_told_beside_it_and_stays(repository
             assert Path(os.fsdecode(target)).read_bytes() == data
     assert list((repository.root / "outbox").glob("*/*")) == []
     told_in_all = json.loads(repository.aipass("status", "--json").stdout)["attention"]
-    assert any(text.startswith(f"{len(told)} files in inbox/ cannot be used") for text in told_in_all), (
-        told_in_all
-    )
+    assert any(text.startswith(f"inbox/ has {len(told)} rejected files") for text in told_in_all), told_in_all
     is_still_well(repository, pid)
 
 
@@ -699,15 +701,15 @@ COMMANDS = [
     (["send", "zzz", "hi"], 2, ["no agent `zzz`", "the agents are: writer"]),
     (["send", "", "hi"], 2, ["no agent ``"]),
     (["send", b"\xff", "hi"], 2, ["no agent `\\udcff`"]),
-    (["send", "writer", ""], 2, ["nothing to say"]),
-    (["send", "writer", " \n\t"], 2, ["nothing to say"]),
-    (["send", "writer"], 2, ["nothing to say"]),
-    (["send", "writer", "--file", "-"], 2, ["nothing to say"]),
+    (["send", "writer", ""], 2, ["the text is empty"]),
+    (["send", "writer", " \n\t"], 2, ["the text is empty"]),
+    (["send", "writer"], 2, ["the text is empty"]),
+    (["send", "writer", "--file", "-"], 2, ["the text is empty"]),
     (["send", "writer", b"\xff"], 2, ["not UTF-8", "inbox"]),
     (["send", "writer", "hi", "--file", "aipass.toml"], 2, ["either TEXT or --file"]),
     (["send", "writer", "--file", "nowhere.md"], 2, ["nowhere.md", "No such file"]),
     (["send", "writer", "--file", "."], 2, ["Is a directory"]),
-    (["send", "writer", "--file", "nul.md"], 2, ["holds a NUL"]),
+    (["send", "writer", "--file", "nul.md"], 2, ["contains a NUL byte"]),
     (["send", "writer", "hi", "--priority", "101"], 2, ["--priority", "101"]),
     (["send", "writer", "hi", "--priority", "high"], 2, ["--priority", "high"]),
     (["send", "writer", "hi", "there"], 2, ["extra argument", "there"]),
@@ -727,7 +729,7 @@ COMMANDS = [
     (["logs", "1", "--run", "x"], 2, ["--run"]),
 ]
 WITHOUT_ENGINE = [
-    (["send", "writer", "hi", "--wait"], 4, ["no engine runs", "aipass up"]),
+    (["send", "writer", "hi", "--wait"], 4, ["the engine is not running", "aipass up"]),
     (["events"], 1, ["no ledger yet", "aipass up"]),
     (["show", "1"], 1, ["no ledger yet"]),
     (["logs", "1"], 1, ["no ledger yet"]),
@@ -760,8 +762,8 @@ def test_ids_that_do_not_exist(repository):
         (["show", "abc"], "no dispatch `abc`"),
         (["show", "１x"], "no dispatch"),
         (["why", "e99"], "no event"),
-        (["why", "nowhere.md"], "there is no such file"),
-        (["why", "/etc/passwd"], "nothing is known"),
+        (["why", "nowhere.md"], "the file does not exist"),
+        (["why", "/etc/passwd"], "no events for"),
         (["resume", "nobody"], "nothing named `nobody` is paused"),
     ):
         fails(run(repository, *words), 1, told)
@@ -789,7 +791,7 @@ def test_odd_arguments_with_an_engine(repository):
     for words, code in ODD_WORDS:
         done = run(repository, *words, env=env)
         fails(done, code)
-        assert "has not answered" not in done.stderr, words
+        assert "did not reply" not in done.stderr, words
     is_still_well(repository, pid)
 
 
@@ -930,7 +932,7 @@ def _as_dangling(state: Path) -> None:
     [
         P(_as_file, ["up", "--until-idle"], "a file", id="file, up"),
         P(_as_file, ["up", "--detach"], "a file", id="file, up --detach"),
-        P(_as_file, ["send", "writer", "x"], "cannot be left there", id="file, send"),
+        P(_as_file, ["send", "writer", "x"], "cannot be written there", id="file, send"),
         P(_as_link, ["up", "--until-idle"], "symbolic link", id="symlink, up"),
         P(_as_link, ["up", "--detach"], "symbolic link", id="symlink, up --detach"),
         P(_as_dangling, ["up", "--until-idle"], "move it away", id="dangling, up"),
@@ -1030,7 +1032,7 @@ def test_after_the_ledger_was_moved_away_as_advised_work_begins_anew(repository)
     ledger = make_ledger(repository)
     ledger.write_bytes(b"these are my notes")
     drop(repository, "inbox/writer/y.md", b"waits")
-    fails(run(repository, "up", "--until-idle"), 1, "move it away, then `aipass up` makes a new one")
+    fails(run(repository, "up", "--until-idle"), 1, "move it away, then `aipass up` creates a new one")
     ledger.rename(ledger.with_name("old.db"))
     repository.aipass("up", "--until-idle", "--timeout", "150s")
     assert repository.answer("writer/y.*.md").read_text() == "waits"
@@ -1137,7 +1139,7 @@ def test_a_lock_file_of_nonsense_is_no_engine(repository, data):
     (repository.root / ".aipass").mkdir()
     (repository.root / ".aipass/engine.lock").write_bytes(data)
     fails(run(repository, "status"), 0, "not running")
-    fails(run(repository, "down"), 0, "no engine runs here")
+    fails(run(repository, "down"), 0, "the engine is not running")
     fails(run(repository, "up", "--until-idle", "--timeout", "150s"), 0)
 
 
@@ -1178,7 +1180,7 @@ def test_a_full_disk_ends_nothing_and_loses_nothing(small_disk, repository):
     filler = small_disk / "filler"
     fill(filler)
     ready.rename(repository.root / "inbox/writer/flood.md")
-    fails(run(repository, "send", "writer", "x" * 20_000), 2, "cannot be left there", "No space left")
+    fails(run(repository, "send", "writer", "x" * 20_000), 2, "cannot be written there", "No space left")
     time.sleep(2.5)
     os.kill(pid, 0)
     assert not list(repository.root.glob("outbox/writer/flood.*.md"))

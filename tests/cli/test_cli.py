@@ -43,7 +43,7 @@ def test_init_writes_what_is_missing_and_overwrites_nothing(repository):
     assert "is written" in repository.aipass("init").stdout
     text = (repository.root / "aipass.toml").read_text()
     repository.write("aipass.toml", text + "# mine\n")
-    assert "stays as it is" in repository.aipass("init").stdout
+    assert "left unchanged" in repository.aipass("init").stdout
     assert (repository.root / "aipass.toml").read_text().endswith("# mine\n")
     exclude = (repository.root / ".git/info/exclude").read_text()
     assert exclude.startswith("mine\n")
@@ -214,7 +214,7 @@ def test_without_an_engine_a_request_waits_and_its_id_stays_good(ready):
     done = ready.aipass("send", "writer", "later")
     request = done.stdout.strip()
     assert request.startswith("r-")
-    assert "no engine runs" in done.stderr
+    assert "the engine is not running" in done.stderr
     assert ready.aipass("send", "writer", "x", "--wait", check=4)
     ready.aipass("up", "--until-idle")
     assert read(ready, "show", request)["state"] == "succeeded"
@@ -331,7 +331,7 @@ def test_why_answers_for_what_did_not_start(up):
     assert {"handler": "rule r", "outcome": "no match", "reason": "size is 2, not 1"} in read(
         up, "why", "src/y"
     )["decisions"]
-    assert "nobody watches it" in up.aipass("why", "node_modules/x", check=1).stderr
+    assert "does not watch it" in up.aipass("why", "node_modules/x", check=1).stderr
 
 
 def test_a_changed_configuration_is_taken_over_and_a_broken_one_shown(up):
@@ -413,7 +413,7 @@ def test_the_demo_shows_it_all(tmp_path):
         "I wrote hello.txt",
         "Verdict: it has",
         "clock.tick rule review",
-        "no engine runs here; the request waits",
+        "the engine is not running; the request is queued",
         "plan 0001  Login  done",
         "refused: [Errno 13] Permission denied: 'app/model.py'",
         "of web: plan 0001 reserves it for phase model",

@@ -68,7 +68,7 @@ def test_a_config_that_came_along_is_not_started_where_nobody_can_be_asked(repos
     commit(repository.root)
     for words in (("up", "--detach"), ("up", "--until-idle")):
         said = repository.aipass(*words, check=3, yes=False)
-        assert "look at it, then start with `--yes`" in said.stderr
+        assert "review it, then start with `--yes`" in said.stderr
     repository.aipass("up", "--detach", "--yes")
     repository.aipass("down")
     repository.aipass("up", "--detach", yes=False)  # once was enough
@@ -93,7 +93,7 @@ def test_files_that_are_not_taken_are_counted_in_status(repository):
     repository.write("aipass.toml", agent("w", "w.py"))
     repository.aipass("up", "--detach")
     repository.write("inbox/w/empty.md", "")
-    repository.wait_for(lambda: "1 file in inbox/ cannot be used" in repository.aipass("status").stdout)
+    repository.wait_for(lambda: "inbox/ has 1 rejected file" in repository.aipass("status").stdout)
 
 
 def test_a_plan_that_is_done_runs_again_only_where_that_is_asked(repository):
@@ -119,7 +119,7 @@ def test_show_has_the_answer(repository):
     said = repository.aipass("show", "1").stdout
     assert "line 19" in said
     assert "line 20" not in said
-    assert "all of it is in outbox/w/" in said
+    assert "the whole answer is in outbox/w/" in said
 
 
 def test_every_action_can_be_had_from_aipass():
@@ -173,7 +173,7 @@ def test_a_mistake_in_the_configuration_is_told_with_its_line_and_what_to_write(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ('command = ["pyhton3", "a.py"]', "`pyhton3`, and there is no such program here"),
+        ('command = ["pyhton3", "a.py"]', "`pyhton3`, but this program is not installed here"),
         ('command = ["true"]\nmodel = "x"', "does not use"),
         ('command = ["true"]\nowns = ["{root}/src"]', "so write /src"),
     ],
@@ -237,7 +237,7 @@ def test_what_is_asked_for_and_does_not_exist_is_said(repository):
     repository.write("aipass.toml", agent("writer", "w.py"))
     repository.aipass("up", "--until-idle")
     assert "did you mean `writer`?" in repository.aipass("dispatches", "--agent", "writr", check=2).stderr
-    assert "no such dispatches" in repository.aipass("dispatches", "--agent", "writer").stdout
+    assert "no dispatches match" in repository.aipass("dispatches", "--agent", "writer").stdout
     assert "did you mean `file.closed`?" in repository.aipass("events", "--kind", "file.close").stderr
     assert not repository.aipass("events", "--kind", "file.deleted").stderr
 
@@ -275,7 +275,7 @@ def test_why_goes_down_through_a_timer_and_knows_rules_and_agents(repository):
     assert why(repository, "review")["chain"][-1]["type"] == "dispatch"
     assert why(repository, "w")["chain"][-2]["type"] == "dispatch"
     assert "waits for file.closed at *.no" in repository.aipass("why", "never", check=1).stderr
-    assert "not asked for anything" in repository.aipass("why", "idle", check=1).stderr
+    assert "has no dispatches yet" in repository.aipass("why", "idle", check=1).stderr
     assert "no rule or agent" in repository.aipass("why", "nothing", check=1).stderr
 
 
@@ -308,7 +308,7 @@ def test_every_setting_is_explained_where_the_docs_are_not(repository):
         f"`{name}" in said
         for name in ("agents.<name>.owns", "pr.wake_author", "memory.in_prompt", "on[].debounce")
     )
-    assert "Give an agent work" in repository.aipass("help").stdout
+    assert "Give work to an agent" in repository.aipass("help").stdout
     assert "--reply-to" in repository.aipass("help", "send").stdout
     assert "no help about `nothing`" in repository.aipass("help", "nothing", check=2).stderr
     repository.aipass("init")
@@ -416,7 +416,7 @@ def test_init_says_who_is_not_signed_in_and_which_root_lies_above(repository):
         "next:"
     )[0].replace("agent for each", "")
     (repository.root / "below").mkdir()
-    assert "is a root already" in repository.aipass("init", "below", env=path).stdout
+    assert "is already a root" in repository.aipass("init", "below", env=path).stdout
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_what_is_to_be_forgotten_is_shown_first(repository, monkeypatch):
     asked = []
     monkeypatch.setattr(forget.click, "confirm", lambda text, **_: asked.append(text))
     forget._confirm(Layout(repository.root), 1)
-    assert asked == ["Forget this learning of w for good: “ports are even”?"]
+    assert asked == ["Delete this learning of w: “ports are even”? This cannot be undone."]
     repository.aipass("forget", "1")  # nobody is there to be asked: a script
 
 
@@ -480,7 +480,7 @@ def test_down_says_that_runs_go_on_only_where_some_do(repository, lives):
     if lives:
         repository.aipass("send", "w", "go")
         repository.wait_for(lambda: "1 running" in repository.aipass("status").stdout, "the run")
-    assert ("runs go on" in repository.aipass("down").stdout) is lives
+    assert ("runs continue" in repository.aipass("down").stdout) is lives
 
 
 def test_down_needs_no_ledger(repository):

@@ -263,7 +263,7 @@ def test_a_limit_pauses_the_driver_until_it_ends(house, note):
     # Codex says the minute only, Claude Code tells nothing where it has a key and no subscription.
     told = 3500 < until < 3700
     assert told or house.cli.name == "claude", until
-    when = "until the moment that it told" if told else "for 5 minutes, as it told no moment"
+    when = "until the moment that it told" if told else "for 5 minutes, because the CLI names no moment"
     note("429 with a reset time", f"driver paused {when}, after {asked} request(s)")
 
 
@@ -286,7 +286,7 @@ def test_a_server_that_goes_on_failing_is_given_up(build, note):
     # A conversation that broke off in its first call may not have been kept.
     outcomes = [run["outcome"] for run in found["runs"] if run["outcome"] != "afresh"]
     assert outcomes == ["overload", "overload"], found
-    note("500 for ever", "tried again by `retries`, then failed")
+    note("500, always", "tried again by `retries`, then failed")
 
 
 @pytest.mark.parametrize("how", ["HANG", "STALL"])

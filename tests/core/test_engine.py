@@ -460,9 +460,11 @@ def test_what_was_asked_while_no_engine_ran_and_is_refused_is_a_notice(repositor
     repository.aipass("cancel", "15")
     repository.aipass("send", "w", "go")
     repository.aipass("up", "--detach")
-    repository.wait_for(lambda: "`cancel`, asked while no engine ran" in repository.aipass("status").stdout)
+    repository.wait_for(
+        lambda: "`cancel`, requested while no engine ran" in repository.aipass("status").stdout
+    )
     repository.answer("w/*.md")
     assert "`send`" not in repository.aipass("status").stdout
     # Who waits for the reply has it.
     repository.aipass("cancel", "16", check=None)
-    assert repository.aipass("status").stdout.count("asked while no engine ran") == 1
+    assert repository.aipass("status").stdout.count("requested while no engine ran") == 1

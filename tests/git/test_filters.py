@@ -18,6 +18,8 @@ from aipass.features.git.repo import GitError, Repo
 from aipass.git import filters
 from aipass.git.working import ask_of_files
 
+pytestmark = pytest.mark.slow
+
 KNOWN = (
     "git-lfs clean -- %f", "git-lfs smudge -- %f", "git-lfs filter-process", "git lfs smudge --skip -- %f", "git-annex smudge --clean -- %f",
     '"git-crypt" clean', '"/usr/bin/git-crypt" smudge', "git  lfs clean", "git 'lfs' clean", '"/opt/a b"/git-lfs clean',
@@ -103,7 +105,7 @@ def test_what_needs_it_is_refused_with_the_remedy(repo, tmp_path, command):
     for _ in range(3):
         repo.look_again()
         assert repo.unsafe, "what the last look has covered is looked at again"
-    with pytest.raises(GitError, match=r"filter\.x .* is not started"):
+    with pytest.raises(GitError, match=r"filter\.x .* does not start it"):
         repo.run("add", "a.dat")
     assert not (tmp_path / "ran").exists()
 

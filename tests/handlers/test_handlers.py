@@ -135,7 +135,7 @@ def test_what_is_no_regular_file_is_told_and_left(aipass_bench):
 def test_misplaced_files_are_told_where_they_belong(aipass_bench):
     bench = aipass_bench()
     for path, reason in (
-        ("inbox/x.md", "for nobody"),
+        ("inbox/x.md", "has no recipient"),
         ("inbox/writter/x.md", "no agent `writter`"),
         ("inbox/writer/sub/x.md", "a folder inside the inbox"),
     ):

@@ -206,8 +206,8 @@ def test_another_model_begins_anew(index, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is not there"),
-        (lambda folder: make_model(folder, kind="t5"), "holds a t5 model; a BERT one is wanted"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json does not exist"),
+        (lambda folder: make_model(folder, kind="t5"), "has a t5 model; it must be a BERT model"),
     ],
 )
 def test_a_folder_that_holds_no_such_model_is_refused_by_name(tmp_path, spoil, told):
@@ -277,7 +277,7 @@ def test_register_meanings_lets_an_index_learn_what_is_remembered_as_it_comes(ai
 
 
 def test_register_meanings_takes_indexes_only(aipass_bench):
-    with pytest.raises(PluginError, match="which is no index"):
+    with pytest.raises(PluginError, match="which is not an index"):
         aipass_bench(TOML, plugin(object()))
 
 
@@ -343,7 +343,7 @@ def test_a_model_in_aipass_toml_is_used_by_recall_and_by_nobody_else(repository,
     (folder / "model.safetensors").unlink()
     without = repository.aipass("recall", "failover")
     assert "redis cache failover" in without.stdout
-    assert "found by words alone" in without.stderr
+    assert "results are by words only" in without.stderr
     repository.aipass("down")
     refused = repository.aipass("up", "--detach", check=2)
     assert "memory.model" in refused.stderr

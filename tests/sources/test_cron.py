@@ -110,6 +110,7 @@ EXPRESSIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 @pytest.mark.parametrize("name", ZONES)
 def test_both_nights_of_a_year_are_as_the_model_says(name, expression):

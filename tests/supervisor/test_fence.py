@@ -485,7 +485,7 @@ def test_programs_that_are_not_there_or_not_executable_are_a_failed_start(own):
     own.write("plain", "no program")
     for argv, told in (
         (("no-such-program",), "was not found"),
-        ((str(own.root / "plain"),), "may not be started"),
+        ((str(own.root / "plain"),), "cannot be executed"),
     ):
         run = own.start("a", *argv)
         record = own.wait(lambda m, run=run: m["tell"] == "ended" and m["run"] == run)

@@ -206,7 +206,7 @@ def test_an_agent_that_takes_every_lock_it_can_stops_neither_engine_nor_others_n
     repository.aipass("up", "--detach")
     repository.aipass("send", "b", "three", "--wait", "--timeout", "150s", timeout=PATIENCE)
     told = repository.aipass("status").stdout + repository.aipass("events", "--kind", "ledger.locked").stdout
-    assert "had a lock on the ledger" in told or "ledger.locked" in told
+    assert "held a lock on the ledger" in told or "ledger.locked" in told
     repository.aipass("down", "--kill")
 
 

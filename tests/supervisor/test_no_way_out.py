@@ -112,6 +112,9 @@ L.shmat.restype = ctypes.c_void_p
 def try_attach():
     if L.shmat(shm, None, 0) in (None, ctypes.c_void_p(-1).value): raise OSError(ctypes.get_errno(), '')
 def try_remove_memory(): call(31, shm, 0, None)
+def try_pin(): call(31, shm, 11, None)
+def try_unpin(): call(31, shm, 12, None)
+def try_set_memory(): call(31, shm, 1, ctypes.create_string_buffer(200))
 def try_up(): call(65, sem, struct.pack('Hhh', 0, 1, 0), 1)
 def try_timed(): call(220, sem, struct.pack('Hhh', 0, 1, 0), 1, None)
 def try_set(): call(66, sem, 0, 16, 5)

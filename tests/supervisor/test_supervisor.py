@@ -20,6 +20,8 @@ from aipass.features.dispatch.supervisors import Supervisors, launch
 from aipass.supervisor import process, wire
 from aipass.workspace.layout import Layout
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def house(tmp_path):
@@ -45,7 +47,7 @@ def test_a_program_that_is_not_there_is_a_failed_start_that_says_so(house):
 
 def test_a_program_that_may_not_be_started_says_so(house):
     house.start(1, str(house.layout.root))
-    assert "may not be started" in house.wait("ended", 1)["reason"]
+    assert "cannot be executed" in house.wait("ended", 1)["reason"]
 
 
 def test_the_same_run_is_started_once(house):

@@ -273,7 +273,7 @@ def test_down_never_signals_a_process_that_did_not_say_who_it_is(repository):
     repository.aipass("init")
     with (repository.root / ".aipass/engine.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "does not say who it is" in repository.aipass("down", check=1).stderr
+        assert "without its pid in it" in repository.aipass("down", check=1).stderr
 
 
 def test_files_that_vanish_leave_no_notes(repository):

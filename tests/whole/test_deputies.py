@@ -28,6 +28,8 @@ from aipass.testing import Bench
 from aipass.workspace.layout import Layout
 from aipass.workspace.removal import Remover
 
+pytestmark = pytest.mark.slow
+
 fenced = pytest.mark.skipif(bool(NO_FENCE or NO_WALL), reason=NO_FENCE or NO_WALL or "-")
 TOML = (
     '[agents.w]\ndriver = "command"\ncommand = ["cat"]\n[agents.v]\ndriver = "command"\ncommand = ["cat"]\n'
@@ -146,8 +148,8 @@ def test_no_error_and_no_reply_brings_escapes_to_a_terminal(repository):
         ({"verb": "read", "ids": list(range(10_001))}, "at most 10000"),
         ({"verb": "pr", "do": "open", "paths": ["x"] * 900_000}, "larger than 2 MB|at most 10000"),
         ({"verb": "message", "to": "w", "text": "x" * 3_000_000}, "larger than 2 MB"),
-        ({"verb": "send", "agent": "w\ud800", "text": "x"}, "half a character"),
-        ({"verb": "pr", "do": "open", "paths": ["a\udfff"]}, "half a character"),
+        ({"verb": "send", "agent": "w\ud800", "text": "x"}, "half of a surrogate pair"),
+        ({"verb": "pr", "do": "open", "paths": ["a\udfff"]}, "half of a surrogate pair"),
     ],
 )
 def test_what_is_too_much_is_set_aside_in_words(fields, said):

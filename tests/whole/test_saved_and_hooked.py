@@ -267,7 +267,7 @@ def test_a_hooks_path_that_is_no_folder_is_told(repository):
         done = repository.aipass("git", verb, check=None)
         assert "bug" not in done.stderr
         assert done.returncode in {0, 2}
-    assert "is no folder" in repository.aipass("git", "install", check=2).stderr
+    assert "is not a folder" in repository.aipass("git", "install", check=2).stderr
     git(repository.root, "config", "core.hooksPath", "")
     with pytest.raises(ConfigError, match=r"core\.hooksPath` is empty"):
         hooks.folder(repository.root)
@@ -278,7 +278,7 @@ def test_a_folder_in_a_hooks_place_and_a_pipe_as_the_list_are_left_alone(reposit
     repository.write("aipass.toml", agent("w", "w.py"))
     (root / ".git/hooks/post-commit").mkdir(parents=True)
     repository.aipass("init")
-    assert "a folder stands there" in repository.aipass("git", "install").stdout
+    assert "a folder has this name" in repository.aipass("git", "install").stdout
     git(root, "commit", "-q", "--allow-empty", "-m", "x")
     repository.aipass("git", "uninstall")
     assert (root / ".git/hooks/post-commit").is_dir()

@@ -237,7 +237,7 @@ def test_a_question_waits_for_the_person_and_the_answer_ends_the_wait(repository
     assert repository.aipass("answer", "1", "c", check=3).stderr.startswith(
         "error: question 1 was answered already by human"
     )
-    assert "nobody waits for an answer" in repository.aipass("questions").stdout
+    assert "no open questions" in repository.aipass("questions").stdout
 
 
 def test_a_wait_that_has_an_end_says_so(repository):
@@ -246,7 +246,7 @@ def test_a_wait_that_has_an_end_says_so(repository):
     text = (repository.root / ".aipass/runs/1/stdout.log").read_text()
     assert "status 3" in text
     said = (repository.root / ".aipass/runs/1/stderr.log").read_text()
-    assert "question 1 has no answer yet; end your work: it goes on with the answer" in said
+    assert "question 1 has no answer yet; end your run: the answer starts you again" in said
 
 
 def test_messages_are_shown_and_read_by_whom_they_are_for(repository):
@@ -267,7 +267,7 @@ def test_messages_are_shown_and_read_by_whom_they_are_for(repository):
     assert read(repository, "status")["unread"] == 1
     assert "api to human" in repository.aipass("messages", "--unread").stdout
     repository.wait_for(lambda: read(repository, "status")["unread"] == 0, "the reading")
-    assert repository.aipass("messages", "--unread").stdout == "nothing was said to you that is not read\n"
+    assert repository.aipass("messages", "--unread").stdout == "no unread messages to you\n"
     assert len(read(repository, "messages", "--limit", "1")) == 1
 
 
@@ -298,7 +298,7 @@ def test_what_was_saved_while_no_engine_ran_and_what_stood_before_limits_fell_is
     repository.write("aipass.toml", (repository.root / "aipass.toml").read_text() + "[state]\ntext = 40\n")
     repository.aipass("reload")
     assert "x" * 40 in repository.aipass("trinity", "show", "api").stdout
-    assert "all state files can be used" in repository.aipass("trinity", "check").stdout
+    assert "all state files are valid" in repository.aipass("trinity", "check").stdout
     repository.aipass("down")
     path = repository.root / ".aipass/agents/api/.trinity/local.json"
     path.write_text(json.dumps({"todos": [{"text": "mine"}], "learnings": []}))

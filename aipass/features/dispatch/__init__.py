@@ -1,1 +1,1 @@
-"""Dispatches (jobs): the queue, their runs, and what these answer."""
+"""Dispatches (jobs): the queue, the runs and the answers."""

@@ -1,4 +1,4 @@
-"""A run's whole prompt: what was asked, what it goes on with, who the agent is, and what it was refused before."""
+"""The complete prompt of a run: request, earlier conversation, brief about the agent, and the last refused writes."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger, Row
     from aipass.workspace.layout import Layout
 
-#: What a model is told about itself; `brief` in aipass.toml names a file that takes its place. Every name stands for text.
+#: The default text about its role that a model gets; `brief` in aipass.toml names a file that replaces it. Names in
+#: braces are filled in.
 BRIEF = """\
 You are {agent}{about}, one of several agents that work on this repository at the same time; aipass starts each of them.
 
-- Your last message is your answer and goes to whoever asked: say what you did, and what is left.
-- You may write: {owns}. The rest belongs to others: a write there fails with "Permission denied", and the file that
-  $AIPASS_DENIED names says whose it is. Do not work around that.
-- Git's own files are nobody's to write. `aipass pr open -m "Add login"` hands in what you have changed, for review; the
-  working tree stays as it is. `aipass git commit -m "…"` keeps a step on a branch of your own. Reading git is free.
-- `aipass send AGENT "…"` gives work to another agent ({others}), with `--wake` you are started again with its answer;
-  `aipass message AGENT "…"` only tells it something. `aipass owns PATH` says whose a file is.
-- What others tell you comes with your prompt, and while you work as files into the folder $AIPASS_MAIL.
-- `aipass recall "…"` finds what you and others have learned and done; `aipass note "…"` keeps what you have learned, `aipass note --todo "…"` what is left to do; both stand
-  in {home}/.trinity/local.json, which is yours to edit.
-- Nobody reads along while you work. If you cannot go on without an answer, ask (`aipass ask human "…"`, or an agent) and
+- Your last message is your answer and goes to the sender of the work: say what you did, and what is left to do.
+- You may write: {owns}. The rest belongs to others: a write there fails with "Permission denied", and the file
+  $AIPASS_DENIED lists the refused path and its owner. Do not work around that.
+- No agent can write git's own files. `aipass pr open -m "Add login"` opens a pull request with your changes, for review; the
+  working tree stays as it is. `aipass git commit -m "…"` saves a step on a branch of your own. You may read git freely.
+- `aipass send AGENT "…"` gives work to another agent ({others}); with `--wake` you are started again with its answer.
+  `aipass message AGENT "…"` only sends it a message. `aipass owns PATH` shows the owner of a file.
+- Messages to you come with your prompt; while you work they arrive as files in the folder $AIPASS_MAIL.
+- `aipass recall "…"` searches what you and others have learned and done. `aipass note "…"` saves what you have learned, and `aipass note --todo "…"` what is left to do; both are
+  stored in {home}/.trinity/local.json, which you may edit.
+- No person watches while you work. If you cannot continue without an answer, ask (`aipass ask human "…"`, or an agent) and
   end: you are started again with the answer. A last paragraph that begins with QUESTION: does the same.
 """
-#: What a brief may name.
+#: The names in braces that a brief may use.
 NAMES = ("agent", "about", "role", "purpose", "home", "owns", "others", "orchestrator", "driver", "model")
 MAX_BRIEF_BYTES = 100_000
-#: So much of what it replies to is repeated where the conversation is not known to the CLI.
+#: How much of the earlier request, and of its answer, a reply repeats for a CLI that does not remember the conversation.
 REPEATED_CHARS = 4000
 
 
 def whole(core: Core, hooks: Sequence[DispatchHook], driver: Driver | None, work: PromptWork) -> str:
-    """The prompt as the CLI gets it: what was asked, what it goes on with, the brief, the parts of features, and what was refused before.
+    """The prompt as the CLI gets it, in this order: request, earlier conversation, brief, parts of features, refused writes.
 
-    Raises AipassError where the agent's `brief` names a file that cannot be read.
+    A continued conversation gets only what is new in it. Raises AipassError if the file of the agent's `brief` cannot be read.
     """
     ledger, layout, row = core.ledger, core.layout, work.dispatch
     senders = ledger.all("senders", {"dispatch": row["id"]})
@@ -57,7 +58,7 @@ def whole(core: Core, hooks: Sequence[DispatchHook], driver: Driver | None, work
     said = prompt.compose(prompt.part_of(one) for one in news or senders)
     parts = []
     if work.goes_on and work.attempt > 1 and not news:
-        said = f"Your last attempt ended before it was done. Go on where you were. What was asked:\n\n{said}"
+        said = f"Your last attempt ended before it was done. Continue where you stopped. You were asked:\n\n{said}"
     parts.append(said)
     if row["reply_to"] is not None and not work.goes_on:
         parts.append(_earlier(ledger, layout, row["reply_to"]))
@@ -73,7 +74,7 @@ def whole(core: Core, hooks: Sequence[DispatchHook], driver: Driver | None, work
 
 
 def _since_the_last_run(ledger: Ledger, dispatch: int, senders: Sequence[Row]) -> list[Row]:
-    """Who has said something since the last run ended that went this far: an answer, mostly."""
+    """The senders that joined after the dispatch's last run had ended: mostly the answer to its question."""
     ended = [run for run in ledger.all("runs_of", {"dispatch": dispatch}) if run["finished"] is not None]
     if not ended:
         return []
@@ -115,27 +116,27 @@ def _brief(layout: Layout, config: Config, driver: Driver | None, row: Row, own:
 
 
 def _about(settings: Agent) -> str:
-    """Behind its name: what it is, and for what."""
+    """The agent's role and purpose in parentheses, to follow its name; empty if it has neither."""
     parts = [part for part in (settings.role, settings.purpose) if part]
     return f" ({': '.join(parts)})" if parts else ""
 
 
 def _owns(config: Config, row: Row, own: Sequence[str] | None) -> str:
-    """What it may write: what its work owns, and what its agent does."""
+    """The paths that the run may write, in words: those of its phase and those of its agent."""
     always = config.agents[row["agent"]].owns
     if own is None and always is None:
-        return "whatever no other agent owns"
+        return "every file that no other agent owns"
     patterns = [*(own or ()), *(always or ())]
     return ", ".join(f"`{pattern}`" for pattern in patterns) or "nothing: you read, and answer"
 
 
 def _earlier(ledger: Ledger, layout: Layout, dispatch: int) -> str:
-    """What a reply goes on with, for a CLI that does not remember it."""
+    """The earlier request and its answer, shortened, for a reply to a CLI that does not remember the conversation."""
     senders = ledger.all("senders", {"dispatch": dispatch})
     row = ledger.one("dispatch", {"id": dispatch})
     said = prompt.compose(prompt.part_of(one) for one in senders)[:REPEATED_CHARS]
     answer = _begin(layout.root / row["answer"]) if row is not None and row["answer"] else ""
-    told = [f"This goes on with dispatch {dispatch}. You were asked:", said]
+    told = [f"This continues dispatch {dispatch}. You were asked:", said]
     return "\n\n".join([*told, *(("You answered:", answer) if answer else ())])
 
 

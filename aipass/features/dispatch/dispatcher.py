@@ -1,7 +1,7 @@
-"""The dispatcher: turns wishes into queued work, joins what belongs together, and decides what starts when.
+"""The rules of the dispatch (job) queue: accept, deduplicate, start, retry, finish and cancel.
 
-Everything here happens inside the engine's transaction; nothing is started. After a transaction that failed, `load`
-brings the memory back to what the ledger says.
+Every method runs inside the engine's transaction and changes only the ledger and memory; it starts no process.
+After a failed transaction the engine calls `load`, which rebuilds the memory from the ledger.
 """
 
 from __future__ import annotations
@@ -31,22 +31,27 @@ if TYPE_CHECKING:
     from aipass.event import Event
     from aipass.ledger import Row
 
-#: A text that is short and one line is its own key, for people's eyes; any other is known by its hash.
+#: A short text of one line is its own deduplication key, so that people can read it; a longer text is hashed.
 LONGEST_KEY_CHARS = 120
 RETRY, RATE = "retry", "rate"
-#: The key under which the ledger knows which dispatches wait for an agent that is not configured any more.
+#: The key in the ledger's `meta` table for dispatches whose agent is no longer configured.
+#: It tells them apart from dispatches that are blocked for another reason, such as an open question.
 ORPHANS = "orphans"
-#: An agent whose last dispatches, this many, failed of the same thing (no key, no program, no such model) is paused.
+#: An agent is paused after this many dispatches in a row that failed with the same fault (no API key, no program, no
+#: such model).
 ALIKE = 3
 _WORD, _PLAIN = re.compile(r"[^\w-]+"), re.compile(r"[^0-9]+")
-#: Ends of a run that had been told to stop, which make no more of it than that.
+#: Outcomes of a run that was being stopped which count as `cancelled`: the stop itself may have caused them.
 _NOT_AFTER_STOP = retry.RETRIED | {"killed", "blocked", "limit", "afresh"}
 FINAL = frozenset(("succeeded", "failed", "cancelled"))
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a wish: the dispatch it is part of, or why it is refused (then with an exit code)."""
+    """The result of a request: the id of its dispatch, or a refusal with an exit code other than 0.
+
+    `text` is for people.
+    """
 
     text: str
     dispatch: int | None = None
@@ -55,19 +60,19 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended, and what its dispatch is now."""
+    """The outcome of an ended run and the new state of its dispatch. `retry_in`: seconds until the next attempt."""
 
     outcome: str
     state: str
     reason: str | None
     retry_in: float | None = None
-    #: Whether a limit began with it.
+    #: Whether this run was the first to meet its driver's limit, so that `driver.paused` is an event once per limit.
     limits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
-    """A run that is recorded and now to be started."""
+    """A run that is recorded in state `starting` and that the engine starts after the commit."""
 
     run: int
     dispatch: int
@@ -75,7 +80,10 @@ class StartedRun:
 
 
 class Dispatcher:
-    """The queue's rules over the ledger."""
+    """Applies the queue's rules to the ledger and keeps the waiting dispatches in memory.
+
+    Used by the engine's thread only.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core, self._ledger, self._timers = core, core.ledger, core.timers
@@ -83,26 +91,29 @@ class Dispatcher:
         self._runs = Hourly()
         self.pauses = Pauses(core.ledger, core.timers)
         core.add_timer(RETRY, self._due)
+        # Each step ends with `choose`: for these two it is enough that their timer makes a step happen.
         core.add_timer(RATE, _nothing)
         core.add_timer(LIMIT, _nothing)
 
     @property
     def config(self) -> Config:
-        """The configuration that is in force."""
+        """The configuration in force now; a reload replaces it, so it must not be kept."""
         return self._core.config()
 
     def load(self, now: Instant) -> None:
-        """Remember what the ledger knows."""
+        """Rebuild the queue, the hourly counters, the pauses and the retry timers from the ledger; idempotent."""
         self._timers.drop_all(RETRY)
         self._queue = Queue()
         self._runs.clear()
         for row in self._ledger.all("runs_since", {"since": now.wall - HOUR_S}):
-            # A clock that was set back must not make an hour longer.
+            # A wall clock that was set back must not lengthen the hour.
             self._runs.add(row["agent"], now.mono - max(0.0, now.wall - row["created"]))
         self.pauses.load(now)
         for row in self._ledger.all("live_runs"):
             self._queue.begin(row["agent"], self._driver_of(row["agent"]))
         for row in self._ledger.all("queued"):
+            # `not_before` is wall time: a clock that was set back must not make a retry wait longer than the longest
+            # backoff.
             wait = min(row["not_before"] - now.wall, retry.LONGEST_S * (1 + retry.JITTER))
             if row["not_before"] and wait > 0:
                 self._timers.set(f"{RETRY}:{row['id']}", now.mono + wait)
@@ -114,14 +125,16 @@ class Dispatcher:
     def submit(
         self, event: Event, handler: str, wish: Dispatch, now: Instant, hops: int | None = None
     ) -> Submitted:
-        """Queue a wish, or let it join what is open under its key; the work of a phase joins nothing.
+        """Queue a requested dispatch, or join it to an open one with the same key (deduplication).
 
-        `hops`: how long the chain is, where it is not one more than that of the run that wrote the event.
+        Returns the dispatch's id, or a refusal; raises nothing. The work of a plan's phase never joins. `hops`: the length of
+        the chain of causes; None: one more than that of the run that caused `event`.
         """
         if wish.agent not in self.config.agents:
             return Submitted(f"refused: there is no agent `{wish.agent}`", exit_code=EXIT_USAGE)
         settings = self.config.agents[wish.agent]
         until = self.pauses.until(settings.driver, now)
+        # An agent with `on_limit = "fail"`, or a short `max_wait`, gets the refusal now: it would only fail in the queue.
         if until is not None and not self._may_wait(settings, None, until - now.wall):
             return Submitted(f"refused: {self.obstacle(wish.agent, now)}", exit_code=EXIT_REFUSED)
         if (wrong := self._wrong_reply(wish)) is not None:
@@ -129,19 +142,22 @@ class Dispatcher:
         hops = self.hops(event.by) if hops is None else hops
         if hops > self.config.limits.hops:
             return Submitted(
-                f"refused: a chain of {hops} agents waking agents, and limits.hops is {self.config.limits.hops}",
+                f"refused: a chain of {hops} agents that start each other is too long; limits.hops is {self.config.limits.hops}",
                 exit_code=EXIT_REFUSED,
             )
+        # A blocked dispatch waits for exactly this reply: its next attempt gets it in the same conversation.
         if wish.reply_to is not None and self._row(wish.reply_to)["state"] == "blocked":
             return self._go_on(wish.reply_to, event, wish, now, hops)
         key = key_of(wish)
         same = queued = None
         joins = self._ledger.all("open_of_key", {"agent": wish.agent, "key": key})
         if wish.plan is not None and joins:
-            joins, key = [], f"{key} {event.id}.{len(joins)}"  # somebody guessed the key
+            # A sender guessed the phase's key. The phase gets a key of its own: a foreign text must not enter its prompt.
+            joins, key = [], f"{key} {event.id}.{len(joins)}"
         for row in joins:
             if row["state"] == "queued":
                 queued = queued or row
+            # The prompt of a started dispatch is fixed: only a sender who asks for the same can still share its answer.
             elif same is None and self._has_text(row["id"], wish, event):
                 same = row
         known = same or queued
@@ -164,7 +180,10 @@ class Dispatcher:
         return Submitted(f"dispatch {dispatch}", dispatch)
 
     def _go_on(self, dispatch: int, event: Event, wish: Dispatch, now: Instant, hops: int) -> Submitted:
-        """What waits for an answer has one. A chain of agents grows by it, and ends with a person's."""
+        """Queue a blocked dispatch again with the reply it waited for.
+
+        The chain length is that of the reply: an agent's reply makes the chain longer, a person's starts a new one.
+        """
         self._add_sender(dispatch, event, wish, now)
         done = self.retry(dispatch)
         if done.exit_code:
@@ -173,7 +192,7 @@ class Dispatcher:
         return replace(done, text=f"dispatch {dispatch} goes on")
 
     def _wrong_reply(self, wish: Dispatch) -> str | None:
-        """Why a wish cannot go on with what it replies to; None where it can, or replies to nothing."""
+        """The reason why `reply_to` is not usable; None if it is usable or not given."""
         if wish.reply_to is None:
             return None
         before = self._ledger.one("dispatch", {"id": wish.reply_to})
@@ -186,7 +205,7 @@ class Dispatcher:
         return None
 
     def hops(self, by: int | None) -> int:
-        """How long a chain is that goes on with what this run did; 0 where nobody known did it."""
+        """The length of the chain of causes (hops) for work that the run `by` caused; 0 if no known run caused it."""
         if by is None:
             return 0
         row = self._ledger.one("run_hops", {"run": by})
@@ -194,6 +213,7 @@ class Dispatcher:
 
     def _has_text(self, dispatch: int, wish: Dispatch, event: Event) -> bool:
         for row in self._ledger.all("senders", {"dispatch": dispatch}):
+            # Two dropped files may have the same empty text: their content decides.
             content = json.loads(row["file"]).get("sha256") if row["file"] else None
             if row["text"] == wish.text and (wish.file is None or content == event.detail.get("sha256")):
                 return True
@@ -203,6 +223,7 @@ class Dispatcher:
         file = None
         if wish.file is not None:
             name = wish.file.rpartition("/")[2]
+            # Several senders share the dispatch's folder, and their files may have one name: the later gets a number.
             taken = {
                 json.loads(row["file"])["path"].rpartition("/")[2]
                 for row in self._ledger.all("senders", {"dispatch": dispatch})
@@ -236,13 +257,17 @@ class Dispatcher:
         )
 
     def cancel(self, dispatch: int, reason: str, now: Instant) -> tuple[Submitted, int | None]:
-        """End a dispatch; also the run that must be stopped for it."""
+        """Cancel a dispatch; returns the answer, and the id of the run that the caller must stop (None: no run lives).
+
+        A running dispatch becomes `cancelled` only when its run has ended. A finished one is refused.
+        """
         row = self._ledger.one("dispatch", {"id": dispatch})
         if row is None:
             return Submitted(f"there is no dispatch {dispatch}", exit_code=EXIT_FAILED), None
         if row["state"] == "running":
             run = self._ledger.one("live_run_of", {"dispatch": dispatch})
             if run is not None:
+                # Recorded, so that an engine that restarts now repeats the request to stop.
                 self._ledger.run("run_stopping", {"id": run["id"], "reason": reason})
                 return Submitted(f"dispatch {dispatch} is being stopped", dispatch), int(run["id"])
         if row["state"] in FINAL:
@@ -256,7 +281,10 @@ class Dispatcher:
         return Submitted(f"dispatch {dispatch} is cancelled", dispatch), None
 
     def retry(self, dispatch: int) -> Submitted:
-        """Queue a dispatch again, with all its senders."""
+        """Queue a dispatch again, with all its senders and a fresh count of attempts.
+
+        Refuses a running dispatch, the finished work of a phase, and one whose key another queued dispatch has.
+        """
         row = self._ledger.one("dispatch", {"id": dispatch})
         if row is None:
             return Submitted(f"there is no dispatch {dispatch}", exit_code=EXIT_FAILED)
@@ -269,9 +297,11 @@ class Dispatcher:
             )
         if row["agent"] not in self.config.agents:
             return Submitted(f"its agent `{row['agent']}` is no longer configured", exit_code=EXIT_USAGE)
+        # The ledger's unique index allows one queued dispatch without attempts per agent and key.
         if row["attempts"] == 0 and row["state"] != "queued" and self._queued_twin(row):
             return Submitted(
-                f"dispatch {self._queued_twin(row)} waits under the same key already", exit_code=EXIT_REFUSED
+                f"dispatch {self._queued_twin(row)} is already queued under the same key",
+                exit_code=EXIT_REFUSED,
             )
         self._timers.drop(f"{RETRY}:{dispatch}")
         self._ledger.run("dispatch_reopened", {"id": dispatch})
@@ -285,7 +315,10 @@ class Dispatcher:
         return None
 
     def finished(self, dispatch: int, *, run: int | None = None, cause: int | None = None) -> Fact:
-        """The fact that a dispatch has reached its end."""
+        """The fact `dispatch.finished` for a dispatch in a final state.
+
+        `run`: the run that ended it, `cause`: the event.
+        """
         row = self._row(dispatch)
         detail = {
             "dispatch": dispatch,
@@ -299,11 +332,14 @@ class Dispatcher:
     # -- starting --------------------------------------------------------------------------------------------------
 
     def choose(self, now: Instant) -> list[StartedRun]:
-        """What starts now: each with its run recorded, before anything is done in the world."""
+        """Choose the dispatches that start now and record a run for each; the caller starts them after the commit.
+
+        A crash between the commit and the start loses nothing: the next engine finds the run in state `starting`.
+        """
         limits = self.config.limits
         if not len(self._queue):
             return []
-        # Who waits for another does nothing, and the other may need the place.
+        # A run that waits for another agent's answer uses no CPU. If it kept its place, `concurrency = 1` would deadlock.
         waiting = {row["agent"] for row in self._ledger.all("waiting_agents", {"now": now.wall})}
         chosen = self._queue.choose(
             Capacity(limits.concurrency, dict(limits.per_driver)),
@@ -323,14 +359,17 @@ class Dispatcher:
         return starts
 
     def _claim(self, agent: str, now: Instant) -> str | None:
-        """Why an agent may not start now; where it may, it does."""
+        """The obstacle of an agent; without one, the agent counts as chosen: after a limit it becomes the trial run."""
         found = self.obstacle(agent, now, remember=True)
         if found is None:
             self.pauses.try_one(self._driver_of(agent), now)
         return found
 
     def obstacle(self, agent: str, now: Instant, *, remember: bool = False) -> str | None:
-        """Why an agent may not start anything now; `remember`: look again when a limit allows."""
+        """The reason why an agent must not start a run now, else None.
+
+        `remember`: set a timer for the end of a rate limit.
+        """
         if agent not in self.config.agents:
             return f"agent `{agent}` is not configured any more"
         driver = self._driver_of(agent)
@@ -343,12 +382,13 @@ class Dispatcher:
         if free_at is not None:
             if remember:
                 self._timers.set(f"{RATE}:{agent}", free_at)
-            return f"{limit} runs within the last hour (limits.runs_per_hour); the next in {show_duration(free_at - now.mono)}"
+            return f"{limit} runs within the last hour (limits.runs_per_hour); the next may start in {show_duration(free_at - now.mono)}"
         return None
 
     def _due(self, step: Step, rest: str) -> None:
         del step
         row = self._ledger.one("dispatch", {"id": int(rest)})
+        # It may have been cancelled in the same step in which its timer came due.
         if row is not None and row["state"] == "queued":
             self._queue.add(row["agent"], row["id"], row["priority"])
 
@@ -366,7 +406,11 @@ class Dispatcher:
         usage: Usage | None = None,
         **facts: object,
     ) -> Ended:
-        """A run's whole tree is gone: its dispatch is finished, or, where `again`, waits for another attempt."""
+        """Record that a run's whole process tree has ended, and finish, block or requeue its dispatch.
+
+        `again`: whether another attempt is allowed. `resets`: when a limit ends, in seconds since the epoch. Further columns of
+        the ledger come as `facts`: `exit`, `signal`, `session`, `fault`, `finished`.
+        """
         dispatch = self._row(run["dispatch"])
         self._queue.end(run["agent"])
         if run["stop"] is not None and outcome in _NOT_AFTER_STOP:
@@ -379,13 +423,15 @@ class Dispatcher:
         limits = False
         if outcome == "limit" and settings is not None:
             driver = run["driver"] or settings.driver
-            until, limits = self.pauses.limit(driver, reason or "it does not say which", resets, now)
+            until, limits = self.pauses.limit(driver, reason or "the CLI does not name it", resets, now)
             wait = until - now.wall
             if again and self._may_wait(settings, dispatch, wait):
                 self._ledger.run("dispatch_limited", {**kept, "wait": wait, "reason": reason})
                 self._queue.add(run["agent"], dispatch["id"], dispatch["priority"])
                 return Ended(outcome, "queued", reason, wait, limits)
             reason = _too_long(settings, reason or "a limit", until, now)
+        # Only with a session: an attempt without one that reports `afresh` would repeat without end, for it costs no
+        # attempt.
         if outcome == "afresh" and again and settings is not None and dispatch["session"] is not None:
             self._ledger.run("dispatch_afresh", {"id": dispatch["id"], "reason": reason, "usage": used})
             self._queue.add(run["agent"], dispatch["id"], dispatch["priority"])
@@ -402,6 +448,7 @@ class Dispatcher:
             outcome, "failed"
         )
         if outcome == "start-failed":
+            # A failed start does not depend on the task, so it counts towards the pause of the agent.
             facts["fault"] = reason or outcome
         if outcome in retry.RETRIED and dispatch["tries"] > 1:
             reason = f"{reason or outcome} (after {dispatch['tries']} attempts)"
@@ -409,13 +456,16 @@ class Dispatcher:
         return Ended(outcome, state, reason, limits=limits)
 
     def _used(self, dispatch: Row, usage: Usage | None) -> str | None:
-        """What a dispatch has used with this run, as JSON."""
+        """The dispatch's usage including this run, as JSON; None if no run reported any."""
         before = Usage(**json.loads(dispatch["usage"])) if dispatch["usage"] else None
         found = sum_usage(before, usage)
         return None if found is None else json.dumps(asdict(found))
 
     def fail_limited(self, driver: str, now: Instant) -> list[int]:
-        """Fail what waits for a driver at its limit, of agents that would rather fail; returns what."""
+        """Fail the queued dispatches that must not wait for the end of a driver's limit (`on_limit`, `max_wait`).
+
+        Returns their ids; does nothing if the driver is at no limit.
+        """
         until, reason = self.pauses.until(driver, now), self.pauses.why("driver", driver)
         if until is None or reason is None:
             return []
@@ -424,7 +474,7 @@ class Dispatcher:
             settings = self.config.agents.get(row["agent"])
             if settings is None or settings.driver != driver:
                 continue
-            # What has met the limit itself has its wait counted already.
+            # A dispatch that met the limit itself was judged in `end`, where its wait was counted.
             if self._may_wait(settings, None, until - now.wall) or (
                 settings.on_limit == "wait" and self._row(row["id"])["limited"]
             ):
@@ -437,21 +487,22 @@ class Dispatcher:
 
     @staticmethod
     def _may_wait(settings: Agent, dispatch: Row | None, wait: float) -> bool:
-        """Whether a dispatch may wait so long for the end of a limit, on top of what it has waited for limits."""
+        """Whether a dispatch may wait `wait` more seconds for the end of a limit; earlier waits for limits count."""
         waited = (dispatch["limited"] or 0.0) if dispatch is not None else 0.0
         return settings.on_limit == "wait" and waited + wait <= settings.max_wait
 
     def alike(self, agent: str, now: Instant) -> str | None:
-        """What the agent's last dispatches failed of, if of the same and within an hour; else None."""
+        """The common fault of the agent's last ALIKE dispatches, if all ended with it within an hour; else None."""
         rows = self._ledger.all("last_faults", {"agent": agent, "since": now.wall - HOUR_S, "limit": ALIKE})
         if len(rows) < ALIKE or any(row["fault"] is None for row in rows):
             return None
-        # Ids of requests and moments differ each time.
+        # Words with digits are left out of the comparison: request ids and times differ in each message.
         faults = {tuple(word for word in _WORD.split(row["fault"]) if _PLAIN.fullmatch(word)) for row in rows}
         return None if len(faults) > 1 else str(rows[0]["fault"])
 
     def resume(self, name: str) -> list[str]:
-        """Start under a name again; returns the kinds that were paused under it."""
+        """End all pauses of a name; returns the kinds that were paused (`agent`, `driver`, `rule`, `handler`)."""
+        # Otherwise the next failure would pause the agent again, together with two failures from before the repair.
         self._ledger.run("forget_faults", {"agent": name})
         return self.pauses.resume(name)
 
@@ -463,9 +514,9 @@ class Dispatcher:
     # -- configuration ----------------------------------------------------------------------------------
 
     def reconfigure(self) -> dict[str, list[int]]:
-        """Another configuration is in force: dispatches of agents that are gone are blocked, of those that are back go on.
+        """Adapt the queue to a new configuration: block dispatches of removed agents, requeue those of agents that are back.
 
-        Returns what was blocked, by agent.
+        Returns the ids that were blocked, by agent. Idempotent.
         """
         config = self.config
         blocked: dict[str, list[int]] = {}
@@ -498,7 +549,7 @@ class Dispatcher:
         return blocked
 
     def is_idle(self) -> bool:
-        """Whether nothing is queued, running or due."""
+        """Whether no dispatch is queued or running and no retry timer is set."""
         return (
             not len(self._queue)
             and not self._queue.busy()
@@ -516,25 +567,29 @@ class Dispatcher:
 
 
 def _nothing(step: Step, rest: str) -> None:
-    """That it came due is enough: the step looks at what may start."""
+    """Does nothing: the timer only has to cause a step, and each step ends with a look at the queue."""
     del step, rest
 
 
 def _too_long(settings: Agent, reason: str, until: float, now: Instant) -> str:
-    """Why a dispatch does not wait for the end of a limit."""
+    """The reason of a dispatch that fails instead of waiting for the end of a limit."""
     if settings.on_limit == "fail":
         return reason
     return f"{reason}; it ends at {show_moment(until, now.wall)}, which is later than max_wait allows"
 
 
 def key_of(wish: Dispatch) -> str:
-    """The explicit key, else the subject, else the text (a long one by its hash). Replies are apart from all else."""
+    """The deduplication key: the explicit key, else the subject, else the text (a long text as its SHA-256).
+
+    Keys of replies have a prefix with the dispatch's id, so that a reply joins only replies to the same dispatch.
+    """
     key = wish.key or wish.subject
     if wish.reply_to is not None:
         return f"reply to {wish.reply_to}: {key_of(replace(wish, reply_to=None))}"
     if not key and len(wish.text) <= LONGEST_KEY_CHARS and "\n" not in wish.text.strip():
         key = wish.text.strip()
     if key:
-        # Words of somebody's are never a key of ours: work for a question, or for a phase, is nobody else's to join.
+        # A subject or text that looks like an internal key is quoted: its sender must not join the work of a phase or a
+        # question.
         return key if wish.key or not is_own_key(key) else f"“{key}”"
     return "sha256:" + hashlib.sha256(wish.text.encode("utf-8", "surrogateescape")).hexdigest()

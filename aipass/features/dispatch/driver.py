@@ -1,4 +1,4 @@
-"""The driver protocol: how one command-line agent is started, and what its output means."""
+"""The driver protocol: an adapter that starts one command-line agent (CLI) and interprets its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a driver is told about the run that it shall start."""
+    """The input of a driver: the run that it starts, or whose end it judges."""
 
     run: int
     dispatch: int
@@ -34,24 +34,25 @@ class Job:
     folder: Path
     prompt: str
     attempt: int
-    #: A folder of this agent's own, for what its CLI keeps: it is there, and stays from run to run.
+    #: A folder of this agent for the files of its CLI. It exists, and it is kept between runs.
     state: Path
-    #: Whether fence or wall stand around the run: then the CLI may be let do what it likes, and no sandbox of its own works.
+    #: Whether fence or wall (the sandboxes) are around the run. Then the CLI needs no permission prompts, and a sandbox
+    #: of its own cannot be nested inside.
     contained: bool = False
-    #: What an earlier attempt called its conversation, where it goes on with that; and what that has used so far.
+    #: The CLI's id of the conversation that this run continues, and the usage of that conversation so far.
     session: str | None = None
     used: Usage | None = None
-    #: The run's own TMPDIR, where it is contained; it goes with the run.
+    #: The TMPDIR of a contained run; it is removed with the run.
     tmp: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Something that a CLI needs in `job.state`: of the user's, such as its sign-in, and left out where the user has none;
-    or a file of ours, with `text`.
+    """A file or folder that a CLI needs in `job.state`: a `source` of the user, such as its sign-in, or a `text` of ours.
 
-    `name`: where in `job.state`. It leads to the user's file, whose content the run may write with `writable`; with `copied` it
-    is a copy, made anew when the user's is newer: for what a CLI writes as well, and must not change for the user.
+    `name` is the path in `job.state`. A source that does not exist is skipped. By default a link leads to the source, and
+    `writable` lets the run change its content. `copied` makes a copy instead, and a new one when the source is newer: for files
+    that the CLI writes and that must not change for the user.
     """
 
     name: str
@@ -63,10 +64,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start the agent. `env` is added to the run's environment; `stdin`: it reads the prompt there.
+    """The command that starts the agent. `env` is added to the run's environment; `stdin`: the prompt is its standard input.
 
-    `shares`: what of the user's it needs in `job.state`. `state`: folders outside the repository that are wholly this
-    CLI's; they are made where they are missing. `writes`: other folders that it must write.
+    `shares`: files that it needs in `job.state`. `state`: folders outside the repository that belong to this CLI alone; they are
+    created if they do not exist. `writes`: other folders outside the repository that it must write.
     """
 
     argv: tuple[str, ...]
@@ -79,7 +80,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a run's first process ended, and where its output lies."""
+    """The exit status, or the signal, of a run's first process, and the files with its output."""
 
     code: int | None
     signal: int | None
@@ -89,7 +90,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run used, where the CLI tells. Tokens are counts, cost is in US dollars."""
+    """The usage that a CLI reported for a run: numbers of tokens, and the cost in US dollars. None: not reported."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -97,7 +98,7 @@ class Usage:
 
 
 def sum_usage(*used: Usage | None) -> Usage | None:
-    """What several runs used together; None where none of them tells."""
+    """The total usage of several runs; None if no run reported any."""
     told = [one for one in used if one is not None]
     if not told:
         return None
@@ -113,15 +114,14 @@ def sum_usage(*used: Usage | None) -> Usage | None:
 class Outcome:
     """A driver's verdict, one of `OUTCOME_STATES`; `reason` says why in words, for every state but `succeeded`.
 
-    `afresh`: the conversation that it should go on with is lost; it begins anew without, which costs no attempt.
+    `afresh`: the CLI no longer knows the conversation; the dispatch starts again without it, which costs no attempt.
+    `overload`: the model's server is overloaded; aipass retries soon, with backoff. `limit`: a rate limit or usage limit of the
+    account is reached; no run of this driver starts before it ends, at `resets` (seconds since the epoch) if that is known.
+    `blocked`: the agent waits for a person: it asked a question, or a permission that it needed was refused.
 
-    `overload`: another attempt makes sense, soon. `limit`: a rate or usage limit of the account is reached, and nothing
-    else makes sense with this driver before it ends, at `resets` (seconds since the epoch) where that is told. `blocked`:
-    it waits for a person: it asked something, or was refused a permission that it needed.
-
-    `answer` is Markdown, or a file that holds it. `session`: what the CLI calls the conversation. `usage` is this run's.
-    `fault`: what kept it from working at all, whatever the task: no key, no such model. An agent whose dispatches fail of
-    the same fault again and again is paused.
+    `answer` is Markdown, or the path of a file with it. `session`: the CLI's id of the conversation. `usage`: of this run only.
+    `fault`: a cause that does not depend on the task, such as no API key or an unknown model. An agent whose dispatches fail
+    several times in a row with the same fault is paused.
     """
 
     state: str
@@ -133,44 +133,50 @@ class Outcome:
     fault: str | None = None
 
 
-#: Later than any limit ends (the year 5000), and more than anybody uses: what is beyond is a mistake, such as milliseconds.
+#: Upper bounds of a time (the year 5000) and of an amount. A larger value is a mistake, such as milliseconds for seconds.
 LAST_MOMENT, MOST = 95_617_584_000, 10**15
-#: A reason is read by people, in lists.
+#: A reason is shown to people in lists, so a longer one is cut.
 REASON_CHARS = 1000
-#: What an Outcome's state may be.
+#: The valid states of an Outcome.
 OUTCOME_STATES = ("succeeded", "failed", "overload", "limit", "afresh", "blocked")
-#: What a CLI may call a conversation: it comes back as one of its arguments.
+#: A valid id of a conversation. It becomes an argument of the CLI's next command, so it must not look like an option.
 SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """How one CLI is run. All methods are called in the engine's thread and must not wait for anything.
+    """The adapter of one CLI. All methods are called in the engine's thread and must not block.
 
-    Besides it may have:
+    Optional attributes:
 
-    - `program`: what `aipass init` and `aipass doctor` look for;
-    - `accounts`: names of environment variables, and files (`~/…`), of which any signs it in, for `aipass doctor`;
-    - `habits`: paths below the root that the CLI always tries to write and does without: their refusals are logged, and no notice is given;
-    - `handoff`: "write" where what it has written it has finished, else "exit";
-    - `briefed`: True where it is a model that shall be told who it is, and how to answer, ask and send;
-    - `session(stdout)`: the conversation's name, from the output of a run that was cut off, or None;
-    - `readable(line)`: one line of its output for eyes, or None for one that says nothing to them.
+    - `program`: the program that `aipass init` and `aipass doctor` search for;
+    - `accounts`: environment variables and files (`~/…`); any one of them signs the CLI in, for `aipass doctor`;
+    - `habits`: paths below the root that the CLI always tries to write but does not need: a refusal is an event, and no notice;
+    - `handoff`: "write" if a file is finished as soon as the CLI has written it, else "exit";
+    - `briefed`: True if the CLI is a model that needs to know its name and how to answer, ask and send;
+    - `session(stdout)`: the id of the conversation, from the output of an interrupted run, or None;
+    - `readable(line)`: one line of its output for people, or None for a line without information for them.
     """
 
     name: str
 
     def command(self, job: Job) -> Command:
-        """How to start the CLI for this job. What it raises is a failed start, with the message as its reason."""
+        """Return the command that starts the CLI for this job.
+
+        An exception is a failed start with its message as the reason.
+        """
         ...
 
     def outcome(self, job: Job, end: Exit) -> Outcome:
-        """What the ended run means. Only called for a run that ended by itself."""
+        """Return the meaning of an ended run. Called only for a run that exited by itself, not for a stopped or lost one."""
         ...
 
 
 def signed_in_by(accounts: Iterable[str], environ: Mapping[str, str]) -> str | None:
-    """The first of a driver's `accounts` that is there: a variable of `environ`, or a file of the user's. None is read."""
+    """The first of a driver's `accounts` that exists: a variable of `environ`, or a file of the user; else None.
+
+    No content is read: a key or token never enters the engine.
+    """
     for one in accounts:
         if "/" in one and Path(one).expanduser().exists():
             return one
@@ -180,37 +186,41 @@ def signed_in_by(accounts: Iterable[str], environ: Mapping[str, str]) -> str | N
 
 
 def how_to_sign_in(driver: object) -> str:
-    """What a person does where nothing signs a CLI in."""
+    """The instruction for a person whose CLI is not signed in."""
     name = getattr(driver, "program", None) or getattr(driver, "name", "")
     variable = next((one for one in getattr(driver, "accounts", ()) if "/" not in one), None)
     return f"run `{name}` once and sign in" + (f", or set {variable}" if variable else "")
 
 
 def prewrite_hook(dialect: str = "") -> str:
-    """The command line, for a shell, of the program that tells a CLI's hook why a file may not be written.
+    """The shell command for a CLI's pre-write hook, which explains to the model why a file must not be written.
 
-    It reads what the CLI tells its hooks (JSON with `tool_input`, or with `args`) and answers in the words of Claude Code
-    and Codex, or with the dialect `gemini` in that one's. It only explains: the fence enforces.
+    The program reads the hook's JSON (with `tool_input`, or with `args`) and answers in the format of Claude Code and Codex, or
+    with the dialect `gemini` in that of Gemini CLI. It only explains; the fence enforces.
     """
+    # `-I -S`: the hook runs before every write of the model, so its start must be fast, and it imports nothing from the
+    # tree.
     return shlex.join((sys.executable, "-I", "-S", prewrite.__file__, *((dialect,) if dialect else ())))
 
 
 def mail_hook() -> str:
-    """The command line, for a shell, of the program that hands a model its run's new messages after a tool call.
+    """The shell command for a CLI's hook after a tool call, which gives the model its run's new messages.
 
-    It reads what the CLI tells its hooks (JSON, of which only `hook_event_name` matters) and, where there is something to
-    tell, answers `{"hookSpecificOutput": {"hookEventName": …, "additionalContext": …}}`. Where no message has ever come it costs
-    the start of a shell.
+    The program reads the hook's JSON (only `hook_event_name` matters). If there are new messages it answers
+    `{"hookSpecificOutput": {"hookEventName": …, "additionalContext": …}}`, else nothing.
     """
     program = shlex.join((sys.executable, "-I", "-S", hook.__file__))
+    # Python starts only if the mail folder has a file: without one, each tool call costs only the start of a shell.
     look = f'for one in "$AIPASS_MAIL"/*.md; do [ ! -e "$one" ] || exec {program}; done'
     return shlex.join(("sh", "-c", look))
 
 
 def check_driver(driver: object) -> None:
-    """Raise PluginError, showing the plugin's own signature, unless `driver` has what a Driver has."""
+    """Raise PluginError, with the plugin's own signature, unless `driver` has the members of a Driver."""
     if not isinstance(driver, Driver) or not isinstance(driver.name, str):
-        raise PluginError(f"{driver!r} is no driver: it needs `name`, `command(job)` and `outcome(job, end)`")
+        raise PluginError(
+            f"{driver!r} is not a driver: it needs `name`, `command(job)` and `outcome(job, end)`"
+        )
     where = f"driver `{driver.name}`, "
     check_signature(driver.command, ("job",), where + "command")
     check_signature(driver.outcome, ("job", "end"), where + "outcome")
@@ -224,9 +234,9 @@ def check_driver(driver: object) -> None:
 
 
 def check_command(found: object) -> Command:
-    """`found`, if it is a sound Command; raises PluginError that names the field."""
+    """Return `found` if it is a valid Command; else raise PluginError that names the wrong field."""
     if not isinstance(found, Command):
-        raise PluginError(f"command returned {found!r:.200}; a Command is wanted")
+        raise PluginError(f"command returned {found!r:.200}; it must return a Command")
     _check("Command.argv", found.argv, _is_words, "a tuple of words, of which the first is the program")
     if not found.argv:
         raise PluginError("Command.argv is empty; its first word is the program")
@@ -237,14 +247,18 @@ def check_command(found: object) -> Command:
     _check("Command.state", found.state, _is_words, "a tuple of paths")
     _check("Command.writes", found.writes, _is_words, "a tuple of paths")
     for share in found.shares:
-        _check("Command.shares", share, _is_share, "a Share whose name lies in `job.state`")
+        # A name with `..` would let a driver's plugin place files outside the agent's folder.
+        _check("Command.shares", share, _is_share, "a Share whose name is a path inside `job.state`")
     return found
 
 
 def check_outcome(found: object) -> Outcome:
-    """`found` with its words cut to what people read, if it is a sound Outcome; raises PluginError that names the field."""
+    """Return `found`, with a shortened reason and fault, if it is a valid Outcome.
+
+    Otherwise raises PluginError with the name of the wrong field.
+    """
     if not isinstance(found, Outcome):
-        raise PluginError(f"outcome returned {found!r:.200}; an Outcome is wanted")
+        raise PluginError(f"outcome returned {found!r:.200}; it must return an Outcome")
     _check(
         "Outcome.state", found.state, lambda one: one in OUTCOME_STATES, f"one of {', '.join(OUTCOME_STATES)}"
     )
@@ -272,6 +286,7 @@ def _check(name: str, value: object, test: Callable[[Any], bool], wanted: str) -
 
 
 def _or_none(*types: type) -> Callable[[object], bool]:
+    # In Python a bool is an int; here it is a mistake.
     return lambda one: one is None or (isinstance(one, types) and not isinstance(one, bool))
 
 
@@ -300,17 +315,17 @@ def _is_words(found: object) -> bool:
     return isinstance(found, (tuple, list)) and all(_is_word(word) for word in found)
 
 
-#: How far back the last words of an output are looked for.
+#: Only this much of an output's end is read: a run may have written gigabytes, and the engine's thread must not block.
 TAIL_BYTES = 65_536
 
 
 def says(path: Path, words: str) -> bool:
-    """Whether the last 64 KB of an output file say this somewhere."""
+    """Whether the last 64 KB of an output file contain `words`."""
     return words in tail(path, lines=TAIL_BYTES, chars=TAIL_BYTES)
 
 
 def tail(path: Path, lines: int = 3, chars: int = 400) -> str:
-    """The last words of an output file in one line, for a reason; empty where there are none."""
+    """The last lines of an output file, joined into one line, as the text of a reason; empty if there is no output."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))

@@ -1,4 +1,4 @@
-"""The drivers that are installed, and who starts the processes: what the machine around offers to dispatches."""
+"""The installed drivers and the starter of processes, as one value that `Core.need` gives to the dispatch feature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Drivers:
-    """`by_name`: how each kind of CLI is run; `runner`: the supervisors, or a script in tests."""
+    """`by_name`: the adapter of each kind of CLI; `runner`: the supervisors, or a script in tests."""
 
     by_name: Mapping[str, Driver]
     runner: Runner

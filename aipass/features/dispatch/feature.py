@@ -1,4 +1,4 @@
-"""Dispatches (jobs): how the queue, its runs and their answers enter the engine, and what other features may use of them."""
+"""The dispatch (job) feature: registers the queue, the runs and the answers in the engine, and offers them to other features."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ HANDLER = "handler"
 
 
 class DispatchFeature:
-    """The feature, and its face."""
+    """The feature object that other features get by `core.need(DispatchFeature)`."""
 
     name = "dispatch"
     verbs = VERBS
     policy = ("answers",)
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Register actions, effects, verbs, views, timers and the runs source. Needs Drivers and OwnershipFeature."""
         self._core, self._ledger = core, core.ledger
         self._hooks: list[DispatchHook] = []
         drivers = core.need(Drivers).by_name
@@ -62,6 +62,7 @@ class DispatchFeature:
         core.switch = self
         ownership = core.need(OwnershipFeature)
         ownership.add_listener(self.launcher.set_territory)
+        # The engine writes the answers, but their cause is a run: so a rule on `outbox/` continues that run's chain (hops).
         ownership.add_authors(lambda path: self.outbox.answered(path) if path.startswith("outbox/") else None)
         for kind, apply in (
             (Dispatch, self._dispatch),
@@ -82,25 +83,33 @@ class DispatchFeature:
         core.add_start(start=self._start, ready=self.runs.adopt_all)
         core.add_reconfigure(self._reconfigure)
         core.add_prune(self.launcher.prune)
+        # A run that locks the ledger's file would stop the engine; only a supervisor can find and end such a process.
         core.when_locked.append(self._runner.end_lockers)
+        # The scripted runner of tests is not a source and has no supervisors to end.
         if isinstance(self._runner, Source):
             core.add_source(self._runner, never_waits=True)
         if hasattr(self._runner, "end"):
             core.when_gone.append(self._runner.end)
-
-        # -- for other features ----------------------------------------------------------------------------------------
         core.add_status("dispatch", partial(status.gather, core.layout), status.show)
 
+    # -- for other features --------------------------------------------------------------------------------------------
+
     def add_hook(self, hook: DispatchHook) -> None:
-        """Let a feature have its say about dispatches."""
+        """Add a hook that may refuse dispatches and observes them.
+
+        Hooks are called in the order in which they were added.
+        """
         self._hooks.append(hook)
 
     def add_numbers(self, first: int, take: Callable[[Step, dict[str, Any]], None]) -> None:
-        """What a supervisor says of commands with ids from `first` on is for another feature, up to the next that has asked for its own."""
+        """Pass supervisor messages about ids from `first` on to another feature, up to the next registered `first`."""
         self.runs.add_numbers(first, take)
 
     def cancel(self, step: Step, dispatch: int, reason: str, cause: int | None) -> Submitted:
-        """End a dispatch: a queued one now, a running one when its run was stopped."""
+        """Cancel a dispatch: a waiting one immediately, a running one when its run has stopped.
+
+        `cause`: the event, for its facts.
+        """
         done, run = self.dispatcher.cancel(dispatch, reason, step.now)
         if run is not None:
             step.effects.append(partial(self.launcher.stop, run, "cancelled", reason))
@@ -111,11 +120,11 @@ class DispatchFeature:
     # -- which handlers are disabled -------------------------------------------------------------------------------
 
     def why(self, handler: str) -> str | None:
-        """Why a handler is disabled."""
+        """The reason why a handler is disabled; None if it is not."""
         return self.dispatcher.pauses.why(HANDLER, handler)
 
     def disable(self, handler: str, reason: str, now: Instant) -> bool:
-        """Skip a handler from now on; whether that is news."""
+        """Skip a handler from now on; returns False if it was disabled already."""
         return self.dispatcher.pauses.add(HANDLER, handler, reason, now)
 
     # -- actions ---------------------------------------------------------------------------------------------------
@@ -131,6 +140,7 @@ class DispatchFeature:
         if done.dispatch is None:
             for hook in self._hooks:
                 hook.refused(step, event, action, done.text)
+            # The sender of a dropped file sees no reply; the note beside the file is the reply.
             if action.file is not None:
                 reject = Reject(action.file, done.text, "`aipass why` shows the chain that led here")
                 self._core.execute(step, event, reject)
@@ -142,7 +152,7 @@ class DispatchFeature:
             return Applied(done.text)
         about = {"file": action.file, "identity": action.identity, "sender": action.sender}
         about |= {"stem": action.stem, "outcome": done.text}
-        # A run that starts now reads a handed-over file by its path; a prompt stands in the ledger already.
+        # A run that starts in this step reads the file by its new path, so the move comes first. A prompt is in the ledger.
         return Applied(
             done.text, effect=Effect("inbox.take", about), before_starts="text" not in event.detail
         )
@@ -170,13 +180,15 @@ class DispatchFeature:
 
     def _resume(self, step: Step, event: Event, action: Resume) -> Applied:
         del event
+        # Inbox files that a disabled handler skipped get a second chance.
         if self.dispatcher.pauses.why(HANDLER, action.name) is not None:
             self._core.look_again(step)
         found = self.dispatcher.resume(action.name)
         for kind in found:
             step.withdraw(self._ledger, f"{kind} {action.name}")
         if "rule" in found:
-            # Whoever resumes it has seen how often it fired.
+            # The rule was paused because it fired too often. Its hourly count starts at 0, else it would be paused
+            # again immediately; the time in the ledger repeats that after a restart.
             self._fired.forget(f"rule {action.name}")
             self._ledger.run("set_meta", {"key": f"resumed.rule {action.name}", "value": str(step.now.wall)})
         if "driver" in found:
@@ -209,19 +221,25 @@ class DispatchFeature:
                 about["identity"],
             )
         except OSError as exc:
-            return Done(f"{outcome}; {about['file']} stays where it is: {exc}", failed=True)
+            return Done(
+                f"{outcome}; {about['file']} could not be moved and stays where it is: {exc}", failed=True
+            )
         if kept != "kept":
             return Done(f"{outcome}; {kept}")
         return Done(outcome, detail={"taken": [about["file"], about["identity"]]})
 
     def _taken(self, step: Step, pending: Pending, done: Done) -> None:
-        """It is not there any more: whatever comes under its name is news, the same file once more included."""
+        """Forget a file that was moved out of the inbox.
+
+        A new file of the same name, even an identical one, is a new event.
+        """
         del step, pending
         if "taken" not in done.detail:
             return
         path, identity = done.detail["taken"]
         folder, _, name = os.fsencode(path).rpartition(b"/")
         row = self._ledger.one("file", (folder, name))
+        # Only if no newer file has taken the name in the meantime.
         if row is not None and f"{row['ino']}:{row['size']}:{row['mtime']}" == identity:
             self._ledger.run("drop_file", (folder, name))
 
@@ -229,7 +247,8 @@ class DispatchFeature:
 
     def _start(self, step: Step) -> None:
         for row in self._ledger.all("pauses"):
-            if row["kind"] == HANDLER:  # a new engine may have new code
+            # A handler is disabled after repeated errors in its code, and a new engine may have loaded repaired code.
+            if row["kind"] == HANDLER:
                 self._ledger.run("drop_pause", {"name": row["name"], "kind": HANDLER})
                 self._core.look_again(step)
         self.dispatcher.pauses.load(step.now)
@@ -239,13 +258,15 @@ class DispatchFeature:
         for agent, blocked in self.dispatcher.reconfigure().items():
             numbers = ", ".join(map(str, blocked))
             step.notify(
-                self._ledger, f"`{agent}` is not configured any more, and its dispatches wait: {numbers}"
+                self._ledger,
+                f"`{agent}` is not configured any more, and its dispatches wait: {numbers}; configure it again, or cancel them",
             )
 
     def _load(self, now: Instant) -> None:
         self.dispatcher.load(now)
         self._fired.clear()
         for row in self._ledger.all("firings_since", {"since": now.wall - HOUR_S}):
+            # Firings from before a person resumed the rule do not count.
             if row["time"] <= float(self._ledger.meta(f"resumed.{row['handler']}") or 0):
                 continue
             self._fired.add(row["handler"], now.mono - max(0.0, now.wall - row["time"]))

@@ -1,4 +1,4 @@
-"""Files that were handed in: kept in the folder of their dispatch, if they are still what was seen."""
+"""Moves dropped files from the inbox to the folder of their dispatch, unless they have changed since the event."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger
     from aipass.workspace.layout import Layout
 
-_CHANGED = "it changed meanwhile; its new version is a request of its own"
+_CHANGED = "the file has changed since; the new version is a request of its own"
 
 
 def take(layout: Layout, ledger: Ledger, event: int, dispatch: int, path: str, identity: str | None) -> str:
-    """Move a handed-in file into its dispatch's folder, where it is kept; returns what became of it.
+    """Move a dropped file into its dispatch's folder; returns `kept`, or in words why it was not moved. Idempotent.
 
-    A file that changed since it was seen stays: its new version is a request of its own.
+    A file that has changed since the event stays: its new version is a request of its own. Raises OSError, for example if the
+    disk is full.
     """
     source = layout.root / path
     about = next(
@@ -33,20 +34,23 @@ def take(layout: Layout, ledger: Ledger, event: int, dispatch: int, path: str, i
         None,
     )
     if about is None:
-        return "it was handed in twice"
+        return "the file was dropped twice"
     told = json.loads(about)
     target, digest = layout.root / told["path"], told.get("sha256")
     held.make_folders(target.parent, layout.state)
     try:
         with held.above(source) as (folder, name), held.above(target) as (kept, new):
+            # After a crash the move may be done already.
             if not held.exists(kept, new):
                 if not _is_same(folder, name, identity, digest):
                     return _CHANGED
                 held.move(folder, name, kept, new)
                 if not _is_same(kept, new, identity, digest):
-                    # Saved anew between the look and the move: back it goes, unless a still newer one is there.
+                    # The file was saved again between the check and the move (race): move it back, unless a newer one
+                    # is there.
                     held.try_move(kept, new, folder, name)
                     return _CHANGED
+            # An earlier version may have been rejected; the note about it is outdated now.
             held.remove(folder, rejection_beside(source).name)
     except FileNotFoundError:
         return "kept" if target.exists() else "the file was taken away before it could be kept"
@@ -54,10 +58,11 @@ def take(layout: Layout, ledger: Ledger, event: int, dispatch: int, path: str, i
 
 
 def _is_same(folder: int, name: str, identity: str | None, digest: str | None) -> bool:
-    """Whether a file is the version that was seen. Its time may have been set since: then its content says it."""
+    """Whether a file is still the version of the event: by inode, size and time, else by its content."""
     found = identity_of(os.stat(name, dir_fd=folder, follow_symlinks=False))
     if identity is None or identity == str(found):
         return True
+    # A program may have set the file's time without changing it. A different size needs no look at the content.
     if digest is None or identity.split(":")[1] != str(found.size):
         return False
     hashed = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""What other features may do with dispatches: refuse them, say how long their chain is, and hear what became of them."""
+"""The hook by which other features refuse dispatches, set their chain length and ownership, and observe them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ if TYPE_CHECKING:
 
 
 class DispatchHook:
-    """Derive from it and override what matters; the rest does nothing. All of it is called inside the transaction."""
+    """Base class: override the methods that you need; the others do nothing.
+
+    All but `owns` are called inside the transaction.
+    """
 
     def refuses(self, step: Step, event: Event, wish: Dispatch) -> str | None:
-        """Why it may not be: the words are the answer to whoever asks."""
+        """Return the reason to refuse a requested dispatch, as text for its sender; None to allow it.
+
+        The first refusal counts.
+        """
 
     def hops(self, event: Event, wish: Dispatch) -> int | None:
-        """How many agents woke one another in the chain that leads here; None where it follows from the event's run."""
+        """Return the length of the chain of causes; None to derive it from the event's run."""
 
     def owns(self, dispatch: Row) -> Sequence[str] | None:
-        """What the work owns besides what its agent does, as patterns; None where it is no work of the feature's."""
+        """Return the patterns that the work owns besides its agent's `owns`; None if it is not work of this feature."""
 
     def submitted(self, step: Step, event: Event, wish: Dispatch, dispatch: int) -> None:
-        """It is a dispatch, or has joined one."""
+        """A request became a dispatch, or joined one."""
 
     def refused(self, step: Step, event: Event, wish: Dispatch, reason: str) -> None:
-        """It is none, and will be none."""
+        """A request was refused by the queue's rules; not called after a refusal by a hook."""
 
     def retried(self, step: Step, dispatch: int) -> None:
-        """A person, or the orchestrator, has it tried again."""
+        """A person or the orchestrator has queued a dispatch again."""

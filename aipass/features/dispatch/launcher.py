@@ -1,4 +1,7 @@
-"""Carries out in the world what the ledger has recorded. Everything here may be done a second time after a crash."""
+"""The launcher: starts, stops and judges the runs that the ledger has recorded. Every method is idempotent.
+
+The engine calls it after the commit, and again after a crash, when it cannot know how far the last call came.
+"""
 
 from __future__ import annotations
 
@@ -47,54 +50,62 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("aipass")
 
 CHECK_TIMEOUT_S = 3600.0
+#: The prompt while it is written; renamed when complete.
 PROMPT_HALF = f".{wire.PROMPT}.tmp"
 
 
 class Runner(Protocol):
-    """Who starts and stops processes: the supervisors, or a script in tests."""
+    """The interface to the processes: the supervisors, or a script in tests.
+
+    The methods only send a request; the result comes later, as a Report. They raise OSError or AipassError if no supervisor
+    can be reached.
+    """
 
     def start_run(self, message: dict[str, Any]) -> None:
-        """Have a run started."""
+        """Start a run; a second request for the same run is ignored."""
         ...
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
-        """Have a run stopped."""
+        """Stop a run's whole process tree; `why`: its outcome, `reason`: text for people."""
         ...
 
     def adopt(self, run: int, agent: str) -> None:
-        """Ask what became of a run."""
+        """Report the state of a run that an earlier engine started."""
         ...
 
     def set_territory(self, message: dict[str, Any]) -> None:
-        """Say who owns what from now on."""
+        """Enforce a new ownership table; `serial` in it grows with each table."""
         ...
 
     def end_lockers(self, files: Iterable[Path]) -> None:
-        """Have processes of runs ended that hold a lock on one of these files."""
+        """End the processes of runs that hold a lock on one of these files."""
         ...
 
 
 class NoRunner:
-    """Nobody: nothing is ever started."""
+    """A Runner that ignores every request, for engines that must not start processes."""
 
     def start_run(self, message: dict[str, Any]) -> None:
-        """Never."""
+        """Do nothing."""
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
-        """Never."""
+        """Do nothing."""
 
     def adopt(self, run: int, agent: str) -> None:
-        """Never."""
+        """Do nothing."""
 
     def set_territory(self, message: dict[str, Any]) -> None:
-        """Never."""
+        """Do nothing."""
 
     def end_lockers(self, files: Iterable[Path]) -> None:
-        """Never."""
+        """Do nothing."""
 
 
 class Launcher:
-    """Starts and stops the processes of one root, and says what the end of one means. All of it may be done a second time after a crash."""
+    """Starts and stops the processes of one root and interprets their ends. Used by the engine's thread, after the commit.
+
+    `verdict` is the exception: it is called inside the transaction.
+    """
 
     def __init__(
         self, core: Core, runner: Runner, drivers: Mapping[str, Driver], hooks: Sequence[DispatchHook]
@@ -104,13 +115,17 @@ class Launcher:
         self._environ = dict(core.environ)
         self._base: tuple[tuple[str, ...] | None, dict[str, str]] | None = None
         self.stop_waits_s = STOP_WAITS_S
-        # An older supervisor may still answer what the last engine asked.
+        # Starts above every serial number of an earlier engine, whose last table a supervisor may still confirm.
         self._serial = time.time_ns()
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def start(self, run: int) -> dict[str, Any] | None:
-        """Prepare a run's folder and have it started; for a start that fails here, its end as a supervisor would tell it."""
+        """Prepare a run's folder and ask the supervisor to start the run.
+
+        Returns None, or for a failed start the message by which a supervisor would report that end. A failed start is an
+        outcome of the run. Raises only if no supervisor can be reached: the caller then tries again.
+        """
         row, config = self._row("run", run), self._core.config()
         folder = self.layout.run(run)
         try:
@@ -118,7 +133,7 @@ class Launcher:
             self.layout.run_spool(run).mkdir(exist_ok=True, mode=0o700)
             furnished = [_furnished(hook, row, folder) for hook in self._core.run_hooks]
             job = self.job(row, prompt=True)
-            # By rename: after a crash this is done again, perhaps while the run is just opening it.
+            # By rename: after a crash the engine writes it again, perhaps while the run opens it.
             with open(
                 held.fresh(folder / PROMPT_HALF), "w", encoding="utf-8", errors="replace", newline=""
             ) as file:
@@ -127,7 +142,8 @@ class Launcher:
             home = self.layout.root / config.home(job.agent)
             held.make_folders(home, self.layout.root, mode=0o777)
             job.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # As it was chosen; the configuration may say another by now, and that is what judges it.
+            # The driver recorded with the run, which also judges its end: a reload may have changed the agent's driver
+            # since.
             command = check_command(self._drivers[row["driver"]].command(job))
             shares.furnish(job.state, command.shares, contained=job.contained)
             hops = self._row("dispatch", job.dispatch)["hops"]
@@ -143,6 +159,7 @@ class Launcher:
             }
             for more in furnished:
                 own |= more
+            # Without fence and wall there is nothing to specify; the supervisor then starts a plain process.
             active = layers.active(config)
             stands = grant.of_run(self.layout, config, job, command, active) if any(active) else None
             if stands is not None:
@@ -153,6 +170,7 @@ class Launcher:
             base = self._inherited(config.sandbox.env)
             env = environment.compose(base, self._environ, job.settings, command.env, own)
             argv = [str(word) for word in command.argv]
+            # Resolved by the run's own PATH, which the agent's settings may have changed, and not by the supervisor's.
             argv[0] = _program(argv[0], env["PATH"], job)
             message = {
                 "run": run,
@@ -169,6 +187,7 @@ class Launcher:
                 "waits": self.stop_waits_s,
                 "ground": stands,
             }
+            # Only to find out here if the message is too large or no JSON: that is a failed start, and no lost connection.
             wire.pack(message)
         except Exception as exc:  # noqa: BLE001 - a driver may raise anything; a failed start is an outcome
             reason = (
@@ -181,13 +200,16 @@ class Launcher:
         return None
 
     def _inherited(self, allowed: tuple[str, ...] | None) -> dict[str, str]:
-        """The part of every run's environment that is the same for all; worked out once."""
+        """The inherited part of every run's environment, cached until `sandbox.env` changes."""
         if self._base is None or self._base[0] != allowed:
             self._base = allowed, environment.inherited(self._environ, allowed)
         return self._base[1]
 
     def job(self, run: Row, *, prompt: bool = False) -> Job:
-        """What a driver is told about a run; with `prompt` that is made, else it is read as it was made."""
+        """The driver's input for a run.
+
+        `prompt`: compose a new prompt. Otherwise the prompt that the run was given is read from its folder.
+        """
         config = self._core.config()
         dispatch = self._row("dispatch", run["dispatch"])
         settings = config.agents[run["agent"]]
@@ -213,7 +235,7 @@ class Launcher:
         )
 
     def prompt(self, dispatch: Row, run: int | None, attempt: int, *, goes_on: bool) -> str:
-        """The whole prompt of an attempt; of one that has not begun where `run` is None."""
+        """The complete prompt of an attempt; `run` None: of one that has not started, as `aipass show` prints it."""
         name = None if run is None else self._row("run", run)["driver"]
         driver = self._drivers.get(name or self._core.config().agents[dispatch["agent"]].driver)
         briefed = bool(getattr(driver, "briefed", False))
@@ -222,15 +244,21 @@ class Launcher:
         )
 
     def _conversation(self, dispatch: Row, driver: str) -> tuple[str | None, Usage | None]:
-        """What a dispatch goes on with, and what that has used so far; another driver's conversation is none."""
+        """The session (conversation) that a dispatch continues, and the usage of it so far.
+
+        None if there is none for this driver.
+        """
         if dispatch["session"] is None:
             return None, None
         used: list[Usage] = []
         row: Row | None = dispatch
+        # A reply continues the session of the dispatch that it replies to, which may be a reply itself. Some CLIs
+        # report the usage of the whole session, so the driver needs the earlier part to subtract it.
         while row is not None:
             runs = self._ledger.all("runs_of", {"dispatch": row["id"]})
             ended = [run for run in runs if run["state"] == "ended"]
             if ended and ended[-1]["driver"] != driver:
+                # Another CLI cannot know this session's id.
                 return None, None
             if row["usage"]:
                 used.append(Usage(**json.loads(row["usage"])))
@@ -238,14 +266,17 @@ class Launcher:
         return dispatch["session"], sum_usage(*used)
 
     def set_territory(self, table: dict[str, Any], handed: list[dict[str, Any]]) -> None:
-        """Let the supervisors know who owns what from now on, and what was handed over by runs that live on."""
+        """Send the ownership table to the supervisors.
+
+        `handed`: files that live runs handed over, to which they lose write access.
+        """
         self._serial += 1
         self._runner.set_territory({"serial": self._serial, "table": table, "handed": handed})
         try:
-            # For the pre-write hooks of runs without a fence, which only explain.
+            # For the pre-write hooks of runs without a fence. They only explain, so a failure here weakens no protection.
             held.write_atomic(self.layout.state / TERRITORY, json.dumps(table))
         except OSError as exc:
-            logger.error("who owns what cannot be written for hooks", error=str(exc))
+            logger.error("the ownership table for pre-write hooks cannot be written", error=str(exc))
 
     def start_command(
         self,
@@ -256,21 +287,26 @@ class Launcher:
         folder: str | None = None,
         timeout_s: float = CHECK_TIMEOUT_S,
     ) -> None:
-        """Run commands one after the other, in the fence, under a number and a name that are no run's and no agent's; what they say stays in the
-        number's folder. `folder` is where they work and what they may write; left out: the root, and what git ignores there."""
+        """Run shell commands (a check) one after the other in the sandbox, up to the first that fails.
+
+        `run` and `name` must be those of no run and no agent. The output stays in the folder of the number `run`. `folder`: the
+        working folder, and all that the commands may write; None: they work in the root and may write the paths that git ignores.
+        """
         config = self._core.config()
         place = folder or str(self.layout.root)
         own = self.layout.run(run)
         own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # One process group and one output for all commands; each is echoed first, so that a reader sees which one failed.
         script = "exec 2>&1; " + "".join(
             f"echo {shlex.quote(f'$ {one}')}; sh -c {shlex.quote(one)} || exit; " for one in commands
         )
         active = layers.active(config)
         stands = grant.of_check(self.layout, config, run, active, folder) if any(active) else None
         env = dict(self._inherited(config.sandbox.env))
+        # GIT_OPTIONAL_LOCKS=0: a `git status` in a check must not take the lock of the index from a person or the engine.
         env |= {"PWD": place, "AIPASS_ROOT": str(self.layout.root), "GIT_OPTIONAL_LOCKS": "0"}
         if folder is not None:
-            # A repository around the checkout, which is none, would answer in its place.
+            # The checkout has no .git of its own: without this, git would find the repository around it.
             env["GIT_CEILING_DIRECTORIES"] = str(Path(folder).parent)
         if stands is not None:
             env |= grant.environment(Path(stands["tmp"], "cache"), stands["tmp"], own, fence=active.fence)
@@ -293,15 +329,18 @@ class Launcher:
         )
 
     def stop(self, run: int, why: str, reason: str) -> None:
-        """Have a run's whole tree stopped."""
+        """Ask the supervisors to stop a run's whole process tree; idempotent."""
         self._runner.stop_run(run, why, reason)
 
     def adopt(self, run: int, agent: str) -> None:
-        """Have the supervisors say what became of a run."""
+        """Ask the supervisors for the state of a run that an earlier engine started."""
         self._runner.adopt(run, agent)
 
     def verdict(self, run: Row, message: Mapping[str, Any]) -> Outcome:
-        """What an ended run means, written to its folder as `result.json`."""
+        """Judge an ended run by its driver, write `result.json` into its folder, and return the verdict.
+
+        Raises nothing: an error of the driver is a failed run.
+        """
         outcome = self._judge(run, message)
         answer: object = {"file": str(outcome.answer)} if isinstance(outcome.answer, Path) else outcome.answer
         record = {
@@ -318,7 +357,7 @@ class Launcher:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             held.write_atomic(folder / RESULT, json.dumps(record))
         except OSError as exc:
-            # That it ended is worth more than what it said.
+            # With a full disk the end of the run must still be recorded; only the answer's text is lost.
             logger.error("a run's result cannot be written", run=run["id"], error=str(exc))
         return outcome
 
@@ -327,12 +366,13 @@ class Launcher:
         if ended != "exited":
             return Outcome(ended, reason=message.get("reason"), session=self._session(run))
         folder = self.layout.run(run["id"])
-        driver = run["driver"]  # as it was started; the configuration may say another by now
+        # The driver that started the run: only it knows the format of the output, and a reload may have changed the agent's.
+        driver = run["driver"]
         if run["agent"] not in self._core.config().agents or driver not in self._drivers:
             return Outcome(
                 "failed",
                 folder / wire.STDOUT,
-                reason="its agent or driver is not configured any more, so nobody can say what its output means",
+                reason="its agent or driver is not configured any more, so its output cannot be interpreted; configure it again and retry",
             )
         end = Exit(message.get("exit"), message.get("signal"), folder / wire.STDOUT, folder / wire.STDERR)
         try:
@@ -345,7 +385,10 @@ class Launcher:
             )
 
     def _signed_out(self, driver: Driver, outcome: Outcome) -> Outcome:
-        """Where nothing worked and nothing signs the CLI in, the reason says so: a key that is exported later is not the engine's."""
+        """Add to the reason of a fault that the CLI is not signed in, if no account of it exists.
+
+        A key that a person exports after the engine's start does not reach the engine, so the advice includes a restart.
+        """
         accounts = getattr(driver, "accounts", ())
         if outcome.fault is None or not accounts or signed_in_by(accounts, self._environ):
             return outcome
@@ -353,7 +396,10 @@ class Launcher:
         return replace(outcome, reason=f"{outcome.reason}; {hint}" if outcome.reason else hint)
 
     def _session(self, run: Row) -> str | None:
-        """What a run that was cut off had called its conversation, as far as its driver can tell."""
+        """The session id from the output of an interrupted run, if its driver can find one.
+
+        The next attempt continues it.
+        """
         find = getattr(self._drivers.get(run["driver"]), "session", None)
         if find is None:
             return None
@@ -365,7 +411,10 @@ class Launcher:
         return found if isinstance(found, str) and SESSION.fullmatch(found) else None
 
     def prune(self, before: float) -> int:
-        """Remove the folders of runs and checks of before a moment (seconds since the epoch); returns how many."""
+        """Remove folders of runs, checks and quarantined files older than `before` (seconds since the epoch).
+
+        Returns how many were removed.
+        """
         removed, after = 0, 0
         quarantine = self.layout.quarantine
         tops = [
@@ -383,6 +432,7 @@ class Launcher:
         )
         for path in (*runs, *old):
             removed += self._core.remover.remove(path)
+        # In pages: a ledger of years has many runs, and only a few of them still have a folder.
         while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
             for row in rows:
                 after = row["id"]
@@ -398,7 +448,10 @@ class Launcher:
 
 
 def _furnished(hook: RunHook, row: Row, folder: Path) -> Mapping[str, str]:
-    """What a feature gives a run. Raises AipassError where it cannot."""
+    """The environment variables that a feature adds to a run.
+
+    Any exception of its hook becomes an AipassError with its name.
+    """
     try:
         return hook.furnish(row, folder)
     except (AipassError, OSError):
@@ -408,8 +461,9 @@ def _furnished(hook: RunHook, row: Row, folder: Path) -> Mapping[str, str]:
 
 
 def _program(name: str, path: str, job: Job) -> str:
-    """The program of a run as it is started. Raises AipassError where only the tree has it, and nobody named it there."""
+    """The path of a run's program. Raises AipassError if it is only in the tree and the configuration does not name it there."""
     found = programs.for_run(name, path, job.root)
+    # An agent could place a program of the CLI's name in a folder of the tree that is on PATH, and so run as another agent.
     if (
         job.settings.command is None
         and os.path.dirname(found)
@@ -422,7 +476,7 @@ def _program(name: str, path: str, job: Job) -> str:
 
 
 def _read_text(path: Path) -> str:
-    """A file's text; empty where there is none."""
+    """A file's text; empty if it cannot be read."""
     try:
         with held.open_regular(path) as file:
             return file.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")

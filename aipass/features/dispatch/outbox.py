@@ -1,4 +1,4 @@
-"""Answers: files in the outbox for everybody who asked."""
+"""The outbox: writes the answer of a dispatch as a file for each of its senders."""
 
 from __future__ import annotations
 
@@ -26,26 +26,30 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: An answer that could not be written is tried again after this.
+#: The pause before another try to write an answer, for example on a full disk.
 AGAIN_S = 5.0
-# A failed agent's output goes into its answer as far as a person reads.
+# How much of a failed run's output is put into its answer, where a person looks for the error.
 SHOWN_BYTES = 20_000
-#: So many answers are known as such; they are seen within moments.
+#: How many written answers are remembered; the filesystem source reports each within moments, so old ones are not needed.
 MOST_ANSWERS = 2000
 
 
 class Outbox:
-    """`outbox/<agent>/<stem>.<dispatch>.md`, and beside it the same as JSON."""
+    """Writes `outbox/<agent>/<stem>.<dispatch>.md` with the answer, and a `.json` record with its metadata beside it."""
 
     def __init__(self, core: Core) -> None:
         self._layout, self._ledger = core.layout, core.ledger
-        #: Answers that were written, with the run that they are of, and what tells them from what others put there.
+        #: By path of an answer: its run, and the identity of the file as written; a file with another identity is not
+        #: the answer.
         self._answers: dict[str, tuple[int, FileVersion]] = {}
         #: Called inside the transaction with the row of a dispatch whose answer was written, and the answer's path.
         self.listeners: list[Callable[[Step, Row, str], None]] = []
 
     def deliver(self, pending: Pending) -> Done | Again:
-        """Write the answer. An outbox that is full or read-only may not stay so: it is tried again."""
+        """Write the answer; returns its path, or `Again` after an OSError: a full disk or a read-only folder may be temporary.
+
+        Idempotent: after a crash the same files are written again.
+        """
         dispatch = pending.arguments["dispatch"]
         try:
             path = self._write(dispatch)
@@ -55,7 +59,7 @@ class Outbox:
         return Done(f"answered in {path}", detail={"answer": path, "dispatch": dispatch})
 
     def delivered(self, step: Step, pending: Pending, done: Done) -> None:
-        """Note where the answer is."""
+        """Record the answer's path in the ledger and call the listeners, inside the transaction."""
         del pending
         if done.detail.get("answer") is None:
             return
@@ -66,13 +70,14 @@ class Outbox:
                 listen(step, row, path)
 
     def _write(self, dispatch: int) -> str | None:
-        """Write the answer for everybody who asked; returns the first one's path, relative to the root."""
+        """Write one answer per file stem of the senders; returns the first path, relative to the root."""
         row = self._ledger.one("dispatch", {"id": dispatch})
         if row is None:
             raise AipassError(f"there is no dispatch {dispatch} to answer")
         senders = self._ledger.all("senders", {"dispatch": dispatch})
         runs = self._ledger.all("runs_of", {"dispatch": dispatch})
-        # What an earlier try said is not the answer to this one.
+        # A dispatch that was cancelled after `aipass retry`, before a new run, must not show the output of an earlier
+        # attempt.
         result = result_of(self._layout, runs[-1]["id"]) if runs and row["tries"] else {}
         folder = self._layout.outbox / row["agent"]
         held.make_folders(folder, self._layout.root, mode=0o777)
@@ -93,7 +98,7 @@ class Outbox:
                 "reason": row["reason"],
                 "usage": json.loads(row["usage"]) if row["usage"] else None,
             }
-            # The record first: whoever waits for the answer finds it there.
+            # The record first: a program that waits for the answer's file can then read the record.
             beside = answer.with_name(answer.name.removesuffix(".md") + ".json")
             _put(beside, (json.dumps(record, indent=2) + "\n").encode())
             self._put_answer(answer, row, result)
@@ -109,7 +114,10 @@ class Outbox:
             self._answers.pop(next(iter(self._answers)))
 
     def answered(self, path: str) -> int | None:
-        """The run that a file of the outbox is the answer of, as it was written; a chain goes on through it."""
+        """The run whose answer a file of the outbox is; None if it is no answer, or was changed since.
+
+        Rules on the outbox continue that run's chain of causes, so an endless loop of agents meets `limits.hops`.
+        """
         run, identity = self._answers.get(path, (None, None))
         try:
             return (
@@ -118,7 +126,7 @@ class Outbox:
                 else None
             )
         except OSError:
-            return run
+            return run  # removed since: the event is still about the answer
 
     def _put_answer(self, path: Path, row: Row, result: Mapping[str, Any]) -> None:
         answer = result.get("answer") or ""
@@ -149,7 +157,7 @@ def _read_end(path: Path) -> bytes:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Write a file whole, durably and by rename."""
+    """Write a file atomically (by rename) and durably (fsync)."""
     with held.replacing(path) as file:
         file.write(data)
 
@@ -159,9 +167,10 @@ def _put_copy(path: Path, source: Path) -> None:
         try:
             content = held.open_regular(source)
         except OSError:
-            return  # somebody removed or replaced it: the answer is empty, its record says how it ended
+            # The output was removed, or replaced by a link: the answer stays empty, and its record still has the outcome.
+            return
         with content:
             if not held.copy(content, file, MAX_ANSWER_BYTES):
                 file.write(
-                    f"\n\n[cut at {MAX_ANSWER_BYTES // 1_000_000} MB; all of it is in {source}]\n".encode()
+                    f"\n\n[cut at {MAX_ANSWER_BYTES // 1_000_000} MB; the complete output is in {source}]\n".encode()
                 )

@@ -1,6 +1,6 @@
-"""What is paused: agents, rules and handlers until somebody resumes them, a driver at its limit until that ends by itself.
+"""The pauses: agents, rules and handlers until a person resumes them, and drivers at a rate limit until the limit ends.
 
-A limit that has ended lets one run try; the others follow when that has not met it again.
+When a limit should have ended, one trial run starts first; the others follow if it did not meet the limit again.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger
 
 LIMIT = "limit"
-#: How long a limit is waited for that does not say when it ends: each time in a row twice as long.
+#: The wait for a limit without a known end: it doubles each time in a row (exponential backoff), up to the longest.
 FIRST_WAIT_S, LONGEST_WAIT_S = 300.0, 3600.0
-#: A moment that a CLI names may have passed by a little when its run has ended, and its clock may differ from ours.
+#: The end that a CLI names may have passed when its run ends, and the clocks of server and machine may differ.
 LEAST_WAIT_S = 5.0
-#: Whatever a CLI says: then one run tries, which costs little. Weekly limits are the longest that are known.
+#: The longest pause, in case a CLI's end was misread: one trial run costs little. Weekly limits are the longest known ones.
 LONGEST_LIMIT_S = 8 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class ActivePause:
-    """Nothing starts under a name. A limit has an `until`, by the wall's clock, and is `due` then on the monotonic one."""
+    """The pause of one name. A limit has an end: `until` on the wall clock, and `due`, the same on the monotonic clock."""
 
     reason: str
     since: float
@@ -34,39 +34,46 @@ class ActivePause:
     due: float = 0.0
 
     def holds(self, now: Instant) -> bool:
-        """Whether it holds still. Whichever clock says first that a limit is over: the one stands still in a suspended
-        machine, the other may be set.
-        """
+        """Whether the pause is in force: without an end, or before it on both clocks."""
+        # The first clock that passes the end decides: the monotonic one stops while the machine sleeps, the wall clock
+        # can be set.
         return self.until is None or (now.mono < self.due and now.wall < self.until)
 
 
 class Pauses:
-    """The ledger's pauses, remembered by kind and name."""
+    """The pauses of the ledger, cached by kind (`agent`, `driver`, `rule`, `handler`) and name.
+
+    Used inside the transaction.
+    """
 
     def __init__(self, ledger: Ledger, timers: Timers) -> None:
         self._ledger, self._timers = ledger, timers
         self._all: dict[tuple[str, str], ActivePause] = {}
-        #: Drivers whose limit should have ended, and the run that tries whether it has (None: it is just being chosen).
+        #: Drivers whose limit should have ended, with the trial run (None: chosen in this step, not yet recorded).
         self._trials: dict[str, int | None] = {}
 
     def load(self, now: Instant) -> None:
-        """Remember what the ledger knows."""
+        """Rebuild the cache, the timers and the trial runs from the ledger; idempotent."""
         self._all.clear()
         for row in self._ledger.all("pauses"):
             due = 0.0
             if row["until"] is not None:
-                # A clock that was set back must not make it longer.
+                # A wall clock that was set back must not lengthen the pause.
                 due = now.mono + max(0.0, min(row["until"] - now.wall, row["until"] - row["since"]))
                 self._timers.set(f"{LIMIT}:{row['name']}", due)
             self._all[row["kind"], row["name"]] = ActivePause(row["reason"], row["since"], row["until"], due)
         self._trials.clear()
         for run in self._ledger.all("live_runs"):
             pause = self._all.get(("driver", run["driver"]))
+            # During a limit nothing starts, so a live run that is younger than the pause is the trial run.
             if pause is not None and pause.until is not None and run["created"] >= pause.since:
                 self._trials[run["driver"]] = run["id"]
 
     def add(self, kind: str, name: str, reason: str, now: Instant) -> bool:
-        """Start nothing under this name until somebody resumes it; whether that is new."""
+        """Pause a name until a person resumes it; returns False if it was paused that way already.
+
+        Replaces a driver's limit.
+        """
         before = self._all.get((kind, name))
         if before is not None and before.until is None:
             return False
@@ -74,17 +81,17 @@ class Pauses:
         return True
 
     def limit(self, driver: str, reason: str, resets: float | None, now: Instant) -> tuple[float, bool]:
-        """Start nothing with this driver until its limit ends, at `resets` if that is known; returns when, and whether
-        that is news.
+        """Pause a driver until its limit ends, at `resets` if that is known; returns the end, and whether a new limit began.
 
-        Both moments are seconds since the epoch. A pause that a person made stays as it is; a limit never becomes shorter,
-        and one that is met again when it should have ended is waited for twice as long as before, up to an hour.
+        Times are seconds since the epoch. A pause by a person is not changed. A limit in force is never shortened; one that is
+        met again after its end doubles the last wait, up to an hour.
         """
         before = self._all.get(("driver", driver))
         resets = None if resets is None else min(resets, now.wall + LONGEST_LIMIT_S)
         self._trials.pop(driver, None)
         if before is not None and before.until is None:
             return max(resets or 0.0, now.wall + FIRST_WAIT_S), False
+        # Several runs of the driver meet the same limit, each with its own message: the latest end counts.
         if before is not None and before.until is not None and before.holds(now):
             until = max(before.until, resets or 0.0)
             is_news = False
@@ -97,18 +104,24 @@ class Pauses:
         return until, is_news
 
     def try_one(self, driver: str, now: Instant) -> None:
-        """A run of this driver is chosen: where its limit should have ended, the others wait for what comes of it."""
+        """Note that a run of this driver was chosen.
+
+        If a limit should have ended, it is the trial run and all others wait for it.
+        """
         pause = self._all.get(("driver", driver))
         if pause is not None and not pause.holds(now):
             self._trials[driver] = None
 
     def begun(self, driver: str, run: int) -> None:
-        """The run that was chosen has this id."""
+        """Note the id of the chosen trial run."""
         if driver in self._trials and self._trials[driver] is None:
             self._trials[driver] = run
 
     def ended(self, driver: str, run: int, now: Instant, *, proves: bool) -> bool:
-        """A run has ended; whether it was the one that tried, and `proves` that the limit is over."""
+        """Note the end of a run; returns whether it ended a limit.
+
+        It does if it was the trial run and `proves` is True: the model has answered.
+        """
         if self._trials.get(driver, 0) != run:
             return False
         del self._trials[driver]
@@ -116,21 +129,21 @@ class Pauses:
         return proves and pause is not None and not pause.holds(now) and bool(self._drop("driver", driver))
 
     def resume(self, name: str) -> list[str]:
-        """Start under this name again; returns the kinds that were paused under it."""
+        """End all pauses of a name; returns their kinds."""
         return [kind for kind, one in list(self._all) if one == name and self._drop(kind, name)]
 
     def why(self, kind: str, name: str) -> str | None:
-        """Why something is paused; None where it is not."""
+        """The reason of a pause; None if the name is not paused."""
         pause = self._all.get((kind, name))
         return None if pause is None else pause.reason
 
     def until(self, driver: str, now: Instant) -> float | None:
-        """When a driver that is at its limit now is tried again, in seconds since the epoch; else None."""
+        """The end of the limit that a driver is at now, in seconds since the epoch; else None."""
         pause = self._all.get(("driver", driver))
         return pause.until if pause is not None and pause.holds(now) else None
 
     def obstacle(self, kind: str, name: str, now: Instant) -> str | None:
-        """Why nothing may be started under this name now."""
+        """The reason, for people, why nothing may start under this name now; None if nothing prevents it."""
         pause = self._all.get((kind, name))
         if pause is None:
             return None
@@ -138,9 +151,9 @@ class Pauses:
             return f"{kind} `{name}` is paused: {pause.reason}; `aipass resume {name}` ends that"
         if pause.holds(now):
             moment = show_moment(pause.until, now.wall)
-            return f"{name} has reached a limit: {pause.reason}; it is tried again at {moment}, or at once with `aipass resume {name}`"
+            return f"{name} has reached a limit: {pause.reason}; it is tried again at {moment}, or immediately with `aipass resume {name}`"
         return (
-            f"{name} had reached a limit, and one run tries first whether that has ended"
+            f"{name} had reached a limit; one trial run first tests whether the limit has ended"
             if name in self._trials
             else None
         )

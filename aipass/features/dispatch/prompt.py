@@ -1,4 +1,4 @@
-"""A dispatch's prompt, composed of what its senders said. Pure."""
+"""Composes a dispatch's prompt from the texts of its senders. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 
 HUMAN = "human"
-#: A line that would say whose the words below it are, whatever letters nobody sees stand in it.
+#: The separator line `NAME also asks:`. With it an agent's text could pass the lines below it off as another sender's
+#: (spoofing).
 _SPEAKING = re.compile(r"also\s*asks", re.IGNORECASE)
-#: The newest are told; the rest is in the run's folder.
+#: How many of the newest refused writes are shown; the complete list is in the run's folder.
 REFUSALS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one sender said, and the file that came with it: path relative to the root, type, size."""
+    """The text of one sender, and the file that came with it: path relative to the root, MIME type, size in bytes."""
 
     sender: str
     text: str
@@ -34,11 +35,12 @@ class Part:
 
 
 def compose(parts: Iterable[Part]) -> str:
-    """The first text as it is; each different one after it under its sender's name."""
+    """The prompt: the first text unchanged, then each different text under its sender's name; equal texts appear once."""
     said: list[str] = []
     prompt = ""
     for part in parts:
         text = _with_file(part)
+        # People are trusted to quote such a line on purpose.
         if part.sender != HUMAN:
             text = _for_itself(text)
         if text in said:
@@ -49,14 +51,16 @@ def compose(parts: Iterable[Part]) -> str:
 
 
 def _for_itself(text: str) -> str:
-    """An agent's words, with which it speaks for nobody else."""
+    """An agent's text with each line quoted that looks like the separator of another sender."""
     if _SPEAKING.search(_seen(text)) is None:
         return text
     return "\n".join(f"> {line}" if _SPEAKING.search(_seen(line)) else line for line in text.splitlines())
 
 
 def _seen(text: str) -> str:
-    """What a reader sees of the letters, all blanks alike."""
+    """The text as a reader sees it, with every kind of space as a plain one."""
+    # Invisible characters, and variants that look alike (NFKC), would otherwise hide the separator from the check but
+    # not from a model.
     return "".join(
         " " if one.isspace() or unicodedata.category(one) == "Zs" else one
         for one in unicodedata.normalize("NFKC", text)
@@ -65,13 +69,16 @@ def _seen(text: str) -> str:
 
 
 def joined(parts: Iterable[str]) -> str:
-    """What there is of the parts, one below the other."""
+    """The parts that are not empty, separated by a Markdown rule; a single part stays unchanged."""
     said = [part for part in parts if part.strip()]
     return said[0] if len(said) == 1 else "\n---\n\n".join(_closed(part) for part in said)
 
 
 def with_refusals(prompt: str, run: int, refused: str) -> str:
-    """The prompt, and what the fence refused the agent in its last run; `refused` as `$AIPASS_DENIED` had it."""
+    """The prompt with the writes that the fence refused in the agent's last run.
+
+    `refused`: the content of its `$AIPASS_DENIED`.
+    """
     lines = refused.splitlines()[-REFUSALS_SHOWN:]
     if not lines:
         return prompt
@@ -80,7 +87,7 @@ def with_refusals(prompt: str, run: int, refused: str) -> str:
 
 
 def part_of(row: Row) -> Part:
-    """A sender's row as a part of the prompt."""
+    """A sender's row as a part of the prompt; a file whose text is the prompt itself is not named."""
     file = None
     if row["file"]:
         found = json.loads(row["file"])

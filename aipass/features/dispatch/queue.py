@@ -1,4 +1,7 @@
-"""The queue in memory: who is next. Pure; the ledger holds the truth and its constraints stand behind every rule here."""
+"""The queue in memory: it decides which dispatches (jobs) start next. Pure: no I/O.
+
+The ledger is the authority: its unique indexes enforce each of these rules a second time.
+"""
 
 from __future__ import annotations
 
@@ -12,60 +15,64 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, order=True)
 class QueueRank:
-    """A place in the queue: larger priority first, then the order of asking."""
+    """A position in the queue: larger priority first, then the order of the requests."""
 
     rank: int
     dispatch: int
 
     @classmethod
     def of(cls, priority: int, dispatch: int) -> QueueRank:
-        """The place of a dispatch."""
+        """The position of a dispatch with this priority."""
         return cls(-priority, dispatch)
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many runs there may be at once: on the machine, and of each driver (missing: no limit of its own)."""
+    """The largest number of simultaneous runs: on the machine, and of each driver (no entry: only the machine's limit)."""
 
     machine: int
     drivers: dict[str, int]
 
 
 class Queue:
-    """Waiting dispatches by agent, and the agents that are busy."""
+    """The waiting dispatches of each agent, and the agents with a live run (at most one each)."""
 
     def __init__(self) -> None:
+        #: A heap per agent. Entries of dispatches that were removed or got another priority stay in it until they are
+        #: at its top.
         self._waiting: dict[str, list[QueueRank]] = {}
+        #: The valid position of each waiting dispatch; a heap entry that differs from it is outdated.
         self._place: dict[int, tuple[str, QueueRank]] = {}
+        #: Agents with a live run, and the driver of that run.
         self._busy: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._place)
 
     def add(self, agent: str, dispatch: int, priority: int) -> None:
-        """Let a dispatch wait; one that waits already gets its new priority."""
+        """Add a dispatch; one that already waits gets the new priority."""
         place = QueueRank.of(priority, dispatch)
         self._place[dispatch] = agent, place
         heapq.heappush(self._waiting.setdefault(agent, []), place)
 
     def remove(self, dispatch: int) -> None:
-        """Let a dispatch wait no longer."""
+        """Remove a dispatch; does nothing if it does not wait here."""
         self._place.pop(dispatch, None)
 
     def is_waiting(self, dispatch: int) -> bool:
-        """Whether a dispatch waits here."""
+        """Whether a dispatch is in the queue; one that waits for its retry timer is not."""
         return dispatch in self._place
 
     def begin(self, agent: str, driver: str) -> None:
-        """A run of `agent` lives."""
+        """Mark an agent as busy, with the driver of its live run."""
         self._busy[agent] = driver
 
     def end(self, agent: str) -> None:
-        """It lives no longer."""
+        """Mark an agent as free."""
         self._busy.pop(agent, None)
 
     def busy(self) -> dict[str, str]:
-        """Agents with a living run, and its driver."""
+        """The agents with a live run, each with its driver; a copy."""
         return dict(self._busy)
 
     def choose(
@@ -75,9 +82,10 @@ class Queue:
         obstacle: Callable[[str], str | None],
         waiting: Collection[str] = (),
     ) -> list[tuple[str, int]]:
-        """Agents and dispatches that start now, in order; they are taken out and their agents are busy.
+        """Take out the dispatches that start now, mark their agents as busy, and return both in the order of the queue.
 
-        `obstacle` says why an agent may not start anything now, or None. The runs of agents that are `waiting` take no place.
+        `obstacle` returns the reason why an agent must not start now, or None. Runs of `waiting` agents do not count against
+        the capacity.
         """
         at_work = [driver for agent, driver in self._busy.items() if agent not in waiting]
         free = capacity.machine - len(at_work)
@@ -96,6 +104,8 @@ class Queue:
         while heads and free > 0:
             place, agent = heapq.heappop(heads)
             driver = driver_of(agent)
+            # `obstacle` comes last: after a limit, the agent without an obstacle becomes the driver's only trial run,
+            # so it must not be asked about an agent that has no free place.
             if (
                 used.get(driver, 0) >= capacity.drivers.get(driver, capacity.machine)
                 or obstacle(agent) is not None

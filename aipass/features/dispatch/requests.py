@@ -1,4 +1,4 @@
-"""What may be asked for about dispatches: `send`, `cancel`, `retry`, `resume`."""
+"""The request verbs of dispatches (jobs): `send`, `cancel`, `retry`, `resume`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ if TYPE_CHECKING:
 
 
 def send(request: Request) -> Iterable[Action]:
-    """Work for an agent."""
+    """Give work to an agent: returns one `Dispatch`, or a refusal.
+
+    Refused are an unknown agent, an empty text, a reserved key, and a reply to an unknown dispatch.
+    """
     fields, view, agent = request.fields, request.view, request.agent
     target, text, reply_to = fields["agent"], fields["text"], fields.get("reply_to")
     if view.agent(target) is None:
         return request.no_agent(target)
     if not text.strip():
-        return request.refuse("there is nothing to say; give a text", 2)
+        return request.refuse("the text is empty; give a text", 2)
     key = str(fields.get("key") or "")
+    # With the key of a phase or a question a sender could join that work and add text to its prompt.
     if is_own_key(key):
-        return request.refuse(f"`{key[:60]}` is a key of aipass's own; give the work another one", 2)
+        return request.refuse(f"`{key[:60]}` is a key of aipass's own; choose another key", 2)
     before = None if reply_to is None else view.resolve(reply_to)
     if reply_to is not None and before is None:
         return request.refuse(f"there is no dispatch `{reply_to}` to reply to", 1)
@@ -35,8 +39,9 @@ def send(request: Request) -> Iterable[Action]:
             text=text,
             subject=fields.get("subject"),
             key=fields.get("key"),
-            # An agent's work comes before no person's.
+            # Agents cannot put their work before that of people.
             priority=priority if agent is None else min(0, priority),
+            # For an agent's request the sender is always the agent: it must not speak in another name.
             sender=agent or fields.get("sender") or "human",
             reply_to=before,
             request=request.id,
@@ -47,7 +52,7 @@ def send(request: Request) -> Iterable[Action]:
 
 
 def cancel(request: Request) -> Iterable[Action]:
-    """End a dispatch."""
+    """Cancel a dispatch, with the requester in the reason."""
     dispatch = request.view.resolve(request.fields["id"])
     if dispatch is None:
         return _no_dispatch(request)
@@ -56,13 +61,13 @@ def cancel(request: Request) -> Iterable[Action]:
 
 
 def retry(request: Request) -> Iterable[Action]:
-    """Queue a dispatch again."""
+    """Queue a finished, blocked or waiting dispatch again."""
     dispatch = request.view.resolve(request.fields["id"])
     return _no_dispatch(request) if dispatch is None else [Retry(dispatch, request.id)]
 
 
 def resume(request: Request) -> Iterable[Action]:
-    """End a pause."""
+    """End all pauses of a name: agent, driver, rule or handler."""
     return [Resume(request.fields["name"], request.id)]
 
 

@@ -1,4 +1,4 @@
-"""What a run left in its folder at its end, as `result.json`: read with limits, for an agent may have put anything there."""
+"""The results of ended runs: `result.json` in a run's folder, read with size limits, because an answer may be of any size."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from aipass.workspace.layout import Layout
 
 RESULT = "result.json"
-#: Ends of a run, or of a check, that say nothing of its work.
+#: Outcomes of a run, or of a check, that are no verdict on its work.
 INTERRUPTED = frozenset(("lost", "killed"))
-# No answer that anybody reads is longer; a run's output may be anything, and have holes that are no bytes on the disk.
+# No person reads a longer answer. A run's output may be a sparse file, whose size says nothing about the disk it needs.
 MAX_ANSWER_BYTES = 20_000_000
-#: Of an answer, for a summary.
+#: How much of an answer a summary uses.
 _READ_BYTES = 20_000
 
 
 def result_of(layout: Layout, run: int) -> dict[str, Any]:
-    """What a run came to; empty where nothing can be read."""
+    """The content of a run's `result.json`; empty if it is missing or no JSON object."""
     try:
         found = json.loads(held.read(layout.run(run) / RESULT, 2 * MAX_ANSWER_BYTES))
     except (OSError, ValueError):
@@ -31,14 +31,14 @@ def result_of(layout: Layout, run: int) -> dict[str, Any]:
 
 
 def said(layout: Layout, ledger: Ledger, dispatch: int) -> str:
-    """What a dispatch's last run said at its end, as far as it is short; empty where that is nothing."""
+    """The beginning of the answer of a dispatch's last run; empty if there is none."""
     runs = ledger.all("runs_of", {"dispatch": dispatch})
     found = result_of(layout, runs[-1]["id"]).get("answer") if runs else None
     return words(Path(found["file"]) if isinstance(found, dict) else found)
 
 
 def words(answer: str | Path | None) -> str:
-    """The beginning of an answer; empty where there is none."""
+    """An answer as text; of a file only the first 20 KB. Empty if there is none, or if the file cannot be read."""
     if isinstance(answer, Path):
         try:
             with held.open_regular(answer) as file:

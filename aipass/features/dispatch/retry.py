@@ -1,22 +1,23 @@
-"""When another attempt is made: exponential backoff with jitter, the same for the same attempt."""
+"""The delay before another attempt: exponential backoff with jitter, deterministic for each attempt."""
 
 from __future__ import annotations
 
 import zlib
 
-#: A model's server that is overloaded has been asked several times by the CLI itself.
+#: An overloaded server has a longer first wait: the CLI itself has already asked it several times.
 BASE_S, OVERLOAD_BASE_S = 1.0, 20.0
 FACTOR = 3.0
 LONGEST_S = 300.0
-#: Share by which a wait is spread, so that many that failed together do not come back together.
+#: The share by which a wait varies, so that dispatches that failed together do not start again together.
 JITTER = 0.2
 
-#: Ends of a run after which another attempt makes sense; an agent that reported failure is believed.
+#: Outcomes of a run that are retried. `failed` is not one: the agent has worked and reported a failure.
 RETRIED = frozenset(("lost", "start-failed", "overload"))
 
 
 def delay_s(dispatch: int, attempt: int, outcome: str = "lost") -> float:
     """Seconds to wait after the failed `attempt` (1, 2, …) of a dispatch, which ended with `outcome`."""
+    # A hash instead of a random number: a step that is repeated after a failed commit computes the same time.
     base = OVERLOAD_BASE_S if outcome == "overload" else BASE_S
     wait = min(LONGEST_S, base * FACTOR ** min(attempt - 1, 20))
     share = zlib.crc32(f"{dispatch}:{attempt}".encode()) / 0xFFFFFFFF
@@ -24,5 +25,8 @@ def delay_s(dispatch: int, attempt: int, outcome: str = "lost") -> float:
 
 
 def is_retried(outcome: str, tries: int, retries: int) -> bool:
-    """Whether a run that ended with `outcome`, the try number `tries` since it was asked for, is followed by another."""
+    """Whether a run that ended with `outcome` is followed by another attempt.
+
+    `tries`: attempts since the last request or retry.
+    """
     return outcome in RETRIED and tries <= retries

@@ -1,4 +1,4 @@
-"""The engine's side of runs: begins them, asks after them, and turns what supervisors report into facts."""
+"""The engine's side of runs: starts them, adopts those of an earlier engine, and turns supervisor reports into facts."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-# A supervisor that cannot be reached, or an agent's lock that is not free yet, is tried again after this.
+# The pause before another try if a supervisor cannot be reached or an agent's lock is not free yet.
 TRY_AGAIN_S = 0.5
-# And one that a bug keeps from starting after this.
+# The pause after a bug, which another try would most likely meet again, with one crash report each.
 BUG_PAUSE_S = 60.0
 START, ADOPT = "start", "adopt"
-# An agent that is refused so often in a row does not understand what it may do.
+# An agent with this many refused writes in a row does not understand what it may write: a person should know.
 MANY_REFUSALS = 10
 SOURCE = "runs"
-#: Ends of a run that show that its driver's limit is over: the model has answered.
+#: Outcomes which show that a driver's limit is over, because the model has answered.
 PROVES = frozenset(("succeeded", "failed", "blocked"))
 
 
 class Runs:
-    """Runs that the ledger believes to live."""
+    """Controls the live runs. `begin` and `adopt_all` act after the commit.
+
+    All other methods run inside the transaction.
+    """
 
     def __init__(
         self, core: Core, dispatcher: Dispatcher, launcher: Launcher, drivers: Mapping[str, Driver]
@@ -51,9 +54,9 @@ class Runs:
         self._dispatcher, self._launcher, self._drivers = dispatcher, launcher, drivers
         self._spool_files, self._mask = core.need(SpoolFiles), core.need(Secrets).mask
         self._wrote = core.need(OwnershipFeature).authors.length
-        #: Refusals in a row, and how long the journal was then.
+        #: By run: the number of refused writes in a row, and the length of its journal of writes at the last one.
         self._refused: dict[int, tuple[int, int]] = {}
-        #: From which number on a supervisor's commands are another feature's, the largest first.
+        #: Features whose commands have ids from a number on, the largest number first.
         self._numbers: list[tuple[int, Callable[[Step, dict[str, Any]], None]]] = []
         core.add_report(Report, self._take)
         core.add_timer(START, self._due)
@@ -61,7 +64,7 @@ class Runs:
         core.add_idle_check(self._is_idle)
 
     def add_numbers(self, first: int, take: Callable[[Step, dict[str, Any]], None]) -> None:
-        """What is said of commands from `first` on is for somebody else."""
+        """Pass supervisor messages about ids from `first` on to `take`, up to the next registered number."""
         self._numbers.append((first, take))
         self._numbers.sort(key=lambda one: -one[0])
 
@@ -72,7 +75,10 @@ class Runs:
     # -- in the world, after the commit ----------------------------------------------------------------------------
 
     def begin(self, run: int) -> None:
-        """Have a recorded run started; once, however often this is called. One that was told to stop is not begun."""
+        """Start a recorded run; idempotent. A run that is to be stopped is not started, and ends as `cancelled`.
+
+        Raises nothing: if no supervisor can be reached, a timer tries again.
+        """
         row = self._ledger.one("run", {"id": run})
         if row is not None and row["stop"] is not None:
             told = {"tell": "ended", "run": run, "outcome": "cancelled", "reason": row["stop"]}
@@ -88,7 +94,7 @@ class Runs:
                 logger.error("a bug in aipass, or in a plugin; the run waits", run=run, report=str(report))
                 self._timers.set(f"{START}:{run}", self._core.clock.now().mono + BUG_PAUSE_S)
                 return
-            # It is recorded, and begun when a supervisor can be reached.
+            # The run is in the ledger, so it only starts later.
             logger.error("a run cannot be started yet", run=run, error=str(exc))
             self._timers.set(f"{START}:{run}", self._core.clock.now().mono + TRY_AGAIN_S)
             return
@@ -96,12 +102,16 @@ class Runs:
             self._core.post(Report(ended))
 
     def adopt_all(self) -> None:
-        """Have the supervisors say what became of every run that the ledger believes to live."""
+        """Ask the supervisors for the state of every live run of the ledger.
+
+        Called at the start, and when a connection ends.
+        """
         try:
             for row in self._ledger.all("live_runs"):
                 for hook in self._core.run_hooks:
                     hook.begins(row["id"])
                 self._launcher.adopt(row["id"], row["agent"])
+                # The earlier engine may have ended before its request to stop was sent.
                 if row["stop"] is not None:
                     self._launcher.stop(row["id"], "cancelled", row["stop"])
             for hook in self._core.run_hooks:
@@ -113,7 +123,7 @@ class Runs:
     # -- inside the transaction ------------------------------------------------------------------------------------
 
     def choose(self, step: Step) -> None:
-        """At the end of a step: record the runs that start now."""
+        """Record the runs that start now, at the end of a step; their processes start after the commit."""
         for start in self._dispatcher.choose(step.now):
             row = self._ledger.one("run", {"id": start.run})
             assert row is not None
@@ -123,6 +133,7 @@ class Runs:
 
     def _due(self, step: Step, rest: str) -> None:
         row = self._ledger.one("run", {"id": int(rest)})
+        # The supervisor may have reported it as started, or ended, since the timer was set.
         if row is not None and row["state"] == "starting":
             step.effects.append(partial(self.begin, row["id"]))
 
@@ -131,7 +142,10 @@ class Runs:
         step.effects.append(self.adopt_all)
 
     def _take(self, step: Step, report: Report) -> None:
-        """What a supervisor said, as facts. What is said of a run that ended is old news."""
+        """Turn a supervisor's message into facts. Messages for runs that have ended are ignored.
+
+        Supervisors may repeat them.
+        """
         message = report.message
         told = message.get("tell")
         if told == "unlocked":
@@ -140,6 +154,7 @@ class Runs:
         if told == "gone":
             step.effects.append(self.adopt_all)
             return
+        # The confirmation of an ownership table concerns only `Supervisors`, which has handled it.
         if told == "territory":
             return
         for first, take in self._numbers:
@@ -150,7 +165,7 @@ class Runs:
         if row is None or row["state"] == "ended":
             return
         if message.get("pid") and told in {"started", "ended"}:
-            # Its end may be the first that a new engine hears of a run.
+            # A new engine may receive the end of a run whose start was never reported to an engine.
             self._started(step, row, message)
         match told:
             case "stalled":
@@ -160,14 +175,15 @@ class Runs:
                 step.facts.append(self._fact("run.lingering", row, **left))
             case "denied":
                 self._denied(step, row, message)
+            # The earlier engine crashed between the commit and the start.
             case "unknown" if row["state"] == "starting":
                 step.effects.append(partial(self.begin, row["id"]))
             case "unknown":
                 self._ended(step, row, {"run": row["id"], "outcome": "lost", "reason": "its folder is gone"})
             case "kept":
                 text = (
-                    f"run {row['id']} of {row['agent']} had {printable(message['path'])} open when it was handed over, and "
-                    f"it could not be taken away ({message['reason']}): the run is stopped, and what comes next waits for that"
+                    f"run {row['id']} of {row['agent']} had {printable(message['path'])} open when the file was handed over, and "
+                    f"the run's access could not be removed ({message['reason']}): the run is stopped, and new runs wait for its end"
                 )
                 step.notify(self._ledger, text)
             case "busy":
@@ -179,30 +195,31 @@ class Runs:
                 self._ended(step, row, message)
 
     def _unlocked(self, step: Step, message: dict[str, Any]) -> None:
-        """Processes that had a lock on the ledger were ended."""
+        """Report processes of runs that were ended because they locked the ledger's file."""
         for locker in message["ended"]:
             about = f"process {locker['pid']} of run {locker['run'] or '?'} ({printable(locker['command'])})"
-            text = f"{about} had a lock on the ledger, for which the engine had to wait; it was ended"
+            text = f"{about} had a lock on the ledger and blocked the engine; the process was ended"
             detail = {"text": text}
             step.facts.append(Fact("ledger.locked", "engine", ref=locker["run"] or None, detail=detail))
             step.notify(self._ledger, text)
 
     def _denied(self, step: Step, row: Row, message: dict[str, Any]) -> None:
-        """A write that the fence refused, or several of one path in a row."""
+        """Report a write that the fence refused; `count` in the message: how often in a row for the same path."""
         about = {name: message[name] for name in ("operation", "reason", "owner", "count", "pid")}
         if message["path"] in getattr(self._drivers.get(row["driver"]), "habits", ()):
-            # Nobody did anything wrong: it is logged, and no notice is given.
+            # The CLI always tries this write and works without it, so it must not add to the row that ends in a notice.
             step.facts.append(
                 replace(self._fact("write.denied", row, **about, habit=True), path=message["path"])
             )
             return
         fact = self._fact("write.denied", row, **about)
         step.facts.append(replace(fact, path=message["path"]))
-        # What it has written since begins a new row.
+        # A successful write in between ends the row: the agent has understood.
         wrote = self._wrote(row["id"])
         before = self._refused.get(row["id"], (0, wrote))
         count = message["count"] + (before[0] if before[1] == wrote else 0)
         self._refused[row["id"]] = count, wrote
+        # One notice for each row, when its length passes the threshold.
         if count - message["count"] < MANY_REFUSALS <= count:
             text = (
                 f"run {row['id']} of {row['agent']} was refused {count} writes in a row, "
@@ -212,25 +229,28 @@ class Runs:
 
     def _started(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         params = {"id": row["id"], "pid": message["pid"], "started": message["started"]}
+        # The statement changes only a run in state `starting`, so a repeated report makes no second event.
         if self._ledger.run("run_started", params):
             step.facts.append(self._fact("run.started", row, pid=message["pid"]))
             for hook in self._core.run_hooks:
                 hook.started(step, row)
+        # The request to stop may have come before the supervisor knew the run.
         if row["stop"] is not None and message["tell"] == "started":
             step.effects.append(partial(self._launcher.stop, row["id"], "cancelled", row["stop"]))
 
     def _ended(self, step: Step, row: Row, message: dict[str, Any]) -> None:
         self._refused.pop(row["id"], None)
         hooks = self._core.run_hooks
-        # An engine may hear of it long after; what a person changed meanwhile is the person's.
+        # The report may come hours later, to the next engine; a person's changes since then must not count as the run's.
         finished = float(message.get("finished") or step.now.wall)
+        # The order of the hooks' methods is a contract: `over` reads the last writes, on which `judge` and `ended` rely.
         for hook in hooks:
             hook.over(step, row, finished)
         verdict = outcome = self._launcher.verdict(row, message)
         for hook in hooks:
             outcome = hook.judge(step, row, outcome)
         if outcome.reason is not None:
-            # Whoever has said it: nothing of it looks like a secret.
+            # The reason may quote the CLI's output, and it is stored in events and shown to other agents.
             outcome = replace(outcome, reason=self._mask(outcome.reason)[0])
         ended = self._record(step, row, message, outcome, finished)
         detail = {"outcome": ended.outcome, "state": ended.state, "exit": message.get("exit")}
@@ -239,7 +259,7 @@ class Runs:
         if ended.retry_in is not None:
             detail["retry_in_s"] = round(ended.retry_in, 3)
         if ended.outcome == "lost":
-            reason = ended.reason or "nobody saw its end"
+            reason = ended.reason or "its end was not observed"
             step.facts.append(self._fact("run.lost", row, left=message.get("left", []), reason=reason))
         told = self._fact("run.finished", row, **detail)
         step.facts.append(told)
@@ -258,7 +278,10 @@ class Runs:
     def _record(
         self, step: Step, row: Row, message: dict[str, Any], outcome: Outcome, finished: float
     ) -> Ended:
-        """Let the work go on or end, as its run came out."""
+        """Record the outcome of the run and the new state of its dispatch.
+
+        Any hook's `may_retry` can forbid another attempt.
+        """
         return self._dispatcher.end(
             row,
             outcome.state,
@@ -275,7 +298,10 @@ class Runs:
         )
 
     def _look_after(self, step: Step, row: Row, verdict: Outcome, ended: Ended, cause: int | None) -> None:
-        """Pause a driver that has reached a limit, and an agent that fails of one thing again and again."""
+        """Pause a driver that has reached a limit, and an agent whose dispatches fail repeatedly with one fault.
+
+        End a limit that is over.
+        """
         driver, now = row["driver"], step.now
         proves = verdict.state in PROVES
         if self._dispatcher.pauses.ended(driver, row["id"], now, proves=proves):
@@ -292,8 +318,8 @@ class Runs:
         if fault is not None and self._dispatcher.pauses.add("agent", row["agent"], fault, now):
             detail = {"reason": fault}
             step.facts.append(Fact("agent.paused", "engine", ref=row["agent"], cause=cause, detail=detail))
-            text = f"{row['agent']} is paused: its last dispatches all failed of the same: {fault}"
-            text += f"; mend that, then `aipass resume {row['agent']}`"
+            text = f"{row['agent']} is paused: its last dispatches all failed with the same fault: {fault}"
+            text += f"; fix that, then `aipass resume {row['agent']}`"
             step.notify(
                 self._ledger,
                 text,

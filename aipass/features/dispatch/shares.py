@@ -1,4 +1,7 @@
-"""What of the user's own a CLI finds in its agent's folder: linked, or copied. That folder is the agent's to fill."""
+"""Files of the user that a CLI finds in its agent's state folder, as links or copies.
+
+The agent may write that folder, so nothing in it is trusted: every step uses directory handles and follows no link.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,17 @@ if TYPE_CHECKING:
 
 
 def furnish(state: Path, shares: Iterable[Share], *, contained: bool = True) -> None:
-    """Put the shares in their places; what stands there by the CLI's own doing stays, until the user's is newer.
+    """Create or refresh the shares in the agent's state folder; idempotent.
 
-    Where nothing contains the run it gets copies of the user's files, not links: but for those that it shall write, and
-    folders. Raises OSError where the agent has put something else in a folder's place: nothing is ever made through a link.
+    A file that the CLI itself put there is kept until the user's file is newer. Raises OSError if the agent has replaced a folder
+    by something else, such as a link.
     """
     for share in shares:
         source = Path(share.source).expanduser()
         if share.text is None and not source.exists():
             _forget(state, share.name)
             continue
+        # Without a sandbox nothing protects the target of a link, so such a run gets a copy of the user's file.
         is_copy = share.copied or not (contained or share.writable or source.is_dir())
         *folders, name = share.name.split("/")
         with held.folder(state, folders, make=True) as handle:
@@ -44,11 +48,12 @@ def _link(source: Path, name: str, folder: int) -> None:
     try:
         if os.readlink(name, dir_fd=folder) == str(source):
             return
-        os.unlink(name, dir_fd=folder)  # a link of before
+        os.unlink(name, dir_fd=folder)  # a link to an earlier source
     except FileNotFoundError:
         pass
     except OSError:
-        # What the CLI has put there in the link's place is its own, until the user has signed in anew.
+        # A CLI that saves a renewed sign-in by rename replaces the link by a file of its own. That file is kept until
+        # the user's is newer, which means that the user has signed in again.
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode) or found.st_mtime >= source.stat().st_mtime:
             return
@@ -57,10 +62,12 @@ def _link(source: Path, name: str, folder: int) -> None:
 
 
 def _copy(source: Path, name: str, folder: int) -> None:
-    """A copy, made anew when the user's has changed since; beside it stands of what it is one."""
+    """Copy the user's file if it has changed since the last copy."""
     found = source.stat()
+    # Time and size of the source are kept in a file beside the copy: the copy's own time changes when the CLI writes it.
     mark = f"{found.st_mtime_ns} {found.st_size}"
     try:
+        # O_NONBLOCK: the agent may have put a named pipe there, whose open would block the engine.
         handle = os.open(
             _mark(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
         )
@@ -78,9 +85,10 @@ def _copy(source: Path, name: str, folder: int) -> None:
 
 
 def _forget(state: Path, share: str) -> None:
-    """What the user has no more, a copy has no more."""
+    """Remove the copy of a file that the user has removed: after a sign-out no agent must stay signed in."""
     *folders, name = share.split("/")
     path = state.joinpath(*folders)
+    # Without a mark the file is not a copy of ours but the CLI's own.
     if not os.path.lexists(path / _mark(name)):
         return
     with held.folder(state, folders, make=True) as handle:
@@ -100,7 +108,7 @@ def _write(text: str, name: str, folder: int) -> None:
 
 
 def _put(content: BinaryIO, name: str, folder: int) -> None:
-    """By rename: a CLI that runs may just be reading it, and half a file is none."""
+    """Write a file atomically, by rename: a running CLI may read it at this moment."""
     half = f".{name}.{os.urandom(4).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -108,6 +116,6 @@ def _put(content: BinaryIO, name: str, folder: int) -> None:
             shutil.copyfileobj(content, target)
         os.rename(half, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        with suppress(OSError):  # it may not have come so far
+        with suppress(OSError):  # the temporary file may not exist yet
             os.unlink(half, dir_fd=folder)
         raise

@@ -1,4 +1,4 @@
-"""Dispatches in `aipass status`: agents with their runs, numbers by state, pauses."""
+"""Dispatches (jobs) in `aipass status`: agents with their runs, numbers by state, and pauses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ STATES = ("queued", "running", "succeeded", "failed", "cancelled", "blocked")
 
 
 def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
-    """`agents`, `counts` and `pauses`; the configuration in force decides which agents there are."""
+    """`agents`, `counts` and `pauses`, as JSON values; works without a ledger and with an invalid configuration."""
+    # The agents are those of the engine's configuration, which differs from the file while a change waits for `aipass reload`.
     known = in_force(layout)
     try:
         raw(layout)
@@ -49,7 +50,7 @@ def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> list[str]:
-    """The numbers, then a line for each pause. The agents are a table of their own, at the end."""
+    """The line with the numbers, then one line for each pause. `aipass status` prints the agents as a table at its end."""
     counts = (
         f"{number} {state}"
         for state, number in found["counts"].items()
@@ -61,4 +62,4 @@ def show(found: dict[str, Any]) -> list[str]:
 def _paused(pause: dict[str, Any]) -> str:
     until = f" until {clock(datetime.fromisoformat(pause['until']).timestamp())}" if pause["until"] else ""
     text = f"paused   {pause['kind']} {pause['name']}{until}: {pause['reason']}"
-    return click.style(f"{text}; `aipass resume {pause['name']}` ends that", fg="yellow")
+    return click.style(f"{text}; `aipass resume {pause['name']}` ends the pause", fg="yellow")

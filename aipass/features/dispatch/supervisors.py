@@ -1,4 +1,4 @@
-"""The runs source: connections to the supervisors of this root, one for each version that still has runs."""
+"""The runs source: the engine's connections to the supervisors of this root, one per version that still has runs."""
 
 from __future__ import annotations
 
@@ -23,22 +23,28 @@ if TYPE_CHECKING:
 
     from aipass.workspace.layout import Layout
 
-# A Python without site-packages is ready in a tenth of this, on a busy machine too.
+# A Python without site-packages is ready in a tenth of this, even on a busy machine.
 READY_WAIT_S = 20.0
 CONNECT_ATTEMPTS, CONNECT_PAUSE_S = 20, 0.1
 ENDED_PAUSE_S = 0.01
+# `-I -S` ignores the environment and site-packages, in which an agent could have placed code; so the path comes as an
+# argument.
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from aipass.supervisor.server import main; sys.exit(main(sys.argv[1:]))"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a supervisor said, as it said it."""
+    """One message of a supervisor, unchanged; `tell` in it names the kind."""
 
     message: dict[str, Any]
 
 
 class Supervisors:
-    """Starts a supervisor where there is none, sends it requests, and tells the engine what it reports."""
+    """The client of the supervisors: starts one if none runs, sends requests to it and posts its messages to the engine.
+
+    Called by the engine's thread; one daemon thread per connection listens. A supervisor outlives the engine, so an engine of
+    a new version may find runs below a supervisor of an older one.
+    """
 
     name = "runs"
     urgent = True
@@ -52,38 +58,48 @@ class Supervisors:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._territory: dict[str, Any] | None = None
-        #: What another version's supervisor has not answered yet, by version, and the starts that wait for it: what its
-        #: runs lose must be taken from them before a run of ours begins.
+        #: By version of another supervisor: the serial number of the ownership table that it has not confirmed yet.
         self._asked: dict[str, int] = {}
+        #: Starts that wait for these confirmations: a run of the older supervisor must lose its write access to a file
+        #: before a new run may write that file.
         self._later: list[dict[str, Any]] = []
-        #: Around the connections and these: the engine's thread and those that listen use them. Nothing is sent within it:
-        #: a supervisor that is slow to listen must not keep its own answer from being read.
+        #: Guards the connections and the two fields above, which the engine's thread and the listening threads share.
+        #: Nothing is sent while it is held: a supervisor that reads slowly must not keep its own answer from being
+        #: read.
         self._lock = threading.Lock()
+        #: Keeps the messages of two threads from being mixed on one socket.
         self._sending = threading.Lock()
 
     def start(self, tell: Callable[[list[Report]], None]) -> None:
-        """Connect to whatever supervisors live here, and to one of this version, started if need be."""
+        """Connect to every live supervisor of this root, and to one of this version, which is started if none runs.
+
+        Raises AipassError if the supervisor of this version cannot be started or reached.
+        """
         self._tell = tell
         for path in self._layout.state.glob("supervisor-*.sock"):
             version = path.name.removeprefix("supervisor-").removesuffix(".sock")
             if version != self._version and is_served(self._layout.state, version):
+                # A refused connection means that it has just ended; the ends of its runs are in their folders.
                 with contextlib.suppress(OSError):
-                    self._connect(version)  # else it has just ended, and its runs are in their folders
+                    self._connect(version)
         self._ensure()
 
     def stop(self) -> None:
-        """Let go of the supervisors; runs go on."""
+        """Close the connections; the supervisors and their runs continue without the engine."""
         self._stopping = True
         for link in self._links.values():
             try:
                 link.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it went first
+                pass  # the supervisor closed it first
             link.close()
         self._links.clear()
 
     def start_run(self, message: dict[str, Any]) -> None:
-        """Have a run started; the same run again is started once."""
+        """Ask the supervisor of this version to start a run; idempotent for one run id.
+
+        The start waits while a supervisor of another version has not confirmed the last ownership table.
+        """
         self._ensure()
         with self._lock:
             waits = bool(self._asked)
@@ -93,7 +109,7 @@ class Supervisors:
             self._send(self._version, {"do": "start", **message})
 
     def set_territory(self, message: dict[str, Any]) -> None:
-        """Say who owns what from now on, to every supervisor, and to each that comes."""
+        """Send the ownership table to every supervisor, and later to each new connection."""
         territory = {"do": "territory", **message}
         with self._lock:
             self._territory = territory
@@ -104,16 +120,23 @@ class Supervisors:
         self._ensure()
 
     def stop_run(self, run: int, why: str, reason: str) -> None:
-        """Have a run's whole tree stopped: INT, TERM, KILL. One that waits for its start is not begun."""
+        """Ask for the stop of a run's whole process tree: INT, TERM, KILL.
+
+        A start that still waits is dropped and reported as ended.
+        """
         with self._lock:
             later = [message for message in self._later if message["run"] != run]
             waited, self._later = len(later) < len(self._later), later
+        # To all versions: only the supervisor that started the run knows it, the others ignore the message.
         self._send_all({"do": "stop", "run": run, "why": why, "reason": reason})
         if waited and self._tell is not None:
             self._tell([Report({"tell": "ended", "run": run, "outcome": why, "reason": reason})])
 
     def adopt(self, run: int, agent: str) -> None:
-        """Ask what became of a run that the ledger believes to live."""
+        """Ask every supervisor for the state of a run that is live according to the ledger.
+
+        The answer comes as a Report.
+        """
         self._ensure()
         message = {
             "do": "adopt",
@@ -125,16 +148,17 @@ class Supervisors:
         self._send_all(message)
 
     def end_lockers(self, files: Iterable[Path]) -> None:
-        """Have processes of runs ended that hold a lock on one of these files; told as `unlocked`. Who may look at them is no engine."""
+        """Ask the supervisor to end processes of runs that lock one of these files; it reports `unlocked`."""
+        # The supervisor does it: an engine that has enclosed itself must not look into processes of runs.
         self._ensure()
         self._send(self._version, {"do": "unlock", "files": list(map(str, files))})
 
     def end(self) -> None:
-        """Have every run stopped, and the supervisors with them."""
+        """Ask every supervisor to stop all its runs and then to end."""
         self._send_all({"do": "end"})
 
     def wait_ended(self, seconds: float) -> bool:
-        """Wait until none of the supervisors lives, nor writes into the state folder; False where that takes longer."""
+        """Wait until no supervisor is alive or writes into the state folder; False if `seconds` pass first."""
         with self._lock:
             versions = {self._version, *self._links}
         return wait_ended(self._layout.state, versions, seconds)
@@ -143,6 +167,7 @@ class Supervisors:
         if self._version not in self._links and not self._stopping:
             for attempt in range(CONNECT_ATTEMPTS):
                 if self._process is not None:
+                    # Collects a supervisor that has ended, so that no zombie process stays.
                     self._process.poll()
                 if not is_served(self._layout.state, self._version):
                     if self._launcher is not None:
@@ -153,10 +178,10 @@ class Supervisors:
                     self._connect(self._version)
                     return
                 except OSError as exc:
-                    # One that is just ending, or just beginning.
+                    # The supervisor may be about to end, or not listen yet: try again.
                     if attempt + 1 == CONNECT_ATTEMPTS:
                         raise AipassError(
-                            f"the supervisor cannot be reached ({exc}); {self._layout.state / 'supervisor.log'} may say why"
+                            f"the supervisor cannot be reached ({exc}); {self._layout.state / 'supervisor.log'} may show the reason"
                         ) from exc
                     time.sleep(CONNECT_PAUSE_S)
 
@@ -179,10 +204,13 @@ class Supervisors:
             with self._sending:
                 link.sendall(wire.pack(message))
         except OSError:
-            pass  # the listening thread sees the end and tells it
+            pass  # the listening thread notices the end of the connection and reports it
 
     def _send_all(self, message: dict[str, Any]) -> None:
-        """To every supervisor, ours last: a run of an older one is claimed by its owner before ours looks for a lost one."""
+        """Send a message to every supervisor, to that of this version last.
+
+        An older supervisor thus claims its own run before that of this version searches for a lost one.
+        """
         with self._lock:
             versions = sorted(self._links, key=lambda version: version == self._version)
         for version in versions:
@@ -196,6 +224,7 @@ class Supervisors:
                 data = link.recv(1 << 16)
                 messages = lines.feed(data)
             except (OSError, ValueError):
+                # A message that is no JSON ends the connection like a broken socket: its runs are then adopted again.
                 data, messages = b"", []
             for message in messages:
                 if message.get("tell") == "territory":
@@ -213,8 +242,12 @@ class Supervisors:
             self._tell([Report({"tell": "gone", "version": version})])
 
     def _answered(self, version: str, serial: int | None) -> None:
-        """Another supervisor has taken away what its runs lost, or is gone (None)."""
+        """Note that a supervisor has confirmed an ownership table, and send the starts that waited for it.
+
+        `serial` None: the supervisor has ended.
+        """
         with self._lock:
+            # A confirmation of an older table than the last one sent does not count.
             if serial is None or self._asked.get(version) == serial:
                 self._asked.pop(version, None)
             if self._asked:
@@ -225,9 +258,10 @@ class Supervisors:
 
 
 class SupervisorSpawner:
-    """A process that starts supervisors, forked before the engine encloses itself: they must not be enclosed with it.
+    """A helper process that starts supervisors, forked before the engine puts itself into a sandbox (Landlock).
 
-    It does nothing else, whatever it is told, and ends with the engine.
+    A process inherits the Landlock domain of its parent, and supervisors must not be in that of the engine. The helper obeys
+    only this one request, so a compromised engine gains nothing else from it. It ends with the engine.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -240,20 +274,20 @@ class SupervisorSpawner:
         self._lock = threading.Lock()
 
     def launch(self, version: str) -> None:
-        """Have a supervisor of this version started; raises AipassError where it does not come up."""
+        """Start a supervisor of this version and wait until it listens; raises AipassError if it does not start."""
         with self._lock:
             try:
                 self._ours.send(version.encode())
                 said = self._ours.recv(65536).decode("utf-8", "replace")
             except OSError as exc:
                 raise AipassError(
-                    f"the process that starts supervisors is gone ({exc}); restart the engine"
+                    f"the process that starts supervisors has ended ({exc}); restart the engine"
                 ) from exc
         if said != "started":
-            raise AipassError(said or "the process that starts supervisors is gone; restart the engine")
+            raise AipassError(said or "the process that starts supervisors has ended; restart the engine")
 
     def close(self) -> None:
-        """Let it end, and collect it."""
+        """End the helper process and wait for it, so that it leaves no zombie."""
         self._ours.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
@@ -261,27 +295,29 @@ class SupervisorSpawner:
 
 def _serve_launches(layout: Layout, requests: socket.socket) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends with its engine
-    # What the engine has open is not for a process that outlives a word of it: whoever waits for its end would wait for ours.
+        # Ctrl-C reaches the whole process group; the helper must end only when the engine closes the socket.
+        signal.signal(number, signal.SIG_IGN)
+    # Descriptors of the engine are closed: a reader of an inherited pipe would not see its end before this process ends.
     os.closerange(3, requests.fileno())
     os.closerange(requests.fileno() + 1, 4096)
     try:
         while version := requests.recv(256).decode():
             try:
-                launch(layout, version).returncode = 0  # the system collects it when we are gone
+                # With a return code, Popen does not warn about a child that still runs; init collects it after our end.
+                launch(layout, version).returncode = 0
                 said = "started"
-            except Exception as exc:  # noqa: BLE001 - the engine tells what it was
+            except Exception as exc:  # noqa: BLE001 - the engine raises it with this text
                 said = str(exc) or repr(exc)
             requests.send(said.encode("utf-8", "replace")[:60_000])
-    except BaseException:  # noqa: BLE001 - nothing of the engine's may run on in this process
+    except BaseException:  # noqa: BLE001 - code of the engine must not continue in the forked process
         os._exit(1)
     os._exit(0)
 
 
 def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
-    """Start a supervisor as a process of its own session; returns when it listens.
+    """Start a supervisor in a session of its own; returns its process when it listens.
 
-    Raises AipassError where it does not come up.
+    Also returns if another supervisor of this version was faster. Raises AipassError if none listens within READY_WAIT_S.
     """
     package_parent = str(Path(aipass.__file__).resolve().parent.parent)
     reader, writer = os.pipe()
@@ -320,8 +356,9 @@ def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
         if said not in {b"", b"ready"}:
             process.wait()
             raise AipassError(f"the supervisor did not start: {said.decode('utf-8', 'replace')}")
+        # Status 3: another supervisor of this version holds the lock, and it serves as well.
         if not said and process.wait() != 3:
-            raise AipassError(f"the supervisor did not start; {layout.state / 'supervisor.log'} says why")
+            raise AipassError(f"the supervisor did not start; see {layout.state / 'supervisor.log'}")
     finally:
         os.close(reader)
         if writer >= 0:
@@ -330,12 +367,12 @@ def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
 
 
 def is_served(state: Path, version: str) -> bool:
-    """Whether a supervisor of this version lives."""
+    """Whether a supervisor of this version is alive: a process holds its lock file."""
     return hold.holder(state / wire.names(version)[1]) is not None
 
 
 def wait_ended(state: Path, versions: Collection[str], seconds: float) -> bool:
-    """Wait until no supervisor of these versions lives; False where that takes longer."""
+    """Wait until no supervisor of these versions is alive; False if `seconds` pass first."""
     until = time.monotonic() + seconds
     while any(is_served(state, version) for version in versions):
         if time.monotonic() > until:
@@ -345,14 +382,18 @@ def wait_ended(state: Path, versions: Collection[str], seconds: float) -> bool:
 
 
 def connect(state: Path, version: str) -> socket.socket:
-    """A connection to the supervisor of this version; raises OSError where there is none."""
+    """A connection to the supervisor of this version.
+
+    Raises OSError if none listens, PermissionError if another user's does.
+    """
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         link.connect(wire.address(state / wire.names(version)[0]))
     except OSError:
         link.close()
         raise
+    # A supervisor starts programs with the environment it is sent, API keys included: only one of this user may get that.
     if not wire.is_own_user(link):
         link.close()
-        raise PermissionError(f"the socket in {state} is another user's")
+        raise PermissionError(f"the socket in {state} belongs to another user")
     return link

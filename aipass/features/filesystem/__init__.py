@@ -1,1 +1,1 @@
-"""Files of the tree: what is seen of them becomes facts."""
+"""The filesystem feature: changes of files in the tree become facts."""

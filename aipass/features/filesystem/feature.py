@@ -1,4 +1,4 @@
-"""Files of the tree: what is seen of them becomes facts, each with the run that did it."""
+"""The filesystem feature: turns observed changes of the tree into facts, each with the run that made it."""
 
 from __future__ import annotations
 
@@ -28,24 +28,28 @@ if TYPE_CHECKING:
     from aipass.core.step import Step
     from aipass.sources.observation import Observation
 
-#: So many notices of .gitignore files are given within so many seconds, and one that there is more.
+#: The number of notices about .gitignore files within that many seconds, and then one that there are more: an agent that
+#: writes such files in a loop must not flood a person's notices.
 MOST_OF_RULES, RULES_S = 5, 3600.0
 
 
 class FilesystemFeature:
-    """The feature, and its face."""
+    """The feature object that other features get by `core.need(FilesystemFeature)`."""
 
     name = "filesystem"
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Register the filesystem source, its reports and the fact filters.
+
+        Needs OwnershipFeature, for the author of a change.
+        """
         self._core, self._ledger = core, core.ledger
         self._ownership = core.need(OwnershipFeature)
         self.known = Known(core.ledger, self._ownership.authors)
         self._filesystem = self._watch() if core.observes else None
-        #: Called when the tree has become a repository of git.
+        #: Called, in the thread of the source, when the tree becomes a git repository.
         self.when_git_comes: list[Callable[[], None]] = []
-        #: When a notice of .gitignore files was given, on the monotonic clock.
+        #: The times of the last notices about .gitignore files, on the monotonic clock.
         self._told_of_rules: deque[float] = deque()
         self._is_watching = False
         core.provide(self)
@@ -78,17 +82,18 @@ class FilesystemFeature:
             call()
 
     def scan(self, step: Step, folder: str) -> None:
-        """Have a folder looked at anew, once this is committed."""
+        """Request a scan of a folder after the commit; does nothing before the source has started."""
         if self._filesystem is not None and self._is_watching:
             step.effects.append(partial(self._filesystem.scan, folder, "asked"))
 
     def look_again(self, step: Step) -> None:
-        """Have the inbox seen anew: what was rejected, or met a handler that was disabled, may be welcome now."""
+        """Report all files of the inbox again: one that was rejected, or met a disabled handler, may be valid now."""
         self.known.forget("inbox")
         self.scan(step, "inbox")
 
     def _start(self, step: Step) -> None:
         del step
+        # The limit of an earlier engine, such as the number of inotify watches, may be raised by now; a new one is reported.
         self._ledger.run("set_meta", {"key": "watch.limited", "value": ""})
 
     def _ready(self) -> None:
@@ -106,11 +111,13 @@ class FilesystemFeature:
     # -- what is seen ----------------------------------------------------------------------------------------------
 
     def _take(self, step: Step, report: Observation) -> None:
+        # The first complete scan of a root is its baseline: files from before aipass are no events.
         if isinstance(report, ScanEnd) and report.reason == "start" and not report.top:
             self._ledger.run("set_meta", {"key": "baseline", "value": "1"})
             if not self._is_in_force():
-                # Saved between the reading of it and now: to the scan it was always like that.
+                # aipass.toml was saved between the engine's read and the scan (race), so the scan saw no change of it.
                 step.facts.append(Fact("file.closed", "filesystem", path=CONFIG_NAME))
+        # Before the facts: the journal has the line of a write before the kernel reports the change.
         self._ownership.read_journals(step)
         step.facts.extend(self.known.settle(report))
 
@@ -121,7 +128,7 @@ class FilesystemFeature:
             return False
 
     def _with_author(self, step: Step, fact: Fact) -> Fact:
-        """A fact of the filesystem with the run that did it, where one did."""
+        """Add the run that made the change to a fact of the filesystem, if a run did."""
         del step
         if fact.path is None or fact.source != "filesystem" or fact.by is not None:
             return fact
@@ -131,13 +138,14 @@ class FilesystemFeature:
     # -- what limits the view --------------------------------------------------------------------------------------
 
     def _unused(self, step: Step, fact: Fact) -> Fact:
-        text = f"{printable(fact.path)} is not used to tell what is ignored: {fact.detail['reason']}"
+        text = f"{printable(fact.path)} is not used as an ignore file: {fact.detail['reason']}"
         self._notify_of_rules(step, text)
         return fact
 
     def _hidden(self, step: Step, fact: Fact) -> Fact:
         found = IgnoreRules(self._core.layout.root, self._core.config().watch.ignore).hider(str(fact.path))
         fact = replace(fact, by=None if found is None else self._ownership.authors.by(found))
+        # A person's own change of a .gitignore needs no notice.
         if fact.by is not None:
             files = count(fact.detail["files"], "file")
             text = f"a .gitignore of run {fact.by} hides {files} that were watched, the first {printable(fact.path)}; `aipass why PATH` shows who wrote it"
@@ -152,13 +160,16 @@ class FilesystemFeature:
         return fact
 
     def _notify_of_rules(self, step: Step, text: str) -> None:
-        """Who writes such files without end is told of a few times, and the events have the rest."""
+        """Give a notice about .gitignore files, at most MOST_OF_RULES within RULES_S; every case is an event as well."""
         now = step.now.mono
         while self._told_of_rules and self._told_of_rules[0] < now - RULES_S:
             self._told_of_rules.popleft()
         if len(self._told_of_rules) < MOST_OF_RULES:
             step.notify(self._ledger, text)
         elif len(self._told_of_rules) == MOST_OF_RULES:
-            step.notify(self._ledger, "more is told of .gitignore files: `aipass events --kind 'watch.*'`")
+            step.notify(
+                self._ledger,
+                "there are more problems with .gitignore files; `aipass events --kind 'watch.*'` lists them",
+            )
         if len(self._told_of_rules) <= MOST_OF_RULES:
             self._told_of_rules.append(now)

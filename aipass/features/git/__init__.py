@@ -1,1 +1,1 @@
-"""Git: what it tells, its hooks, and pull requests."""
+"""The git feature: events from git's reference logs, the git lease (repo-wide lock), and pull requests."""

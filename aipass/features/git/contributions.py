@@ -1,4 +1,7 @@
-"""The engine's side of what agents have written, and of the PRs that are made of it. Git itself is asked by the pull request worker, in its own threads."""
+"""The engine's side of agents' contributions: which paths an agent wrote last, and the PR requests made from them.
+
+Everything here runs in the engine's thread and reads the ledger. Only the pull request worker runs git, in its own threads.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,18 @@ if TYPE_CHECKING:
     from aipass.features.ownership.feature import OwnershipFeature
     from aipass.ledger import Row
 
-#: Seconds of a minute that one agent's runs may have the engine look for what it has written.
+#: Rate limit: seconds per minute that the engine's thread spends on collecting the paths of one agent's runs.
+#: An agent decides how many files it writes, so without a limit it could block the engine for every other agent.
 CLAIMS_SHARE_S = 1.0
+#: The name of a merge check among agents: the owner of its temporary folder and its caches.
 CHECK_NAME = "check.merge"
 
 
 class Contributions(RunHook):
-    """What agents wrote, and what becomes of it. `worker`: None where this engine makes no PRs."""
+    """Records what each run wrote, and turns PR actions into jobs for the worker and results into events.
+
+    `worker` is None in an engine that makes no PRs; every PR request is then answered with a failure.
+    """
 
     def __init__(
         self, core: Core, launcher: Launcher, ownership: OwnershipFeature, worker: PullRequestWorker | None
@@ -48,8 +56,9 @@ class Contributions(RunHook):
         self._core, self._ledger, self._launcher = core, core.ledger, launcher
         self._ownership, self._authors, self._worker = ownership, ownership.authors, worker
         self._share = FairShare()
-        #: Called inside the transaction: with a PR that is being made and its action's id; with what is told of one, which may be changed.
+        #: Called inside the transaction that records a PR request, with the action and its id.
         self.opening: list[Callable[[act.OpenPr, int], None]] = []
+        #: Called with each PR event and the id of its action, before the event is recorded; returns the event to record.
         self.changes: list[Callable[[Fact, int], Fact]] = []
 
     @property
@@ -59,41 +68,45 @@ class Contributions(RunHook):
     # -- runs that end ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """What an engine before has not come to: runs whose end it did not follow up, checks of merges that still run."""
+        """Resume what the previous engine left: fingerprint runs that ended without it, and stop its merge checks."""
         if self._worker is None:
             return
         for row in self._ledger.all("unsealed"):
             self._worker.seal(row["id"], row["finished"], self._authors.last_of(row["id"]), late=True)
+        # The merge that waited for such a check begins again with a check of its own. The old one must not
+        # go on: it would use the machine for a result that nothing reads.
         merges = self._core.layout.merges
         for path in merges.iterdir() if merges.is_dir() else ():
             if path.name.isdecimal() and read_exit(path) is None:
                 self._launcher.stop(
-                    MERGES + int(path.name), "cancelled", "the engine that asked for it is gone"
+                    MERGES + int(path.name), "cancelled", "the engine that started this check has ended"
                 )
 
     def over(self, step: Step, run: Row, finished: float) -> None:
-        """Note what it wrote, as it is now."""
+        """After the commit, queue a fingerprint of every path that the run was the last to write."""
         if self._worker is not None:
             wrote = self._authors.last_of(run["id"])
             step.effects.append(partial(self._worker.seal, run["id"], finished, wrote))
 
     def sealed(self, step: Step, item: Sealed) -> None:
-        """What a run had written is known."""
+        """Record the fingerprints of a run's paths, and that the run is sealed. Idempotent."""
         del step
         row = self._ledger.one("run", {"id": item.run})
         if row is None:
             return
         about = {"run": row["id"], "agent": row["agent"], "dispatch": row["dispatch"]}
-        # Who wrote last is known of runs that this engine has followed; of others a later run's word is the better one.
+        # The engine knows the order of writes only for runs that it followed. For a run that ended without an
+        # engine, a later run may have written the path since: `put_late_work` keeps the entry of the later run.
         statement = "put_late_work" if item.late else "put_work"
         for path, seal in item.seals.items():
+            # As bytes: a file name on Linux need not be valid UTF-8, and SQLite text must be.
             self._ledger.run(statement, {"path": os.fsencode(path), "seal": seal, **about})
         self._ledger.run("run_sealed", {"id": row["id"]})
 
-    # -- what is asked for -----------------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------------------------
 
     def open(self, step: Step, event: Event, action: act.OpenPr) -> Applied:
-        """Line up a PR, or a commit on the agent's own branch."""
+        """Queue a PR, or a commit on the agent's draft branch. A plan's phase is linked to it in the same transaction."""
         del step, event
         if (refused := self._refused(action.request)) is not None:
             return refused
@@ -102,10 +115,13 @@ class Contributions(RunHook):
             for opening in self.opening:
                 opening(action, number)
 
-        return Applied("to be made", effect=Effect("git.open", asdict(action)), recorded=recorded)
+        return Applied("queued", effect=Effect("git.open", asdict(action)), recorded=recorded)
 
     def make(self, pending: Pending) -> None:
-        """After the commit: have it made, of what is known now. What came of it is a report."""
+        """After the commit: hand the PR to the worker, with the paths that the agent has written until now.
+
+        The result comes back as a `GitDone` report. Called again after a crash; the worker recognises the request.
+        """
         assert self._worker is not None
         action, number, event = act.OpenPr(**pending.arguments), pending.action, pending.event
         dispatch = action.dispatch
@@ -123,10 +139,12 @@ class Contributions(RunHook):
         allowed = Patterns(self._config.pr.allow_secrets)
         begun = time.monotonic()
         taken = self._share.taken(action.agent, begun)
+        # Only runs are limited: a person who asks for a PR by hand does not flood the engine.
         is_much = action.run is not None and taken > CLAIMS_SHARE_S
         wish = PrRequest(
             str(self._core.layout.root),
-            # A ledger that begins anew counts from the beginning.
+            # The idempotency key of the request. A new ledger numbers its actions from 1 again, while the PR records
+            # in git's folder stay: the time keeps a new request apart from an old one with the same number.
             f"{number} {asked['time'] if asked else 0}",
             action.agent,
             action.title,
@@ -144,7 +162,7 @@ class Contributions(RunHook):
         if action.run is not None:
             self._share.spend(action.agent, time.monotonic(), time.monotonic() - begun)
         refused = (
-            f"to find out what {action.agent} has written took {taken:.0f} s within a minute, and others wait; ask again in a minute, for all of it at once"
+            f"aipass needed {taken:.0f} s within one minute to find the changes of {action.agent}, and other agents are waiting; ask again in a minute, with one request for all changes"
             if is_much
             else ""
         )
@@ -158,25 +176,27 @@ class Contributions(RunHook):
         )
 
     def merge(self, step: Step, event: Event, action: act.MergePr) -> Applied:
-        """Line up a merge."""
+        """Queue a merge; refused for a run where no sandbox is active."""
         del step
         if (refused := self._refused(action.request)) is not None:
             return refused
+        # Without a sandbox every run can write the request spool as any agent, so an agent could merge its own PR
+        # in the orchestrator's name.
         if event.by is not None and not any(layers.active(self._config)):
-            text = "neither fence nor wall is active here, so nobody can say which agent asks: a person must merge"
+            text = "neither fence nor wall is active here, so aipass cannot verify which agent asks; a person must merge"
             answer(self._ledger, action.request, EXIT_REFUSED, text)
             return Applied(text, failed=True)
-        return Applied("lined up", effect=Effect("git.merge", asdict(action)))
+        return Applied("queued", effect=Effect("git.merge", asdict(action)))
 
     def close(self, step: Step, event: Event, action: act.ClosePr) -> Applied:
-        """Line up the end of a PR."""
+        """Queue the closing of PRs without a merge."""
         del step, event
         if (refused := self._refused(action.request)) is not None:
             return refused
-        return Applied("lined up", effect=Effect("git.close", asdict(action)))
+        return Applied("queued", effect=Effect("git.close", asdict(action)))
 
     def ask(self, do: str, pending: Pending) -> None:
-        """After the commit: have PRs merged or closed."""
+        """After the commit: hand a merge or a close to the worker. Called again after a crash."""
         assert self._worker is not None
         by, about = pending.run, pending.arguments
         row = None if by is None else self._ledger.one("run", {"id": by})
@@ -193,10 +213,10 @@ class Contributions(RunHook):
         answer(self._ledger, request, EXIT_FAILED, text)
         return Applied(text, failed=True)
 
-    # -- what came of it -------------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------------
 
     def take(self, step: Step, done: GitDone) -> None:
-        """Record what came of a request, and tell it."""
+        """Settle the action of a request, answer the asking command, and record the events of the result."""
         state = "failed" if done.code else "done"
         self._ledger.run("settle_action", {"id": done.action, "state": state, "outcome": done.text})
         answer(self._ledger, done.request, done.code, done.text)
@@ -208,38 +228,41 @@ class Contributions(RunHook):
             step.facts.append(fact)
 
     def _is_told(self, fact: Fact) -> bool:
-        """Whether a merge was told before: one that is asked for again, after a crash or by a person, is found done."""
+        """Whether this merge already has its event: a merge that is asked for again, after a crash or by a person, must not
+        record a second one.
+        """
         if fact.kind != "pr.merged":
             return False
+        # Events of this step are written in batches; without a flush the query would miss them.
         self._ledger.flush()
         return self._ledger.one("events_about", {"kind": fact.kind, "ref": fact.ref}) is not None
 
     def check(self, step: Step, asked: CheckAsked) -> None:
-        """Have the checks of a merge run, on a checkout of what it would come to; nothing else of the tree is theirs to write."""
+        """After the commit, start the checks of a merge in a sandbox that lets them write only the checkout of its result."""
         start = partial(self._launcher.start_command, asked.run, CHECK_NAME, asked.commands)
         timeout_s = self._config.pr.check_timeout
         step.effects.append(partial(start, folder=asked.folder, timeout_s=timeout_s))
 
     def adopt(self) -> None:
-        """What became of the check that a merge waits for."""
+        """Ask a new supervisor for the result of the check that a merge waits for."""
         if self._worker is not None and (run := self._worker.checking()) is not None:
             self._launcher.adopt(run, CHECK_NAME)
 
     def take_check(self, step: Step, message: dict[str, Any]) -> None:
-        """What a supervisor said of such a check."""
+        """Pass a supervisor's message about a merge check to the worker's merge thread, which waits for it."""
         del step
         if self._worker is not None:
             self._worker.took(message)
 
-    # -- who wrote what --------------------------------------------------------------------------------------------
+    # -- write attribution -----------------------------------------------------------------------------------------
 
     def _claims(self, action: act.OpenPr, dispatch: int | None) -> dict[str, WrittenPath]:
-        """What an agent was the last to write, by its runs that ended and the one that lives."""
+        """The paths that an agent was the last to write: from the ledger for ended runs, from the journals for live ones."""
         found: dict[str, WrittenPath] = {}
         sealed = {}
         works = {dispatch}
         if action.plan is not None:
-            # An earlier attempt at the phase counts as well.
+            # The PR that ends a phase contains the work of every attempt, also of those that failed before.
             phase = {"plan": action.plan, "phase": action.phase}
             works |= {row["id"] for row in self._ledger.all("dispatches_of_phase", phase)}
         for row in self._ledger.all("work_of", {"agent": action.agent}):
@@ -253,22 +276,25 @@ class Contributions(RunHook):
                 runs[run] = self._ledger.one("run", {"id": run})
             about = runs[run]
             if about is None or about["agent"] != action.agent:
-                found.pop(path, None)  # it is another's work by now
+                found.pop(path, None)  # another agent has written the path since
+            # A fingerprint from the ledger is more exact than the journal, which knows no contents.
             elif sealed.get(path) != run:
                 now = dispatch is None or about["dispatch"] in works
+                # The worker builds the commit later, in its own thread. With the ctime it notices a change in between.
                 at = touched(self._core.layout.root / path)
                 found[path] = WrittenPath(None, self._authors.by(path) != run, now, at)
+        # A phase's PR, and a person's PR of one dispatch, contain the work of that phase or dispatch only.
         if action.plan is not None or (action.run is None and action.dispatch is not None):
             found = {path: claim for path, claim in found.items() if claim.now}
         return found
 
     def _owned(self, action: act.OpenPr) -> Callable[[str], bool]:
-        """Without a fence nobody knows who wrote what: which paths are the agent's to write."""
+        """Returns the test whether a path is the agent's to write; it replaces write attribution where no fence is active."""
         territory = Territory.of(self._ownership.table())
 
         def owned(path: str) -> bool:
             owner = territory.owner(path)
-            # What is nobody's is an agent's where it is named.
+            # Unowned paths may be a person's work, so a PR takes them only where the request names paths.
             return action.agent in owner.agents or (owner.kind is Kind.FREE and bool(action.paths))
 
         return owned

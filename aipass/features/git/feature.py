@@ -1,4 +1,4 @@
-"""Git: what it does becomes events, and what agents wrote becomes pull requests."""
+"""The git feature: turns changes of git references into events, and agents' contributions into pull requests."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 
 class GitFeature:
-    """The feature, and its face."""
+    """The feature; other features reach `contributions` through `core.need(GitFeature)`."""
 
     name = "git"
     verbs = VERBS
     policy = ("prs",)
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Add the PR actions, effects, verbs and reports, the git source, the pull request worker, and the status lines.
+
+        Needs dispatch (its launcher runs merge checks), ownership (write attribution), filesystem, forges and secrets.
+        """
         self._core = core
         dispatching, self._refs = core.need(DispatchFeature), RefTracker(core.ledger)
         worker = self._worker() if core.works else None
@@ -54,11 +57,14 @@ class GitFeature:
         core.add_report(CheckAsked, self.contributions.check)
         core.add_run_hook(self.contributions)
         core.add_start(ready=self.contributions.start)
+        # Merge checks have their own range of run numbers, so a supervisor's message about one comes back here.
         dispatching.add_numbers(MERGES, self.contributions.take_check)
         if core.observes:
             git = self._source()
             core.add_source(git)
+            # The git source watches folders inside `.git`. Only the filesystem source sees a new `.git` appear.
             core.need(FilesystemFeature).when_git_comes.append(git.again)
+        # The worker is a source as well: its results enter the engine through the queue that all sources share.
         if worker is not None:
             core.add_source(worker)
         core.add_status("git", partial(status.gather, core.layout), status.show)
@@ -74,8 +80,8 @@ class GitFeature:
         )
 
     def _source(self) -> Git:
-        """`rebased` is asked when something is seen, of the configuration that is in force then."""
         core = self._core
+        # The two callables read the configuration when git changes, not now: it may be reloaded while the engine runs.
         return Git(
             core.layout.root,
             core.layout.spool,

@@ -1,4 +1,4 @@
-"""Where PRs are shown and merged besides here: the protocol of a forge's driver."""
+"""The protocol of a forge driver: an adapter that publishes and merges PRs on a service such as GitHub or GitLab."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Forge(Protocol):
-    """One kind of forge. Each method is called in a thread of its own and may take its time; it raises AipassError, saying why."""
+    """A driver for one kind of forge.
+
+    The pull request worker calls every method in a thread outside the engine, so a method may block on the network. Each raises
+    AipassError with the reason of a failure, and must be idempotent: after a crash the same call comes again.
+    """
 
     name: str
 
     def open(self, repo: Repo, pr: Pr, remote: str) -> str | None:
-        """Show the PR there, or what is new in it; returns its address. Called again after a crash."""
+        """Publish the PR, or update it where it is published already. Returns its URL, None where there is none."""
         ...
 
     def merge(self, repo: Repo, pr: Pr, remote: str, method: str) -> None:
-        """Merge it there, by `merge`, `squash` or `ff`."""
+        """Merge the PR on the forge. `method` is `merge`, `squash` or `ff`."""
         ...
 
     def close(self, repo: Repo, pr: Pr, remote: str, reason: str) -> None:
-        """Close it there without merging."""
+        """Close the PR on the forge without a merge, and give `reason` there."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Forges:
-    """The forges' drivers that are installed, by name."""
+    """The installed forge drivers, by the name that `[pr] forge` uses."""
 
     by_name: Mapping[str, Forge]

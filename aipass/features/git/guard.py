@@ -1,4 +1,7 @@
-"""What two hooks ask that people may want: whether a commit holds an agent's unfinished work, and whose work it holds."""
+"""The two optional git hooks: one stops a commit of an agent's unfinished work, one adds `Dispatch:` trailers to its message.
+
+Both run in the committing process, without the engine, and read the ledger only.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ if TYPE_CHECKING:
 
     from aipass.workspace.layout import Layout
 
-#: So many of the last events of a path are looked at.
+#: Newest events per path that `_last` reads; a bound, because the person who commits waits for the hook.
 LOOKED_AT = 20
 
 
 def staged(layout: Layout) -> list[str]:
-    """The paths of the commit that is being made, relative to the root. In a hook's own environment, index and all."""
+    """The paths of the commit that is being made, relative to the root. Call it inside a git hook only."""
     words = ("diff", "--cached", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--relative")
     done = _git(layout, *words, capture_output=True)
     return [os.fsdecode(entry) for entry in done.stdout.split(b"\0") if entry]
@@ -35,7 +38,10 @@ def staged(layout: Layout) -> list[str]:
 def unfinished(
     layout: Layout, reserved: Callable[[Ledger], tuple[list[dict[str, Any]], object]]
 ) -> dict[str, str]:
-    """Paths of the commit that a running phase owns and its run wrote last, with that run in words. `reserved`: what phases own now."""
+    """Paths of the commit that a running phase owns and its run wrote last, each with a description of that run.
+
+    `reserved` returns the paths that phases of running plans own. Without a ledger the result is empty: no engine ever ran here.
+    """
     paths = staged(layout)
     if not paths or not layout.ledger.exists():
         return {}
@@ -51,6 +57,7 @@ def unfinished(
         for path in paths:
             owner = territory.owner(path)
             run = written.get(path, (None, ""))[0]
+            # A person who changed the file after the run may commit it: then the content is no longer the run's.
             if (
                 owner.kind is Kind.PHASE
                 and owner.run == run is not None
@@ -63,15 +70,19 @@ def unfinished(
 
 
 def _last(ledger: Ledger, path: str) -> int | str | None:
-    """Who changed a path last, as far as it was seen: a run, `a person`, or nobody (it was never seen)."""
+    """The last recorded author of a change of a path: a run's id, `a person`, or None where no change was recorded."""
     for row in ledger.all("events_of_path", {"path": path, "limit": LOOKED_AT}):
+        # Other events of the path, such as decisions of handlers, change no content.
         if row["kind"] in {"file.closed", "file.deleted"}:
             return "a person" if row["run"] is None else int(row["run"])
     return None
 
 
 def add_trailers(layout: Layout, message: str) -> None:
-    """Name in a commit's message the dispatches whose work it holds as they left it."""
+    """Add a `Dispatch:` trailer to a commit message file for each dispatch whose work the commit contains unchanged.
+
+    Idempotent: `git commit --amend` adds no trailer twice.
+    """
     paths = staged(layout)
     if not paths or not layout.ledger.exists() or _is_given_up(layout, message):
         return
@@ -80,6 +91,7 @@ def add_trailers(layout: Layout, message: str) -> None:
         found: dict[int, None] = {}
         for path in paths:
             row = ledger.one("work_at", {"path": os.fsencode(path)})
+            # Only where the fingerprint matches: a file that a person edited since is not the dispatch's work alone.
             if row is not None and row["seal"] == seal(layout.root / path):
                 found[row["dispatch"]] = None
     finally:
@@ -91,7 +103,8 @@ def add_trailers(layout: Layout, message: str) -> None:
 
 
 def _is_given_up(layout: Layout, message: str) -> bool:
-    """Whether git will not commit with this message: it is empty, or the template as it was."""
+    """Whether git will abort the commit, because the message is empty or the unchanged template."""
+    # A trailer would make an empty message a valid one, and git would commit what the person wanted to abort.
     said = Path(message).read_bytes()
     said = said[: found.start()] if (found := _SCISSORS.search(said)) else said
     template = _git(
@@ -107,12 +120,14 @@ def _is_given_up(layout: Layout, message: str) -> bool:
     return not stripped[0] or stripped[0] in stripped[1:]
 
 
-#: Below this line git throws away what it has shown (`git commit -v`).
+#: The line that `git commit -v` writes above the diff; git drops everything below it.
 _SCISSORS = re.compile(rb"^\S+ -+ >8 -+$", re.MULTILINE)
 
 
 def _git(layout: Layout, *words: str, **how: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: ANN401 - as subprocess takes it
-    """Git in the hook's own environment: the index of the commit that is being made is named there."""
+    """Run git with the hook's `GIT_*` variables: `GIT_INDEX_FILE` names the index of the commit that is being made."""
+    # Not GIT_EXEC_PATH: it says where git finds its own programs, so a foreign value would run a foreign program.
+    # Not core.fsmonitor either: it is a command, and a query must not start one.
     hook = {
         name: value
         for name, value in os.environ.items()

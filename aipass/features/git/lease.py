@@ -1,9 +1,10 @@
-"""The repo-wide git lease: one at a time builds or merges, in the order of asking, and nobody who died holds it.
+"""The git lease: a fair, repository-wide lock (mutex), so that one process at a time builds or merges PRs.
 
-Everyone who wants it leaves a ticket, a file with a number and with the process that it is of: its id, and when it was born, which
-is the proof of life. The lowest ticket of a living process holds the lease. Tickets lie in `<git common dir>/aipass/lease`, where
-no commit can take them along. No file locks: an agent, which may read everything, could hold one and keep everybody waiting.
+Each waiting process writes a ticket: a numbered file with its process id and start time. The lowest ticket of a living process
+holds the lease, so a process that dies releases it. Tickets are in `<git common dir>/aipass/lease`, outside every commit.
 """
+# Not `flock` or `lockf`: agents may read every file, a read is enough to take such a lock, and an agent that keeps it
+# would block every PR of the repository.
 
 from __future__ import annotations
 
@@ -23,14 +24,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = "lease"
-#: A ticket that was given back; the newest of them stays, so that no number comes twice.
+#: The ending of a released ticket. The newest of them stays, so that no number is used twice.
 DONE = ".done"
+#: The poll interval and the limit of a wait. Polled, because the death of a holder changes no file.
 PAUSE_S, WAIT_S = 0.01, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Who has the lease or waits for it. `since` in seconds since the epoch; `born` and `boot` tell the process from every other."""
+    """A process that holds the lease or waits for it, and the reason. `since` is in seconds since the epoch.
+
+    `born` and `boot` identify the process together with `pid`: the kernel uses process ids again.
+    """
 
     holder: str
     reason: str
@@ -41,34 +46,36 @@ class Ticket:
 
     @classmethod
     def of(cls, holder: str, reason: str) -> Ticket:
-        """One of this process."""
+        """A ticket of this process, from now."""
         return cls(holder, reason, time.time(), os.getpid(), born(os.getpid()), boot())
 
     def is_alive(self) -> bool:
-        """Whether its process lives."""
+        """Whether the ticket's process still runs."""
         return self.boot == boot() and born(self.pid) == self.born
 
     def told(self) -> str:
-        """Who, what and since when, for people."""
+        """One line for people: holder, process id, time and reason."""
         return f"{self.holder} (process {self.pid}), since {iso(self.since)}: {self.reason}"
 
 
 class Held:
-    """The lease, as its holder has it."""
+    """Proof that the caller holds the lease; call `check` directly before each change."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def check(self) -> None:
-        """Raise RefusedError where a person has broken the lease meanwhile: asked before anything is changed."""
+        """Raise RefusedError where a person has broken the lease since it was taken."""
+        # `aipass lock break --force` removes the ticket and cannot stop its process. Every change asks here first, so
+        # two holders never change the repository at the same time.
         if not self._path.exists():
             raise RefusedError(
-                "the git lease was broken by a person meanwhile; nothing was changed; ask again"
+                "the git lease was broken by a person during this request; nothing was changed; ask again"
             )
 
 
 class EndingError(Exception):
-    """Whoever waits for the lease is to end, and asks again another time."""
+    """The engine is stopping, so the wait ended. The request stays pending, and the next engine repeats it."""
 
 
 class Lease:
@@ -81,10 +88,10 @@ class Lease:
     def hold(
         self, holder: str, reason: str, wait_s: float = WAIT_S, ending: Callable[[], bool] = lambda: False
     ) -> Iterator[Held]:
-        """Have it for the time of a block, in the order of asking.
+        """Hold the lease for the time of a block. Waiting processes get it in the order of their requests.
 
-        Raises RefusedError, naming who has it, where it does not come free within `wait_s`; EndingError where `ending` says so
-        meanwhile; OSError where its folder cannot be written.
+        Raises RefusedError with the holder's name where the wait takes longer than `wait_s`; EndingError when `ending` returns
+        true during the wait; OSError where the folder is not writable.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._queue(Ticket.of(holder, reason))
@@ -95,11 +102,14 @@ class Lease:
             self._give_back(path)
 
     def tickets(self) -> list[Ticket]:
-        """Who has it, first, and who waits, in their order."""
+        """Tickets of living processes: the holder first, then the waiting ones in order."""
         return [ticket for _, ticket in self._alive()]
 
     def break_(self) -> Ticket | None:
-        """Take it from whoever has it, who finds out before changing anything; the one it was taken from."""
+        """Take the lease from its holder. Returns the holder's ticket; None where no living process holds the lease.
+
+        The holder's process goes on and fails at its next `Held.check`, before it changes anything.
+        """
         for path, ticket in self._alive():
             self._give_back(path)
             return ticket
@@ -113,7 +123,8 @@ class Lease:
         return [int(stem) for name in names if (stem := name.removesuffix(DONE)).isdecimal()]
 
     def _queue(self, ticket: Ticket) -> Path:
-        """Get in line behind all who are there, and were."""
+        """Write the ticket under the lowest number that is higher than every number ever used."""
+        # Complete before it gets its number: another process would take a half-written ticket for an unusable one.
         half = self._folder / f".{os.getpid()}-{time.monotonic_ns()}"
         half.write_text(json.dumps(asdict(ticket)))
         try:
@@ -124,7 +135,8 @@ class Lease:
                     os.link(half, path)
                 except FileExistsError:
                     continue
-                # Whoever looked long ago may have taken a number whose time has passed, ahead of one who holds the lease.
+                # Race: a process that was suspended between `_numbers` and `link` may take a number that was released in
+                # between, ahead of the present holder. Then it takes another number.
                 if all(other <= number for other in self._numbers()):
                     return path
                 path.unlink(missing_ok=True)
@@ -135,7 +147,7 @@ class Lease:
         try:
             os.rename(path, path.with_name(path.name + DONE))
         except FileNotFoundError:
-            return  # it was broken
+            return  # a person has broken the lease
         newest = max(self._numbers(), default=0)
         for name in os.listdir(self._folder):
             if name.endswith(DONE) and name != f"{newest:020d}{DONE}":
@@ -147,12 +159,12 @@ class Lease:
                 raise EndingError
             if time.monotonic() >= deadline:
                 raise RefusedError(
-                    f"the git lease is held by {first[1].told()}; ask again, or look with `aipass lock`"
+                    f"the git lease is held by {first[1].told()}; ask again later, or see `aipass lock`"
                 )
             time.sleep(PAUSE_S)
 
     def _alive(self) -> Iterator[tuple[Path, Ticket]]:
-        """Tickets whose processes live, oldest first; the others are given back for them."""
+        """Tickets of living processes, oldest first. Releases the tickets of dead ones on the way."""
         try:
             names = sorted(name for name in os.listdir(self._folder) if name.isdecimal())
         except FileNotFoundError:
@@ -165,10 +177,10 @@ class Lease:
                     yield path, ticket
                     continue
             except FileNotFoundError:
-                continue  # just given back
+                continue  # released since the folder was listed
             except (ValueError, TypeError):
-                pass  # no ticket of ours
+                pass  # not a ticket of this version: released, so that it blocks no request
             try:
                 self._give_back(path)
             except OSError:
-                continue  # who only looks may not write there
+                continue  # an agent that only looks must not write to git's folder; the next holder cleans up

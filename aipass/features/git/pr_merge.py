@@ -1,6 +1,6 @@
-"""Merging PRs into the branch that is checked out: the commits first, then branch, index and exactly the PRs' paths, all or none.
+"""Merging PRs into the branch that is checked out: first the commits, then branch, index and the PRs' files, as one transaction.
 
-What is about to be done stands in a file before it is done, so that after a crash it is finished or undone.
+A file records the transaction before it begins (write-ahead), so that `recover` can finish or undo it after a crash.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("aipass")
 
 FOLDER, INTENT = "merge", "merge.json"
-#: In git's own folder: the next index, until it takes its place.
+#: The new index in git's folder, until a rename makes it the index.
 HALF_INDEX = "index.aipass"
-#: What is being merged is held by it, so that git does not take it for garbage.
+#: Keeps the new commits from git's garbage collection while no branch contains them.
 HELD = "refs/aipass/merge"
+#: Paths with their entries before and after the merge.
 Changes = dict[str, tuple[TreeEntry | None, TreeEntry | None]]
+#: A file as the descriptor of its open folder and its name, so that a link cannot replace the folder on the way.
 Place = tuple[int, str]
 
 
 @dataclass(slots=True)
 class Prepared:
-    """Commits that are made and that nothing points to yet. `refused`: PRs that cannot be among them, and why."""
+    """A prepared merge: commits that no ref contains yet. `prs`: the merged PRs; `refused`: the others, with the reason."""
 
     tip: Tip
     commit: str
@@ -55,10 +57,11 @@ class Prepared:
     refused: dict[int, str] = field(default_factory=dict)
 
     def checkout(self, repo: Repo, folder: Path) -> None:
-        """Write what it comes to into a folder, whole."""
+        """Write all files of the merge's result into a new folder, for the checks."""
         folder.mkdir(mode=0o700, parents=True)
         with tree.private_index(repo) as env:
             repo.run("read-tree", self.commit, env=env)
+            # Without sparse checkout: the checks must see every file, also those that the user has not checked out.
             repo.run(
                 "-c",
                 "core.sparseCheckout=false",
@@ -72,10 +75,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a merge is about to do. `lock` is what its index.lock holds; the process that does it is `pid`, `born` in `boot`.
+    """The write-ahead record of a merge. `lock` is the mark in its index.lock; `pid`, `born` and `boot` identify its process.
 
-    `writes`: working files that it replaces, with the seal that each had; what takes their place lies in `stage`, and what was
-    there lies there afterwards.
+    `writes`: working files that the merge replaces, each with its fingerprint before. `stage`: a folder with the new files;
+    after the exchange it contains the old ones.
     """
 
     branch: str
@@ -88,34 +91,38 @@ class Intent:
     pid: int
     born: int
     boot: str
-    #: Whether all that takes a place lies in the stage: what is not there any more has taken it.
+    #: Whether the stage is complete. From then on, a file that is missing in it is in the working tree.
     staged: bool = False
 
 
 class StaleError(RefusedError):
-    """What was tested is not what would be merged: the branch has moved, or a PR has changed."""
+    """The branch has moved or a PR has changed since the merge was prepared, so the tested result is out of date."""
 
 
-#: Merges of this process that are in the middle of it.
+#: Marks of the merges that this process is applying: a record of this process that is not here is left from a failure.
 _ACTIVE: set[str] = set()
 
 
 class Merger:
-    """Merges in one working tree."""
+    """Prepares, applies and recovers merges in one working tree. The caller holds the git lease."""
 
     def __init__(self, repo: Repo, records: PrRecords) -> None:
         self._repo, self._records = repo, records
-        # Beside the index: one for each working tree, whichever root of it asks.
+        # In the working tree's git folder and not in aipass's state: several roots may share the tree, and each must
+        # recover what another left.
         self._intent = repo.own / "aipass" / INTENT
 
     def prepare(self, prs: Iterable[Pr], method: str, by: str) -> Prepared:
-        """The commits of merging these PRs, in this order. Raises RefusedError where the branch cannot take any now."""
+        """Make the commits that merge these PRs in this order; moves no ref. PRs that cannot be merged are in `refused`.
+
+        Raises RefusedError where no merge is possible now: an unfinished git operation, or a detached HEAD.
+        """
         repo, tip = self._repo, self._repo.tip()
         if (what := repo.unfinished()) is not None:
             raise RefusedError(f"{what} is in progress in this working tree; finish it, then ask again")
         if tip.branch is None:
             raise RefusedError(
-                "HEAD is on no branch, so there is nothing to merge into; check one out, then ask again"
+                "HEAD is on no branch (detached), so there is nothing to merge into; check out a branch, then ask again"
             )
         done = Prepared(tip, tip.commit)
         for one in prs:
@@ -126,7 +133,7 @@ class Merger:
                 named = ", ".join(str(printable(path)) for path in conflicts[:NAMED])
                 why = (
                     f"it conflicts with {tip.branch.removeprefix('refs/heads/')} in {named}; "
-                    f"commit a merge of both on {pr.ref.removeprefix('refs/heads/')}, or close it and have it opened anew with another title"
+                    f"resolve the conflict in a merge commit on {pr.ref.removeprefix('refs/heads/')}, or close the PR and open it again with another title"
                 )
             if why:
                 done.refused[pr.id] = why
@@ -136,20 +143,21 @@ class Merger:
         return done
 
     def _missing(self, pr: Pr, before: Sequence[Pr], tip: Tip) -> str | None:
+        """The reason why a PR cannot be merged after the PRs `before`; None where it can. Conflicts are found later."""
         if pr.state != "open":
             return f"it is {pr.state} already"
         if pr.branch not in {None, tip.branch} and self._repo.ref(str(pr.branch)) is not None:
             meant, here = (str(name).removeprefix("refs/heads/") for name in (pr.branch, tip.branch))
-            return f"it was made for {meant}, and {here} is checked out here"
+            return f"it was made for {meant}, but {here} is checked out here"
         for number in pr.stacked_on:
             try:
                 state = self._records.get(number).state
             except AipassError as exc:
-                return f"it goes on from PR {number}: {exc}"
+                return f"it is based on PR {number}: {exc}"
             if state == "closed":
-                return f"it goes on from PR {number}, which was closed; close it as well, and have it opened anew with another title"
+                return f"it is based on PR {number}, which was closed; close this one as well, and open it again with another title"
             if state == "open" and number not in {one.id for one in before}:
-                return f"it goes on from PR {number}, which is not merged; that one comes first, or with it: `aipass pr merge {number} {pr.id}`"
+                return f"it is based on PR {number}, which is not merged; merge both: `aipass pr merge {number} {pr.id}`"
         return None
 
     def _commit(self, onto: str, made: str, pr: Pr, method: str, by: str) -> str:
@@ -173,10 +181,10 @@ class Merger:
     # -- applying --------------------------------------------------------------------------------------------------
 
     def apply(self, ready: Prepared, held: Held, busy: Callable[[str], str | None]) -> None:
-        """Have branch, index and working files become what was prepared.
+        """Move branch, index and working files to the prepared result, all or nothing, also through a crash.
 
-        `busy`: why a path must not be written now. Raises RefusedError, with nothing changed, where the branch has moved, or
-        where somebody has changed a path since.
+        `busy` returns the live run that writes a path. Raises StaleError where the branch or a PR has changed since `prepare`, and
+        RefusedError where a path was changed, is being written, or another git holds the index; then nothing is changed.
         """
         repo, branch = self._repo, ready.tip.branch
         assert branch is not None
@@ -194,6 +202,8 @@ class Merger:
         try:
             repo.move("aipass: is being merged", f"update {HELD} {ready.commit}")
             self._put(intent)
+            # The order matters. The lock keeps people's git commands out, then every condition is checked once more,
+            # and only then is anything written.
             with indexlock.taken(repo.own, mark):
                 self._still(ready, branch)
                 seals = {path: seal(repo.top / path) for path in there}
@@ -202,6 +212,7 @@ class Merger:
                 self._put(intent)
                 self._exchange(intent, changes, hidden, held)
         except BaseException:
+            # Also on KeyboardInterrupt and SystemExit: the working tree may be half exchanged.
             _ACTIVE.discard(mark)
             self.recover()
             raise
@@ -210,14 +221,16 @@ class Merger:
         self._finish(intent)
 
     def _still(self, ready: Prepared, branch: str) -> None:
-        """Raise StaleError where the branch or one of the PRs is not what it was when the merge was prepared."""
+        """Raise StaleError where the branch or one of the PRs has changed since the merge was prepared."""
         if self._repo.tip() != ready.tip or self._repo.unfinished():
-            raise StaleError(f"{branch.removeprefix('refs/heads/')} has moved meanwhile; ask again")
+            raise StaleError(
+                f"{branch.removeprefix('refs/heads/')} has moved since the merge was prepared; ask again"
+            )
         for pr in ready.prs:
             now = current(self._repo, self._records.get(pr.id))
             if now.state != "open" or now.head != pr.head:
                 raise StaleError(
-                    f"PR {pr.id} was {'changed' if now.state == 'open' else now.state} meanwhile; ask again"
+                    f"PR {pr.id} was {'changed' if now.state == 'open' else now.state} since the merge was prepared; ask again"
                 )
 
     def _put(self, intent: Intent) -> None:
@@ -229,21 +242,26 @@ class Merger:
         with self._new_index(changes, hidden) as env:
             written = [path for path in intent.writes if changes[path][1] is not None]
             if written:
-                # Whole and filtered before anything in the tree is touched.
+                # All new files are complete, with filters applied, before the first working file changes: a filter that
+                # fails must not leave half a merge.
                 names = b"".join(os.fsencode(path) + b"\0" for path in written)
                 stage.mkdir(mode=0o700, parents=True)
                 repo.run("checkout-index", "-f", f"--prefix={stage}/", "-z", "--stdin", stdin=names, env=env)
             self._put(replace(intent, staged=True))
-            # What goes away first: a file may take the place of a folder.
+            # Deletions come first, because a file may take the place of a deleted folder.
             for path in sorted(intent.writes, key=lambda path: changes[path][1] is not None):
                 self._replace(path, stage / path, intent.writes[path], is_new=changes[path][1] is not None)
             repo.run("update-index", "-q", "--refresh", env=env, fine=(0, 1))
+            # The branch moves last: until then `recover` undoes the merge, from then on it finishes the merge.
             held.check()
             names_of = ", ".join(f"PR {number}" for number in intent.prs)
             repo.move(f"merge {names_of}", f"update {intent.branch} {intent.new} {intent.old}")
 
     def _replace(self, path: str, staged: Path, known: str, *, is_new: bool) -> None:
-        """Have a working file become what is staged, or go away; what was there must be what was looked at."""
+        """Exchange a working file with its staged version, or move it away. Its fingerprint before must be `known`.
+
+        Raises RefusedError where the file was changed; the exchange is then undone.
+        """
         staged.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with self._places(path, staged, make=is_new and known == "gone") as (target, kept):
@@ -254,6 +272,8 @@ class Merger:
                     return
                 else:
                     exchange.exchange(*kept, *target)
+                # The check comes after the exchange: the file that a person saved until that moment is in the stage now,
+                # complete. A check before the write would lose a save in between.
                 if seal(staged) == known:
                     return
                 if is_new:
@@ -261,12 +281,15 @@ class Merger:
                 else:
                     exchange.move(*kept, *target)
         except OSError as exc:
-            raise RefusedError(f"{printable(path)}: {exc.strerror}; nothing was changed") from exc
-        raise RefusedError(f"{printable(path)} was changed at this moment; nothing was changed; ask again")
+            raise RefusedError(f"{printable(path)}: {exc.strerror}; the merge was undone") from exc
+        raise RefusedError(f"{printable(path)} was changed during the merge; the merge was undone; ask again")
 
     @contextmanager
     def _places(self, path: str, staged: Path, *, make: bool) -> Iterator[tuple[Place, Place]]:
-        """A working file and what lies in the stage, each as the folder that holds it and its name; never through a link."""
+        """A working file and its staged version, each as an open folder and a name; never through a symbolic link.
+
+        `make`: make missing folders above the working file.
+        """
         *above, name = path.split("/")
         kept = held.open_at(staged.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -277,31 +300,36 @@ class Merger:
 
     @contextmanager
     def _new_index(self, changes: Changes, hidden: set[str]) -> Iterator[dict[str, str]]:
-        """The user's index with these changes, for the time of a block; then it takes the old one's place. The lock is held."""
+        """A private copy of the user's index with these changes; it replaces the user's index when the block ends without error.
+
+        The caller holds index.lock.
+        """
         index, half = self._repo.own / "index", self._repo.own / HALF_INDEX
         with tree.private_index(self._repo) as env:
             if index.exists():
                 shutil.copyfile(index, env["GIT_INDEX_FILE"])
             self._enter(changes, hidden, env)
             yield env
+            # The private index may be on another disk, where a rename is not possible.
             shutil.copyfile(env["GIT_INDEX_FILE"], half)
         os.replace(half, index)
 
     def _enter(self, changes: Changes, hidden: set[str], env: dict[str, str]) -> None:
-        """What the paths are from now on, into an index."""
+        """Write the new entries of the paths into an index."""
         lines = []
-        # What goes away first: a file may take the place of a folder.
+        # Deletions come first, because a file may take the place of a deleted folder.
         for path, (old, new) in sorted(changes.items(), key=lambda change: change[1][1] is not None):
             about = f"{new.mode} {new.sha}" if new is not None else f"0 {'0' * len(old.sha if old else '')}"
             lines.append(about.encode() + b"\t" + os.fsencode(path) + b"\0")
         self._repo.run("update-index", "-z", "--index-info", stdin=b"".join(lines), env=env)
+        # `--index-info` clears the flag of sparse checkouts; without it git would report these files as deleted.
         still = [path for path in hidden if changes[path][1] is not None]
         if still:
             names = b"".join(os.fsencode(path) + b"\0" for path in still)
             self._repo.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=names, env=env)
 
     def _not_checked_out(self, paths: Iterable[str]) -> set[str]:
-        """Those of the paths that a sparse checkout, or the user, leaves out of the working tree."""
+        """The paths that are not in the working tree because of a sparse checkout, or because the user skips them."""
         found: set[str] = set()
         for batch in batches(sorted(paths)):
             words = ("--literal-pathspecs", "ls-files", "-z", "-t", "--full-name", "--", *batch)
@@ -309,7 +337,10 @@ class Merger:
         return found & set(paths)
 
     def _writes(self, changes: Changes, busy: Callable[[str], str | None]) -> list[str]:
-        """The working files that must be replaced, where nobody has changed them. Raises RefusedError."""
+        """The working files that the merge must write; most have the new contents already.
+
+        Raises RefusedError with the paths that are neither as before nor as the PR has them, or that a live run writes.
+        """
         repo = self._repo
         wrong = {path: why for path in changes if (why := tree.unusable(repo, path)) is not None}
         for path, (_, new) in changes.items():
@@ -320,7 +351,7 @@ class Merger:
             ):
                 wrong[path] = f"{above} is no folder here"
         there = tree.now(repo, {path: old for path, (old, _) in changes.items() if path not in wrong})
-        # Where a folder is, the file that goes away is gone already.
+        # Where there is a folder, the file that the merge deletes does not exist any more.
         there |= {
             path: None for path, why in wrong.items() if why == tree.IS_FOLDER and changes[path][1] is None
         }
@@ -330,7 +361,7 @@ class Merger:
                 why = (
                     busy(path)
                     or wrong.get(path)
-                    or "changed since, by a person or a program that is no agent of aipass"
+                    or "changed since by a person, or by a program that is not an agent"
                 )
                 touched.append(f"{printable(path)} ({why})")
             elif there[path] != new:
@@ -340,13 +371,13 @@ class Merger:
         if touched:
             more = f" and {len(touched) - NAMED} more" if len(touched) > NAMED else ""
             raise RefusedError(
-                f"the working tree is not as the PR has it: {', '.join(touched[:NAMED])}{more}; nothing was changed. "
-                "Hand in again what is there now (`aipass pr open`), or bring back what the PR has (`aipass pr diff` shows it)"
+                f"the working tree differs from the PR: {', '.join(touched[:NAMED])}{more}; nothing was changed. "
+                "Add the present contents to the PR (`aipass pr open`), or restore the PR's contents (`aipass pr diff` shows them)"
             )
         return writes
 
     def _file_above(self, path: str, changes: Changes) -> str | None:
-        """Something that is no folder where a path needs one, and that the merge does not take away."""
+        """A file where the path needs a folder, and that the merge does not delete; None without one."""
         parts = path.split("/")
         for depth in range(1, len(parts)):
             above = "/".join(parts[:depth])
@@ -360,7 +391,8 @@ class Merger:
         return None
 
     def _staged(self, changes: Changes) -> None:
-        """Raise RefusedError where a person has staged something else for one of the paths, or above or below it."""
+        """Raise RefusedError where a person has staged another version of one of the paths, or a path above or below it."""
+        # The merge replaces the index entries of its paths, and a staged version may exist nowhere else.
         words = records(
             self._repo.run("diff-index", "--cached", "-z", "--no-renames", "--raw", "--no-abbrev", "HEAD")
         )
@@ -376,15 +408,15 @@ class Merger:
                 path not in changes and staged and clashes
             ):
                 raise RefusedError(
-                    f"{printable(path)} is staged otherwise than the PR has it; commit or unstage it; nothing was changed"
+                    f"{printable(path)} is staged with other contents than the PR has; nothing was changed; commit or unstage it"
                 )
 
     # -- after a crash ---------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Finish a merge that was interrupted, or undo it. What anybody has written since stays.
+        """Finish an interrupted merge where the branch has moved, else undo it. Keeps what was written since. Idempotent.
 
-        Raises RefusedError where its process is in the middle of it.
+        Raises RefusedError where a living process is applying the merge now.
         """
         try:
             found: Any = json.loads(self._intent.read_text("utf-8"))
@@ -392,23 +424,27 @@ class Merger:
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError):
+            # Kept for a person, under another name: it must not block every later merge.
             os.replace(self._intent, self._intent.with_name(f"{INTENT}.unusable"))
             return
         ours = intent.pid == os.getpid() and intent.born == born(intent.pid)
         if intent.lock in _ACTIVE or (
             not ours and Ticket("", "", 0.0, intent.pid, intent.born, intent.boot).is_alive()
         ):
-            raise RefusedError(f"process {intent.pid} is in the middle of a merge; ask again when it is done")
+            raise RefusedError(
+                f"process {intent.pid} is in the middle of a merge; ask again when it has ended"
+            )
         indexlock.drop(self._repo.own, intent.lock)
         (self._repo.own / HALF_INDEX).unlink(missing_ok=True)
         now = self._repo.commit_of(intent.branch)
         if self._repo.commit_of(intent.new) is None:
-            # Git has thrown it away since, so it never came to the branch. What was replaced, if anything was, is kept.
+            # Git's garbage collection has removed the commit, so no branch ever had it. Without the commit it is not
+            # known which files are the merge's, so the replaced ones are kept instead of put back.
             kept = self._intent.with_name(f"kept-{time.time_ns()}")
             if os.path.isdir(intent.stage):
                 shutil.move(intent.stage, kept)
                 logger.error(
-                    "a merge that was interrupted cannot be undone; what it replaced is kept",
+                    "an interrupted merge cannot be undone; the files that it replaced are kept",
                     folder=str(kept),
                 )
             self._drop(intent)
@@ -421,7 +457,7 @@ class Merger:
         self._drop(intent)
 
     def _undo(self, intent: Intent, now: str | None) -> None:
-        """Put back what was there, where the merge's own file stands, or nothing. `now`: where the branch stands."""
+        """Put the old files back, but only over the merge's own files or where there is no file. `now`: the branch's commit."""
         repo, stage = self._repo, Path(intent.stage)
         changes = tree.between(repo, intent.old, intent.new)
         usable = {path: None for path in intent.writes if tree.unusable(repo, path) is None}
@@ -432,11 +468,12 @@ class Merger:
             target, kept = repo.top / path, stage / path
             aside = kept.with_name(kept.name + exchange.ASIDE)
             if os.path.lexists(aside):
-                os.replace(aside, kept)  # it was killed in the middle of an exchange, which was no exchange
+                # Killed on a file system without an atomic exchange, where `exchange` takes three renames.
+                os.replace(aside, kept)
             is_ours = path in there and changes[path][1] is not None and there[path] == changes[path][1]
             try:
                 if known == "gone":
-                    # It was made where nothing was; still staged, it never came there.
+                    # A new file. Still in the stage it never reached the working tree, and the file there is a person's.
                     if intent.staged and is_ours and is_there and not os.path.lexists(kept):
                         with held.folder(repo.top, path.split("/")[:-1], make=False) as folder:
                             os.unlink(target.name, dir_fd=folder)
@@ -447,9 +484,7 @@ class Merger:
                     with self._places(path, kept, make=False) as (there_, here):
                         exchange.exchange(*here, *there_)
             except OSError as exc:
-                logger.error(
-                    "a file of a merge that was interrupted stays as it is", path=path, error=str(exc)
-                )
+                logger.error("a file of an interrupted merge cannot be restored", path=path, error=str(exc))
 
     def _drop(self, intent: Intent) -> None:
         held.try_remove_at(intent.stage)
@@ -458,7 +493,7 @@ class Merger:
             self._repo.move("aipass: is merged", f"delete {HELD} {kept}")
 
     def _catch_up(self, intent: Intent) -> None:
-        """The branch has moved, and the index perhaps not: what it has of before becomes what is now."""
+        """Update the index entries that are still as before the merge; for a crash after the branch moved."""
         repo = self._repo
         changes = tree.between(repo, intent.old, intent.new)
         hidden = self._not_checked_out(changes)
@@ -474,13 +509,13 @@ class Merger:
                 repo.run("update-index", "-q", "--refresh", env=env, fine=(0, 1))
 
     def _finish(self, intent: Intent) -> None:
-        """The records, the branches that have done their work, and what was kept meanwhile."""
+        """Mark the PRs as merged, and remove their branches, empty folders, the stage and the write-ahead record. Idempotent."""
         self._sweep(intent)
         for number in intent.prs:
             try:
                 pr = self._records.get(number)
             except AipassError as exc:
-                logger.error("a PR is merged, and its record cannot be used", pr=number, error=str(exc))
+                logger.error("a PR is merged, but its record cannot be used", pr=number, error=str(exc))
                 continue
             if pr.state == "open":
                 self._note(pr, intent.new)
@@ -488,7 +523,7 @@ class Merger:
         self._drop(intent)
 
     def _drop_branch(self, pr: Pr, merged: str | None = None) -> None:
-        """A PR's branch goes once it has done its work; not where a person works on it, or has committed more."""
+        """Delete a PR's branch, unless a person has checked it out or has committed more to it."""
         head = self._repo.ref(pr.ref)
         if head is None or pr.ref in self._repo.checked_out():
             return
@@ -496,7 +531,7 @@ class Merger:
             self._repo.move("aipass: has done its work", f"delete {pr.ref} {head}")
 
     def note_merged(self, pr: Pr, held: Held) -> None:
-        """It was merged elsewhere."""
+        """Record that a forge has merged the PR, and delete its branch. Raises RefusedError where the lease is lost."""
         held.check()
         self._note(pr, None)
         self._drop_branch(pr)
@@ -506,7 +541,7 @@ class Merger:
         self._records.put(pr.model_copy(update=merged))
 
     def _sweep(self, intent: Intent) -> None:
-        """Folders that have become empty, as git leaves none behind."""
+        """Remove folders that the merge has emptied, as git does."""
         for path in intent.writes:
             folder = self._repo.top.joinpath(path).parent
             while folder != self._repo.top and not os.path.lexists(self._repo.top / path):
@@ -519,7 +554,7 @@ class Merger:
                 folder = folder.parent
 
     def close(self, pr: Pr, reason: str, held: Held) -> Pr:
-        """Close one without merging it; its commits stay under `refs/aipass/pr/`. Raises AipassError where it is not open."""
+        """Close a PR without a merge; its commits stay under `refs/aipass/pr/`. Raises AipassError where it is not open."""
         if pr.state != "open":
             raise AipassError(f"PR {pr.id} is {pr.state} already")
         held.check()

@@ -1,6 +1,6 @@
-"""Opening a PR: a commit of what one agent owns and changed, upon the branch that is checked out, which does not move.
+"""Opening a PR: a commit of one agent's changes on top of the branch that is checked out. That branch does not move.
 
-Called by whoever holds the git lease. Each of these can be called again after a crash: what was done is found and not done twice.
+The caller holds the git lease. Every function is idempotent: after a crash the same call finds what was done and does the rest.
 """
 
 from __future__ import annotations
@@ -32,34 +32,37 @@ if TYPE_CHECKING:
     from aipass.features.git.tree import Entries, TreeEntry
     from aipass.text.secret import Secret
 
-#: Contents beyond this are told apart by their times, and are not searched for secrets.
+#: The fingerprint of a larger file uses its size and times instead of its contents; and a larger file is not searched
+#: for secrets.
 MAX_HASHED_BYTES, MAX_SEARCHED_BYTES = 50_000_000, 2_000_000
-#: A PR is looked through for secrets while others wait for the repository; 1 MB takes half a second, four where it was made to.
+#: Limit of the search for secrets, because other PRs wait for the lease at that time. 1 MB takes half a second; text
+#: that was written to be slow takes four.
 SEARCH_S = 30.0
-#: So many paths are named in a refusal.
+#: Paths that one message names.
 NAMED = 10
 
 
 class NothingError(AipassError):
-    """There is nothing to hand in."""
+    """The agent has no changes that are not in a PR or in the branch already."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenPath:
-    """A path that an agent wrote last. `seal` is what it was then (None: not looked at, its run lives); `changed`: somebody
-    has changed it since; `now`: it was written by the work that the PR is of, and not by something before; `at`: its ctime in
-    nanoseconds when that was found out.
-    """
+    """A path that the PR's agent was the last agent to write."""
 
+    #: The fingerprint at the end of the run that wrote it; None: that run is still alive.
     seal: str | None = None
+    #: Another author has changed it since.
     changed: bool = False
+    #: The PR's own dispatch or phase wrote it, not an earlier one.
     now: bool = True
+    #: Its ctime in nanoseconds when the request was accepted.
     at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PrRequest:
-    """A PR that is asked for. Paths are relative to the root."""
+    """A request for a PR. Paths are relative to aipass's root. `root` and `asked` together are the idempotency key."""
 
     root: str
     asked: str
@@ -69,22 +72,22 @@ class PrRequest:
     dispatch: int | None = None
     plan: str | None = None
     phase: str | None = None
-    #: What the agent wrote; None: nobody knows, and `owned` says which of the changed paths are its.
+    #: The paths that the agent wrote. None: no fence, so it is not known, and `owned` selects among all changed paths.
     claims: Mapping[str, WrittenPath] | None = None
     owned: Callable[[str], bool] | None = None
-    #: Only these paths, or what lies below them; empty: all.
+    #: Only these paths and everything below them; empty: all.
     only: tuple[str, ...] = ()
-    #: Take paths as they are now, whoever has changed them.
+    #: Take the present contents also where another author has changed a path.
     include: bool = False
-    #: A commit on the agent's own branch, and no PR yet.
+    #: Commit to the agent's draft branch, without a PR.
     draft: bool = False
-    #: Whether a file is searched for secrets.
+    #: Whether to search a file for secrets; false for the files of `[pr] allow_secrets`.
     searched: Callable[[str], bool] = lambda _: True
 
 
 @dataclass(slots=True)
 class OpenedPr:
-    """What came of it. `left_out`: paths that are not in it, with the reason."""
+    """The result of a request. `pr` is None for a draft; `left_out`: paths that are not in the commit, with the reason."""
 
     pr: Pr | None
     commit: str
@@ -93,7 +96,7 @@ class OpenedPr:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def told(self) -> str:
-        """For whoever asked."""
+        """The answer to the asking command: the PR, the files that run code, and the paths that were left out."""
         if self.pr is None:
             text = f"committed as {self.commit[:10]} on {self.ref.removeprefix('refs/heads/')}"
         else:
@@ -108,22 +111,26 @@ class OpenedPr:
 
 
 def started_by_others(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """Those of these paths that other programs run code out of, with the program and the reason: who merges them should look."""
+    """The paths from which other programs run code, such as CI or an editor, each with the reason; a reviewer should read them."""
     found = ((path, runs_code.listed(path)) for path in paths)
     return [(path, one.entry.what) for path, one in found if one is not None]
 
 
 def touched(path: Path) -> int:
-    """When a file was changed last, in nanoseconds; 0 where there is none: what comes into a folder is no change of it."""
+    """A file's ctime in nanoseconds; 0 for a folder, or where there is no file."""
     try:
         found = path.lstat()
     except OSError:
         return 0
+    # A folder's ctime changes with every file in it, which is no change of the path itself.
     return 0 if stat.S_ISDIR(found.st_mode) else found.st_ctime_ns
 
 
 def seal(path: Path) -> str:
-    """What tells whether anybody has changed a file: its content and whether it may be run, or where a link leads."""
+    """The fingerprint (seal) of a file: changes with its contents, its executable bit or its link target. Never raises.
+
+    Returns `gone` where there is no readable file, and `other` for folders, pipes and devices.
+    """
     try:
         found = path.lstat()
         if stat.S_ISLNK(found.st_mode):
@@ -133,6 +140,7 @@ def seal(path: Path) -> str:
         runs = "x" if found.st_mode & 0o100 else "-"
         if found.st_size > MAX_HASHED_BYTES:
             return f"{runs} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
+        # Safe against a race: an agent may put a pipe there after `lstat`, on which a plain `open` would hang.
         with open_regular(path) as file:
             return f"{runs} " + hashlib.sha256(file.read(MAX_HASHED_BYTES)).hexdigest()
     except OSError:
@@ -140,7 +148,7 @@ def seal(path: Path) -> str:
 
 
 class Pulls:
-    """Makes PRs in one repository."""
+    """Makes PRs in one repository. `find_secrets` is None where `[pr] secrets` turns the search off."""
 
     def __init__(
         self, repo: Repo, records: PrRecords, find_secrets: Callable[[str], Iterable[Secret]] | None
@@ -148,11 +156,12 @@ class Pulls:
         self._repo, self._records, self._find_secrets = repo, records, find_secrets
 
     def open(self, wish: PrRequest, held: Held) -> OpenedPr:
-        """Make it, or go on with the open one of the same agent and title.
+        """Make a PR, or update the open PR of the same agent and title. Nothing outside aipass's own refs and records changes.
 
-        Raises NothingError where the agent has changed nothing, RefusedError naming the paths where somebody else has
-        changed what it wrote, or where something looks like a secret; GitError.
+        Raises NothingError where there is nothing to commit; RefusedError with the paths where another author has changed
+        the agent's work or a line looks like a secret; GitError.
         """
+        # The record is written after the commit and before the branch: where it exists only the branch may be missing.
         if not wish.draft and (made := self._records.of_request(wish.root, wish.asked)) is not None:
             if made.state != "open":
                 return OpenedPr(made, made.head, made.ref, made.updated is None)
@@ -180,8 +189,9 @@ class Pulls:
             ref = folder_of(wish.agent) + DRAFT
             if (where := repo.checked_out().get(ref)) is not None:
                 short = ref.removeprefix("refs/heads/")
+                # A branch that moves under a working tree shows all its files as changed there.
                 raise RefusedError(
-                    f"{short} is checked out in {where}, and would move under whoever works there"
+                    f"{short} is checked out in {where}, and aipass does not move a checked-out branch; switch to another branch there"
                 )
             return OpenedPr(None, self._commit(ref, base, changes, wish), ref, left_out=left_out)
         number = mine.id if mine is not None else self._next()
@@ -192,7 +202,7 @@ class Pulls:
             else repo.one("merge-base", tip.commit, base)
         )
         drafts = tree.between(repo, fork, base) if drafted else {}
-        # What was drafted may have been taken back since.
+        # The agent may have undone its drafted changes: then the PR would be empty.
         after: Entries = {path: change[1] for path, change in drafts.items()} | changes
         if mine is None and tree.at(repo, fork, after) == after:
             raise NothingError(_nothing(wish, left_out))
@@ -220,11 +230,11 @@ class Pulls:
     def _finish(
         self, pr: Pr, new: bool, held: Held, left_out: list[tuple[str, str]] | None = None
     ) -> OpenedPr:
-        """Have its branch stand where its record says, unless a person has it checked out."""
+        """Move the PR's branch to the commit in its record, and remove the draft branch that is part of it."""
         if (where := self._repo.checked_out().get(pr.ref)) is not None and self._repo.ref(pr.ref) != pr.head:
             raise RefusedError(
-                f"PR {pr.id} is made, and {pr.ref.removeprefix('refs/heads/')} is checked out in {where}: "
-                f"`git merge refs/aipass/pr/{pr.id}` there brings it on"
+                f"PR {pr.id} is made, but {pr.ref.removeprefix('refs/heads/')} is checked out in {where} and was not moved; "
+                f"run `git merge refs/aipass/pr/{pr.id}` there to update it"
             )
         draft = folder_of(pr.agent) + DRAFT
         changes, stands = [], self._repo.ref(pr.ref)
@@ -232,7 +242,7 @@ class Pulls:
             changes.append(f"create {pr.ref} {pr.head}")
         elif stands != pr.head and self._repo.is_ancestor(stands, pr.head):
             changes.append(f"update {pr.ref} {pr.head} {stands}")
-        # Else people have gone on there since, or have made another of it: that stays.
+        # Otherwise a person has committed to the branch or replaced it, and it stays as it is.
         old = self._repo.commit_of(draft)
         if old is not None and draft not in self._repo.checked_out() and self._repo.is_ancestor(old, pr.head):
             changes.append(f"delete {draft} {old}")
@@ -242,21 +252,22 @@ class Pulls:
         return OpenedPr(pr, pr.head, pr.ref, new, left_out or [])
 
     def _open_one(self, wish: PrRequest) -> Pr | None:
-        """The agent's open PR of the same title, which it goes on with, as people have left its branch."""
+        """The agent's open PR of the same title, with the commits that people have added to its branch; None without one."""
         title = title_of(wish.title).casefold()
         mine = (pr for pr in self._records.open() if pr.agent == wish.agent and pr.title.casefold() == title)
         found = next(mine, None)
         return None if found is None else current(self._repo, found)
 
     def _free_way(self, agent: str) -> None:
-        """Raise RefusedError where a branch stands in the way of the folder of the agent's branches."""
+        """Raise RefusedError where an existing branch has the name of the folder of the agent's branches."""
+        # Git keeps refs as files: beside a branch `aipass` there cannot be a branch `aipass/api/x`.
         parts = folder_of(agent).rstrip("/").split("/")
         for depth in (3, 4):
             name = "/".join(parts[:depth])
             if self._repo.ref(name) is not None:
                 short = name.removeprefix("refs/heads/")
                 raise RefusedError(
-                    f"the branch `{short}` stands in the way of `{short}/…`; rename it: `git branch -m {short} OTHER`"
+                    f"the branch `{short}` prevents branches named `{short}/…`; rename it: `git branch -m {short} OTHER`"
                 )
 
     def _record(self, wish: PrRequest, number: int, branch: str | None) -> Pr:
@@ -277,6 +288,7 @@ class Pulls:
         )
 
     def _next(self) -> int:
+        # The refs count as well as the records: a person may have removed a record, and its number must not come twice.
         kept = self._repo.run("for-each-ref", "--format=%(refname)", KEPT).decode().split()
         numbers = [int(tail) for ref in kept if (tail := ref.removeprefix(KEPT)).isdecimal()]
         return 1 + max(self._records.last(), max(numbers, default=0))
@@ -291,7 +303,7 @@ class Pulls:
     # -- which paths -----------------------------------------------------------------------------------------------
 
     def _claims(self, wish: PrRequest, tip: str) -> tuple[dict[str, WrittenPath], list[tuple[str, str]]]:
-        """What the agent wrote, by paths from the top; and what of it no commit can hold."""
+        """The agent's paths, relative to the top; and the paths that a commit cannot contain, with the reasons."""
         repo, left_out = self._repo, []
         claims = self._changed(wish) if wish.claims is None else dict(wish.claims)
         if wish.only:
@@ -312,7 +324,7 @@ class Pulls:
                 folders[repo.prefix + path] = claim
             else:
                 left_out.append((path, why))
-        # A folder is nothing that git keeps; that a file is gone which stood there is.
+        # Git keeps no folders. Where a folder has replaced a file, the removal of that file is a change.
         were = tree.at(repo, tip, folders)
         found |= {
             path: folders[path]
@@ -322,13 +334,13 @@ class Pulls:
         for path, module in tree.in_submodules(repo, tip, found).items():
             del found[path]
             left_out.append((path, f"{module} is a submodule"))
-        # Build output and the like is not what anybody asked for.
+        # Ignored files are mostly build output, which no PR should contain.
         for path in tree.ignored(repo, found):
             del found[path]
         return found, left_out
 
     def _changed(self, wish: PrRequest) -> dict[str, WrittenPath]:
-        """Without a fence: whatever differs from HEAD and is the agent's to write."""
+        """The replacement for write attribution without a fence: paths that differ from HEAD and that the agent may write."""
         words = (
             "status",
             "--porcelain=v1",
@@ -351,32 +363,36 @@ class Pulls:
         there: Entries,
         left_out: list[tuple[str, str]],
     ) -> dict[str, WrittenPath]:
-        """Without what somebody else has changed since: that is refused where it is of the work that the PR is of."""
+        """The claims without the paths that another author has changed since.
+
+        Raises RefusedError where such a path belongs to the PR's own dispatch; one of an earlier dispatch is left out.
+        """
         refused = []
         kept = {}
         merged = self._merged(wish.agent)
         for path, claim in claims.items():
             changed = claim.changed or (claim.seal is not None and claim.seal != seal(self._repo.top / path))
-            # It may have been changed between the asking and now, by nobody knows whom.
+            # Race: the path may have been changed between the request and now, by an unknown author.
             changed = changed or (claim.at is not None and claim.at != touched(self._repo.top / path))
             if there[path] is None and os.path.isfile(self._repo.top / path):
-                left_out.append((path, "git takes no file of this name"))
+                # Git skips names such as `git~1`, which Windows takes for `.git`.
+                left_out.append((path, "git does not accept a file of this name"))
             elif not changed or wish.include:
                 kept[path] = claim
             elif there[path] == before[path] and path in merged:
-                continue  # it was handed in, and people went on from there
+                continue  # merged by an earlier PR and changed by people since: nothing to report
             elif there[path] == before[path]:
                 left_out.append((path, f"it is as the branch has it, not as {wish.agent} wrote it"))
             elif claim.now:
                 refused.append(path)
             else:
-                left_out.append((path, "somebody has changed it since"))
+                left_out.append((path, "another author has changed it since"))
         if refused:
             named = ", ".join(str(printable(path)) for path in refused[:NAMED])
             more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
             raise RefusedError(
-                f"changed by somebody else since {wish.agent} wrote it: {named}{more}; look at it, then ask again with "
-                "`--include` to take it as it is now, or name the other paths"
+                f"changed by another author since {wish.agent} wrote it: {named}{more}; review the change, then ask again with "
+                "`--include` to take the present contents, or name the other paths"
             )
         return kept
 
@@ -395,7 +411,10 @@ class Pulls:
         left_out: list[tuple[str, str]],
         mine: Pr | None,
     ) -> tuple[list[int], str, Entries]:
-        """Which open PRs it goes on from, the commit that it is built upon, and the changes upon that."""
+        """The PRs that this one is based on, its base commit, and its changes relative to that base.
+
+        Where another open PR changes the same path, this one is stacked on it, so that the two do not conflict.
+        """
         repo = self._repo
         wanted = dict.fromkeys(claims)
         changes = _differing(tree.at(repo, parent, wanted), there, wanted)
@@ -414,27 +433,29 @@ class Pulls:
             for path in sorted(same):
                 del changes[path]
                 wanted.pop(path, None)
+                # The other PR contains the same content already: in both it would be merged twice.
                 if other.agent != wish.agent:
-                    left_out.append((path, f"PR {other.id} of {other.agent} has it as it is now"))
+                    left_out.append((path, f"PR {other.id} of {other.agent} has the same contents"))
             if common != same:
                 parent = self._upon(parent, tip, other.head, f"PR {other.id} of {other.agent}")
                 on.append(other.id)
                 changes = _differing(tree.at(repo, parent, wanted), there, wanted)
         for path in _in_the_way(repo, parent, changes):
             raise RefusedError(
-                f"{printable(path)} stands where others have files below or above it; take those away first"
+                f"{printable(path)} has the path of another author's folder, or is below another author's file; remove those first"
             )
         return sorted(on), parent, changes
 
     def _standing(self) -> list[Pr]:
-        """PRs whose changes are not here yet: open ones, and those that were merged on a forge and not pulled."""
+        """PRs whose changes are not in this branch yet: open ones, and those that were merged on a forge and not pulled."""
         return [pr for pr in self._records.all() if pr.state == "open" or self._is_elsewhere(pr)]
 
     def _is_elsewhere(self, pr: Pr) -> bool:
-        """Whether it was merged on a forge, and that has not come here yet: by merging, or by other commits of the same."""
+        """Whether a PR was merged on a forge and its changes were not pulled yet. Records the present tip once they are here."""
         if pr.state != "merged" or pr.merged is not None:
             return False
         repo, tip = self._repo, self._repo.tip().commit
+        # A forge may squash or rebase: then the PR's own commit never arrives, and only the contents can be compared.
         if not repo.is_ancestor(pr.head, tip) and tree.at(repo, tip, pr.paths) != tree.at(
             repo, pr.head, pr.paths
         ):
@@ -443,31 +464,35 @@ class Pulls:
         return False
 
     def _upon(self, parent: str, tip: str, other: str, name: str) -> str:
-        """A commit that holds what another holds, and what was built upon so far."""
+        """A base with the changes of `other` and of the present base `parent`: one of the two, or a merge of both.
+
+        Raises RefusedError where they conflict.
+        """
         repo = self._repo
         if parent == tip or repo.is_ancestor(parent, other):
             return other
         made, conflicts = tree.merged(repo, parent, other)
         if conflicts:
             named = ", ".join(str(printable(path)) for path in conflicts[:NAMED])
-            raise RefusedError(f"{name} changes the same lines of {named}; it must be merged or closed first")
+            raise RefusedError(f"{name} changes the same lines of {named}; merge or close it first")
         return tree.join(repo, made, (parent, other), f"With {name}")
 
     # -- secrets ---------------------------------------------------------------------------------------------------
 
     def _search(self, base: str, changes: Entries, words: str) -> None:
-        """Raise RefusedError where a line that is new, or the message, looks like a key or a password."""
+        """Raise RefusedError where a new line, the title or the body looks like a key or a password."""
         if self._find_secrets is None:
             return
         found = [f"{printable(path)}:{line}: {kind}" for path, line, kind in self._secrets(base, changes)]
-        found += [f"the PR's own words: {secret.kind}" for secret in self._find_secrets(words)]
+        found += [f"the PR's title or body: {secret.kind}" for secret in self._find_secrets(words)]
+        # The message names the kind and the place, never the value: it goes into the ledger, which agents may read.
         if found:
             more = f"\nand {len(found) - NAMED} more" if len(found) > NAMED else ""
             raise RefusedError(
-                "this looks like a secret, and what is once in a commit is not secret any more:\n"
+                "this looks like a secret, and a commit would publish it:\n"
                 + "\n".join(found[:NAMED])
                 + more
-                + "\ntake it out and ask again; where it is none, a person names the file in `[pr] allow_secrets` of aipass.toml"
+                + "\nremove it and ask again; if it is no secret, a person can list the file in `[pr] allow_secrets` of aipass.toml"
             )
 
     def _secrets(self, base: str, changes: Entries) -> Iterator[tuple[str, int, str]]:
@@ -478,8 +503,9 @@ class Pulls:
             if entry is None or entry.mode not in {"100644", "100755"}:
                 continue
             if time.monotonic() > until:
+                # Refused, not skipped: otherwise an agent could hide a secret behind files that are slow to search.
                 raise RefusedError(
-                    f"the search for secrets took more than {SEARCH_S:.0f} seconds; hand in fewer files at once"
+                    f"the search for secrets took more than {SEARCH_S:.0f} seconds; open a PR with fewer files"
                 )
             text = self._text(entry)
             secrets = list(self._find_secrets(text)) if text else []
@@ -488,7 +514,8 @@ class Pulls:
             old = before[path]
             known = self._text(old) if old is not None and old.mode.startswith("100") else ""
             values = {secret.value for secret in self._find_secrets(known)} if known else set()
-            # Of one that has several lines, none is new that was there before.
+            # A secret of several lines (a private key) may be found at another line than before: it is new only where
+            # one of its lines is new.
             lines = {line for value in values if "\n" in value for line in value.splitlines()}
             for secret in secrets:
                 if secret.value not in values and not lines.issuperset(secret.value.splitlines()):
@@ -499,6 +526,7 @@ class Pulls:
         if size > MAX_SEARCHED_BYTES:
             return ""
         data = self._repo.run("cat-file", "blob", entry.sha)
+        # Git's own test for a binary file: a NUL within the first 8000 bytes.
         return "" if b"\0" in data[:8000] else data.decode("utf-8", "replace")
 
 
@@ -507,7 +535,7 @@ def _differing(before: Entries, there: Entries, wanted: Iterable[str]) -> Entrie
 
 
 def _in_the_way(repo: Repo, parent: str, changes: Entries) -> Iterator[str]:
-    """Files of others that a file or folder of this one would push out of the tree."""
+    """The PR's paths that would remove other authors' files from the tree: a file over a folder, or a folder over a file."""
     made = [path for path, entry in changes.items() if entry is not None]
     above = {"/".join(path.split("/")[:depth]) for path in made for depth in range(1, path.count("/") + 1)}
     for path, entry in tree.at(repo, parent, {*made, *above}).items():
@@ -550,16 +578,16 @@ def _is_below(path: str, tops: frozenset[str]) -> bool:
 
 
 def _nothing(wish: PrRequest, left_out: list[tuple[str, str]]) -> str:
-    text = f"{wish.agent} has changed nothing that is not handed in already"
+    text = f"{wish.agent} has no changes that are not in a PR or in the branch already"
     if not wish.claims and wish.claims is not None:
-        text = f"{wish.agent} has written nothing that a PR could hold; `aipass owns PATH` says who may write what"
+        text = f"{wish.agent} has written nothing that a PR could contain; `aipass owns PATH` shows who may write a path"
     if left_out:
         text += "; left out: " + ", ".join(f"{printable(path)} ({why})" for path, why in left_out[:NAMED])
     return text
 
 
 def _message(wish: PrRequest) -> str:
-    """The commit's message: title, body, and where it comes from."""
+    """The commit message: title, body, and trailers with the origin (`Dispatch:`, `Plan:`, `Phase:`)."""
     title = title_of(wish.title)
     trailers = [
         f"{name}: {value}"
@@ -571,11 +599,13 @@ def _message(wish: PrRequest) -> str:
 
 
 def _printable(text: str) -> str:
+    # An agent writes this text, and people read it in a terminal, which obeys escape sequences.
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
 def current(repo: Repo, pr: Pr) -> Pr:
-    """A PR as its branch has it now: only people can have moved that, and what they committed there is meant to be in it."""
+    """The PR with the present commit of its branch, and the paths that were added there."""
+    # Agents cannot write refs, so a person has moved the branch, and wants those commits in the PR.
     head = repo.commit_of(pr.ref)
     if head is None or head == pr.head:
         return pr

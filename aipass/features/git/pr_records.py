@@ -1,4 +1,4 @@
-"""PR records: one JSON file for each in `<git common dir>/aipass/prs`, shared by all worktrees; no commit can hold them."""
+"""PR records: one JSON file per PR in `<git common dir>/aipass/prs`, shared by all worktrees and outside every commit."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER, SCHEMA = "prs", 1
-#: Branches that people look at, one for each open PR; and what keeps every PR's commits, whatever becomes of its branch.
+#: The branches of open PRs, for people; and the refs that keep every PR's commits from git's garbage collection, also
+#: when the branch is gone.
 HEADS, KEPT = "refs/heads/aipass/", "refs/aipass/pr/"
-#: The branch of what an agent has committed and not yet handed in.
+#: The last part of the branch with commits that an agent has not handed in as a PR yet.
 DRAFT = "draft"
+#: Characters; a branch is also a file name in git's folder, with an agent's name before and a number behind it.
 MAX_SLUG = 48
 
 
 class Pr(BaseModel):
-    """One PR. Times are ISO 8601 in UTC; paths are those of the repository, not of a root below it."""
+    """One PR. Times are ISO 8601 in UTC; paths are relative to the top of the working tree, not to aipass's root."""
 
+    # Fields of a newer version survive when this version writes the record again.
     model_config = ConfigDict(extra="allow")
 
     schema_: int = SCHEMA
     id: int
     agent: str
     ref: str
-    #: The commit that it is built upon, and its own.
+    #: The commit that the PR is based on, and its newest own commit.
     base: str
     head: str
     state: Literal["open", "merged", "closed"]
@@ -44,31 +47,31 @@ class Pr(BaseModel):
     dispatch: int | None = None
     plan: str | None = None
     phase: str | None = None
-    #: The branch it was made for.
+    #: The target branch: the one that was checked out when the PR was made. None: HEAD was detached.
     branch: str | None = None
     paths: tuple[str, ...] = ()
-    #: Open PRs whose changes it goes on from.
+    #: PRs that this one is based on (a stack of PRs).
     stacked_on: tuple[int, ...] = ()
-    #: The root that asked, and its mark of the request: the same request is carried out once.
+    #: The idempotency key of the newest request: the root that asked, and its number of the request.
     root: str = ""
     asked: str = ""
     updated: str | None = None
     finished: str | None = None
-    #: Why it was closed, or the commit that holds it.
+    #: Why the PR was closed; and the commit that contains it. None for a merge on a forge that was not pulled yet.
     reason: str | None = None
     merged: str | None = None
-    #: Where a forge shows it.
+    #: The PR's page on a forge.
     url: str | None = None
 
 
 class PrRecords:
-    """The records of one repository. Written by whoever holds the git lease, read by anybody."""
+    """The records of one repository. Only the holder of the git lease writes them; any process may read them at any time."""
 
     def __init__(self, shared: Path) -> None:
         self._folder = shared / FOLDER
 
     def all(self, wrong: list[str] | None = None) -> list[Pr]:
-        """Every PR, oldest first. One whose record cannot be used is left out, and said in `wrong`."""
+        """Every PR, oldest first. Leaves out unusable records, and appends the reason for each to `wrong`."""
         found = []
         for number in self._numbers():
             try:
@@ -86,11 +89,11 @@ class PrRecords:
         return sorted(int(name[:-5]) for name in names if re.fullmatch(r"[0-9]{1,15}\.json", name))
 
     def open(self) -> list[Pr]:
-        """Those that are neither merged nor closed."""
+        """The PRs in state `open`, oldest first."""
         return [pr for pr in self.all() if pr.state == "open"]
 
     def get(self, number: int) -> Pr:
-        """One PR. Raises AipassError where there is none, or its record is not as it must be."""
+        """One PR. Raises AipassError where there is no record, or it is unusable."""
         path = self._folder / f"{number}.json"
         try:
             found: Any = json.loads(path.read_text("utf-8"))
@@ -101,42 +104,45 @@ class PrRecords:
             raise AipassError(f"there is no PR {number}; `aipass pr list` lists them") from None
         except (OSError, ValueError, AttributeError, RecursionError) as exc:
             why = str(exc).partition("\n")[0] or type(exc).__name__
-            raise AipassError(f"{path}: cannot be used ({why}); put it right, or move it away") from exc
+            raise AipassError(f"{path}: cannot be used ({why}); correct the file, or move it away") from exc
 
     def put(self, pr: Pr) -> None:
-        """Write one, whole or not at all."""
+        """Write or replace one record, atomically."""
         self._folder.mkdir(parents=True, exist_ok=True)
         data = pr.model_dump(mode="json")
         data = {"schema": data.pop("schema_"), **data}
         held.write_atomic(self._folder / f"{pr.id}.json", json.dumps(data, indent=2) + "\n")
 
     def of_request(self, root: str, asked: str) -> Pr | None:
-        """The PR that a request has led to."""
+        """The PR whose newest request this was; None where the request has made none yet."""
         return next((pr for pr in self.all() if pr.root == root and pr.asked == asked), None)
 
     def last(self) -> int:
-        """The highest number that was ever used here."""
+        """The highest number of a record; 0 without records."""
         return max(self._numbers(), default=0)
 
 
 def slug(title: str) -> str:
-    """A title as a part of a branch's name: lower-case words of ASCII letters and digits with `-` between."""
+    """A title as the last part of a branch name: lower-case ASCII words with `-` between. Not unique."""
+    # NFKD splits an accented letter into the letter and its accent, so that "é" becomes "e" instead of nothing.
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:MAX_SLUG].strip("-")
+    # A title of other scripts has no ASCII letters; and the name of the draft branch is taken.
     return "pr" if words in {"", DRAFT} else words
 
 
 def folder_of(agent: str) -> str:
-    """Where an agent's branches are: its name, as far as git takes it."""
+    """The prefix of an agent's branches: its name, changed where git does not allow it in a ref. Unique per agent."""
+    # git-check-ref-format: no part of a ref contains `..`, or ends with `.` or `.lock`.
     name = re.sub(r"\.lock$", "-lock", re.sub(r"\.{2,}|\.$", "-", agent))
     if name != agent:
-        # Another agent may be called as this one is written.
+        # Another agent may have the changed name as its own.
         name += "-" + hashlib.sha256(agent.encode()).hexdigest()[:6]
     return HEADS + name + "/"
 
 
 def title_of(text: str) -> str:
-    """A title in one line, without characters that no commit can hold."""
+    """A title as one line, without unprintable characters, which a commit message cannot contain or a terminal would obey."""
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 

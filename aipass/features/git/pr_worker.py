@@ -1,8 +1,9 @@
-"""The pull request worker: two threads beside the engine that make, merge and close PRs, one thing at a time, in the order of asking.
+"""The pull request worker: two threads beside the engine, one that opens and closes PRs and one that merges them.
 
-What they are asked for stands in the ledger as a pending action, and is asked again after a crash; everything that they do can
-be done twice. What came of it goes back through the engine's queue.
+Each thread does its jobs in the order of the requests. A request is a pending action in the ledger, which the engine sends again
+after a crash, so every job is idempotent. Results go back through the engine's queue.
 """
+# Two threads, because a merge waits for its checks for minutes; opening a PR must not wait for that.
 
 from __future__ import annotations
 
@@ -50,54 +51,56 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: A branch that moves while its merge is checked is checked again, so often.
+#: Attempts of a merge whose branch moves while the checks run; each attempt runs the checks again.
 MOST_TRIES = 3
-#: A check that cannot be started is tried again.
+#: Retries of a check that cannot be started: the pause, their number, and how long a busy supervisor costs none of them.
 START_PAUSE_S, START_TRIES, BUSY_WAIT_S = 0.5, 20, 60.0
+#: How long `stop` waits for each thread before it ends the programs that they started.
 STOP_WAIT_S = 10.0
-#: Of a check's command, in the words about what it came to.
+#: Characters of a check's command in a message.
 NAMED_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What a run had written when it ended: each path with what tells whether it was changed since; None: nobody can say."""
+    """A report: the paths that an ended run wrote, each with its fingerprint; None where the file has changed since the end."""
 
     run: int
     seals: Mapping[str, str | None]
-    #: It ended while no engine followed it, so nobody can say whether a later run wrote before it.
+    #: The run ended while no engine followed it, so the order of its writes and those of later runs is unknown.
     late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GitDone:
-    """What came of a request: how the asking command ends, and what is to be told."""
+    """A report: the result of a request. `code` and `text` are the asking command's exit status and output."""
 
     action: int
     request: str | None
     code: int
     text: str
+    #: Events to record.
     facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CheckAsked:
-    """Commands that a merge waits for, to be run in the fence on a checkout of what it would come to."""
+    """A report: a merge needs these commands run in the sandbox, on a checkout of its result in `folder`."""
 
     run: int
     folder: str
     commands: tuple[str, ...]
 
 
-#: What a run has written is read for so long before those who wait have their turn.
+#: Time slice for the fingerprints of one run's files, before the next job of the thread has its turn.
 SEALING_S = 0.3
-#: Seconds of a minute that one agent's runs may have others wait for their PRs.
+#: Rate limit: seconds per minute that the thread spends on PRs of one agent's runs, because all agents share the thread.
 PR_SHARE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class PrJob:
-    """One request. `by` is the run that asks and `cause` its event; `who` in words."""
+    """One request. `who` is its author in words, `by` the asking run (None: a person), and `cause` the event of the request."""
 
     do: str
     action: int
@@ -110,23 +113,25 @@ class PrJob:
     ids: tuple[int, ...] = ()
     method: str = ""
     reason: str = ""
-    #: Why it is not to be done at all, in words.
+    #: The reason why the engine has refused the request already; else empty.
     refused: str = ""
 
 
 @dataclass(slots=True)
 class _Merge:
-    """One PR on its way through a merge, and the request that it is of."""
+    """One PR to be merged, and the request that asked for it."""
 
     pr: Pr
     job: PrJob
-    #: What came of it; None: it is still to be seen.
+    #: Why the PR is not merged; None: it is merged, or not decided yet.
     failed: str | None = None
     code: int = EXIT_FAILED
 
 
 class PullRequestWorker:
-    """A source of what becomes of PRs. `busy` says who writes a path now."""
+    """An event source that makes, merges and closes PRs. `ask`, `seal` and `took` are called by the engine's thread and return
+    immediately.
+    """
 
     name = "pulls"
     urgent = True
@@ -139,7 +144,10 @@ class PullRequestWorker:
         busy: Callable[[], Mapping[str, str]],
         trusted: Sequence[str] = (),
     ) -> None:
-        """`trusted`: the filters that may be started while what an engine before has left is finished."""
+        """`busy` returns the paths that live runs have written. `trusted`: `[pr] filters`, for the recovery at the start.
+
+        `find_secrets` is None without a plugin for secrets.
+        """
         self._trusted = trusted
         self._layout, self._find_secrets, self._forges, self._busy = layout, find_secrets, forges, busy
         self._remover = Remover(layout)
@@ -153,15 +161,15 @@ class PullRequestWorker:
         self._ending = False
         self._tidied = threading.Event()
         self._repo: Repo | None = None
-        #: By agent, how long its PRs have taken.
+        #: The time that each agent's PRs have used.
         self._shares = FairShare()
-        #: The check that a merge waits for.
+        #: The run number of the check that a merge waits for.
         self._checking: int | None = None
 
     # -- the engine's side -----------------------------------------------------------------------------------------
 
     def start(self, tell: Callable[[list[Any]], None]) -> None:
-        """Begin; what an engine before has left half done is finished or undone first."""
+        """Start the threads; their first job finishes or undoes the merge that the previous engine left."""
         self._tell = tell
         for work in (self._run, self._run_merges):
             thread = threading.Thread(target=work, name=self.name, daemon=True)
@@ -170,39 +178,41 @@ class PullRequestWorker:
         self._put(self._jobs, self._tidy)
 
     def stop(self) -> None:
-        """End. What is half done is asked again by the next engine."""
+        """Stop the threads; the wait is limited. The next engine repeats unfinished jobs."""
         self._ending = True
+        # The merge thread may still wait for the first job, which is now skipped.
         self._tidied.set()
         for waiting in (self._jobs, self._merges, self._checked):
             waiting.put(None)
         self._remover.stop()
         for thread in self._threads:
-            thread.join(
-                STOP_WAIT_S
-            )  # a filter of the user's may take its time; what it is for is asked again
+            # A filter of the user may run for minutes. It can be ended: the next engine repeats its job.
+            thread.join(STOP_WAIT_S)
         if any(thread.is_alive() for thread in self._threads):
             programs.end_all()
 
     def is_settled(self) -> bool:
-        """Whether nothing waits here."""
+        """Whether no job waits or runs."""
         with self._lock:
             return self._open == 0
 
     def ask(self, job: PrJob) -> None:
-        """Line a request up."""
+        """Queue a request for its thread."""
         self._put(self._merges if job.do == "merge" else self._jobs, job)
 
     def seal(self, run: int, finished: float, paths: Sequence[str], *, late: bool = False) -> None:
-        """Note what a run that has ended wrote, as it is now. What was changed since `finished` (seconds) nobody can say.
+        """Queue the fingerprints of the paths that an ended run wrote; the result is a `Sealed` report.
 
-        `late`: it ended while no engine followed it.
+        `finished`: the run's end, in seconds since the epoch. A path that was changed later gets no fingerprint.
+        `late`: the run ended while no engine followed it.
         """
         self._put(self._jobs, partial(self._seal_more, run, finished, iter(paths), {}, late))
 
     def _seal_more(
         self, run: int, finished: float, left: Iterator[str], seals: dict[str, str | None], late: bool
     ) -> None:
-        """Go on for a moment; then others have their turn: how much there is to read a run decides."""
+        """Make fingerprints for `SEALING_S`, then queue the rest behind the other jobs."""
+        # A run decides how many files it writes, and must not block the PRs of other agents by that.
         until = time.monotonic() + SEALING_S
         for path, found in self._seals(finished, left):
             seals[path] = found
@@ -212,12 +222,12 @@ class PullRequestWorker:
         self._tell([Sealed(run, seals, late)])
 
     def took(self, message: dict[str, Any]) -> None:
-        """What a supervisor says of a check."""
+        """Receive a supervisor's message about a check, for the merge thread that waits for it."""
         if message["tell"] in {"ended", "unknown", "busy"}:
             self._checked.put(message)
 
     def checking(self) -> int | None:
-        """The check that a merge waits for, as the supervisors number it."""
+        """The run number of the check that a merge waits for; None without one."""
         return self._checking
 
     def _put(self, waiting: queue.SimpleQueue[Any], job: PrJob | Callable[[], None]) -> None:
@@ -230,6 +240,7 @@ class PullRequestWorker:
             place = self._layout.root / path
             found = seal(place)
             try:
+                # ctime and not mtime, because a program can set the mtime of a file.
                 known = place.lstat().st_ctime <= finished
             except OSError:
                 known = True
@@ -255,21 +266,22 @@ class PullRequestWorker:
         try:
             work()
         except EndingError:
-            return  # the next engine begins with it
+            return  # the next engine repeats it
         except Exception as exc:
-            logger.exception("could not be done", error=str(exc))
+            # The thread must live: all later requests depend on it.
+            logger.exception("a job of the pull request worker failed", error=str(exc))
 
     def _answer(self, job: PrJob, work: Callable[[PrJob], GitDone]) -> None:
         try:
             done = work(job)
         except EndingError:
-            return  # the next engine asks again
+            return  # without a result the action stays pending, and the next engine sends it again
         except (AipassError, OSError) as exc:
             code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
             done = GitDone(job.action, job.request, code, str(exc), self._failed(job, str(exc), exc))
-        except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and whoever asks an answer
+        except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and the asking command gets an answer
             report = write_report(self._layout.crashes, exc, f"pull requests, {job!r:.500}")
-            text = f"a bug in aipass: {type(exc).__name__}: {exc}; {report} says more"
+            text = f"a bug in aipass: {type(exc).__name__}: {exc}; the crash report is {report}"
             done = GitDone(job.action, job.request, EXIT_FAILED, text, self._failed(job, text, exc))
         self._tell([done])
 
@@ -294,7 +306,7 @@ class PullRequestWorker:
         begun = time.monotonic()
         if job.by is not None and (taken := self._shares.taken(job.wish.agent, begun)) > PR_SHARE_S:
             raise RefusedError(
-                f"PRs and commits of {job.wish.agent} have taken {taken:.0f} s within a minute, and others wait; ask again in a minute, with less"
+                f"PRs and commits of {job.wish.agent} have taken {taken:.0f} s within a minute, and other agents are waiting; ask again in a minute, with fewer files"
             )
         try:
             return self._made(job)
@@ -317,15 +329,16 @@ class PullRequestWorker:
         return GitDone(job.action, job.request, 0, told, (_fact(kind, job, records.get(opened.pr.id)),))
 
     def _show(self, repo: Repo, records: PrRecords, job: PrJob, opened: OpenedPr) -> str:
-        """Show it on the forge; it is there all the same where that fails."""
+        """Publish the PR on the forge, and record its URL. A failure there does not undo the PR; returns lines for the answer."""
         try:
             forge = self._forge(job)
             if forge is None or opened.pr is None:
                 return ""
             url = forge.open(repo, opened.pr, job.settings.remote)
         except AipassError as exc:
-            return f"\nit could not be shown on {job.settings.forge}: {exc}"
-        with self._lease(repo, job, f"address of PR {opened.pr.id}"):
+            return f"\nit could not be published on {job.settings.forge}: {exc}"
+        # Not under the lease before: the network may be slow, and all other PRs would wait for it.
+        with self._lease(repo, job, f"record the address of PR {opened.pr.id}"):
             records.put(records.get(opened.pr.id).model_copy(update={"url": url}))
         return f"\n{url}" if url else ""
 
@@ -368,7 +381,7 @@ class PullRequestWorker:
         done = [f"PR {pr.id} is closed; its commits stay as {pr.head[:10]}, refs/aipass/pr/{pr.id}"]
         above = [str(other.id) for other in records.open() if pr.id in other.stacked_on]
         if above:
-            done.append(f"PR {', '.join(above)} holds its changes as well and cannot be merged without it")
+            done.append(f"PR {', '.join(above)} is based on it and cannot be merged without it")
         return done
 
     # -- merging ---------------------------------------------------------------------------------------------------
@@ -377,7 +390,8 @@ class PullRequestWorker:
         self._tidied.wait()
         while (job := self._merges.get()) is not None:
             jobs = [job]
-            while True:  # whatever waits is tested together
+            # All waiting merges are tested together: one run of the checks instead of one per PR.
+            while True:
                 try:
                     more = self._merges.get_nowait()
                 except queue.Empty:
@@ -390,7 +404,7 @@ class PullRequestWorker:
             self._done(len(jobs))
 
     def _merge_all(self, jobs: list[PrJob]) -> None:
-        """Merge what is asked for, and answer each request; one method at a time, in the order of asking."""
+        """Merge the PRs of these requests and answer each request, in their order. PRs of one method are tested together."""
         wanted: dict[int, _Merge] = {}
         answered: list[PrJob] = []
         for job in jobs:
@@ -414,11 +428,12 @@ class PullRequestWorker:
                 for one in like:
                     one.failed = one.failed or str(exc)
                     one.code = exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
-            except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and whoever asks an answer
+            except Exception as exc:  # noqa: BLE001 - a bug becomes a report, and the asking command gets an answer
                 report = write_report(self._layout.crashes, exc, f"pull requests, {jobs!r:.500}")
                 for one in like:
                     one.failed = (
-                        one.failed or f"a bug in aipass: {type(exc).__name__}: {exc}; {report} says more"
+                        one.failed
+                        or f"a bug in aipass: {type(exc).__name__}: {exc}; the crash report is {report}"
                     )
         for job in answered:
             mine = [wanted[number] for number in dict.fromkeys(job.ids)]
@@ -430,10 +445,10 @@ class PullRequestWorker:
             pr = records.get(one.pr.id)
             if one.failed is None:
                 where = (
-                    "on the forge; `git pull` brings it here" if pr.merged is None else f"as {pr.merged[:10]}"
+                    "on the forge; run `git pull` to get it" if pr.merged is None else f"as {pr.merged[:10]}"
                 )
                 if one.pr.state == "merged":
-                    # By an earlier request, or for this one by an engine that was killed before it could say so.
+                    # By an earlier request; or for this one, by an engine that was killed before it recorded the result.
                     lines.append(f"PR {pr.id} is merged already, {where}")
                 else:
                     untested = "" if job.settings.checks else "; nothing was tested: there are no [pr] checks"
@@ -455,10 +470,10 @@ class PullRequestWorker:
         return GitDone(job.action, job.request, code, "\n".join(failed + lines), tuple(facts))
 
     def _merge(self, wanted: list[_Merge]) -> None:
-        """Test them together; where that fails find by halves which of them it is, and merge the others."""
+        """Test and merge the PRs together. Where that fails, bisect: test each half, until the failing PRs are alone."""
         for one in wanted:
             if one.pr.state == "merged":
-                continue  # by the engine before, or by an earlier request: it is as was asked for
+                continue  # by the previous engine or an earlier request: this request is fulfilled
             if one.pr.state == "closed":
                 one.failed = "it was closed"
         waiting = [[one for one in wanted if one.failed is None and one.pr.state == "open"]]
@@ -470,7 +485,7 @@ class PullRequestWorker:
             try:
                 said = self._try(together)
             except (AipassError, OSError) as exc:
-                # Those that were merged before are merged, whatever keeps these from it.
+                # An error of this half must not end the loop: other halves are merged already and need their answer.
                 said, code = str(exc), exc.exit_code if isinstance(exc, AipassError) else EXIT_FAILED
             left = [one for one in together if one.failed is None]
             if said is None or not left:
@@ -482,7 +497,10 @@ class PullRequestWorker:
             waiting[:0] = [left[:middle], left[middle:]]
 
     def _try(self, together: list[_Merge]) -> str | None:
-        """Merge these, if their checks pass on what it comes to; what failed, in words."""
+        """Merge these PRs if the checks pass on their common result. Returns the reason of a failure, None on success.
+
+        The lease is not held while the checks run; a branch that moves in between makes `apply` raise StaleError.
+        """
         job = together[0].job
         repo = self._repository(job.settings.filters)
         records = PrRecords(repo.shared)
@@ -507,10 +525,10 @@ class PullRequestWorker:
                     merger.apply(ready, held, inside.get)
                 return None
             except StaleError as exc:
-                # A commit came between: what was tested is not what would be merged.
+                # A commit was made during the checks, so their result is out of date.
                 if attempt == MOST_TRIES - 1:
                     raise
-                logger.info("a merge begins anew", reason=str(exc))
+                logger.info("a merge is prepared and tested again", reason=str(exc))
         return None
 
     def _merge_there(
@@ -533,7 +551,7 @@ class PullRequestWorker:
                     Merger(repo, records).note_merged(records.get(one.pr.id), held)
 
     def _check(self, repo: Repo, ready: Prepared, job: PrJob) -> str | None:
-        """Run the configured checks on a checkout of what the merge would come to; what failed, in words."""
+        """Run `[pr] checks` on a checkout of the merge's result. Returns the reason of a failure, None where all passed."""
         commands = job.settings.checks
         if not commands:
             return None
@@ -547,11 +565,11 @@ class PullRequestWorker:
                 merge_checks.end(own)
                 if message["tell"] == "ended" and message["outcome"] not in INTERRUPTED:
                     break
-                # One of an engine that was killed may take its time to end.
+                # A supervisor is busy while the check of a killed engine is still ending. That costs no attempt at first.
                 tries += message["tell"] != "busy" or time.monotonic() >= until
                 time.sleep(START_PAUSE_S)
             else:
-                return "its checks cannot be started, or are ended from outside; `aipass doctor` may say why"
+                return "its checks could not be started, or were ended from outside; `aipass doctor` may show the reason"
         finally:
             self._remover.remove(folder)
         if message["outcome"] == "exited" and message.get("exit") == 0:
@@ -562,14 +580,15 @@ class PullRequestWorker:
         which = textwrap.shorten(
             merge_checks.reached(own / wire.STDOUT, commands), NAMED_CHARS, placeholder="…"
         )
-        return f"its check `{which}` failed ({why}); {(own / wire.STDOUT).relative_to(self._layout.root)} says what"
+        return f"its check `{which}` failed ({why}); the output is in {(own / wire.STDOUT).relative_to(self._layout.root)}"
 
     def _run_check(self, asked: CheckAsked) -> dict[str, Any]:
-        """What a supervisor says of it in the end. Raises EndingError where the engine stops first."""
+        """Ask the engine to run a check, and wait for the supervisor's last message. Raises EndingError where the engine stops."""
         self._checking = asked.run
         self._tell([asked])
         try:
             while (message := self._checked.get()) is not None:
+                # A late message of an earlier check is not the answer.
                 if message.get("run") == asked.run:
                     return message
             raise EndingError
@@ -577,7 +596,8 @@ class PullRequestWorker:
             self._checking = None
 
     def _next_check(self, action: int, prs: Sequence[int]) -> Path:
-        """A folder that no check had: one that was asked before a crash may still run."""
+        """Make a folder that no check has used: a check from before a crash may still write into its own."""
+        # 1000 numbers for each action, so that a later action's checks have higher numbers (`merge_checks.now`).
         number = action * 1000
         while (folder := self._layout.run(MERGES + number)).exists():
             number += 1
@@ -598,7 +618,7 @@ class PullRequestWorker:
         with Lease(repo.shared).hold(job.who, reason, ending=lambda: self._ending) as held:
             self._tell([Fact("lease.taken", "git", ref="git", by=job.by, cause=job.cause, detail=detail)])
             try:
-                # What another engine left half done in this tree comes first.
+                # Another root of the same working tree may have left an interrupted merge.
                 Merger(repo, PrRecords(repo.shared)).recover()
                 yield held
             finally:
@@ -614,7 +634,7 @@ class PullRequestWorker:
             self._tidied.set()
 
     def _clear(self) -> None:
-        """Finish or undo what an engine before has left half done, and remove its scratch files."""
+        """Finish or undo the merge that the previous engine left, and remove its scratch files."""
         repo = self._repository(self._trusted)
         with Lease(repo.shared).hold("aipass", "tidy up"):
             Merger(repo, PrRecords(repo.shared)).recover()
@@ -623,7 +643,7 @@ class PullRequestWorker:
 
 
 def _alike(wanted: list[_Merge]) -> Iterator[list[_Merge]]:
-    """What is next to each other and is to be merged in the same way."""
+    """Group neighbours with the same method and settings, and keep the order."""
     group: list[_Merge] = []
     for one in wanted:
         if group and (one.job.method, one.job.settings) != (group[0].job.method, group[0].job.settings):

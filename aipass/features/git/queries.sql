@@ -1,36 +1,36 @@
--- What agents wrote: contributions. A line with `name:` begins a statement; the next line says its purpose.
+-- Contributions: the paths that agents wrote. A line with `name:` begins a statement; the next line says its purpose.
 
 -- name: events_about
--- What was told of one thing that a kind of events names, newest first.
+-- The events of one kind about one thing, newest first.
 SELECT time, detail FROM events WHERE kind = :kind AND ref = :ref ORDER BY id DESC
 
 -- name: put_work
--- What a run has written, and nobody after it.
+-- Record the last run that wrote a path, with the file's fingerprint (seal).
 INSERT INTO work (path, run, agent, dispatch, seal) VALUES (:path, :run, :agent, :dispatch, :seal)
 ON CONFLICT (path) DO UPDATE SET run = excluded.run, agent = excluded.agent, dispatch = excluded.dispatch, seal = excluded.seal
 
 -- name: put_late_work
--- The same of a run that ended while nobody looked: what a later one wrote stays.
+-- The same for a run that ended without an engine: the entry of a later run stays.
 INSERT INTO work (path, run, agent, dispatch, seal) VALUES (:path, :run, :agent, :dispatch, :seal)
 ON CONFLICT (path) DO UPDATE SET run = excluded.run, agent = excluded.agent, dispatch = excluded.dispatch, seal = excluded.seal
 WHERE excluded.run >= work.run
 
 -- name: dispatches_of_phase
--- All attempts at a phase of a plan.
+-- The dispatches of a phase: one for each attempt.
 SELECT id FROM dispatches WHERE plan = :plan AND phase = :phase
 
 -- name: work_of
--- What an agent's runs that ended have written last.
+-- The paths that an agent's ended runs were the last to write.
 SELECT * FROM work WHERE agent = :agent
 
 -- name: work_at
--- Who wrote a path last.
+-- The last run that wrote a path.
 SELECT * FROM work WHERE path = :path
 
 -- name: run_sealed
--- What it wrote is noted.
+-- Record that the fingerprints of a run's paths are complete.
 UPDATE runs SET sealed = 1 WHERE id = :id
 
 -- name: unsealed
--- Runs whose end nobody has followed up.
+-- Ended runs without fingerprints: their engine ended first.
 SELECT * FROM runs WHERE state = 'ended' AND sealed IS NULL ORDER BY id

@@ -1,4 +1,4 @@
-"""What may be asked for about pull requests: `pr`, `commit`."""
+"""The request verbs `pr` and `commit`: they validate a request and turn it into actions."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 MAX_TITLE = 200
 METHODS = ("merge", "squash", "ff")
-#: What of `pr` is for people and the orchestrator.
+#: Uses of `pr` that only people and the orchestrator may make. An agent that merges would review its own work.
 ORCHESTRATOR = frozenset(("merge", "close"))
 
 
 def pr(request: Request) -> Iterable[Action]:
-    """A PR is to be opened, merged or closed."""
+    """Open, merge or close PRs; the field `do` says which. Refuses an invalid request with exit status 2."""
     fields, do = request.fields, request.fields["do"]
     if do == "open":
         return _open(request, draft=False)
     if do not in ORCHESTRATOR:
         return request.refuse(f"`{do}` is none of open, merge, close", 2)
+    # The length is limited because SQLite and the names of record files take no larger numbers.
     prs = [int(one) for one in fields.get("ids", ()) if str(one).isdecimal() and len(str(one)) < 16]
     if not prs or len(prs) != len(fields["ids"]):
         return request.refuse("name the PRs by their numbers; `aipass pr list` shows them", 2)
@@ -37,12 +38,12 @@ def pr(request: Request) -> Iterable[Action]:
 
 
 def commit(request: Request) -> Iterable[Action]:
-    """A step is to be kept on the agent's own branch."""
+    """Commit the agent's changes to its draft branch, without a PR."""
     return _open(request, draft=True)
 
 
 def _open(request: Request, *, draft: bool) -> Iterable[Action]:
-    """A PR of what an agent wrote: its own where an agent asks, the one that a person names."""
+    """A PR of one agent's changes: of the asking agent, or of the agent that a person names."""
     fields, view, agent = request.fields, request.view, request.agent
     title = (fields.get("title") or "").strip()
     if not title:
@@ -58,14 +59,16 @@ def _open(request: Request, *, draft: bool) -> Iterable[Action]:
     worker = None if dispatch is None else view.agent_of_dispatch(dispatch)
     whose = fields.get("agent") or worker
     if agent is not None and whose not in {None, agent}:
-        return request.refuse(f"`{agent}` hands in its own work only")
+        return request.refuse(f"`{agent}` may open a PR of its own changes only")
+    # With it an agent could put a person's unfinished edits into a commit under its own name.
     if agent is not None and fields.get("include"):
         return request.refuse(
-            f"`--include` takes what others have changed since, and `{agent}` hands in its own work only"
+            f"`--include` adds changes that others have made since, and `{agent}` may open a PR of its own changes only"
         )
     whose = agent or whose
     if whose is None:
-        return request.refuse("say whose work it is: `--agent NAME`, or `--dispatch ID`", 2)
+        return request.refuse("name the author of the changes: `--agent NAME`, or `--dispatch ID`", 2)
+    # For an agent this is a question of permission (refused, 3), for a person a mistake in the command (usage, 2).
     if worker not in {None, whose}:
         return request.refuse(f"dispatch {dispatch} is {worker}'s work, not {whose}'s", 3 if agent else 2)
     if view.agent(whose) is None:

@@ -1,4 +1,7 @@
-"""The git source: tells how the logs of refs stand, whenever a hook or the logs' folders say that something was done."""
+"""The git source: reads the reference logs (reflogs) after each change, and reports their entries to the engine.
+
+Two signals start a read: a file that a git hook leaves in the spool, and a change in the folders of the logs.
+"""
 
 from __future__ import annotations
 
@@ -35,25 +38,25 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: So much of a log's end is read; and so many commits are described that were made while nobody looked.
+#: Bytes read from the end of a log; and commits described in one read. A source that was off for long skips older ones.
 TAIL_BYTES, DESCRIBED = 512_000, 500
-#: A commit changes several logs one after the other; then they are read once.
+#: Debounce: a commit changes several logs one after the other, and they are read once.
 REST_S = 0.03
-#: A repository that has just begun to come is asked for so often, so many seconds apart.
+#: Attempts to find a repository that `git init` or `git clone` is just making, and the pause between them.
 MADE_TRIES, MADE_WAIT_S = 20, 0.2
-#: One whose logs cannot be watched is tried again so often.
+#: The pause before another attempt to watch the logs.
 RETRY_S = 1.0
-#: Of a repository with more worktrees, nobody tells what is done in the others while they are on no branch.
+#: Commits on a detached HEAD in worktrees beyond these are not reported; commits on branches are, from the branch's log.
 MAX_WORKTREES = 200
-#: Of a commit with more paths, the first are told.
+#: The first paths of a commit are reported, the rest is not: an event is one row of the ledger.
 MAX_PATHS = 1000
 MAX_SUBJECT = 2000
-#: Of a rebase of more commits, the newest are told.
+#: The newest commits of a rebase are reported, the rest is not.
 MAX_REBASED = 5000
 
 
 class Git:
-    """Watches the logs of one repository's refs, and the spool folder of its hooks."""
+    """Watches the reference logs of one repository and the spool folder of its hooks, in a thread of its own."""
 
     name = "git"
 
@@ -66,8 +69,10 @@ class Git:
         baseline: bool = False,
         came: Callable[[], object] = lambda: None,
     ) -> None:
-        """`wants_rebased`: whether anybody wants each commit of a rebase. `baseline`: nobody has looked here before, and what is there
-        at the start is no news; what comes a moment later is. `came`: called where another repository has come.
+        """`wants_rebased`: whether a rule wants each commit of a rebase; asked at every read.
+
+        `baseline`: this is the first look at the repository, so everything that exists at the start is recorded without events.
+        `came`: called after another repository was found.
         """
         self._wants_rebased, self._baseline, self._came = wants_rebased, baseline, came
         self._root, self._spool = root, spool / hooktext.SPOOL
@@ -78,16 +83,17 @@ class Git:
         self._own = self._common = Path()
         self._is_there = False
         self._thread: threading.Thread | None = None
-        #: What each log was when it was read last, and the entries that were described.
+        #: Inode, size and mtime of each log at the last read: an unchanged log is not read again.
         self._known: dict[str, tuple[int, int, int]] = {}
+        #: Commits that were already described: another log that names the same commit costs no second look.
         self._described: set[str] = set()
 
     def start(self, tell: Callable[[list[GitSeen]], None]) -> None:
-        """Begin to observe; without a repository there is nothing to see until one comes."""
+        """Start the thread. Without a repository it waits until `again` is called."""
         self._tell = tell
         is_there = self._begin()
         if self._baseline:
-            # Where there is none yet, all that comes is news.
+            # Without a repository the baseline is empty: everything in one that appears later is an event.
             tell([(self._look(describe=False) if is_there else None) or GitSeen({})])
         if is_there:
             self._something.set()
@@ -95,28 +101,29 @@ class Git:
         self._thread.start()
 
     def again(self) -> None:
-        """Another repository has come in the place of the one that was watched, or the first. From any thread."""
+        """Look for a repository again: one has appeared, or another has taken its place. Thread-safe; returns immediately."""
         self._is_other = True
         self._something.set()
 
     def _find_again(self) -> None:
-        """`git init` makes the folder first, and what belongs there a moment later."""
         self._is_other = False
+        # `git init` makes the folder first and its contents a moment later: until then git finds no repository.
         for _ in range(MADE_TRIES):
             try:
                 if self._begin():
                     self._came()
                     return
             except OSError as exc:
-                # Nobody has made its logs yet, and we may not; or the system gives no more.
-                logger.warning("git cannot be watched yet", error=str(exc))
+                # The folder of the logs does not exist yet and aipass must not make it there, or the system's limit of
+                # watches is reached. Both may pass.
+                logger.warning("the repository cannot be watched yet", error=str(exc))
                 self._is_other = True
             if self._is_other or self._ending:
                 return
             threading.Event().wait(MADE_WAIT_S)
 
     def _begin(self) -> bool:
-        """Watch the repository that is there now; whether there is one."""
+        """Watch the present repository instead of the one before. Returns whether there is one."""
         for watched in self._watched:
             watched.stop()
         self._watched, self._is_there = [], False
@@ -130,7 +137,7 @@ class Git:
         folders = {own / "logs", common / "logs", self._tags, self._spool}
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        # Git makes that of the worktrees with the first of them, and takes it away with the last.
+        # Not made here: git makes this folder with the first linked worktree and removes it with the last.
         folders |= {common / WORKTREES} if (common / WORKTREES).is_dir() else set()
         for folder in folders:
             watched = Watched(WatchContext(root=str(folder), tell=lambda _: self._something.set()))
@@ -140,7 +147,7 @@ class Git:
         return True
 
     def stop(self) -> None:
-        """End all that `start` began."""
+        """Stop the thread and all watches. Returns after the thread has ended."""
         self._ending = True
         self._something.set()
         if self._thread is not None:
@@ -149,7 +156,7 @@ class Git:
             watched.stop()
 
     def is_settled(self) -> bool:
-        """Whether what was done while nobody looked has been told."""
+        """Whether every change that was made before the start, or signalled since, has been reported."""
         return self._settled.is_set() and not self._something.is_set()
 
     def _run(self) -> None:
@@ -166,15 +173,17 @@ class Git:
                 self._take_notes()
                 seen = self._look() if self._is_there else None
             except Exception:
-                # What lies there is anybody's; the next time may be better.
-                logger.exception("what git did cannot be read")
+                # People and programs write git's folder at any moment, so a read may fail in ways that we do not know.
+                # The thread must live: the next change starts another read.
+                logger.exception("git's reference logs cannot be read")
                 seen = None
             if seen is not None:
                 self._tell([seen])
             self._settled.set()
 
     def _take_notes(self) -> None:
-        """What hooks left only says that something was done; what it was, the logs say."""
+        """Remove the files that hooks left."""
+        # A hook's file is a signal without content. Any program can write one, so only git's logs say what happened.
         self._spool.mkdir(parents=True, exist_ok=True)
         for entry in os.scandir(self._spool):
             if not entry.name.startswith("."):
@@ -211,7 +220,7 @@ class Git:
         return GitSeen(logs, tags, dict(self._describe(wanted)), detached, rebased, time.time())
 
     def _rebased(self, logs: Iterable[tuple[ReflogEntry, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """The commits that rebases have made, by the branch's new tip."""
+        """The commits that each rebase made, oldest first, by the branch's new tip."""
         for entries in logs:
             for entry in entries:
                 match = REBASED.match(entry.message)
@@ -226,7 +235,7 @@ class Git:
                     yield entry.new, tuple("".join(said).split())
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        """The logs that tell what people do: of HEAD, here and in other worktrees, of branches but ours, and of remotes."""
+        """The logs of people's work: HEAD here and in other worktrees, all branches but aipass's own, and remotes."""
         yield HEAD, self._own / "logs/HEAD"
         for other in self._worktrees():
             yield f"{WORKTREES}/{other.name}/{HEAD}", other / "logs/HEAD"
@@ -240,7 +249,7 @@ class Git:
                         yield ref, path
 
     def _worktrees(self) -> list[Path]:
-        """Git's own folders of the other worktrees."""
+        """The git folders of the other worktrees, at most `MAX_WORKTREES`."""
         with contextlib.suppress(OSError):
             found = sorted(os.scandir(self._common / WORKTREES), key=lambda entry: entry.name)
             there = [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
@@ -256,6 +265,7 @@ class Git:
                 continue
             parts.append((found.st_ino, found.st_size, found.st_mtime_ns))
         now = tuple(map(sum, zip(*parts, strict=True))) if parts else (0, 0, 0)
+        # A log that never existed is no change; one that has vanished is.
         if not parts and ref not in self._known:
             return False
         changed = self._known.get(ref) != now
@@ -263,13 +273,15 @@ class Git:
         return changed
 
     def _describe(self, shas: list[str]) -> Iterator[tuple[str, About]]:
-        """Author, first line and paths of commits. Read by NUL alone, which none of them can hold."""
+        """Time, author, subject, parents and paths of commits; skips a commit that git cannot show."""
         for sha in shas:
-            # None of them is empty, which would be left out.
+            # NUL is the only character that none of the fields can contain. The space before each field keeps an empty
+            # one (a commit without parents), because `ask` drops empty parts.
             told = ask(self._root, "log", "-1", "-z", "--format=%ct%x00 %an%x00 %s%x00 %P", sha)
             if len(told) == 4:
                 at, author, subject, parents = (field.strip() for field in told)
                 words = ("diff-tree", "-z", "-r", "--root", "--no-commit-id", "--name-only", "--no-renames")
+                # Of a merge, the paths that it brought to the branch; git shows none of them by default.
                 paths = ask(self._root, *words, "--diff-merges=first-parent", sha)
                 yield (
                     sha,
@@ -284,6 +296,8 @@ class Git:
 
 
 def _is_detached(head: Path) -> bool:
+    """Whether a HEAD file names a commit instead of a branch; false where it cannot be read."""
+    # Read directly: a git process for each of up to 200 worktrees after every commit would cost seconds.
     try:
         with open_regular(head) as file:
             return not file.read(10).startswith(b"ref:")

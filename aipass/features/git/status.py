@@ -1,4 +1,4 @@
-"""Git in `aipass status`: the lease, a merge that is being tested, open PRs."""
+"""Git's part of `aipass status`: the git lease, the merge that is being tested, and open PRs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
-    """`leases`, `testing` and `prs`; all of them empty without a repository."""
+    """Returns `leases`, `testing` and `prs` as JSON data, read from git's folder without an engine; empty without a repository."""
     from aipass.features.git import merge_checks
     from aipass.features.git.lease import Lease
     from aipass.features.git.pr_records import PrRecords
@@ -31,12 +31,13 @@ def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
             for t in Lease(shared).tickets()
         ],
         "prs": [{"id": pr.id, "agent": pr.agent, "title": pr.title} for pr in PrRecords(shared).open()],
+        # After a crash the note of the last check is still there; without an engine no check is running.
         "testing": merge_checks.in_words(layout) if engine_lock.holder(layout) is not None else None,
     }
 
 
 def show(found: dict[str, Any]) -> list[str]:
-    """How many PRs are open, what is tested, who holds the lease and who waits for it."""
+    """The lines of `aipass status`: the number of open PRs, the merge in test, the holder of the lease and the queue behind it."""
     lines = [f"prs      {len(found['prs'])} open; `aipass pr list`"] if found["prs"] else []
     if found["testing"]:
         lines.append(f"merge    {found['testing']}")

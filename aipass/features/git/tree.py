@@ -1,7 +1,7 @@
-"""Trees as git keeps them: what lies at some paths in a commit, what git would keep of a working file now, and commits made of both.
+"""Git trees: the entries of a commit at some paths, the entries that working files would get, and new commits from both.
 
-Everything goes through an index of its own (`GIT_INDEX_FILE`) that holds the asked paths only, and `git fast-import`, so that
-the cost is that of the paths, whatever the size of the repository, and nobody's index or HEAD is touched.
+Private indexes (`GIT_INDEX_FILE`) contain only the wanted paths, and `git fast-import` writes the commits. So the cost depends on
+the number of paths and not on the size of the repository, and the user's index and HEAD stay unchanged.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ if TYPE_CHECKING:
 
 FOLDER_MODE, MODULE_MODE = "040000", "160000"
 IS_FOLDER = "it is a folder"
-#: What git reads in each folder on its way to a path.
+#: Files that git reads in each folder on the way to a path.
 _PASSED = (".gitignore", ".gitattributes")
-#: A question that git answers from names alone takes no longer, in however large a tree.
+#: Timeout of a command that reads names and no contents; it needs less in a tree of any size.
 QUICK_S = 30.0
-#: Of all files of a PR; forges take a tenth of that of one. Git reads them while others wait for the lease, and is waited for so long.
+#: Limit of all files of one PR; forges accept a tenth of that for one file. And the timeout of the command that reads
+#: them: all other PRs wait for the lease at that time.
 MOST_BYTES, READ_S = 1 << 30, 20.0
 
 
 class TreeEntry(NamedTuple):
-    """One path in a tree: git's mode (`100644 100755 120000 160000`) and the object."""
+    """One entry of a tree: git's mode (`100644 100755 120000 160000`, folders `040000`) and the object's id."""
 
     mode: str
     sha: str
 
 
-#: Paths with what is there; None: nothing.
+#: Paths with their entries; None: there is nothing at the path.
 Entries = dict[str, TreeEntry | None]
 
 
 def at(repo: Repo, commit: str, paths: Iterable[str]) -> Entries:
-    """What a commit holds at these paths; folders as entries of mode 040000."""
+    """The entries of a commit at these paths; each path is in the result. Raises GitError."""
     wanted = sorted(set(paths))
     found: Entries = dict.fromkeys(wanted)
     for batch in batches(wanted):
@@ -59,7 +60,8 @@ def at(repo: Repo, commit: str, paths: Iterable[str]) -> Entries:
 
 
 def between(repo: Repo, old: str, new: str) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
-    """The paths in which two commits or trees differ, with what is there in each."""
+    """The paths in which two commits or trees differ, each with its entry in the old and in the new one."""
+    # Without renames: a rename is a removed and an added path, and ownership is decided per path.
     words = records(repo.run("diff-tree", "-r", "-z", "--no-renames", "--raw", "--no-abbrev", old, new))
     found = {}
     for about, path in zip(words[::2], words[1::2], strict=True):
@@ -70,18 +72,20 @@ def between(repo: Repo, old: str, new: str) -> dict[str, tuple[TreeEntry | None,
     return found
 
 
-#: Of a path with more parts nothing is kept: what is asked of each folder above it makes everybody wait.
+#: Deeper paths are left out of PRs: git is asked about each folder above a path while other PRs wait, and an agent can
+#: make a chain of folders of any length.
 MOST_PARTS = 200
 
 
 def unusable(repo: Repo, path: str) -> str | None:
-    """Why git cannot keep what lies at a path now; None where it can, also where nothing is there."""
+    """The reason why a commit cannot contain the working file at a path; None where it can, or where there is no file."""
     parts = path.split("/")
     if len(parts) > MOST_PARTS:
-        return f"it lies more than {MOST_PARTS} folders deep"
+        return f"it is more than {MOST_PARTS} folders deep"
     for depth in range(1, len(parts)):
         folder = repo.top.joinpath(*parts[:depth])
         try:
+            # Git never follows a link on the way to a path; and a link could lead to a file outside the repository.
             if stat.S_ISLNK(folder.lstat().st_mode):
                 return f"{'/'.join(parts[:depth])} is a symbolic link"
         except OSError:
@@ -101,13 +105,13 @@ def unusable(repo: Repo, path: str) -> str | None:
     if stat.S_ISREG(found.st_mode) and not os.access(repo.top / path, os.R_OK):
         return "it cannot be read"
     if stat.S_ISREG(found.st_mode) and found.st_size > MOST_BYTES:
-        return f"it is larger than {MOST_BYTES >> 30} GB, and a commit would hold all of it"
+        return f"it is larger than {MOST_BYTES >> 30} GB, too large for a commit"
     return None
 
 
 @contextmanager
 def private_index(repo: Repo) -> Iterator[dict[str, str]]:
-    """An index of our own; the environment that makes git use it."""
+    """A private index for the time of a block, empty at first; yields the environment with which git uses it."""
     repo.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = repo.scratch / f"index-{os.getpid()}-{time.monotonic_ns()}"
     try:
@@ -118,10 +122,10 @@ def private_index(repo: Repo) -> Iterator[dict[str, str]]:
 
 
 def now(repo: Repo, base: Entries, most: int = 2 * MOST_BYTES) -> Entries:
-    """What git would keep of the working files at the paths of `base`, which is what it has there.
+    """The entries that `git add` would make of the working files at the paths of `base`, with their modes, filters and line ends.
 
-    Modes, links, filters, line ends as `git add` has them; the objects are written. Raises GitError, and RefusedError where
-    the files hold more than `most` bytes together.
+    `base`: the present entries. Writes the objects to the repository. Raises GitError, and RefusedError where the files
+    together are larger than `most` bytes.
     """
     if not base:
         return {}
@@ -132,9 +136,10 @@ def now(repo: Repo, base: Entries, most: int = 2 * MOST_BYTES) -> Entries:
         if entry is not None and entry.mode != FOLDER_MODE
     )
     with private_index(repo) as env:
+        # The present entries first: line-end conversion depends on them (a file with CRLF in the index keeps CRLF).
         repo.run("update-index", "-z", "--index-info", stdin=before, env=env)
         names = b"".join(os.fsencode(path) + b"\0" for path in base)
-        # A file may have grown since it was looked at.
+        # With a timeout besides the size check: a file may have grown in between.
         words = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
         repo.run(*words, stdin=names, env=env, timeout=READ_S)
         said = records(repo.run("ls-files", "-z", "--stage", "--full-name", env=env))
@@ -148,7 +153,7 @@ def now(repo: Repo, base: Entries, most: int = 2 * MOST_BYTES) -> Entries:
 
 
 def _check_size(repo: Repo, paths: Iterable[str], most: int) -> None:
-    """Raises RefusedError where git would read very much."""
+    """Raises RefusedError where the files are too large together. Checked before git reads them under the lease."""
     left = most
     for path in paths:
         try:
@@ -158,12 +163,12 @@ def _check_size(repo: Repo, paths: Iterable[str], most: int) -> None:
         left -= found.st_size if stat.S_ISREG(found.st_mode) else 0
     if left < 0:
         raise RefusedError(
-            f"these files hold more than {most >> 30} GB together; nothing was changed; name fewer of them, or make them smaller"
+            f"these files are larger than {most >> 30} GB together; nothing was changed; name fewer files, or make them smaller"
         )
 
 
 def in_submodules(repo: Repo, commit: str, paths: Iterable[str]) -> dict[str, str]:
-    """Those of the paths that lie in a submodule, checked out or not, with its own path."""
+    """The paths that are inside a submodule, checked out or not, each with the submodule's path."""
     above = {
         path: ["/".join(path.split("/")[:depth]) for depth in range(1, path.count("/") + 1)] for path in paths
     }
@@ -173,18 +178,19 @@ def in_submodules(repo: Repo, commit: str, paths: Iterable[str]) -> dict[str, st
 
 
 def ignored(repo: Repo, paths: Collection[str]) -> set[str]:
-    """Those of the paths that git ignores, tracked ones left out."""
+    """The paths that git ignores. A tracked path is never ignored. Raises RefusedError where git could hang or read too much."""
     if not paths:
         return set()
     _check_passed(repo, paths)
-    # A name that begins with `:` means something else to it.
+    # `check-ignore` reads pathspecs, in which a leading `:` is magic; `./` before each name prevents that.
     names = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
     said = records(repo.run("check-ignore", "-z", "--stdin", stdin=names, fine=(0, 1), timeout=QUICK_S))
     return {path.removeprefix("./") for path in said}
 
 
 def _check_passed(repo: Repo, paths: Iterable[str]) -> None:
-    """Look at what git reads on its way to these paths before it does: raises RefusedError where that is no file, or no end of one."""
+    """Raises RefusedError where a file that git reads on the way to these paths is too large or no regular file."""
+    # An agent can put a named pipe or an endless file there. Git would never finish reading it, while other PRs wait.
     folders = {path[: at + 1] for path in paths for at, letter in enumerate(path) if letter == "/"} | {""}
     for place in (repo.top / f"{folder}{name}" for folder in folders for name in _PASSED):
         try:
@@ -197,7 +203,7 @@ def _check_passed(repo: Repo, paths: Iterable[str]) -> None:
         ):
             where = printable(str(place.relative_to(repo.top)))
             raise RefusedError(
-                f"{where} is no file, or larger than {MAX_GITIGNORE_BYTES // 1000} kB, and git reads it on its way: make it smaller, or remove it"
+                f"{where} is no file, or larger than {MAX_GITIGNORE_BYTES // 1000} kB, and git must read it; make it smaller, or remove it"
             )
 
 
@@ -209,16 +215,16 @@ def commit(
     message: str,
     author: str,
 ) -> str:
-    """A commit of the first parent's tree with these changes, as the new value of `ref`; returns its id.
+    """Make a commit of the first parent's tree with these changes, move `ref` to it, and return its id.
 
-    `author` is `Name <address>`. Raises GitError.
+    `author` is `Name <address>`. Overwrites `ref`, so it must be one that only aipass moves. Raises GitError.
     """
     when = f"{int(time.time())} {time.strftime('%z')}"
     lines = [f"commit {ref}", "mark :1", f"author {author} {when}", f"committer {repo.signer()} {when}"]
     data = message.encode("utf-8", "replace")
     stream = [_lines(*lines, f"data {len(data)}"), data, _lines("", *_parents(parents))]
     for path, entry in sorted(changes.items(), key=lambda change: change[1] is not None):
-        # What goes away goes first: a file may take the place of a folder.
+        # Deletions come first, because a file may take the place of a deleted folder.
         words = b"D " if entry is None else f"M {entry.mode} {entry.sha} ".encode()
         stream.append(words + _quoted(path) + b"\n")
     stream.append(_lines("", "get-mark :1", "done"))
@@ -228,7 +234,7 @@ def commit(
         .strip()
     )
     if not said:
-        raise GitError("`git fast-import` made no commit and does not say why")
+        raise GitError("`git fast-import` made no commit and gave no reason")
     return said
 
 
@@ -245,13 +251,14 @@ _ESCAPED = {ord("\\"): b"\\\\", ord('"'): b'\\"', ord("\n"): b"\\n"}
 
 
 def _quoted(path: str) -> bytes:
-    """A path as fast-import reads it."""
+    """A path in the C-style quotes of fast-import, so that it may contain any byte."""
     return b'"' + b"".join(_ESCAPED.get(byte, bytes((byte,))) for byte in os.fsencode(path)) + b'"'
 
 
 def merged(repo: Repo, ours: str, theirs: str) -> tuple[str, list[str]]:
-    """The tree that a merge of two commits comes to, and the paths in conflict; no conflict: an empty list."""
-    # A new file stays in the folder that its author chose, also where another moved the rest of that folder away.
+    """The tree that results from a merge of two commits, and the paths in conflict (none: an empty list). Writes no commit."""
+    # Without detection of renamed folders: a new file stays in the folder that its author may write, also where
+    # another author has moved the rest of that folder.
     words = (
         "-c",
         "merge.directoryRenames=false",
@@ -268,7 +275,7 @@ def merged(repo: Repo, ours: str, theirs: str) -> tuple[str, list[str]]:
 
 
 def join(repo: Repo, made: str, parents: Sequence[str], message: str, author: str | None = None) -> str:
-    """A commit of a tree that is there already. `author` is `Name <address>`; left out: the user."""
+    """Make a commit of an existing tree and return its id; moves no ref. `author` is `Name <address>`, by default the user."""
     env: dict[str, str] = {}
     for role, who in (("AUTHOR", author or repo.signer()), ("COMMITTER", repo.signer())):
         name, _, address = who.rpartition(" <")
@@ -279,7 +286,7 @@ def join(repo: Repo, made: str, parents: Sequence[str], message: str, author: st
 
 
 def staged(repo: Repo, paths: Iterable[str]) -> Entries:
-    """What the user's index has at these paths."""
+    """The entries of the user's index at these paths; each path is in the result."""
     wanted = sorted(set(paths))
     found: Entries = dict.fromkeys(wanted)
     for batch in batches(wanted):
@@ -294,5 +301,5 @@ def staged(repo: Repo, paths: Iterable[str]) -> Entries:
 
 
 def today() -> str:
-    """This moment as records have it."""
+    """The present time as PR records store it: ISO 8601 in UTC."""
     return iso(time.time()) or ""

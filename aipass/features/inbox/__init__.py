@@ -1,1 +1,1 @@
-"""A dropped file becomes a dispatch."""
+"""The inbox: a file that is dropped there becomes a dispatch (job)."""

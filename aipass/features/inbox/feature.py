@@ -1,4 +1,4 @@
-"""The inbox: what a dropped file is, as its event carries it, and the note beside one that cannot be used."""
+"""The inbox feature: adds the content of a dropped file to its event, and writes a note beside a file that cannot be used."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 
 class InboxFeature:
-    """The feature."""
+    """Registers the action `Reject` and the filter that reads inbox files.
+
+    The policy `inbox` decides what becomes a dispatch.
+    """
 
     name = "inbox"
     policy = ("inbox",)
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Register the action, its effect and the filter of file facts.
+
+        Needs FilesystemFeature, to have files seen again.
+        """
         self._core, self._files = core, core.need(FilesystemFeature)
         core.add_action(Reject, self._reject)
         core.add_effect("inbox.reject", self._tell_beside)
@@ -48,16 +54,21 @@ class InboxFeature:
             return Done(f"{path}: {reason}; the note beside it cannot be written: {exc}", failed=True)
 
     def _look_into(self, step: Step, fact: Fact) -> Fact:
-        """A fact of the inbox with what must be known of its file now: its text, its type."""
+        """Add the type, size, hash and text of an inbox file to its fact; other facts are returned unchanged.
+
+        The content is read before the event is stored: handlers decide from the event alone, also after a restart.
+        """
         if not intake.is_inbox(fact.path) or fact.source != "filesystem":
             return fact
         if fact.kind == "file.deleted" and (other := intake.waits_for(str(fact.path))) is not None:
-            # What it stood beside is finished; it is seen anew.
+            # The control file of a download is gone, so the download beside it is complete: report it again.
             self._files.known.forget_file(other)
             self._files.scan(step, other.rpartition("/")[0])
         found = intake.look_into(self._core.layout.root, fact, self._core.config().inbox.max_size)
         if found.detail.get("writing"):
-            self._files.known.forget_file(str(fact.path))  # its next close is told, whatever it is then
+            # Another process still writes the file. Its next close must be an event, even if the content is the same by
+            # then.
+            self._files.known.forget_file(str(fact.path))
         return found
 
     def _reconfigured(self, now: Instant) -> None:
@@ -66,15 +77,15 @@ class InboxFeature:
 
 
 def make_inboxes(layout: Layout, config: Config) -> None:
-    """`inbox/<agent>/` for every agent; raises ConfigError where one cannot be made."""
+    """Create `inbox/<agent>/` for every agent; raises ConfigError if a folder cannot be created or is a symbolic link."""
     try:
         for folder in (layout.inbox, *(layout.inbox / name for name in config.agents)):
             folder.mkdir(parents=True, exist_ok=True)
             if folder.is_symlink():
                 raise ConfigError(
-                    f"{folder}: is a symbolic link, and nobody watches what lies behind one; make it a folder"
+                    f"{folder}: is a symbolic link, and aipass does not watch the target of a link; replace it with a folder"
                 )
     except OSError as exc:
         raise ConfigError(
-            f"{exc.filename}: the inbox cannot be made ({exc.strerror}); move away what is in its place"
+            f"{exc.filename}: the inbox folder cannot be created ({exc.strerror}); move away the file of that name"
         ) from exc

@@ -1,4 +1,4 @@
-"""Beside a dropped file that cannot be used: a note that says why."""
+"""The rejection note beside a dropped file that cannot be used: `<name>.rejected.json`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ if TYPE_CHECKING:
 
 
 def reject(layout: Layout, path: str, reason: str, remedy: str) -> str:
-    """Say beside a file why it was not used."""
+    """Write the note beside a rejected file; returns the outcome in words.
+
+    Idempotent; raises OSError if the note cannot be written.
+    """
     note = rejection_beside(layout.root / path)
     if not os.path.lexists(layout.root / path):
-        return "it is gone already"
+        return "the file is gone already"
     text = json.dumps({"file": printable(path), "reason": reason, "remedy": remedy}, indent=2) + "\n"
     try:
         if held.read(note, len(text) * 4 + 4) == text.encode():
-            return f"rejected: {reason}"  # it says so already: a reload looks at all of them again
+            # Each reload looks at all files again; a new note would be a new event each time.
+            return f"rejected: {reason}"
     except OSError:
-        pass
+        pass  # there is no note yet
     held.write_atomic(note, text)
     if not os.path.lexists(layout.root / path):
-        # Taken away meanwhile: a note beside nothing would puzzle whoever finds it.
+        # The file was removed between the check and the write (race): a note without its file would confuse people.
         with held.above(note) as (folder, name):
             held.remove(folder, name)
-        return "it is gone already"
+        return "the file is gone already"
     return f"rejected: {reason}"

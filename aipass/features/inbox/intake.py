@@ -1,4 +1,4 @@
-"""A file in the inbox as its event carries it: type, size, hash, and a Markdown file's whole text."""
+"""Reads a file of the inbox for its event: type, size, hash, and the text of a Markdown file."""
 
 from __future__ import annotations
 
@@ -18,44 +18,51 @@ if TYPE_CHECKING:
 
     from aipass.event import Fact
 
-#: Read as the prompt itself; any other file is handed over by its path.
+#: The text of these files is the prompt; of any other file the agent gets the path.
 PROMPT_SUFFIXES = (".md", ".markdown")
-# A prompt larger than this is handed over by path as well: it would stand in the ledger with each event.
+# Of a larger Markdown file the agent gets the path as well: the text is stored in the ledger with the event.
 MAX_PROMPT_BYTES = 1_000_000
 _CHUNK = 1 << 20
 
 
 def is_inbox(path: str | None) -> bool:
-    """Whether a path lies in the inbox."""
+    """Whether a path, relative to the root, is inside the inbox."""
     return path is not None and path.startswith("inbox/")
 
 
 def waits_for(path: str) -> str | None:
-    """The file of the inbox that was unfinished as long as `path` stood beside it; None where none was."""
+    """The download that was incomplete while its control file `path` existed; None if `path` is no control file."""
     folder, _, name = path.rpartition("/")
     found = passing.control_of(name)
     return None if found is None else f"{folder}/{found}"
 
 
 def look_into(root: Path, fact: Fact, limit: int) -> Fact:
-    """The fact with what its file holds; what cannot be read is said in `detail.problem`. Larger files are not read."""
+    """The fact with details of its file; raises nothing.
+
+    `detail` gets `mime`, `size`, `identity`, `sha256` and `text`; or `control` (a download that is not complete), `writing` (another
+    process still writes it), `gone`, or `problem` (an error in words). A file larger than `limit` bytes is not read.
+    """
     assert fact.path is not None
     detail: dict[str, Any] = dict(fact.detail)
     if detail.get("type", "file") != "file" or fact.kind != "file.closed":
         return fact
     for ending in passing.controls():
         if os.path.lexists(root / (fact.path + ending)):
-            # A download that has its final name from the start: looked at again when its control file goes.
+            # Some downloads have their final name from the start. The file is read again when the control file is removed.
             detail["control"] = fact.path.rpartition("/")[2] + ending
     detail["mime"] = mimetypes.guess_type(fact.path)[0] or "application/octet-stream"
     try:
+        # No link is followed: it could lead to any file of the user. The open of a named pipe must not block the engine.
         handle = held.open_at(root / fact.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(handle, "rb") as file:
+            # All details come from one descriptor: by name, each could be that of another version of the file.
             found = os.fstat(file.fileno())
             detail["size"] = found.st_size
             detail["identity"] = str(identity_of(found))
             if writers.is_written(file.fileno()):
-                detail["writing"] = True  # again, or still, by another: its close is told
+                # Another process opened it after the close that caused this event; its own close causes the next one.
+                detail["writing"] = True
                 return dataclasses.replace(fact, detail=detail)
             if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= limit:
                 is_prompt = fact.path.lower().endswith(PROMPT_SUFFIXES) and found.st_size <= MAX_PROMPT_BYTES
@@ -80,5 +87,5 @@ def _read(file: Any, detail: dict[str, Any], *, is_prompt: bool) -> None:  # noq
         try:
             detail["text"] = kept.decode("utf-8-sig")
         except UnicodeDecodeError:
-            # No text after all: the agent gets it by path and can see for itself.
+            # The file is not UTF-8 text, whatever its name: the agent gets its path.
             detail["mime"] = "application/octet-stream"

@@ -1,1 +1,1 @@
-"""What agents know: state files, notes, and the search in them."""
+"""The memory feature: state files, notes, and their search."""

@@ -1,4 +1,4 @@
-"""JSON as an agent may have left it, read strictly; what cannot be used is named by line and field. Pure."""
+"""The strict reader and the writer of JSON state files; faults have a line and a field. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 #: A state file within its limits is far smaller.
 MAX_BYTES = 1_000_000
+#: Valid files are 4 deep. Code that walks a document recursively needs a limit.
 MAX_DEPTH = 20
 _BLANK = re.compile(r"[ \t\n\r]*")
 _SCALAR = re.compile(r"[^\s,\]}]+")
@@ -20,19 +21,19 @@ Place = tuple[str | int, ...]
 
 
 class FaultError(Exception):
-    """Why a document cannot be used. `line` counts from 1; `field` is dotted, empty where it is the whole file."""
+    """Why a document cannot be used. `line` counts from 1; `field` is dotted, and empty for the whole file."""
 
     def __init__(self, message: str, line: int = 1, field: str = "") -> None:
         super().__init__(message)
         self.message, self.line, self.field = message, line, field
 
     def __str__(self) -> str:
-        """In words: where, and what would be right."""
+        """Return line, field and message in one text."""
         return f"line {self.line}{f', `{self.field}`' if self.field else ''}: {self.message}"
 
 
 def read(data: bytes) -> tuple[str, dict[str, Any]]:
-    """The text of a file and the object that it holds. Raises FaultError."""
+    """Return the text of a file and its JSON object. Raises FaultError, and nothing else, for any bytes."""
     if len(data) > MAX_BYTES:
         raise FaultError(f"the file has {len(data)} bytes; a state file has at most {MAX_BYTES}")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -48,28 +49,28 @@ def read(data: bytes) -> tuple[str, dict[str, Any]]:
         found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
     except json.JSONDecodeError as exc:
         if not text.strip():
-            raise FaultError("the file is empty; it holds one JSON object") from None
+            raise FaultError("the file is empty; it must contain one JSON object") from None
         raise FaultError(f"this is not JSON: {exc.msg} (column {exc.colno})", exc.lineno) from None
     except _NoJsonError as exc:
         raise FaultError(exc.message, _line_with(text, exc.sign)) from None
     except (RecursionError, ValueError) as exc:
-        # A number of thousands of digits, or brackets without an end.
+        # Python refuses integers of more than 4,300 digits, and brackets that are nested too deep.
         raise FaultError(f"this cannot be read: {str(exc)[:100]}") from None
     if not isinstance(found, dict):
-        raise FaultError(f"the file holds {kind_of(found)}; it must hold one JSON object, in braces")
+        raise FaultError(f"the file contains {kind_of(found)}; it must contain one JSON object, in braces")
     if _is_deeper(found, MAX_DEPTH):
-        raise FaultError(f"it is nested more than {MAX_DEPTH} deep")
+        raise FaultError(f"it is nested more than {MAX_DEPTH} levels deep")
     return text, found
 
 
 def render(document: Mapping[str, Any]) -> bytes:
-    """A document as it stands in its file: keys in their order, two spaces, one entry a line, a line end at the end."""
-    # Half a pair of somebody's, or a name that is not UTF-8, has no place in a file.
+    """Return the bytes of a document: keys in their order, indented by two spaces, with a line end at the end."""
+    # "replace": a lone surrogate (a path that is not UTF-8, for example) must not stop the engine.
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def line_of(text: str, place: Place) -> int:
-    """The line of a value in a JSON text that is known to be valid; of what holds it, where it is not there."""
+    """Return the line of a value in valid JSON text. For a missing value: the line of the innermost container on its way."""
     where = _BLANK.match(text).end()  # type: ignore[union-attr]
     for step in place:
         found = _inner(text, where, step)
@@ -80,7 +81,7 @@ def line_of(text: str, place: Place) -> int:
 
 
 def kind_of(value: object) -> str:
-    """A value's kind, for eyes."""
+    """Return the kind of a value, in words for messages."""
     match value:
         case None:
             return "null"
@@ -101,11 +102,12 @@ class _NoJsonError(Exception):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # JSON parsers keep the last of two equal keys: a list that an agent wrote first would be lost silently.
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
             raise _NoJsonError(
-                f"the key {json.dumps(key)} stands twice in one object; keep one", json.dumps(key)
+                f"the key {json.dumps(key)} appears twice in one object; keep one", json.dumps(key)
             )
         found[key] = value
     return found
@@ -114,16 +116,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _float(digits: str) -> float:
     found = float(digits)
     if found in {float("inf"), float("-inf")}:
-        raise _NoJsonError(f"{digits[:40]} is larger than any number that is kept", digits)
+        raise _NoJsonError(f"{digits[:40]} is larger than any number that can be stored", digits)
     return found
 
 
 def _constant(name: str) -> NoReturn:
-    raise _NoJsonError(f"{name} is no JSON; write a number, or null", name)
+    raise _NoJsonError(f"{name} is not JSON; write a number, or null", name)
 
 
 def _line_with(text: str, sign: str) -> int:
-    """The last line with a text: of a key that stands twice, the second."""
+    """Return the last line with a text: for a repeated key, the line of the second."""
     at = text.rfind(sign)
     return text.count("\n", 0, at) + 1 if at >= 0 else 1
 
@@ -134,7 +136,7 @@ def _is_deeper(value: object, limit: int) -> bool:
 
 
 def _inner(text: str, where: int, step: str | int) -> int | None:
-    """Where the member `step` of the object or list at `where` begins."""
+    """Return the offset of the member `step` of the object or list at `where`; None where there is none."""
     if text[where] not in "{[":
         return None
     is_object, number = text[where] == "{", 0

@@ -1,4 +1,4 @@
-"""Memory: what agents know, the files that show it, and what is remembered of all that happens."""
+"""The memory feature: state files of agents, their notes, and a searchable memory of runs, messages, plans and PRs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aipass.action import FinishTodo, Forget, Note
 from aipass.core.requests import answer
 from aipass.core.run_hook import RunHook
 from aipass.core.step import Applied
-from aipass.errors import EXIT_FAILED, EXIT_REFUSED
+from aipass.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from aipass.features.dispatch import results
 from aipass.features.dispatch.feature import DispatchFeature
 from aipass.features.memory import sessions
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 
 class MemoryFeature(RunHook):
-    """The feature, and its face."""
+    """The feature. Others use `store` to write memory, and set `tell` to receive messages for agents."""
 
     name = "memory"
     verbs = VERBS
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Add actions, verbs, reports, listeners and sources. Needs ownership (which files a run wrote), secrets and dispatch."""
         self._core, self._ledger = core, core.ledger
         self._ownership, secrets = core.need(OwnershipFeature), core.need(Secrets)
         files = StateFiles(core.layout, partial(masked, secrets.find)) if core.works else None
         indexer = Indexer(core.layout, core.need(Indexes).found)
         self.store = StateStore(core, files, secrets.mask, indexer)
-        #: How an agent is told something about its files.
+        #: Sends an agent a message about its files. The messages feature sets it: it is set up later, because it needs this one.
         self.tell: Callable[[Step, str, str], object] = _nobody
         core.provide(self)
         core.add_action(Note, self._note)
@@ -69,9 +69,11 @@ class MemoryFeature(RunHook):
         self.store.serve(step)
         self.store.publish(step)
 
-    # -- what is asked for -----------------------------------------------------------------------------------------
+    # -- actions ---------------------------------------------------------------------------------------------------
 
     def _note(self, step: Step, event: Event, action: Note) -> Applied:
+        if action.agent not in self._core.config().agents:
+            return self._answer(event, action.request, f"there is no agent `{action.agent}`", EXIT_USAGE)
         run = None if action.run is None else self._ledger.one("run", {"id": action.run})
         entry = (action.agent, action.kind, action.text, action.tags, run, action.added)
         text, failed = self.store.note(step, *entry)
@@ -93,11 +95,12 @@ class MemoryFeature(RunHook):
         answer(self._ledger, action.request, code, text)
         return Applied(text, bool(code))
 
-    # -- what agents do with their files ---------------------------------------------------------------------------
+    # -- reports of the state files' thread ------------------------------------------------------------------------
 
     def _saved(self, step: Step, report: StateSaved) -> None:
         for text in self.store.take(step, report):
             self.tell(step, report.agent, text)
+        # Before the next save of this step, which must be merged with the result of this one.
         self.store.publish(step)
 
     def _rejected(self, step: Step, report: StateRejected) -> None:
@@ -106,12 +109,12 @@ class MemoryFeature(RunHook):
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def before_start(self, step: Step, run: Row) -> None:
-        """Its agent begins to work on something."""
+        """Update `now` in the state file of the run's agent, before the run can read it."""
         del step
         self.store.begun(run["agent"])
 
     def ended(self, step: Step, end: RunEnd) -> None:
-        """It is a session of its agent's."""
+        """Store the run as a session: its answer, open questions, outcome, and the files that it wrote."""
         run = end.run
         asked = self._ledger.all("open_questions", {"dispatch": run["dispatch"]})
         said = self.store.clean(results.words(end.outcome.answer)) or end.reason
@@ -119,7 +122,7 @@ class MemoryFeature(RunHook):
         said = sessions.with_questions(said, asked)
         self.store.ended(step, run, sessions.of(run, end.finished, end.result, said, files))
 
-    # -- what is remembered ----------------------------------------------------------------------------------------
+    # -- what memory stores ----------------------------------------------------------------------------------------
 
     def _answered(self, step: Step, row: Row, path: str) -> None:
         said = results.said(self._core.layout, self._ledger, row["id"])
@@ -128,7 +131,7 @@ class MemoryFeature(RunHook):
             self.store.remember("answer", row["agent"], said, when, dispatch=row["id"], path=path)
 
     def _remember(self, step: Step, event: Event) -> None:
-        """PRs, plans, and what checks came to."""
+        """Store opened PRs, ended plans, and the results of checks."""
         detail, when = event.detail, step.now.wall
         match event.kind:
             case "pr.opened":
@@ -148,5 +151,5 @@ class MemoryFeature(RunHook):
 
 
 def _nobody(step: Step, agent: str, text: str) -> None:
-    """Where no feature brings messages to agents."""
+    """Do nothing: the default of `tell` without a feature that delivers messages."""
     del step, agent, text

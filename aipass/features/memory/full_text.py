@@ -1,22 +1,23 @@
-"""Words that are searched for, and words that are found: what is indexed of a text, what is asked of the index. Pure.
+"""Full-text search: the words that are indexed of a text, and the FTS5 query for what a person typed. Pure.
 
-The index splits at everything that is no letter or digit, folds accents and stems English words (SQLite's FTS5, porter over
-unicode61); so `parse_url`, `src/api/login.py` and `dropped` are found by their parts already. Names in camel case are split here.
+SQLite's FTS5 (porter over unicode61) splits at every character that is no letter or digit, removes accents and stems English
+words. So the parts of `parse_url` and `src/api/login.py` are words already. Names in camel case are split here.
 """
 
 from __future__ import annotations
 
 import re
 
-#: Of a text, for the index.
+#: Characters of a text that are indexed.
 MAX_INDEXED = 20_000
+#: Words of a query that are searched for: a pasted page would make a query that takes long.
 MAX_TERMS = 24
-#: From this length on the beginning of a word finds it.
+#: A typed word of this length also matches longer words. The index keeps prefixes of 3 letters (`prefix = '3'`).
 PREFIX_CHARS = 3
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])")
 _WORD = re.compile(r"[^\W_]+")
 _NAME = re.compile(r"[\w)][_./:-][\w(]|(?<=[a-z0-9])[A-Z]|[0-9]|^[A-Z][A-Z_]+$")
-#: Too common to be worth asking for, unless nothing else was asked.
+#: Stop words: left out of a query, unless it has no other words.
 _COMMON = frozenset(
     [
         "a",
@@ -93,16 +94,16 @@ _COMMON = frozenset(
 
 
 def indexed(text: str, *more: str) -> str:
-    """What the index gets of a text and of words that belong to it: itself, and the parts of its names."""
+    """Return the words to index: the text, the words in `more`, and the parts of names in camel case."""
     whole = " ".join((text, *more))[:MAX_INDEXED]
     names = {word for word in _WORD.findall(whole) if _CAMEL.search(word)}
     return whole + "".join(f" {' '.join(_CAMEL.split(name))}" for name in sorted(names))
 
 
 def query(asked: str) -> str:
-    """What people typed, as an expression of FTS5: any of the words; empty where there is no word in it.
+    """Return an FTS5 query that matches any of the typed words; empty if there is no word.
 
-    Whatever is typed, it is no syntax error: every term is quoted.
+    No input is a syntax error: every term is quoted.
     """
     found: dict[str, str] = {}
     for typed in asked.split():
@@ -114,7 +115,7 @@ def query(asked: str) -> str:
 
 
 def names(asked: str) -> list[str]:
-    """What was typed that is no plain word but a name of something: a path, a function, a code."""
+    """Return the typed words that are names: paths, functions, error codes."""
     found = (typed.strip("\"'`.,:;!?()[]{}<>") for typed in asked.split())
     return list(dict.fromkeys(one.casefold() for one in found if len(one) > 2 and _NAME.search(one)))[
         :MAX_TERMS
@@ -122,7 +123,7 @@ def names(asked: str) -> list[str]:
 
 
 def _term(typed: str, parts: list[str]) -> str:
-    """One word that was typed: as it is, by the parts of its name, and as a beginning."""
+    """Return the query for one typed word: the word, the parts of its name, or a prefix."""
     ways = [" ".join(parts)]
     if _CAMEL.search(typed):
         ways.append(" ".join(piece for part in parts for piece in _CAMEL.split(part)))

@@ -1,7 +1,7 @@
-"""State files of AIPass 2.x and before, as people have them: what can be taken over of them, and what is left. Pure.
+"""The import of state files of AIPass 2.x and older: what can be imported, and what is left out. Pure.
 
-Their shapes changed often, and their version fields do not say which one a file has; so each entry is judged by itself.
-What was not understood is never passed over in silence.
+Their format changed often, and their version fields do not say which one a file has; so each entry is judged by itself.
+Everything that is left out is listed with the reason.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 #: `local.json`, `DRONE.local.json` of the versions before, and `<time>-local.json` where it was set aside.
 _NAME = re.compile(r"(?:\d+-)?(?:[\w-]+\.)?(passport|id|local|observations)\.json")
-#: The end of the year 2100, in seconds: a later date is a slip of the pen.
+#: The end of the year 2100, in seconds: a later date is a typing error.
 MAX_TIME = 4_133_980_799.0
-#: Far more than any of them has.
+#: More than any real file has: `_entries` and `_said` are recursive.
 MAX_DEPTH = 50
-#: What a document of theirs has, and none of ours.
+#: Keys that only the old documents have.
 MARKS = ("document_metadata", "trinity_version")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-#: At the end of a text of the older ones: when it was learned.
+#: The time at the end of a text, in the oldest files.
 _STAMP = re.compile(r"\s*\[(\d{4}-\d\d-\d\d(?:T[0-9:.+Z-]+)?)\]$")
-#: Where an entry has its words, in the order in which they are put together; the first that is there of each group.
+#: Fields with an entry's text, in the order in which their values are joined.
 _WORDS = (
     ("key", "title"),
     ("text", "task", "value", "learning", "detail", "observation", "insight", "pattern", "note", "summary", "activities", "content", "message"),
 )  # fmt: skip
 _DATES = ("date", "created", "added")
-#: What is understood of an entry; what counts as nothing.
+#: The known fields of an entry; others are reported. `_NOTHING`: values that count as absent.
 _UNDERSTOOD = frozenset(
     (*(name for names in _WORDS for name in names), *_DATES, "entries", "tags", "status", "priority", "id", "number", "session_number", "session", "source", "category", "type")
 )  # fmt: skip
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _DONE = frozenset(("done", "complete", "completed", "closed"))
-#: Entries that the old programs wrote about themselves.
+#: Entries that the old programs wrote automatically.
 _BIRTH = re.compile(r"(?:First Contact: )?Branch initialized\b")
 _MACHINE = frozenset(("auto-compact", "system_push"))
-#: What a passport said besides role and purpose.
+#: Fields of a passport that have no counterpart in aipass.toml.
 _CHARACTER = ("what_i_do", "what_i_dont_do", "how_i_work", "traits", "principles", "core_responsibilities")
-#: Keys that hold nothing of an agent's own.
+#: Keys without content of an agent.
 _FRAME = re.compile(
     r"document_metadata|guidelines|.*_meta|limits|status|config|metadata|trinity_version|schema_version"
 )
@@ -52,7 +52,7 @@ _FRAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """Something to be taken over. `kind`: todo, learning, observation or session; `time`: seconds."""
+    """An entry to import. `kind`: todo, learning, observation or session; `time`: seconds."""
 
     kind: str
     text: str
@@ -62,7 +62,7 @@ class Old:
 
 @dataclass(slots=True)
 class ImportedState:
-    """What the files of one agent hold. `left`: what stays where it is, with the reason, in words."""
+    """The content of one agent's files. `left`: what is not imported, with the reason."""
 
     names: list[str] = field(default_factory=list)
     role: str = ""
@@ -72,15 +72,15 @@ class ImportedState:
 
 
 def which(name: str) -> str | None:
-    """What a file is, by its name: passport, local or observations; None for another."""
+    """Return the kind of a file by its name: passport, local or observations; None for any other."""
     match = _NAME.fullmatch(name)
     return None if match is None else "passport" if match[1] == "id" else match[1]
 
 
 def read(files: Mapping[str, tuple[bytes, float]]) -> ImportedState:
-    """All that these files hold, by their names; entries oldest first.
+    """Read the files of one agent, by their names; entries oldest first. Raises nothing: broken files are in `left`.
 
-    files: what each holds, and when it was changed last, in seconds: an entry without a date is of that moment.
+    `files`: content and modification time in seconds of each. An entry without a date gets that time.
     """
     found = ImportedState()
     for name, (data, changed) in files.items():
@@ -100,7 +100,7 @@ def read(files: Mapping[str, tuple[bytes, float]]) -> ImportedState:
         found.entries[before:] = [replace(one, time=one.time or changed) for one in found.entries[before:]]
         for key, value in document.items():
             if value not in _NOTHING:
-                found.left.append(f"{name}: `{key}` has no place here")
+                found.left.append(f"{name}: aipass has no field for `{key}`")
     found.entries.sort(key=lambda entry: entry.time)
     return found
 
@@ -116,19 +116,19 @@ def _document(name: str, data: bytes, found: ImportedState) -> dict[str, Any] | 
     try:
         document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs)
         if _depth(document) > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     except (ValueError, RecursionError) as exc:
         found.left.append(f"{name}: cannot be read ({exc})")
         return None
-    found.left += [f"{name}: `{key}` stands there twice; the last was taken" for key in twice]
+    found.left += [f"{name}: `{key}` appears twice; the last value was imported" for key in twice]
     if not isinstance(document, dict):
-        found.left.append(f"{name}: it must hold an object")
+        found.left.append(f"{name}: it must contain one JSON object")
         return None
     return document
 
 
 def _depth(document: object) -> int:
-    """How deep something is nested; asked without recursion."""
+    """Return the depth of a document, up to MAX_DEPTH + 1. A loop: the depth is not limited yet."""
     depth, level = 0, [document]
     while level and depth <= MAX_DEPTH:
         depth += 1
@@ -143,7 +143,7 @@ def _depth(document: object) -> int:
 
 
 def _passport(name: str, document: dict[str, Any], found: ImportedState) -> None:
-    """Who it is; that is for aipass.toml, so it is told and not taken."""
+    """Read name, role and purpose: only printed, because a person writes them in aipass.toml."""
     branch, identity = _inner(document.pop("branch_info", None)), _inner(document.pop("identity", None))
     places = [branch, identity, document, _inner(document.pop("purpose_identity", None))]
     for key in ("branch_name", "name", "project_name"):
@@ -154,20 +154,21 @@ def _passport(name: str, document: dict[str, Any], found: ImportedState) -> None
     if others:
         named = ", ".join(f"`{key}`" for key in others)
         found.left.append(
-            f"{name}: {named}: the place for that is a file that its CLI reads, such as AGENTS.md"
+            f"{name}: {named}: move this to a file that the agent's CLI reads, such as AGENTS.md"
         )
     for key in (*_CHARACTER, "citizenship", "name", "role", "purpose", "email", "description"):
         document.pop(key, None)
 
 
 def _local(name: str, document: dict[str, Any], found: ImportedState) -> None:
+    # The same block, with another name in another version; some versions have only the focus in it.
     for key in ("active_tasks", "active"):
         if not isinstance(document.get(key, {}), dict):
             focus = document.pop(key)
             _take(name, "todo", [focus] if isinstance(focus, str) else focus, found)
         active = _inner(document.pop(key, None))
         focus = active.pop("today_focus", None) or active.pop("current_focus", None)
-        # Some have today's date there.
+        # Some files have only a date in this field.
         if isinstance(focus, str):
             focus = [] if _DATE.fullmatch(focus.strip()) or not focus.strip() else [focus]
         _take(name, "todo", focus, found)
@@ -188,13 +189,13 @@ def _take(name: str, kind: str, values: object, found: ImportedState) -> None:
     if values is None or values in ("", []):
         return
     if not isinstance(values, list):
-        found.left.append(f"{name}: {kind}s are no list")
+        found.left.append(f"{name}: the {kind}s are not a list")
         return
-    # The newest stand first in most; entries of one day keep their order then.
+    # Most files have the newest first. Reversed, entries of the same day are in order of time.
     for value in reversed(values):
         entries = list(_entries(kind, value))
         if not entries:
-            found.left.append(f"{name}: a {kind} without words: {json.dumps(value)[:100]}")
+            found.left.append(f"{name}: a {kind} without text: {json.dumps(value)[:100]}")
         if others := [key for key in _inner(value) if key not in _UNDERSTOOD and value[key] not in _NOTHING]:
             named = ", ".join(f"`{key}`" for key in others)
             found.left.append(
@@ -212,14 +213,14 @@ def _useless(entry: Old, value: object) -> str | None:
     if entry.kind == "todo" and status in _DONE:
         return "it is done already"
     if _BIRTH.match(entry.text) or status in _MACHINE or _MACHINE & set(entry.tags):
-        return "the old program wrote it about itself"
+        return "the old program wrote it automatically"
     if "{{" in entry.text:
-        return "it is a template"
+        return "it is an unfilled template"
     return None
 
 
 def _entries(kind: str, value: object) -> Iterator[Old]:
-    """An entry of theirs as ours; blocks of a day hold several."""
+    """Convert an old entry; the block of a day contains several."""
     if isinstance(value, str):
         yield from _entry(kind, {"text": value})
     elif isinstance(value, dict):
@@ -238,7 +239,7 @@ def _entry(kind: str, value: dict[str, Any]) -> Iterator[Old]:
     parts = ["; ".join(group) for group in groups if group]
     text, when = ": ".join(parts), _time(value)
     if len(parts) == 2 and parts[1].startswith(parts[0]):
-        text = parts[1]  # a title that was made of the text
+        text = parts[1]  # the title repeats the beginning of the text
     if (stamp := _STAMP.search(text)) is not None:
         text, when = text[: stamp.start()], when or _time({"date": stamp[1]})
     tags = _tags(value)
@@ -265,7 +266,7 @@ def _tags(value: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _time(value: dict[str, Any]) -> float:
-    """When an entry was made; 0 where it does not say."""
+    """Return the time of an entry in seconds; 0 where it has none."""
     for name in _DATES:
         if isinstance(said := value.get(name), str):
             try:

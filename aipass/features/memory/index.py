@@ -1,4 +1,4 @@
-"""What a plugin has that finds by meaning what is remembered, besides the search by words."""
+"""The protocol of a semantic index: a plugin's search by meaning, in addition to the search by words."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SemanticIndex(Protocol):
-    """An index of texts by what they mean.
+    """An index of texts by their meaning.
 
-    The engine lets it learn, in a thread of its own; `aipass recall` asks it, in a process of its own, while the engine may
-    be writing. What it raises is told, and the words alone decide.
+    The engine calls `ids`, `learn` and `forget` in one thread. `aipass recall` calls `nearest` in another process, possibly
+    at the same time. An exception is reported, and the search continues with words alone.
     """
 
     name: str
 
     def ids(self) -> Collection[int]:
-        """All that it has."""
+        """Return the ids of all texts in the index."""
         ...
 
     def learn(self, texts: Sequence[tuple[int, str]]) -> None:
-        """Take texts in, by id; one that it has already is replaced."""
+        """Add texts by id; a text with a known id replaces the old one. Idempotent."""
         ...
 
     def forget(self, number: int) -> None:
-        """Remove a text for good; one that it does not have is fine."""
+        """Delete a text permanently, also from the disk; an unknown id is no error."""
         ...
 
     def nearest(self, asked: str, limit: int) -> Sequence[tuple[int, float]]:
-        """The closest in meaning, best first: id and closeness, 1 for the same and 0 for nothing in common."""
+        """Return the closest texts, best first: id and closeness, from 1 (same meaning) to 0 (unrelated)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Indexes:
-    """The indexes of plugins that are installed."""
+    """The indexes of all installed plugins."""
 
     found: Sequence[SemanticIndex]

@@ -1,7 +1,7 @@
-"""What an agent saved, merged with what is known of its notes: entry by entry, by the copy that it began with. Pure.
+"""The three-way merge of a saved list: the save, the rows, and the copy that the agent edited. Pure.
 
-A file says in `updated` what the agent had before it. What the agent could not have seen it cannot have taken out, and what
-has changed since it cannot have meant to undo.
+`updated` of the save identifies that copy. An agent cannot have removed an entry that its copy did not have, and cannot have
+meant to undo a change that came later.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MergedNote:
-    """An entry as it is known. Times are seconds, as the file's `updated` has them.
+    """An entry as the ledger has it. Times are in the unit of the file's `updated`.
 
-    `since`: the first copy that had it. `changed`: the first copy with this text. `gone`: the first copy without it.
-    `earlier`: what it said before.
+    `since`: the first copy with it. `changed`: the first copy with this text. `gone`: the first copy without it.
+    `earlier`: its earlier texts.
     """
 
     id: int
@@ -32,13 +32,13 @@ class MergedNote:
     earlier: tuple[str, ...] = ()
 
     def has_said(self, text: str) -> bool:
-        """Whether this is, or was, its text."""
+        """Return whether `text` is, or was, its text."""
         return text == self.text or text in self.earlier
 
 
 @dataclass(slots=True)
 class Merged:
-    """What is to be done, and how the list is then: notes by id, new ones as entries."""
+    """The result of a merge. `order`: the whole list, known notes by id and new ones as entries."""
 
     order: list[int | NoteEntry] = field(default_factory=list)
     changed: list[tuple[int, NoteEntry]] = field(default_factory=list)
@@ -48,9 +48,9 @@ class Merged:
 def merge(
     known: Iterable[MergedNote], saved: Sequence[NoteEntry], base: float, *, removes: bool = True
 ) -> Merged:
-    """Merge one list. `base`: `updated` of the copy that the agent began with.
+    """Merge one list; loses no text of either side. `base`: `updated` of the copy that the agent edited.
 
-    `removes`: whether what is not in the save was taken out; not where nobody knows what the agent had before it.
+    `removes`: whether a missing entry counts as removed. False where that copy is unknown.
     """
     notes = {note.id: note for note in known}
     of = _matched(notes, saved, base)
@@ -61,14 +61,14 @@ def merge(
             done.order.append(entry)
         elif note.gone is not None:
             if not note.has_said(entry.text):
-                done.order.append(entry)  # taken out, and changed here: what is new is kept
+                done.order.append(entry)  # conflict: removed elsewhere, changed here; the new text is kept
         else:
             done.order.append(note.id)
             if note.changed <= base:
                 if (entry.text, entry.tags) != (note.text, note.tags):
                     done.changed.append((note.id, entry))
             elif not note.has_said(entry.text):
-                done.order.append(entry)  # changed twice: neither is lost
+                done.order.append(entry)  # conflict: changed on both sides; both texts are kept
     met = {note.id for note in of.values()}
     for note in notes.values():
         if note.gone is not None or note.id in met:
@@ -81,15 +81,16 @@ def merge(
 
 
 def _matched(notes: dict[int, MergedNote], saved: Sequence[NoteEntry], base: float) -> dict[int, MergedNote]:
-    """Which note each entry is, by its place: by its id, or by its text, as it was saved before it had an id."""
+    """Return the note of each entry, by the entry's index: matched by id, or by text where it has no id yet."""
     found: dict[int, MergedNote] = {}
     met: set[int] = set()
     for place, entry in enumerate(saved):
         note = notes.get(entry.id) if entry.id is not None and entry.id not in met else None
-        # One that is gone since before the copy was made has come back on purpose.
+        # If the note was gone before the copy, the agent wrote it again on purpose: a new note.
         if note is not None and (note.gone is None or note.gone > base):
             found[place] = note
             met.add(note.id)
+    # An agent saves a new entry, and saves again before it has read the id: the second save must add no second note.
     fresh: dict[str, list[MergedNote]] = {}
     for note in notes.values():
         if note.id not in met and note.since > base:

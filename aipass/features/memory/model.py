@@ -1,4 +1,4 @@
-"""The three files' shapes. What the engine writes into them is not read back; what an agent writes is checked. Pure."""
+"""The schema of the three state files, and the check of what an agent saved in them. Pure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SCHEMA = 1
 FOLDER = ".trinity"
 PASSPORT, LOCAL, OBSERVATIONS = "passport.json", "local.json", "observations.json"
 FILES = (PASSPORT, LOCAL, OBSERVATIONS)
-#: What stands in which file, by kind; the singular is the kind's name.
+#: The lists of entries, and the kind of the entries in each.
 LISTS = {"todos": "todo", "learnings": "learning", "observations": "observation"}
-#: The keys of each file in their order.
+#: The keys of each file, in the order in which they are written.
 KEYS = {
     PASSPORT: ("schema", "agent", "role", "purpose", "driver", "model", "owns", "created"),
     LOCAL: ("schema", "agent", "updated", "now", "todos", "learnings", "sessions"),
@@ -33,21 +33,22 @@ KEYS = {
 }
 NOW = ("dispatch", "plan", "phase", "task", "since", "doing")
 MAX_TAGS, MAX_TAG = 20, 60
+#: The errors of a document that are considered for its report.
 LOOKED_AT = 10
-#: In one list of a save; more would hold up everybody while they are merged.
+#: The most entries in one list of a save. They are merged in the engine's thread, and all agents wait for that.
 MOST_ENTRIES = 1_000
-#: In one object; none that is right has as many.
+#: The most fields in one object; valid ones have fewer. pydantic makes an error for each unknown one.
 MOST_FIELDS = 40
 
 
 def _text(value: str, info: ValidationInfo) -> str:
-    """Text that a person and a database can hold."""
+    """Check a text. Text that already is in the file is always accepted: a lowered limit must not reject it."""
     context = info.context or {}
     limit = int(context.get("text", len(value)))
     if value in context.get("standing", ()):
         return value
     if not value.strip():
-        raise ValueError("it is empty; write what is to be remembered, or leave the entry out")
+        raise ValueError("it is empty; write the text to remember, or remove the entry")
     if len(value) > limit:
         raise ValueError(f"it has {len(value)} characters; at most {limit} are kept ([state] text)")
     return _plain(value)
@@ -56,17 +57,18 @@ def _text(value: str, info: ValidationInfo) -> str:
 def _plain(value: str) -> str:
     for letter in value:
         if _is_odd(letter):
-            raise ValueError(f"it holds the character U+{ord(letter):04X}; take it out")
+            raise ValueError(f"it holds the character U+{ord(letter):04X}; remove it")
     return value
 
 
 def printed(text: str) -> str:
-    """A text without the characters that no entry may hold: line ends are one kind, all else is replaced."""
+    """Return a text in which line ends are `\\n`, and every character that entries must not contain is U+FFFD."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_odd(letter) else letter for letter in text)
 
 
 def _is_odd(letter: str) -> bool:
+    # Control characters act on terminals. A lone surrogate cannot be stored as UTF-8.
     return (letter < " " and letter not in "\n\t") or "\ud800" <= letter <= "\udfff" or letter == "\x7f"
 
 
@@ -81,27 +83,29 @@ Tag = Annotated[str, AfterValidator(_tag)]
 
 
 class Shape(BaseModel):
-    """Base of what an agent may save: no unknown keys, no silent conversion."""
+    """Base of the models of a saved file: no unknown keys, no silent conversion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class NoteEntry(Shape):
-    """A todo, a learning or an observation. A new one has neither id nor time: the engine gives them."""
+    """A todo, a learning or an observation. A new one has neither id nor time: the engine assigns them."""
 
+    #: Below 2^60: SQLite stores integers of 64 bits.
     id: Annotated[int, Field(ge=1, lt=1 << 60)] | None = None
     text: Text
     added: str | None = None
     tags: Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS, strict=False), FailFast()] = ()
 
 
-#: The first that is wrong is enough: to describe each of many takes a thousand bytes and more.
+#: FailFast: pydantic needs a thousand bytes and more for each error, and only the first is reported.
 Entries = Annotated[tuple[NoteEntry, ...], Field(strict=False), FailFast()]
 
 
 class Now(Shape):
-    """What an agent is doing: only `doing` is its own to write."""
+    """The current work of an agent. Only `doing` is the agent's to write."""
 
+    # Any: what an agent writes in the engine's fields is restored, not rejected.
     dispatch: Any = None
     plan: Any = None
     phase: Any = None
@@ -111,7 +115,7 @@ class Now(Shape):
 
 
 class Local(Shape):
-    """`local.json` as an agent may save it."""
+    """`local.json` as an agent can save it."""
 
     schema_: Any = Field(None, alias="schema")
     agent: Any = None
@@ -123,7 +127,7 @@ class Local(Shape):
 
 
 class Observations(Shape):
-    """`observations.json` as an agent may save it."""
+    """`observations.json` as an agent can save it."""
 
     schema_: Any = Field(None, alias="schema")
     agent: Any = None
@@ -133,19 +137,19 @@ class Observations(Shape):
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What an agent saved: its own part checked, the engine's as it was found."""
+    """A valid save: the agent's fields checked, and the whole document as it was found, for the engine's fields."""
 
     lists: dict[str, tuple[NoteEntry, ...]]
     doing: str | None
     found: dict[str, Any]
 
 
-#: By the schema that a document has: what makes one of the next of it.
+#: For each older schema number: a function that converts a document to the next number.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def migrated(document: dict[str, Any]) -> dict[str, Any]:
-    """A document of an older schema as one of today's; what has no usable number is taken for today's."""
+    """Convert a document of an older schema to SCHEMA. One without a usable number counts as current. Raises FaultError."""
     number = document.get("schema")
     while type(number) is int and number in MIGRATIONS:
         document = MIGRATIONS[number](document)
@@ -160,17 +164,18 @@ def migrated(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse(name: str, data: bytes, limits: State, standing: bytes = b"") -> Saved:
-    """What is in `local.json` or `observations.json`. Raises FaultError with the line, the field, and what would be right.
+    """Parse and check `local.json` or `observations.json`. Raises FaultError with line, field, and what is expected.
 
-    standing: the file as the engine wrote it last. What stands there may stay, also where limits were lowered since.
+    `standing`: the file as the engine wrote it last. Its content is accepted even if limits were lowered since.
     """
     text, document = read(data)
     for mark in MARKS:
         if mark in document:
-            message = "this is a state file of AIPass 2.x; `aipass trinity import FOLDER` takes it over, also from where it is kept now"
+            message = "this is a state file of AIPass 2.x; `aipass trinity import FOLDER` imports it; FOLDER can be the folder where it is kept now"
             raise FaultError(message, line_of(text, (mark,)), mark)
     document = migrated(document)
     model = Local if name == LOCAL else Observations
+    # Before pydantic: its errors for a huge document would take the memory and time that the limits protect.
     _is_small(text, document)
     texts, todos = _standing(standing)
     try:
@@ -181,7 +186,7 @@ def parse(name: str, data: bytes, limits: State, standing: bytes = b"") -> Saved
     most = max(limits.todos, todos)
     if len(lists.get("todo", ())) > most:
         raise FaultError(
-            f"there are {len(lists['todo'])} todos; {limits.todos} may be open ([state] todos): finish some, or take them out",
+            f"there are {len(lists['todo'])} todos; at most {limits.todos} can be open ([state] todos): finish some, or remove them",
             line_of(text, ("todos", most)),
             "todos",
         )
@@ -189,12 +194,12 @@ def parse(name: str, data: bytes, limits: State, standing: bytes = b"") -> Saved
 
 
 def _is_small(text: str, document: dict[str, Any]) -> None:
-    """Raise FaultError where so much is wrong that to name it all would hold up everybody."""
+    """Raise FaultError for a document with too many entries or fields: to check it would block the thread."""
     for key in LISTS:
         found = document.get(key)
         if isinstance(found, list) and len(found) > MOST_ENTRIES:
             raise FaultError(
-                f"there are {len(found)} {key}; a file holds at most {MOST_ENTRIES}, and memory the rest",
+                f"there are {len(found)} {key}; a file has at most {MOST_ENTRIES}; remove some",
                 line_of(text, (key, MOST_ENTRIES)),
                 key,
             )
@@ -207,12 +212,14 @@ def _is_small(text: str, document: dict[str, Any]) -> None:
     for place, found in objects:
         if isinstance(found, dict) and len(found) > MOST_FIELDS:
             raise FaultError(
-                f"there are {len(found)} fields here", line_of(text, place), ".".join(map(str, place))
+                f"there are {len(found)} fields here; at most {MOST_FIELDS} are allowed",
+                line_of(text, place),
+                ".".join(map(str, place)),
             )
 
 
 def _standing(standing: bytes) -> tuple[set[str], int]:
-    """The texts that stand in a file of ours, and how many todos."""
+    """Return the texts in a file that the engine wrote, and the number of its todos."""
     if not standing:
         return set(), 0
     document = json.loads(standing)
@@ -223,8 +230,8 @@ def _standing(standing: bytes) -> tuple[set[str], int]:
 
 
 def _fault(text: str, errors: list[ErrorDetails]) -> FaultError:
-    """The first of pydantic's errors in our words."""
-    # Of many only the first are looked at: each look walks the text from its beginning.
+    """Convert pydantic's errors to the fault of the first line."""
+    # Only LOOKED_AT of them: `line_of` reads the text from its beginning each time.
     error = min(errors[:LOOKED_AT], key=lambda one: line_of(text, tuple(one["loc"])))
     place = tuple(error["loc"])
     field = ".".join(map(str, place))
@@ -238,7 +245,7 @@ def _fault(text: str, errors: list[ErrorDetails]) -> FaultError:
         case "value_error":
             message = str(context["error"])
         case "too_long":
-            message = f"there are more than {context['max_length']}"
+            message = f"there are more than {context['max_length']} tags; remove some"
         case _:
             message = f"it is {kind_of(error['input'])}; it must be {_wanted(place)}"
     return FaultError(message, line_of(text, place), field)
@@ -254,7 +261,7 @@ def _known(place: tuple[str | int, ...]) -> list[str]:
 def _wanted(place: tuple[str | int, ...]) -> str:
     last = place[-1]
     if last == "id":
-        return "a whole number, or left out: the engine gives it"
+        return "a whole number, or left out: the engine assigns it"
     if last in {"text", "doing", "added"} or (len(place) > 2 and place[-2] == "tags"):
         return "text" if last != "doing" else "text or null"
     if last == "now":

@@ -1,4 +1,4 @@
-"""Finding what is remembered, best first: the words decide, then whether it is the asker's own, then how old it is."""
+"""The ranked search in memory: by words, then by owner and age; by meaning first where a semantic index exists."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger, Row
 
 SOURCES = ("learning", "observation", "session", "answer", "message", "plan", "pr")
-#: So many of the best by their words are ranked anew.
+#: The best matches by words; only these are ranked again, by owner, age and literal words.
 CANDIDATES = 200
-#: What is the asker's own counts more, and so does what somebody chose to keep.
+#: Factors for the asker's own memories, and for those that an agent or a person chose to keep.
 OWN, KEPT = 1.25, {"learning": 1.2, "observation": 1.1}
-#: What is older than this counts half of what the newest does, at the least as much as `FLOOR` says.
+#: The factor for age falls from 1 to FLOOR, half of the way in HALF_LIFE_S: an old decision must still be found.
 HALF_LIFE_S, FLOOR = 60 * 86400.0, 0.6
-#: The very words in a row count more, and so does each name that was typed (`parse_url`, `src/api/login.py`, `E0432`).
+#: Factors for the literal phrase, and for each literal name (`parse_url`, `src/api/login.py`, `E0432`).
 PHRASE, NAMED = 1.5, 2.0
-#: Where meaning is asked as well, it decides: a cosine, and to that at most so much for words and for what counts more.
+#: With a semantic index the score is the cosine, plus at most WORDS for words, plus WEIGHTS for owner and age.
 WORDS, WEIGHTS = 0.1, 0.05
-#: What is farther from what was asked has nothing to do with it.
+#: A cosine below this means unrelated.
 LEAST = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Something that was found. `score`: larger is better; only the order means anything."""
+    """One result. `score`: larger is better; scores of two searches cannot be compared."""
 
     row: Row
     score: float
 
     def as_json(self) -> dict[str, Any]:
-        """As `aipass recall --json` prints it."""
+        """Return the object that `aipass recall --json` prints."""
         row = self.row
         return {
             "id": row["id"],
@@ -65,19 +65,20 @@ def recall(
     limit: int = 10,
     meanings: Sequence[SemanticIndex] = (),
 ) -> list[Hit]:
-    """What is remembered of the words in `asked`, best first.
+    """Return the memories that match `asked`, best first; equal scores: the newest first.
 
-    asker: whose own counts more. agent: only what is that agent's. now: seconds, for what is recent. meanings: indexes that
-    find by meaning as well. Raises what those raise.
+    `asker`: its own memories rank higher. `agent`: only memories of this agent. `now`: seconds, to compute ages.
+    `meanings`: semantic indexes to ask as well; every exception of theirs is raised here.
     """
     phrase, named, expression = " ".join(asked.casefold().split()), names(asked), query(asked)
     about = {"query": expression, "agent": agent, "limit": CANDIDATES}
+    # One string with bars: SQLite has no list parameters, and `instr` finds a whole name in it.
     about |= {"sources": "".join(f"|{source}" for source in sources) + "|"}
-    # Of all it goes by the index alone; of some each that matches is looked at.
+    # Without a filter FTS5 sorts in its index. A filter needs the row of every match, which is slower.
     statement = "recall" if agent is None and set(sources) >= set(SOURCES) else "recall_of"
     rows = {row["id"]: row for row in (ledger.all(statement, about) if expression else ())}
     scores = {
-        # bm25 of FTS5 is negative, and better the smaller it is.
+        # FTS5's bm25 is negative: smaller is better.
         number: -float(row["rank"]) * _weight(row, asker, now) * _literal(row, phrase, named)
         for number, row in rows.items()
     }
@@ -89,6 +90,7 @@ def recall(
         for number, row in rows.items()
         if row["source"] in sources and agent in {None, row["agent"]}
     ]
+    # Semantic indexes know neither sources nor agents, so their results are filtered here.
     hits.sort(key=lambda hit: (-hit.score, -hit.row["id"]))
     return hits[:limit]
 
@@ -100,11 +102,12 @@ def _fused(
     near: Sequence[tuple[int, float]],
     weight: Callable[[Row], float],
 ) -> dict[int, float]:
-    """The closeness in meaning, and a little more for words; `rows` gets what the words did not find."""
+    """Combine cosines and word scores. Adds to `rows` what only a semantic index found."""
     best = max(scores.values(), default=1.0)
     fused = {number: WORDS * score / best for number, score in scores.items()}
     for number, closeness in near:
         if (
+            # An index may still have a text that memory has deleted.
             number not in rows
             and closeness >= LEAST
             and (row := ledger.one("memory", {"id": number})) is not None
@@ -116,14 +119,14 @@ def _fused(
 
 
 def _weight(row: Row, asker: str | None, now: float) -> float:
-    """How much something counts, whatever it says."""
+    """Return the factor for kind, age and owner."""
     weight = KEPT.get(row["source"], 1.0)
     weight *= FLOOR + (1.0 - FLOOR) * math.exp2(-max(0.0, now - row["time"]) / HALF_LIFE_S)
     return weight * OWN if row["agent"] == asker else weight
 
 
 def _literal(row: Row, phrase: str, named: Sequence[str]) -> float:
-    """How much more it counts that the very words stand there."""
+    """Return the factor for literal matches of the phrase and of names."""
     text = " ".join(row["text"].casefold().split())
     factor = PHRASE if len(phrase) > 3 and phrase in text else 1.0
     for name in named:

@@ -1,4 +1,4 @@
-"""What may be asked for about memory: `note`, `forget`."""
+"""The request verbs of memory: `note` and `forget`. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from aipass.action import Action
 
 NOTES = ("todo", "learning", "observation", "doing")
-#: And of elsewhere, with the time when it was made.
+#: Kinds of an imported note, which has the time when it was made.
 OLD_NOTES = ("todo", "learning", "observation", "session")
 
 
 def note(request: Request) -> Iterable[Action]:
-    """An entry for an agent's own state file; a person says for whom."""
+    """Add an entry to the agent's own state file, or finish a todo; a person names the agent."""
     fields, agent = request.fields, request.agent
     whose = fields.get("agent") or agent
     if agent is not None and whose != agent:
@@ -31,26 +31,28 @@ def note(request: Request) -> Iterable[Action]:
     if fields["do"] == "done":
         return [FinishTodo(whose, fields.get("todo", 0), request.id)]
     if agent is not None and "added" in fields:
-        return request.refuse(f"what was noted elsewhere is for people to bring, and `{agent}` is an agent")
+        return request.refuse(f"only people can import notes from elsewhere, and `{agent}` is an agent")
     kinds = NOTES if "added" not in fields else OLD_NOTES
     if fields["do"] not in kinds:
-        return request.refuse(f"`{fields['do']}` is none of {', '.join(kinds)}, done", 2)
+        return request.refuse(
+            f"`{fields['do']}` is not a kind of note; use one of {', '.join(kinds)}, done", 2
+        )
     if not fields.get("text", "").strip():
         return request.refuse("there is nothing to note; give a text", 2)
     try:
         added = None if "added" not in fields else datetime.fromisoformat(fields["added"]).timestamp()
     except (ValueError, OverflowError):
-        added = -1.0
+        added = -1.0  # no time at all is refused with the same words as a time in the future
     if added is not None and not 0 <= added <= request.event.time:
         return request.refuse(
-            f"`{fields['added']}` is no time that has been; write it as 2026-01-31T12:00:00Z", 2
+            f"`{fields['added']}` is not a time in the past; write it as 2026-01-31T12:00:00Z", 2
         )
     tags = [str(tag) for tag in fields.get("tags", ())]
     return [Note(whose, fields["do"], fields["text"], tags, request.event.by, request.id, added)]
 
 
 def forget(request: Request) -> Iterable[Action]:
-    """Something that is remembered is to be removed for good."""
+    """Delete one memory permanently."""
     return [Forget(request.fields["memory"], request.agent, request.id)]
 
 
@@ -68,6 +70,6 @@ VERBS = (
         },
         Authority.ANYONE,
     ),
-    # To forget, the whole log is looked through.
+    # It searches the whole event log, in the engine's thread: one agent must not make it do that without end.
     Verb("forget", forget, {"memory": (int, True)}, Authority.ANYONE, cost_bytes=100_000),
 )

@@ -1,4 +1,4 @@
-"""What a run did, in a few words, made of its own record: no model is asked. Pure, but for reading an answer's beginning."""
+"""The session: a summary of one run, computed from its own record without a model. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ SUMMARY_CHARS, FILES = 400, 20
 
 
 def of(run: Row, finished: float, outcome: str, said: str | None, files: Sequence[str]) -> dict[str, Any]:
-    """A session as it is remembered. `finished`: seconds; `files`: what the run wrote, relative to the root."""
+    """Return a session as memory stores it. `finished`: seconds; `files`: written by the run, relative to the root."""
+    # Every agent saves its own state files, so they say nothing about the work.
     own = [printable(path) for path in files if ".trinity" not in path.split("/")]
     return {
         "started": iso(run["started"] or run["created"]),
@@ -27,15 +28,17 @@ def of(run: Row, finished: float, outcome: str, said: str | None, files: Sequenc
 
 
 def with_questions(said: str | None, asked: Sequence[Row]) -> str | None:
-    """What a run said, and before it what it asked and was not told: it ends with that."""
+    """Return the answer of a run with its open questions before it."""
     if not asked:
         return said
+    # Before the answer: `summary` keeps the beginning.
     questions = "; ".join(f"{row['recipient']}: {summary(row['text'])}" for row in asked)
     return f"[asks {questions}] {said or ''}".rstrip()
 
 
 def with_checks(said: str, check: Mapping[str, Any] | None) -> str:
-    """A summary, and what the checks of its phase came to. `check`: the detail of the last `check.finished`."""
+    """Return a summary with the result of the phase's checks. `check`: the detail of the last `check.finished`."""
+    # A check that was cut off has no result.
     if check is None or check["state"] == "lost":
         return said
     how = (
@@ -47,7 +50,7 @@ def with_checks(said: str, check: Mapping[str, Any] | None) -> str:
 
 
 def summary(said: str) -> str:
-    """The first paragraph of what was said, in one line, without control characters."""
+    """Return the first paragraph of a text in one line of at most SUMMARY_CHARS, without control characters."""
     paragraphs = [part for part in said.replace("\r", "").split("\n\n") if part.strip()]
     line = " ".join((paragraphs or [""])[0].split())
     line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)

@@ -1,7 +1,7 @@
-"""Where the state files stand: a thread that looks at what agents save there, and puts in place what the engine says.
+"""The source of state file saves: a thread that reads what agents save, and writes the files that the engine publishes.
 
-It tells what was saved and lets the engine merge; what cannot be used it sets aside, and puts the last good state back at
-once. Nothing that an agent wrote is overwritten before it was read.
+It reports each save, and the engine merges it. A file that cannot be used is moved to quarantine, and the last good state is
+restored immediately. No save is overwritten before it was read.
 """
 
 from __future__ import annotations
@@ -34,29 +34,31 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
-#: Where the kernel tells nothing, files are looked at so often.
+#: The polling interval for folders that inotify does not watch.
 POLL_S = 1.0
-#: A file that was replaced while somebody had it open for writing is read when it is closed; looked at so often, and so many of an agent.
+#: A file that was replaced while a program had it open for writing is read when the program closes it,
+#: checked at this interval. Each holds a descriptor, so their number is limited for each agent and for all.
 CLOSE_LOOK_S, CLOSE_WAIT_S, MOST_REPLACED, MOST_REPLACED_OF_ALL = 0.02, 600.0, 20, 400
-#: What cannot be used and is open for writing is judged when it is closed, or after so many seconds.
+#: A broken file that is open for writing is probably half written: it is judged at its close, or after this time.
 OPEN_WAIT_S = 10.0
-#: A program that answers each of our writes with one of its own is not answered at once any more, after so many.
+#: After this many restored files without a pause, writes wait POLL_S: a program that reverts each write would loop with us.
 MOST_AT_ONCE = 20
-#: A file is looked at so often within a moment, and then once in so many seconds: what is saved in between is on the way to
-#: what is saved last.
+#: A rate limit (token bucket) for each file: a burst, then one look per interval. Saves in between are intermediate states of
+#: the last save.
 LOOKS_AT_ONCE, LOOK_EVERY_S = 20, 2.0
-#: So many are looked at that an engine which was killed had taken away and not read; of names like those in a folder that was moved, so
-#: many: no engine left them there.
+#: The most replaced files of a killed engine that the next one reads; in a folder that appeared later the most is lower,
+#: because an agent made files with such names, not an engine.
 MOST_HALVES, MOST_MOVED_HALVES = 60, 5
 MASK = inotify.MASK | inotify.IN_MOVE_SELF
 _LEFT = inotify.IN_MOVE_SELF | inotify.IN_DELETE_SELF | inotify.IN_IGNORED
 
+#: Agent and file name.
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class StateSaved:
-    """An agent saved one of its state files, and it can be used. `masked`: kinds of secrets that were taken out."""
+    """A report: an agent saved a valid state file. `masked`: the kinds of secrets that were masked in it."""
 
     agent: str
     file: str
@@ -66,7 +68,7 @@ class StateSaved:
 
 @dataclass(frozen=True, slots=True)
 class StateRejected:
-    """What stood in a state file's place cannot be used. `kept`: where it is now, relative to the root."""
+    """A report: a state file cannot be used. `kept`: where it is now, relative to the root; None where it was not kept."""
 
     agent: str
     file: str
@@ -78,9 +80,9 @@ class StateRejected:
 
 @dataclass(slots=True)
 class _Replaced:
-    """A file that somebody had open for writing when another took its place.
+    """A replaced file that a program still has open for writing.
 
-    It keeps a name, `half`, so that it outlives this engine. `known`: what was read of it already.
+    It keeps a name, `half`, so that the next engine finds it if this one is killed. `known`: content that was read already.
     """
 
     key: Key
@@ -91,9 +93,9 @@ class _Replaced:
 
 
 class StateFiles:
-    """A source of what agents save. Everything but the engine's side happens in its own thread.
+    """The source that reports saves of state files. Its public methods only queue work for its own thread.
 
-    `mask` takes out of a text what looks like a secret, and says what kinds those were.
+    `mask` returns a text with its secrets masked, and the kinds of those secrets.
     """
 
     name = "state"
@@ -105,48 +107,49 @@ class StateFiles:
         self._places = Places(layout)
         self._watches: dict[int, str] = {}
         self._watch_of: dict[str, int] = {}
-        #: Which folder is watched: another may come to stand in its place.
+        #: Device and inode of each watched folder: a program may put another folder in its place.
         self._standing: dict[str, tuple[int, int]] = {}
         self._bad: set[str] = set()
         self._seen: dict[Key, tuple[int, ...]] = {}
         self._limits: State | None = None
-        #: What the engine said last, and what was told to it last.
+        #: The content that the engine published last, and the content that was reported to it last.
         self._known: dict[Key, bytes] = {}
         self._told: dict[Key, bytes] = {}
         self._replaced: list[_Replaced] = []
         self._again: dict[Key, float] = {}
-        #: How often a file may still be looked at at once, as of when; and those that wait for their time.
+        #: Token buckets: looks that are left, and as of when; and the files that wait for a token.
         self._looks: dict[Key, tuple[float, float]] = {}
         self._late: dict[Key, float] = {}
-        #: Those that cannot be used while they are written, and since when.
+        #: Broken files that are still open for writing, and since when.
         self._unfinished: dict[Key, float] = {}
-        #: How often the same was put in place again, and when last.
+        #: How often the same content was written again without a pause, and when last.
         self._repeated: dict[Key, tuple[int, float]] = {}
 
-    # -- the engine's side -----------------------------------------------------------------------------------------
+    # -- the engine's thread ---------------------------------------------------------------------------------------
 
     def start(self, tell: Callable[[list[Any]], None]) -> None:
-        """Begin to watch; nothing is looked at before `serve` says whose files there are."""
+        """Start the thread. It reads no file before `serve` names the agents."""
         self._tell = tell
         self._worker.start()
-        self._worker.ask(lambda: self._mask("") and None)  # what it needs takes a while to load
+        # Loads the detectors of secrets now: the first save would wait for that.
+        self._worker.ask(lambda: self._mask("") and None)
 
     def stop(self) -> None:
-        """End the thread; what it was asked for before is done."""
+        """Finish the queued work, and end the thread."""
         self._worker.stop()
         for one in self._replaced:
-            os.close(one.handle)  # it keeps its name, and the next engine looks at it
+            os.close(one.handle)  # the file keeps its name, and the next engine reads it
 
     def is_settled(self) -> bool:
-        """Whether nothing waits here."""
+        """Return whether no work is queued or waits for a time."""
         return self._worker.is_settled() and not self._late and not self._unfinished
 
     def serve(self, homes: Mapping[str, str], limits: State, known: Mapping[Key, bytes]) -> None:
-        """Look after the files of these agents, by their homes; `known` is what is to stand in them."""
+        """Watch the files of exactly these agents. `homes`: relative to the root; `known`: the published contents."""
         self._worker.ask(lambda: self._serve(dict(homes), limits, dict(known)))
 
     def publish(self, agent: str, file: str, body: bytes) -> None:
-        """Put a file in place."""
+        """Write a file, unless an unread save is there: then the save is reported first. Retried until the disk takes it."""
         self._worker.ask(lambda: self._publish((agent, file), body))
 
     # -- the thread ------------------------------------------------------------------------------------------------
@@ -170,10 +173,11 @@ class StateFiles:
         return POLL_S if waits else None
 
     def _take(self, events: list[inotify.Raw]) -> None:
-        """Look at whatever the kernel names, each file once."""
+        """Look once at each file that inotify names."""
         touched: dict[Key, None] = {}
         left: dict[str, None] = {}
         for raw in events:
+            # The kernel dropped events, and does not say of which files.
             if raw.mask & inotify.IN_Q_OVERFLOW:
                 touched |= dict.fromkeys((agent, file) for agent in self._places.homes for file in FILES)
             agent = self._watches.get(raw.watch)
@@ -186,7 +190,7 @@ class StateFiles:
                     left[agent] = None
                 continue
             file = os.fsdecode(raw.name)
-            # A file that was only created is still empty; its close is what counts.
+            # A created file is still empty: its close follows. A second name (link) or a symbolic link has no close.
             if file in FILES and (raw.mask != inotify.IN_CREATE or not self._is_fresh(agent, file)):
                 touched[agent, file] = None
         for agent in left:
@@ -196,14 +200,14 @@ class StateFiles:
             self._worker.attempt(partial(self._look_in_time, key))
 
     def _is_fresh(self, agent: str, file: str) -> bool:
-        """A plain file of one name that somebody has just made, and will close."""
+        """Return whether it is a plain file with one name: its writer will close it."""
         try:
             found = os.lstat(self._places.path(agent) / file)
         except OSError:
             return True
         return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
-    # -- whose files there are -------------------------------------------------------------------------------------
+    # -- agents and folders ----------------------------------------------------------------------------------------
 
     def _serve(self, homes: dict[str, str], limits: State, known: dict[Key, bytes]) -> None:
         for agent in self._places.homes.keys() - homes.keys() | {
@@ -219,14 +223,14 @@ class StateFiles:
             self._worker.attempt(partial(self._furnish, agent, MOST_HALVES))
 
     def _furnish(self, agent: str, halves: int = MOST_MOVED_HALVES) -> None:
-        """Have the folder there and watched, and look at all that is in it."""
+        """Make and watch the state folder of an agent, and look at all its files."""
         self._unwatch(agent)
         try:
             with self._places.folder(agent) as folder:
                 self._bad.discard(agent)
                 if self._worker.inotify is not None:
                     try:
-                        # By its descriptor: the path may lead elsewhere by now.
+                        # By its descriptor: an agent may have replaced a folder of the path by now.
                         watch = self._worker.inotify.add(os.fsencode(f"/proc/self/fd/{folder}/."), MASK)
                         self._watches[watch] = agent
                         found = os.fstat(folder)
@@ -235,7 +239,7 @@ class StateFiles:
                     except OSError as exc:
                         logger.warning("state files are polled", agent=agent, error=str(exc))
             if not self._is_in_place(agent):
-                # Another took its place before it was watched; the kernel tells nothing of that.
+                # Race: another folder took its place before the watch began, and inotify reports no such rename.
                 if self._may_look((agent, FOLDER)):
                     self._furnish(agent, halves)
                 return
@@ -247,7 +251,7 @@ class StateFiles:
             self._look_in_time((agent, file))
 
     def _is_in_place(self, agent: str) -> bool:
-        """Whether the folder that is watched is the one that stands there; True where none is watched. Raises OSError."""
+        """Return whether the path still leads to the watched folder; True where none is watched. Raises OSError."""
         if agent not in self._watch_of:
             return True
         with self._places.folder(agent) as folder:
@@ -255,7 +259,7 @@ class StateFiles:
         return self._standing[agent] == (found.st_dev, found.st_ino)
 
     def _sweep(self, agent: str, most: int) -> None:
-        """What an engine that was killed had taken away from its place, and not read yet, is read now; at most so many."""
+        """Read at most `most` replaced files that a killed engine has not read yet."""
         ours = {one.half for one in self._replaced if one.key[0] == agent}
         with self._places.folder(agent) as folder:
             found = [
@@ -266,26 +270,28 @@ class StateFiles:
             for place, (half, name) in enumerate(found):
                 key = agent, f"{half[1]}.json"
                 if key[1] == PASSPORT or place >= most:
-                    with suppress(OSError):  # a folder, which somebody else has made
-                        os.unlink(name, dir_fd=folder)  # of it only we make any
+                    # Agents do not write passports, so the file is ours. A folder with such a name is not, and stays.
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=folder)
                 else:
                     with suppress(FileNotFoundError):
                         self._take_away(key, name, {self._known.get(key)}, folder)
 
     def _unblock(self, agent: str, why: OSError) -> None:
-        """Have the folder opened again where something that is none stood in its way; raises `why` where it was anything else."""
+        """Remove a file or link that is in the place of a folder. Raises `why` if that is not the cause."""
         if why.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise why
         if self._may_look((agent, FOLDER)):
             self._clear(agent)
 
     def _clear(self, agent: str) -> None:
-        """Something that is no folder stands in the place of `.trinity`, or on the way there."""
+        """Move away what is in the place of `.trinity`, make the folder, and report it."""
         try:
             with self._places.above(agent) as folder:
                 kept = self._places.set_aside(agent, FOLDER, folder)
         except OSError as exc:
-            reason = f"its home {self._places.homes[agent]} is no folder, or leads through a symbolic link ({exc.strerror})"
+            reason = f"its home {self._places.homes[agent]} is not a folder, or its path has a symbolic link ({exc.strerror})"
+            # Once: each retry would send the agent the same message.
             if agent not in self._bad:
                 self._bad.add(agent)
                 self._tell([StateRejected(agent, "", 1, "", reason, None)])
@@ -313,7 +319,7 @@ class StateFiles:
                     self._seen[agent, file] = self._mark(agent, file)
 
     def _mark(self, agent: str, file: str) -> tuple[int, ...]:
-        """What changes with a file, and with what stands in its folder's place."""
+        """Return what changes when a file or its folder changes: inodes, size, mtime."""
         mark: tuple[int, ...] = ()
         with suppress(OSError):
             place = self._places.path(agent)
@@ -323,7 +329,7 @@ class StateFiles:
             mark += found.st_ino, found.st_size, found.st_mtime_ns
         return mark
 
-    # -- what was saved --------------------------------------------------------------------------------------------
+    # -- saves -----------------------------------------------------------------------------------------------------
 
     def _look_in_time(self, key: Key) -> None:
         if key[1] == FOLDER:
@@ -333,7 +339,7 @@ class StateFiles:
             self._look(key)
 
     def _may_look(self, key: Key) -> bool:
-        """Whether what stands there may be looked at now; else it will be, as soon as it may."""
+        """Take a token of the rate limit. Without one, return False and queue the look for the time of the next token."""
         now = time.monotonic()
         left, then = self._looks.get(key, (float(LOOKS_AT_ONCE), now))
         left = min(float(LOOKS_AT_ONCE), left + (now - then) / LOOK_EVERY_S)
@@ -345,7 +351,7 @@ class StateFiles:
         return True
 
     def _look(self, key: Key) -> None:
-        """Find out what stands in a file's place, and do with it what is to be done."""
+        """Read a file, then report, restore or reject it."""
         agent, file = key
         if agent not in self._places.homes:
             return
@@ -367,7 +373,7 @@ class StateFiles:
             self._judge(key, data, folder)
 
     def _judge(self, key: Key, data: bytes, folder: int | None) -> None:
-        """`folder`: where it stands; None where another file is in its place already."""
+        """Accept or reject a content. `folder`: where the file is; None where another file already replaced it."""
         try:
             self._accept(key, data)
         except FaultError as fault:
@@ -380,12 +386,12 @@ class StateFiles:
                 self._unfinished.pop(key, None)
 
     def _accept(self, key: Key, data: bytes) -> None:
-        """Tell what was saved, where it is news. Raises FaultError where it cannot be used."""
+        """Report a save that is new. Raises FaultError where it cannot be used."""
         agent, file = key
         if data in {self._known.get(key), self._told.get(key)}:
             return
         if file == PASSPORT and key not in self._known:
-            self._told[key] = data  # of an earlier ledger; ours takes its place
+            self._told[key] = data  # from an earlier ledger: the engine replaces it at its first publish
             return
         if file == PASSPORT:
             raise _of_passport(data, self._known.get(key, b"{}"))
@@ -393,9 +399,11 @@ class StateFiles:
         known = self._known.get(key, b"")
         found = parse(file, data, self._limits, known)
         if known and found.found == json.loads(known):
-            self._told[key] = data  # in another form: a formatter may have its way until something changes
+            # Only the form differs. Writing ours back would fight with the formatter of an editor.
+            self._told[key] = data
             return
         saved, masked = self._masked(found)
+        # Before the report: the engine answers with a publication, and `_replace` must know that this content was read.
         self._told[key] = data
         self._tell([StateSaved(agent, file, saved, tuple(sorted(masked)))])
 
@@ -418,7 +426,7 @@ class StateFiles:
         return replace(saved, lists=lists, doing=doing), kinds
 
     def _reject(self, key: Key, fault: FaultError, folder: int, data: bytes | None = None) -> None:
-        """Set aside what cannot be used and put the last good state in its place; then tell. `data`: what was judged."""
+        """Move a broken file to quarantine, restore the last good state, and report it. `data`: the content that was judged."""
         if self._is_unfinished(key, folder):
             return
         agent, file = key
@@ -426,7 +434,7 @@ class StateFiles:
         self._restore(key, folder)
         stood = None
         if data is not None:
-            # The agent may have saved again before it was taken away.
+            # Race: the agent may have saved again between the read and the move. A newer valid save is accepted.
             try:
                 stood = self._places.kept(agent, kept)
                 if stood is not None and stood != data:
@@ -439,7 +447,7 @@ class StateFiles:
         self._tell([StateRejected(agent, file, fault.line, fault.field, fault.message, kept)])
 
     def _is_unfinished(self, key: Key, folder: int) -> bool:
-        """Whether somebody still writes what stands there: its close will be told, and what stays open is looked at again."""
+        """Return whether a program still writes the file: then its close, or OPEN_WAIT_S, leads to the next look."""
         now = time.monotonic()
         if now - self._unfinished.get(key, now) <= OPEN_WAIT_S and is_written(key[1], folder):
             self._unfinished.setdefault(key, now)
@@ -448,20 +456,20 @@ class StateFiles:
         return False
 
     def _keep(self, key: Key, data: bytes, fault: FaultError) -> None:
-        """The same for one in whose place another stands already."""
+        """Quarantine and report a broken content that was already replaced on the disk."""
         kept = self._places.keep(*key, data)
         self._tell([StateRejected(*key, fault.line, fault.field, fault.message, kept)])
 
-    # -- what is to stand there ------------------------------------------------------------------------------------
+    # -- writes ----------------------------------------------------------------------------------------------------
 
     def _restore(self, key: Key, folder: int) -> None:
-        """Put a file where nothing is; what came there meanwhile is looked at next."""
+        """Write the last good state where no file is. A file that appears at the same time is kept, and read next."""
         if key not in self._known:
             return
         try:
             half = write_half(key[1], self._known[key], folder)
         except OSError as exc:
-            # What was set aside is told all the same.
+            # No exception: the caller still has to report the rejected file.
             self._again[key] = time.monotonic() + POLL_S
             logger.error("a state file cannot be put back yet", agent=key[0], file=key[1], error=str(exc))
             return
@@ -479,7 +487,7 @@ class StateFiles:
             self._put(key, before)
 
     def _is_too_often(self, key: Key, is_same: bool) -> bool:
-        """Whether a file is put back as it was again and again."""
+        """Return whether the same content was written more than MOST_AT_ONCE times without a pause."""
         times, last = self._repeated.get(key, (0, 0.0))
         now = time.monotonic()
         times = times + 1 if is_same and now - last < POLL_S else 0
@@ -487,19 +495,19 @@ class StateFiles:
         return times > MOST_AT_ONCE
 
     def _put(self, key: Key, before: bytes | None) -> None:
-        """Put a file in place; where that cannot be now, later."""
+        """Write a file now; after an error, or while a look waits, queue it for later."""
         agent, _ = key
         if agent not in self._places.homes:
             return
         if key in self._late:
-            self._again[key] = self._late[key]  # what stands there is to be read first
+            self._again[key] = self._late[key]  # the save that is there must be read first
             return
         try:
             with self._places.folder(agent) as folder:
                 self._replace(key, before, folder)
                 found = os.fstat(folder)
             if self._standing.get(agent) != (found.st_dev, found.st_ino):
-                self._furnish(agent)  # another folder stands there now
+                self._furnish(agent)  # another folder took its place
         except OSError as exc:
             if exc.errno in {errno.ELOOP, errno.ENOTDIR}:
                 self._furnish(agent)
@@ -508,10 +516,11 @@ class StateFiles:
             raise
 
     def _replace(self, key: Key, before: bytes | None, folder: int) -> None:
-        """Put a file in place. What stood there and was not read yet is told, and comes back merged."""
+        """Exchange a file for its new content in one step. An unread save that was there is reported, and comes back merged."""
         file, body = key[1], self._known[key]
         half = write_half(file, body, folder)
         try:
+            # Not a rename over it: that would destroy a save which came since the last look.
             exchange.exchange(folder, half, folder, file)
         except FileNotFoundError:
             try:
@@ -524,11 +533,11 @@ class StateFiles:
             with suppress(OSError):
                 os.unlink(half, dir_fd=folder)
             raise
-        # Under the other name stands now what stood there, whatever that is.
+        # After the exchange `half` is the name of the old file, or of anything else that was there.
         self._take_away(key, half, {before, body, self._told.pop(key, None)}, folder)
 
     def _take_away(self, key: Key, half: str, read: set[bytes | None], folder: int) -> None:
-        """Look at what was replaced before it goes; `read`: contents that are known already."""
+        """Read a replaced file, then remove it. `read`: contents that are known already."""
         try:
             stood = content(half, folder)
         except FaultError as fault:
@@ -538,14 +547,14 @@ class StateFiles:
             return
         handle = os.open(half, READ, dir_fd=folder)
         if writers.is_written(handle):
-            # Whoever has it open writes on.
+            # The program that has it open will write more: reading it now would lose the rest.
             known = stood if stood in read else None
             self._replaced.append(_Replaced(key, half, handle, time.monotonic() + CLOSE_WAIT_S, known))
             return
-        # Between the look and now it may have been written and closed.
+        # Race: a program may have written and closed it between the first read and the check.
         stood = all_of(handle)
         os.close(handle)
-        # The beginning of what is to stand there is ours, from a write that was cut off.
+        # A beginning of the known content is our own write, cut off by a kill: no save.
         if stood not in read and not self._known.get(key, b"").startswith(stood):
             self._judge(key, stood, None)
         os.unlink(half, dir_fd=folder)
@@ -555,7 +564,7 @@ class StateFiles:
         left = Counter(one.key[0] for one in waiting)
         most = min(MOST_REPLACED, MOST_REPLACED_OF_ALL // max(1, len(left)))
         for one in waiting:
-            # An agent that keeps many of them open must not use up our descriptors: its oldest are read as they are.
+            # An agent that keeps many files open must not exhaust our descriptors: its oldest are read as they are.
             is_late = time.monotonic() >= one.until or left[one.key[0]] > most
             left[one.key[0]] -= 1
             if writers.is_written(one.handle) and not is_late:
@@ -575,7 +584,7 @@ class StateFiles:
                 os.unlink(one.half, dir_fd=folder)
 
     def _try_again(self) -> None:
-        """What could not be put in place, for a disk that was full or the like, or was to wait."""
+        """Write the files whose earlier write failed (a full disk, for example) or had to wait."""
         now = time.monotonic()
         for key in [key for key, due in self._again.items() if due <= now]:
             del self._again[key]
@@ -583,8 +592,8 @@ class StateFiles:
 
 
 def _of_passport(data: bytes, known: bytes) -> FaultError:
-    """Why a passport that was changed is put back."""
-    words = "passport.json follows aipass.toml, and nobody else writes it"
+    """Return the fault of a changed passport, at its first changed field."""
+    words = "only aipass writes passport.json, from aipass.toml; change aipass.toml instead"
     text, found = read(data)
     ours = json.loads(known)
     for field in (*KEYS[PASSPORT], *found):

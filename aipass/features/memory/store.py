@@ -1,6 +1,6 @@
-"""The engine's side of state: what agents know, as rows, and the three files that show it.
+"""The state store: the notes and sessions of every agent as rows of the ledger, and the content of its three state files.
 
-Everything here happens inside the engine's transaction; what stands on the disk is for `StateFiles`.
+Every method runs in the engine's thread, inside its transaction. `StateFiles` reads and writes the files on the disk.
 """
 
 from __future__ import annotations
@@ -44,31 +44,36 @@ if TYPE_CHECKING:
     from aipass.features.memory.state_files import StateFiles, StateRejected, StateSaved
     from aipass.ledger import Row
 
-#: Copies of a file that an agent may still hold and save.
+#: The newest versions of a file that are known: an agent may save a copy that it read long ago, and it must be merged with that.
 KEPT_COPIES = 100
-#: Of a task, in the file.
+#: The longest text of `now.task`: the file is read as a whole by a model, and a task may have megabytes.
 TASK_CHARS = 200
-#: Which of the engine's fields stand in a file, besides `updated`, which is checked by nobody: models like to renew it.
+#: The fields that only the engine writes, by file. `updated` is not checked: models often write a new time there.
 ENGINES = {
     LOCAL: ("schema", "agent", *(f"now.{name}" for name in NOW if name != "doing"), "sessions"),
     OBSERVATIONS: ("schema", "agent"),
 }
 FILE_OF = {"todo": LOCAL, "learning": LOCAL, "observation": OBSERVATIONS}
-#: What is taken out of the log: a text in these fields that is the same, or the same in all of so many characters or more.
+#: `forget` replaces a text in these fields of events and actions. Events hold only the beginning of a long message (200
+#: characters), so a value of CUT_CHARS or more also matches as a beginning.
 SAID, CUT_CHARS = frozenset(("text", "subject", "answer", "title", "body")), 190
+# JSON writes these characters as they are, so SQL can search for them. Others may be escaped in the stored text.
 _SIMPLE = re.compile(r"[A-Za-z0-9 .,;:_-]{1,60}")
 FORGOTTEN = "(forgotten)"
-#: What an entry said before, for copies that still say so.
+#: The earlier texts of an entry that are kept: a stale copy that still has one of them is no new change.
 KEPT_TEXTS = 20
-#: Of a text that is remembered.
+#: The longest text in memory, in characters.
 MAX_REMEMBERED = 20_000
-#: Of a session of elsewhere, no more is known.
+#: The detail of an imported session: it belongs to no run of this ledger.
 _OLD_SESSION = {"imported": True}
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 
 
 class StateStore:
-    """What each agent knows."""
+    """What each agent knows: reads and writes its rows, and computes its files.
+
+    `files` is None where the engine runs without threads (tests): then rows change and no file is written.
+    """
 
     def __init__(
         self,
@@ -79,13 +84,13 @@ class StateStore:
     ) -> None:
         self._core, self._ledger, self._files, self._mask = core, core.ledger, files, mask
         self._indexer = indexer
-        #: What else is to be done when a message is forgotten: its id, and whose it is.
+        #: Removes the files of a forgotten message, by its id and its recipient; set by the messages feature.
         self.forgets_message: Callable[[int, str], None] | None = None
         self._moment = 0
-        #: What indexes must learn anew, and whether there is anything new for them.
+        #: Ids that indexes must read again, and whether there are new ids for them.
         self._changed: list[int] = []
         self._is_news = False
-        #: Words were taken out of the index, which keeps them until it is put in order.
+        #: FTS5 keeps the words of a deleted row in its segments until an `optimize`, so forgotten text could still be read there.
         self._is_forgetting = False
         self._stamps: dict[tuple[str, str], int] = {}
         self._dirty: dict[tuple[str, str], bool] = {}
@@ -95,17 +100,17 @@ class StateStore:
         return self._core.config()
 
     def at(self, wall: float) -> None:
-        """The moment of the step that begins, in seconds. What a transaction that failed had touched is forgotten."""
+        """Begin a step at the time `wall`, in seconds, and drop what a failed transaction left in this object."""
         self._moment = round(wall * 1000)
         self._stamps.clear()
         self._dirty.clear()
         self._changed.clear()
         self._is_news = self._is_forgetting = False
 
-    # -- whose files there are -------------------------------------------------------------------------------------
+    # -- the agents and their files --------------------------------------------------------------------------------
 
     def serve(self, step: Step) -> None:
-        """Have every configured agent's files there, as aipass.toml and the rows say."""
+        """Publish all files of every configured agent, as aipass.toml and the rows say. Idempotent."""
         for agent in self._config.agents:
             for file in FILES:
                 self._touch(agent, file)
@@ -115,14 +120,14 @@ class StateStore:
             step.effects.append(partial(self._files.serve, homes, self._config.state, known))
 
     def begun(self, agent: str) -> None:
-        """An agent begins to work on something."""
+        """A run of `agent` is about to start: update `now`, and clear `doing` where it belongs to another dispatch."""
         if agent not in self._config.agents:
             return
         self._touch(agent, LOCAL)
         row, work = self._state(agent, LOCAL), self._ledger.one("work_now", {"agent": agent})
         if row is None or row["doing"] is None or work is None:
             return
-        # What it was doing for another dispatch it does no more; a later attempt goes on with it.
+        # `doing` survives a retry of the same dispatch: the next attempt continues that work.
         last = self._ledger.one("last_sessions", {"agent": agent, "limit": 1})
         before = json.loads(row["body"])["now"]["dispatch"] or (
             last["dispatch"] if last is not None else None
@@ -131,7 +136,7 @@ class StateStore:
             self._doing(agent, None, row)
 
     def ended(self, step: Step, run: Row, session: dict[str, Any]) -> None:
-        """An agent's run is over: what it did is remembered. `session`: its outcome, summary and files."""
+        """Store an ended run as a session in memory. `session` is what `sessions.of` returned."""
         detail = {name: session[name] for name in ("started", "finished", "outcome", "files", "summary")}
         detail["summary"] = self.clean(session["summary"])
         text = with_checks(detail["summary"], self._check_of(run["id"]))
@@ -140,7 +145,8 @@ class StateStore:
             self._touch(run["agent"], LOCAL)
 
     def checked(self, agent: str, run: int) -> None:
-        """The checks of what a run delivered have ended: where the run has as well, its session says so."""
+        """Add the result of a run's checks to its session. Does nothing while the run has no session yet."""
+        # `ended` reads the result itself, so either order of run end and check end gives the same text.
         row = self._ledger.one("session_of", {"agent": agent, "run": run})
         if row is None:
             return
@@ -153,6 +159,7 @@ class StateStore:
             self._touch(agent, LOCAL)
 
     def _check_of(self, run: int) -> dict[str, Any] | None:
+        # The event of this step may still be in the ledger's buffer, and the statement reads events.
         self._ledger.flush()
         row = self._ledger.one("check_of", {"run": run})
         return None if row is None else json.loads(row["detail"])
@@ -169,13 +176,15 @@ class StateStore:
         run: Row | None,
         added: float | None = None,
     ) -> tuple[str, bool]:
-        """Take an entry into an agent's file; what came of it in words, and whether it failed.
+        """Add an entry to an agent's file. Returns a message for the asker, and whether the note failed.
 
-        added: seconds, when an entry of elsewhere was made; one that is there already is not taken again.
+        A text over the limit is cut, and the message says so. `added`: the time of an imported entry, in seconds;
+        an entry with the same text and time is not added again (deduplication).
         """
         limit = self._config.state.text
         text = printed(text).strip()
         tags = [printed(tag).strip()[:MAX_TAG] for tag in tags if tag.strip()][:MAX_TAGS]
+        # A session is in memory only, so the limit of the state files does not apply to it.
         if added is not None and kind == "session":
             limit = MAX_REMEMBERED
         kept = text[:limit]
@@ -183,7 +192,7 @@ class StateStore:
         if added is not None:
             known = {"agent": agent, "source": kind, "text": self.clean(kept), "time": added}
             if (row := self._ledger.one("same_memory", known)) is not None:
-                return f"{kind} {row['id']} of {agent} says so already", False
+                return f"{kind} {row['id']} of {agent} has the same text already; nothing was added", False
             if kind == "session":
                 number = self.remember(kind, agent, kept, added, tags=tags, detail=_OLD_SESSION)
                 return f"session {number} of {agent} is remembered{cut}", False
@@ -201,7 +210,7 @@ class StateStore:
         return f"{kind} {number} of {agent} is noted{cut}", False
 
     def done(self, step: Step, agent: str, number: int) -> tuple[str, bool]:
-        """Take a todo off an agent's list."""
+        """Finish a todo of an agent. Returns a message, and whether it failed; a todo that is done already is no failure."""
         del step
         row = self._ledger.one("note", {"id": number})
         if row is None or row["agent"] != agent or row["source"] != "todo":
@@ -217,7 +226,7 @@ class StateStore:
     # -- memory ----------------------------------------------------------------------------------------------------
 
     def clean(self, text: str) -> str:
-        """A text without what looks like a secret."""
+        """Return a text with everything masked that looks like a secret."""
         return self._mask(text)[0]
 
     def remember(
@@ -233,7 +242,10 @@ class StateStore:
         path: str | None = None,
         detail: dict[str, Any] | None = None,
     ) -> int:
-        """Keep something that may be asked for later; returns its id. What looks like a secret is not kept."""
+        """Store a text in memory and in the search index; returns its id. Secrets are masked, and a long text is cut.
+
+        `when`: seconds. `run`: the run that said it; its dispatch is stored as well. Todos are not searched for.
+        """
         text, tags = self.clean(text[:MAX_REMEMBERED]), list(map(self.clean, tags))
         about = {
             "source": source,
@@ -247,6 +259,7 @@ class StateStore:
         if run is not None:
             about |= {
                 "dispatch": run["dispatch"],
+                # Callers pass rows of `runs` (id) and of `work_now` (run).
                 "run": run["run"] if "run" in run.keys() else run["id"],  # noqa: SIM118 - a Row
             }
         number = self._ledger.run("insert_memory", about)
@@ -258,29 +271,31 @@ class StateStore:
         return number
 
     def forget(self, step: Step, number: int, agent: str | None) -> tuple[int, str]:
-        """Remove something for good, from file, memory, index, mail and log. `agent`: who asks; None: a person.
+        """Delete one memory from the state file, memory, index, mail and event log. Returns an exit code and a message.
 
-        Returns an exit code and words.
+        `agent` asks and can forget only its own; None is a person. Everything happens in one transaction; files go after it.
         """
         row = self._ledger.one("memory", {"id": number})
         if row is None:
             return EXIT_FAILED, f"nothing is remembered as {number}; `aipass recall` shows ids"
         if agent is not None and row["agent"] != agent:
-            return EXIT_REFUSED, f"{number} is {row['agent']}'s, and `{agent}` forgets its own only"
+            return EXIT_REFUSED, f"{number} belongs to {row['agent']}, and `{agent}` can forget only its own"
         detail = json.loads(row["detail"])
         said = detail.get("message") or detail.get("question")
         if agent is not None and said is not None:
-            return EXIT_REFUSED, f"{number} was said to others: only a person takes that back"
+            return EXIT_REFUSED, f"{number} was sent to others; only a person can forget it"
         texts = [row["text"]]
         if (note := self._ledger.one("note", {"id": number})) is not None:
             texts += json.loads(note["earlier"])
             if note["gone"] is None:
                 self._touch(row["agent"], FILE_OF[row["source"]])
             self._ledger.run("drop_note", {"id": number})
+            # A stale copy that an agent saves later must not bring the entry back.
             self._ledger.run("forget_note", {"id": number})
         if row["source"] == "session":
             self._touch(row["agent"], LOCAL)
         if row["source"] == "pr":
+            # The text of a PR is composed; `pr.opened` and the action have its title alone.
             texts.append(row["text"].partition("\n")[0].partition(": ")[2])
         if said is not None:
             texts += self._forget_message(step, said, only_answer="question" in detail)
@@ -288,13 +303,14 @@ class StateStore:
         self._changed.append(number)
         self._ledger.run("drop_words", {"id": number})
         self._is_forgetting = True
+        # What this step has recorded must be in the tables before they are searched.
         self._ledger.flush()
         self._scrub({text.strip() for text in texts} - {""}, agent)
         stays = "; the pull request keeps its title" if row["source"] == "pr" else ""
         return 0, f"{row['source']} {number} of {row['agent']} is forgotten{stays}"
 
     def _forget_message(self, step: Step, number: int, *, only_answer: bool) -> list[str]:
-        """What was said in a message, or to a question, which is nobody's to read any more; returns the texts."""
+        """Blank a message, or only its answer, and every message that delivered the answer. Returns the blanked texts."""
         row = self._ledger.one("message", {"id": number})
         if row is None:
             return []
@@ -308,11 +324,11 @@ class StateStore:
         return [row["answer"] or ""] if only_answer else [row["text"], row["subject"] or ""]
 
     def _scrub(self, texts: set[str], agent: str | None) -> None:
-        """Take texts out of the log as well: that something was said stays, what it was does not.
+        """Replace texts in recorded events and actions. The record that something was said stays.
 
-        agent: who asks, and may change only what the log has of what its own runs noted: what they said to others, they said.
+        `agent` asks: then only notes of its own runs change, because a message belongs to its recipient as well.
         """
-        # One look through the log for all of them. What is written in any other way in JSON is compared below.
+        # One pass over the log for all texts: each pass reads the whole log. SQL only preselects rows, `_without_any` decides.
         begin = _SIMPLE.match(next(iter(texts))) if len(texts) == 1 else None
         about = {"text": begin[0] if begin else "", "agent": agent}
         for event in self._ledger.all("events_that_say", about):
@@ -325,7 +341,10 @@ class StateStore:
     # -- what agents save ------------------------------------------------------------------------------------------
 
     def take(self, step: Step, item: StateSaved) -> list[str]:
-        """Merge what an agent saved into what is known of it. Returns what the agent should be told."""
+        """Merge a saved file into the rows. Returns messages for the agent, one for each kind of correction.
+
+        Records `state.saved` and `state.rejected` events. The file is always published again, with ids and times.
+        """
         agent, file, saved = item.agent, item.file, item.saved
         if agent not in self._config.agents:
             return []
@@ -338,21 +357,23 @@ class StateStore:
             counted = self._merge(step, agent, kind, entries, base, run, removes=begun is not None)
             for name, number in counted.items():
                 counts[name] += number
+        # An unchanged `doing` in a stale copy must not overwrite a newer one.
         if file == LOCAL and (begun is None or saved.doing != begun["doing"]) and row is not None:
             self._doing(agent, saved.doing, row)
-        # A file of an earlier ledger says what no copy of this one ever said.
+        # Files of an earlier ledger differ from every copy of this one, and no agent forged them: a ledger with one copy is new.
         forged = _forged(file, saved.found, copies) if begun is not None or len(copies) > 1 else []
+        # Even if no row changed: the file on the disk may have forged fields, or another form than ours.
         self._touch(agent, file, anyway=True)
         self._tell(step, item, counts, forged, run)
         told = []
         if forged:
             told.append(
-                f"In your {file} the fields {', '.join(f'`{name}`' for name in forged)} are aipass's own: they were put back as "
-                f"they were, and what you changed in your own fields was taken."
+                f"In your {file} the fields {', '.join(f'`{name}`' for name in forged)} belong to aipass: it restored them, "
+                f"and saved your changes to your own fields."
             )
         if item.masked:
             told.append(
-                f"What looks like a secret was taken out of your {file}: {', '.join(item.masked)}. Keep none there."
+                f"aipass masked what looks like a secret in your {file}: {', '.join(item.masked)}. Do not store secrets there."
             )
         return told
 
@@ -369,7 +390,7 @@ class StateStore:
         if forged:
             detail = about | {
                 "fields": forged,
-                "reason": "these fields are the engine's, and were put back",
+                "reason": "only the engine writes these fields; it restored them",
                 "kept": None,
             }
             step.facts.append(
@@ -377,7 +398,7 @@ class StateStore:
             )
 
     def rejected(self, step: Step, item: StateRejected) -> str:
-        """Record that something could not be used. Returns what the agent should be told."""
+        """Record `state.rejected` for a file that cannot be used. Returns a message for the agent."""
         run = self._ledger.one("work_now", {"agent": item.agent})
         by = None if run is None else run["run"]
         path = self.path(item.agent, item.file)
@@ -395,7 +416,7 @@ class StateStore:
         return f"Your {printable(path)} could not be used: {where}: {item.reason}. The last good state was put back{kept}."
 
     def path(self, agent: str, file: str) -> str:
-        """Where a state file lies, relative to the root."""
+        """Return the path of a state file, relative to the root."""
         home = self._config.home(agent) if agent in self._config.agents else agent
         return f"{home}/.trinity/{file}".rstrip("/")
 
@@ -411,6 +432,7 @@ class StateStore:
         removes: bool,
     ) -> dict[str, int]:
         ids = json.dumps([entry.id for entry in entries if entry.id is not None])
+        # Forgotten entries have no row, so a stale copy would look like an agent that adds a new entry.
         forgotten = {row["id"] for row in self._ledger.all("forgotten", {"ids": ids})}
         entries = [entry for entry in entries if entry.id not in forgotten]
         about = {"agent": agent, "source": kind}
@@ -469,7 +491,8 @@ class StateStore:
         self._ledger.run("note_gone", {"id": number, "stamp": self._touch(agent, FILE_OF[kind])})
 
     def _roll_over(self, agent: str, kind: str) -> None:
-        """The oldest beyond the limit stand in memory only from now on; todos never."""
+        """Take the oldest entries over the limit out of the file; they stay in memory."""
+        # A todo is work to do: it must not vanish from the file because newer ones came.
         if kind == "todo":
             return
         most: int = getattr(self._config.state, f"{kind}s")
@@ -485,33 +508,35 @@ class StateStore:
             "put_state", {"agent": agent, "file": LOCAL, "updated": updated, "doing": doing, "body": body}
         )
 
-    # -- what is to stand in the files -----------------------------------------------------------------------------
+    # -- the content of the files ----------------------------------------------------------------------------------
 
     def _touch(self, agent: str, file: str, *, anyway: bool = False) -> int:
-        """A file is to be looked at before the commit; the `updated` that it will have. `anyway`: put in place in any case."""
+        """Mark a file for `publish`, and return its next `updated` in ms. `anyway`: publish it even if nothing changed."""
         key = agent, file
         self._dirty[key] = self._dirty.get(key, False) or anyway
         if key not in self._stamps:
             row = self._state(agent, file)
+            # Strictly increasing, even if the clock is set back: `updated` identifies the copy that an agent read.
             self._stamps[key] = max(self._moment, row["updated"] + 1 if row is not None else 0)
         return self._stamps[key]
 
     def publish(self, step: Step) -> None:
-        """Record what is to stand in the files that were touched, and have it put there after the commit.
+        """Record the content of every marked file, and queue an effect that writes it after the commit.
 
-        Also between two saves of one step: each is merged into what the one before has come to.
+        Also called between two saves of one step: the second save is merged with the result of the first.
         """
         if self._is_forgetting:
             self._ledger.run("clear_words")
         for (agent, file), anyway in self._dirty.items():
             if agent not in self._config.agents:
-                continue  # taken out of aipass.toml in this very step
+                continue  # aipass.toml removed the agent in this step
             row = self._state(agent, file)
             stamp = self._stamps[agent, file]
             document = self._document(agent, file, row, stamp)
             body = render(document)
             if row is not None and row["body"] and _same(json.loads(body), json.loads(row["body"])):
                 body = bytes(row["body"])
+                # A version with nothing new but its `updated` would push a real one out of the KEPT_COPIES.
                 if not anyway:
                     continue
             else:
@@ -560,7 +585,7 @@ class StateStore:
 
 
 def _without_any(said: str, texts: set[str]) -> str | None:
-    """JSON without any of the texts; None where it says none of them."""
+    """Return the JSON with every text replaced; None where it has none of them."""
     before = after = json.loads(said)
     for text in texts:
         after = _without(after, text)
@@ -568,7 +593,7 @@ def _without_any(said: str, texts: set[str]) -> str | None:
 
 
 def _without(detail: dict[str, Any], text: str) -> dict[str, Any]:
-    """What an event or an action holds, without a text; also where it stands cut, or before it was cut."""
+    """Replace `text` in the fields of an event or action, also where either of the two is a cut beginning of the other."""
     return {
         name: FORGOTTEN if name in SAID and isinstance(value, str) and _is_same(value, text) else value
         for name, value in detail.items()
@@ -627,17 +652,17 @@ def _now(work: Row | None, doing: str | None) -> dict[str, Any]:
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two documents say the same, whenever they were written."""
+    """Return whether two documents are equal but for `updated`."""
     return {**one, "updated": None} == {**other, "updated": None}
 
 
 def _base(updated: object, copies: Sequence[Row]) -> tuple[int, Row | None]:
-    """The copy that an agent began with: its `updated` in milliseconds, and its row. Where nobody can say: the newest's, and None."""
+    """Return the copy that an agent edited: its `updated` in ms, and its row. Without a known copy: the newest `updated`, None."""
     if isinstance(updated, str) and _ISO.fullmatch(updated):
         try:
             asked = round(datetime.fromisoformat(updated).timestamp() * 1000)
         except ValueError:
-            asked = -1
+            asked = -1  # the form is right and the date does not exist, such as 2026-02-31
         for row in copies:
             if row["updated"] == asked:
                 return asked, row
@@ -655,7 +680,7 @@ def _hash(value: object) -> str:
 
 
 def _forged(file: str, found: dict[str, Any], copies: Sequence[Row]) -> list[str]:
-    """The engine's fields that say what no copy ever said. One that was left out is only put back."""
+    """Return the engine's fields whose values are in none of its copies. A missing field is restored without a report."""
     known = [json.loads(row["engine"]) for row in copies]
     forged = []
     for name in ENGINES[file]:

@@ -1,1 +1,1 @@
-"""What agents and people say to each other: messages and questions."""
+"""The messages feature: messages and questions between agents and people."""

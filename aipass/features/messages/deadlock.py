@@ -1,4 +1,4 @@
-"""Whether an answer could ever come: who waits for whom."""
+"""Deadlock detection: a search in the graph of agents and dispatches that wait for each other."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ if TYPE_CHECKING:
 
 
 class WaitCycle:
-    """The waits that lead on from one agent that is to be asked something.
+    """A depth-first search for a cycle that a new wait would close.
 
-    `asker`: who asks, where it would wait and could do nothing else; `dispatch`: the work that would need the answer.
+    `asker`: the agent whose run would wait; None if the run ends after asking. `dispatch`: the dispatch that needs the answer.
     """
 
     def __init__(self, ledger: Ledger, asker: str | None, dispatch: int | None, now: float) -> None:
         self._ledger, self._asker, self._dispatch, self._now = ledger, asker, dispatch, now
+        #: Visited nodes: without them shared waits would make the search exponential.
         self._seen: set[tuple[str, object]] = set()
 
     def of(self, agent: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """The agents through which all of them would wait for each other; empty where somebody could go on."""
+        """Return the agents of the cycle that a wait for `agent` would close, in order; empty if there is none."""
         path = (*path, agent)
         if agent == self._asker and len(path) > 1:
             return path
         if ("agent", agent) in self._seen:
             return ()
         self._seen.add(("agent", agent))
-        # It answers what it is asked when its run is over; one that waits is not over.
+        # A new question to an agent starts after its live run ends, and a waiting run does not end.
         for question in self._ledger.all("waits_of", {"agent": agent, "now": self._now}):
             if found := self._asked(question, path):
                 return found
         return ()
 
     def _asked(self, question: Row, path: tuple[str, ...]) -> tuple[str, ...]:
+        # A person can answer at any time, so no deadlock goes through one.
         if question["recipient"] == HUMAN or question["work"] is None:
             return ()
         return self._work(question["work"], path)
@@ -46,6 +48,7 @@ class WaitCycle:
         self._seen.add(("work", dispatch))
         if dispatch == self._dispatch:
             return (*path, row["agent"])
+        # A queued dispatch starts when its agent is free, so it waits for everything that the agent waits for.
         if row["state"] == "queued":
             return self.of(row["agent"], path)
         waits = self._ledger.all("open_questions", {"dispatch": dispatch})

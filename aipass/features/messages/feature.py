@@ -1,4 +1,4 @@
-"""Messages and questions: what agents and people say to each other, and what waits for an answer."""
+"""The messages feature: messages and questions between agents and people, and dispatches that wait for an answer."""
 
 from __future__ import annotations
 
@@ -41,22 +41,25 @@ if TYPE_CHECKING:
     from aipass.features.dispatch.driver import Outcome
     from aipass.ledger import Row
 
-#: At a run's end so many of its requests, and so many bytes of them, are looked through at once.
+#: Limits for reading the spool of an ended run: the engine's thread reads it, and an agent can fill it.
 AT_LAST_FILES, AT_LAST_BYTES = 1000, 20_000_000
-#: And ends after which nobody can say that a model has read its prompt.
+#: Outcomes after which it is not known whether a model has read the prompt: its messages are shown again.
 UNSEEN = frozenset(("start-failed", "lost", "limit", "overload", "afresh"))
-#: Who asks for what follows from an answer.
+#: The handler name of actions that this feature executes by itself, as `aipass why` shows it.
 HANDLER = "messages"
 
 
 class MessagesFeature(RunHook, DispatchHook):
-    """The feature."""
+    """The feature. Others use `mail` to send messages and `questions` to see what waits."""
 
     name = "messages"
     verbs = VERBS
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Add actions, verbs, listeners, hooks, the prompt part and the mail source.
+
+        Needs memory, secrets and dispatch. Gives memory and secrets their way to send messages to agents.
+        """
         self._core, self._ledger, self._mask = core, core.ledger, core.need(Secrets).mask
         memory = self._memory = core.need(MemoryFeature)
         self._files = MailFiles(core.layout, core.ledger)
@@ -78,12 +81,14 @@ class MessagesFeature(RunHook, DispatchHook):
         core.add_run_hook(self)
         core.add_prompt_part(20, partial(prompt, core))
         core.need(DispatchFeature).add_hook(self)
+        # A kill between commit and effect leaves a message that is recorded as delivered, and no file.
         core.add_start(start=lambda step: step.effects.append(self.mail.redeliver))
         if self._receipts is not None:
             core.add_source(self._receipts)
 
-        # -- what is asked for -----------------------------------------------------------------------------------------
         core.add_status("messages", partial(status.gather, core.layout), status.show)
+
+    # -- actions ---------------------------------------------------------------------------------------------------
 
     def _say(self, step: Step, event: Event, action: Message) -> Applied:
         code, text = self._sent(step, event, action)
@@ -124,35 +129,36 @@ class MessagesFeature(RunHook, DispatchHook):
             for one in self.mail.recipients(action.to, action.sender)
         ]
         if not numbers:
-            return EXIT_FAILED, "nobody is there to be told"
+            return EXIT_FAILED, "no agent receives this message; aipass.toml must configure one first"
         return 0, " ".join(map(str, numbers))
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def before_start(self, step: Step, run: Row) -> None:
-        """What its prompt has room for goes with it."""
+        """Choose the messages that the run's prompt shows."""
         del step
         self.mail.enclose(run["id"], run["agent"], run["dispatch"])
 
     def begins(self, run: int) -> None:
-        """Its mail is watched before anybody can look into it."""
+        """Watch the run's mail folder before the run can open a file in it: an earlier open would not be seen."""
         if self._receipts is not None:
             self._receipts.watch(run)
 
     def furnish(self, run: Row, folder: Path) -> Mapping[str, str]:
-        """The rest of what is unread lies in its mail."""
+        """Write the other unread messages to the run's mail folder. Returns the variable that names the folder."""
         (folder / MAIL).mkdir(exist_ok=True, mode=0o700)
         for row in self._ledger.all("unread", {"recipient": run["agent"], "limit": MOST_WAITING}):
+            # The prompt has the others: as files they would be handed to the model a second time.
             if row["shown"] != run["id"]:
                 self._files.put(run["id"], row["id"])
         return {"AIPASS_MAIL": str(folder / MAIL)}
 
     def started(self, step: Step, run: Row) -> None:
-        """It has what its prompt holds."""
+        """Mark the messages in the run's prompt as read: its program has started."""
         self.mail.opened(step, run["id"], run["agent"])
 
     def judge(self, step: Step, run: Row, outcome: Outcome) -> Outcome:
-        """Work that waits for an answer is not done, whatever its run says."""
+        """Turn `succeeded` into `blocked` while the dispatch has an open question, or an answer that its run has not read."""
         del step
         if outcome.state in UNSEEN or outcome.fault is not None:
             self.mail.unopened(run["id"])
@@ -167,7 +173,8 @@ class MessagesFeature(RunHook, DispatchHook):
         return replace(outcome, state="blocked", reason=reason)
 
     def ended(self, step: Step, end: RunEnd) -> None:
-        """What a CLI ends with may be a question of its own, which nobody has heard."""
+        """Put the question that a CLI ended with to the person, and stop watching the run's mail."""
+        # The verdict of the driver was `blocked`: no `aipass ask` recorded this question.
         if end.state == "blocked" and end.verdict.state == "blocked":
             self.questions.unasked(step, end.run, end.reason or "it does not say why it cannot go on")
         if self._receipts is not None:
@@ -179,7 +186,8 @@ class MessagesFeature(RunHook, DispatchHook):
             self.mail.seen(step, run["agent"], [report.message], report.run)
 
     def _read_at_last(self, run: int) -> set[int]:
-        """Messages that a run says to have read, in requests that lie in its spool folder still; of so many that somebody waits."""
+        """Return the messages that unprocessed `read` requests of an ended run name; within AT_LAST_FILES and AT_LAST_BYTES."""
+        # Race: the run ended before the engine took these requests. Without them an answer that was read would start it again.
         found: set[int] = set()
         left = AT_LAST_BYTES
         try:
@@ -193,39 +201,40 @@ class MessagesFeature(RunHook, DispatchHook):
                         if asked["verb"] == "read":
                             found.update(one for one in asked["ids"] if isinstance(one, int))
                     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-                        continue  # whoever takes the requests says what is wrong with it
+                        continue  # the request source reports what is wrong with it
         except OSError:
-            pass  # it is gone, or the agent has put something else in its place
+            pass  # the folder is gone, or the agent replaced it
         return found
 
     # -- dispatches ------------------------------------------------------------------------------------------------
 
     def refuses(self, step: Step, event: Event, wish: Dispatch) -> str | None:
-        """An agent's, where what it goes on with waits for others, or where all would wait for one another."""
+        """Return why an agent's dispatch is refused: its reply would replace the answers of others, or it would deadlock."""
+        # A person waits for no run, and can answer for everyone.
         if event.by is None:
             return None
         why = self.questions.refuses(wish)
         return why if why is not None else self.questions.endless(step, wish, event.by)
 
     def submitted(self, step: Step, event: Event, wish: Dispatch, dispatch: int) -> None:
-        """A reply may be the answer that something waits for."""
+        """Take a reply to a blocked dispatch as the answer to its open questions."""
         if wish.reply_to is not None and wish.reply_to == dispatch:
             self.questions.replied(step, dispatch, wish, event)
 
     def retried(self, step: Step, dispatch: int) -> None:
-        """It goes on without an answer."""
+        """Close the open questions of a dispatch that was retried."""
         self.questions.retried(step, dispatch)
 
-    # -- what happens ----------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------------
 
     def _blocked(self, step: Step, event: Event) -> None:
-        """A run has ended, and its work waits: where for nothing that is still to come, it goes on."""
+        """Continue a blocked dispatch whose answers all came while its run was ending."""
         if event.detail.get("state") == "blocked":
             carry = partial(self._core.execute, step, event, handler=HANDLER)
             self.questions.blocked(step, event, carry)
 
     def _finished(self, step: Step, event: Event) -> None:
-        """A dispatch has ended: see to the questions that it asked or was to answer, and to agents that wait for it."""
+        """Settle the questions of an ended dispatch, and wake the agents that sent it with `--wake`."""
         dispatch = event.detail["dispatch"]
         carry = partial(self._core.execute, step, event, handler=HANDLER)
         self.questions.finished(step, event, partial(self._said, dispatch), carry)
@@ -237,18 +246,18 @@ class MessagesFeature(RunHook, DispatchHook):
             said = quoted(self._said(dispatch) or reason or "It said nothing.")
             text = f"What you asked of {agent} (dispatch {dispatch}) is {event.detail['state']}. It says:\n\n{said}\n"
             if self.questions.open_of(asks["id"]):
-                # It waits for somebody's answer, and this is none.
+                # A reply would count as the answer to its open question, so it gets a message.
                 self.mail.post(step, asks["agent"], text, sender=agent, cause=event.id)
                 continue
             about = {"key": f"woken by {dispatch}", "sender": agent, "stem": f"woken-{dispatch}"}
             carry(Dispatch(asks["agent"], text, **about, reply_to=asks["id"]))
 
     def _said(self, dispatch: int) -> str:
-        """What a dispatch's last run said at its end, as others may hear it."""
+        """Return the answer of a dispatch's last run with its secrets masked."""
         return self._mask(results.said(self._core.layout, self._ledger, dispatch))[0]
 
     def _remember(self, step: Step, event: Event) -> None:
-        """Answers to questions."""
+        """Store an answered question in memory."""
         if (row := self._ledger.one("message", {"id": int(event.ref or 0)})) is not None:
             said = f"{row['text']}\n{row['answerer']} answers: {row['answer']}"
             about = {"dispatch": row["dispatch"], "detail": {"question": row["id"]}}

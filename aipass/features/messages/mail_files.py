@@ -1,4 +1,4 @@
-"""Messages as files: for the run that lives, and for people."""
+"""Messages as files: in the mail folder of a live run, and in `.aipass/mail` for people."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class MailFiles:
-    """All of it may be done a second time after a crash."""
+    """Writes and removes message files. Every method is idempotent, because effects run again after a crash."""
 
     def __init__(self, layout: Layout, ledger: Ledger) -> None:
         self._layout, self._ledger = layout, ledger
 
     def put(self, run: int, message: int) -> None:
-        """Let a run that lives find a message; a second time changes nothing."""
+        """Write a message to the mail folder of a live run, atomically; an existing file stays unchanged."""
         row = self._ledger.one("message", {"id": message})
         place = self._layout.run(run) / MAIL
         if row is not None and not (place / f"{message}.md").exists():
@@ -28,7 +28,7 @@ class MailFiles:
             held.write_atomic(place / f"{message}.md", render.whole(row))
 
     def file(self, recipient: str, message: int) -> None:
-        """Let people see a message as a file, whomever it is to. Nothing reads it there."""
+        """Write a message to `.aipass/mail/<recipient>/` for people. aipass never reads it there."""
         row = self._ledger.one("message", {"id": message})
         if row is not None:
             place = self._layout.mail / recipient
@@ -36,7 +36,8 @@ class MailFiles:
             held.write_atomic(place / f"{message}.md", render.whole(row))
 
     def remove(self, message: int, recipient: str) -> None:
-        """Take a message that is to be forgotten from where it lies as a file."""
+        """Remove all files of a forgotten message."""
+        # Ended runs as well: their folders are kept for a while.
         (self._layout.mail / recipient / f"{message}.md").unlink(missing_ok=True)
         for path in self._layout.runs.glob(f"*/{MAIL}/{message}.md"):
             path.unlink(missing_ok=True)

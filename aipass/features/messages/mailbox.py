@@ -1,4 +1,4 @@
-"""The engine's side of messages: rows, and a file in the mail folder of a run that lives."""
+"""The mailbox: messages as rows of the ledger, and as files in the mail folder of a live run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
     from aipass.features.messages.mail_files import MailFiles
     from aipass.ledger import Row
 
-#: Who may be written to besides the agents, and who the engine itself is.
+#: Recipients besides the agents, and the sender name of the engine. aipass.toml refuses agents with these names.
 ALL, HUMAN, ENGINE = "all", "human", "aipass"
 
 
 class Asks(NamedTuple):
-    """What makes a question of a message: what may be answered, and until when its run waits, if it does."""
+    """What makes a message a question: the allowed answers, and until when the asking run waits (seconds), if it does."""
 
     options: Sequence[str]
     waits: float | None
 
 
 class Mailbox:
-    """What is said, to whom, and whether it was seen."""
+    """Messages, their recipients, and whether they were read.
+
+    A message is delivered at least once, in order of ids for each recipient, and is identified by its id.
+    """
 
     def __init__(self, core: Core, files: MailFiles, store: StateStore) -> None:
         self._core, self._ledger, self._files, self._keeper = core, core.ledger, files, store
@@ -56,7 +59,10 @@ class Mailbox:
         run: Row | None = None,
         cause: int | None = None,
     ) -> int:
-        """Leave somebody a message; a run of theirs that lives finds it at once. Returns its id."""
+        """Send a message, and notify the person where it is for the person. Returns its id.
+
+        Its file appears in the mail folder of the recipient's live run after the commit.
+        """
         about = {"subject": subject, "files": files, "reply_to": reply_to}
         number = self.put(step, recipient, text, sender=sender, run=run, cause=cause, **about)  # type: ignore[arg-type]
         if recipient == HUMAN:
@@ -82,7 +88,7 @@ class Mailbox:
         cause: int | None = None,
         asks: Asks | None = None,
     ) -> int:
-        """The same, and a person is told of it by somebody else."""
+        """Send a message without a notice: for questions, whose caller writes a better one. Returns its id."""
         text, subject = self.clean(text), None if subject is None else self.clean(subject)
         about: dict[str, object] = {
             "sender": sender,
@@ -98,6 +104,7 @@ class Mailbox:
         about |= {"asks": int(asks is not None), "waits": None if asks is None else asks.waits}
         about |= {"options": json.dumps([] if asks is None else list(map(self.clean, asks.options)))}
         number = self._ledger.run("insert_message", about)
+        # The engine's own messages repeat events, so memory does not need them.
         if sender != ENGINE:
             self._keeper.remember(
                 "message", sender, text, step.now.wall, run=run, detail={"to": recipient, "message": number}
@@ -108,6 +115,7 @@ class Mailbox:
             Fact("message.received", "mail", ref=str(number), by=by, cause=cause, detail=detail)
         )
         step.effects.append(partial(self._files.file, recipient, number))
+        # The oldest MOST_WAITING only: a message that was put beyond a gap would be read out of order.
         if recipient != HUMAN:
             limit = {"recipient": recipient, "limit": MOST_WAITING + 1}
             waiting = self._ledger.one("count_waiting", limit)
@@ -116,39 +124,43 @@ class Mailbox:
         return number
 
     def clean(self, text: str) -> str:
-        """A text without what looks like a secret."""
+        """Return a text with everything masked that looks like a secret."""
         return self._keeper.clean(text)
 
     def _deliver(self, step: Step, recipient: str, numbers: Iterable[int]) -> None:
-        """Put messages into the mail of a run that lives, if there is one."""
+        """Queue the files of messages for the recipient's live run, if there is one."""
         work = self._ledger.one("work_now", {"agent": recipient})
         for number in numbers if work is not None else ():
             self._ledger.run("message_delivered", {"id": number, "now": step.now.wall})
             step.effects.append(partial(self._files.put, work["run"], number))  # type: ignore[index]
 
     def enclose(self, run: int, agent: str, dispatch: int) -> None:
-        """A run is about to start: what its prompt has room for goes with it, and the question that it is to answer."""
+        """Record which messages the prompt of a starting run shows: those that fit, and the question that it must answer."""
         unread = self._ledger.all("unread", {"recipient": agent, "limit": MOST_WAITING})
         own = [row for row in unread if row["work"] == dispatch]
         others = [row for row in unread if row["work"] != dispatch]
+        # The question is the task of this dispatch, so it has no limit and is not repeated in the messages part.
         for row in (*own, *preface.fitting(others, self._config.memory.in_prompt)):
             self._ledger.run("message_shown", {"id": row["id"], "run": run})
 
     def opened(self, step: Step, run: int, agent: str) -> None:
-        """A run has begun: it has what its prompt holds, and the rest lies in its mail."""
+        """Mark the messages in the prompt of a started run as read, and deliver the next ones."""
         self.seen(step, agent, [row["id"] for row in self._ledger.all("shown_messages", {"run": run})], run)
         self._top_up(step, agent)
 
     def unopened(self, run: int) -> None:
-        """A run ended before its model can have read its prompt: what that held comes again."""
+        """Mark the messages in a run's prompt as unread again: no model can have read it."""
         self._ledger.run("messages_unread", {"run": run})
 
     def seen(self, step: Step, recipient: str, numbers: Iterable[int], by: int | None = None) -> int:
-        """Somebody has read these messages of theirs; returns how many of them were news."""
+        """Mark messages of `recipient` as read; returns how many were unread. Ids of others' messages are ignored.
+
+        `by`: the run that read them. Idempotent.
+        """
         news = 0
         numbers = set(numbers)
         if len(numbers) > 1:
-            # Who names very many does not have each looked for.
+            # One statement for any number of ids: a request can name thousands, and the engine's thread runs this.
             numbers &= {row["id"] for row in self._ledger.all("unread_ids", {"recipient": recipient})}
         for number in sorted(numbers):
             about = {"id": number, "recipient": recipient, "now": step.now.wall}
@@ -162,7 +174,7 @@ class Mailbox:
         return news
 
     def _top_up(self, step: Step, recipient: str) -> None:
-        """Let the next come into the mail of a run that has read some."""
+        """Deliver the next messages, up to MOST_WAITING unread ones in the mail folder."""
         most = {"recipient": recipient, "limit": MOST_WAITING}
         self._deliver(
             step,
@@ -171,15 +183,15 @@ class Mailbox:
         )
 
     def recipients(self, named: str, sender: str) -> list[str]:
-        """Who is meant by a name: `all` are all agents but the one that writes. Empty where there is nobody."""
+        """Return the recipients for a name; `all` means all agents but the sender. Empty for an unknown name."""
         if named == ALL:
             return [agent for agent in self._config.agents if agent != sender]
         return [named] if named == HUMAN or named in self._config.agents else []
 
-    # -- in the world, after the commit ----------------------------------------------------------------------------
+    # -- effects, after the commit ---------------------------------------------------------------------------------
 
     def redeliver(self) -> None:
-        """At the start: what was recorded as delivered to a run that lives, and perhaps was not."""
+        """Write the files of messages that are recorded as delivered to live runs. Idempotent; for the engine's start."""
         for run in self._ledger.all("live_runs"):
             for row in self._ledger.all("unread", {"recipient": run["agent"], "limit": -1}):
                 if row["delivered"] is not None and row["shown"] != run["id"]:

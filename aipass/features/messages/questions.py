@@ -1,4 +1,4 @@
-"""The engine's side of questions: who waits for whose answer, and what goes on when it is there."""
+"""Questions in the ledger: asking, answering, and continuing the dispatches that wait for an answer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from aipass.features.messages.mailbox import Mailbox
     from aipass.ledger import Ledger, Row
 
-#: Who a dispatch goes on for when what it asked is answered.
+#: The sender of the dispatch that continues a blocked one with its answers.
 CONTINUES = "aipass answer"
-#: What came of it: an exit code and words.
+#: An exit code and a message for the asker.
 Said = tuple[int, str]
 
 
 class Questions:
-    """What was asked, and what it keeps from going on."""
+    """The open and answered questions. Every method runs in the engine's thread, inside its transaction.
+
+    `carry` executes an action immediately, in the same transaction.
+    """
 
     def __init__(self, ledger: Ledger, mail: Mailbox) -> None:
         self._ledger, self._mail = ledger, mail
@@ -37,7 +40,7 @@ class Questions:
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def ask(self, step: Step, event: Event, action: act.Ask, carry: Callable[[act.Action], None]) -> Said:
-        """Record a question; an agent is started for it."""
+        """Record a question, then notify the person or dispatch the asked agent. Returns the question's id as the message."""
         run = None if action.run is None else self._ledger.one("run", {"id": action.run})
         if action.run is not None and (why := self.endless(step, action, action.run)) is not None:
             return EXIT_REFUSED, why
@@ -51,20 +54,20 @@ class Questions:
         words += "".join(f"\n> - {plain(option)[:200]}" for option in action.options) + (
             "\n" if action.options else ""
         )
-        words += f'\nAnswer it: `aipass answer {number} "…"`. If you end without that, what you say at the end is the answer.\n'
+        words += f'\nAnswer it: `aipass answer {number} "…"`. If you end without this command, your final answer counts as the answer.\n'
         carry(act.Dispatch(action.to, words, key, key, sender=action.sender, stem=f"question-{number}"))
         work = self._ledger.one("open_of_key", {"agent": action.to, "key": key})
         if work is None:
-            self._close(step, number, "nobody could be started for it")
+            self._close(step, number, "no run could be started for it")
             return (
                 EXIT_REFUSED,
-                f"{action.to} cannot be started for that; `aipass why` says what keeps it from starting",
+                f"{action.to} cannot be started to answer this question; `aipass why` shows the reason",
             )
         self._ledger.run("question_work", {"id": number, "work": work["id"]})
         return 0, str(number)
 
     def unasked(self, step: Step, run: Row, text: str) -> None:
-        """A run has ended with a question that nobody heard: it is put to the person."""
+        """Record the question that a run ended with, and notify the person."""
         number = self._put(step, run["agent"], HUMAN, text, [], run, None)
         self._notify(step, f"dispatch {run['dispatch']} of {run['agent']} waits for you", number, text, None)
 
@@ -101,31 +104,34 @@ class Questions:
         )
 
     def endless(self, step: Step, action: act.Ask | act.Dispatch, run: int) -> str | None:
-        """Why what a run asks for could never come; None where it could, or it neither waits nor asks."""
+        """Return why a question or a waiting dispatch of a run would deadlock; None where it would not."""
         to = action.to if isinstance(action, act.Ask) else action.agent
         row = self._ledger.one("run", {"id": run})
         if row is None or to == HUMAN or (isinstance(action, act.Dispatch) and action.waits is None):
             return None
         busy = None if action.waits is None else row["agent"]
         if busy == to:
-            return f"{to} would wait for itself; send without --wait, and end"
+            return f"{to} would wait for itself; send without --wait, and end this run"
         circle = WaitCycle(self._ledger, busy, row["dispatch"], step.now.wall).of(to)
         if not circle:
             return None
         chain = " waits for ".join(circle)
         if busy is None:
             return (
-                f"{chain}: {to} cannot answer before you have; `aipass questions` shows what it asks, and "
-                f"`aipass answer` may say what you need to know"
+                f"{chain}: {to} cannot answer before you do; `aipass questions` shows its question, and "
+                f"`aipass answer` can ask back in the answer"
             )
-        return f"{chain}: to wait for {to} would close a circle; ask without --wait, and end"
+        return f"{chain}: waiting for {to} would deadlock; ask without --wait, and end this run"
 
     # -- answering -------------------------------------------------------------------------------------------------
 
     def answer(
         self, step: Step, event: Event, action: act.Answer, carry: Callable[[act.Action], None]
     ) -> Said:
-        """Take an answer, and let go on what waited for it alone."""
+        """Record an answer, and continue the dispatch that asked if it has no other open question.
+
+        A wrong answerer is refused and reported to the person; an answer to a closed question is refused.
+        """
         row = self._ledger.one("message", {"id": action.question})
         if row is None or not row["asks"]:
             return (
@@ -140,7 +146,7 @@ class Questions:
             )
             return (
                 EXIT_REFUSED,
-                f"question {row['id']} is for {row['recipient']}, and only that may answer it, or a person",
+                f"question {row['id']} is for {row['recipient']}: only {row['recipient']} or a person can answer it",
             )
         if row["answered"] is not None:
             when = f"{iso(row['answered'])}: {summary(row['answer'])}"
@@ -161,10 +167,11 @@ class Questions:
                 )
             text = chosen[0]
         self._take(step, row, text, action.sender, event.id)
+        # The dispatch existed only for this answer. If its own agent answered while it runs, it ends by itself.
         if row["work"] is not None and action.sender != row["recipient"]:
             carry(act.Cancel(row["work"], f"question {row['id']} was answered by {action.sender}"))
         elif row["work"] is not None and self._is_queued(row["work"]):
-            carry(act.Cancel(row["work"], f"question {row['id']} was answered meanwhile"))
+            carry(act.Cancel(row["work"], f"question {row['id']} was answered before this started"))
         return self._go_on(step, row, event.id, carry)
 
     def _is_queued(self, dispatch: int) -> bool:
@@ -174,7 +181,7 @@ class Questions:
     def _take(
         self, step: Step, row: Row, text: str, by: str, cause: int | None, *, is_told: bool = False
     ) -> None:
-        """Note an answer. Who asked hears of it by a message, which is read when its dispatch goes on with it; unless `is_told`."""
+        """Record an answer, and send it to the asker as a message, unless `is_told`: then the asker has it in its prompt."""
         text = self._mail.clean(text)
         self._ledger.run(
             "question_answered", {"id": row["id"], "answer": text, "now": step.now.wall, "by": by}
@@ -186,15 +193,16 @@ class Questions:
             self._mail.post(step, row["sender"], text, sender=by, reply_to=row["id"], cause=cause)
 
     def _go_on(self, step: Step, row: Row, cause: int, carry: Callable[[act.Action], None]) -> Said:
-        """The dispatch that asked goes on, unless it has other questions open."""
+        """Continue the dispatch that asked, unless it has other open questions. Returns a message about it."""
         said = f"question {row['id']} is answered"
         asks = None if row["dispatch"] is None else self._ledger.one("dispatch", {"id": row["dispatch"]})
+        # A running dispatch finds the answer in its mail.
         if asks is None or asks["state"] == "running":
             return 0, said
         if asks["state"] != "blocked":
             return (
                 0,
-                f"{said}; dispatch {asks['id']}, which asked, is {asks['state']} and does not go on by that",
+                f"{said}; dispatch {asks['id']}, which asked, is {asks['state']} and does not continue",
             )
         others = self._ledger.all("open_questions", {"dispatch": asks["id"]})
         if others:
@@ -205,11 +213,12 @@ class Questions:
         return 0, f"{said}; dispatch {asks['id']} of {asks['agent']} goes on"
 
     def _continue(self, step: Step, asks: Row, cause: int, carry: Callable[[act.Action], None]) -> bool:
-        """Let a blocked dispatch go on with its answers; whether it does. A person hears of one that does not."""
+        """Continue a blocked dispatch with its answers; returns whether it continues. Notifies the person where it does not."""
         told = self._ledger.all("unheard_answers", {"agent": asks["agent"], "dispatch": asks["id"]})
         carry(self._continued(asks))
         after = self._ledger.one("dispatch", {"id": asks["id"]})
         if after is None or after["state"] != "blocked":
+            # The prompt has these answers: as unread mail they would be shown twice.
             self._mail.seen(step, asks["agent"], [row["reply"] for row in told])
             return True
         step.notify(self._ledger, self._stays(asks), cause)
@@ -218,18 +227,18 @@ class Questions:
     @staticmethod
     def _stays(asks: Row) -> str:
         number = asks["id"]
-        return f"dispatch {number} of {asks['agent']} has its answer and cannot go on now; `aipass why {number}` says why, `aipass retry {number}` tries"
+        return f"dispatch {number} of {asks['agent']} has its answer and cannot go on now; `aipass why {number}` shows the reason, `aipass retry {number}` tries again"
 
     def unheard(self, run: Row, read: Collection[int] = ()) -> list[Row]:
-        """What a dispatch asked, was answered while it ran, and its run has not read: it must go on to hear of it.
+        """Return the questions of a dispatch whose answers came while it ran, and that its run has not read.
 
-        read: messages that the run has said to have read just before it ended.
+        `read`: messages that the run reported as read just before it ended.
         """
         about = {"agent": run["agent"], "dispatch": run["dispatch"]}
         return [row for row in self._ledger.all("unheard_answers", about) if row["reply"] not in read]
 
     def blocked(self, step: Step, event: Event, carry: Callable[[act.Action], None]) -> None:
-        """A run has ended, and its dispatch waits: where for nothing that is still to come, it goes on."""
+        """Continue the blocked dispatch of an ended run, if it waits only for answers that are there already."""
         run = self._ledger.one("run", {"id": event.by})
         asks = self._ledger.one("dispatch", {"id": event.detail.get("dispatch")})
         if run is None or asks is None or asks["state"] != "blocked" or self.open_of(asks["id"]):
@@ -238,9 +247,10 @@ class Questions:
             self._continue(step, asks, event.id, carry)
 
     def _continued(self, asks: Row) -> act.Dispatch:
-        """What a blocked dispatch goes on with: the answers to all that its last run asked."""
+        """Return the dispatch that continues a blocked one: its text has all answers to its last run."""
         told = []
         for row in self._ledger.all("answers_for", {"dispatch": asks["id"]}):
+            # Only a person gives orders; the words of an agent are quoted.
             text = row["answer"] if row["answerer"] == HUMAN else quoted(row["answer"])
             told.append(
                 f"You asked (question {row['id']}): {summary(row['text'])}\n\n{row['answerer']} answers:\n\n{text}\n"
@@ -253,14 +263,11 @@ class Questions:
     # -- ends ------------------------------------------------------------------------------------------------------
 
     def open_of(self, dispatch: int) -> list[Row]:
-        """What a dispatch has asked and was not told."""
+        """Return the open questions of a dispatch."""
         return self._ledger.all("open_questions", {"dispatch": dispatch})
 
     def replied(self, step: Step, dispatch: int, action: act.Dispatch, event: Event) -> None:
-        """A dispatch that was blocked goes on with what somebody said to it: that answers what it asked them.
-
-        A person answers for all.
-        """
+        """Take a reply to a dispatch as the answer to its questions for the sender; a person answers all of them."""
         if action.sender == CONTINUES:
             return
         for row in self.open_of(dispatch):
@@ -268,23 +275,26 @@ class Questions:
                 self._take(step, row, action.text, action.sender, event.id, is_told=True)
 
     def refuses(self, action: act.Dispatch) -> str | None:
-        """Why an agent's reply may not let a dispatch go on: it waits for the answers of others."""
+        """Return why an agent's reply must not continue a dispatch: it waits for answers of others. None where it can."""
         if action.reply_to is None or action.sender == CONTINUES:
             return None
         others = [row for row in self.open_of(action.reply_to) if row["recipient"] != action.sender]
         if not others:
             return None
-        return f"dispatch {action.reply_to} waits for an answer of {others[0]['recipient']}; `aipass message` tells its agent something"
+        return f"dispatch {action.reply_to} waits for an answer of {others[0]['recipient']}; use `aipass message` to reach its agent"
 
     def retried(self, step: Step, dispatch: int) -> None:
-        """A dispatch goes on without an answer."""
+        """Close the open questions of a dispatch that was retried."""
         for row in self.open_of(dispatch):
             self._close(step, row["id"], f"dispatch {dispatch} was tried again without an answer")
 
     def finished(
         self, step: Step, event: Event, said: Callable[[], str], carry: Callable[[act.Action], None]
     ) -> None:
-        """A dispatch has ended: what it was to answer is answered by what it said; what it asked needs no answer."""
+        """Close the questions that an ended dispatch asked, and answer those that it was started for.
+
+        `said` returns its final answer; it is called only where needed, because it reads files.
+        """
         dispatch, state = event.detail["dispatch"], event.detail["state"]
         for row in self.open_of(dispatch):
             self._close(step, row["id"], f"dispatch {dispatch}, which asked, is {state}")
@@ -292,11 +302,12 @@ class Questions:
             text = said() if state == "succeeded" else ""
             text = (
                 text
-                or f"{row['recipient']} ended without an answer ({state}: {event.detail['reason'] or 'it says nothing'})"
+                or f"{row['recipient']} ended without an answer ({state}: {event.detail['reason'] or 'no reason given'})"
             )
             self._take(step, row, text, row["recipient"], event.id)
             self._go_on(step, row, event.id, carry)
 
     def _close(self, step: Step, number: int, reason: str) -> None:
+        # A notice would ask the person for an answer that is refused now.
         step.withdraw(self._ledger, f"question {number}")
         self._ledger.run("question_closed", {"id": number, "reason": reason, "now": step.now.wall})

@@ -1,6 +1,6 @@
-"""The mail folders of runs that live: a thread that tells when a run has opened a message and closed it again.
+"""The source of read receipts: a thread that watches the mail folders of live runs, and reports which messages were opened.
 
-The kernel does not say who it was. The folder is the run's own, and aipass's other tools never look into it.
+inotify does not report which process opened a file. The folder belongs to the run, and no other part of aipass reads there.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("aipass")
 
 MAIL = "mail"
+#: From linux/inotify.h. A reader closes a file with this event, a writer with another one, so our own writes do not count.
 IN_CLOSE_NOWRITE = 0x10
 _MASK = IN_CLOSE_NOWRITE | inotify.IN_ONLYDIR | inotify.IN_DONT_FOLLOW
 
 
 @dataclass(frozen=True, slots=True)
 class MailOpened:
-    """A message in a run's mail folder was opened, and closed."""
+    """A report: a message in a run's mail folder was opened and closed."""
 
     run: int
     message: int
 
 
 class ReadReceipts:
-    """A source of what runs read. Everything but the engine's side happens in its own thread."""
+    """The source of read receipts. Its public methods only queue work for its own thread."""
 
     name = "mail"
 
@@ -47,7 +48,7 @@ class ReadReceipts:
         self._run_of: dict[int, int] = {}
 
     def start(self, tell: Callable[[list[Any]], None]) -> None:
-        """Begin to watch. Where there is no inotify, nobody can say what a run has opened, and it comes again."""
+        """Start the thread. Without inotify (macOS) no open is seen, so messages are shown again in the next prompt."""
         self._tell = tell
         self._worker.start()
 
@@ -56,11 +57,11 @@ class ReadReceipts:
         self._worker.stop()
 
     def is_settled(self) -> bool:
-        """Whether nothing waits here."""
+        """Return whether no work is queued."""
         return self._worker.is_settled()
 
     def watch(self, run: int, *, lives: bool = True) -> None:
-        """Look after a run's mail, or not any more."""
+        """Start watching the mail of a run, or stop with `lives=False`."""
         self._worker.ask(partial(self._watch, run) if lives else partial(self._leave, run))
 
     def _watch(self, run: int) -> None:
@@ -71,7 +72,7 @@ class ReadReceipts:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._run_of[kernel.add(os.fsencode(folder), _MASK)] = run
         except OSError as exc:
-            logger.warning("what a run reads of its mail is not seen", run=run, error=str(exc))
+            logger.warning("aipass cannot see which messages a run reads", run=run, error=str(exc))
 
     def _leave(self, run: int) -> None:
         for watch in [watch for watch, one in self._run_of.items() if one == run]:
@@ -80,8 +81,10 @@ class ReadReceipts:
             del self._run_of[watch]
 
     def _take(self, events: list[inotify.Raw]) -> None:
+        # A dict: a file that is opened several times is one report, in the order of the first opens.
         opened: dict[MailOpened, None] = {}
         for raw in events:
+            # An agent can create any name here. Below 19 digits the number fits into an INTEGER of SQLite.
             name = os.fsdecode(raw.name).removesuffix(".md")
             if (
                 raw.watch in self._run_of

@@ -1,4 +1,7 @@
-"""A message as its recipient reads it: quoted, under who says so, so that it is nobody's order. Pure."""
+"""The text of a message for its recipient: quoted, under the sender's name. Pure.
+
+A quoted text cannot pose as an order of the user (prompt injection).
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,22 @@ from aipass.event import iso, one_line, plain
 if TYPE_CHECKING:
     from aipass.ledger import Row
 
-#: More than any prompt has room for, and than lie in a run's mail at once: the next come as those are read.
+#: The most unread messages in a run's mail folder; the next ones follow when these are read. No prompt has room for as many.
 MOST_WAITING = 100
 
 
 def whole(row: Row) -> str:
-    """A message of the ledger as Markdown."""
+    """Return a message as Markdown."""
     lines = [f"# Message {row['id']} from {row['sender']}", "", f"- sent: {iso(row['sent'])}"]
     if row["subject"]:
-        lines.append(f"- subject, in its words: {titled(row['subject'])}")
+        lines.append(f"- subject, as the sender wrote it: {titled(row['subject'])}")
     if row["reply_to"] is not None:
         lines.append(f"- in reply to: message {row['reply_to']}")
-    lines += [f"- with the file {titled(path)}" for path in json.loads(row["files"])]
+    lines += [f"- attached file: {titled(path)}" for path in json.loads(row["files"])]
     if row["asks"]:
         lines += [
             "- it is a question that must be answered",
-            *(f"- it may be: {plain(one)[:200]}" for one in json.loads(row["options"])),
+            *(f"- possible answer: {plain(one)[:200]}" for one in json.loads(row["options"])),
         ]
         lines.append(f'- answer: `aipass answer {row["id"]} "…"`')
     elif (row["sender"] != "aipass" and row["run"] is not None) or row["sender"] == "human":
@@ -34,10 +37,11 @@ def whole(row: Row) -> str:
 
 
 def titled(text: str) -> str:
-    """A few words of somebody else's within a line: in quotes, which they cannot end."""
+    """Return foreign text for use inside a line: one line, at most 200 characters, in quotes that it cannot close."""
     return '"' + one_line(text)[:200].replace('"', "'").replace("`", "'") + '"'
 
 
 def quoted(text: str) -> str:
-    """A text of somebody else's, each line of it marked as such."""
+    """Return foreign text as a Markdown quote."""
+    # `splitlines` also splits at U+2028 and the like, where some programs begin a new line without the mark.
     return "\n".join(f"> {plain(line)}".rstrip() for line in text.splitlines()) or ">"

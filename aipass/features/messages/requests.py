@@ -1,4 +1,4 @@
-"""What may be asked for about messages and questions: `message`, `ask`, `answer`, `read`."""
+"""The request verbs of messages: `message`, `ask`, `answer` and `read`. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def message(request: Request) -> Iterable[Action]:
-    """Something is to be said to an agent, to all, or to the person."""
+    """Send a message to an agent, to all agents, or to the person."""
     fields, agent = request.fields, request.agent
     to, text = fields["to"], fields["text"]
     if to not in {"all", "human"} and request.view.agent(to) is None:
         return request.no_agent(to)
     if to == agent:
         return request.refuse(
-            "a message to yourself goes nowhere; `aipass note` keeps something for later", 2
+            "you cannot send a message to yourself; `aipass note` keeps a text for later", 2
         )
     if not text.strip():
         return request.refuse("there is nothing to say; give a text", 2)
@@ -31,13 +31,13 @@ def message(request: Request) -> Iterable[Action]:
 
 
 def ask(request: Request) -> Iterable[Action]:
-    """A question that must be answered, of an agent or of the person."""
+    """Ask an agent or the person a question that must be answered."""
     fields, asker = request.fields, request.agent or "human"
     to, text = fields["to"], fields["text"]
     if to != "human" and request.view.agent(to) is None:
         return request.no_agent(to)
     if to == asker:
-        return request.refuse("nobody can ask themselves; ask `human`, or another agent", 2)
+        return request.refuse("you cannot ask yourself; ask `human`, or another agent", 2)
     if not text.strip():
         return request.refuse("there is nothing to ask; give a text", 2)
     options = [str(option) for option in fields.get("options", ())]
@@ -45,7 +45,8 @@ def ask(request: Request) -> Iterable[Action]:
 
 
 def answer(request: Request) -> Iterable[Action]:
-    """The answer to a question."""
+    """Answer a question."""
+    # The field comes from an agent's file: any other value than true must not skip the check of the options.
     fields, by = request.fields, request.event.by
     is_other = fields.get("other") is True
     return [
@@ -54,7 +55,7 @@ def answer(request: Request) -> Iterable[Action]:
 
 
 def read(request: Request) -> Iterable[Action]:
-    """Whoever asks has seen these messages; only those that are for them count."""
+    """Mark messages as read by the asker; ids of messages for others are ignored."""
     ids = [one for one in request.fields["ids"] if isinstance(one, int)]
     return [MarkRead(ids, request.agent or "human", request.event.by, request.id)]
 

@@ -1,4 +1,4 @@
-"""Messages in `aipass status`: open questions, and what a person has not read."""
+"""The messages part of `aipass status`: open questions, and the number of the person's unread messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
-    """`questions` that are open, and the number `unread` of the person's other messages."""
+    """Return the open `questions`, and `unread`: the number of the person's other unread messages."""
     del layout
     if ledger is None:
         return {"questions": [], "unread": 0}
@@ -33,7 +33,7 @@ def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
         for row in ledger.all("questions", {"all": 0})
     ]
     unread = ledger.one("count_unread", {"recipient": "human"})
-    # Questions are shown by themselves.
+    # An unread question is a message as well: it must not be counted twice.
     asked = sum(1 for question in questions if question["to"] == "human")
     return {
         "questions": questions,
@@ -42,7 +42,7 @@ def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> list[str]:
-    """A line for each question, one for all messages."""
+    """Return one line for each question, and one for all unread messages."""
     lines = [click.style(_asks(question), fg="magenta") for question in found["questions"]]
     if found["unread"]:
         lines.append(f"mail     {count(found['unread'], 'unread message')}; `aipass messages`")
@@ -56,10 +56,11 @@ def _asks(question: dict[str, Any]) -> str:
 
 
 def state_of(ledger: Ledger, question: Row) -> str | None:
-    """The state of the dispatch that asked, or `waiting` where its run only waits for the answer; None where a person asked."""
+    """Return the state of the dispatch that asked, or `waiting` while its run waits for the answer; None if a person asked."""
     number = question["dispatch"]
     dispatch = None if number is None else ledger.one("dispatch", {"id": number})
     if dispatch is None:
         return None
+    # `waits` is the end of the wait as a time, so a wait that timed out counts no longer.
     waits = question["waits"] is not None and question["waits"] > time.time()
     return "waiting" if waits and dispatch["state"] == "running" else str(dispatch["state"])

@@ -1,1 +1,1 @@
-"""Who may write which file, and who wrote it."""
+"""Ownership of files: write permissions for runs, and the author of each write."""

@@ -1,8 +1,8 @@
-"""The engine encloses itself: even one that was tricked writes only the root, git's folders, and what the settings name.
+"""The sandbox of the engine itself: a Landlock domain in which it can write only the root, git's folders and configured paths.
 
-A Landlock domain on this process and all that it starts, for ever; supervisors are started by a helper that was forked before. Nothing
-that agents do should ever need it: it is what stands behind everything else. Linux 5.13 or newer; elsewhere nothing is done, and
-`aipass doctor` says so.
+It is a second line of defence, in case an agent tricks the engine into a write outside the root. It lasts until the process
+ends and covers all its children; supervisors are started by a helper that was forked before. It needs Linux 5.13 or newer;
+elsewhere nothing is done, and `aipass doctor` reports it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aipass.config.model import Config
     from aipass.workspace.layout import Layout
 
-#: Where the CLIs of forges, and ssh below git, keep what they learn; only with such a forge.
+#: The files that the CLIs of forges, and ssh below git, write: tokens, caches, known hosts. Opened only with such a forge.
 _OF_FORGES = (
     "~/.config/gh",
     "~/.local/state/gh",
@@ -36,12 +36,12 @@ _OF_FORGES = (
 )
 
 
-#: Whether this process has taken it on.
+#: Whether this process is in the domain, which cannot be widened later.
 _enclosed = False
 
 
 def is_possible() -> bool:
-    """Whether this kernel can do it."""
+    """Whether this kernel has Landlock."""
     try:
         return kernel.landlock_version() > 0
     except OSError:
@@ -49,13 +49,13 @@ def is_possible() -> bool:
 
 
 def writable(layout: Layout, config: Config) -> list[str]:
-    """All that the engine, and what it starts, may write from then on; absolute, as far as it is there."""
+    """The existing absolute paths that the engine and its child processes must be able to write."""
     found = [str(layout.root), *wall.DEVICES, *map(expand, config.sandbox.write)]
     said = ask(layout.root, "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir", bare=True)
     found += said[0].removesuffix("\n").split("\n") if said else []
     if config.pr.forge != LOCAL:
         found += [expand(entry) for entry in _OF_FORGES]
-        # A remote may be a folder of this machine, which git then writes itself.
+        # A remote may be a local folder, which `git push` then writes directly.
         url = "".join(ask(layout.root, "remote", "get-url", "--push", config.pr.remote, bare=True)).strip()
         path = url.removeprefix("file://")
         found += [path] if path.startswith("/") else []
@@ -63,10 +63,13 @@ def writable(layout: Layout, config: Config) -> list[str]:
 
 
 def enclose(layout: Layout, config: Config) -> bool:
-    """Take it on, for this thread and all that it starts; whether it was done. Called before the first thread is started."""
+    """Put this process into the domain; returns False if `sandbox.wall` is off or the kernel has no Landlock.
+
+    Must be called before the first thread starts: the kernel encloses only the calling thread and what it starts.
+    """
     own = layout.state / "tmp" / "engine"
     own.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite, git and Python make their temporary files here from now on.
+    # SQLite, git and Python create temporary files here: /tmp is outside the domain.
     os.environ["TMPDIR"] = str(own)
     tempfile.tempdir = str(own)
     if config.sandbox.wall == "off" or not is_possible():
@@ -78,31 +81,43 @@ def enclose(layout: Layout, config: Config) -> bool:
 
 
 def after_restart(before: Config, now: Config) -> list[str]:
-    """What the engine itself may write only after a restart, because the settings name it since: `[sandbox] write`, a forge's folders."""
+    """The newly configured paths that the engine can write only after a restart.
+
+    They come from `[sandbox] write`, or are the folders of a forge.
+    """
+    # A Landlock domain cannot be widened.
     if not _enclosed:
         return []
     named = [entry for entry in now.sandbox.write if entry not in before.sandbox.write]
     if now.pr.forge != LOCAL and (now.pr.forge, now.pr.remote) != (before.pr.forge, before.pr.remote):
-        named.append(f"what `{now.pr.forge}` keeps")
+        named.append(f"the files of `{now.pr.forge}`")
     return named
 
 
 def take_on(places: Iterable[str]) -> None:
-    """The domain itself. Raises OSError where the kernel refuses."""
+    """Restrict the calling thread and its future children to writes below `places`.
+
+    Raises OSError if the kernel refuses.
+    """
     version = kernel.landlock_version()
-    # Signals are not scoped: `down --kill` and the end of who holds a lock go past it.
+    # Signals are not restricted: the engine must be able to end supervisors and processes that hold a lock.
     ruleset = wall.build(places, version, scoped=False)
     try:
+        # Landlock requires it of a process without privileges: a setuid program must not start with restrictions.
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.landlock_restrict(ruleset)
-        # Nobody of this user attaches to it, or reads its memory and descriptors.
+        # Other processes of this user can no longer attach to it (ptrace), or read its memory and descriptors.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     finally:
         os.close(ruleset)
 
 
 def breaks_out(places: Iterable[str], outside: Path) -> list[str]:
-    """Take it on in a child and try to get out of it; what got through, in words. For `aipass doctor` and tests."""
+    """Test the domain: a child process enters it and tries to write outside; returns the successful attempts, in words.
+
+    For `aipass doctor` and tests.
+    """
+    # In a child, because a process cannot leave the domain again.
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -110,8 +125,8 @@ def breaks_out(places: Iterable[str], outside: Path) -> list[str]:
         try:
             take_on(places)
             told = ", ".join(_attempts(outside))
-        except BaseException as exc:  # noqa: BLE001 - a child that is about to end tells what stopped it
-            told = f"it could not be taken on ({exc!r})"
+        except BaseException as exc:  # noqa: BLE001 - the child must end here, and report the error
+            told = f"the sandbox could not be applied ({exc!r})"
         os.write(writer, told.encode("utf-8", "replace"))
         os._exit(0)
     os.close(writer)
@@ -140,7 +155,8 @@ def _attempts(outside: Path) -> list[str]:
         try:
             attempt()
         except (PermissionError, FileNotFoundError):
-            continue  # the last removes what was moved, where that got through
+            # FileNotFoundError: the last attempt needs a file that exists only if an earlier attempt succeeded.
+            continue
         through.append(name)
     if kernel.prctl(kernel.PR_GET_DUMPABLE, 0):
         through.append("being traced")

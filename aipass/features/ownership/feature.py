@@ -1,4 +1,4 @@
-"""Ownership: who may write which file, told to the supervisors that enforce it, and who wrote what."""
+"""The ownership feature: sends the ownership table to the supervisors, which enforce it, and finds the author of each write."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ if TYPE_CHECKING:
     from aipass.core.step import Step
     from aipass.ledger import Row
 
-    #: Phases as `Territory.of` reads them, and what was handed over by runs that live on.
+    #: Phases in the form that `Territory.of` reads, and the files that live runs have handed over.
     Reservations = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 SWEEP = "sweep"
 
 
 class OwnershipFeature(RunHook):
-    """The feature, and its face."""
+    """The feature object that other features get by `core.need(OwnershipFeature)`."""
 
     name = "ownership"
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Register the run hook, the sweep timer, the view `owner` and the checks of the configuration.
+
+        Needs no other feature.
+        """
         self._core, self._ledger, self._layout = core, core.ledger, core.layout
         self.authors = Attribution(core.layout)
         self._unfenced = Unfenced(core, self.table)
@@ -55,43 +58,50 @@ class OwnershipFeature(RunHook):
         core.add_start(start=self._start, ready=self.tell)
         core.add_reconfigure(after=self._reconfigured)
         core.add_config_check(self._check)
-
-        # -- for other features ----------------------------------------------------------------------------------------
         core.add_status("ownership", partial(status.gather, core.layout), status.show)
 
+    # -- for other features --------------------------------------------------------------------------------------------
+
     def add_reservations(self, reserved: Callable[[], Reservations]) -> None:
-        """What is reserved besides what `owns` says."""
+        """Add a function that returns further reservations of files, besides `owns`: those of a plan's phases."""
         self._reservations.append(reserved)
 
     def add_listener(self, tell: Callable[[dict[str, Any], list[dict[str, Any]]], None]) -> None:
-        """Who hears of it, after the commit, when who owns what has changed: the table, and what was handed over."""
+        """Add a function that is called after the commit when the ownership table has changed.
+
+        It gets the table, and the files that live runs have handed over.
+        """
         self._tells.append(tell)
 
     def add_authors(self, author: Callable[[str], int | None]) -> None:
-        """Who else knows which run a path is of."""
+        """Add a function that knows the runs behind certain paths, such as answers, which the engine writes for a run."""
         self._authors.append(author)
 
     def add_written(self, written: Callable[[Step, int, str], None], awaits: Callable[[], bool]) -> None:
-        """Called with a run and a path that it has written, where the journal tells of it before the filesystem does; looked for while `awaits`."""
+        """Add a function that is called with a run and a path when the run has closed the file, perhaps before a filesystem event.
+
+        `awaits` returns whether such calls are needed now; while it does, the journals are read every SWEEP_S seconds.
+        """
         self._written.append(written)
         self._awaits.append(awaits)
 
     def changed(self, step: Step) -> None:
-        """Who owns what has changed: it is told before anything starts."""
+        """Send the new ownership table after this step's commit, once, and before any run starts."""
         step.before_once(self.tell)
 
     def look_soon(self, step: Step) -> None:
-        """Look at the journals of runs in a moment."""
+        """Read the journals again in SWEEP_S seconds."""
         self._core.timers.set(SWEEP, step.now.mono + SWEEP_S)
 
     def author(self, path: str) -> int | None:
-        """The run that wrote a path last, where one did."""
+        """The run that wrote the present version of a path; None if no known run did."""
         found = self.authors.by(path)
         others = (author(path) for author in self._authors)
         return found if found is not None else next((one for one in others if one is not None), None)
 
     def read_journals(self, step: Step) -> None:
-        """Read what runs have written; once for all that was seen in one step."""
+        """Read the journals, at most once in a step."""
+        # A checkout reports thousands of files in one step; all of their lines were in the journals at its start.
         if self._read_in is not step:
             self._read_in = step
             self.authors.refresh()
@@ -99,8 +109,9 @@ class OwnershipFeature(RunHook):
                 self.look_soon(step)
 
     def owner(self, path: str) -> str | None:
-        """The agent whose `owns` names the path; None where nobody's does, or several'."""
+        """The agent whose `owns` matches a path; None if that of no agent, or of several agents, does."""
         config = self._core.config()
+        # The compiled patterns are cached until a reload replaces the configuration object.
         if self._owns is None or self._owns[0] is not config:
             own = {name: Patterns(agent.owns) for name, agent in config.agents.items() if agent.owns}
             self._owns = config, own
@@ -108,7 +119,7 @@ class OwnershipFeature(RunHook):
         return owners[0] if len(owners) == 1 else None
 
     def reserved(self) -> Reservations:
-        """All that is reserved now, by all features."""
+        """The present reservations of all features."""
         phases: list[dict[str, Any]] = []
         handed: list[dict[str, Any]] = []
         for found in (reserved() for reserved in self._reservations):
@@ -117,13 +128,13 @@ class OwnershipFeature(RunHook):
         return phases, handed
 
     def table(self) -> dict[str, Any]:
-        """Who owns what, as `Territory.of` reads it."""
+        """The ownership table, in the form that `Territory.of` reads."""
         nested = [os.fsdecode(row["dir"]) for row in self._ledger.all("nested_roots")]
         inner = guarded.inner(self._ledger)
         return layers.table(self._layout, self._core.config(), self.reserved()[0], nested, inner)
 
     def tell(self) -> None:
-        """After the commit: let all hear who owns what from now on."""
+        """Pass the present ownership table to all listeners; called after the commit."""
         self._unfenced.forget()
         table, handed = self.table(), self.reserved()[1]
         for tell in self._tells:
@@ -132,11 +143,11 @@ class OwnershipFeature(RunHook):
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def begins(self, run: int) -> None:
-        """What it writes is followed."""
+        """Follow the run's journal of writes, before its first process can write."""
         self.authors.follow(run)
 
     def over(self, step: Step, run: Row, finished: float) -> None:
-        """What it wrote last is told."""
+        """Read the rest of the run's journal, and report the files that it had open until its end."""
         for path in self.authors.ended(run["id"], finished):
             for written in self._written:
                 written(step, run["id"], path)
@@ -144,7 +155,8 @@ class OwnershipFeature(RunHook):
     # -- the engine's life -----------------------------------------------------------------------------------------
 
     def _start(self, step: Step) -> None:
-        """Read what runs wrote that an engine before did not follow to the end, the oldest run first."""
+        """Read the journals that an earlier engine did not read to the end."""
+        # The oldest run first, as journals are read in the order of writes: the last one read is the author.
         for row in self._ledger.all("unfollowed"):
             self.authors.follow(row["id"])
             if row["state"] == "ended":
@@ -162,7 +174,10 @@ class OwnershipFeature(RunHook):
             self.look_soon(step)
 
     def _configured(self, step: Step, report: Configured) -> None:
-        """What git starts is nobody's to write."""
+        """Record the repositories inside the tree.
+
+        The programs that their git configuration starts must be guarded as well.
+        """
         self._ledger.run("set_meta", {"key": guarded.INNER, "value": json.dumps(report.inner)})
         self.changed(step)
 

@@ -1,5 +1,7 @@
-"""What the engine tells supervisors about fence and wall: who owns what, and the ground that one run stands on. Pure,
-but for the question which layers this machine has."""
+"""The layers of the sandbox: fence (per-file sandbox, seccomp) and wall (folder sandbox, Landlock).
+
+It finds the active layers, checks the settings about them, and builds the ownership table for the supervisors.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Active(NamedTuple):
-    """Which layers are around new runs."""
+    """The layers that new runs get."""
 
     fence: bool
     wall: bool
 
 
 def active(config: Config) -> Active:
-    """The layers that this machine has and the configuration does not turn off."""
+    """The layers that this machine supports and the configuration does not turn off."""
     there = probe.layers()
     return Active(
         fence=there.fence is not None and config.sandbox.fence != "off",
@@ -36,7 +38,7 @@ def active(config: Config) -> Active:
 
 
 def described(config: Config | None) -> dict[str, str]:
-    """The layers in words, as `status` and `doctor` show them: `seccomp`, `landlock 7`, `off`, `none (why)`."""
+    """The layers in words, for `status` and `doctor`: `seccomp`, `landlock 7`, `off` or `none (reason)`."""
     there = probe.layers()
     found = {
         "fence": there.fence or f"none ({there.why_no_fence})",
@@ -49,7 +51,7 @@ def described(config: Config | None) -> dict[str, str]:
 
 
 def check_layers(config: Config) -> None:
-    """Raise ConfigError where a layer is required that this machine does not have."""
+    """Raise ConfigError if the configuration requires a layer that this machine does not support."""
     there = probe.layers()
     for layer, found, why in (
         ("fence", there.fence, there.why_no_fence),
@@ -57,40 +59,43 @@ def check_layers(config: Config) -> None:
     ):
         if getattr(config.sandbox, layer) == "require" and found is None:
             raise ConfigError(
-                f'{CONFIG_NAME}: sandbox.{layer} = "require", and there is none here: {why}; write "auto" to run without it'
+                f'{CONFIG_NAME}: sandbox.{layer} = "require", but this machine has no {layer}: {why}; write "auto" to run without it'
             )
 
 
 def check_outside(layout: Layout, config: Config) -> None:
-    """Raise ConfigError where `[sandbox] write` or `sockets` would open what the fence is there to close."""
+    """Raise ConfigError if `[sandbox] write` or `sockets` would open a way out of the sandbox."""
     root = str(layout.root)
     for entry in config.sandbox.write:
         folder = expand(entry)
         place = f"{CONFIG_NAME}: sandbox.write: `{entry}`"
         if not folder.startswith("/") or ".." in folder.split("/"):
             raise ConfigError(f"{place} is not an absolute path, nor one that begins with `~/`")
+        # Links are resolved first: the kernel grants the target, and not the name.
         real = os.path.realpath(folder)
         if root == real or root.startswith(real.rstrip("/") + "/") or real.startswith(root + "/"):
             raise ConfigError(
-                f"{place} holds this repository, or lies in it; use `owns` or `scratch` for what is in the tree"
+                f"{place} holds this repository or is inside it; use `owns` or `scratch` for paths in the tree"
             )
         if ".git" in real.split("/") or ".aipass" in real.split("/"):
-            raise ConfigError(f"{place} opens git's or another aipass's own files; name a folder of its own")
+            raise ConfigError(f"{place} opens files of git, or of another aipass root; name another folder")
         if real in _TOO_WIDE or real == os.path.realpath(Path.home()):
-            raise ConfigError(
-                f"{place} opens far more than a tool's own folder; name the folder that it needs"
-            )
+            raise ConfigError(f"{place} opens far more than one tool needs; name the tool's own folder")
         if real.startswith(("/proc", "/sys")):
-            raise ConfigError(f"{place} opens the kernel's own files, which lead out of the fence")
+            raise ConfigError(
+                f"{place} opens files of the kernel, by which a run could leave the sandbox; remove it"
+            )
     for entry in config.sandbox.sockets:
         if not expand(entry).startswith("/"):
             raise ConfigError(f"{CONFIG_NAME}: sandbox.sockets: `{entry}` is not an absolute path")
+        # Agents run as the engine's user, so a supervisor could not distinguish their requests from those of the engine.
         if "supervisor-" in entry or ".aipass" in entry.split("/"):
             raise ConfigError(
-                f"{CONFIG_NAME}: sandbox.sockets: `{entry}` would let agents start runs of their own; ask with `aipass send`"
+                f"{CONFIG_NAME}: sandbox.sockets: `{entry}` would let agents start runs without the engine; remove it (agents can use `aipass send`)"
             )
 
 
+#: Folders that many programs share. The check is by the exact path: a folder below one of them is allowed.
 _TOO_WIDE = frozenset(
     (
         "/",
@@ -112,7 +117,7 @@ _TOO_WIDE = frozenset(
 
 
 def expand(entry: str) -> str:
-    """A path of the configuration with `~` as the user's home, without a closing slash."""
+    """A path of the configuration with `~` expanded and without a trailing slash."""
     return os.path.expanduser(entry).rstrip("/") or "/"
 
 
@@ -123,7 +128,10 @@ def table(
     nested: Iterable[str] = (),
     inner: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Who owns what, as `territory.Territory.of` reads it. `nested`: roots below this one; `inner`: repositories."""
+    """The ownership table that `territory.Territory.of` reads.
+
+    `nested`: aipass roots below this one; `inner`: git repositories.
+    """
     guards = guarded.of(layout, config, inner)
     return {
         "agents": {
@@ -134,7 +142,8 @@ def table(
             for name, agent in config.agents.items()
         },
         "phases": [dict(phase) for phase in phases],
-        # pytest makes its cache under another name first, and renames that.
+        # pytest creates its cache under a temporary name at the root and renames it; without this the fence would
+        # refuse that.
         "scratch": [*config.sandbox.scratch, "pytest-cache-files-????????/"],
         "temp": list(config.sandbox.temp),
         "nested": list(nested),

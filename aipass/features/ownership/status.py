@@ -1,4 +1,4 @@
-"""The sandbox in `aipass status`: which of its layers hold on this machine."""
+"""The part of the sandbox in `aipass status`: the layers that are active on this machine."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
 
 def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
-    """`layers`: fence and wall, each in words."""
+    """Return `layers`: in words, the fence (per-file sandbox, seccomp) and the wall (folder sandbox, Landlock)."""
     from aipass.config import reading
 
     del ledger
     try:
         config = reading.load(layout.config)
     except ConfigError:
-        config = None  # what is wrong with it is said elsewhere
+        config = None  # the part of `reload` reports the fault
     return {"layers": layers.described(config)}
 
 
 def show(found: dict[str, Any]) -> list[str]:
-    """One line, in yellow where nothing holds an agent."""
+    """Return one line, in yellow if neither layer restricts agents."""
     words = found["layers"]
+    # "off" is the user's choice and "none" the machine's lack; the consequence for files is the same.
     bare = all(text.startswith(("none", "off")) for text in words.values())
     line = f"layers   fence {words['fence']}, wall {words['wall']}"
     return [

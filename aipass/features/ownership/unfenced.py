@@ -1,7 +1,7 @@
-"""Where no fence stops a run: files that no live run may write, and that were changed while one could have.
+"""Detection of unauthorized writes without a fence: changes of files that no live run may write, while a run was live.
 
-The kernel tells that a file changed and not by whom. A person's own `git pull` looks the same as an agent that writes what
-is not its own, so nothing is put back: it is told, and the version that came is kept.
+The kernel reports that a file changed, but not which process did it. A person's `git pull` looks the same as a forbidden write
+of an agent, so nothing is restored: the change is reported, and a copy of the new version is kept.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from aipass.event import Event
 
 KINDS = frozenset(("file.closed", "file.moved", "file.deleted"))
-#: A storm of changes, such as a checkout, is told to a person once in so many seconds.
+#: The shortest time between two notices: one checkout changes thousands of files.
 QUIET_S = 60.0
-#: Larger versions are not kept, nor more than so many in QUIET_S.
+#: The size of the largest version that is kept, and the number of versions kept within QUIET_S: copies must not fill
+#: the disk.
 MAX_KEPT_BYTES, MAX_KEPT = 10_000_000, 100
 
 
 class Unfenced:
-    """Looks at changes that nobody known has made. `table`: who owns what now."""
+    """Checks changes without a known author against the ownership `table`. Used inside the transaction."""
 
     def __init__(self, core: Core, table: Callable[[], dict[str, Any]]) -> None:
         self._core, self._layout, self._ledger, self._table = core, core.layout, core.ledger, table
@@ -39,14 +40,15 @@ class Unfenced:
         self._count = 0
 
     def forget(self) -> None:
-        """Who owns what has changed."""
+        """Drop the cached ownership table, because it has changed."""
         self._territory = None
 
     def look(self, step: Step, event: Event) -> None:
-        """Tell `write.foreign` where this change was nobody's to make who runs now."""
+        """Emit `write.foreign` if no live run was allowed to make this change; with a notice, at most one in QUIET_S."""
+        # With a fence the kernel has already refused such a write of an agent.
         if event.by is not None or layers.active(self._core.config()).fence:
             return
-        # What was moved away is gone from where it was; where it has come to is told as closed.
+        # A move changes two paths. This event stands for the old one; the new one has an event `file.closed` of its own.
         path = event.detail.get("from") if event.kind == "file.moved" else event.path
         if path is None:
             return
@@ -73,8 +75,8 @@ class Unfenced:
             names = " or ".join(f"run {run['run']} of {run['agent']}" for run in runs[:5])
             step.notify(
                 self._ledger,
-                f"{printable(path)} was changed, by you or by {names}, and none of these may write it: {owner.why}. "
-                "There is no fence to say who it was; `aipass events --kind write.foreign` lists all such changes",
+                f"{printable(path)} was changed, by you or by {names}, which must not write it: {owner.why}. "
+                "Without a fence the author is unknown; `aipass events --kind write.foreign` lists all such changes",
                 event.id,
             )
 
@@ -85,7 +87,7 @@ class Unfenced:
         try:
             return self._count <= MAX_KEPT and os.lstat(self._layout.root / path).st_size <= MAX_KEPT_BYTES
         except OSError:
-            return False  # it was taken away
+            return False  # the file is gone
 
     def _keep(self, path: str, kept: str) -> None:
         target = self._layout.root / kept
@@ -95,10 +97,11 @@ class Unfenced:
             with held.replacing(target) as copy:
                 copy.write(data)
         except OSError:
-            held.try_remove_at(target.parent)  # it is gone already, or the disk is full
+            # The file is gone already, or the disk is full: the copy is only a help, so the engine continues without it.
+            held.try_remove_at(target.parent)
 
 
-#: Ground on which a change says nothing: free for all, or a person's and the engine's own.
+#: Kinds of paths whose changes are not suspicious: free for every run, or written by people and the engine.
 _ANYBODYS = frozenset((Kind.FREE, Kind.SCRATCH, Kind.NEVER))
 
 

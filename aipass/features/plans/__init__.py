@@ -1,1 +1,1 @@
-"""Plans: phases with owners, an order, deliverables and checks."""
+"""The plans feature: multi-phase work with owners, an order, deliverables and checks."""

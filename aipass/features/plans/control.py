@@ -1,4 +1,4 @@
-"""Starting, pausing, resuming and stopping plans, and taking over a plan's changed file: what a person or the orchestrator wants."""
+"""Plan commands of a person or the orchestrator: start, pause, resume, stop, and the update from a plan's changed file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aipass.features.plans.lifecycle import Plans
     from aipass.ledger import Row
 
-#: In which state of a plan which verb means something. Another start begins it anew.
+#: The states of a plan in which a verb is allowed; None: it was never started. A start of an ended plan runs it again.
 FITTING: dict[str, set[str | None]] = {
     "start": {None, "done", "failed", "stopped"},
     "change": {"running", "paused"},
@@ -37,7 +37,7 @@ FITTING: dict[str, set[str | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class PlanRead:
-    """A plan's file was read, to `start`, `resume` or `change` it: what it says, or why it cannot be used."""
+    """A report: a plan's file was read for `start`, `resume` or `change`. `plan` is None where it is unusable, `error` says why."""
 
     action: int
     request: str | None
@@ -51,7 +51,10 @@ class PlanRead:
 
 
 class PlanControl:
-    """Plan commands. They run in the order in which they were asked for; a plan's file is read after the commit, and comes back as a report."""
+    """Runs plan commands in the order of the requests. Two steps: `read` reads the file after the commit, `take` decides.
+
+    Every command takes this way, also those without a file: otherwise a `stop` could overtake a `start`.
+    """
 
     def __init__(
         self, core: Core, dispatching: DispatchFeature, ownership: OwnershipFeature, plans: Plans
@@ -60,16 +63,16 @@ class PlanControl:
         self._dispatching, self._ownership = dispatching, ownership
 
     def steer(self, step: Step, event: Event, action: act.Steer) -> Applied:
-        """Line it up."""
+        """Queue a plan command. The plan's file is read after the commit."""
         del step, event
         if action.verb not in FITTING:
             text = f"`{action.verb}` is none of {', '.join(FITTING)}"
             answer(self._ledger, action.request, EXIT_USAGE, text)
             return Applied(text, failed=True)
-        return Applied("lined up", effect=Effect("plans.read", asdict(action)))
+        return Applied("queued", effect=Effect("plans.read", asdict(action)))
 
     def _pause(self, step: Step, cause: int | None, row: Row) -> str:
-        """Begin nothing more, another attempt neither: what waits for its turn begins anew when the plan goes on."""
+        """Start no more phases. Cancel queued work, also a retry; it is dispatched again when the plan resumes."""
         self._plans.set_plan(step, row, "paused")
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
             if phase["dispatch_state"] in {"queued", "blocked"}:
@@ -77,7 +80,7 @@ class PlanControl:
         return f"plan {row['id']} is paused"
 
     def _go_on(self, step: Step, cause: int | None, row: Row) -> str:
-        """Run again, from whatever failed or was stopped."""
+        """Set the plan to running, and its failed and stopped phases to waiting."""
         self._plans.set_plan(step, row, "running")
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
             if phase["state"] in {"failed", "stopped"}:
@@ -87,7 +90,7 @@ class PlanControl:
         return f"plan {row['id']} is running"
 
     def _stop(self, step: Step, cause: int | None, row: Row) -> str:
-        """End it, and all that works for it, what was handed over included."""
+        """Stop the plan, and cancel all its dispatches, including runs that live on after a hand-over."""
         reason = f"plan {row['id']} was stopped"
         self._plans.set_plan(step, row, "stopped")
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
@@ -105,7 +108,8 @@ class PlanControl:
     # -- with the plan's file --------------------------------------------------------------------------------------
 
     def read(self, pending: Pending) -> None:
-        """After the commit: read the plan's file where that matters; what follows is recorded in the next step."""
+        """After the commit: read the plan's file if the verb needs it, and post a `PlanRead` report. Idempotent."""
+        # Outside the transaction, because a file may be on a slow disk and its size is a person's choice.
         action = act.Steer(**pending.arguments)
         read = partial(PlanRead, pending.action, action.request, action.verb, action.plan, again=action.again)
         if action.verb in {"pause", "stop"}:
@@ -118,7 +122,7 @@ class PlanControl:
             self._core.post(read(error=str(exc)))
 
     def take(self, step: Step, read: PlanRead) -> None:
-        """Do what was asked for, if nothing keeps it from that."""
+        """Run the command if the plan's state and file allow it, settle its action, and answer the asking command."""
         asked = self._ledger.one("asked_by", {"action": read.action})
         by, cause = (None, None) if asked is None else (asked["run"], asked["id"])
         row = self._ledger.one("plan", {"id": read.id})
@@ -133,7 +137,7 @@ class PlanControl:
         if read.verb == "start" and state == "done" and not read.again:
             return (
                 EXIT_REFUSED,
-                f"plan {read.id} is done; `aipass plan start {read.id} --again` runs all of it once more",
+                f"plan {read.id} is done; `aipass plan start {read.id} --again` runs all phases again",
             )
         if state not in FITTING[read.verb]:
             code = EXIT_REFUSED if read.verb == "start" else EXIT_FAILED
@@ -141,15 +145,16 @@ class PlanControl:
         if row is not None and read.verb in {"pause", "stop"}:
             return 0, (self._pause if read.verb == "pause" else self._stop)(step, cause, row)
         if row is not None and read.verb == "resume":
+            # A handler could resume its own plan at every failure: the chain of causes has a limit here as well.
             if far := self._too_far(by):
-                return EXIT_REFUSED, f"plan {read.id} cannot go on: {far}"
+                return EXIT_REFUSED, f"plan {read.id} cannot resume: {far}"
             self._plans.change(
                 "plan_hops", id=row["id"], hops=max(row["hops"], self._dispatching.dispatcher.hops(by))
             )
         if row is not None and read.verb == "resume" and state in {"running", "paused"}:
             return self._go_on_with(step, read, row, cause)
         if read.plan is None:
-            goes_on = f"plan {read.id} goes on as it was: " if read.verb == "change" else ""
+            goes_on = f"plan {read.id} continues unchanged: " if read.verb == "change" else ""
             return EXIT_USAGE, f"{goes_on}{read.error}"
         if row is None or read.verb == "start":
             return self._begin(step, read, read.plan, by, cause)
@@ -158,8 +163,12 @@ class PlanControl:
     def _begin(
         self, step: Step, read: PlanRead, plan: model.Plan, by: int | None, cause: int | None
     ) -> tuple[int, str]:
+        # The rows of the old phases are replaced below; a run that still writes would belong to no phase.
         if live := self._alive(plan.id):
-            return EXIT_REFUSED, f"plan {plan.id} cannot start anew: {live}; wait for that, or cancel it"
+            return (
+                EXIT_REFUSED,
+                f"plan {plan.id} cannot start again: {live}; wait until it ends, or cancel it",
+            )
         if far := self._too_far(by):
             return EXIT_REFUSED, f"plan {plan.id} cannot start: {far}"
         code, wrong = self._wrong(plan)
@@ -181,36 +190,34 @@ class PlanControl:
         )
         self._ownership.changed(step)
         step.withdraw(self._ledger, f"plan {plan.id}")
-        return 0, f"plan {plan.id} runs: {count(len(plan.phases), 'phase')}"
+        return 0, f"plan {plan.id} is running: {count(len(plan.phases), 'phase')}"
 
     def _go_on_with(self, step: Step, read: PlanRead, row: Row, cause: int | None) -> tuple[int, str]:
-        """Go on, with what may be taken over of a file that has changed; what may not is said."""
+        """Resume a plan that has not ended. An unusable or refused change of its file does not prevent that; the answer says so."""
         told = ""
         if read.plan is None:
-            told = f", as it was: {read.error}"
+            told = f", with its file unchanged: {read.error}"
         elif read.text != row["body"]:
             about = replace(read, verb="change")
             told = "; " + self._take_over(step, about, read.plan, row, cause)[1]
         return 0, self._go_on(step, cause, row) + told
 
     def _too_far(self, by: int | None) -> str | None:
-        """Why whoever asks stands too far down a chain of agents to set a plan going."""
+        """The reason why the asking run is too deep in a chain of agents to start a plan; None where it is not."""
         hops, limit = self._dispatching.dispatcher.hops(by), self._core.config().limits.hops
         return (
-            None if hops <= limit else f"a chain of {hops} agents waking agents, and limits.hops is {limit}"
+            None if hops <= limit else f"a chain of {hops} agents waking agents, but limits.hops is {limit}"
         )
 
     def _alive(self, plan: str) -> str | None:
-        """A run of the plan that lives on, in words."""
+        """A description of a live run of the plan; None without one."""
         for phase in self._ledger.all("phases_of", {"plan": plan}):
             if phase["run"] is not None:
-                return (
-                    f"run {phase['run']} of its phase {phase['id']} lives on (dispatch {phase['dispatch']})"
-                )
+                return f"run {phase['run']} of its phase {phase['id']} is still alive (dispatch {phase['dispatch']})"
         return None
 
     def _wrong(self, plan: model.Plan) -> tuple[int, str]:
-        """What keeps a plan from running, with its exit code; nothing: an empty text."""
+        """The exit code and the reasons why a plan cannot run; the text is empty for a plan that can."""
         if wrong := check.problems(plan, list(self._core.config().agents)):
             told = (f"{problem.kind}: {' and '.join(problem.phases)}: {problem.message}" for problem in wrong)
             return EXIT_FAILED, "\n".join(told)
@@ -224,29 +231,30 @@ class PlanControl:
     def _take_over(
         self, step: Step, read: PlanRead, plan: model.Plan, row: Row, cause: int | None
     ) -> tuple[int, str]:
-        """Take over what has not begun, and go on where that is asked for; a change of anything else is refused."""
+        """Update a plan from its changed file, and resume it for that verb. Refuses a change of a phase that has begun."""
         if read.verb == "change" and read.text == row["body"]:
-            return 0, f"plan {read.id} is as it was"
+            return 0, f"plan {read.id} is unchanged"
         code, wrong = EXIT_REFUSED, self._begun(row, plan)
         if not wrong:
             code, wrong = self._wrong(plan)
         if wrong:
-            done = "goes on as it was" if read.verb == "change" else "cannot go on"
+            done = "continues unchanged" if read.verb == "change" else "cannot resume"
             return code, f"plan {read.id} {done}: {wrong}"
         changed = read.text != row["body"]
         if changed:
             self._put(step, read, plan, cause)
         if read.verb == "resume":
             return 0, self._go_on(step, cause, row)
-        return 0, f"the change of plan {read.id} is taken over"
+        return 0, f"the change of plan {read.id} is applied"
 
     def _begun(self, row: Row, plan: model.Plan) -> str | None:
-        """Which phase has begun, and is another in the changed plan."""
+        """A message about a phase that has begun and differs in the changed plan; None without one."""
+        # Its run has the old task and the old paths, and its result would be judged by the new ones.
         old = model.taken_over(row["body"], row["file"])
         new = {phase.id: phase for phase in plan.phases}
         for phase in self._ledger.all("phases_of", {"plan": row["id"]}):
             if phase["state"] not in NOT_BEGUN and new.get(phase["id"]) != old.phase(phase["id"]):
-                return f"phase {phase['id']} is {phase['state']} already; change it back"
+                return f"phase {phase['id']} is {phase['state']} already; undo its change"
         return None
 
     def _put(self, step: Step, read: PlanRead, plan: model.Plan, cause: int | None) -> None:
@@ -265,13 +273,13 @@ class PlanControl:
 
 
 def _standing(plan: str, state: str | None) -> str:
-    """Where a plan stands, and what may be done with it."""
+    """The state of a plan as half a sentence, with the command that is possible in it."""
     match state:
         case None:
-            return f"has not been started; `aipass plan start {plan}`"
+            return f"has not been started; start it with `aipass plan start {plan}`"
         case "running":
-            return f"is running already; `aipass plan status {plan}` shows how far it is"
+            return f"is running already; `aipass plan status {plan}` shows its progress"
         case "done":
-            return f"is done; `aipass plan start {plan} --again` runs all of it once more"
+            return f"is done; `aipass plan start {plan} --again` runs all phases again"
         case _:
-            return f"is {state}; `aipass plan resume {plan}` goes on with it"
+            return f"is {state}; `aipass plan resume {plan}` continues it"

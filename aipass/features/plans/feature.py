@@ -1,4 +1,4 @@
-"""Plans: phases with owners, an order, deliverables and checks."""
+"""The plans feature: adds plans, their phases and their checks to the engine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 
 class PlansFeature:
-    """The feature."""
+    """The feature; `plans` is its engine side."""
 
     name = "plans"
     verbs = VERBS
     policy = ("plans",)
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Add the plan actions, verbs, reports, view, timer, hooks, prompt part and status lines.
+
+        Needs dispatch (phases are dispatches, checks are runs), ownership (reserved paths, write attribution) and git (PRs of
+        phases), which must be set up before.
+        """
         dispatching, ownership = core.need(DispatchFeature), core.need(OwnershipFeature)
         contributions = core.need(GitFeature).contributions
         plans = self.plans = Plans(core, dispatching, ownership, core.need(Drivers).by_name)
@@ -45,6 +49,7 @@ class PlansFeature:
         core.add_view("plans", plans.views)
         core.add_step(begin=plans.begin)
         core.add_listener(("*",), plans.happened)
+        # Before the handler of `deliver` decides: it must see the files that the run wrote a moment ago.
         core.add_listener(("request.received",), plans.requested)
         core.add_timer(CHECK, plans.due)
         core.add_memory(plans.forget)
@@ -52,6 +57,7 @@ class PlansFeature:
         core.add_run_hook(plans)
         core.add_prompt_part(10, plans.prompt)
         dispatching.add_hook(plans)
+        # Checks have their own range of run numbers, so a supervisor's message about one comes back here.
         dispatching.add_numbers(CHECKS, plans.take_check)
         ownership.add_reservations(partial(reserved, core.ledger))
         ownership.add_written(plans.wrote, plans.awaits)

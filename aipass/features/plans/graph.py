@@ -1,4 +1,4 @@
-"""A plan's order as text and as Mermaid. Pure."""
+"""The graph of a plan's phases as text and as a Mermaid flowchart. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def levels(plan: Plan) -> list[list[str]]:
-    """Phases by how many must be done one after the other before; a circle's are left out."""
+    """The phases by level (longest chain of phases before them), in the plan's order; without the phases of a cycle."""
     depth: dict[str, int] = {}
     waiting = list(plan.phases)
     known = {phase.id for phase in plan.phases}
@@ -19,6 +19,7 @@ def levels(plan: Plan) -> list[list[str]]:
         ready = [
             phase for phase in waiting if all(name in depth or name not in known for name in phase.after)
         ]
+        # Only phases of a cycle, or behind one, are left. An invalid plan must be drawable, to show what is wrong.
         if not ready:
             break
         for phase in ready:
@@ -32,7 +33,7 @@ def levels(plan: Plan) -> list[list[str]]:
 
 
 def as_text(plan: Plan, states: Mapping[str, str] | None = None) -> str:
-    """One line for each phase, in the order of the work; what stands at one depth may run at the same time."""
+    """One line per phase, in the order of the work. Phases under one number may run in parallel."""
     lines = [f"{plan.id} {plan.title}"]
     for number, names in enumerate(levels(plan), 1):
         for place, name in enumerate(names):
@@ -43,7 +44,7 @@ def as_text(plan: Plan, states: Mapping[str, str] | None = None) -> str:
             lines.append(f"{f'{number}.' if not place else '  '} {name} ({phase.agent}){state}{after}{owns}")
     placed = {name for names in levels(plan) for name in names}
     lines += [
-        f"?  {phase.id} ({phase.agent})  never: part of a cycle, or behind one; after {', '.join(phase.after)}"
+        f"?  {phase.id} ({phase.agent})  never runs: part of a cycle, or after one; after {', '.join(phase.after)}"
         for phase in plan.phases
         if phase.id not in placed
     ]
@@ -51,7 +52,8 @@ def as_text(plan: Plan, states: Mapping[str, str] | None = None) -> str:
 
 
 def as_mermaid(plan: Plan, states: Mapping[str, str] | None = None) -> str:
-    """A Mermaid flowchart; names are given as labels, so that they may be anything."""
+    """The plan as a Mermaid flowchart, with the states of its phases if given."""
+    # Own node names `p0`, `p1` and so on, because Mermaid allows few characters in one and has words such as `end`.
     number = {phase.id: f"p{place}" for place, phase in enumerate(plan.phases)}
     lines = ["flowchart LR"]
     for phase in plan.phases:

@@ -1,4 +1,4 @@
-"""The engine's side of plans: what the ledger knows of them, and what their actions change. Decisions are in `progress.py`."""
+"""The engine's side of plans: their state in the ledger, and the effects of their actions. Decisions are in `progress.py`."""
 
 from __future__ import annotations
 
@@ -46,17 +46,18 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("aipass")
 
+#: The states in which a plan has ended.
 ENDS = frozenset(("done", "failed", "stopped"))
 SOURCE = "plans"
-# A check that cannot be started yet is tried again after this.
+#: The name of the timer, and the pause before another attempt to start a check.
 CHECK, TRY_AGAIN_S = "check", 0.5
-# Of so much of what a phase delivers the content is compared, of the rest when it was changed last: the engine's thread reads it, and
-# agents decide how much it is.
+#: The part of a phase's deliverables whose contents the fingerprint includes; of the rest it includes size and ctime.
+#: The engine's thread reads them, and agents decide how much they write.
 MAX_HASHED_BYTES, MAX_HASHED_FILES = 8_000_000, 500
 
 
 class Plans(RunHook, DispatchHook):
-    """Plans and phases in the ledger."""
+    """Plans and phases in the ledger, as views for decisions and as the target of actions. Used by the engine's thread only."""
 
     def __init__(
         self,
@@ -69,37 +70,38 @@ class Plans(RunHook, DispatchHook):
         self._dispatching, self._ownership, self._drivers = dispatching, ownership, drivers
         self._authors = ownership.authors
         self._views: list[PlanView] | None = None
-        #: The last seal that was asked for in a step: thousands of files may be told at once.
+        #: Cache of the last fingerprint, by plan, phase and step: one step may report thousands of files.
         self._sealed: tuple[tuple[str, str, float], str] | None = None
-        #: Whether any plan is open; None: to be asked. Every event asks, and most days there is none.
+        #: Cache: whether any plan is open; None: unknown. Every event asks, and mostly there is no plan.
         self._any: bool | None = None
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def views(self) -> list[PlanView]:
-        """Every plan that runs or is paused, as it stood at the last `look_again`."""
+        """Every running or paused plan, from a cache that `look_again` clears."""
         if self._views is None:
             self._views = [] if self._any is False else self._look()
             self._any = bool(self._views)
         return self._views
 
     def begin(self, step: Step) -> None:
-        """A step begins."""
+        """Clear the cached views: something outside may have changed the ledger or the tree since the last step."""
         del step
         self.look_again()
 
     def happened(self, step: Step, event: Event) -> None:
-        """Whatever a view is made of may have changed. Files that change do not: they come by the thousand."""
+        """Clear the cached views after an event that may have changed them."""
         del step
+        # Not for files: they come by the thousand, and a view asks for written files only when they are needed.
         if not event.kind.startswith("file."):
             self.look_again()
 
     def look_again(self) -> None:
-        """Forget the views; they are made anew when somebody asks."""
+        """Clear the cached views; the next caller of `views` reads them again."""
         self._views = None
 
     def forget(self, now: Instant | None = None) -> None:
-        """Ask the ledger anew whether there is any plan: a transaction failed."""
+        """Clear all caches, for a failed transaction: they may contain what was rolled back."""
         del now
         self._any = self._views = None
 
@@ -119,10 +121,12 @@ class Plans(RunHook, DispatchHook):
     def _phases(self, row: Row, config: Config) -> list[PhaseView]:
         plan = model.taken_over(row["body"], row["file"])
         rows = self._ledger.all("phases_of", {"plan": row["id"]})
+        # A run of another phase of the plan does not block a phase: the hand-over between them takes the paths from it.
         own = {phase["run"] for phase in rows if phase["run"] is not None}
         found = []
         for phase in rows:
             spec = plan.phase(phase["id"])
+            # The agent may have been removed from the configuration since the plan began.
             settings = config.agents.get(spec.agent)
             driver = self._drivers.get(settings.driver) if settings is not None else None
             found.append(
@@ -152,8 +156,9 @@ class Plans(RunHook, DispatchHook):
         return [] if run is None else self._authors.writing(run, delivers.match, spec.settle)
 
     def _held(self, spec: model.Phase, own: set[int]) -> str | None:
-        """Who outside the plan holds a path that the phase will own."""
+        """A description of a live run outside the plan that has written a path of the phase; None without one."""
         owns = Globs(spec.owns)
+        # Paths that a run has handed over are no longer its own, though its journal names them.
         lost = [(one["run"], Globs(one["owns"])) for one in self._ownership.reserved()[1]]
         self._authors.refresh()
         for path, run in self._authors.held():
@@ -165,11 +170,11 @@ class Plans(RunHook, DispatchHook):
         return None
 
     def awaits(self) -> bool:
-        """Whether a phase runs whose deliverables may be where nobody watches."""
+        """Whether a phase is active. Then journals report its writes, also in folders that the file watcher leaves out."""
         return any(phase.state in ACTIVE for plan in self.views() for phase in plan.phases)
 
     def wants(self, run: int, path: str) -> bool:
-        """Whether a path is one that the phase of this run delivers."""
+        """Whether a path is a deliverable of the active phase of this run."""
         return any(
             phase.last_run == run and phase.state in ACTIVE and phase.delivers(path)
             for plan in self.views()
@@ -177,12 +182,13 @@ class Plans(RunHook, DispatchHook):
         )
 
     def is_done(self, dispatch: int) -> bool:
-        """Whether a dispatch's phase is done: its run is not tried again."""
+        """Whether a dispatch's phase is done, so that its run needs no retry."""
         row = self._ledger.one("phase_of_dispatch", {"dispatch": dispatch})
         return row is not None and row["state"] == "done"
 
     def hops(self, event: Event, wish: act.Dispatch) -> int | None:
-        """How long the chain is: that of the plan whose work it is, or one more where it goes on with what a plan came to."""
+        """The chain length of a phase's dispatch is its plan's; of a dispatch caused by a plan's event, one more; else None."""
+        # Not one more per phase: a plan with many phases would reach the limit of the chain without any loop.
         if wish.plan is not None:
             return self._hops_of(wish.plan)
         if event.source != SOURCE or "plan" not in event.detail:
@@ -190,13 +196,13 @@ class Plans(RunHook, DispatchHook):
         return self._hops_of(event.detail["plan"]) + 1
 
     def owns(self, dispatch: Row) -> Sequence[str] | None:
-        """What its phase owns."""
+        """The patterns that the phase of this dispatch owns; None for any other dispatch."""
         if dispatch["plan"] is None or (row := self._ledger.one("plan", {"id": dispatch["plan"]})) is None:
             return None
         return model.taken_over(row["body"], row["file"]).phase(dispatch["phase"]).owns
 
     def prompt(self, work: PromptWork) -> str:
-        """What a phase's prompt says besides its task."""
+        """The plan's part of a prompt; empty for work outside plans."""
         row = work.dispatch
         if row["plan"] is None:
             return ""
@@ -204,34 +210,36 @@ class Plans(RunHook, DispatchHook):
         return preamble(self._ledger, self._core.layout.root, row["plan"], row["phase"], owns)
 
     def _hops_of(self, plan: str) -> int:
-        """How long the chain of agents is that a plan stands in, whatever the number of its phases."""
+        """The length of the chain of agents that led to the plan's start; 0 for an unknown plan."""
         row = self._ledger.one("plan", {"id": plan})
         return 0 if row is None else int(row["hops"])
 
-    # -- carrying out, inside the transaction ----------------------------------------------------------------------
+    # -- actions, inside the transaction ---------------------------------------------------------------------------
 
     def change(self, statement: str, **about: object) -> None:
-        """Change what the ledger knows of a plan."""
+        """Run a statement of `queries.sql` that changes a plan, and clear the cached views."""
         self._ledger.run(statement, about)
         self.look_again()
 
     def apply_advance(self, step: Step, event: Event, action: act.Advance) -> Applied:
-        """Another state of a phase or a plan, and the facts that follow."""
+        """Move a phase or a plan to another state, and record its event."""
         return Applied(*self.advance(step, event, action))
 
     def apply_written(self, step: Step, event: Event, action: act.Written) -> Applied:
-        """A phase's run has written something that it delivers."""
+        """Record that a phase's run has written a deliverable."""
         del event
         return Applied(*self.note(step, action))
 
     def apply_check(self, step: Step, event: Event, action: act.Check) -> Applied:
-        """Run a phase's checks."""
+        """Record a check of a phase, and start it after the commit."""
         del event
-        text = f"the checks of {action.phase} run"
+        if self._ledger.one("phase", {"plan": action.plan, "id": action.phase}) is None:
+            return Applied(f"plan {action.plan} has no phase {action.phase}", failed=True)
+        text = f"the checks of phase {action.phase} are running"
         return Applied(text, recorded=partial(self._check_recorded, step, action))
 
     def advance(self, step: Step, event: Event, action: act.Advance) -> tuple[str, bool]:
-        """The same; the outcome, and whether it failed."""
+        """Move a phase or a plan to another state. Returns the outcome for people, and whether the action failed."""
         row = self._ledger.one("plan", {"id": action.plan})
         if row is None:
             return f"there is no plan {action.plan}", True
@@ -248,7 +256,7 @@ class Plans(RunHook, DispatchHook):
             return f"{action.phase} is {action.state} already", False
         self.set_phase(step, phase, action.state, action.reason)
         if action.state == "done" and self._waits(phase["dispatch"]):
-            # Its run was lost, and what it had written before was enough.
+            # The run was lost after it had delivered everything, and a retry is queued that has nothing to do.
             self._dispatching.cancel(step, phase["dispatch"], "its phase is done", event.id)
         detail = {name: phase[name] for name in ("plan", "agent", "dispatch")} | {"phase": action.phase}
         if action.state == "delivered":
@@ -265,16 +273,16 @@ class Plans(RunHook, DispatchHook):
         return row is not None and row["state"] in {"queued", "blocked"}
 
     def note(self, step: Step, action: act.Written) -> tuple[str, bool]:
-        """A phase's run has written something that it delivers: a check that runs is of what was there before."""
+        """Record a deliverable of a phase. A running check of the phase is dropped, because it tests the contents before."""
         phase = self._ledger.one("phase", {"plan": action.plan, "id": action.phase})
         if phase is None:
             return f"plan {action.plan} has no phase {action.phase}", True
-        # Not by `change`: what was written is no part of a view until somebody asks, and files come by the thousand.
+        # Not by `change`: files come by the thousand, and a view reads written paths only when they are needed.
         about = {"plan": action.plan, "phase": action.phase, "path": action.path}
         self._ledger.run("add_written", about)
-        # A new engine reads the journals from their beginning: not all that it finds is news.
+        # A new engine reads the journals from the beginning and reports old writes again, so the contents decide.
         if phase["checking"] is not None and phase["seal"] != self._seal_of(step, action):
-            self.drop_check(step, phase, f"{action.path} was written meanwhile")
+            self.drop_check(step, phase, f"{action.path} was written during the check")
         return f"{action.phase} has written {action.path}", False
 
     def _seal_of(self, step: Step, action: act.Written) -> str:
@@ -284,11 +292,9 @@ class Plans(RunHook, DispatchHook):
         return self._sealed[1]
 
     def seal(self, plan: str, phase: str) -> str:
-        """What tells whether anything of what a phase has delivered was changed: contents, and how often it was touched.
-
-        No times, which a program can set and a mapping does not change; and a file that was exchanged and put back has
-        lines in the journal.
-        """
+        """The fingerprint (seal) of a phase's deliverables: changes with their contents and with every recorded write."""
+        # No times of small files: a program can set them, and a write through a memory mapping does not change them.
+        # The number of writes finds a file that was exchanged during a check and put back: its contents are equal.
         seal, left = hashlib.sha256(), MAX_HASHED_BYTES
         for number, path in enumerate(self._written(plan, phase)):
             most = left if number < MAX_HASHED_FILES else -1
@@ -299,7 +305,7 @@ class Plans(RunHook, DispatchHook):
         return seal.hexdigest()
 
     def requested(self, step: Step, event: Event) -> None:
-        """Who says that its phase is delivered: what the run has written of that counts, though nobody has told of it yet."""
+        """Before a `deliver` request is handled: record the deliverables in the journal whose file events have not arrived yet."""
         del step
         if event.detail.get("verb") != "deliver" or not event.by:
             return
@@ -313,7 +319,7 @@ class Plans(RunHook, DispatchHook):
                             self._ledger.run("add_written", about)
 
     def set_phase(self, step: Step, phase: Row, state: str, reason: str | None = None) -> None:
-        """Take a phase to another state; one that begins anew has nothing behind it."""
+        """Move a phase to another state. Drops its check and its PR; `waiting` and `ready` also forget its deliverables."""
         if phase["checking"] is not None:
             self.drop_check(step, phase, f"phase {phase['id']} is {state}")
         if phase["opening"] is not None:
@@ -338,15 +344,16 @@ class Plans(RunHook, DispatchHook):
         return f"plan {action.plan} is {action.state}"
 
     def set_plan(self, step: Step, row: Row, state: str, reason: str | None = None) -> None:
-        """Take a plan to another state."""
+        """Move a plan to another state, and withdraw its notices unless it failed."""
         self.change("plan_state", id=row["id"], state=state, reason=reason, now=step.now.wall)
         if state != "failed":
-            step.withdraw(self._ledger, f"plan {row['id']}")  # what was told of it has been seen to
+            # A notice asks a person to act; with the new state that has happened.
+            step.withdraw(self._ledger, f"plan {row['id']}")
         self.forget()
         self._ownership.changed(step)
 
     def before_start(self, step: Step, run: Row) -> None:
-        """Of the work of a phase: what a run before left half done does not count."""
+        """Before a run of a phase starts: forget what an earlier, lost run wrote, because it may be incomplete."""
         phase = self._ledger.one("phase_of_dispatch", {"dispatch": run["dispatch"]})
         if phase is None:
             return
@@ -356,15 +363,15 @@ class Plans(RunHook, DispatchHook):
         self._ownership.look_soon(step)
 
     def may_retry(self, run: Row) -> bool:
-        """Not what a phase is done without."""
+        """False for a run whose phase is done already."""
         return not self.is_done(run["dispatch"])
 
     def stays(self, step: Step, end: RunEnd) -> None:
-        """What waits for its turn in a plan that is paused begins anew when the plan goes on."""
+        """A run of a paused plan is not retried until the plan resumes."""
         self.hold_back(step, end.run["dispatch"], end.cause)
 
     def hold_back(self, step: Step, dispatch: int, cause: int | None) -> None:
-        """What waits for its turn in a plan that is paused begins anew when the plan goes on."""
+        """Cancel the queued dispatch of a phase whose plan is paused. The phase gets a new one when the plan resumes."""
         phase = self._ledger.one("phase_of_dispatch", {"dispatch": dispatch})
         plan = None if phase is None else self._ledger.one("plan", {"id": phase["plan"]})
         if phase is None or plan is None or plan["state"] != "paused" or phase["state"] not in ACTIVE:
@@ -373,14 +380,14 @@ class Plans(RunHook, DispatchHook):
         self._dispatching.cancel(step, dispatch, f"plan {plan['id']} is paused", cause)
 
     def submitted(self, step: Step, event: Event, wish: act.Dispatch, dispatch: int) -> None:
-        """What was wished for is a dispatch; perhaps the work of a phase."""
+        """Link a phase and its new dispatch to each other."""
         del step, event
         if wish.plan is not None:
             self.change("dispatch_phase", plan=wish.plan, phase=wish.phase, dispatch=dispatch)
             self.change("phase_dispatch", plan=wish.plan, id=wish.phase, dispatch=dispatch)
 
     def refused(self, step: Step, event: Event, wish: act.Dispatch, reason: str) -> None:
-        """What was wished for is refused; a phase whose work it was cannot go on."""
+        """Fail a phase whose dispatch was refused, and notify a person: no later event would move the phase."""
         if wish.plan is None:
             return
         self.advance(step, event, act.Advance(wish.plan, wish.phase, "failed", reason))
@@ -388,7 +395,11 @@ class Plans(RunHook, DispatchHook):
         step.notify(self._ledger, text, event.id, f"plan {wish.plan}")
 
     def of_phase(self, fact: Fact, action: int) -> Fact:
-        """The PR that a plan's phase waits for: whether what it is of was changed meanwhile. Any other of its work is none."""
+        """Mark the event of the PR that ends a phase (`ends_phase`), and whether the deliverables changed since its request.
+
+        Returns every other event unchanged.
+        """
+        # Compared by the action: a PR that the phase's agent opens by itself must not end the phase without its checks.
         if not fact.detail.get("phase"):
             return fact
         phase = self._ledger.one("phase", {"plan": fact.detail["plan"], "id": fact.detail["phase"]})
@@ -402,37 +413,38 @@ class Plans(RunHook, DispatchHook):
         return replace(fact, detail={**fact.detail, "ends_phase": True, "changed": changed})
 
     def wrote(self, step: Step, run: int, path: str) -> None:
-        """A journal tells that a run has written a path."""
+        """A journal reports that a run has written a path; a deliverable becomes a `phase.written` event."""
         if self.wants(run, path):
             step.facts.append(Fact("phase.written", "runs", path=path, by=run))
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
     def _check_recorded(self, step: Step, action: act.Check, number: int) -> None:
-        """A check begins; what it says comes back as a report."""
+        """Store the number of a new check, and start it after the commit."""
+        # The fingerprint of now: if it differs at the end, the check has tested contents that are gone.
         seal = self.seal(action.plan, action.phase)
         self.change("phase_checking", plan=action.plan, id=action.phase, checking=number, seal=seal)
         step.effects.append(partial(self._start_check, number))
 
     def drop_check(self, step: Step, phase: Row, reason: str) -> None:
-        """What a check says does not matter any more."""
+        """Stop a check whose result is not needed any more. The ledger forgets it, so a late result is ignored."""
         self.change("phase_checking", plan=phase["plan"], id=phase["id"], checking=None, seal=None)
         stop = self._dispatching.launcher.stop
         step.effects.append(partial(stop, CHECKS + phase["checking"], "cancelled", reason))
 
     def start_pr(self, action: act.OpenPr, number: int) -> None:
-        """The PR that a phase ends with is being made, of what is there now."""
+        """Link a new PR action to the phase that ends with it, with the fingerprint of the deliverables."""
         if action.plan is not None and action.phase is not None:
             seal = self.seal(action.plan, action.phase)
             self.change("phase_opening", plan=action.plan, id=action.phase, opening=number, seal=seal)
 
     def is_idle(self) -> bool:
-        """Whether no check runs, nor waits to."""
+        """Whether no check is running or waiting to be started."""
         waits = any(key.startswith(f"{CHECK}:") for key in self._timers)
         return not waits and not self._ledger.all("checks")
 
     def _start_check(self, number: int) -> None:
-        """After the commit: have a recorded check started; once, however often this is called."""
+        """After the commit: start a recorded check. Idempotent; does nothing for a check that was dropped."""
         phase = self._checked_by(number)
         row = None if phase is None else self._ledger.one("plan", {"id": phase["plan"]})
         if phase is None or row is None:
@@ -442,28 +454,35 @@ class Plans(RunHook, DispatchHook):
             start = self._dispatching.launcher.start_command
             start(CHECKS + number, check_name(row["id"], spec.id), spec.checks)
         except (OSError, AipassError) as exc:
-            logger.error("a check cannot be started yet", phase=phase["id"], plan=row["id"], error=str(exc))
+            # The phase waits for the result of this check, so a failed start is never final.
+            logger.error(
+                "a check could not be started; aipass tries again",
+                phase=phase["id"],
+                plan=row["id"],
+                error=str(exc),
+            )
             self._timers.set(f"{CHECK}:{number}", self._core.clock.now().mono + TRY_AGAIN_S)
 
     def adopt(self) -> None:
-        """What became of every check that the ledger believes to run."""
+        """Ask a new supervisor for the result of every check that is running according to the ledger."""
         for phase in self._ledger.all("checks"):
             self._dispatching.launcher.adopt(
                 CHECKS + phase["checking"], check_name(phase["plan"], phase["id"])
             )
 
     def due(self, step: Step, rest: str) -> None:
-        """A check that could not be started is tried again."""
+        """The timer of a check that could not be started: try again after the commit."""
         step.effects.append(partial(self._start_check, int(rest)))
 
     def take_check(self, step: Step, message: dict[str, Any]) -> None:
-        """What a supervisor said of a check. What is said of one that was dropped is old news."""
+        """Turn a supervisor's message about a check into a `check.finished` event or another start. Ignores dropped checks."""
         number = message["run"] - CHECKS
         phase = self._checked_by(number)
         if phase is None:
             return
         match message["tell"]:
             case "unknown":
+                # The machine or the supervisor stopped before the check began.
                 step.effects.append(partial(self._start_check, number))
             case "busy":
                 self._timers.set(f"{CHECK}:{number}", step.now.mono + TRY_AGAIN_S)
@@ -474,7 +493,7 @@ class Plans(RunHook, DispatchHook):
                 detail |= {name: message.get(name) for name in ("exit", "outcome", "reason")}
                 passed = message["outcome"] == "exited" and message.get("exit") == 0
                 if layers.active(self._core.config()).fence:
-                    # Without one the check itself may have written it.
+                    # Only with a fence: without one the check itself may write deliverables, and would repeat without end.
                     detail["changed"] = phase["seal"] != self.seal(phase["plan"], phase["id"])
                 detail |= {"output": f".aipass/checks/{number}/stdout.log"}
                 cut_off = message["outcome"] in INTERRUPTED
@@ -489,7 +508,7 @@ class Plans(RunHook, DispatchHook):
 
 
 def _is_file(path: os.PathLike[str]) -> bool:
-    """Whether something stands there that can be delivered: a file, or a link."""
+    """Whether there is a file or a symbolic link; folders, pipes and devices are no deliverables."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -498,8 +517,9 @@ def _is_file(path: os.PathLike[str]) -> bool:
 
 
 def _content(path: Path, most: int) -> tuple[bytes, int]:
-    """A hash of what a file holds, or of where a link leads, and how much was read for it; of one that is larger than `most` how large it
-    is, and when it was changed.
+    """The hash of a file's contents or of a link's target, and the number of bytes read. Never raises.
+
+    For a file larger than `most` bytes: inode, size and ctime instead of the contents.
     """
     try:
         found = os.lstat(path)

@@ -1,4 +1,7 @@
-"""A plan as people write it: `plans/<id>-<slug>.json`. The engine writes the file only on `plan new`; its state is in the ledger."""
+"""The plan file `plans/<id>-<slug>.json`: its schema, and reading it with errors that name line and field.
+
+People write the file; aipass writes it on `plan new` only. The state of a plan is in the ledger.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-#: Larger plan files are something else.
+#: A larger file is not a plan. The limit keeps a wrong file from filling the engine's memory.
 MAX_PLAN_BYTES = 5_000_000
 ID = re.compile(r"[0-9]{1,9}")
 NUMBERED = re.compile(r"([0-9]{1,9})(?:-.*)?\.json")
@@ -35,10 +38,10 @@ def _plan_id(value: str) -> str:
 
 
 class Deliverable(Model):
-    """What a phase delivers: a path or a pattern, and how many files it takes at least."""
+    """A deliverable of a phase: a path or a pattern, and the least number of files that must match it."""
 
     path: Pattern = Field(description="A path, or a pattern")
-    least: Annotated[int, Field(ge=1)] = Field(1, description="So many files at least")
+    least: Annotated[int, Field(ge=1)] = Field(1, description="The least number of matching files")
 
 
 def _deliverable(value: object) -> object:
@@ -46,46 +49,53 @@ def _deliverable(value: object) -> object:
 
 
 class Phase(Model):
-    """One agent, a task, what it owns meanwhile, what it delivers."""
+    """One unit of work: an agent, its task, the paths that it owns while the phase runs, and its deliverables."""
 
-    id: Name = Field(description="Its own name within the plan")
-    agent: str = Field(description="Who does it")
-    task: Annotated[str, Field(min_length=1)] = Field(description="The prompt")
-    owns: tuple[Pattern, ...] = Field((), description="What only it may write while it runs", strict=False)
+    id: Name = Field(description="The phase's id, unique within the plan")
+    agent: str = Field(description="The agent that does the work")
+    task: Annotated[str, Field(min_length=1)] = Field(description="The agent's prompt")
+    owns: tuple[Pattern, ...] = Field(
+        (), description="Paths that only this phase may write while it runs", strict=False
+    )
     delivers: tuple[
         Annotated[Deliverable, BeforeValidator(_deliverable, json_schema_input_type=str | Deliverable)], ...
-    ] = Field((), description="Paths that must be written; none: done when the run succeeds", strict=False)
-    checks: tuple[Word, ...] = Field((), description="Commands that must succeed then", strict=False)
-    after: tuple[str, ...] = Field((), description="Phases that must be done before", strict=False)
-    handoff: Literal["write", "exit"] | None = Field(
-        None, description="Hand over when all is written, or at the run's end; the default is the driver's"
+    ] = Field(
+        (), description="Paths that the run must write; empty: done when the run succeeds", strict=False
     )
-    settle: Duration = Field(0.5, description="So long after the last write all is taken for written")
-    pr: bool = Field(False, description="Open a pull request of what it owns at its end")
+    checks: tuple[Word, ...] = Field(
+        (), description="Commands that must succeed after the delivery", strict=False
+    )
+    after: tuple[str, ...] = Field((), description="Phases that must be done before this one", strict=False)
+    handoff: Literal["write", "exit"] | None = Field(
+        None,
+        description="Hand over when everything is written, or when the run ends; default: the driver's choice",
+    )
+    settle: Duration = Field(0.5, description="Time without writes after which a delivery is complete")
+    pr: bool = Field(False, description="End the phase with a pull request of what it owns and changed")
 
 
 class Plan(Model):
-    """Phases in an order, each with the part of the tree that is its own."""
+    """A plan: phases with an order, each of which owns a part of the tree while it runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     id: Annotated[str, AfterValidator(_plan_id)] = Field(description="A number, such as 0007")
-    title: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="In a few words")
-    template: str | None = Field(None, description="What it was made from")
+    title: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="The plan's title")
+    template: str | None = Field(None, description="The template that the plan was made from")
     status: PlanState = Field(
-        "draft", description="Kept in the ledger; what the file says is only its beginning"
+        "draft", description="The state before the first start; later the ledger has the state"
     )
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)] = Field(
-        description="In any order"
+        description="The phases, in any order; `after` defines the order of work"
     )
 
     def phase(self, name: str) -> Phase:
-        """One phase; raises KeyError."""
+        """The phase with this id, which must exist."""
         return next(phase for phase in self.phases if phase.id == name)
 
 
 def find(folder: Path, number: str) -> Path:
-    """The file of a plan by its id; raises ConfigError where there is none, or several."""
+    """The file of a plan by its id; leading zeros do not matter. Raises ConfigError where there is none, or several."""
     fitting = [
         path
         for path in sorted(folder.glob("*.json"))
@@ -101,15 +111,15 @@ def find(folder: Path, number: str) -> Path:
 
 
 def load(path: Path) -> Plan:
-    """The plan in a file; raises ConfigError with one line for each thing that is wrong."""
+    """The plan in a file. Raises ConfigError with one line per mistake."""
     return read(path)[1]
 
 
 def read(path: Path) -> tuple[str, Plan]:
-    """The text of a file and the plan in it; raises ConfigError with one line for each thing that is wrong."""
+    """The text of a file and the plan in it. Raises ConfigError with one line per mistake."""
     name = f"plans/{path.name}"
     try:
-        # Whatever somebody has put there, a pipe or something endless.
+        # The path may be a named pipe or a device: a plain `open` would hang the engine, and a read might never end.
         with open_regular(path) as file:
             data = file.read(MAX_PLAN_BYTES + 1)
         if len(data) > MAX_PLAN_BYTES:
@@ -119,6 +129,7 @@ def read(path: Path) -> tuple[str, Plan]:
             f"{name}: cannot be read ({exc.strerror}); `aipass plan status` lists the plans"
         ) from exc
     try:
+        # Editors on Windows begin a file with a byte order mark, which is not valid JSON.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
@@ -129,26 +140,26 @@ def read(path: Path) -> tuple[str, Plan]:
 
 
 def of_id(folder: Path, number: str) -> tuple[Path, str, Plan]:
-    """The file of a plan by its id, its text, and the plan; raises ConfigError where there is none that can be used."""
+    """The file of a plan by its id, its text, and the plan in it. Raises ConfigError where there is no usable file."""
     path = find(folder, number)
     text, plan = read(path)
     named = NUMBERED.fullmatch(path.name)
     if named is not None and plan.id != named[1]:
         line = _lines(text)["id",]
         raise ConfigError(
-            f'plans/{path.name}:{line}: id: found "{plan.id}" in a file that is named {named[1]}; make them one number'
+            f'plans/{path.name}:{line}: id: found "{plan.id}" in a file that is named {named[1]}; use the same number for both'
         )
     return path, text, plan
 
 
 @lru_cache(maxsize=64)
 def taken_over(body: str, file: str) -> Plan:
-    """A plan as the ledger has it, which was read without errors before."""
+    """The plan that the ledger has stored; its text was validated before. Cached, because every event asks for the open plans."""
     return parse(body, file)
 
 
 def parse(text: str, name: str = "plan") -> Plan:
-    """The plan in a text; `name` is how errors call it."""
+    """The plan in a JSON text. Raises ConfigError with one line per mistake; `name` is the file's name in them."""
     try:
         raw = json.loads(text, object_pairs_hook=_no_twice)
     except json.JSONDecodeError as exc:
@@ -165,15 +176,17 @@ def parse(text: str, name: str = "plan") -> Plan:
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # `json` keeps the last of two equal keys silently, so half of what a person wrote would not count.
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'the key "{twice}" stands twice in one object')
+        raise ValueError(f'the key "{twice}" appears twice in one object')
     return found
 
 
 def _explain(error: ErrorDetails, lines: dict[tuple[str | int, ...], int], name: str) -> str:
+    # Pydantic puts the names of validators into the location; they are no keys of the file.
     loc = tuple(part for part in error["loc"] if not str(part).startswith("function-"))
     place = loc
     while place not in lines and place:
@@ -208,6 +221,7 @@ _TOKEN = re.compile(r'\s*(?:([{}\[\],:])|"((?:[^"\\]|\\.)*)"|([^\s{}\[\],:"]+))'
 
 def _lines(text: str) -> dict[tuple[str | int, ...], int]:
     """The line of every value of a valid JSON text, by its keys and indices."""
+    # Python's `json` gives no positions of values, and an error without a line is hard to find in a long plan.
     found: dict[tuple[str | int, ...], int] = {}
     at = 0
     path: list[str | int] = []

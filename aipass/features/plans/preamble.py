@@ -1,4 +1,4 @@
-"""What a phase's prompt says besides its task."""
+"""The part of a phase's prompt beside its task: what was delivered before, what the phase may write, the last check's output."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
     from aipass.ledger import Ledger, Row
 
-#: Lines beyond are not counted.
+#: Bytes of a file in which lines are counted.
 COUNTED_BYTES = 1_000_000
-#: So much of what a check said is told.
+#: The end of a failed check's output that the prompt contains.
 TAIL_BYTES, TAIL_LINES = 8000, 40
-#: So many paths are listed; the rest is counted.
+#: Paths that the prompt lists for one phase; it gives the number of the rest.
 LISTED = 50
-#: Git compares files of so much altogether, and is waited for so long: the engine's thread is, and agents decide how large files are.
+#: Limits of the comparison by git: bytes of all files together, and seconds. The engine's thread waits for it, and
+#: agents decide how large their files are.
 COMPARED_BYTES, COMPARE_S = 2_000_000, 1.0
 
 
 def preamble(
     ledger: Ledger, root: Path, plan_id: str, phase_id: str, owns: Sequence[str] | None = None
 ) -> str:
-    """What a phase's prompt says besides its task: what was delivered before, by whom, and what is its own."""
+    """The prompt text for a phase; empty where the plan is unknown. `owns`: the agent's own patterns beside the phase's."""
     row = ledger.one("plan", {"id": plan_id})
     if row is None:
         return ""
@@ -61,7 +62,7 @@ def preamble(
 
 
 def _last_check(ledger: Ledger, root: Path, plan: Row, phase: str) -> list[str]:
-    """What the phase's checks said last, where they failed."""
+    """The end of the last check's output as prompt lines, where that check failed; else nothing."""
     ref = f"{plan['id']}/{phase}"
     row = ledger.one("last_check", {"ref": ref, "since": plan["started"]})
     detail = {} if row is None else json.loads(row["detail"])
@@ -78,7 +79,8 @@ def _last_check(ledger: Ledger, root: Path, plan: Row, phase: str) -> list[str]:
 
 def _listed(root: Path, paths: list[str], changes: dict[str, str]) -> list[str]:
     found = [
-        # A name may have line ends: nobody says more by it than that it is a name.
+        # Another agent chose the name. `printable` and `plain` remove line ends, so a name cannot add lines to this
+        # prompt (prompt injection).
         f"- {plain(str(printable(path)))} ({changes.get(path) or _size(root / path)})"
         for path in paths[:LISTED]
     ]
@@ -86,7 +88,7 @@ def _listed(root: Path, paths: list[str], changes: dict[str, str]) -> list[str]:
 
 
 def _changes(root: Path, paths: list[str]) -> dict[str, str]:
-    """What git says of the paths that it knows: lines that were added and removed since the last commit. Large files are left out."""
+    """The added and removed lines since the last commit, per path that git knows. Leaves out large files."""
     left, small = COMPARED_BYTES, []
     for path in dict.fromkeys(paths):
         try:
@@ -100,6 +102,7 @@ def _changes(root: Path, paths: list[str]) -> dict[str, str]:
             small.append(path)
     if not small:
         return {}
+    # Without external programs: an agent can write a script that the configuration names for these.
     words = (
         "diff",
         "--no-ext-diff",
@@ -119,7 +122,7 @@ def _changes(root: Path, paths: list[str]) -> dict[str, str]:
 
 def _size(path: Path) -> str:
     try:
-        # An agent may have put a pipe there, or something endless.
+        # An agent may have made a named pipe there, on which a plain `open` would hang.
         with open_regular(path) as file:
             lines = file.read(COUNTED_BYTES).count(b"\n")
     except OSError:

@@ -1,7 +1,7 @@
-"""How a plan goes on: what follows from an event, given where the plan stands. Pure.
+"""The state machine of plans: the actions that follow from an event and the present state of a plan. Pure.
 
-waiting ─ all before it done ─> ready ─ its run starts ─> running ─ all is written and has settled ─> delivered
-delivered ─ its checks pass, and its PR is open where it ends with one ─> done; it fails when its run ends without that
+waiting ─ all phases before it are done ─> ready ─ its run starts ─> running ─ deliverables written and settled ─> delivered
+delivered ─ its checks pass, and its PR is open if it has one ─> done; failed if the run ends before that
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from aipass.event import Event
     from aipass.features.plans.model import Phase, Plan
 
+#: Prefix of the timer that fires when a phase's deliverables were not written for `settle`.
 SETTLE = "settle:"
-#: States in which a phase does something, or will without anybody's help.
+#: States in which a phase works, or continues without a command of a person.
 ACTIVE = frozenset(("ready", "running", "delivered"))
-#: States in which a phase has nothing that it could lose: its part of the plan's file may be changed.
+#: States in which a phase has no work in progress: its part of the plan's file may be changed.
 NOT_BEGUN = frozenset(("waiting", "failed", "stopped"))
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseView:
-    """A phase of a plan that has begun. `run` is its live run; `over`: its dispatch has reached its end.
+    """A phase of a started plan, as decisions see it. `run` is its live run; `over`: its dispatch has ended."""
 
-    What costs something to find out is asked for only where it matters.
-    """
+    # The last three are functions, because they read files and the ledger, and most events do not need them.
 
     spec: Phase
     state: str
@@ -43,31 +43,31 @@ class PhaseView:
     over: bool = False
     #: Its newest run, alive or not.
     last_run: int | None = None
-    #: A check is running.
+    #: A check of it is running.
     checking: bool = False
-    #: Its PR is being opened.
+    #: The PR that ends it is being opened.
     opening: bool = False
-    #: Paths that its run wrote since it began, of those that it delivers, and that are there.
+    #: Its deliverables that its run has written and that exist.
     written: Callable[[], Collection[str]] = tuple
-    #: Those of what it delivers that its run is writing at this moment.
+    #: Its deliverables that its run is writing now, or has open for writing.
     writing: Callable[[], Collection[str]] = tuple
-    #: Runs outside the plan that hold a path of it, in words.
+    #: A description of a run outside the plan that holds one of its paths.
     held: Callable[[], str | None] = lambda: None
 
     @property
     def id(self) -> str:
-        """Its name within the plan."""
+        """The phase's id within its plan."""
         return self.spec.id
 
     def missing(self) -> list[str]:
-        """What it delivers and has not written yet."""
+        """The patterns of its deliverables for which too few files were written."""
         written = self.written()
         return [
             one.path for one in self.spec.delivers if sum(map(_globs(one.path).match, written)) < one.least
         ]
 
     def delivers(self, path: str) -> bool:
-        """Whether a path is one of those that it delivers."""
+        """Whether a path matches one of its deliverables."""
         return any(_globs(deliverable.path).match(path) for deliverable in self.spec.delivers)
 
 
@@ -78,7 +78,7 @@ def _globs(pattern: str) -> Globs:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """A plan that runs, or is paused. `fenced`: who wrote a file is known."""
+    """A running or paused plan, as decisions see it. `fenced`: a fence is active, so the author of each write is known."""
 
     plan: Plan
     state: str
@@ -87,11 +87,11 @@ class PlanView:
 
     @property
     def id(self) -> str:
-        """Its number."""
+        """The plan's id."""
         return self.plan.id
 
     def phase(self, name: str) -> PhaseView:
-        """One phase; raises KeyError where there is none."""
+        """The phase with this id. Raises KeyError where there is none."""
         for phase in self.phases:
             if phase.id == name:
                 return phase
@@ -99,12 +99,14 @@ class PlanView:
 
 
 def follow(plan: PlanView, event: Event) -> Iterator[Action]:
-    """What is to be done now that this has happened."""
+    """The actions that follow from an event. Each is safe to repeat, because a restart sends some events again."""
     kind = event.kind
+    # `run.finished`: a run outside the plan may have held a path for which a phase waits.
     if kind in {"plan.started", "plan.changed", "engine.started", "run.finished"}:
         yield from _go_on(plan)
     if kind in {"phase.done", "phase.failed"} and _concerns(plan, event):
         yield from _go_on(plan)
+    # A check may have been due when the previous engine ended, and no later event would ask for it.
     if kind == "engine.started":
         yield from (
             Check(plan.id, p.id) for p in plan.phases if p.state == "delivered" and _may_be_checked(p)
@@ -126,7 +128,8 @@ def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action
             if phase.state == "ready":
                 yield Advance(plan.id, phase.id, "running")
                 if phase.written():
-                    yield _wait(plan, phase)  # it was quicker than the news of its start
+                    # Race: the run wrote its deliverables before the event of its start arrived.
+                    yield _wait(plan, phase)
         case "file.closed" | "phase.written" if event.path is not None and phase.state in ACTIVE:
             yield from _written(plan, phase, event)
         case "clock.tick" if event.ref == f"{SETTLE}{plan.id}/{phase.id}":
@@ -146,7 +149,7 @@ def _of_phase(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action
 
 
 def _go_on(plan: PlanView) -> Iterator[Action]:
-    """Whatever may begin begins; when nothing can any more, the plan is over."""
+    """Make phases ready whose predecessors are done; end the plan where all phases are done, or none can begin any more."""
     done = {phase.id for phase in plan.phases if phase.state == "done"}
     if len(done) == len(plan.phases):
         yield Advance(plan.id, None, "done")
@@ -170,7 +173,7 @@ def _go_on(plan: PlanView) -> Iterator[Action]:
             plan.id,
             None,
             "failed",
-            f"phase {', '.join(failed)} failed; `aipass plan resume {plan.id}` tries again",
+            f"phase {', '.join(failed)} failed; run `aipass plan resume {plan.id}` to try again",
         )
 
 
@@ -179,6 +182,7 @@ def _dispatch(plan: PlanView, phase: PhaseView, ready: Event) -> Dispatch:
         phase.spec.agent,
         phase.spec.task,
         subject=f"{plan.plan.title}: {phase.id}",
+        # With the id of the event: another attempt must not be joined (deduplicated) with the run that is being stopped.
         key=f"plan {plan.id} {phase.id} {ready.id}",
         sender=f"plan {plan.id}",
         stem=phase.id,
@@ -192,8 +196,8 @@ def _written(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
     if not own or phase.last_run is None or event.path is None or not phase.delivers(event.path):
         return
     if phase.checking and not plan.fenced:
-        # A check may write what the phase delivers as well, and nobody can tell them apart.
-        yield Ignore(f"{event.path} was written while phase {phase.id} is checked, by nobody knows whom")
+        # The check may have written the file itself. To check again after each such write would never end.
+        yield Ignore(f"{event.path} was written by an unknown author while phase {phase.id} is checked")
         return
     yield Written(plan.id, phase.id, event.path)
     yield _wait(plan, phase)
@@ -209,7 +213,7 @@ def _settled(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
     if phase.writing():
         yield _wait(plan, phase)
     elif (missing := phase.missing()) and phase.state == "delivered":
-        yield from _not_yet(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
+        yield from _not_yet(plan, phase, f"its deliverables were removed: {', '.join(missing)}")
     elif missing:
         yield Ignore(f"phase {phase.id} has not delivered {', '.join(missing)} yet")
     elif phase.state == "delivered":
@@ -227,7 +231,7 @@ def _may_be_checked(phase: PhaseView) -> bool:
 
 
 def _check(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
-    """Have it checked, if it is to be."""
+    """Check the phase, or finish it if it has no checks."""
     if phase.spec.checks:
         yield Check(plan.id, phase.id)
     else:
@@ -235,7 +239,7 @@ def _check(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
 
 
 def _finish(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
-    """It is done, once its PR is open where it ends with one."""
+    """Open the PR that ends the phase; without one the phase is done."""
     if not phase.spec.pr:
         yield Advance(plan.id, phase.id, "done")
     elif not phase.opening:
@@ -246,9 +250,11 @@ def _finish(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
 
 
 def _handed_in(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
-    """What came of the PR that it ends with."""
+    """The result of the PR that ends the phase."""
     if event.detail.get("changed") or phase.writing():
-        yield _wait(plan, phase)  # what is in the PR is not what is there
+        # The deliverables changed since the request, so the PR may contain old contents.
+        yield _wait(plan, phase)
+    # A phase whose run has changed nothing is done without a PR.
     elif event.kind != "pr.failed" or event.detail.get("nothing"):
         yield Advance(plan.id, phase.id, "done")
     else:
@@ -263,9 +269,9 @@ def _after_delivery(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
 
 
 def deliver(plan: PlanView, phase: PhaseView) -> Iterator[Action]:
-    """What follows when its agent says that a phase is delivered: whatever its `handoff`, it is handed over now."""
+    """The actions of `aipass deliver`: the phase hands over now, with every `handoff`."""
     yield Advance(plan.id, phase.id, "delivered", handoff="write")
-    # One that was delivered already waited for its run's end.
+    # A phase with `handoff = exit` may be delivered already and wait for its run's end; no other event would check it.
     if phase.state == "delivered" and not phase.checking:
         yield from _check(plan, phase)
 
@@ -275,18 +281,19 @@ def _checked(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]
     if outcome in INTERRUPTED:
         yield Check(plan.id, phase.id)
     elif missing := phase.missing():
-        yield from _not_yet(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
+        yield from _not_yet(plan, phase, f"its deliverables were removed: {', '.join(missing)}")
     elif event.detail.get("changed") or phase.writing():
-        yield _wait(plan, phase)  # what it checked is not what is there
+        # The check has tested old contents, so its result does not count.
+        yield _wait(plan, phase)
     elif event.detail.get("exit") == 0:
         yield from _finish(plan, phase)
     else:
-        why = event.detail.get("reason") or f"{event.detail.get('output')} says what"
+        why = event.detail.get("reason") or f"the output is in {event.detail.get('output')}"
         yield from _not_yet(plan, phase, f"a check failed; {why}")
 
 
 def _not_yet(plan: PlanView, phase: PhaseView, reason: str) -> Iterator[Action]:
-    """It is not done: its run may mend that while it lives."""
+    """Keep the phase delivered while its run is alive and can correct the problem; else fail it."""
     if phase.over:
         yield from _fail(plan, phase, reason)
     else:
@@ -298,7 +305,7 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
         return
     if event.detail.get("state") != "succeeded":
         if phase.state == "delivered" and phase.handoff == "write" and (phase.spec.checks or phase.spec.pr):
-            # It was handed in before: the check decides.
+            # Everything was delivered before the run failed, so the checks decide, not the run's outcome.
             if not phase.checking and not phase.opening:
                 yield from _check(plan, phase)
             return
@@ -307,7 +314,7 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
         )
     elif phase.state == "delivered":
         if missing := phase.missing():
-            yield from _fail(plan, phase, f"what it had delivered is gone: {', '.join(missing)}")
+            yield from _fail(plan, phase, f"its deliverables were removed: {', '.join(missing)}")
         elif not phase.checking and not phase.opening:
             yield from _check(plan, phase)
     elif missing := phase.missing():
@@ -319,6 +326,6 @@ def _ended(plan: PlanView, phase: PhaseView, event: Event) -> Iterator[Action]:
 def _fail(plan: PlanView, phase: PhaseView, reason: str) -> Iterator[Action]:
     yield Advance(plan.id, phase.id, "failed", reason)
     yield Notify(
-        f"phase {phase.id} of plan {plan.id} ({plan.plan.title}) failed: {reason}; `aipass plan resume {plan.id}` tries again",
+        f"phase {phase.id} of plan {plan.id} ({plan.plan.title}) failed: {reason}; run `aipass plan resume {plan.id}` to try again",
         about=f"plan {plan.id}",
     )

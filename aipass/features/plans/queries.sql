@@ -1,20 +1,20 @@
 -- Plans and their phases. A line with `name:` begins a statement; the next line says its purpose.
 
 -- name: insert_plan
--- A plan begins.
+-- Start a plan.
 INSERT INTO plans (id, title, file, state, body, started, hops)
 VALUES (:id, :title, :file, 'running', :body, :now, :hops)
 
 -- name: insert_phase
--- One of its phases.
+-- Add a phase to a plan.
 INSERT INTO phases (plan, id, place, agent, state) VALUES (:plan, :id, :place, :agent, 'waiting')
 
 -- name: drop_plan
--- A plan that ended begins anew.
+-- Remove an ended plan before it starts again.
 DELETE FROM plans WHERE id = :id
 
 -- name: drop_phases
--- With all its phases.
+-- Remove all phases of a plan.
 DELETE FROM phases WHERE plan = :id
 
 -- name: plan
@@ -22,15 +22,15 @@ DELETE FROM phases WHERE plan = :id
 SELECT * FROM plans WHERE id = :id
 
 -- name: all_plans
--- Every plan that ever began.
+-- Every plan that was ever started.
 SELECT * FROM plans ORDER BY id
 
 -- name: open_plans
--- Plans that run, or are paused.
+-- Running and paused plans.
 SELECT * FROM plans WHERE state IN ('running', 'paused') ORDER BY id
 
 -- name: phases_of
--- The phases of a plan, with what is known of their dispatch and its live run.
+-- The phases of a plan in its order, each with its dispatch's state, its live run and its newest run.
 SELECT p.*, d.state AS dispatch_state, r.id AS run,
     (SELECT max(id) FROM runs WHERE dispatch = p.dispatch) AS last_run
 FROM phases p
@@ -43,17 +43,17 @@ WHERE p.plan = :plan ORDER BY p.place
 SELECT * FROM phases WHERE plan = :plan AND id = :id
 
 -- name: plan_state
--- A plan goes on, or ends.
+-- Set the state of a plan; an end records the time.
 UPDATE plans SET state = :state, reason = :reason,
     finished = CASE WHEN :state IN ('done', 'failed', 'stopped') THEN :now ELSE NULL END
 WHERE id = :id
 
 -- name: plan_hops
--- Somebody further down a chain of agents has it go on.
+-- Set the chain length (hops) of a plan that a longer chain of agents resumes.
 UPDATE plans SET hops = :hops WHERE id = :id
 
 -- name: phase_state
--- A phase goes on; one that begins has nothing behind it.
+-- Set the state of a phase; one that begins again loses its dispatch and its handoff.
 UPDATE phases SET state = :state, reason = :reason,
     began = CASE WHEN :state = 'running' THEN :now ELSE began END,
     handoff = CASE WHEN :state IN ('ready', 'waiting') THEN NULL ELSE handoff END,
@@ -62,74 +62,74 @@ UPDATE phases SET state = :state, reason = :reason,
 WHERE plan = :plan AND id = :id
 
 -- name: phase_dispatch
--- The work of a phase is asked for.
+-- Link a phase to its dispatch.
 UPDATE phases SET dispatch = :dispatch WHERE plan = :plan AND id = :id
 
 -- name: dispatch_phase
--- A dispatch knows whose work it is.
+-- Link a dispatch to its phase.
 UPDATE dispatches SET plan = :plan, phase = :phase WHERE id = :dispatch
 
 -- name: phase_handoff
--- Its agent says that it is delivered.
+-- Set how a phase hands over; `aipass deliver` sets it to write.
 UPDATE phases SET handoff = :handoff WHERE plan = :plan AND id = :id
 
 -- name: phase_reason
--- What is to be said of it, though it is what it was.
+-- Set the reason that `plan status` shows for a phase, without a change of state.
 UPDATE phases SET reason = :reason WHERE plan = :plan AND id = :id
 
 -- name: last_check
--- How the last checks of a phase ended.
+-- The result of a phase's last checks.
 SELECT * FROM events WHERE kind = 'check.finished' AND ref = :ref AND time >= :since ORDER BY id DESC LIMIT 1
 
 -- name: add_written
--- A run wrote something of what its phase delivers.
+-- Record that a phase's run wrote a deliverable.
 INSERT OR IGNORE INTO written (plan, phase, path) VALUES (:plan, :phase, :path)
 
 -- name: written_of
--- What a phase's runs wrote of that which it delivers.
+-- The deliverables that a phase's runs wrote.
 SELECT path FROM written WHERE plan = :plan AND phase = :phase ORDER BY path
 
 -- name: drop_written
--- A phase, or with phase NULL a plan, begins anew.
+-- Forget the deliverables of a phase, or with phase NULL of a whole plan, before it begins again.
 DELETE FROM written WHERE plan = :plan AND phase = ifnull(:phase, phase)
 
 -- name: phase_checking
--- A check runs, or has ended.
+-- Record the running check of a phase, or with checking NULL that it has ended.
 UPDATE phases SET checking = :checking, seal = :seal WHERE plan = :plan AND id = :id
 
 -- name: checks
--- The checks that run.
+-- The phases with a running check.
 SELECT p.* FROM phases p WHERE checking IS NOT NULL
 
 -- name: handed_over
--- Phases whose run lives on and has nothing more to do with them.
+-- Ended phases whose run is still alive after the hand-over.
 SELECT p.*, r.id AS run FROM phases p JOIN runs r ON r.dispatch = p.dispatch
 WHERE r.state <> 'ended' AND p.state NOT IN ('ready', 'running', 'delivered')
 
 -- name: asked_by
--- The event that led to an action.
+-- The event that caused an action.
 SELECT e.* FROM events e JOIN actions a ON a.event = e.id WHERE a.id = :action
 
 -- name: phase_of_dispatch
--- The phase that a dispatch is the work of.
+-- The phase of a dispatch.
 SELECT * FROM phases WHERE dispatch = :dispatch
 
 -- name: plan_body
--- A changed plan is taken over.
+-- Replace a plan with its changed file.
 UPDATE plans SET title = :title, file = :file, body = :body WHERE id = :id
 
 -- name: phase_place
--- A phase that has not begun may be another's now.
+-- Change the place and the agent of a phase that has not begun.
 UPDATE phases SET place = :place, agent = :agent WHERE plan = :plan AND id = :id
 
 -- name: drop_phase
--- A phase that has not begun is no part of the plan any more.
+-- Remove a phase that has not begun.
 DELETE FROM phases WHERE plan = :plan AND id = :id
 
 -- name: phase_opening
--- Its PR is being opened, or has been.
+-- Record that a phase's PR is being opened, or with opening NULL that this has ended.
 UPDATE phases SET opening = :opening, seal = :seal WHERE plan = :plan AND id = :id
 
 -- name: phase_pr
--- Its PR.
+-- Record the number of a phase's PR.
 UPDATE phases SET pr = :pr WHERE plan = :plan AND id = :id

@@ -1,4 +1,4 @@
-"""A plan gone through with stand-ins: a real engine, a scratch repository, agents that only write what is to be delivered."""
+"""Rehearsal (dry run) of a plan: a real engine in a scratch repository, with stand-ins that only write the deliverables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aipass.text.overlap import path_outside
 if TYPE_CHECKING:
     from aipass.features.plans.model import Plan
 
-#: A stand-in's work. Its prompt's first line is its phase.
+#: The program of a stand-in. The first line of its prompt is the id of its phase.
 STAND_IN = """\
 import json, os, sys, time
 phase = sys.stdin.readline().strip()
@@ -29,33 +29,33 @@ for path in json.load(open("rehearsal.json"))[phase]:
     open(path, "w").write(phase)
 time.sleep(0.3)
 """
-#: A phase of a rehearsal takes about a second.
+#: Timeout for each phase; a phase of a rehearsal takes about a second.
 PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What came of it. Times in seconds since the plan's start."""
+    """The result of a rehearsal. Times are in seconds since the plan's start."""
 
     status: str
-    #: Phase, its state, when it started and when it was done.
+    #: Per phase: id, state, start time, time when it was done.
     phases: tuple[tuple[str, str, float | None, float | None], ...]
-    #: So many ran at once at most.
+    #: The highest number of phases that ran at the same time.
     width: int
-    #: Phases that one after the other take longest, first to last.
+    #: The longest chain of phases that wait for each other, first to last.
     critical: tuple[str, ...]
-    #: Phases that were handed over while their run lived on, to which.
+    #: Hand-overs from a phase whose run was still alive: that phase, and the one that started.
     handed: tuple[tuple[str, str], ...]
 
 
 def deliverables(plan: Plan) -> dict[str, list[str]]:
-    """For each phase paths that fulfil what it delivers."""
+    """For each phase, example paths that satisfy its `delivers`."""
     found: dict[str, list[str]] = {}
     for phase in plan.phases:
         paths: list[str] = []
         for one in phase.delivers:
             for _ in range(one.least):
-                # A path that exists in no list yet, so that `least` files are so many.
+                # A path that is not in the list yet, so that there are `least` different files.
                 path = path_outside((one.path,), [f"/{_escaped(path)}" for path in paths])
                 if path is not None:
                     paths.append(path)
@@ -68,9 +68,9 @@ def _escaped(path: str) -> str:
 
 
 def rehearse(plan: Plan) -> Rehearsal:
-    """Go through the plan in a scratch repository of its own; nothing of the user's tree is touched.
+    """Run the plan in a temporary repository, without its checks, and return what happened. Does not touch the user's tree.
 
-    Raises AipassError where the rehearsal itself does not work.
+    Raises AipassError where the rehearsal itself fails or takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="aipass-rehearsal-") as folder:
         root = Path(folder).resolve()
@@ -85,7 +85,7 @@ def rehearse(plan: Plan) -> Rehearsal:
             ] == "running":
                 if time.monotonic() > deadline:
                     raise AipassError(
-                        f"the rehearsal did not end; it stands at {json.dumps(status['phases'])}"
+                        f"the rehearsal did not end in time; its phases: {json.dumps(status['phases'])}"
                     )
                 time.sleep(0.1)
             events = [json.loads(line) for line in _aipass(root, "events", "--json").splitlines()]
@@ -126,6 +126,7 @@ def _furnish(root: Path, plan: Plan) -> None:
 
 
 def _aipass(root: Path, *words: str, check: bool = True) -> str:
+    # Without these variables, which would send the commands to the user's own repository or engine.
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AIPASS_", "GIT_"))}
     done = subprocess.run(
         programs.aipass(*words),
@@ -136,9 +137,7 @@ def _aipass(root: Path, *words: str, check: bool = True) -> str:
         check=False,
     )
     if check and done.returncode:
-        raise AipassError(
-            f"the rehearsal stopped at `aipass {' '.join(words)}`: {done.stderr or done.stdout}"
-        )
+        raise AipassError(f"the rehearsal failed at `aipass {' '.join(words)}`: {done.stderr or done.stdout}")
     return done.stdout
 
 
@@ -177,7 +176,8 @@ def _told(plan: Plan, status: dict[str, Any], events: list[dict[str, Any]]) -> R
 
 
 def critical(plan: Plan) -> tuple[str, ...]:
-    """The longest chain of phases that wait for each other; of several the one that comes first in the plan."""
+    """The longest chain of phases that wait for each other; of equal ones the first in the plan's order."""
+    # Sorted by the number of ancestors, every phase comes after the phases that it waits for.
     before = check.ancestors(plan)
     length: dict[str, tuple[str, ...]] = {}
     for phase in sorted(plan.phases, key=lambda phase: len(before[phase.id])):

@@ -1,4 +1,4 @@
-"""What may be asked for about plans: `plan`, `deliver`."""
+"""The request verbs `plan` and `deliver`: they validate a request and turn it into actions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def control(request: Request) -> Iterable[Action]:
 
 
 def deliver(request: Request) -> Iterable[Action]:
-    """An agent says that its phase is delivered."""
+    """Hand over the phase of the asking run now; refused where deliverables are missing or the run works on no phase."""
     run = request.event.by
     for plan in request.view.plans():
         for phase in plan.phases:
@@ -37,7 +37,7 @@ def deliver(request: Request) -> Iterable[Action]:
                     *progress.deliver(plan, phase),
                     Reply(request.id, f"phase {phase.id} of plan {plan.id} is delivered"),
                 ]
-    return request.refuse("you work on no phase of a plan")
+    return request.refuse("your run does not work on a phase of a plan")
 
 
 VERBS = (

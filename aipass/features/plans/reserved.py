@@ -1,4 +1,4 @@
-"""What running plans own and reserve, as the ledger knows it: for the fence, and for whoever asks who owns a path."""
+"""The paths that running plans own and reserve, from the ledger: for the fence and for `aipass owns`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def reserved(ledger: Ledger) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Phases as `Territory.of` reads them, and what was handed over by runs that live on."""
+    """Returns the phases of open plans for `Territory.of`, and the paths that live runs have handed over.
+
+    A phase without an active run reserves its paths for the plan (`run` is None).
+    """
     phases: list[dict[str, Any]] = []
     for row in ledger.all("open_plans"):
         plan = model.taken_over(row["body"], row["file"])
@@ -30,5 +33,5 @@ def reserved(ledger: Ledger) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 
 def check_name(plan: str, phase: str) -> str:
-    """What the checks of a phase are called among agents: who holds a lock, a cache, a TMPDIR."""
+    """The name of a phase's checks among agents: the owner of their locks, caches and temporary folders."""
     return f"check.{plan}.{phase}"

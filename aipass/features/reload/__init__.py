@@ -1,1 +1,1 @@
-"""aipass.toml is watched and taken over."""
+"""Reload of the configuration when aipass.toml changes."""

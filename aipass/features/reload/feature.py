@@ -1,4 +1,4 @@
-"""aipass.toml is read again when it changes, and taken over where all features can work with it."""
+"""The reload feature: reads aipass.toml again when it changes, and puts it in force if every feature accepts it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ ABOUT_CONFIG = f"config {CONFIG_NAME}"
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """aipass.toml was read again: a configuration to take over (`trusted`: all of it), or why not."""
+    """The report of a read: the new configuration or the error.
+
+    `trusted`: a person asked for it, so no change is held back.
+    """
 
     action: int
     request: str | None
@@ -41,14 +44,17 @@ class Reloaded:
 
 
 class ReloadFeature:
-    """The feature."""
+    """Puts a changed configuration in force. Without a person's request, changes that could start other programs wait."""
 
     name = "reload"
     verbs = VERBS
     policy = ("configuration",)
 
     def setup(self, core: Core) -> None:
-        """All of it."""
+        """Register the action `Reload`, its effect and report, and the verb.
+
+        Other features join in by `core.add_reconfigure`.
+        """
         self._core, self._ledger = core, core.ledger
         core.add_action(Reload, self._reload)
         core.add_effect("reload.read", self._read)
@@ -59,6 +65,7 @@ class ReloadFeature:
         core.add_status("reload", partial(status.gather, core.layout), status.show)
 
     def _start(self, step: Step) -> None:
+        # An engine starts with the complete file, so what the last engine noted about it is outdated.
         for key, value in (("config.waiting", "[]"), ("config.error", "")):
             self._ledger.run("set_meta", {"key": key, "value": value})
         step.withdraw(self._ledger, ABOUT_CONFIG)
@@ -68,7 +75,8 @@ class ReloadFeature:
         return Applied("to be read", effect=Effect("reload.read", asdict(action)))
 
     def _read(self, pending: Pending) -> None:
-        """After the commit: read it; whether it is taken over is recorded in the next step."""
+        """Read and check the file after the commit, and post the result as a report for the next step."""
+        # The checks ask git and the filesystem, which must not happen inside the transaction.
         action, path = Reload(**pending.arguments), self._core.layout.config
         try:
             new = reading.load(path)
@@ -85,7 +93,8 @@ class ReloadFeature:
         if read.config is None:
             self._refused(step, read)
             return
-        # Against what is in force now: a person's reload may have come in the same step.
+        # Compared with the configuration in force now, not with that of the request: a person's reload may come in the
+        # same step.
         before, new = self._core.config(), read.config
         waiting: list[str] = []
         if not read.trusted:
@@ -100,7 +109,7 @@ class ReloadFeature:
         told = advice.of(self._core.layout, new)
         if later := confine.after_restart(before, new):
             told.append(
-                f"the engine itself writes {' and '.join(later)} only after `aipass down` and `aipass up --detach`"
+                f"the engine itself can write {' and '.join(later)} only after a restart: `aipass down`, then `aipass up --detach`"
             )
         answer(self._ledger, read.request, 0, "; but ".join((f"aipass.toml is {outcome}", *told)))
         step.facts.append(Fact("config.changed", "engine", path=CONFIG_NAME, detail={"waiting": waiting}))
@@ -108,10 +117,11 @@ class ReloadFeature:
             self._core.take_over(new)
             for during, _ in self._core.reconfigures:
                 during(step)
-            # The rest only once this is committed: a commit that fails must leave the old one in force. One by one: what fails keeps
-            # nothing else from being done.
+            # After the commit only: a failed commit must leave the old configuration in force. Each call is separate,
+            # so that an error in one feature does not prevent the others.
             step.before.append(self._route)
             step.before += [partial(after, step.now) for _, after in self._core.reconfigures]
+            # Files that were rejected, for example in the folder of an unknown agent, may be valid now.
             self._core.look_again(step)
 
     def _refused(self, step: Step, read: Reloaded) -> None:

@@ -1,4 +1,4 @@
-"""What may be asked for about the configuration: `reload`, which is for people."""
+"""The request verb of the configuration: `reload`, for people only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def reload(request: Request) -> Iterable[Action]:
-    """Take over aipass.toml as it is now, all of it."""
+    """Reload the complete aipass.toml, including the changes that were held back."""
     return [Reload(trusted=True, request=request.id)]
 
 

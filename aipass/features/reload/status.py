@@ -1,4 +1,4 @@
-"""The configuration in `aipass status`: changes that wait, and a file that cannot be used."""
+"""The part of the configuration in `aipass status`: changes that wait for approval, and a file that is not valid."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ if TYPE_CHECKING:
 
 
 def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
-    """Lines of attention."""
+    """Return lines of `attention`; the file itself is read only if the engine has recorded no error of it."""
     attention: list[str] = []
     if ledger is not None:
         if waiting := json.loads(ledger.meta("config.waiting") or "[]"):
-            attention.append(f"aipass.toml changed; waiting for `aipass reload`: {', '.join(waiting)}")
+            attention.append(f"aipass.toml changed; run `aipass reload` to apply: {', '.join(waiting)}")
         attention += json.loads(ledger.meta("config.shared") or "[]")
+        # The engine's error includes what plugins check; reading the file here would find TOML errors only.
         if error := ledger.meta("config.error"):
-            return {"attention": [*attention, f"aipass.toml is not valid, the old one is in force: {error}"]}
+            return {
+                "attention": [
+                    *attention,
+                    f"aipass.toml is not valid; the earlier version stays in force: {error}",
+                ]
+            }
+    # Without an engine no reload has checked the file.
     try:
         raw(layout)
     except ConfigError as exc:
-        attention.append(f"aipass.toml cannot be used: {exc}")
+        attention.append(f"aipass.toml is not valid: {exc}")
     return {"attention": attention}
 
 
 def show(found: dict[str, Any]) -> list[str]:
-    """Nothing besides the lines of attention."""
+    """Return no lines: this part has only lines of `attention`."""
     del found
     return []

@@ -1,1 +1,1 @@
-"""Rules of aipass.toml: `[[on]]`, and their times."""
+"""The rules of aipass.toml (`[[on]]`) and their schedules."""

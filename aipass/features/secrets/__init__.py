@@ -1,1 +1,1 @@
-"""What is said to others holds no secrets, and is not longer than anybody reads."""
+"""Masks secrets in texts that other agents will read, and limits the length of these texts."""

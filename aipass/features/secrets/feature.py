@@ -1,4 +1,7 @@
-"""Requests whose words others will read: without what looks like a secret, not even in the log; and none that is too long."""
+"""Masks secrets in requests whose texts other agents will read, and refuses such requests if they are too long.
+
+It filters the fact before the event is stored, so that the secret is not in the ledger either.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,24 @@ if TYPE_CHECKING:
     from aipass.core.step import Step
     from aipass.event import Fact
 
-#: What a person sends is the person's matter.
+#: The verbs whose texts are masked. `send` only from agents: a person may give work that needs a secret.
 SAYING, SENDING = frozenset(("note", "message", "ask", "answer")), "send"
-#: A note never fails for its length; what a file has no room for is cut anyway.
+#: A longer note is cut and not refused: its file has no room for more anyway.
 LONGEST_NOTE = MAX_SAID // 2
 
 
 class SecretsFeature:
-    """The feature, and its face. Nothing does without it."""
+    """The feature object that other features get by `core.need(SecretsFeature)`.
+
+    It is required: no configuration removes it.
+    """
 
     name = "secrets"
 
     def setup(self, core: Core) -> None:
-        """The filter of requests."""
+        """Register the filter of request facts. Needs Secrets, the patterns."""
         self._ledger, self._mask = core.ledger, core.need(Secrets).mask
-        #: How an agent is told that something was masked.
+        #: Sends a message to an agent whose text was masked; the feature that delivers messages replaces it.
         self.tell: Callable[[Step, str, str], object] = _nobody
         core.provide(self)
         core.add_fact_filter(("request.received",), self._without_secrets)
@@ -42,9 +48,9 @@ class SecretsFeature:
             fact = replace(fact, detail=fact.detail | {"text": fact.detail["text"][:LONGEST_NOTE]})
         length = sum(len(str(value)) for value in fact.detail.values())
         if length > MAX_SAID:
-            # Whoever asked is refused; nobody reads it.
+            # Without the text, which could contain a secret: a refused request is stored as an event as well.
             kept = {name: value for name, value in fact.detail.items() if name in {"verb", "spool"}}
-            why = f"it has {length} characters, and {MAX_SAID} may be said at once; put it into a file, and say which (--attach)"
+            why = f"the text has {length} characters, and the limit is {MAX_SAID}; put it into a file and attach that (--attach)"
             return replace(fact, detail={**kept, "refused": why})
         kinds: set[str] = set()
 
@@ -57,16 +63,17 @@ class SecretsFeature:
             kinds.update(found)
             return text
 
+        # `spool` is the path of the request's file: it must stay exact, so that the file can be removed.
         detail = {name: value if name == "spool" else clean(value) for name, value in fact.detail.items()}
         if not kinds:
             return fact
         run = None if fact.by is None else self._ledger.one("run", {"id": fact.by})
         if run is not None:
-            told = f"What looks like a secret was masked in what you said: {', '.join(sorted(kinds))}."
+            told = f"Text that looks like a secret was masked in your message: {', '.join(sorted(kinds))}."
             self.tell(step, run["agent"], told)
         return replace(fact, detail={**detail, "masked": sorted(kinds)})
 
 
 def _nobody(step: Step, agent: str, text: str) -> None:
-    """Where no feature brings messages to agents."""
+    """The default of `SecretsFeature.tell`, which does nothing."""
     del step, agent, text

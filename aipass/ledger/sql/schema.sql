@@ -1,4 +1,4 @@
--- The ledger as it is now. Migrations lead here from every older version; a test compares the two.
+-- The present schema of the ledger. Migrations lead here from every older version; a test compares the results.
 
 CREATE TABLE events (
     id     INTEGER PRIMARY KEY,
@@ -56,7 +56,7 @@ CREATE TABLE dispatches (
 );
 -- One open dispatch for an agent and a key that has not begun; what has begun may have one follow-up.
 CREATE UNIQUE INDEX dispatches_one_queued ON dispatches (agent, key) WHERE state = 'queued' AND attempts = 0;
--- One run for an agent, ever.
+-- At most one running dispatch per agent.
 CREATE UNIQUE INDEX dispatches_one_running ON dispatches (agent) WHERE state = 'running';
 CREATE INDEX dispatches_open ON dispatches (id) WHERE state IN ('queued', 'running', 'blocked');
 CREATE INDEX dispatches_state ON dispatches (state, id);
@@ -179,7 +179,7 @@ CREATE TABLE phases (
 ) WITHOUT ROWID;
 CREATE INDEX phases_dispatch ON phases (dispatch) WHERE dispatch IS NOT NULL;
 
--- What a phase's runs wrote of that which it delivers.
+-- The deliverables of a phase that its runs have written.
 CREATE TABLE written (
     plan  TEXT NOT NULL,
     phase TEXT NOT NULL,
@@ -192,12 +192,12 @@ CREATE TABLE git_refs (
     time  REAL NOT NULL
 ) WITHOUT ROWID;
 
--- Commits that were told.
+-- Commits that are recorded already.
 CREATE TABLE git_commits (
     sha TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
--- What runs that ended have written last, each path once.
+-- The files that ended runs have written, each path with its last run.
 CREATE TABLE work (
     path     BLOB PRIMARY KEY,
     run      INTEGER NOT NULL,
@@ -207,7 +207,7 @@ CREATE TABLE work (
 ) WITHOUT ROWID;
 CREATE INDEX work_agent ON work (agent);
 
--- Everything that is remembered, by one count of ids.
+-- All entries of the shared memory, with ids from one sequence.
 CREATE TABLE memory (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     source   TEXT NOT NULL CHECK (source IN ('todo', 'learning', 'observation', 'session', 'answer', 'message', 'plan', 'pr')),
@@ -222,8 +222,8 @@ CREATE TABLE memory (
 );
 CREATE INDEX memory_agent ON memory (agent, source, id);
 
--- Entries of state files. `since`, `changed`, `gone`: the first copy of the file (its `updated`, in milliseconds) with it,
--- with this text, without it.
+-- Entries of state files. `since`, `changed`, `gone`: the first copy of the file (its `updated`, in milliseconds) with the entry,
+-- with this text, without the entry.
 CREATE TABLE notes (
     id      INTEGER PRIMARY KEY REFERENCES memory (id),
     agent   TEXT NOT NULL,
@@ -236,7 +236,7 @@ CREATE TABLE notes (
 );
 CREATE INDEX notes_agent ON notes (agent, source, gone);
 
--- What is to stand in each file.
+-- The wanted content of each file.
 CREATE TABLE states (
     agent   TEXT NOT NULL,
     file    TEXT NOT NULL,
@@ -246,7 +246,7 @@ CREATE TABLE states (
     PRIMARY KEY (agent, file)
 ) WITHOUT ROWID;
 
--- What stood there: an agent may still save a copy that it began with one of these.
+-- Former contents: an agent may still save a copy that it began from one of these.
 CREATE TABLE copies (
     agent   TEXT NOT NULL,
     file    TEXT NOT NULL,
@@ -285,7 +285,7 @@ CREATE INDEX messages_replies ON messages (reply_to) WHERE read IS NULL;
 CREATE INDEX messages_shown ON messages (shown) WHERE shown IS NOT NULL;
 CREATE INDEX messages_open ON messages (dispatch) WHERE asks AND answered IS NULL AND closed IS NULL;
 
--- Entries that are to be forgotten: a copy of a file may still hold them, and nothing else of them is kept.
+-- Entries that must stay forgotten: a copy of a file may still contain them. Nothing else of them is kept.
 CREATE TABLE forgotten (id INTEGER PRIMARY KEY);
 
 CREATE VIRTUAL TABLE memory_words USING fts5 (words, tokenize = 'porter unicode61 remove_diacritics 2', prefix = '3');

@@ -1,1 +1,1 @@
-"""The fence (seccomp, single files) and the wall (Landlock, folders) around a run. Standard library only."""
+"""The sandbox of a run: the fence (per file, seccomp) and the wall (per folder, Landlock). Standard library only."""

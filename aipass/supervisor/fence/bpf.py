@@ -1,4 +1,4 @@
-"""Classic BPF as data: instructions with labels, and an assembler that lays them out. Pure.
+"""Classic BPF programs as data: instructions, labels, and an assembler that resolves the jumps. Pure.
 
 Source of the encoding: linux/filter.h and linux/bpf_common.h.
 """
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 LD_ABS, JMP_JA, RET = 0x20, 0x05, 0x06
 JEQ, JGT, JGE, JSET = 0x15, 0x25, 0x35, 0x45
 AND, RSH = 0x54, 0x74
-#: Conditional jumps reach this many instructions.
+#: A conditional jump has 8 bits for its distance.
 REACH = 255
-#: The kernel takes no longer programs (BPF_MAXINSNS).
+#: The kernel rejects longer programs (BPF_MAXINSNS).
 LONGEST = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """An instruction without a jump: load, arithmetic, return."""
+    """An instruction that does not jump: load, arithmetic, return."""
 
     code: int
     k: int
@@ -31,7 +31,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """Go to label `yes` where the test holds, else to `no`; a label of None is the next instruction."""
+    """Jump to label `yes` if the test is true, else to `no`; None continues with the next instruction."""
 
     code: int
     k: int
@@ -41,7 +41,7 @@ class Jump:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A place to jump to."""
+    """The target of a jump."""
 
     name: str
 
@@ -50,31 +50,32 @@ Item = Instruction | Jump | Label
 
 
 def load(offset: int) -> Instruction:
-    """The accumulator becomes the 32-bit word at `offset` of the data."""
+    """Load the 32-bit word at `offset` of the data into the accumulator."""
     return Instruction(LD_ABS, offset)
 
 
 def mask(bits: int) -> Instruction:
-    """Keep these bits of the accumulator."""
+    """AND the accumulator with `bits`."""
     return Instruction(AND, bits)
 
 
 def shift(bits: int) -> Instruction:
-    """Shift the accumulator right."""
+    """Shift the accumulator right by `bits`."""
     return Instruction(RSH, bits)
 
 
 def answer(value: int) -> Instruction:
-    """End the program with this value."""
+    """End the program and return `value`."""
     return Instruction(RET, value)
 
 
 def assemble(items: Sequence[Item]) -> bytes:
-    """The program as the kernel takes it. Jumps that reach too far go over an unconditional one.
+    """Encode the program for the kernel. A jump beyond REACH is encoded as a test with two unconditional jumps.
 
-    Raises ValueError for an unknown or backward label, and for a program that is too long.
+    Raises ValueError for an unknown label, a backward jump, or a program that is too long.
     """
     far: set[int] = set()
+    # A far jump takes three instructions, which can push others out of reach: repeat until nothing changes.
     while True:
         where, places = _lay_out(items, far)
         new = {
@@ -87,7 +88,7 @@ def assemble(items: Sequence[Item]) -> bytes:
         far |= new
     code = b"".join(_encode(item, places[index], where, index in far) for index, item in enumerate(items))
     if len(code) // 8 > LONGEST:
-        raise ValueError(f"a filter of {len(code) // 8} instructions; the kernel takes {LONGEST}")
+        raise ValueError(f"a filter of {len(code) // 8} instructions; the kernel allows {LONGEST}")
     return code
 
 
@@ -109,7 +110,7 @@ def _distance(label: str | None, after: int, where: dict[str, int]) -> int:
     if label not in where:
         raise ValueError(f"no label {label!r}")
     if where[label] < after:
-        raise ValueError(f"label {label!r} lies behind; BPF only jumps forward")
+        raise ValueError(f"label {label!r} is behind the jump; BPF only jumps forward")
     return where[label] - after
 
 
@@ -125,7 +126,7 @@ def _encode(item: Item, place: int, where: dict[str, int], is_far: bool) -> byte
     if not is_far:
         yes, no = (_distance(label, place + 1, where) for label in (item.yes, item.no))
         return struct.pack("=HBBI", item.code, yes, no, item.k)
-    # The test, then two long jumps: one for yes, one for no.
+    # JMP_JA has 32 bits for its distance, so each outcome of the test gets one.
     yes = _distance(item.yes, place + 2, where) if item.yes else 1
     no = _distance(item.no, place + 3, where) if item.no else 0
     return (

@@ -1,9 +1,10 @@
-"""The table: which system call gets which treatment, and why. Data; `program.py` makes the filter of it.
+"""The table of system calls: how the fence treats each one, and why. Data; `program.py` compiles the filter from it.
 
-A call that can create, write, replace, move, link, remove or truncate a path, or change its mode, owner, times,
-attributes or flags, by name or by descriptor, is either carried out by the supervisor, or refused with an error that
-makes programs fall back, or needs a descriptor that only such a call can give. A call that is in no row here is one
-that the kernel got later: it does not exist for an agent. Numbers are those of linux/unistd.h.
+Some calls can create, write, replace, move, link, remove or truncate a path, or change its mode, owner,
+times, attributes or flags, by name or by descriptor. Each of them is performed by the supervisor, or refused
+with an error that makes programs fall back, or needs a descriptor that only a performed call can return. A
+call without a row here came with a later kernel; it is ENOSYS for an agent. Numbers are those of
+linux/unistd.h.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from enum import Enum
 
 
 class Treatment(Enum):
-    """What becomes of a call."""
+    """How the fence treats a call."""
 
-    #: The supervisor decides, and does it in the caller's place.
-    CARRIED = "carried out"
-    #: The filter answers an error by itself.
+    #: The supervisor decides, and performs the call in place of the caller (seccomp user notification).
+    CARRIED = "performed by the supervisor"
+    #: The filter returns an error; the supervisor is not asked.
     REFUSED = "refused"
-    #: The call goes on: it touches no file, or needs a descriptor that only a carried out call gives.
+    #: The kernel performs the call: it changes no file, or needs a descriptor that only a performed call returns.
     THROUGH = "let through"
 
 
 @dataclass(frozen=True, slots=True)
 class Bits:
-    """Whether any of `bits` is set in the low half of an argument: the kernel ignores the rest of an int."""
+    """True if any of `bits` is set in the low half of an argument: the kernel ignores the high half of an int."""
 
     argument: int
     bits: int
@@ -36,7 +37,7 @@ class Bits:
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """Whether the low half of an argument, masked and shifted, is one of `values`."""
+    """True if the low half of an argument, masked and shifted, is one of `values`."""
 
     argument: int
     values: tuple[int, ...]
@@ -46,7 +47,7 @@ class Among:
 
 @dataclass(frozen=True, slots=True)
 class NotZero:
-    """Whether an argument is not zero: both halves, for pointers."""
+    """True if an argument is not zero; tests both halves, for pointers."""
 
     argument: int
 
@@ -56,7 +57,7 @@ Test = Bits | Among | NotZero
 
 @dataclass(frozen=True, slots=True)
 class CallRule:
-    """What becomes of a call when all `tests` hold. `error` is the error number of a refusal; 0 says "done"."""
+    """The treatment of a call if all `tests` are true. `error` is the errno of a refusal; 0 pretends success."""
 
     treatment: Treatment
     tests: tuple[Test, ...] = ()
@@ -65,9 +66,9 @@ class CallRule:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A system call: its numbers (None where an architecture has none), its rules in order, and why.
+    """A system call: its numbers (None where an architecture has none), its rules in order, and the reason.
 
-    Where no rule holds it goes on.
+    A call that no rule matches is let through.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Call:
     why: str
 
     def number(self, machine: str) -> int | None:
-        """Its number on this architecture."""
+        """The number of the call on this architecture; None where it does not exist there."""
         return self.x86_64 if machine == "x86_64" else self.aarch64
 
 
@@ -86,7 +87,7 @@ _CARRIED = (CallRule(Treatment.CARRIED),)
 
 
 def _open(flags: int) -> tuple[CallRule, ...]:
-    # An O_PATH descriptor reads and writes nothing, whatever else its flags say.
+    # An O_PATH descriptor can neither read nor write, and the kernel ignores the other access flags.
     return (
         CallRule(Treatment.THROUGH, (Bits(flags, O_PATH),)),
         CallRule(Treatment.CARRIED, (Bits(flags, WRITING),)),
@@ -98,6 +99,7 @@ def _refused(error: int, *tests: Test) -> tuple[CallRule, ...]:
 
 
 def _node(mode: int) -> tuple[CallRule, ...]:
+    # S_IFCHR and S_IFBLK: root could make a device node and write the disk through it.
     return (CallRule(Treatment.REFUSED, (Among(mode, (0x2000, 0x6000), 0xF000),), errno.EPERM), *_CARRIED)
 
 
@@ -105,32 +107,35 @@ def _other(process: int) -> tuple[CallRule, ...]:
     return (CallRule(Treatment.CARRIED, (NotZero(process),)),)
 
 
+# All CLONE_NEW* flags of linux/sched.h: mounts, cgroup, UTS, IPC, user, pid, network.
 NAMESPACES = 0x7E020000
-#: Types of requests on files and their systems, on userfaultfd, NVMe and SCSI devices.
+#: ioctl types of files and filesystems, userfaultfd, NVMe and SCSI devices.
 _FILE_CONTROLS = tuple(b"fvX\x94\xf5ro\xaaN\x22")
-#: BLKROSET, BLKRRPART, BLKPG: change a disk through a descriptor that only reads.
+#: BLKROSET, BLKRRPART, BLKPG: they change a disk through a read-only descriptor.
 _DISK_CONTROLS = (0x125D, 0x125F, 0x1269)
-#: Requests of those types that only read, or clone into a descriptor that is open for writing.
+#: Requests of those types that only read, or clone into a descriptor that is already open for writing.
 _HARMLESS_CONTROLS = (0x80086601, 0x80087601, 0x801C581F, 0xC020660B, 0x40049409, 0x4020940D)
+# They type into a terminal: the user's shell would run the text.
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 F_SETLEASE, AF_UNIX, SOCK_DGRAM, SOCK_RAW = 1024, 1, 2, 3
+# linux/resource.h and linux/prctl.h.
 RLIMIT_CORE, RLIMIT_RTTIME, PR_SET_MM, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 4, 15, 35, 24, 28
 
-_NAMED = "changes what a name means, or what stands there"
-_MARKS = "modes, owners, times and attributes; by descriptor too, of which a copy is held"
-_LATER = "a newer form; programs fall back to the older one, which is carried out"
-_MOUNTS = "paths keep meaning one thing"
-_OTHERS = "reaches into another process"
-_PRIORITY = "of its own process only: the supervisor must not be slowed down"
-_IDENTITY = "from here on it is asked with each call whose accesses they are; then it goes on"
-_SANDBOX = "the supervisor would carry out what a nested sandbox forbids; programs see that there is none"
-_ACCESS = "asks whether something may be written; the answer shall be what a write would find"
-_SYSV = "what another program has made there is not the run's to change"
-_KEYS = "the user's keyring is one for all programs; they go without, as where the kernel has none"
-_MACHINE = "changes the machine; only root could"
-_DATAGRAM = (
-    "a datagram can be addressed to another program's socket with each message; programs use streams instead"
+_NAMED = "changes what a name refers to"
+_MARKS = "changes mode, owner, times or attributes, also by descriptor; the supervisor acts on its copy of the descriptor"
+_LATER = "a newer form; programs fall back to the older one, which the supervisor performs"
+_MOUNTS = "could change what a path refers to: mounts, namespaces, root folder"
+_OTHERS = "accesses another process"
+_PRIORITY = "allowed for the own process only: a run must not slow down the supervisor"
+_IDENTITY = "changes the identity of the process: the supervisor reads it with every later call; this call is let through"
+_SANDBOX = (
+    "the supervisor would perform what a nested sandbox forbids; programs see that Landlock is not available"
 )
+_ACCESS = "asks whether a path is writable; the answer must match what a write would get"
+_SYSV = "a run must not change objects of other programs"
+_KEYS = "all programs of the user share one keyring; programs continue as on a kernel without keyrings"
+_MACHINE = "changes the machine; requires root"
+_DATAGRAM = "each datagram can be addressed to another program's socket; programs fall back to streams"
 
 CALLS: tuple[Call, ...] = (
     Call("open", 2, None, _open(1), "opens for writing, creates, truncates"),
@@ -142,7 +147,7 @@ CALLS: tuple[Call, ...] = (
     Call("truncate", 76, 45, _CARRIED, "truncates"),
     Call("rename", 82, None, _CARRIED, _NAMED),
     Call("renameat", 264, 38, _CARRIED, _NAMED),
-    # A whiteout is a device node, which an ordinary user can make.
+    # RENAME_WHITEOUT creates a device node, also for an ordinary user.
     Call("renameat2", 316, 276, (*_refused(errno.EINVAL, Bits(4, 4)), *_CARRIED), _NAMED),
     Call("link", 86, None, _CARRIED, _NAMED),
     Call("linkat", 265, 37, _CARRIED, _NAMED),
@@ -150,8 +155,8 @@ CALLS: tuple[Call, ...] = (
     Call("symlinkat", 266, 36, _CARRIED, _NAMED),
     Call("mkdir", 83, None, _CARRIED, _NAMED),
     Call("mkdirat", 258, 34, _CARRIED, _NAMED),
-    Call("mknod", 133, None, _node(1), "pipes and plain files are made, devices are not"),
-    Call("mknodat", 259, 33, _node(2), "pipes and plain files are made, devices are not"),
+    Call("mknod", 133, None, _node(1), "pipes, sockets and regular files only; devices are refused"),
+    Call("mknodat", 259, 33, _node(2), "pipes, sockets and regular files only; devices are refused"),
     Call("unlink", 87, None, _CARRIED, _NAMED),
     Call("unlinkat", 263, 35, _CARRIED, _NAMED),
     Call("rmdir", 84, None, _CARRIED, _NAMED),
@@ -172,8 +177,8 @@ CALLS: tuple[Call, ...] = (
     Call("removexattr", 197, 14, _CARRIED, _MARKS),
     Call("lremovexattr", 198, 15, _CARRIED, _MARKS),
     Call("fremovexattr", 199, 16, _CARRIED, _MARKS),
-    Call("connect", 42, 203, _CARRIED, "another program's socket would write for whoever asks"),
-    Call("bind", 49, 200, _CARRIED, "a UNIX socket's name is a file"),
+    Call("connect", 42, 203, _CARRIED, "another program could write on behalf of the run"),
+    Call("bind", 49, 200, _CARRIED, "the name of a UNIX socket is a file"),
     Call("shmget", 29, 194, _CARRIED, _SYSV),
     Call("shmat", 30, 196, _CARRIED, _SYSV),
     Call("shmctl", 31, 195, _CARRIED, _SYSV),
@@ -193,10 +198,28 @@ CALLS: tuple[Call, ...] = (
     Call("ioprio_set", 251, 30, (*_refused(errno.EPERM, Among(0, (3,))), *_other(1)), _PRIORITY),
     # -- refused -------------------------------------------------------------------------------------------------------
     Call("openat2", 437, 437, _refused(errno.ENOSYS), _LATER),
-    Call("clone3", 435, 435, _refused(errno.ENOSYS), "its flags lie in memory; programs fall back to clone"),
-    Call("io_uring_setup", 425, 425, _refused(errno.ENOSYS), "its calls pass no filter; programs fall back"),
-    Call("io_uring_enter", 426, 426, _refused(errno.ENOSYS), "its calls pass no filter; programs fall back"),
-    Call("io_uring_register", 427, 427, _refused(errno.ENOSYS), "its calls pass no filter"),
+    Call(
+        "clone3",
+        435,
+        435,
+        _refused(errno.ENOSYS),
+        "its flags are in memory, which the filter cannot read; programs fall back to clone",
+    ),
+    Call(
+        "io_uring_setup",
+        425,
+        425,
+        _refused(errno.ENOSYS),
+        "its operations bypass the filter; programs fall back",
+    ),
+    Call(
+        "io_uring_enter",
+        426,
+        426,
+        _refused(errno.ENOSYS),
+        "its operations bypass the filter; programs fall back",
+    ),
+    Call("io_uring_register", 427, 427, _refused(errno.ENOSYS), "its operations bypass the filter"),
     Call("fchmodat2", 452, 452, _refused(errno.ENOSYS), _LATER),
     Call("setxattrat", 463, 463, _refused(errno.ENOSYS), _LATER),
     Call("removexattrat", 466, 466, _refused(errno.ENOSYS), _LATER),
@@ -216,7 +239,7 @@ CALLS: tuple[Call, ...] = (
     Call("fspick", 433, 433, _refused(errno.EPERM), _MOUNTS),
     Call("mount_setattr", 442, 442, _refused(errno.EPERM), _MOUNTS),
     Call("open_tree_attr", 467, 467, _refused(errno.EPERM), _MOUNTS),
-    Call("open_by_handle_at", 304, 265, _refused(errno.EPERM), "opens without a path; root could"),
+    Call("open_by_handle_at", 304, 265, _refused(errno.EPERM), "opens without a path; requires root"),
     Call(
         "ioctl",
         16,
@@ -226,14 +249,14 @@ CALLS: tuple[Call, ...] = (
             *_refused(errno.ENOTTY, Among(1, _FILE_CONTROLS, 0xFF00, 8)),
             *_refused(errno.EPERM, Among(1, (TIOCSTI, TIOCLINUX, *_DISK_CONTROLS))),
         ),
-        "flags and attributes of files by read-only descriptors; typing into other programs' terminals",
+        "changes flags and attributes of files through read-only descriptors; types into other programs' terminals",
     ),
     Call(
         "fcntl",
         72,
         25,
         _refused(errno.EINVAL, Among(1, (F_SETLEASE,))),
-        "a lease would make people's own programs wait",
+        "a lease would block the user's own programs",
     ),
     Call(
         "socket",
@@ -258,14 +281,14 @@ CALLS: tuple[Call, ...] = (
             *_refused(0, NotZero(2), Among(1, (RLIMIT_CORE,))),
             *_refused(errno.EPERM, NotZero(2), Among(1, (RLIMIT_RTTIME,))),
         ),
-        "other processes' limits; core files, which the kernel writes; the limit by which a run's processes are known",
+        "changes limits of other processes, the size of core files (written by the kernel), or the limit that marks a run's processes",
     ),
     Call(
         "setrlimit",
         160,
         164,
         (*_refused(0, Among(0, (RLIMIT_CORE,))), *_refused(errno.EPERM, Among(0, (RLIMIT_RTTIME,)))),
-        "core files: their limit is 0 for good; the limit by which a run's processes are known",
+        "core files stay off; the limit that marks a run's processes must not change",
     ),
     Call(
         "prctl",
@@ -276,7 +299,7 @@ CALLS: tuple[Call, ...] = (
             *_refused(errno.EPERM, Among(0, (PR_SET_MM,))),
             CallRule(Treatment.CARRIED, (Among(0, (PR_CAPBSET_DROP, PR_SET_SECUREBITS)),)),
         ),
-        "a process whose memory cannot be read could not be asked which path it means; what a program may do after exec",
+        "the supervisor must be able to read the path of a call from the caller's memory; capabilities after exec",
     ),
     Call("setuid", 105, 146, _CARRIED, _IDENTITY),
     Call("setgid", 106, 144, _CARRIED, _IDENTITY),
@@ -290,21 +313,31 @@ CALLS: tuple[Call, ...] = (
     Call("capset", 126, 91, _CARRIED, _IDENTITY),
     Call("process_vm_writev", 311, 271, _refused(errno.EPERM), _OTHERS),
     Call("pidfd_getfd", 438, 438, _refused(errno.EPERM), _OTHERS),
-    Call("userfaultfd", 323, 282, _refused(errno.EPERM), "would stop the supervisor in the middle of a read"),
-    Call("bpf", 321, 280, _refused(errno.EPERM), _MACHINE),
-    Call("fanotify_init", 300, 262, _refused(errno.EPERM), "could stop other programs' opens"),
     Call(
-        "mq_unlink", 241, 181, _refused(errno.ENOSYS), "another program's queue; as where the kernel has none"
+        "userfaultfd", 323, 282, _refused(errno.EPERM), "could block the supervisor in the middle of a read"
+    ),
+    Call("bpf", 321, 280, _refused(errno.EPERM), _MACHINE),
+    Call("fanotify_init", 300, 262, _refused(errno.EPERM), "could block other programs' opens"),
+    Call(
+        "mq_unlink",
+        241,
+        181,
+        _refused(errno.ENOSYS),
+        "could change another program's queue; programs continue as on a kernel without queues",
     ),
     Call(
-        "mq_open", 240, 180, _refused(errno.ENOSYS), "another program's queue; as where the kernel has none"
+        "mq_open",
+        240,
+        180,
+        _refused(errno.ENOSYS),
+        "could change another program's queue; programs continue as on a kernel without queues",
     ),
     Call(
         "perf_event_open",
         298,
         241,
         _refused(errno.EACCES),
-        "signals and traces other processes, and writes their memory",
+        "signals and traces other processes, and writes to their memory",
     ),
     Call("add_key", 248, 217, _refused(errno.ENOSYS), _KEYS),
     Call("request_key", 249, 218, _refused(errno.ENOSYS), _KEYS),
@@ -322,7 +355,7 @@ CALLS: tuple[Call, ...] = (
     Call("clock_settime", 227, 112, _refused(errno.EPERM), _MACHINE),
     Call("swapon", 167, 224, _refused(errno.EPERM), _MACHINE),
     Call("swapoff", 168, 225, _refused(errno.EPERM), _MACHINE),
-    Call("acct", 163, 89, _refused(errno.EPERM), "makes the kernel write a file"),
+    Call("acct", 163, 89, _refused(errno.EPERM), "the kernel would write a file"),
     Call("quotactl", 179, 60, _refused(errno.EPERM), _MACHINE),
     Call("quotactl_fd", 443, 443, _refused(errno.EPERM), _MACHINE),
     Call("kexec_load", 246, 104, _refused(errno.EPERM), _MACHINE),
@@ -335,37 +368,37 @@ CALLS: tuple[Call, ...] = (
     Call("ioperm", 173, None, _refused(errno.EPERM), _MACHINE),
 )
 
-#: Where there is no wall: what it would have held, as far as a filter can.
+#: Further rules for a machine without wall (Landlock), which otherwise blocks these: PTRACE_ATTACH, PTRACE_SEIZE.
 WITHOUT_WALL: tuple[Call, ...] = (
     Call("ptrace", 101, 117, _refused(errno.EPERM, Among(0, (16, 0x4206))), _OTHERS),
 )
 
-#: Calls that go on, by the reason why they may.
+#: Calls that are let through without any rule, by reason. Kept complete by a test, so that every known call has a decision.
 LET_THROUGH: dict[str, str] = {
-    "need a descriptor that was opened for writing, which only a carried out call gives": """
+    "need a descriptor that is open for writing, which only a performed call returns": """
         write pwrite64 writev pwritev pwritev2 sendfile splice tee vmsplice copy_file_range io_setup io_destroy
         io_getevents io_pgetevents io_submit io_cancel ftruncate fallocate mmap mprotect pkey_mprotect mremap munmap
         remap_file_pages msync sync_file_range sync_file_range2 fsync fdatasync sync syncfs""",
-    "read, or tell": """
+    "only read": """
         read pread64 readv preadv preadv2 readahead stat fstat lstat newfstatat fstatat statx statfs fstatfs ustat sysfs
         readlink readlinkat getdents getdents64 getcwd getxattr lgetxattr fgetxattr
         getxattrat listxattr llistxattr flistxattr listxattrat file_getattr lookup_dcookie lseek cachestat fadvise64
         name_to_handle_at open_tree_attr_get statmount listmount poll ppoll select pselect6 epoll_create epoll_create1
         epoll_ctl epoll_wait epoll_pwait epoll_pwait2 epoll_ctl_old epoll_wait_old inotify_init inotify_init1
         inotify_add_watch inotify_rm_watch fanotify_mark mincore process_vm_readv kcmp""",
-    "descriptors, pipes and sockets of the run itself": """
+    "use descriptors, pipes and sockets of the run itself": """
         close close_range dup dup2 dup3 pipe pipe2 eventfd eventfd2 signalfd signalfd4 memfd_create memfd_secret
         timerfd_create timerfd_settime timerfd_gettime accept accept4 listen shutdown getsockname getpeername getsockopt
         setsockopt sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg flock""",
-    "the program that is started inherits filter, wall and no_new_privs": """
+    "start programs, which inherit filter, wall and no_new_privs": """
         fork vfork execve execveat exit exit_group wait4 waitid pidfd_open""",
-    "the wall keeps them from reaching out": """
+    "the wall limits them to the run's own processes and files": """
         kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal ptrace move_pages migrate_pages
         mq_timedsend mq_timedreceive mq_notify mq_getsetattr process_madvise process_mrelease""",
-    "only ever takes rights away": "seccomp",
-    "read anew with each call that is carried out": "chdir fchdir umask",
-    "lets go of what only a carried out call gives": "shmdt",
-    "this process's own memory, threads, time, limits and identity": """
+    "can only remove rights": "seccomp",
+    "change state that the supervisor reads again with each performed call": "chdir fchdir umask",
+    "releases what only a performed call returns": "shmdt",
+    "affect only the own process: memory, threads, time, limits and identity": """
         brk madvise mlock mlock2 munlock mlockall munlockall mseal map_shadow_stack pkey_alloc pkey_free membarrier mbind
         set_mempolicy get_mempolicy set_mempolicy_home_node rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending
         rt_sigtimedwait rt_sigsuspend sigaltstack pause nanosleep clock_nanosleep clock_gettime clock_getres
@@ -378,17 +411,17 @@ LET_THROUGH: dict[str, str] = {
         capget getrlimit getrusage sysinfo uname getcpu getrandom arch_prctl modify_ldt set_thread_area get_thread_area
         personality lsm_get_self_attr lsm_set_self_attr
         lsm_list_modules""",
-    "the kernel has only the number left": """
+    "removed from the kernel; only the number is left": """
         uselib _sysctl create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall security
         vserver arch_specific_syscall""",
 }
 
-#: The highest number in any of these rows; a call beyond it came with a later kernel.
+#: The highest number in this table. A higher one came with a later kernel, and is refused because its effect is unknown.
 LAST_KNOWN = 469
 
 
 def explain(call: Call) -> str:
-    """A call's treatment in a few words, for the docs."""
+    """The treatment of a call as a phrase, for the docs."""
     parts = []
     for rule in call.rules:
         what = rule.treatment.value
@@ -412,6 +445,6 @@ def _words(test: Test) -> str:
 
 
 def data(number: int, arch: int, arguments: tuple[int, ...] = ()) -> bytes:
-    """struct seccomp_data of a call: what a filter sees. For tests, and for the docs."""
+    """The struct seccomp_data that a filter receives for a call. For tests and for the docs."""
     padded = [value & 0xFFFFFFFFFFFFFFFF for value in (*arguments, 0, 0, 0, 0, 0, 0)[:6]]
     return struct.pack("=iIQ6Q", number, arch, 0, *padded)

@@ -1,4 +1,4 @@
-"""The calls that are carried out: from the numbers in their registers to what does them."""
+"""The performed calls: decodes the arguments in the registers and dispatches to the function that performs the call."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Arguments = tuple[int, int, int, int, int, int]
 
 def _signed(value: int) -> int:
     value &= 0xFFFFFFFF
+    # A register has 64 bits; the kernel uses the low 32 of an int, and a caller can set the others.
     return value - (1 << 32) if value & 0x80000000 else value
 
 
@@ -53,7 +54,7 @@ def _fchownat(w: PermitCall, a: Arguments) -> Answer:
     return marking.chown(w, w.at(_signed(a[0]), a[1], _u32(a[4])), a[2], a[3])
 
 
-#: Each call that is carried out, from its arguments to its answer.
+#: By name of the system call: from its arguments to its answer. `a` are the raw registers.
 CARRIED: dict[str, Callable[[PermitCall, Arguments], Answer]] = {
     "shmget": lambda w, a: sysv.get(w, "shm", _signed(a[0]), _u32(a[2]), a[1]),
     "shmat": lambda w, a: sysv.use(w, "shm", _signed(a[0])),
@@ -66,6 +67,7 @@ CARRIED: dict[str, Callable[[PermitCall, Arguments], Answer]] = {
     "msgsnd": lambda w, a: sysv.use(w, "msg", _signed(a[0])),
     "msgrcv": lambda w, a: sysv.use(w, "msg", _signed(a[0])),
     "msgctl": lambda w, a: sysv.control(w, "msg", _signed(a[0]), _u32(a[1])),
+    # The mode argument is left out: the filter notifies only with W_OK.
     "access": lambda w, a: opening.access(w, _AT, a[0]),
     "faccessat": lambda w, a: opening.access(w, _signed(a[0]), a[1]),
     "faccessat2": lambda w, a: opening.access(w, _signed(a[0]), a[1], _u32(a[3])),
@@ -89,6 +91,7 @@ CARRIED: dict[str, Callable[[PermitCall, Arguments], Answer]] = {
     "rmdir": lambda w, a: naming.unlink(w, _AT, a[0], kernel.AT_REMOVEDIR),
     "chmod": lambda w, a: marking.chmod(w, w.by_path(a[0], True), a[1]),
     "fchmod": lambda w, a: marking.chmod(w, w.by_open_descriptor(_signed(a[0])), a[1]),
+    # fchmodat(2) has no flags in the kernel; the C library emulates them.
     "fchmodat": lambda w, a: marking.chmod(w, w.at(_signed(a[0]), a[1]), a[2]),
     "chown": lambda w, a: marking.chown(w, w.by_path(a[0], True), a[1], a[2]),
     "lchown": lambda w, a: marking.chown(w, w.by_path(a[0], False), a[1], a[2]),

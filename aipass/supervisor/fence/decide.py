@@ -1,6 +1,7 @@
-"""May this run do this to these paths? One pure function, and the grant that it reads. Nothing here looks at a disk.
+"""The decision whether a run can perform an operation on paths. Pure: no disk access.
 
-What it finds comes back as data: which paths the run holds from now on, which become its temporary files.
+The verdict also returns consequences as data: paths that the run holds from now on, and its new temporary
+files.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ if TYPE_CHECKING:
 
 
 class Operation(Enum):
-    """What is done to a path."""
+    """The kind of change to a path."""
 
-    #: The content of something that is there.
+    #: Change the content of an existing file.
     WRITE = "write"
-    #: Its mode, owner, times, attributes.
+    #: Change mode, owner, times or attributes of a file.
     MARK = "change"
-    #: Something new, no folder.
+    #: Create anything but a folder.
     CREATE = "create"
-    #: Something that is there goes away, no folder.
+    #: Remove anything but a folder.
     REMOVE = "remove"
-    #: A new folder.
+    #: Create a folder.
     MAKE_FOLDER = "make a folder"
-    #: An empty folder goes away.
+    #: Remove an empty folder.
     REMOVE_FOLDER = "remove a folder"
-    #: Mode, owner, times, attributes of a folder.
+    #: Change mode, owner, times or attributes of a folder.
     MARK_FOLDER = "change a folder"
 
 
 class Hold(NamedTuple):
-    """A run that wrote a path first. `since` in seconds of the wall clock."""
+    """A hold (write lock): the run that wrote a path first. `since` in seconds of the wall clock."""
 
     run: int
     agent: str
@@ -49,10 +50,10 @@ class Hold(NamedTuple):
 
 @dataclass(slots=True)
 class Grant:
-    """What one run may write: who it is, and what is known of the ground it stands on.
+    """The rights of one run: its identity, and the ownership rules.
 
-    `holds` is shared by all runs; `temps` and `made` are this run's temporary files and the folders it made;
-    `withdrawn` are patterns of phases that were handed over.
+    `holds` is shared by all runs; `temps` and `made` are this run's temporary files and the folders that it
+    created; `withdrawn` are patterns of phases that were handed over.
     """
 
     run: int
@@ -64,13 +65,13 @@ class Grant:
     withdrawn: list[Globs] = field(default_factory=list)
     temps: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
-    #: What it may write beyond, where it is nobody's: build output, for checks.
+    #: Unowned paths that it can write in addition: build output, for checks.
     extra: Globs = field(default_factory=lambda: Globs(()))
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """It may. `hold` and `temps`: paths that are the run's from now on; `folders` it then made."""
+    """The operation is allowed. `hold`, `temps`, `folders`: paths that become the run's holds, temporary files, created folders."""
 
     hold: tuple[str, ...] = ()
     temps: tuple[str, ...] = ()
@@ -79,7 +80,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """It may not: which path, why, and whose it is."""
+    """The operation is refused: the path, the reason, and the owner of the path where there is one."""
 
     path: str
     reason: str
@@ -89,9 +90,9 @@ class Refused:
 
 Verdict = Allowed | Refused
 _YES = Allowed()
-#: What editors and tools put before and behind the name of a file that they save.
+#: Prefixes and separators of temporary names, as editors and tools derive them from the name of a file that they save.
 PREFIXES, SUFFIXES = ("", ".", "#", ".#", ".~", "~", "~$", "._"), ".~#_-"
-#: A name that a program made up: `tmp` or `temp` in it, a digit, or capitals in the middle, at the end of a name without an ending of its own.
+#: A generated name: no extension of its own, and (`_BY_WHAT`) `tmp` or `temp`, a digit, or a capital after a small letter.
 _MADE_UP = re.compile(
     r"[._#~]*[A-Za-z0-9_-]{6,48}(?:\.te?mp)?|\.goutputstream-[A-Z0-9]{6}|\.subl[0-9a-f]+\.tmp", re.ASCII
 )
@@ -99,7 +100,11 @@ _BY_WHAT = re.compile(r"te?mp|[0-9]|[a-z][A-Z]", re.ASCII)
 
 
 def decide(grant: Grant, operation: Operation, paths: Sequence[str]) -> Verdict:
-    """The verdict on one operation on paths relative to the root: all of them must be allowed. Never raises."""
+    """Decide one operation on all of `paths`, relative to the root: it is allowed only if every path is.
+
+    Returns the first refusal, else the combined Allowed. Never raises. Changes nothing: the caller records
+    the consequences.
+    """
     hold: list[str] = []
     temps: list[str] = []
     folders: list[str] = []
@@ -117,9 +122,11 @@ def _one(grant: Grant, operation: Operation, path: str) -> Verdict:
     folder = operation in {Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER, Operation.MARK_FOLDER}
     owner = grant.territory.owner(path, folder)
     spelled = path + "/" if folder else path
+    # A phase that is given to this run again is writable again.
     back = owner.kind is Kind.PHASE and owner.run == grant.run
     if not back and any(globs.match(spelled) for globs in grant.withdrawn):
         return Refused(path, "it was handed over when your phase was delivered", _told(owner))
+    # An own temporary file stays writable, unless a rule gives its path to another owner since.
     if path in grant.temps and owner.kind in _LOOSE:
         return _held(grant, path, folder)
     verdict = _by_owner(grant, owner, path, folder)
@@ -133,7 +140,7 @@ def _one(grant: Grant, operation: Operation, path: str) -> Verdict:
     return verdict
 
 
-#: Ground on which a temporary file, or a folder on the way to an owned file, may stand: no one else's.
+#: Rules under which temporary files, and folders that lead to an owned file, are allowed: the path has no other owner.
 _LOOSE = frozenset((Kind.FREE, Kind.RESERVED, Kind.SCRATCH))
 
 
@@ -146,7 +153,7 @@ def _by_owner(grant: Grant, owner: Owner, path: str, folder: bool) -> Verdict:
         case Kind.PHASE:
             return _YES if owner.run == grant.run else Refused(path, owner.why, owner.agents[0])
         case Kind.RESERVED:
-            # Who held it before the plan began goes on holding it; the phase waits for that.
+            # A run that held the path before the plan began keeps it; the phase waits for its end.
             hold = grant.holds.get(path)
             return _YES if hold is not None and hold.run == grant.run else Refused(path, owner.why)
         case Kind.SCRATCH:
@@ -161,14 +168,16 @@ def _by_owner(grant: Grant, owner: Owner, path: str, folder: bool) -> Verdict:
             ground = grant.territory.agents.get(grant.agent)
             if grant.phase is not None:
                 return Refused(
-                    path, f"it belongs to no phase; phase {grant.phase} of plan {grant.plan} is yours"
+                    path,
+                    f"no phase owns it; you can write the files of phase {grant.phase} of plan {grant.plan}",
                 )
             if ground is None or ground.owns is not None:
-                return Refused(path, f"the `owns` of {grant.agent} does not name it")
+                return Refused(path, f"the `owns` of {grant.agent} does not match it")
             return _held(grant, path, folder)
 
 
 def _held(grant: Grant, path: str, folder: bool) -> Verdict:
+    # Folders have no holds: runs create files in one folder side by side.
     if folder:
         return _YES
     hold = grant.holds.get(path)
@@ -177,12 +186,15 @@ def _held(grant: Grant, path: str, folder: bool) -> Verdict:
     if hold.run == grant.run:
         return _YES
     return Refused(
-        path, f"run {hold.run} of {hold.agent} holds it, having written it first", hold.agent, hold.since
+        path,
+        f"run {hold.run} of {hold.agent} holds it (write lock), because it wrote it first",
+        hold.agent,
+        hold.since,
     )
 
 
 def _on_the_way(grant: Grant, operation: Operation, owner: Owner, path: str) -> Verdict | None:
-    """A folder that is not owned itself, but leads to something that is."""
+    """The verdict on an unowned folder that leads to an owned path; None where it leads to none."""
     if owner.kind not in _LOOSE:
         return None
     if operation is Operation.MAKE_FOLDER:
@@ -192,8 +204,9 @@ def _on_the_way(grant: Grant, operation: Operation, owner: Owner, path: str) -> 
 
 
 def leads_to_another(grant: Grant, folder: str) -> str | None:
-    """Another agent that may own, or a run of it that holds, something in a folder; None where nobody does. A folder that the run made
-    itself is its own, as long as nobody else has written in it.
+    """The name of another agent that owns, or whose run holds, a path inside `folder`; None where there is none.
+
+    A folder that this run created is its own as long as no other run has written inside it.
     """
     inside = folder + "/" if folder else ""
     for path, hold in grant.holds.items():
@@ -211,7 +224,7 @@ def leads_to_another(grant: Grant, folder: str) -> str | None:
 
 
 def is_temporary(grant: Grant, path: str) -> bool:
-    """Whether `path` is named as a temporary file beside a file that this run owns."""
+    """Whether `path` is a temporary name beside a file that this run owns, or a generated name in a folder with such files."""
     folder, _, name = path.rpartition("/")
     beside = folder + "/" if folder else ""
     if any(_owns(grant, beside + base) for base in _bases(name)):
@@ -220,17 +233,18 @@ def is_temporary(grant: Grant, path: str) -> bool:
         return False
     if grant.territory.temp.match(name):
         return True
-    # Under any name that looks made up: it is the run's alone, becomes an owned file or nothing, and what others read by convention it is not.
+    # Any generated name is safe: only this run can change the file, it can only become an owned file, and no tool reads such a
+    # name by convention.
     return is_made_up(name) and runs_code.listed(path) is None
 
 
 def is_made_up(name: str) -> bool:
-    """Whether a program may have made up a name, as mkstemp(3) and its like do; not a name that people or tools look for."""
+    """Whether a name looks generated, as by mkstemp(3); False for names that people or tools look for."""
     return bool(_MADE_UP.fullmatch(name)) and bool(_BY_WHAT.search(name))
 
 
 def _bases(name: str) -> set[str]:
-    """The names that `name` may be a temporary file of."""
+    """The names of which `name` can be a temporary form."""
     found = set()
     for prefix in PREFIXES:
         if name.startswith(prefix):

@@ -1,4 +1,4 @@
-"""One run as the fence knows it: its grant, its own ground outside the repository, what it made, and its journal."""
+"""The fence's state of one run: its grant, its folders outside the repository, the objects it made, and its write journal."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from aipass.supervisor.fence.decide import Grant, Refused
     from aipass.supervisor.fence.kernel import Status
 
-#: In a run's folder: what it wrote in the repository, and what it was refused. One JSON object a line.
+#: Files in the run's folder: its writes in the repository (one JSON array per line), and its refusals as text for the agent.
 JOURNAL, DENIED = "writes.jsonl", "denied.md"
-#: Millions of writes; what goes on for ever must not fill the disk that the ledger lies on.
+#: Millions of writes. The limit keeps an endless loop from filling the disk of the ledger.
 MAX_JOURNAL_BYTES = 500_000_000
-#: CLOCK_REALTIME_COARSE of Linux's time.h, which Python has no name for.
+#: CLOCK_REALTIME_COARSE of Linux's time.h, which Python does not define.
 _FILE_CLOCK = 5 if os.uname().sysname == "Linux" else time.CLOCK_REALTIME
-#: Nobody reads more of what was refused.
+#: Beyond this size, refusals are only reported as events.
 MAX_DENIED_BYTES = 1_000_000
 
 
 class ObjectId(NamedTuple):
-    """What tells an object from every other, also from one that gets its number later."""
+    """Identifies a file object; the birth time distinguishes it from a later one that reuses its inode number."""
 
     dev: int
     ino: int
@@ -34,105 +34,111 @@ class ObjectId(NamedTuple):
 
     @classmethod
     def of(cls, status: Status) -> ObjectId:
-        """From its status."""
+        """The identity in a status."""
         return cls(status.dev, status.ino, status.born)
 
 
-#: A run that has more at once opens the rest by the descriptors that it has.
+#: Beyond this number, a run can use further terminals by its descriptors, but not open them by name.
 MOST_TERMINALS = 64
 
 
 @dataclass(slots=True)
 class Fenced:
-    """A run behind the fence."""
+    """One run behind the fence. Only the fence's serving thread uses it."""
 
     grant: Grant
     folder: Path
     root: str
-    #: Folders that are wholly the run's own, as the wall holds them.
+    #: Folders that belong to the run alone: exactly those that the wall (Landlock) allows.
     own: tuple[str, ...]
-    #: Folders outside that it may write as well, by `[sandbox] write`.
+    #: Further writable folders outside the repository, from `[sandbox] write`.
     outside: tuple[str, ...] = ()
-    #: Patterns of other programs' sockets that it may connect to.
+    #: Patterns of other programs' sockets that it can connect to, from `[sandbox] sockets`.
     sockets: tuple[str, ...] = ()
-    #: Whether a call inside `own` may simply go on, because the wall holds whatever it turns out to mean.
+    #: Whether the kernel can perform calls inside `own`: the wall limits them, even if their path changes after the decision.
     walled: bool = False
     listener: int = -1
     leader: int = 0
-    #: Names that this run gave to a file of several names.
+    #: Names (hard links) that this run gave to a file, by device and inode.
     links: dict[tuple[int, int], set[str]] = field(default_factory=dict)
-    #: Sockets that it bound: what stands at a path, or an abstract name; with a descriptor that holds what has no birth.
+    #: Sockets that it bound, by object or abstract name. The value is a descriptor that keeps the inode number in use where the
+    #: filesystem has no birth times, else -1.
     bound: dict[ObjectId | bytes, int] = field(default_factory=dict)
-    #: Files without a name that it made, or took the name of.
+    #: Files without a name that it created, or whose last name it removed.
     unnamed: set[ObjectId] = field(default_factory=set)
-    #: Its temporary files, as they were when it made them: the name alone proves nothing.
+    #: The objects of its temporary files: another process can put something else under the name.
     temporary: dict[str, ObjectId] = field(default_factory=dict)
-    #: Terminals that it opened, by number: a handle that tells whether that one still lives, or only its number goes on.
+    #: Terminals that it opened, by number. The O_PATH handle shows whether that terminal still exists or its number was reused.
     terminals: dict[int, int] = field(default_factory=dict)
-    #: System V objects that it made: kind and number.
+    #: System V objects that it created: kind and number.
     objects: set[tuple[str, int]] = field(default_factory=set)
-    #: Files that it has opened for writing, by path: what a withdrawal must look at.
+    #: Files that it opened for writing, by path: those that a withdrawal must check.
     opened: set[str] = field(default_factory=set)
-    #: Its stdout and stderr, which it may open by name.
+    #: Its stdout and stderr, which it can open by name (/dev/stderr).
     outputs: frozenset[str] = frozenset()
-    #: Files outside whose content it may write, and nothing else of them: the user's sign-ins.
+    #: Files outside the repository of which it can change only the content: the user's sign-ins.
     files: frozenset[str] = frozenset()
-    #: Whether all its processes are the supervisor's own user with all its capabilities; None: to be asked.
+    #: Whether all its processes have the supervisor's user and capabilities; None: not yet checked.
     is_ourselves: bool | None = None
-    #: When it last wrote, on the monotonic clock.
+    #: Time of its last journalled write, on the monotonic clock.
     moved: float = 0.0
     _journal: int = -1
     _written: int = 0
 
     def remember_terminal(self, number: int, handle: int) -> None:
-        """Keep a handle (O_PATH) of a terminal that it opened; of those that are gone none is kept."""
+        """Keep an O_PATH handle of a terminal that the run opened; closes the handles of terminals that no longer exist."""
         for known, kept in list(self.terminals.items()):
             if known == number or os.fstat(kept).st_nlink == 0:
                 os.close(self.terminals.pop(known))
         if len(self.terminals) >= MOST_TERMINALS:
-            os.close(handle)  # it goes on to use it, but cannot open it by name
+            os.close(handle)  # the run can use the terminal, but not open it by name
         else:
             self.terminals[number] = handle
 
     def is_own_terminal(self, number: int, handle: int) -> bool:
-        """Whether what `handle` holds is the terminal that the run opened under this number, and not the next one of it."""
+        """Whether `handle` is the terminal that the run opened under this number, and not a later one that reuses it."""
         known = self.terminals.get(number)
         if known is None:
             return False
         mine, found = os.fstat(known), os.fstat(handle)
-        # The next one has its number, its inode's number, and within a tick of the clock its times; a name only one of them has.
+        # A later terminal reuses the number and the inode number, and can have the same times within a clock tick. But only the
+        # living one has a name.
         return mine.st_nlink > 0 and (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
 
     def relative(self, path: str) -> str | None:
-        """The path below the root, "" for the root itself; None where it lies outside."""
+        """The path relative to the root, "" for the root itself; None where it is outside."""
         if path == self.root:
             return ""
         return path[len(self.root) + 1 :] if path.startswith(self.root + "/") else None
 
     def is_own(self, path: str) -> bool:
-        """Whether the path lies in a folder that is wholly the run's. That folder itself stays where and what it is."""
+        """Whether the path is inside a folder that belongs to the run alone. Excludes that folder itself."""
         return any(path.startswith(own + "/") for own in self.own)
 
     def is_own_ground(self, path: str) -> bool:
-        """Whether the path is such a folder itself: its mode and times are the run's, its name and place are not."""
+        """Whether the path is such a folder itself: the run can change its mode and times, but not rename or remove it."""
         return path in self.own
 
     def is_granted_outside(self, path: str) -> bool:
-        """Whether the path lies in a folder of `[sandbox] write`."""
+        """Whether the path is inside a folder of `[sandbox] write`."""
         return any(path == entry or path.startswith(entry + "/") for entry in self.outside)
 
     def wrote(self, pid: int, what: str, path: str) -> None:
-        """Note a write before it happens: whoever sees the file change finds here who did it."""
+        """Append a write to the journal, before the write happens: the author is known when others see the change.
+
+        Raises OSError; PermissionError where the journal has reached its limit. The write must not happen
+        then.
+        """
         self.moved = time.monotonic()
         if self._journal < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._journal = os.open(self.folder / JOURNAL, flags, 0o600)
-        # The clock of files' times, so that both can be compared: what has not changed since was only opened.
+        # The kernel stamps files with this clock, so both times compare: a file that has not changed since was only opened.
         now = time.clock_gettime_ns(_FILE_CLOCK)
         line = b'["%b",%d,%b,%d]\n' % (what.encode(), pid, encode_basestring_ascii(path).encode(), now)
         if self._written > MAX_JOURNAL_BYTES:
             raise PermissionError(
-                errno.EACCES, "the run has written too often to note it; start another", path
+                errno.EACCES, "the write journal of this run is full; start a new run", path
             )
         self._written += len(line)
         try:
@@ -140,12 +146,13 @@ class Fenced:
         except OSError as exc:
             if exc.errno != errno.EBADF:
                 raise
-            # Somebody in this thread's table closed a number that was not his: the journal must not suffer from it.
+            # Other code in this thread closed the wrong descriptor number; reopen, because the journal must stay complete.
             self._journal = -1
             self.wrote(pid, what, path)
 
     def explain(self, refused: Refused, operation: str) -> None:
-        """Say in `$AIPASS_DENIED` what was refused, for the agent to read."""
+        """Append a refusal to `$AIPASS_DENIED`, for the agent. Beyond MAX_DENIED_BYTES nothing is written. Raises OSError."""
+        # The path is the agent's own text; `_printable` keeps it from forging further lines.
         text = f"- {time.strftime('%H:%M:%S')} `{_printable(refused.path)}` ({operation}): {refused.reason}"
         text += (
             f'. It belongs to {refused.owner}; ask: aipass send {refused.owner} "…"\n'
@@ -162,7 +169,7 @@ class Fenced:
             os.close(handle)
 
     def close(self) -> None:
-        """Let go of all that is held for the run."""
+        """Close all descriptors of the run. Idempotent."""
         for handle in (self.listener, self._journal, *self.bound.values(), *self.terminals.values()):
             if handle >= 0:
                 os.close(handle)

@@ -1,8 +1,12 @@
-"""Patterns of paths, compiled to plain comparisons: time grows with pattern times path, whatever both are, never faster.
+"""Path patterns, compiled to plain comparisons. Pure; linear backtracking-free matching, so no pattern can hang the fence.
 
-Two dialects. gitignore's, for `[watch] ignore`, `.gitignore` and scratch; and that of `owns`, rules, plans and checks, which differs in
-one thing, as CODEOWNERS does: a pattern whose last segment has a wildcard names files only, not what lies in a folder of that name. In both the
-last pattern that matches decides, also below an excluded folder. Paths are relative to the root, with `/`; folders end in `/`. Pure.
+Time grows with the product of pattern length and path length, never faster. There are two dialects. The
+gitignore dialect is for `[watch] ignore`, `.gitignore` and scratch. The dialect of `owns`, rules, plans and
+checks differs in one point, as CODEOWNERS does: a pattern whose last segment has a wildcard matches files
+only, not the content of a folder of that name.
+
+In both, the last matching pattern decides, also below an excluded folder. Paths are relative to the root and
+use `/`; folders end in `/`.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-#: Where a `**` stands among segments.
+#: The segment `**`.
 ANY_DEPTH = None
 
 
@@ -42,11 +46,11 @@ class GlobRule:
                 self._groups.append([])
 
     def covers(self, parts: Sequence[str], folder: bool) -> bool:
-        """Whether the path, or a folder that it lies in, matches; for a pattern of files only, the path itself."""
+        """Whether the path or one of its parent folders matches; a files-only pattern must match the path itself."""
         if self.files_only and folder:
             return False
         if self._anchored:
-            # Most paths differ from most patterns in how they begin: that is seen without more.
+            # Fast path: most paths already differ from most patterns in the first component.
             group = self._groups[0]
             if len(parts) < len(group):
                 return False
@@ -64,11 +68,11 @@ class GlobRule:
             if found is None:
                 return False
             at = found + len(group)
-        # What is behind the match lies inside it; the last component itself must be a folder where that is asked for.
+        # Components after the match are inside the matched folder; without any, a folder pattern needs the path to be a folder.
         return at < len(parts) or folder or not self.only_folders
 
     def names(self, parts: Sequence[str], folder: bool) -> bool:
-        """Whether the path itself matches, whatever is said of the folders that it lies in."""
+        """Whether the path itself matches; its parent folders are not considered."""
         if folder < self.only_folders:
             return False
         *before, last = self._groups
@@ -86,18 +90,18 @@ class GlobRule:
     def _place(
         self, group: Sequence[Callable[[str], bool]], parts: Sequence[str], at: int, *, floats: bool
     ) -> int | None:
-        """The first place at or behind `at` where the components match; none but `at` itself unless it floats."""
+        """The first position from `at` where the components match; only `at` itself if the group does not float."""
         stop = len(parts) - len(group) if floats else min(at, len(parts) - len(group))
         return next((place for place in range(at, stop + 1) if _fit(group, parts, place)), None)
 
     def may_cover_below(self, parts: Sequence[str]) -> bool:
-        """Whether something inside the folder `parts` can match, or the folder itself lies inside a match."""
+        """Whether a path inside the folder `parts` can match, or the folder is inside a match."""
         for number, segment in enumerate(self.segments):
             if segment is ANY_DEPTH or number == len(parts):
                 return True
             if not segment(parts[number]):
                 return False
-        # The folder lies in what matches, or is it.
+        # All segments matched: the folder is the match, or inside it.
         return not self.files_only
 
 
@@ -106,10 +110,11 @@ def _fit(group: Sequence[Callable[[str], bool]], parts: Sequence[str], at: int) 
 
 
 class Globs:
-    """A list of patterns, in the dialect of `owns` unless `gitignore`."""
+    """A list of patterns in the dialect of `owns`, or of gitignore with `gitignore`. Immutable."""
 
     def __init__(self, lines: Iterable[str], *, gitignore: bool = False) -> None:
         self.lines = tuple(lines)
+        # Reversed: the last matching pattern decides, so the search stops at the first hit.
         rules = (compile_line(line, gitignore=gitignore) for line in reversed(self.lines))
         self._rules = [rule for rule in rules if rule is not None]
 
@@ -117,16 +122,16 @@ class Globs:
         return bool(self._rules)
 
     def match(self, path: str) -> bool:
-        """Whether `path` is in the set that these patterns describe."""
+        """Whether the patterns include `path`."""
         rule = self.decisive(path)
         return rule is not None and rule.include
 
     def decisive(self, path: str) -> GlobRule | None:
-        """The pattern that decides about `path`: the last one that matches."""
+        """The pattern that decides about `path`: the last one that matches; None where none does."""
         return self._last(path, GlobRule.covers)
 
     def naming(self, path: str) -> GlobRule | None:
-        """The last pattern that matches `path` itself: what decides, as git has it, where no folder above is excluded."""
+        """The last pattern that matches `path` itself. It decides, as in git, if no parent folder is excluded."""
         return self._last(path, GlobRule.names)
 
     def _last(self, path: str, test: Callable[[GlobRule, Sequence[str], bool], bool]) -> GlobRule | None:
@@ -138,12 +143,12 @@ class Globs:
         return None
 
     def may_match_below(self, path: str) -> bool:
-        """Whether something inside the folder `path` may be in the set. Never wrongly false."""
+        """Whether the patterns can include a path inside the folder `path`. No false negatives."""
         parts = path.strip("/").split("/") if path.strip("/") else []
         return any(rule.include and rule.may_cover_below(parts) for rule in self._rules)
 
     def is_whole(self, path: str) -> bool:
-        """Whether the folder `path` and everything that can ever be inside is in the set. Never wrongly true."""
+        """Whether the patterns include the folder `path` and every possible path inside it. No false positives."""
         parts = path.strip("/").split("/")
         for rule in self._rules:
             if rule.include and rule.covers(parts, True):
@@ -154,9 +159,9 @@ class Globs:
 
 
 class Parts(NamedTuple):
-    """A pattern taken apart: its components as written, ANY_DEPTH for `**`.
+    """A parsed pattern: its components as written, ANY_DEPTH for `**`.
 
-    `open_end`: its last component has a wildcard, and nothing says that it is a folder's: in `owns` it names files only.
+    `open_end`: its last component has a wildcard and no closing `/`; in `owns` it matches files only.
     """
 
     parts: tuple[str | None, ...]
@@ -166,7 +171,7 @@ class Parts(NamedTuple):
 
 
 def compile_line(line: str, *, gitignore: bool = False) -> GlobRule | None:
-    """One line of a list of patterns; None for a comment or an empty line."""
+    """Compile one line of a pattern list; None for a comment or an empty line."""
     found = segments_of(line)
     if not found.parts:
         return None
@@ -175,7 +180,7 @@ def compile_line(line: str, *, gitignore: bool = False) -> GlobRule | None:
 
 
 def segments_of(line: str) -> Parts:
-    """One line of a gitignore file, taken apart; a comment or an empty line has no parts."""
+    """Parse one line in gitignore syntax; `parts` is empty for a comment or an empty line."""
     text = "" if line.startswith("#") else _strip_trailing(line)
     include = not text.startswith("!")
     text = text if include else text[1:]
@@ -189,7 +194,7 @@ def segments_of(line: str) -> Parts:
     if whole:
         parts, anchored = ["*"], False
     elif parts[-1] == "**":
-        # `a/**` is everything inside `a`: what a match of the folder covers.
+        # `a/**` matches everything inside `a`, the same as the folder pattern `a/`.
         only_folders = True
     while parts[-1] == "**":
         del parts[-1]
@@ -204,7 +209,7 @@ def segments_of(line: str) -> Parts:
 
 
 def _strip_trailing(text: str) -> str:
-    """Without trailing spaces, unless the last one is escaped."""
+    """Remove trailing spaces, except an escaped last one."""
     stripped = text.rstrip(" ")
     if (
         stripped.endswith("\\")
@@ -216,7 +221,7 @@ def _strip_trailing(text: str) -> str:
 
 
 class OneOf:
-    """One character: any (`?`), or one of a bracketed class."""
+    """A test of one character: any (`?`), or a bracket class."""
 
     __slots__ = ("characters", "negated", "ranges")
 
@@ -231,7 +236,8 @@ class OneOf:
         return found is not self.negated
 
     def expression(self) -> str:
-        """The same as a regular expression."""
+        """The class as a regular expression."""
+        # As \U escapes: no character of the class can be special in the expression.
         inside = "".join(f"\\U{ord(one):08x}" for one in sorted(self.characters))
         inside += "".join(f"\\U{ord(low):08x}-\\U{ord(high):08x}" for low, high in self.ranges if low <= high)
         if not inside:
@@ -243,7 +249,7 @@ ANY_CHARACTER = OneOf(True, frozenset("/"), ())
 
 
 def elements(segment: str) -> list[str | OneOf | None]:
-    """A segment taken apart: texts, single characters, and None for `*`."""
+    """Parse a segment: literal texts, single-character tests, and None for `*`. Consecutive `*` become one."""
     found: list[str | OneOf | None] = []
     text, at = "", 0
     while at < len(segment):
@@ -274,7 +280,7 @@ def elements(segment: str) -> list[str | OneOf | None]:
 
 
 _ASCII = [chr(code) for code in range(128)]
-#: Classes by name, of ASCII alone, as git's wildmatch has them; one of another name has no letters.
+#: Named classes, ASCII only, as in git's wildmatch; an unknown name is an empty class.
 _CLASSES = {
     "alnum": frozenset(one for one in _ASCII if one.isalnum()),
     "alpha": frozenset(string.ascii_letters),
@@ -293,7 +299,7 @@ _POSIX = re.compile(r"\[:([^\]]*?):\]")
 
 
 def _bracket(segment: str, at: int) -> tuple[OneOf, int] | None:
-    """The class that begins behind `[`, and where it ends; None where there is no end."""
+    """The class that begins after `[`, and its end position; None where it is not closed."""
     start = at
     if segment[at : at + 1] in {"!", "^"}:
         at += 1
@@ -313,6 +319,7 @@ def _bracket(segment: str, at: int) -> tuple[OneOf, int] | None:
             characters.add(low)
     if at >= len(segment):
         return None
+    # A negated class must not match the path separator.
     negated = first > start
     return OneOf(negated, frozenset(characters | ({"/"} if negated else set())), tuple(ranges)), at + 1
 
@@ -324,12 +331,13 @@ def _class_character(segment: str, at: int) -> tuple[str, int]:
 
 
 def compile_segment(segment: str) -> Callable[[str], bool]:
-    """A test of one path component."""
+    """A function that tests one path component."""
     parts = elements(segment)
     if not parts:
         return "".__eq__
     if parts == [None]:
         return _anything
+    # The common shapes avoid the general matcher: the fence tests patterns on every write.
     match parts:
         case [str(text)]:
             return text.__eq__
@@ -345,7 +353,7 @@ def compile_segment(segment: str) -> Callable[[str], bool]:
 
 
 def is_plain(segment: str) -> bool:
-    """Whether a path component is compared with a segment in one comparison of texts, however long both are."""
+    """Whether a segment compiles to plain string comparisons (at most one `*`, no character tests)."""
     parts = elements(segment)
     return not any(isinstance(one, OneOf) for one in parts) and parts.count(None) <= 1
 
@@ -356,18 +364,18 @@ def _anything(name: str) -> bool:
 
 
 class _Run(NamedTuple):
-    """What stands between two `*`, of a fixed width: a text, or an expression that has nothing to repeat."""
+    """The part between two `*`, of fixed width: a text, or a regular expression without repetition."""
 
     text: str
     form: re.Pattern[str] | None
     width: int
 
     def is_at(self, name: str, at: int) -> bool:
-        """Whether a name has it there."""
+        """Whether the run matches `name` at position `at`."""
         return name.startswith(self.text, at) if self.form is None else self.form.match(name, at) is not None
 
     def find(self, name: str, at: int, end: int) -> int:
-        """Where a name has it first, whole between `at` and `end`; -1 where it has not."""
+        """First position between `at` and `end` where the run matches completely; -1 where there is none."""
         if self.form is None:
             return name.find(self.text, at, end)
         found = self.form.search(name, at, end)
@@ -393,7 +401,7 @@ def _run(pieces: list[str | OneOf]) -> _Run:
 
 
 def _matches(runs: tuple[_Run, ...], name: str) -> bool:
-    """Without backtracking: the first run at the begin, the last at the end, those between as early as they fit."""
+    """Match without backtracking: first run at the start, last at the end, the others as early as possible."""
     first, last = runs[0], runs[-1]
     end = len(name) - last.width
     if len(runs) == 1:

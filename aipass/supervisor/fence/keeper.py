@@ -1,4 +1,4 @@
-"""What the supervisor has of the fence: starts runs behind it, changes who may write what, and tidies up after a run."""
+"""The supervisor's interface to the fence: starts fenced runs, changes the ownership rules, and cleans up after a run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 
 class FenceController:
-    """The fence of one root. Its methods may be called from any thread; `told` is called from the serving thread.
+    """The fence of one root. Methods can be called from any thread; they queue work for the serving thread.
 
-    `keep`: descriptors that `told` needs there.
+    `told` is called from the serving thread, once per message. `keep`: descriptors that `told` needs in that
+    thread.
     """
 
     def __init__(self, root: str, told: Callable[[dict[str, Any]], None], keep: tuple[int, ...] = ()) -> None:
@@ -38,14 +39,15 @@ class FenceController:
         self._fence = Fence(root, told, keep)
         self._runs: dict[int, Fenced] = {}
         self._territory = Territory()
-        #: Why it is not known who owns what; empty where it is.
+        #: Why the ownership rules are unknown; empty where they are known. No run starts while they are unknown.
         self._lost_track = ""
         self._programs: dict[bool, bytes] = {}
-        #: Withdrawals that are under way, runs that something could not be taken from, and the starts that wait for both.
+        #: Number of active withdrawals; runs that keep a path which could not be taken from them; answers and starts that wait for both.
         self._busy = 0
         self._keeping: dict[int, list[str]] = {}
         self._answers: list[dict[str, Any]] = []
         self._later: list[Callable[[], None]] = []
+        # umask(2) can only be read by setting it.
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._folds = _folds_case(root)
@@ -54,14 +56,17 @@ class FenceController:
     # -- who may write what -------------------------------------------------------------------------------------------
 
     def set_territory(self, message: dict[str, Any]) -> None:
-        """From now on this is who owns what. Told as `territory` when old descriptors reach nothing foreign any more."""
+        """Replace the ownership rules; asynchronous.
+
+        Reported as `territory` when no descriptor from before can change a path that its run lost.
+        """
         self._fence.call(partial(self._set_territory, message))
 
     def _set_territory(self, message: dict[str, Any]) -> None:
         try:
             self._change(message)
         except Exception as exc:
-            # Perhaps a newer engine's words. What was said of old holds on, so these runs must not.
+            # Possibly the format of a newer engine. The old rules would stay in force and can be wrong, so all runs are stopped.
             self._lost_track = f"this supervisor cannot follow a change of owners: {exc!r}"
             for run in self._runs:
                 self._keep(run, None, self._lost_track)
@@ -78,23 +83,23 @@ class FenceController:
                     run.grant.withdrawn.append(Globs(handed["owns"]))
         for run in self._runs.values():
             run.grant.territory = self._territory
-        # Whatever cannot be taken away, nothing new is opened from here on.
+        # From here on the new rules apply to every open, before anything is withdrawn.
         self._let_go()
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
         if lost:
             self._busy += 1
             self._fence.common.withdrawing.add(path for _, path in lost)
-            # A large file takes its time; what is to start after the hand-over waits, and nobody else does.
+            # Copying a large file takes time; in a thread, so that only starts after this hand-over wait, and no running agent.
             work = partial(self._withdraw, message["serial"], lost)
             try:
                 threading.Thread(target=work, name="fence-withdraw", daemon=True).start()
             except RuntimeError:
-                work()  # no thread to be had: then everybody waits
+                work()  # no thread available: every run waits then
         else:
             self._answer(message["serial"], [])
 
     def _let_go(self) -> None:
-        """Nobody holds what he may not write any more."""
+        """Release all holds on paths that their run can no longer write."""
         holds = self._fence.common.holds
         for path, hold in list(holds.items()):
             run = self._runs.get(hold.run)
@@ -102,7 +107,7 @@ class FenceController:
                 del holds[path]
 
     def _lost(self, run: Fenced) -> list[str]:
-        """What the run has opened for writing and may not write any more."""
+        """Remove and return the paths that the run has open for writing but can no longer write."""
         found = [
             path
             for path in sorted(run.opened)
@@ -112,14 +117,14 @@ class FenceController:
         return found
 
     def _withdraw(self, serial: int, lost: list[tuple[Fenced, str]]) -> None:
-        """In a thread of its own: take away what runs have open and lost."""
+        """Replace the files that runs lost but have open. Runs in a thread of its own."""
         replaced: list[str] = []
         kept: list[tuple[int, str, str]] = []
         for run, path in lost:
             try:
                 if withdraw.cut_off(self.root, path):
                     replaced.append(path)
-            except Exception as exc:  # noqa: BLE001 - whatever it was, the run can still write the file
+            except Exception as exc:  # noqa: BLE001 - after any error the run can still write the file, so it is stopped
                 reason = exc.strerror if isinstance(exc, OSError) else repr(exc)
                 kept.append((run.grant.run, path, str(reason)))
         self._fence.call(partial(self._withdrawn, serial, [path for _, path in lost], replaced, kept))
@@ -136,7 +141,10 @@ class FenceController:
         self._answer(serial, replaced)
 
     def _keep(self, run: int, path: str | None, reason: str) -> None:
-        """A run keeps what it lost: whoever hears this stops it; nothing begins, and nobody opens it, before it is gone."""
+        """Report that a run keeps a path that it lost; the supervisor then stops the run.
+
+        Until it has ended, no run starts and no run can open the path.
+        """
         self._keeping.setdefault(run, []).extend(() if path is None else (path,))
         self._told({"tell": "kept", "run": run, "path": path or ".", "reason": reason})
 
@@ -145,7 +153,7 @@ class FenceController:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Whoever waits for the end of withdrawals goes on, once none is under way."""
+        """Send the waiting answers and begin the waiting starts, once no withdrawal is active."""
         if self._busy or self._keeping:
             return
         answers, self._answers = self._answers, []
@@ -160,7 +168,7 @@ class FenceController:
     def start(
         self, spec: Spec, files_limit: int, done: Callable[[Spec, int, Exception | None], None]
     ) -> None:
-        """Start a run; `done(spec, pid, error)` is called from the serving thread."""
+        """Start a run; asynchronous. `done(spec, pid, error)` is called once from the serving thread."""
         self._fence.call(partial(self._start, spec, files_limit, done))
 
     def _start(
@@ -188,7 +196,7 @@ class FenceController:
                 *map(str, spec.ground.get("files", ())),
                 *wall.DEVICES,
             ]
-            # Behind the fence its own terminals are opened for it; with others' it can do nothing, though it may open them to read.
+            # Without a fence nothing opens the run's own terminals for it, so all of /dev/pts is writable.
             writable += ["/dev/pts", *(f for f in SHARED_TEMPORARY if not self.root.startswith(f + "/"))]
         start = RunStart(spec, self._program(walled) if fenced else None, writable, self._umask, files_limit)
         start.begin(lambda: self._fence.call(partial(self._started, start, own, done)))
@@ -198,6 +206,7 @@ class FenceController:
     ) -> None:
         spec = start.spec
         assert spec.ground is not None
+        # Served before the gate opens: the program's first call already needs an answer.
         if start.error is None and start.listener >= 0:
             grant = Grant(
                 spec.run,
@@ -227,16 +236,16 @@ class FenceController:
             if self._lost_track:
                 raise PermissionError(errno.EACCES, self._lost_track)
             start.finish()
-        except Exception as exc:  # noqa: BLE001 - whatever stops a start is the run's outcome
+        except Exception as exc:  # noqa: BLE001 - a failed start is the run's outcome
             if (failed := self._runs.pop(spec.run, None)) is not None:
-                failed.listener = -1  # closed with the start
+                failed.listener = -1  # RunStart.finish has closed it
                 self._fence.drop(failed)
             done(spec, 0, exc)
             return
         done(spec, start.pid, None)
 
     def last_write(self, run: int) -> float:
-        """When a run last wrote in the repository, on the monotonic clock; 0 where it has not."""
+        """Time of the run's last write in the repository, on the monotonic clock; 0 where there is none."""
         found = self._runs.get(run)
         return 0.0 if found is None else found.moved
 
@@ -246,7 +255,10 @@ class FenceController:
         return self._programs[walled]
 
     def finish(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
-        """A run is over: what it left half done goes to quarantine, its temporary folder goes. `done(quarantined)`."""
+        """Clean up after a run: unfinished temporary files go to quarantine, its temporary folder is removed.
+
+        Asynchronous; `done(quarantined)` is called once from the serving thread, also after an error.
+        """
         self._fence.call(partial(self._finish, spec, done))
 
     def _finish(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
@@ -264,7 +276,7 @@ class FenceController:
             self._go_on()
 
     def _set_aside(self, spec: Spec, run: Fenced, path: str) -> bool:
-        """Move a temporary file that never became what it was for out of the tree; somebody else's of its name stays."""
+        """Move an unfinished temporary file to quarantine; False where it is gone or another object has its name."""
         *above, name = path.split("/")
         kept = (".aipass", "quarantine", f"run-{spec.run}", *above)
         try:
@@ -279,16 +291,16 @@ class FenceController:
 
 
 def _prepare(spec: Spec) -> tuple[str, ...]:
-    """Make the folders that are wholly the run's; their paths without links.
+    """Create the folders that belong to the run alone; returns their paths without links.
 
-    Raises PermissionError where one that we make ourselves is a link, or somebody else's: it was put there.
+    Raises PermissionError where a folder of ours is a link or belongs to another user: it was planted there.
     """
     assert spec.ground is not None
     base = Path(spec.ground["tmp"]).parent
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = base.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise PermissionError(13, "it belongs to somebody else; remove it", str(base))
+        raise PermissionError(13, "it belongs to another user; remove it", str(base))
     if stat.S_IMODE(found.st_mode) != 0o700:
         base.chmod(0o700)
     _remove(spec.ground["tmp"])
@@ -299,12 +311,14 @@ def _prepare(spec: Spec) -> tuple[str, ...]:
         real.append(os.path.realpath(folder))
         ours = folder.startswith((f"{spec.root}/", f"{base}/"))
         if ours and (real[-1] != os.path.abspath(folder) or os.stat(folder).st_uid != os.geteuid()):
-            raise PermissionError(13, "it was replaced by a link, or by somebody else; remove it", folder)
+            raise PermissionError(
+                13, "it was replaced by a link, or belongs to another user; remove it", folder
+            )
     return tuple(real)
 
 
 def _remove(folder: str) -> None:
-    """Have a folder gone at once, and removed at leisure: with its files it may take seconds."""
+    """Rename a folder away immediately and remove it in a thread: with many files this takes seconds."""
     if not os.path.lexists(folder):
         return
     aside = os.path.join(os.path.dirname(folder), f".gone-{os.urandom(6).hex()}")
@@ -312,16 +326,16 @@ def _remove(folder: str) -> None:
         os.rename(folder, aside)
     except OSError:
         aside = folder
-    # In a thread and not by rm: a child of ours would be taken for what a run left behind.
+    # A thread and not `rm`: the supervisor would take a child process for an orphan of a run.
     work = partial(held.try_remove_at, aside)
     try:
         threading.Thread(target=work, name="fence-remove", daemon=True).start()
     except RuntimeError:
-        work()  # no thread to be had: then everybody waits
+        work()  # no thread available: every run waits then
 
 
 def _folds_case(root: str) -> bool:
-    """Whether two spellings of a name are one file here, as on some disks and all of most Macs'."""
+    """Whether the filesystem of the root is case-insensitive, as some disks and most Macs' are."""
     state = os.path.join(root, ".aipass")
     try:
         return os.path.samefile(state, os.path.join(root, ".AIPASS"))

@@ -1,6 +1,7 @@
-"""System calls that Python has no function for, with the kernel's own structures and numbers.
+"""System calls that Python has no function for, with the kernel's structures and numbers.
 
-Everything here acts on the calling thread or on descriptors; nothing decides. Errors are OSError with the kernel's number.
+Functions act on the calling thread or on descriptors and decide nothing. Errors are OSError with the kernel's
+errno.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ NOTIF_RECV, NOTIF_SEND, NOTIF_ID_VALID, NOTIF_ADDFD, NOTIF_SET_FLAGS = (
 )
 USER_NOTIF_CONTINUE = 1
 ADDFD_SEND = 2
+# Linux 6.6: the waiting caller and the supervisor run on one processor (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP).
 SYNC_WAKE_UP = 1
 #: struct seccomp_notif: id, pid, flags, nr, arch, instruction pointer, six arguments.
 NOTIFICATION = struct.Struct("=QIIiIQ6Q")
@@ -57,11 +59,12 @@ AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = 
 )
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+# Linux 6.9; its value is that of O_EXCL (linux/pidfd.h).
 PIDFD_THREAD = os.O_EXCL
 STATX_BASIC, STATX_BTIME, STATX_MNT_ID = 0x7FF, 0x800, 0x1000
-# An unsigned int to the kernel; a signed one to ctypes would overflow.
+# Kept below 2^31: ctypes passes a plain int as signed.
 _STATX_MASK = STATX_BASIC | STATX_BTIME | STATX_MNT_ID
-PROC_SUPER_MAGIC, SYSFS_MAGIC = 0x9FA0, 0x62656572
+PROC_SUPER_MAGIC = 0x9FA0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -70,7 +73,7 @@ _long = ctypes.c_long
 
 
 def raw(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char]) -> int:
-    """One system call; its result, or OSError. Integers are passed as long, bytes and buffers as pointers."""
+    """Perform one system call and return its result. Raises OSError. Integers are passed as long, bytes and buffers as pointers."""
     result = _syscall(_long(number), *(_long(a) if isinstance(a, int) else a for a in arguments))
     if result == -1:
         number = ctypes.get_errno()
@@ -79,7 +82,7 @@ def raw(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char]) -> i
 
 
 def prctl(option: int, value: int) -> int:
-    """prctl with one argument; what it returns."""
+    """prctl(2) with one argument; returns its result. Raises OSError."""
     result = _libc.prctl(option, _long(value), _long(0), _long(0), _long(0))
     if result == -1:
         number = ctypes.get_errno()
@@ -88,7 +91,7 @@ def prctl(option: int, value: int) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Stop sharing with the process's other threads what `flags` name."""
+    """Stop sharing with the other threads what `flags` name (descriptors, folder and umask). Raises OSError."""
     if _libc.unshare(flags) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -102,8 +105,12 @@ class _Program(ctypes.Structure):
 
 
 def install_filter(program: bytes) -> int:
-    """Install a seccomp filter on this thread, for ever; returns the descriptor on which its questions arrive."""
+    """Install a seccomp filter on this thread, irrevocably; returns the listener descriptor of its notifications.
+
+    Needs no_new_privs. Raises OSError; EBUSY where a listener is already installed.
+    """
     holder = _Program(len(program) // 8, program)
+    # WAIT_KILLABLE_RECV (Linux 5.19): a signal does not interrupt a call that the supervisor already performs.
     for flags in (FILTER_NEW_LISTENER | FILTER_WAIT_KILLABLE_RECV, FILTER_NEW_LISTENER):
         result = _syscall(_long(_SECCOMP), _long(SECCOMP_SET_MODE_FILTER), _long(flags), ctypes.byref(holder))
         if result >= 0:
@@ -118,7 +125,7 @@ def install_filter(program: bytes) -> int:
 
 
 def landlock_version() -> int:
-    """The ABI version of this kernel's Landlock; 0 where there is none."""
+    """The Landlock ABI version of this kernel; 0 where there is none."""
     try:
         return raw(_LANDLOCK_CREATE, 0, 0, 1)
     except OSError:
@@ -126,19 +133,20 @@ def landlock_version() -> int:
 
 
 def landlock_ruleset(rights: int, scopes: int, version: int) -> int:
-    """A new ruleset that handles `rights` and `scopes`; its descriptor."""
+    """Create a ruleset that handles `rights` and `scopes`; returns its descriptor. Raises OSError."""
     fields = struct.pack("=QQQ", rights, 0, scopes)
+    # An older kernel rejects fields that it does not know (E2BIG).
     size = 8 if version < 4 else 16 if version < 6 else 24
     return raw(_LANDLOCK_CREATE, fields[:size], size, 0)
 
 
 def landlock_allow(ruleset: int, rights: int, folder: int) -> None:
-    """Allow `rights` beneath the folder, or on the file, whose O_PATH descriptor this is."""
+    """Allow `rights` below the folder, or on the file, of this O_PATH descriptor. Raises OSError."""
     raw(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", rights, folder), 0)
 
 
 def landlock_restrict(ruleset: int) -> None:
-    """Confine this thread, and what it starts, for ever."""
+    """Confine this thread and its children, irrevocably. Raises OSError."""
     raw(_LANDLOCK_RESTRICT, ruleset, 0)
 
 
@@ -146,7 +154,7 @@ def landlock_restrict(ruleset: int) -> None:
 
 
 class Status(NamedTuple):
-    """What statx tells of an object. Times in nanoseconds; `born` is 0 where the filesystem does not know."""
+    """The result of statx(2). Times in nanoseconds; `born` is 0 where the filesystem has no birth times."""
 
     mode: int
     ino: int
@@ -159,12 +167,11 @@ class Status(NamedTuple):
 
 
 _STATX = struct.Struct("=IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIIIQ")
-_statx_buffers: dict[int, ctypes.Array[ctypes.c_char]] = {}
 _statx = getattr(_libc, "statx", None)
 
 
 def status(handle: int) -> Status:
-    """statx of an open descriptor, O_PATH ones included."""
+    """statx(2) of an open descriptor, O_PATH included. Raises OSError."""
     buffer = ctypes.create_string_buffer(256)
     if _statx is None or _statx(handle, b"", AT_EMPTY_PATH, _STATX_MASK, buffer) == -1:
         number = ctypes.get_errno()
@@ -180,7 +187,7 @@ _HOW = struct.Struct("=QQQ")
 
 
 def open_path(path: bytes, folder: int, flags: int, resolve: int = RESOLVE_NO_MAGICLINKS) -> int:
-    """openat2 for O_PATH. By default links in /proc that lead out of paths are ELOOP."""
+    """openat2(2) for an O_PATH descriptor. By default magic links (in /proc) fail with ELOOP. Raises OSError."""
     how = _HOW.pack(flags | os.O_PATH | os.O_CLOEXEC, 0, resolve)
     result = _syscall(_long(_OPENAT2), _long(folder), path, how, _long(24))
     if result == -1:
@@ -190,7 +197,8 @@ def open_path(path: bytes, folder: int, flags: int, resolve: int = RESOLVE_NO_MA
 
 
 def open_file(path: bytes, flags: int, mode: int, resolve: int) -> int:
-    """openat2 of an absolute path."""
+    """openat2(2) of an absolute path. Raises OSError."""
+    # openat2 rejects a mode without O_CREAT or O_TMPFILE (EINVAL); openat ignores it.
     how = _HOW.pack(flags, mode if flags & (os.O_CREAT | _TMPFILE) else 0, resolve)
     result = _syscall(_long(_OPENAT2), _long(-100), path, how, _long(24))
     if result == -1:
@@ -208,12 +216,12 @@ def _has_openat2() -> bool:
 
 
 _TMPFILE = getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
-#: Linux 5.6 has it, and a sandbox around us may not let it through.
+#: Since Linux 5.6, but a sandbox around the engine can refuse it.
 HAS_OPENAT2 = os.uname().sysname == "Linux" and _has_openat2()
 
 
 def filesystem(handle: int) -> int:
-    """The magic number of the filesystem that holds an open file."""
+    """The magic number (statfs) of the filesystem of an open file. Raises OSError."""
     buffer = ctypes.create_string_buffer(256)
     if _libc.fstatfs(handle, buffer) == -1:
         number = ctypes.get_errno()
@@ -222,19 +230,19 @@ def filesystem(handle: int) -> int:
 
 
 def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> None:
-    """renameat2."""
+    """renameat2(2). Raises OSError."""
     raw(_RENAMEAT2, source, old, target, new, flags)
 
 
 def chown(handle: int, uid: int, gid: int) -> None:
-    """fchownat on an O_PATH descriptor, of symbolic links too. Ids as the caller gave them, 0xffffffff for -1."""
+    """fchownat(2) on an O_PATH descriptor, also of a symbolic link; 0xffffffff leaves an id unchanged. Raises OSError."""
     if _libc.fchownat(handle, b"", ctypes.c_uint(uid), ctypes.c_uint(gid), AT_EMPTY_PATH) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
 def set_times(handle: int, times: bytes | None) -> None:
-    """utimensat on an O_PATH descriptor; `times` is two struct timespec, UTIME_OMIT and UTIME_NOW included."""
+    """utimensat(2) on an O_PATH descriptor; `times` is two struct timespec (UTIME_OMIT, UTIME_NOW allowed). Raises OSError."""
     if _libc.utimensat(handle, b"", times, AT_EMPTY_PATH) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -248,7 +256,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if LINUX else 4096
 
 
 class _Reader(threading.local):
-    """Buffers for read_memory, one set for each thread: making them anew takes longer than the call."""
+    """Buffers for read_memory, one set per thread: allocating them takes longer than the call."""
 
     def __init__(self) -> None:
         self.buffer = ctypes.create_string_buffer(4096)
@@ -271,7 +279,7 @@ if _process_vm_readv is not None:
 
 
 def read_exactly(tid: int, address: int, length: int) -> bytes:
-    """`length` bytes of another thread's memory, or EFAULT."""
+    """Read `length` bytes of another thread's memory. Raises OSError EFAULT for fewer."""
     found = read_memory(tid, address, length)
     if len(found) < length:
         raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
@@ -279,12 +287,14 @@ def read_exactly(tid: int, address: int, length: int) -> bytes:
 
 
 def read_memory(tid: int, address: int, length: int) -> bytes:
-    """Up to `length` (at most 4,096) bytes of another thread's memory: fewer where its mapping ends; EFAULT for none.
+    """Read up to `length` (at most 4,096) bytes of another thread's memory; fewer where its mapping ends.
 
-    By process_vm_readv and not by a held /proc/<tid>/mem, which goes on reading a vfork parent's memory after an exec.
+    Raises OSError EFAULT for none.
     """
+    # Not by an open /proc/<tid>/mem: it keeps reading a vfork parent's memory after an exec.
     reader = _reader
     first = min(length, _PAGE - address % _PAGE)
+    # Split at the page boundary: process_vm_readv reads only whole vectors, and the second page can be unmapped.
     one, two = reader.remote
     one.base, one.length = address, first
     two.base, two.length = address + first, length - first
@@ -302,13 +312,14 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
 
 
 def copy_descriptor(tid: int, handle: int) -> int:
-    """A descriptor of ours for the same open file as `handle` of the thread `tid`, whose table may be its own."""
+    """Copy descriptor `handle` of thread `tid` (which can have its own table) to this process. Raises OSError."""
     try:
         pidfd = raw(_PIDFD_OPEN, tid, PIDFD_THREAD)
     except OSError as exc:
         if exc.errno != errno.EINVAL:
             raise
-        pidfd = raw(_PIDFD_OPEN, _group_of(tid), 0)  # before 6.9: threads share one table, or the call fails
+        # Before Linux 6.9 a pidfd refers to a whole process: this works if its threads share one table.
+        pidfd = raw(_PIDFD_OPEN, _group_of(tid), 0)
     try:
         return raw(_PIDFD_GETFD, pidfd, handle, 0)
     finally:
@@ -321,7 +332,7 @@ def _group_of(tid: int) -> int:
 
 
 class Credentials(NamedTuple):
-    """Whose file accesses a thread's are: user, group, further groups, effective capabilities as a bit set."""
+    """The identity for file access of a thread: user, group, further groups, effective capabilities as a bit set."""
 
     uid: int
     gid: int
@@ -329,14 +340,14 @@ class Credentials(NamedTuple):
     capabilities: int
 
 
-#: What a run of root's keeps: as a container's default, without making devices and raw sockets (linux/capability.h). CHOWN,
+#: Capabilities of a run that root starts: a container's default without devices and raw sockets (linux/capability.h). CHOWN,
 #: DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, IPC_LOCK, SYS_NICE, AUDIT_WRITE, SETFCAP.
 KEPT_CAPABILITIES = sum(1 << number for number in (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 23, 29, 31))
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 
 
 def drop_capabilities() -> None:
-    """Keep this thread, and what it starts, from ever having more than KEPT_CAPABILITIES."""
+    """Limit this thread and its children to KEPT_CAPABILITIES, irrevocably. Raises OSError."""
     for number in range(64):
         try:
             if not prctl(PR_CAPBSET_READ, number):
@@ -348,11 +359,10 @@ def drop_capabilities() -> None:
 
 
 def act_as(identity: Credentials) -> None:
-    """Let this thread's accesses be another's, or its own again. Only root may; the thread alone is changed.
-
-    Capabilities go last and come back first: changing users needs some, and the file system id alone leaves others.
-    """
+    """Take another identity for file access, or the own one again. Needs root; changes this thread only. Raises OSError."""
     set_uid, set_gid, set_groups = _SETFSUID
+    # All capabilities first, as changing groups needs some; the caller's last, as setfsuid(2) changes some by itself.
+    # Raw calls: the C library's setgroups would change every thread.
     permitted = _capabilities()[1]
     _set_capabilities(permitted, permitted)
     raw(set_groups, len(identity.groups), struct.pack(f"={len(identity.groups)}I", *identity.groups))
@@ -362,7 +372,7 @@ def act_as(identity: Credentials) -> None:
 
 
 def own_identity() -> Credentials:
-    """This thread's identity now."""
+    """The identity of this thread now."""
     return Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), _capabilities()[0])
 
 

@@ -1,8 +1,8 @@
-"""The grant of a run as a sandbox profile of macOS. Text only: it has not been run on a Mac, and nothing uses it yet.
+"""A run's grant as a macOS sandbox profile (Seatbelt). Text only: never run on a Mac, and not used yet.
 
-Seatbelt decides by the last rule that matches, as gitignore does, so patterns become rules in their order. What it cannot
-say: who writes first, temporary files beside owned ones that may only become them, a change while the run lives.
-Source of the language: the profiles in /System/Library/Sandbox/Profiles and `man sandbox-exec`.
+Seatbelt decides by the last matching rule, as gitignore does, so patterns become rules in the same order. It
+cannot express: first-writer holds, temporary files that must become owned ones, and changes while the run is
+active. Source of the language: the profiles in /System/Library/Sandbox/Profiles and `man sandbox-exec`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aipass.supervisor.fence.territory import ANYWHERE_NEVER, ROOT_NEVER
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Devices that hold nothing.
+#: Devices that store nothing.
 DEVICES = (
     "/dev/null",
     "/dev/zero",
@@ -26,7 +26,7 @@ DEVICES = (
     "/dev/ptmx",
     "/dev/dtracehelper",
 )
-#: Who turns names into addresses and users.
+#: Services for host and user names, which every program needs.
 SOCKETS = ("/private/var/run/mDNSResponder", "/private/var/run/systemkeychaincheck.socket")
 
 
@@ -38,9 +38,10 @@ def profile(
     outside: Iterable[str] = (),
     sockets: Iterable[str] = (),
 ) -> str:
-    """The profile of one run. `owns` None: all that no other agent's `owns`, `foreign`, names.
+    """The profile text of one run.
 
-    `own`: folders that are wholly the run's; `outside`: further ones that it may write. All absolute.
+    `owns` None: everything that the `owns` of other agents, `foreign`, does not match. `own`: folders that
+    belong to the run alone. `outside`: further writable folders. All folders are absolute paths.
     """
     rules = ["(version 1)", "(allow default)", "(deny file-write*)"]
     if owns is None:
@@ -48,6 +49,7 @@ def profile(
         rules += [rule for pattern in foreign if (rule := _pattern(root, pattern, given=False))]
     else:
         rules += [rule for pattern in owns if (rule := _pattern(root, pattern, given=True))]
+    # After the patterns: no `owns` can allow these.
     rules += [f"(deny file-write* (subpath {_text(f'{root}/{name}')}))" for name in ROOT_NEVER]
     rules += [
         f"(deny file-write* (regex {_regex(f'{re.escape(root)}/(.*/)?{re.escape(name)}(/.*)?')}))"
@@ -56,7 +58,7 @@ def profile(
     rules += [f"(allow file-write* (subpath {_text(folder)}))" for folder in (*own, *outside)]
     rules += [f"(allow file-write* (literal {_text(device)}))" for device in DEVICES]
     rules += ['(allow file-write* (regex #"^/dev/ttys[0-9]+$"))']
-    # Another program's socket would write for whoever asks.
+    # Another program could write on behalf of the run.
     rules.append("(deny network-outbound (remote unix-socket))")
     rules += [
         f"(allow network-outbound (remote unix-socket (path-literal {_text(path)})))"
@@ -68,7 +70,7 @@ def profile(
 
 
 def _pattern(root: str, pattern: str, *, given: bool) -> str | None:
-    """One gitignore pattern as a rule; a `!` turns it round."""
+    """One gitignore pattern as a rule; a leading `!` inverts it. None for a comment or an empty line."""
     found = segments_of(pattern)
     if not found.parts:
         return None
@@ -110,10 +112,10 @@ def _class(one: OneOf) -> str:
 
 
 def _text(path: str) -> str:
-    """A string of the profile language."""
+    """A string literal of the profile language."""
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _regex(text: str) -> str:
-    """A regular expression of the profile language, for whole paths."""
+    """A regular expression of the profile language that matches whole paths."""
     return '#"^' + text.replace('"', '\\"') + '$"'

@@ -1,4 +1,4 @@
-"""Calls that change modes, owners, times and attributes, of exactly the object that was looked at."""
+"""Performed calls that change mode, owner, times or attributes; they act on the object that was checked, not on its name."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ if TYPE_CHECKING:
     from aipass.supervisor.fence.permit import Answer, PermitCall
     from aipass.supervisor.fence.resolve import ResolvedPath
 
+# XATTR_SIZE_MAX of linux/limits.h.
 MAX_XATTR = 65536
 #: UTIME_OMIT, as the eight bytes of a tv_nsec.
 _OMIT = struct.pack("=q", (1 << 30) - 2)
 
 
 def _marked(work: PermitCall, place: ResolvedPath) -> str:
-    """Ask for a change of what is held; the name by which it is done."""
+    """Request permission for the change; returns the /proc path of the held object. Raises PermissionError."""
     work.permit((Operation.MARK_FOLDER if place.is_folder() else Operation.MARK, place))()
+    # chmod(2) and setxattr(2) do not accept an O_PATH descriptor, but they follow this link to the object.
     return f"/proc/thread-self/fd/{place.handle}"
 
 
 def chmod(work: PermitCall, place: ResolvedPath, mode: int) -> Answer:
-    """chmod, fchmod, fchmodat."""
+    """Perform chmod, fchmod, fchmodat."""
     _keep_passable(work, place, mode)
     os.chmod(_marked(work, place), mode & 0o7777)
     return 0
 
 
 def chown(work: PermitCall, place: ResolvedPath, uid: int, gid: int) -> Answer:
-    """chown, lchown, fchown, fchownat."""
+    """Perform chown, lchown, fchown, fchownat."""
+    # A new owner can lose access to the folder, as after a chmod.
     _keep_passable(work, place, 0)
     _marked(work, place)
     assert place.handle is not None
@@ -42,7 +45,8 @@ def chown(work: PermitCall, place: ResolvedPath, uid: int, gid: int) -> Answer:
 
 
 def times(work: PermitCall, place: ResolvedPath, times: bytes | None) -> Answer:
-    """utime, utimes, futimesat, utimensat; `times` are two struct timespec."""
+    """Perform utime, utimes, futimesat, utimensat; `times` are two struct timespec, None for now."""
+    # Both times UTIME_OMIT: utimensat(2) changes nothing, so no permission is needed.
     if times is not None and _OMIT == times[8:16] == times[24:32]:
         return 0
     _marked(work, place)
@@ -52,12 +56,12 @@ def times(work: PermitCall, place: ResolvedPath, times: bytes | None) -> Answer:
 
 
 def timespecs(work: PermitCall, address: int) -> bytes | None:
-    """Two struct timespec from memory; None for now."""
+    """Read two struct timespec from the caller's memory; None where the pointer is null (now)."""
     return work.caller.memory(address, 32, exactly=True) if address else None
 
 
 def timevals(work: PermitCall, address: int) -> bytes | None:
-    """Two struct timeval from memory, as timespecs."""
+    """Read two struct timeval from the caller's memory, converted to timespecs; None where the pointer is null."""
     if not address:
         return None
     parts = struct.unpack("=4q", work.caller.memory(address, 32, exactly=True))
@@ -67,7 +71,7 @@ def timevals(work: PermitCall, address: int) -> bytes | None:
 
 
 def utimbuf(work: PermitCall, address: int) -> bytes | None:
-    """A struct utimbuf from memory, as timespecs."""
+    """Read a struct utimbuf from the caller's memory, converted to timespecs; None where the pointer is null."""
     if not address:
         return None
     access, change = struct.unpack("=2q", work.caller.memory(address, 16, exactly=True))
@@ -75,16 +79,18 @@ def utimbuf(work: PermitCall, address: int) -> bytes | None:
 
 
 def setxattr(work: PermitCall, place: ResolvedPath, name: int, value: int, size: int, flags: int) -> Answer:
-    """setxattr, lsetxattr, fsetxattr."""
+    """Perform setxattr, lsetxattr, fsetxattr."""
     if flags & ~3:
         raise OSError(errno.EINVAL, "flags")
     attribute = _attribute(work, name)
+    # An ACL can take access away from the owner, as a mode can.
     if attribute.startswith(b"system.posix_acl"):
         _keep_passable(work, place, 0)
     if size > MAX_XATTR:
         raise OSError(errno.E2BIG, "size")
     data = bytearray()
     while len(data) < size:
+        # read_memory returns at most 4,096 bytes per call.
         part = work.caller.memory(value + len(data), min(4096, size - len(data)))
         data += part
     os.setxattr(_marked(work, place), attribute, bytes(data), flags)
@@ -92,7 +98,7 @@ def setxattr(work: PermitCall, place: ResolvedPath, name: int, value: int, size:
 
 
 def removexattr(work: PermitCall, place: ResolvedPath, name: int) -> Answer:
-    """removexattr, lremovexattr, fremovexattr."""
+    """Perform removexattr, lremovexattr, fremovexattr."""
     attribute = _attribute(work, name)
     if attribute.startswith(b"system.posix_acl"):
         _keep_passable(work, place, 0)
@@ -104,19 +110,20 @@ def _attribute(work: PermitCall, address: int) -> bytes:
     name = work.caller.text(address)
     if not name or len(name) > 255:
         raise OSError(errno.ERANGE, "attribute")
+    # They need CAP_SYS_ADMIN, which a supervisor of root's has and a run never has.
     if name.startswith(b"trusted."):
-        raise OSError(errno.EPERM, "trusted attributes are the system's")
+        raise OSError(errno.EPERM, "trusted attributes belong to the system")
     return name
 
 
 def _keep_passable(work: PermitCall, place: ResolvedPath, mode: int) -> None:
-    """Raise EACCES where a folder that leads to what is another's would be closed to its owner.
+    """Raise EACCES where the change would block the way to a path of another owner.
 
-    `mode`: what its owner may do there from then on; 0 where that cannot be told.
+    `mode`: what the folder's owner can do there afterwards; 0 where this is unknown.
     """
     if place.is_folder() and mode & 0o700 != 0o700:
         relative = work.run.relative(place.path)
         if relative is not None and (other := leads_to_another(work.run.grant, relative)) is not None:
             raise work.refuse(
-                Refused(place.path, f"it leads to what {other} may write", other), "change a folder"
+                Refused(place.path, f"it contains paths that {other} can write", other), "change a folder"
             )

@@ -1,4 +1,4 @@
-"""Calls that change names: make, link, rename and remove, relative to folders that are held."""
+"""Performed calls that change names: create, link, rename and remove, relative to open folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aipass.supervisor.fence.resolve import PATH_MAX, ResolvedPath, resolve
 if TYPE_CHECKING:
     from aipass.supervisor.fence.permit import Answer, PermitCall
 
-#: Folders of more entries are not moved as one: looking through them would hold up the other runs.
+#: Larger folders cannot be moved as a whole: checking every entry would delay the calls of the other runs.
 MAX_MOVED = 5000
 _NODES = frozenset((0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK))
 
@@ -25,17 +25,19 @@ def _new(work: PermitCall, dirfd: int, address: int) -> ResolvedPath:
     place = resolve(work.caller, dirfd, work.caller.text(address), False)
     if place.handle is not None:
         raise OSError(errno.EEXIST, "exists")
+    # The held folder can have been removed since; the kernel would answer ENOENT.
     if not kernel.status(place.folder).links:
         raise OSError(errno.ENOENT, "the folder was removed")
     return place
 
 
 def mkdir(work: PermitCall, dirfd: int, address: int, mode: int) -> Answer:
-    """mkdir, mkdirat."""
+    """Perform mkdir, mkdirat."""
     place = _new(work, dirfd, address)
     if work.goes_on(place):
         return Plain.CONTINUE
     took = work.permit((Operation.MAKE_FOLDER, place))
+    # The serving thread has a umask of its own, so each performed call takes the caller's.
     os.umask(work.caller.umask())
     os.mkdir(place.name, mode & 0o7777, dir_fd=place.folder)
     took()
@@ -43,21 +45,21 @@ def mkdir(work: PermitCall, dirfd: int, address: int, mode: int) -> Answer:
     return 0
 
 
-#: Whoever opens one of these waits for another program.
+#: Opening one of these blocks until another program opens the other end.
 _WAITED_FOR = frozenset((stat.S_IFIFO, stat.S_IFSOCK))
-#: Files that every git reads in passing, a person's `git status` included.
+#: Files that every git command reads, including the user's `git status`.
 _READ_BY_GIT = frozenset((b".gitignore", b".gitattributes", b".gitmodules", b".mailmap"))
 
 
 def _keep_readable(work: PermitCall, place: ResolvedPath) -> None:
     if place.name in _READ_BY_GIT and work.run.relative(place.path) is not None:
         raise work.refuse(
-            Refused(place.path, "git reads a file of this name, and would wait at a pipe for ever"), "make"
+            Refused(place.path, "git reads files of this name, and would block on a pipe"), "make"
         )
 
 
 def mknod(work: PermitCall, dirfd: int, address: int, mode: int) -> Answer:
-    """mknod, mknodat; devices never come this far."""
+    """Perform mknod, mknodat; the filter already refuses devices."""
     place = _new(work, dirfd, address)
     if place.slash:
         raise OSError(errno.ENOENT, "no folder")
@@ -76,7 +78,7 @@ def mknod(work: PermitCall, dirfd: int, address: int, mode: int) -> Answer:
 
 
 def symlink(work: PermitCall, target: int, dirfd: int, address: int) -> Answer:
-    """symlink, symlinkat."""
+    """Perform symlink, symlinkat."""
     text = work.caller.text(target)
     if not text:
         raise OSError(errno.ENOENT, "empty target")
@@ -93,7 +95,7 @@ def symlink(work: PermitCall, target: int, dirfd: int, address: int) -> Answer:
 
 
 def unlink(work: PermitCall, dirfd: int, address: int, flags: int) -> Answer:
-    """unlink, unlinkat, rmdir."""
+    """Perform unlink, unlinkat, rmdir."""
     if flags & ~kernel.AT_REMOVEDIR:
         raise OSError(errno.EINVAL, "flags")
     path = work.caller.text(address)
@@ -122,7 +124,7 @@ def unlink(work: PermitCall, dirfd: int, address: int, flags: int) -> Answer:
 
 
 def rename(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags: int) -> Answer:
-    """rename, renameat, renameat2."""
+    """Perform rename, renameat, renameat2."""
     exchange = bool(flags & kernel.RENAME_EXCHANGE)
     if flags & ~(kernel.RENAME_NOREPLACE | kernel.RENAME_EXCHANGE) or flags == 3:
         raise OSError(errno.EINVAL, "flags")
@@ -135,6 +137,7 @@ def rename(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags
         raise OSError(errno.ENOENT, "nothing there")
     if flags & kernel.RENAME_NOREPLACE and target.handle is not None:
         raise OSError(errno.EEXIST, "exists")
+    # Errors that the kernel would give come before a refusal: programs rely on them.
     _check_kinds(source, target, exchange)
     for one, there in ((source, target), (target, source)) if exchange else ((source, target),):
         if one.status is not None and stat.S_IFMT(one.status.mode) in _WAITED_FOR:
@@ -147,7 +150,7 @@ def rename(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags
     kernel.rename(source.folder, source.spelled, target.folder, target.spelled, flags)
     took()
     if _is_same(source, target):
-        return 0  # nothing was done
+        return 0  # two names of one file: rename(2) does nothing
     if exchange:
         _exchanged(work, source, target)
         return 0
@@ -158,34 +161,35 @@ def rename(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags
 
 
 def _is_same(one: ResolvedPath, other: ResolvedPath) -> bool:
-    """Whether two places hold the same object, by one name or by two."""
+    """Whether two places are the same object, under one name or two."""
     if one.status is None or other.status is None:
         return False
     return ObjectId.of(one.status) == ObjectId.of(other.status)
 
 
 def _keep_apart(work: PermitCall, one: ResolvedPath, other: ResolvedPath) -> None:
-    """Nothing moves, and no second name leads, between the run's own folders and the rest.
+    """Raise EXDEV for a move or link between the run's own folders, the repository, and the rest.
 
-    What lies in those folders the run changes without being asked, also while this is decided; and a file that has
-    another name there could be written through it after a hand-over. EXDEV makes programs copy.
+    EXDEV makes programs copy instead.
     """
+    # The run changes its own folders without asking, also during this decision. And a second name there would still reach the
+    # file after a hand-over.
     if work.run.is_own(one.path) is not work.run.is_own(other.path):
         raise OSError(errno.EXDEV, "own folders are as a filesystem of their own")
     if (work.run.relative(one.path) is None) is not (work.run.relative(other.path) is None):
-        # What lies outside others may have open, or mapped: what they write then would be written here.
+        # Another program can have an outside file open or mapped, and would then write into the repository.
         raise OSError(errno.EXDEV, "the repository is as a filesystem of its own")
 
 
 def _keep_in_place(work: PermitCall, *places: ResolvedPath) -> None:
-    """Of a file whose content alone may be written nothing is put in the place, and it gets no other name.
-
-    What stands there is what the next run is granted.
-    """
+    """Refuse to move, link or replace a file of which the run can change only the content: the next run is granted the same path."""
     for place in places:
         if place.path in work.run.files:
             raise work.refuse(
-                Refused(place.path, "its content may be written, and nothing else of it"), "move"
+                Refused(
+                    place.path, "only its content can be changed; it cannot be moved, linked or replaced"
+                ),
+                "move",
             )
 
 
@@ -217,7 +221,7 @@ def _asked_by_rename(
 def _tree(
     work: PermitCall, source: ResolvedPath, target: ResolvedPath
 ) -> list[tuple[Operation, ResolvedPath]]:
-    """All that a folder's move moves: every entry must be allowed to go, and to come."""
+    """The operations of a folder's move: every entry must be allowed to leave the source and to enter the target."""
     assert source.handle is not None
     asked = [(Operation.REMOVE_FOLDER, source), (Operation.MAKE_FOLDER, target)]
     waiting = [("", source.handle)]
@@ -233,7 +237,7 @@ def _tree(
             raise work.refuse(
                 Refused(
                     source.path,
-                    f"it holds more than {MAX_MOVED} files, or too deep; move them one by one",
+                    f"it contains more than {MAX_MOVED} files, or is nested too deep; move its files one by one",
                 ),
                 "move",
             )
@@ -251,7 +255,7 @@ def _tree(
 
 
 def _gone(work: PermitCall, place: ResolvedPath) -> None:
-    """A name is gone: what was known by it is known no more."""
+    """Forget what was recorded under a removed name."""
     relative = work.run.relative(place.path)
     if relative is not None:
         work.run.grant.temps.discard(relative)
@@ -260,7 +264,7 @@ def _gone(work: PermitCall, place: ResolvedPath) -> None:
 
 
 def _unnamed(work: PermitCall, place: ResolvedPath) -> None:
-    """An object has lost a name, perhaps its last one."""
+    """Record that an object has lost a name, possibly its last one."""
     if place.status is None:
         return
     if place.status.links == 1 and stat.S_ISREG(place.status.mode):
@@ -272,7 +276,7 @@ def _unnamed(work: PermitCall, place: ResolvedPath) -> None:
 
 
 def _exchanged(work: PermitCall, source: ResolvedPath, target: ResolvedPath) -> None:
-    """Two objects have each other's names: a temporary file's name stays one, of the other object."""
+    """Record an exchange: a temporary name stays temporary, and refers to the other object."""
     for place, other in ((source, target), (target, source)):
         relative, status = work.run.relative(place.path), other.status
         if status is None or relative is None:
@@ -303,7 +307,7 @@ def _renamed(work: PermitCall, source: ResolvedPath, target: ResolvedPath) -> No
 
 
 def link(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags: int) -> Answer:
-    """link, linkat. The source is asked about as well: its other name would lead to the same bytes."""
+    """Perform link, linkat. The source must be writable too, because the new name reaches the same bytes."""
     if flags & ~(kernel.AT_SYMLINK_FOLLOW | kernel.AT_EMPTY_PATH):
         raise OSError(errno.EINVAL, "flags")
     path = work.caller.text(old)
@@ -321,7 +325,7 @@ def link(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags: 
     if work.goes_on(source, target):
         return Plain.CONTINUE
     assert source.status is not None
-    # A file that has no name yet as well: a descriptor goes on saying that it lies where it was made.
+    # Also for a file without a name (O_TMPFILE): the path of its descriptor is that of the folder where it was made.
     _keep_apart(work, source, target)
     _keep_in_place(work, source, target)
     took = work.permit((Operation.WRITE, source), (Operation.CREATE, target))
@@ -332,7 +336,7 @@ def link(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags: 
         follow_symlinks=True,
     )
     took()
-    # It has a name from here on, and by that it is known whose it is.
+    # From here on its name decides who owns it.
     work.run.unnamed.discard(ObjectId.of(source.status))
     if source.status.links:
         names = work.run.links.setdefault((source.status.dev, source.status.ino), set())

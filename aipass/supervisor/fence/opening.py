@@ -1,4 +1,4 @@
-"""Calls that open: the file is opened here, on what was checked, and its descriptor given to the caller."""
+"""Performed calls that open: the supervisor opens the checked object and passes the descriptor to the caller."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _NOT_FOR_REOPEN = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 def open_file(work: PermitCall, dirfd: int, address: int, flags: int, mode: int) -> Answer:
-    """open, openat, creat."""
-    flags &= 0x7FFFFFFF  # the highest bit means nothing, and does not fit
+    """Perform open, openat, creat."""
+    flags &= 0x7FFFFFFF  # the highest bit has no meaning, and does not fit os.open
     if flags & os.O_CREAT and flags & os.O_DIRECTORY:
         _ask(work, dirfd, address)
         raise OSError(errno.EINVAL, "flags")
@@ -37,10 +37,11 @@ def open_file(work: PermitCall, dirfd: int, address: int, flags: int, mode: int)
     if flags & O_TMPFILE == O_TMPFILE:
         return _open_temporary(work, dirfd, path, flags, mode)
     if flags & os.O_CREAT and path.endswith(b"/"):
-        resolve(work.caller, dirfd, path, False)  # what is wrong on the way comes first
+        resolve(work.caller, dirfd, path, False)  # errors in the path come first, as in the kernel
         raise OSError(errno.EISDIR, "a file cannot be made as a folder")
     exclusive = flags & os.O_CREAT and flags & os.O_EXCL
     follow = path.endswith(b"/") or not (flags & os.O_NOFOLLOW or exclusive)
+    # The name can appear or vanish between look-up and open; a bounded number of attempts.
     for _ in range(10):
         place = resolve(work.caller, dirfd, path, follow)
         if place.handle is not None:
@@ -56,13 +57,14 @@ def open_file(work: PermitCall, dirfd: int, address: int, flags: int, mode: int)
         except FileExistsError:
             if exclusive:
                 raise
-    raise OSError(errno.EAGAIN, "it comes and goes")
+    raise OSError(errno.EAGAIN, "it was created and removed repeatedly during the call")
 
 
 def _ask(work: PermitCall, dirfd: int, address: int) -> None:
-    """A file that must be made and must be a folder can never be opened; so that is how a pre-write hook asks.
+    """Answer a pre-write hook, which asks by an open with O_CREAT and O_DIRECTORY.
 
-    Raises EACCES, and explains it as always, where a write there would be refused; nothing is changed, held or noted.
+    Raises EACCES, with the usual explanation, where a write would be refused. Changes, holds and journals
+    nothing.
     """
     try:
         path = work.caller.text(address)
@@ -70,7 +72,7 @@ def _ask(work: PermitCall, dirfd: int, address: int) -> None:
             return
         place = resolve(work.caller, dirfd, path, True)
     except OSError:
-        return  # it leads nowhere, and the kernel would not have looked
+        return  # not a valid path: EINVAL, as the kernel answers these flags before it looks at the path
     work.check((Operation.CREATE if place.handle is None else Operation.WRITE, place))
 
 
@@ -79,18 +81,20 @@ def _create(work: PermitCall, place: ResolvedPath, flags: int, mode: int) -> Ans
         raise OSError(errno.ENOENT, "the folder was removed")
     took = work.permit((Operation.CREATE, place))
     os.umask(work.caller.umask())
+    # O_EXCL: an object that another process just put there was not checked. O_NOCTTY: it would become our terminal.
     new = flags & ~os.O_DIRECTORY | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
     handle = os.open(place.name, new, mode & 0o7777, dir_fd=place.folder)
     took()
     work.made(place)
     folder = os.dup(place.folder)
-    # The kernel looks for a free descriptor before it makes the file; where there is none, there is no file.
+    # The kernel reserves a descriptor before it creates the file. If the caller has none left, no file must remain.
     undo = partial(_unmake, work, place, folder, os.fstat(handle).st_ino)
     return DescriptorReply(handle, bool(flags & os.O_CLOEXEC), undo=undo, folder=folder)
 
 
 def _unmake(work: PermitCall, place: ResolvedPath, folder: int, ino: int) -> None:
-    """Remove a file that was made for nothing, if it is still that, and the run's: it may have taken a while."""
+    """Remove a file that was created in vain, if it is still empty, the same object, and writable for the run."""
+    # The caller may have taken long to run; the path may have been handed over since.
     relative = work.run.relative(place.path)
     if relative is not None:
         verdict = decide(work.run.grant, Operation.REMOVE, (relative,))
@@ -114,23 +118,24 @@ def _open_existing(work: PermitCall, place: ResolvedPath, flags: int) -> Answer:
     if kind == stat.S_IFSOCK:
         raise OSError(errno.ENXIO, "a socket")
     if not flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
-        # It is only read: reads are not limited, and what was to be created is there.
+        # O_CREAT on an existing file without write access is only a read, and reads are not limited.
         return _reopen(place.handle, kind, flags)
     if work.goes_on(place):
         return Plain.CONTINUE
     if kind == stat.S_IFCHR:
         return _open_device(work, place, flags)
     if place.path in work.run.outputs:
-        # /dev/stderr and the like: `echo x > /dev/stderr` adds a line to what was said, and does not empty it.
+        # `echo x > /dev/stderr` must append to the log and must not truncate it.
         return _reopen(place.handle, kind, flags & ~os.O_TRUNC | os.O_APPEND)
     took = work.permit((Operation.WRITE, place))
     return _reopen(place.handle, kind, flags, took, lambda: _still(work, place))
 
 
 def access(work: PermitCall, dirfd: int, address: int, flags: int = 0) -> Answer:
-    """access, faccessat and faccessat2 with W_OK: EACCES where a write would be refused. Nothing is told: nobody has written.
+    """Perform access, faccessat and faccessat2 with W_OK: EACCES where a write would be refused.
 
-    Of a folder it is asked whether something can be made in it. Whatever would be allowed here, the kernel says what it says.
+    For a folder: whether a file can be created in it. Where a write would be allowed, the kernel answers.
+    Reports no refusal, as nothing was written.
     """
     try:
         path = work.caller.text(address)
@@ -138,7 +143,7 @@ def access(work: PermitCall, dirfd: int, address: int, flags: int = 0) -> Answer
             return Plain.CONTINUE
         place = work.at(dirfd, address, flags)
     except OSError:
-        return Plain.CONTINUE  # it leads nowhere, and the kernel tells that better
+        return Plain.CONTINUE  # not a valid path: the kernel gives the exact error
     if place.is_folder():
         assert place.handle is not None
         inside = ResolvedPath(place.handle, place.path, b"aipass-asks", None, None, False)
@@ -146,7 +151,7 @@ def access(work: PermitCall, dirfd: int, address: int, flags: int = 0) -> Answer
     else:
         allowed = work.would(Operation.WRITE, place)
     if not allowed:
-        raise OSError(errno.EACCES, "it could not be written")
+        raise OSError(errno.EACCES, "it is not writable")
     return Plain.CONTINUE
 
 
@@ -154,7 +159,7 @@ def _open_device(work: PermitCall, place: ResolvedPath, flags: int) -> Answer:
     assert place.handle is not None
     work.permit((Operation.WRITE, place))()
     if place.path == "/dev/tty":
-        # Whose terminal that is depends on who opens it.
+        # It is the controlling terminal of the process that opens it, so the supervisor cannot open it for the run.
         if work.run.walled:
             return Plain.CONTINUE
         raise OSError(errno.ENXIO, "no terminal")
@@ -164,17 +169,17 @@ def _open_device(work: PermitCall, place: ResolvedPath, flags: int) -> Answer:
         fcntl.ioctl(opened.handle, TIOCGPTN, number)
         terminal = struct.unpack("I", number)[0]
         try:
-            # Held open by its other end: nobody else's can have the number now.
+            # The other end is open, so the number cannot be reused at this moment.
             work.run.remember_terminal(terminal, os.open(f"/dev/pts/{terminal}", os.O_PATH | os.O_CLOEXEC))
         except OSError:
-            pass  # another /dev/pts than ours: then it is nobody's to open by name
+            pass  # another mount of /dev/pts: no run can open it by name then
     return opened
 
 
 def _still(work: PermitCall, place: ResolvedPath) -> None:
-    """What was allowed when a call began to wait may have been handed over meanwhile, or lie elsewhere.
+    """Check again before a waiting open is attempted again: the file may have been handed over or moved since.
 
-    Raises EACCES, or Later where the call must begin anew.
+    Raises EACCES, or Later where the call must begin again.
     """
     assert place.handle is not None
     if where(place.handle) != place.path:
@@ -196,9 +201,9 @@ def _reopen(
     took: Callable[[], None] | None = None,
     still: Callable[[], None] | None = None,
 ) -> Answer:
-    """Open what is held, never waiting: a pipe without a reader, or a file with a lease, is asked again later."""
+    """Open a held object without blocking. Raises Later where a pipe has no reader yet, or a file has a lease."""
     cloexec = bool(flags & os.O_CLOEXEC)
-    # Truncated only when the caller has the descriptor: at its limit it gets none, and keeps the content.
+    # Truncate only after the caller has the descriptor: at its descriptor limit the open fails and must keep the content.
     truncates = kind == stat.S_IFREG and bool(flags & os.O_TRUNC)
     wanted = flags & ~_NOT_FOR_REOPEN & ~(os.O_TRUNC if truncates else 0) | os.O_CLOEXEC | os.O_NOCTTY
     waits = not flags & os.O_NONBLOCK
@@ -231,7 +236,7 @@ def _reopen(
 
 
 def _open_temporary(work: PermitCall, dirfd: int, path: bytes, flags: int, mode: int) -> Answer:
-    """O_TMPFILE: a file without a name, in a folder whose filesystem it then uses. linkat may name it later."""
+    """Perform open with O_TMPFILE: a file without a name on the filesystem of a folder; linkat can name it later."""
     place = resolve(work.caller, dirfd, path, True)
     if place.handle is None:
         raise OSError(errno.ENOENT, "no folder")
@@ -248,7 +253,7 @@ def _open_temporary(work: PermitCall, dirfd: int, path: bytes, flags: int, mode:
 
 
 def truncate(work: PermitCall, address: int, length: int) -> Answer:
-    """truncate."""
+    """Perform truncate."""
     place = work.existing(kernel.AT_FDCWD, work.caller.text(address), True)
     if length < 0:
         raise OSError(errno.EINVAL, "length")

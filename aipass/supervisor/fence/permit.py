@@ -1,7 +1,8 @@
-"""One call of one caller: what it names, whether it is permitted, and what follows for the run; carried out next door.
+"""One call of one caller: the objects that it names, the permission check, and what is recorded afterwards.
 
-A call is resolved first, then decided, then done on what is held. Errors that the kernel would give anyway (ENOENT,
-EEXIST, ENOTDIR …) come before a refusal: programs rely on them. A refusal is EACCES.
+A call is first resolved, then decided, then performed on the held objects (`opening.py`, `naming.py`,
+`marking.py`, …). Errors that the kernel would give anyway (ENOENT, EEXIST, ENOTDIR …) come before a refusal:
+programs rely on them. A refusal is EACCES.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ if TYPE_CHECKING:
 
     from aipass.supervisor.fence.kernel import Status
 
-#: Names by which a folder is a repository, or a root of ours.
+#: Names that make a folder a git repository or an aipass root; programs search for them in every parent folder.
 _TAKEN_FROM_ABOVE = frozenset(("HEAD", "aipass.toml", ".git"))
-#: Where everybody keeps temporary files: a run may make some, and change what runs of this repository made.
+#: Shared temporary folders: a run can create files there, and change files that runs of this repository created.
 SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
-#: Removed files that a run is remembered to have had the name of.
+#: Limit of removed files per run that the run can still change by its descriptors.
 MAX_UNNAMED = 10_000
-#: What was made in /tmp is remembered up to this many; whose the oldest was is forgotten then, and nobody may change it.
+#: Limit of recorded objects in shared temporary folders. Beyond it the oldest record is dropped, and no run can change that object.
 MAX_MADE_OUTSIDE = 200_000
-#: What SQLite tries to open for writing and reads when it may not: no news for anybody.
+#: SQLite first tries to open these for writing, and falls back to reading: such a refusal is not reported.
 QUIET = frozenset((".aipass/ledger.db-wal", ".aipass/ledger.db-shm"))
-#: What reaches the object itself, whatever name it was come by.
+#: Operations on the object itself, which all of its names share.
 _INSIDE = frozenset((Operation.WRITE, Operation.MARK))
-#: What may put a new name into a folder.
+#: Operations that can put a new name into a folder.
 _MAKES = frozenset((Operation.CREATE, Operation.MAKE_FOLDER, Operation.WRITE))
 _FOLDERS = frozenset((Operation.MARK_FOLDER, Operation.MAKE_FOLDER, Operation.REMOVE_FOLDER))
 
 
-#: A blank and the like in a path of /proc/*/mountinfo.
+#: An escaped character, such as a space, in a path of /proc/*/mountinfo.
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 class Later(Exception):  # noqa: N818 - not an error: an answer that comes later
-    """The call waits for something: `again()` is asked from time to time, and returns what to answer, or None.
+    """The call must wait. `again()` is called from time to time; it returns the answer, or None to wait further.
 
-    Without it the call begins anew each time, from what its arguments mean then.
+    Without `again` the whole call begins again each time, and its arguments are read again.
     """
 
     def __init__(self, again: Callable[[], Answer | None] | None = None) -> None:
@@ -60,22 +61,22 @@ class Later(Exception):  # noqa: N818 - not an error: an answer that comes later
 
 @dataclass(frozen=True, slots=True)
 class DescriptorReply:
-    """Answer with a descriptor, which is closed here afterwards."""
+    """The answer is a descriptor for the caller. Our copy is closed afterwards."""
 
     handle: int
     cloexec: bool
-    #: Done when the caller has the descriptor: what must not happen where it can have no more.
+    #: Called when the caller has the descriptor, for effects that must not happen without one (truncation).
     then: Callable[[], None] | None = None
-    #: Done when it could not have it.
+    #: Called when the caller has no free descriptor (EMFILE).
     undo: Callable[[], None] | None = None
     #: A further descriptor to close afterwards.
     folder: int = -1
 
 
 class Plain(Enum):
-    """Answers without a value of their own."""
+    """Answers without a value."""
 
-    #: The kernel shall do what was asked. Only ever for what the wall mediates, inside the wall: see `PermitCall.goes_on`.
+    #: The kernel performs the call. Only for calls that the wall (Landlock) limits, inside the wall: see `PermitCall.goes_on`.
     CONTINUE = "continue"
 
 
@@ -83,17 +84,17 @@ Answer = int | DescriptorReply | Plain
 
 
 class Withdrawing:
-    """Paths that are just being taken from whoever has them open; each as often as that is done."""
+    """Paths that are being withdrawn from runs that have them open, counted: one path can be withdrawn several times."""
 
     def __init__(self) -> None:
         self._paths: Counter[str] = Counter()
 
     def add(self, paths: Iterable[str]) -> None:
-        """It begins."""
+        """Begin the withdrawal of these paths."""
         self._paths.update(above for path in paths for above in _with_parents(path))
 
     def drop(self, paths: Iterable[str]) -> None:
-        """It is done."""
+        """End one withdrawal of each of these paths."""
         for path in paths:
             for above in _with_parents(path):
                 self._paths[above] -= 1
@@ -101,7 +102,7 @@ class Withdrawing:
                     del self._paths[above]
 
     def holds(self, path: str) -> bool:
-        """Whether that is done with a path, or with something in that folder."""
+        """Whether the path, or any path inside that folder, is being withdrawn."""
         return path in self._paths
 
 
@@ -113,21 +114,21 @@ def _with_parents(path: str) -> Iterator[str]:
 
 @dataclass(slots=True)
 class Common:
-    """What all runs of one supervisor share. `report` is told each refusal."""
+    """State that all runs of one supervisor share. `report` is called for each refusal."""
 
     root: str
     report: Callable[[Fenced, Refused, str, int], None]
     holds: dict[str, Hold]
-    #: In the order in which it was made.
+    #: Objects that runs created in shared temporary folders, oldest first.
     made_outside: dict[ObjectId, None]
-    #: Temporary files in the tree, by path: whose they are.
+    #: The runs of temporary files in the tree, by path.
     temporary: dict[str, Fenced] = field(default_factory=dict)
     withdrawing: Withdrawing = field(default_factory=Withdrawing)
     root_mount: int = 0
     root_device: int = 0
 
     def look(self) -> None:
-        """Which mount the root lies on."""
+        """Determine the mount and the device of the root. Raises OSError."""
         handle = os.open(self.root, os.O_PATH | os.O_CLOEXEC)
         try:
             status = kernel.status(handle)
@@ -137,7 +138,7 @@ class Common:
 
 
 class PermitCall:
-    """One call of one caller, from its arguments to its answer."""
+    """One call of one caller, from its arguments to its answer. Used by the serving thread only."""
 
     def __init__(self, common: Common, run: Fenced, caller: Caller, own: dict[str, int]) -> None:
         self.common, self.run, self.caller = common, run, caller
@@ -146,14 +147,16 @@ class PermitCall:
     # -- what is allowed --------------------------------------------------------------------------------------------
 
     def permit(self, *asked: tuple[Operation, ResolvedPath]) -> Callable[[], None]:
-        """Journal it where all of it is allowed, else report it and raise EACCES.
+        """Check all operations and journal them, or report the first refusal and raise EACCES.
 
-        What follows from it (holds, temporary names, made folders) is taken by calling what is returned, when it is done.
+        Raises Later during a withdrawal of one of the paths. Returns a function that records the consequences
+        (holds, temporary names, created folders); the caller must call it after the operation has succeeded.
         """
         granted = self.check(*asked)
+        # The paths were read from the caller's memory: only a living caller proves that they were its own.
         self.caller.confirm()
         if any(self.common.withdrawing.holds(relative) for _, relative, _ in granted):
-            # Its copy is about to stand there: what was opened, moved or named now would be the old writers' still.
+            # A copy is about to replace the file: an object that is opened, moved or linked now would still be open in the old run.
             raise Later
         for operation, relative, _ in granted:
             if operation not in _FOLDERS:
@@ -162,7 +165,7 @@ class PermitCall:
         return lambda: self._take(granted)
 
     def would(self, operation: Operation, place: ResolvedPath) -> bool:
-        """Whether it would be allowed; nobody is told where not."""
+        """Whether an operation would be allowed. Reports and records nothing."""
         told, self.common = self.common, replace(self.common, report=lambda *_: None)
         try:
             self.check((operation, place))
@@ -173,7 +176,7 @@ class PermitCall:
         return True
 
     def may_make_below(self, place: ResolvedPath) -> bool:
-        """Whether something further down in a folder may be the run's."""
+        """Whether the run can own a path further down in a folder."""
         relative = self.run.relative(place.path)
         grant = self.run.grant
         return relative is not None and grant.territory.may_own_below(
@@ -181,7 +184,7 @@ class PermitCall:
         )
 
     def check(self, *asked: tuple[Operation, ResolvedPath]) -> list[tuple[Operation, str, Allowed]]:
-        """What is allowed in the repository of all that is asked; reports the first that is not, and raises EACCES."""
+        """Check all operations; returns the allowed ones inside the repository. Reports the first refusal and raises EACCES."""
         granted: list[tuple[Operation, str, Allowed]] = []
         coming = self._pieces(asked)
         for operation, place in asked:
@@ -206,7 +209,7 @@ class PermitCall:
         return granted
 
     def _pieces(self, asked: Iterable[tuple[Operation, ResolvedPath]]) -> dict[str, set[str]]:
-        """What of a git folder is about to be made, by the folder that it is made in: a move makes all of it at once."""
+        """New names that are parts of a git folder, by their folder: one move can complete a git folder."""
         found: dict[str, set[str]] = {}
         for operation, place in asked:
             if operation in _MAKES and place.name:
@@ -216,16 +219,16 @@ class PermitCall:
         return found
 
     def _of_git(self, relative: str, place: ResolvedPath, coming: dict[str, set[str]]) -> Refused | None:
-        """What reaches into a git folder, whatever its name, or would make one."""
+        """A refusal where an operation changes a git folder under any name, or would create one."""
         if gitfolder.around(self.run.root, relative) is not None:
             return Refused(place.path, gitfolder.WHY)
         pieces = coming.get(place.at)
         if pieces is not None and gitfolder.is_one(place.at, pieces):
-            return Refused(place.path, f"with it {place.at} would be a git folder; {gitfolder.WHY}")
+            return Refused(place.path, f"it would make {place.at} a git folder; {gitfolder.WHY}")
         return None
 
     def _forget_replaced(self, relative: str, place: ResolvedPath) -> None:
-        """A temporary file of ours that somebody has put something else in the place of is ours no more."""
+        """Drop the record of a temporary file if another process has put another object under its name."""
         if relative not in self.run.grant.temps or place.status is None:
             return
         if self.run.temporary.get(relative) != ObjectId.of(place.status):
@@ -233,7 +236,7 @@ class PermitCall:
             self.run.temporary.pop(relative, None)
 
     def refuse(self, refused: Refused, operation: str) -> OSError:
-        """Report a refusal; the error to raise."""
+        """Report a refusal; returns the error to raise."""
         if self.run.relative(refused.path) in QUIET or refused.path in QUIET:
             return OSError(errno.EACCES, refused.reason)
         with self.caller.ourselves():
@@ -248,11 +251,12 @@ class PermitCall:
                 self.common.holds[held] = Hold(grant.run, grant.agent, now)
             other = self.common.temporary.get(path)
             if other is not None and other is not self.run:
-                # What another run began as a temporary file is this one's work now.
+                # Begun by another run as its temporary file, now written by this run.
                 del self.common.temporary[path]
                 other.grant.temps.discard(path)
                 other.temporary.pop(path, None)
             for temporary in allowed.temps:
+                # The object is recorded with the name: a later object of that name is not this run's.
                 if (identity := identity_at(f"{self.run.root}/{temporary}")) is not None:
                     grant.temps.add(temporary)
                     self.run.temporary[temporary] = identity
@@ -262,7 +266,7 @@ class PermitCall:
                 self.run.opened.add(path)
 
     def _is_nameless(self, place: ResolvedPath) -> bool:
-        """Whether nothing leads there, and it is the run's: pipes, sockets, memory, files that it removed itself."""
+        """Whether the object has no name and belongs to the run: pipes, sockets, memory files, files that it removed itself."""
         if place.name or place.status is None or place.is_folder():
             return False
         if not place.path.startswith("/"):
@@ -277,20 +281,20 @@ class PermitCall:
         )
 
     def _in_doubt(self, place: ResolvedPath, operation: Operation) -> Refused | None:
-        """What makes a path mean more than it says: a mount of the same disk, a file of several names."""
+        """A refusal where a path can reach more than it names: a bind mount, or a file with several names."""
         status = place.status or kernel.status(place.folder)
         if status.mount != self.common.root_mount and status.dev == self.common.root_device:
-            return Refused(place.path, "another place of the same disk is mounted there")
+            return Refused(place.path, "another folder of the same disk is mounted there (bind mount)")
         if status.dev != self.common.root_device and self._is_mounted_twice(status.dev):
             return Refused(place.path, "its disk is mounted at another place of the repository as well")
         if operation in _INSIDE and (refused := self._many_names(place, status)) is not None:
             return refused
         if not place.name and place.path.endswith(" (deleted)"):
-            return Refused(place.path, "it was removed, and nobody can tell where else it is known")
+            return Refused(place.path, "it was removed, and its other names cannot be determined")
         return None
 
     def _is_mounted_twice(self, device: int) -> bool:
-        """Whether a disk is at two places of the repository: a file there has two names, and two owners perhaps."""
+        """Whether a disk is mounted twice in the repository: a file there has two paths, perhaps with two owners."""
         wanted = f"{os.major(device)}:{os.minor(device)}"
         places = 0
         try:
@@ -301,11 +305,11 @@ class PermitCall:
                     inside = where == self.run.root or where.startswith(self.run.root + "/")
                     places += fields[2] == wanted.encode() and inside
         except OSError:
-            return True  # nobody can say where else it is known
+            return True  # unknown counts as twice
         return places > 1
 
     def _many_names(self, place: ResolvedPath, status: Status) -> Refused | None:
-        """A file of several names, of which the run has not given every one, or may not write every one any more."""
+        """A refusal where a file has hard links that the run did not create, or can no longer write."""
         if not stat.S_ISREG(status.mode) or status.links < 2:
             return None
         names = [
@@ -316,7 +320,8 @@ class PermitCall:
         if len(names) >= status.links:
             return None
         return Refused(
-            place.path, f"it has {status.links} names (hard links), and the others may be another's"
+            place.path,
+            f"it has {status.links} names (hard links), and the others may belong to another owner",
         )
 
     def _is_writable(self, path: str) -> bool:
@@ -326,19 +331,20 @@ class PermitCall:
         return isinstance(decide(self.run.grant, Operation.WRITE, (relative,)), Allowed)
 
     def _outside(self, operation: Operation, place: ResolvedPath) -> Refused | None:
-        """Outside the repository, and things without a name: pipes, sockets, memory, removed files."""
+        """A refusal for an object outside the repository or without a name; None where it is allowed."""
         path, status = place.path, place.status
         if self._is_nameless(place):
             return None
         if not place.name and path.endswith(" (deleted)"):
             return Refused(path, "it was removed, and another program may still have it open")
         if path.startswith(("/proc/", "/sys/")):
-            return Refused(path, "it is the kernel's")
+            return Refused(path, "it belongs to the kernel")
         run = self.run
         if run.is_own(path):
             return None
+        # Before `[sandbox] write`: a run must not replace a program that runs outside the fence.
         if any(path == frozen or path.startswith(frozen + "/") for frozen in run.grant.territory.frozen):
-            return Refused(path, "programs that aipass starts are taken from there")
+            return Refused(path, "aipass runs programs from this folder")
         if path in run.files and operation in _INSIDE and status is not None and stat.S_ISREG(status.mode):
             return self._many_names(place, status)
         if run.is_granted_outside(path):
@@ -347,33 +353,34 @@ class PermitCall:
             own = path.startswith("/dev/pts/") and self.is_own_terminal(place)
             if own or (path in wall.DEVICES and operation is Operation.WRITE):
                 return None
-            return Refused(path, "it is a device; `[sandbox] write` may name it")
+            return Refused(path, "it is a device; the user can allow it in `[sandbox] write`")
         if any(path.startswith(shared + "/") for shared in SHARED_TEMPORARY):
             if status is not None:
                 if operation in _INSIDE and stat.S_ISREG(status.mode) and status.links > 1:
                     return Refused(
-                        path, f"it has {status.links} names (hard links), and others may be another's"
+                        path,
+                        f"it has {status.links} names (hard links), and the others may belong to another program",
                     )
                 made = ObjectId.of(status) in self.common.made_outside
-                return None if made else Refused(path, "it was there before, and belongs to another program")
-            if place.at in SHARED_TEMPORARY and (why := _reaches_below(os.fsdecode(place.name))):
-                return Refused(path, why)
+                return None if made else Refused(path, "it existed before, and belongs to another program")
             if place.at in SHARED_TEMPORARY and (why := _reaches_below(os.fsdecode(place.name))):
                 return Refused(path, why)
             folder = kernel.status(place.folder)
             if place.at in SHARED_TEMPORARY or ObjectId.of(folder) in self.common.made_outside:
                 return None
             return Refused(path, "its folder belongs to another program")
-        return Refused(path, "it lies outside the repository; `[sandbox] write` may name its folder")
+        return Refused(
+            path, "it is outside the repository; the user can allow its folder in `[sandbox] write`"
+        )
 
     def is_own_terminal(self, place: ResolvedPath) -> bool:
-        """Whether a terminal is one that the run opened, and not the next one of its number."""
+        """Whether the run opened this terminal, and not an earlier one with the same number."""
         if place.handle is None or place.status is None:
             return False
         return self.run.is_own_terminal(os.minor(place.status.rdev), place.handle)
 
     def made(self, place: ResolvedPath) -> None:
-        """Remember what was made outside the repository: runs of this repository may change it."""
+        """Record an object that was created in a shared temporary folder: runs of this repository can change it."""
         if self.run.relative(place.path) is not None or self.run.is_own(place.path):
             return
         if not any(place.path.startswith(shared + "/") for shared in SHARED_TEMPORARY):
@@ -390,23 +397,23 @@ class PermitCall:
             os.close(handle)
 
     def change_identity(self) -> Answer:
-        """A process may be somebody else from here on, which is never forgotten; the kernel sees whether it may."""
+        """Record that processes of the run can have another identity from here on. The kernel checks and performs the call."""
         self.run.is_ourselves = False
         return Plain.CONTINUE
 
     def goes_on(self, *places: ResolvedPath) -> bool:
-        """Whether the kernel may do the call itself, reading the paths a second time.
+        """Whether the kernel can perform the call itself, and read the paths a second time.
 
-        The caller may have changed them by then to anything. That is harmless for exactly the calls that Landlock
-        mediates (open, create, rename, link, symlink, remove, make, truncate), when the run has a Landlock domain:
-        whatever the path means by then, the domain holds it to folders that are wholly the run's own, which is all
-        that the decision here would have allowed as well. It is never asked for modes, owners, times or attributes,
-        which Landlock does not mediate, nor for anything outside those folders.
+        True only for a run with a Landlock domain, and only for paths in the run's own folders. Callers must
+        ask only for calls that Landlock limits (open, create, rename, link, symlink, remove, make, truncate),
+        never for modes, owners, times or attributes.
         """
+        # TOCTOU: the caller can change the paths after this decision. That is harmless here, because the Landlock domain
+        # limits the call to the run's own folders even then; the decision would allow the same.
         return self.run.walled and all(self.run.is_own(place.path) for place in places)
 
     def goes_on_unseen(self, path: bytes) -> bool:
-        """The same, told from the path itself: no link in it, and beneath a folder of the run's own."""
+        """`goes_on` from the path alone: an absolute path without links, below a folder of the run. Saves the full resolution."""
         if not self.run.walled or not path.startswith(b"/"):
             return False
         if path in _QUICK_DEVICES:
@@ -416,6 +423,7 @@ class PermitCall:
             if spelled.startswith(own + "/"):
                 rest = path[len(os.fsencode(own)) + 1 :]
                 resolve_only = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
+                # The file need not exist yet; then its folder must.
                 for attempt in (rest, rest.rpartition(b"/")[0] or b"."):
                     try:
                         os.close(kernel.open_path(attempt, handle, 0, resolve_only))
@@ -429,13 +437,13 @@ class PermitCall:
     # -- what a call names -----------------------------------------------------------------------------------------------
 
     def remember_unnamed(self, status: Status) -> None:
-        """The run has, or had, the only name of a file: it may change it by its descriptors."""
+        """Record that the run has, or had, the only name of a file: it can change the file by its descriptors."""
         if len(self.run.unnamed) >= MAX_UNNAMED:
             self.run.unnamed.clear()
         self.run.unnamed.add(ObjectId.of(status))
 
     def existing(self, dirfd: int, path: bytes, follow: bool) -> ResolvedPath:
-        """What stands at a path; raises OSError ENOENT where nothing does."""
+        """The existing object at a path. Raises OSError: ENOENT where there is none."""
         place = resolve(self.caller, dirfd, path, follow or path.endswith(b"/"))
         if place.handle is None:
             raise OSError(errno.ENOENT, "nothing there")
@@ -444,33 +452,33 @@ class PermitCall:
         return place
 
     def by_open_descriptor(self, number: int) -> ResolvedPath:
-        """The object behind a descriptor that is more than a path: an O_PATH one is EBADF to the f… calls."""
+        """The object of a descriptor for the f… calls. Raises EBADF for an O_PATH descriptor, as the kernel does."""
         place = self.by_descriptor(number)
         if self.caller.is_path_only(number):
             raise OSError(errno.EBADF, "an O_PATH descriptor")
         return place
 
     def by_descriptor(self, number: int) -> ResolvedPath:
-        """The object behind a descriptor."""
+        """The object of a descriptor, O_PATH included. Raises OSError EBADF."""
         handle = self.caller.descriptor(number)
         return ResolvedPath(handle, where(handle), b"", handle, kernel.status(handle), False)
 
     def at(self, dirfd: int, address: int, flags: int = 0) -> ResolvedPath:
-        """The object of a …at call: by path, or by descriptor with AT_EMPTY_PATH."""
+        """The object of an …at call: by path, or by descriptor with AT_EMPTY_PATH. Raises OSError."""
         path = self.caller.text(address)
         if not path and flags & kernel.AT_EMPTY_PATH:
             return self.by_descriptor(dirfd) if dirfd != kernel.AT_FDCWD else self.existing(dirfd, b".", True)
         return self.existing(dirfd, path, not flags & kernel.AT_SYMLINK_NOFOLLOW)
 
     def of_own_process(self, target: int) -> Answer:
-        """A call on another thread's priority goes on where that is one of the caller's own process: numbers, no paths."""
+        """Let a call on the priority of a thread through if it is a thread of the caller's process, else EPERM."""
         target &= 0xFFFFFFFF
         if target in (0, self.caller.tid) or Caller(target).group() == self.caller.group():
             return Plain.CONTINUE
         raise OSError(errno.EPERM, "another process")
 
     def by_path(self, address: int, follow: bool) -> ResolvedPath:
-        """The object at a path from the current folder."""
+        """The object at a path, relative to the caller's current folder. Raises OSError."""
         return self.existing(kernel.AT_FDCWD, self.caller.text(address), follow)
 
 
@@ -478,12 +486,12 @@ _QUICK_DEVICES = frozenset(os.fsencode(path) for path in wall.DEVICES if path !=
 
 
 def identity_at(path: str) -> ObjectId | None:
-    """What stands at an absolute path, links not followed; None for nothing."""
+    """The object at an absolute path, links not followed; None where there is none."""
     return identity_in(-1, path)
 
 
 def identity_in(folder: int, name: str) -> ObjectId | None:
-    """The same, by a name in a folder that is held."""
+    """`identity_at` for a name in an open folder."""
     try:
         handle = kernel.open_path(os.fsencode(name), folder, os.O_NOFOLLOW)
     except OSError:
@@ -495,7 +503,7 @@ def identity_in(folder: int, name: str) -> ObjectId | None:
 
 
 def _leads(name: str, status: Status) -> bool:
-    """Whether a name still leads to an object, and through no link: two ways to one name are not two names."""
+    """Whether a name still refers to an object, without any link: a path through a link is not a second name."""
     try:
         handle = kernel.open_path(os.fsencode(name), -1, os.O_NOFOLLOW, kernel.RESOLVE_NO_SYMLINKS)
     except OSError:
@@ -508,7 +516,8 @@ def _leads(name: str, status: Status) -> bool:
 
 
 def _reaches_below(name: str) -> str | None:
-    """Why a name is not made at the top of a folder that all share: in every folder below, programs take orders from it."""
+    """Why a name is refused at the top of a shared folder; None where it is allowed."""
+    # Programs search the parent folders for configuration: in /tmp the name would affect every folder below.
     if name in _TAKEN_FROM_ABOVE or name in ANYWHERE_NEVER or runs_code.listed(name) is not None:
-        return "your programs in every folder below would take it for theirs, and run what it says"
+        return "programs of this user in every folder below would read it as their own configuration, and can run code from it"
     return None

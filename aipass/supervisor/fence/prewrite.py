@@ -1,28 +1,26 @@
-"""The pre-write hook of agents' CLIs: asks whether a file may be written, so that a refusal tells the model why in words.
+"""The pre-write hook of agents' CLIs: checks a file before a tool writes it, and explains a refusal to the model.
 
-Run as a program of its own, `python -I -S prewrite.py DIALECT`, with what the CLI tells its hooks on stdin. It explains; the
-fence enforces. So it never fails: whatever it does not understand goes on. Behind the fence the question is a call that the
-supervisor answers; without one the rules are read from the file that the engine keeps. Its start is the agent's time:
-nothing is imported that is not needed.
+Runs as a program of its own, `python -I -S prewrite.py DIALECT`, with the CLI's hook input on stdin. It only
+explains; the fence enforces. So it never fails: input that it does not understand is let through. Behind the
+fence it asks the supervisor by a system call; without a fence it reads the rules from the file that the
+engine writes. Its start delays the agent, so it imports little.
 """
 
 import json
 import os
 import sys
 
-#: Where the engine keeps who owns what, in `.aipass`.
+#: The file in `.aipass` with the ownership rules, written by the engine.
 TERRITORY = "territory.json"
-#: How tools of the various CLIs call the file that they write.
+#: Argument names of the written file, across the CLIs' tools.
 _PATHS = ("file_path", "notebook_path", "filePath", "path")
-#: The lines of a patch that name files.
+#: Prefixes of the lines of a patch that name files.
 _PATCH = ("*** Add File: ", "*** Update File: ", "*** Delete File: ", "*** Move to: ")
-ADVICE = (
-    "It is not yours to write: leave it as it is, work on what you own, and ask its owner for the change."
-)
+ADVICE = "It is not yours to write: leave it unchanged, work on files that you own, and ask its owner for the change."
 
 
 def main(dialect: str) -> int:
-    """Answer one question from stdin to stdout."""
+    """Read one hook request from stdin and print the refusal, if any. Always returns 0."""
     try:
         asked = json.loads(sys.stdin.buffer.read())
         folder = str(asked.get("cwd") or os.getcwd())
@@ -31,13 +29,13 @@ def main(dialect: str) -> int:
             if reason:
                 print(json.dumps(_words(dialect, f"aipass: {reason} {ADVICE}")))
                 break
-    except Exception as exc:  # noqa: BLE001 - a hook that breaks must not keep anybody from working
-        print(f"aipass: the pre-write hook could not look: {exc!r}", file=sys.stderr)
+    except Exception as exc:  # noqa: BLE001 - a broken hook must not block the agent
+        print(f"aipass: the pre-write hook failed, and the write continues: {exc!r}", file=sys.stderr)
     return 0
 
 
 def paths(given: dict[str, object]) -> list[str]:
-    """The files that a tool's arguments name: by themselves, or in a patch."""
+    """The files that a tool's arguments name, as arguments or inside a patch."""
     found = [value for name in _PATHS if isinstance(value := given.get(name), str)]
     for text in given.values():
         if isinstance(text, str) and "*** Begin Patch" in text:
@@ -47,19 +45,19 @@ def paths(given: dict[str, object]) -> list[str]:
 
 
 def refusal(path: str) -> str:
-    """Why the run may not write a path; empty where it may."""
+    """The reason why the run cannot write a path; empty where it can."""
     explained = os.environ.get("AIPASS_DENIED", "")
     if not explained:
         return _by_rules(path)
     known = os.path.getsize(explained) if os.path.exists(explained) else 0
     try:
-        # What can never be opened, and is a question to the supervisor.
+        # No kernel opens a file with both flags, so the supervisor takes this call as the hook's question (opening._ask).
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECTORY)
     except PermissionError:
         with open(explained, "rb") as file:
             file.seek(known)
             lines = file.read().decode("utf-8", "replace").splitlines()
-        # Another refusal may have come at the same moment.
+        # Another process of the run can be refused at the same moment.
         name = os.path.basename(path)
         of_this = [line for line in lines if name in line] or lines
         return of_this[-1].removeprefix("- ") if of_this else ""
@@ -69,7 +67,8 @@ def refusal(path: str) -> str:
 
 
 def _by_rules(path: str) -> str:
-    """The same where there is no fence: from the rules, without who holds what."""
+    """`refusal` without a fence: by the ownership rules, without the holds of other runs."""
+    # `-I -S` leaves site-packages out; imported only here because it delays the start.
     sys.path.insert(0, __file__.rsplit("/aipass/", 1)[0])
     from aipass.supervisor.fence.decide import Grant, Operation, Refused, decide
     from aipass.supervisor.fence.territory import Territory

@@ -1,4 +1,4 @@
-"""Which layers this machine has, found out by trying them in a thread that then ends."""
+"""Detection of the sandbox layers of this machine, by trying them in a short-lived thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aipass.supervisor.fence.program import ALLOW
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What there is: in words, and why not where there is none."""
+    """The available layers as text, or None with the reason."""
 
     fence: str | None
     wall: str | None
@@ -25,13 +25,14 @@ class Layers:
 
 @cache
 def layers() -> Layers:
-    """The layers of this machine. Takes a millisecond; the answer stays the same as long as the machine runs."""
+    """The layers of this machine. Takes a millisecond; cached, as the answer cannot change while the machine runs."""
     if not kernel.LINUX:
         why = "this system is not Linux"
         return Layers(None, None, why, why)
     if kernel.MACHINE not in kernel.AUDIT_ARCH:
-        return Layers(None, _wall()[0], f"the fence is not built for {kernel.MACHINE}", _wall()[1])
+        return Layers(None, _wall()[0], f"the fence does not support {kernel.MACHINE} processors", _wall()[1])
     found: list[str | None] = [None]
+    # A filter cannot be removed from a thread, only end with it.
     thread = threading.Thread(target=lambda: found.__setitem__(0, _try_fence()))
     thread.start()
     thread.join()
@@ -51,18 +52,20 @@ def _wall() -> tuple[str | None, str]:
 
 
 def _try_fence() -> str | None:
-    """Why there can be no fence; None where there can. This thread is confined afterwards."""
+    """The reason why no fence is possible; None where it is. Confines the calling thread."""
     try:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         listener = kernel.install_filter(bpf.assemble([bpf.answer(ALLOW)]))
     except OSError as exc:
         if exc.errno == errno.EBUSY:
-            return "this process is behind such a fence already, and there can be only one"
+            return (
+                "this process already runs behind a fence (seccomp listener), and the kernel allows only one"
+            )
         return f"seccomp refuses: {exc.strerror}"
     try:
         fcntl.ioctl(listener, kernel.NOTIF_ADDFD, kernel.ADDFD.pack(0, kernel.ADDFD_SEND, 0, 0, 0))
     except OSError as exc:
-        # ENOENT: there is no such question; anything else: the kernel does not know the request.
+        # ENOENT: the kernel knows ADDFD_SEND and has no such notification. Another error: it does not know the request.
         return None if exc.errno == errno.ENOENT else "the kernel is older than 5.14"
     finally:
         os.close(listener)

@@ -1,4 +1,4 @@
-"""The seccomp filter: the table of calls as a BPF program, a binary tree over their numbers. Pure."""
+"""The seccomp filter: compiles the table of calls to a BPF program, as a binary search over their numbers. Pure."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 
 
 def build(machine: str, wall: bool = True) -> bytes:
-    """The filter for this architecture. `wall`: a Landlock domain holds what only it can hold.
+    """The filter for this architecture. `wall`: a Landlock domain enforces what only it can enforce.
 
-    A call of another architecture's interface (x32 has numbers far beyond ours), and one that came with a later kernel, is ENOSYS.
+    A call of another architecture's interface (32-bit, x32) and a call of a later kernel get ENOSYS.
     """
     table = [*CALLS, *(() if wall else WITHOUT_WALL)]
     numbered = sorted(
@@ -41,8 +41,10 @@ def build(machine: str, wall: bool = True) -> bytes:
     names = (f"at{n}" for n in count())
     items: list[bpf.Item] = [
         bpf.load(ARCH),
+        # First the architecture: one number means different calls in the 32-bit interface.
         bpf.Jump(bpf.JEQ, kernel.AUDIT_ARCH[machine], None, "unknown"),
         bpf.load(NUMBER),
+        # Also catches x32, whose numbers have bit 30 set.
         bpf.Jump(bpf.JGT, LAST_KNOWN, "unknown", None),
         *_search(numbered, names),
         bpf.Label("allow"),
@@ -90,7 +92,7 @@ def _verdict(rule: CallRule) -> bpf.Instruction:
 
 
 def _test(test: Test, holds: str, otherwise: str) -> list[bpf.Item]:
-    """Go on at the end where the test holds, to `otherwise` where it does not."""
+    """Continue after the returned items if the test is true; jump to `otherwise` if it is not."""
     match test:
         case Bits():
             jumps: list[bpf.Item] = [

@@ -1,7 +1,7 @@
-"""Where a path leads, as the kernel would go: from the caller's folders, through links, to a folder that is held open.
+"""Path resolution as the kernel does it: from the caller's folders, through links, to a folder that is held open.
 
-What is found is held by O_PATH descriptors; names are only read off those. So whatever is renamed, exchanged or linked
-anew meanwhile, a decision is about what will be acted on.
+Results are held by O_PATH descriptors, and names are only read from those. So a rename, exchange or new link
+during the call cannot change which object a decision is about (no TOCTOU race).
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ if TYPE_CHECKING:
 
     from aipass.supervisor.fence.kernel import Status
 
-#: Longest path, with its closing NUL, and how many links may be followed (linux/limits.h, fs/namei.c).
+#: Maximum path length with its closing NUL, and number of links in a path (linux/limits.h, fs/namei.c).
 PATH_MAX, MAX_LINKS = 4096, 40
 _FOLDER = os.O_PATH | os.O_DIRECTORY
 _PROC_FOLDER = re.compile(r"/proc/([0-9]+)(/task/[0-9]+)?(/fd)?")
 
 
 class InDoubtError(Exception):
-    """A path that cannot be resolved with certainty: refused, with this reason. `path` as the caller wrote it."""
+    """A path that cannot be resolved with certainty; it is refused with this reason. `path` as the caller wrote it."""
 
     path = "?"
 
 
 class Caller:
-    """The thread that waits for an answer: its memory and its folders. Valid as long as its call waits."""
+    """The thread that waits for an answer: its memory, folders and descriptors. Valid only while its call waits."""
 
     __slots__ = ("_group", "_status", "become", "handles", "is_valid", "tid")
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
-        #: Descriptors that are closed when the call has been answered.
+        #: Descriptors to close when the call has been answered.
         self.handles: list[int] = []
-        #: Where the caller is another user: acts as ourselves with True, as the caller with False.
+        #: Set where the caller has another identity: True switches the thread to the supervisor's identity, False to the caller's.
         self.become: Callable[[bool], None] | None = None
-        #: Whether its call still waits, so that what was read of it was its own.
+        #: Whether its call still waits, which proves that the memory that was read was its own.
         self.is_valid: Callable[[], bool] | None = None
         self._group: int | None = None
         self._status: bytes | None = None
 
     def confirm(self) -> None:
-        """Raise ESRCH where the caller is gone: another process may have had its id when its memory was read."""
+        """Raise ESRCH where the caller has ended: another process can have reused its id while its memory was read."""
         if self.is_valid is not None and not self.is_valid():
             raise OSError(errno.ESRCH, "the caller is gone")
 
     def ourselves(self) -> AbstractContextManager[None]:
-        """Act as the supervisor for a moment, where the caller is another user: what is ours, and its memory, is not theirs."""
+        """A context with the supervisor's identity, where the caller has another: needed for our files and the caller's memory."""
         return _SAME if self.become is None else _Ourselves(self.become)
 
     def keep(self, handle: int) -> int:
-        """Close `handle` when the call has been answered."""
+        """Close `handle` when the call has been answered; returns it."""
         self.handles.append(handle)
         return handle
 
     def close(self) -> None:
-        """Close all that was kept."""
+        """Close all kept descriptors. Idempotent."""
         for handle in self.handles:
             os.close(handle)
         self.handles.clear()
 
     def text(self, address: int) -> bytes:
-        """The path at an address. Raises OSError EFAULT or ENAMETOOLONG, as the kernel would."""
+        """The string at an address. Raises OSError EFAULT or ENAMETOOLONG, as the kernel would."""
         data = self.memory(address, PATH_MAX)
         end = data.find(b"\0")
         if end < 0:
@@ -78,18 +78,18 @@ class Caller:
         return data[:end]
 
     def memory(self, address: int, length: int, *, exactly: bool = False) -> bytes:
-        """Up to `length` bytes at an address, or exactly so many. Raises OSError EFAULT."""
+        """Up to `length` bytes at an address, or exactly `length` with `exactly`. Raises OSError EFAULT."""
         with self.ourselves():
             return (kernel.read_exactly if exactly else kernel.read_memory)(self.tid, address, length)
 
     def folder(self, dirfd: int) -> int:
-        """The folder that relative paths begin at, held. Raises OSError EBADF or ENOTDIR."""
+        """An O_PATH descriptor of the folder where relative paths begin. Raises OSError EBADF or ENOTDIR."""
         if dirfd == kernel.AT_FDCWD:
             return self._own("cwd", _FOLDER)
         return self.descriptor(dirfd, os.O_DIRECTORY)
 
     def descriptor(self, number: int, flags: int = 0) -> int:
-        """What one of the caller's descriptors leads to, held by O_PATH. Raises OSError EBADF."""
+        """An O_PATH descriptor of the object of one of the caller's descriptors. Raises OSError EBADF."""
         if number < 0:
             raise OSError(errno.EBADF, "descriptor")
         try:
@@ -98,12 +98,12 @@ class Caller:
             raise OSError(errno.EBADF, "descriptor") from None
 
     def _own(self, name: str, flags: int) -> int:
-        """Something in the caller's folder in /proc, which is root's after a change of user."""
+        """Open an entry of the caller's /proc folder, which belongs to root after a change of user."""
         with self.ourselves():
             return self.keep(os.open(f"/proc/{self.tid}/{name}", flags | os.O_CLOEXEC))
 
     def is_path_only(self, number: int) -> bool:
-        """Whether one of the caller's descriptors was opened with O_PATH."""
+        """Whether one of the caller's descriptors was opened with O_PATH. Raises OSError."""
         handle = os.open(f"/proc/{self.tid}/fdinfo/{number}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             flags = os.read(handle, 512).split(b"flags:", 1)[1].split(b"\n", 1)[0]
@@ -112,12 +112,12 @@ class Caller:
         return bool(int(flags, 8) & os.O_PATH)
 
     def status(self, name: bytes) -> bytes:
-        """A line of /proc/<tid>/status: umask, identity, signals."""
+        """A field of /proc/<tid>/status: umask, identity, signals. Read once per call. Raises OSError or ValueError."""
         if self._status is None:
             handle = os.open(f"/proc/{self.tid}/status", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._status = b"\n"
-                # A process may be in 65,536 groups.
+                # A process can be in 65,536 groups, so the file can be long.
                 while part := os.read(handle, 1 << 16):
                     self._status += part
             finally:
@@ -126,18 +126,18 @@ class Caller:
         return self._status[start : self._status.index(b"\n", start)]
 
     def umask(self) -> int:
-        """The caller's umask now."""
+        """The caller's umask."""
         return int(self.status(b"Umask"), 8)
 
     def group(self) -> int:
-        """The id of the caller's process."""
+        """The id of the caller's process (thread group)."""
         if self._group is None:
             self._group = int(self.status(b"Tgid"))
         return self._group
 
 
 class _Ourselves:
-    """Ourselves within, the caller after."""
+    """The supervisor's identity inside the context, the caller's after it."""
 
     def __init__(self, become: Callable[[bool], None]) -> None:
         self._become = become
@@ -153,9 +153,9 @@ _SAME = nullcontext()
 
 
 class ResolvedPath:
-    """Where a path leads: a folder that is held, a name in it, and what stands there, if anything does.
+    """The result of a resolution: an open folder, a name in it, and the object of that name, if it exists.
 
-    `name` is empty where the path is a folder or an object without a name to act on. `slash`: it was written with a closing `/`.
+    `name` is empty where the path is a folder, or an object without a name. `slash`: the path ended in `/`.
     """
 
     __slots__ = ("at", "folder", "handle", "name", "slash", "status")
@@ -181,33 +181,29 @@ class ResolvedPath:
 
     @property
     def spelled(self) -> bytes:
-        """The name as the kernel is to be told it: a closing slash asks for a folder."""
+        """The name as it must be passed to the kernel: a closing slash requires a folder."""
         return self.name + b"/" if self.slash else self.name
 
     def is_folder(self) -> bool:
-        """Whether a folder stands there."""
+        """Whether the object exists and is a folder."""
         return self.status is not None and stat.S_ISDIR(self.status.mode)
-
-    def is_link(self) -> bool:
-        """Whether a symbolic link stands there."""
-        return self.status is not None and stat.S_ISLNK(self.status.mode)
 
 
 def where(handle: int) -> str:
-    """The path of what is held, as the kernel sees it now."""
+    """The current path of an open object, as the kernel reports it. Raises InDoubtError where it is too long, or OSError."""
     try:
         return os.readlink(f"/proc/thread-self/fd/{handle}")
     except OSError as exc:
         if exc.errno == errno.ENAMETOOLONG:
-            raise InDoubtError("its path is longer than the kernel can tell") from None
+            raise InDoubtError("its path is longer than the kernel can report") from None
         raise
 
 
 def resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> ResolvedPath:
-    """Where `path` leads from `dirfd`. `follow`: through a symbolic link at its end.
+    """Resolve `path` from `dirfd`. `follow`: also follow a symbolic link at the end.
 
-    Raises OSError as the kernel would (ENOENT for a folder on the way that is not there, ENOTDIR, ELOOP, EBADF …), and
-    InDoubtError. A path whose last name does not exist is a Place without a handle.
+    Returns a ResolvedPath, without a handle where the last name does not exist. Raises OSError as the kernel
+    would (ENOENT for a missing folder on the way, ENOTDIR, ELOOP, EBADF …), and InDoubtError.
     """
     try:
         return _resolve(caller, dirfd, path, follow)
@@ -233,7 +229,7 @@ def _resolve(caller: Caller, dirfd: int, path: bytes, follow: bool) -> ResolvedP
         folder = _open_folder(caller, start, head or b".")
         at = where(folder)
         if at.startswith("/proc/") or at == "/proc":
-            # What `self` meant to us was us: look again as the caller.
+            # /proc/self was resolved as the supervisor's: resolve again, name by name, as the caller.
             folder = _walk(caller, start, head or b".")
             return _in_proc(caller, folder, where(folder), name, slash, follow)
         try:
@@ -253,12 +249,12 @@ def _open_folder(caller: Caller, start: int, path: bytes) -> int:
     try:
         return caller.keep(kernel.open_path(path, start, _FOLDER))
     except OSError:
-        # /proc/self on the way, perhaps, which to us was us; a real error shows again.
+        # Possibly /proc/self on the way, which means the supervisor here. A real error occurs again.
         return _walk(caller, start, path)
 
 
 def _walk(caller: Caller, start: int, path: bytes) -> int:
-    """One name after the other: /proc/self is the caller's, and its own descriptors and folders may be gone through."""
+    """Resolve name by name: /proc/self is the caller's, and links to its own descriptors and folders are followed."""
     links = 0
     here = caller.keep(kernel.open_path(b"/" if path.startswith(b"/") else b".", start, _FOLDER))
     names = [name for name in path.split(b"/")[::-1] if name]
@@ -292,15 +288,15 @@ def _walk(caller: Caller, start: int, path: bytes) -> int:
 
 
 def _through(caller: Caller, folder: int, at: str, name: bytes) -> int:
-    """Through a link of /proc that leads to an object: only the caller's own process's."""
+    """Follow a magic link of /proc that leads to an object; only of the caller's own process, else InDoubtError."""
     match = _PROC_FOLDER.fullmatch(at)
     if match is None or int(match[1]) != caller.group():
-        raise InDoubtError("it leads through another process")
+        raise InDoubtError("it leads through another process (a link in /proc)")
     return caller.keep(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=folder))
 
 
 def _in_proc(caller: Caller, folder: int, at: str, name: bytes, slash: bool, follow: bool) -> ResolvedPath:
-    """A path that ends in /proc."""
+    """Resolve the last name of a path that ends in /proc."""
     try:
         handle = caller.keep(kernel.open_path(name, folder, os.O_NOFOLLOW))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files that make other programs run code merely by being there: the list `runs_code.tsv`, with its sources. Pure, but for reading it once."""
+"""Files that make other programs run code merely by existing: `runs_code.tsv`, with its sources. Pure after one reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIST = Path(__file__).with_suffix(".tsv")
 
 
 class CodeFile(NamedTuple):
-    """One line. `guarded`: only an `owns` that names it literally gives it; else agents edit it as ordinary work."""
+    """One line of the list. `guarded`: only an `owns` that names it literally gives access; else agents edit it as ordinary work."""
 
     kind: str
     pattern: str
@@ -27,7 +27,7 @@ class CodeFile(NamedTuple):
 
 
 class CodeFileMatch(NamedTuple):
-    """An entry that matches a path, and the part of the path that it names."""
+    """An entry that matches a path, and the matching part of the path."""
 
     entry: CodeFile
     name: str
@@ -35,7 +35,7 @@ class CodeFileMatch(NamedTuple):
 
 @cache
 def entries() -> tuple[CodeFile, ...]:
-    """The whole list, in its order."""
+    """The whole list, in file order. Raises OSError or ValueError where the file is missing or malformed."""
     kind = ""
     found = []
     for line in LIST.read_text("utf-8").splitlines():
@@ -48,9 +48,9 @@ def entries() -> tuple[CodeFile, ...]:
 
 
 class _Index(NamedTuple):
-    #: Names that match at any depth, by the name.
+    #: Entries that are plain names and match at any depth: one dictionary look-up per component.
     names: dict[str, CodeFile]
-    #: All others, with their compiled patterns.
+    #: All other entries, with their compiled patterns.
     rules: tuple[tuple[GlobRule, CodeFile], ...]
 
 
@@ -72,12 +72,12 @@ def _index(guarded: bool) -> _Index:
 
 
 def guarded(parts: Sequence[str], *, folder: bool = False) -> CodeFileMatch | None:
-    """The guarded entry that names a path (its parts below the root), or a folder that it lies in."""
+    """The guarded entry that matches a path (its parts below the root) or one of its parent folders."""
     return _find(parts, folder, guarded=True)
 
 
 def listed(path: str) -> CodeFileMatch | None:
-    """The entry that names a file's path below the root, guarded or not; guarded ones first."""
+    """The entry that matches a file's path below the root; guarded entries take precedence."""
     parts = path.split("/")
     return _find(parts, False, guarded=True) or _find(parts, False, guarded=False)
 
@@ -94,7 +94,7 @@ def _find(parts: Sequence[str], folder: bool, *, guarded: bool) -> CodeFileMatch
 
 
 def _matched(rule: GlobRule, parts: Sequence[str], folder: bool) -> str:
-    """The shortest beginning of the path that the rule names, without what it leaves open at the front."""
+    """The shortest leading part of the path that the rule matches, without components that it leaves open at the front."""
     width = sum(segment is not None for segment in rule.segments)
     for end in range(1, len(parts) + 1):
         if rule.covers(parts[:end], folder or end < len(parts)):

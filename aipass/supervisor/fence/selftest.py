@@ -1,6 +1,7 @@
-"""Run behind the fence by `aipass doctor`: tries to get out, says what came of it as one JSON object. Standard library only.
+"""The sandbox self-test of `aipass doctor`: runs behind the fence, tries to escape, prints the result as one JSON object.
 
-Each try must fail; what is its own must work. A try that cannot be made here, or fails by itself, is no proof and is left out.
+Each attempt must fail, and writing its own files must work. An attempt that is impossible on this machine, or
+fails for another reason, proves nothing and is reported as untried. Standard library only.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def _walled(supervisor: int, abstract: str) -> dict[str, Callable[[], object]]:
 
 
 def race() -> int:
-    """How many of RACES opens got another's file while a second thread exchanged the path: the classic gap."""
+    """How many of RACES opens reached another's file while a second thread exchanged the path (TOCTOU race)."""
     libc = ctypes.CDLL(None, use_errno=True)
+    # One buffer, changed in place: the kernel and the supervisor read the path from this memory.
     path = ctypes.create_string_buffer(b"own/file")
     stop, got = False, 0
 
@@ -81,11 +83,12 @@ def race() -> int:
 
 
 def _try(attempts: dict[str, Callable[[], object]], untried: list[str]) -> list[str]:
-    """Names of the attempts that were not stopped; `untried` gets those that failed by themselves."""
+    """Names of the attempts that succeeded; appends those that failed for another reason to `untried`."""
     out = []
     for name, attempt in attempts.items():
         try:
             attempt()
+        # Only EACCES and EPERM are a refusal.
         except PermissionError:
             continue
         except OSError as exc:
@@ -96,7 +99,7 @@ def _try(attempts: dict[str, Callable[[], object]], untried: list[str]) -> list[
 
 
 def main(arguments: list[str]) -> int:
-    """`arguments`: the supervisor's id, the name of a socket that is somebody else's, and the layers to try."""
+    """`arguments`: the supervisor's id, the name of another program's abstract socket, and the layers to test."""
     supervisor, abstract, layers = int(arguments[0]), arguments[1], arguments[2].split(",")
     os.makedirs("own", exist_ok=True)
     with open("own/file", "w") as file:

@@ -1,7 +1,7 @@
-"""The thread that answers fenced runs: one loop for all of them, within a wall of its own.
+"""The serving thread of the fence: answers the system calls of all fenced runs in one loop, inside its own wall.
 
-It shares neither descriptors nor current folder nor umask with the rest of the supervisor, and no Python object of its
-that would close a descriptor by itself: numbers mean something else in other threads.
+It does not share descriptors, current folder or umask with the rest of the supervisor. It uses no Python
+object that closes a descriptor by itself, because a number refers to another file in other threads.
 """
 
 from __future__ import annotations
@@ -34,46 +34,46 @@ if TYPE_CHECKING:
     from aipass.supervisor.fence.permit import Answer
 
 _T = TypeVar("_T")
-#: How often a call that waits for something is asked again.
+#: Interval between attempts of a waiting call: the first one, and the maximum.
 AGAIN_S, AGAIN_AT_MOST_S = 0.002, 0.05
-#: What a caller's own bad descriptor is called by `resolve`, against one of ours.
+#: Error texts of `resolve` for a bad descriptor of the caller; any other EBADF is one of ours, and a bug.
 OWN_EBADF = frozenset(("descriptor", "an O_PATH descriptor"))
-#: Slow callers that are waited for aside at once.
+#: Limit of threads that wait for slow callers.
 MAX_ASIDE = 64
-#: Calls of one run that may wait at once; what comes then is told to try again.
+#: Limit of waiting calls per run; further ones get EAGAIN.
 MAX_WAITING = 200
-#: The kernel's own: begin the call anew, or end it with EINTR, as the signal's handler has it.
+#: Kernel-internal errno (ERESTARTSYS): restart the call, or end it with EINTR, depending on the signal's handler.
 ERESTARTSYS = 512
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call that is to be answered; one that has to wait is attempted again at `due`."""
+    """A call that must be answered; a waiting one is attempted again at `due`."""
 
     run: Fenced
     tid: int
     id: int
     begin: Callable[[Caller], Answer | None]
     due: float
-    #: How it goes on, where it has begun to wait for something of its own; the kernel's wait for that ends with a signal.
+    #: How a call continues that has begun to block, for example on a pipe. A signal interrupts it, as in the kernel.
     goes_on: Callable[[Caller], Answer | None] | None = None
-    #: What the call holds open until it is answered.
+    #: Descriptors that stay open until the call is answered.
     held: list[int] = field(default_factory=list)
     pause: float = AGAIN_S
 
     def attempt(self, caller: Caller) -> Answer | None:
-        """What to answer; None: it waits on."""
+        """The answer, or None where the call must wait further."""
         return (self.goes_on or self.begin)(caller)
 
     def close(self) -> None:
-        """Let go of what was held."""
+        """Close the held descriptors. Idempotent."""
         for handle in self.held:
             os.close(handle)
         self.held.clear()
 
 
 class Fence:
-    """Answers the calls of fenced runs. All but `call` is the serving thread's own."""
+    """Answers the system calls of fenced runs. Only `start` and `call` can be used from other threads."""
 
     def __init__(self, root: str, told: Callable[[dict[str, Any]], None], keep: tuple[int, ...]) -> None:
         self._told, self._kept = told, keep
@@ -88,26 +88,26 @@ class Fence:
         self._waiting: list[_Call] = []
         self._asked: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Not epoll: with SYNC_WAKE_UP a caller wakes a poller on its own processor, which halves the wait.
+        # poll and not epoll: with SYNC_WAKE_UP a caller wakes a poller on its own processor, which halves the latency.
         self._poll = select.poll()
         self._question = bytearray(kernel.NOTIFICATION.size)
-        #: Ours, where we are root and callers may be somebody else.
+        #: The supervisor's identity where it is root, as callers can then have another one; else None.
         self._identity: kernel.Credentials | None = None
         self._as_started: kernel.Credentials | None = None
         self._aside = 0
         self._thread = threading.Thread(target=self._run, name="fence", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start the serving thread."""
         self._thread.start()
 
     def call(self, work: Callable[[], None]) -> None:
-        """Have the serving thread call `work`; from any thread."""
+        """Queue `work` for the serving thread and wake it; from any thread. Calls keep their order."""
         self._asked.append(work)
         try:
             os.eventfd_write(self._wake, 1)
         except BlockingIOError:
-            pass  # it is awake
+            pass  # the counter is full: the thread is already woken
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Fence:
         while True:
             try:
                 self._round()
-            except Exception:  # noqa: BLE001 - whoever asks must get an answer from the next round
+            except Exception:  # noqa: BLE001 - the thread must survive: without it every call of every run blocks
                 self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-6)})
 
     def _round(self) -> None:
@@ -128,14 +128,14 @@ class Fence:
         for handle, events in ready:
             if handle in self._runs:
                 self._guarded(handle, events)
-        # Last: a run that goes gives its listener's number to one that comes, and what was told of it is not the other's.
+        # Last: a new run can reuse the listener number of one that is dropped here, and the events of this poll are the old one's.
         if any(handle == self._wake for handle, _ in ready):
             self._obey()
         if self._waiting:
             self._ask_again()
 
     def _seclude(self) -> None:
-        """Descriptors, folder and umask of our own; then the outer wall, inside which each run gets its own."""
+        """Unshare descriptors, folder and umask; then take on the outer wall."""
         kernel.unshare(kernel.CLONE_FS | kernel.CLONE_FILES)
         keep = {0, 1, 2, self._wake, *self._kept}
         for name in os.listdir("/proc/thread-self/fd"):
@@ -143,7 +143,7 @@ class Fence:
                 try:
                     os.close(int(name))
                 except OSError:
-                    pass  # the listing's own
+                    pass  # the descriptor of listdir itself
         os.chdir("/")
         if os.geteuid() == 0:
             self._identity = kernel.own_identity()
@@ -174,7 +174,7 @@ class Fence:
         try:
             fcntl.ioctl(run.listener, kernel.NOTIF_SET_FLAGS, kernel.SYNC_WAKE_UP)
         except OSError:
-            pass  # before 6.6
+            pass  # before Linux 6.6: only slower
         self._runs[run.listener] = run
         self._own[run.listener] = {
             own: os.open(own, os.O_PATH | os.O_CLOEXEC) for own in run.own if os.path.isdir(own)
@@ -182,7 +182,7 @@ class Fence:
         self._poll.register(run.listener, select.POLLIN | select.POLLHUP)
 
     def drop(self, run: Fenced) -> None:
-        """A run is over: nobody is left to ask."""
+        """Stop serving a run that has ended, and release everything that is recorded for it. Idempotent."""
         if self._runs.pop(run.listener, None) is not None:
             self._poll.unregister(run.listener)
             for handle in self._own.pop(run.listener).values():
@@ -202,7 +202,7 @@ class Fence:
     def _guarded(self, listener: int, events: int) -> None:
         run = self._runs[listener]
         if not events & select.POLLIN:
-            # The last process of the run has gone.
+            # POLLHUP: the last process with this filter has ended.
             self._poll.unregister(listener)
             self._runs.pop(listener)
             for handle in self._own.pop(listener).values():
@@ -210,13 +210,14 @@ class Fence:
             self._told({"tell": "quiet", "run": run.grant.run})
             return
         question = self._question
+        # The kernel rejects a buffer that is not zeroed (EINVAL).
         question[:] = bytes(len(question))
         try:
             fcntl.ioctl(listener, kernel.NOTIF_RECV, question)
         except OSError as exc:
             if exc.errno not in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                 raise
-            return  # the caller died between asking and being heard
+            return  # the caller died before its call was received
         number, tid, _, call, _, _, *arguments = kernel.NOTIFICATION.unpack(question)
         caller = Caller(tid)
         caller.is_valid = lambda: _is_valid(listener, number)
@@ -230,18 +231,18 @@ class Fence:
         return self._as_caller(run, caller, lambda: carried(work, arguments))
 
     def _as_caller(self, run: Fenced, caller: Caller, work: Callable[[], _T]) -> _T:
-        """Do it with the caller's accesses, and be ourselves afterwards whatever happens."""
+        """Run `work` with the caller's identity; the thread has the supervisor's identity again afterwards, also after an error."""
         own = self._identity
         if own is None or run.is_ourselves:
             return work()
         identity = _identity_of(caller)
-        # What a run is started without gives access to no file, but to attributes that marking.py refuses.
+        # The capabilities that a run starts without give access to no file, only to attributes that marking.py refuses.
         ours = identity in (own, self._as_started)
         if run.is_ourselves is None:
             run.is_ourselves = ours
         if ours:
             return work()
-        # A process of root's that became somebody else, or gave capabilities up, must not act as root.
+        # A process that root started and that has changed its user, or dropped capabilities, must not act as root.
         caller.become = lambda privileged: _become(own if privileged else identity)
         _become(identity)
         try:
@@ -250,7 +251,7 @@ class Fence:
             _become(own)
 
     def _settle(self, asked: _Call, caller: Caller) -> bool:
-        """Answer a call by what `attempt` returns or raises, or have it wait; whether it was answered."""
+        """Attempt a call and answer it, or queue it to wait; returns whether it was answered."""
         run, number = asked.run, asked.id
         try:
             try:
@@ -258,7 +259,7 @@ class Fence:
             except OSError as exc:
                 if exc.errno != errno.EBADF or exc.strerror in OWN_EBADF:
                     raise
-                # A descriptor of ours went away meanwhile; that is told, and tried once more.
+                # A descriptor of the supervisor was closed by a bug; report it, and attempt the call once more.
                 self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-6)})
                 answer = asked.attempt(caller)
             if answer is None:
@@ -271,7 +272,7 @@ class Fence:
             asked.close()
             asked.goes_on = None
             if (again := later.again) is not None:
-                # It goes on with what it holds now.
+                # It continues with the descriptors that it holds now.
                 asked.held, caller.handles = caller.handles, []
                 asked.goes_on = lambda caller: self._as_caller(run, caller, again)
             return False
@@ -280,7 +281,7 @@ class Fence:
             return self._reply(run, number, 0, errno.EACCES)
         except OSError as exc:
             return self._reply(run, number, 0, exc.errno or errno.EIO)
-        except Exception:  # noqa: BLE001 - a bug here refuses, is told, and ends nothing
+        except Exception:  # noqa: BLE001 - a bug refuses the call (fails closed), is reported, and must not end the thread
             self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-6)})
             return self._reply(run, number, 0, errno.EACCES)
         if answer is Plain.CONTINUE:
@@ -294,14 +295,14 @@ class Fence:
         try:
             fcntl.ioctl(run.listener, kernel.NOTIF_SEND, kernel.RESPONSE.pack(number, value, -error, flags))
         except OSError:
-            pass  # the caller died meanwhile
+            pass  # the caller died before the answer
         return True
 
     def _hand_over(self, run: Fenced, tid: int, number: int, opened: DescriptorReply) -> bool:
-        """Put the descriptor into the caller's table; its number there is the call's result.
+        """Install the descriptor in the caller's table; its number there is the result of the call.
 
-        The kernel waits until the caller itself runs for that. One that runs only when nothing else wants to would hold
-        up everybody, so it is waited for aside.
+        The kernel blocks until the caller itself runs. A caller with low priority would delay every other
+        run, so a thread waits for it.
         """
         if _is_eager(tid):
             _inject(run.listener, number, opened)
@@ -313,19 +314,19 @@ class Fence:
         return True
 
     def _inject_in_time(self, run: Fenced, tid: int, number: int, opened: DescriptorReply) -> None:
-        """In a thread of its own, when the caller runs: what it may do by then may have changed, so all else is done now."""
+        """Install the descriptor from a new thread. Rights can change until then, so every other effect happens now."""
         listener = os.dup(run.listener)
         try:
             if opened.then is not None:
                 if not _has_room(tid):
-                    # It would get no descriptor, and must keep the content then.
+                    # The open will fail for lack of a descriptor, so the file must not be truncated.
                     raise OSError(errno.EMFILE, "no descriptor left")
                 opened.then()
             work = partial(self._inject_aside, listener, number, replace(opened, then=None))
             self._aside += 1
             threading.Thread(target=work, name="fence-aside", daemon=True).start()
         except (OSError, RuntimeError) as exc:
-            # It cannot be truncated after all, or there is no thread to be had.
+            # The truncation failed, or no thread is available.
             self._aside -= isinstance(exc, RuntimeError)
             os.close(listener)
             _close(opened)
@@ -367,7 +368,7 @@ class Fence:
         try:
             run.explain(told, operation)
         except OSError:
-            pass  # a full disk: the event says it as well
+            pass  # a full disk: the `denied` event reports the refusal as well
         self._told(
             {
                 "tell": "denied",
@@ -383,8 +384,9 @@ class Fence:
 
 
 def _identity_of(caller: Caller) -> kernel.Credentials:
-    """Whose accesses the caller's are."""
+    """The identity for file access of the caller's thread. Raises OSError or ValueError."""
     return kernel.Credentials(
+        # The fourth number is the filesystem id, which decides about file access.
         int(caller.status(b"Uid").split()[3]),
         int(caller.status(b"Gid").split()[3]),
         tuple(map(int, caller.status(b"Groups").split())),
@@ -396,7 +398,7 @@ def _become(identity: kernel.Credentials) -> None:
     try:
         kernel.act_as(identity)
     except OSError:
-        # A thread that serves as the wrong user is worse than none: without it every write of every run fails.
+        # Fail closed: a thread with the wrong identity is worse than none. Without it every write of every run fails.
         traceback.print_exc()
         os._exit(70)
 
@@ -405,29 +407,29 @@ def _inject(listener: int, number: int, opened: DescriptorReply) -> None:
     flags = os.O_CLOEXEC if opened.cloexec else 0
     send = 0 if opened.then is not None else kernel.ADDFD_SEND
     try:
-        # As a bytearray: ioctl then returns the kernel's result, the descriptor's number there.
+        # A bytearray, so that ioctl returns the kernel's result: the descriptor's number in the caller.
         request = bytearray(kernel.ADDFD.pack(number, send, opened.handle, 0, flags))
         given = fcntl.ioctl(listener, kernel.NOTIF_ADDFD, request)
         if opened.then is not None:
             opened.then()
             fcntl.ioctl(listener, kernel.NOTIF_SEND, kernel.RESPONSE.pack(number, given, 0, 0))
-    except Exception as exc:  # noqa: BLE001 - whatever it was, the caller gets an answer
+    except Exception as exc:  # noqa: BLE001 - the caller must get an answer after any error
         error = (exc.errno if isinstance(exc, OSError) else None) or errno.EIO
         if error == errno.EMFILE and opened.undo is not None:
             try:
                 opened.undo()
             except OSError:
-                pass  # it is gone already
+                pass  # the file is already gone
         try:
             fcntl.ioctl(listener, kernel.NOTIF_SEND, kernel.RESPONSE.pack(number, 0, -error, 0))
         except OSError:
-            pass  # the caller died meanwhile
+            pass  # the caller died before the answer
     finally:
         _close(opened)
 
 
 def _is_valid(listener: int, number: int) -> bool:
-    """Whether a call still waits: while it does, its caller's id is nobody else's."""
+    """Whether a call still waits. While it does, its caller's id cannot be reused."""
     try:
         fcntl.ioctl(listener, kernel.NOTIF_ID_VALID, number.to_bytes(8, "little"))
     except OSError:
@@ -442,30 +444,28 @@ def _close(opened: DescriptorReply) -> None:
 
 
 def _has_room(tid: int) -> bool:
-    """Whether a thread's process can have one more descriptor."""
+    """Whether a thread's process can open one more descriptor."""
     try:
         limit, _ = resource.prlimit(tid, resource.RLIMIT_NOFILE)
         return len([name for name in os.listdir(f"/proc/{tid}/fd") if int(name) < limit]) < limit
     except OSError:
-        return True  # it is gone, and gets nothing
+        return True  # the process has ended, so the answer does not matter
 
 
 def _is_eager(tid: int) -> bool:
-    """Whether a thread runs soon when it is woken: neither idle nor nice."""
+    """Whether a woken thread runs soon: not in the idle scheduling class, and not niced."""
     try:
         return os.sched_getscheduler(tid) != os.SCHED_IDLE and os.getpriority(os.PRIO_PROCESS, tid) <= 0
     except OSError:
-        return True  # it is gone
+        return True  # the thread has ended
 
 
 def _is_interrupted(tid: int) -> bool:
-    """Whether a signal that the caller has a handler for waits to be seen: the call then begins anew, or ends with EINTR.
-
-    One that was sent to the whole process is the first thread's to see; to another thread the kernel would give our answer as
-    it is, which programs do not know.
-    """
+    """Whether a signal with a handler is pending for the caller: the call is then restarted, or ends with EINTR."""
     try:
         caller = Caller(tid)
+        # A signal to the whole process is delivered to the first thread. Another thread would receive our ERESTARTSYS as it
+        # is, and programs do not know that error.
         is_first = caller.group() == tid
         own, shared, blocked, caught = (
             int(caller.status(name), 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigCgt")

@@ -1,4 +1,4 @@
-"""connect and bind, carried out on a copy of the caller's socket: what it would be another could ask for it."""
+"""Performed connect and bind, on a copy of the caller's socket: another program could act on behalf of the run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from aipass.supervisor.fence.fenced import Fenced
     from aipass.supervisor.fence.permit import Answer, PermitCall
 
-#: struct sockaddr_storage; a longer address is EINVAL.
+#: Size of struct sockaddr_storage; the kernel answers EINVAL for a longer address.
 LONGEST_ADDRESS = 128
 SO_DOMAIN = 39
-#: Sockets of one run that are remembered as its own.
+#: Limit of recorded sockets per run.
 MAX_BOUND = 1024
-#: Who turns names into addresses and users: every program asks them, and they write nothing.
+#: Services for host and user names: every program needs them, and they write no files for it.
 NAME_SERVICES = (
     "/run/nscd/socket",
     "/var/run/nscd/socket",
@@ -38,7 +38,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def connect(work: PermitCall, number: int, address: int, length: int) -> Answer:
-    """connect. UNIX sockets: those that the run bound itself, name services, and what `[sandbox] sockets` names."""
+    """Perform connect.
+
+    UNIX sockets: only those that the run bound itself, name services, and sockets in `[sandbox] sockets`.
+    """
     raw = _read(work, address, length)
     held = _copy(work, number)
     if _option(held, SO_DOMAIN) == socket.AF_UNIX and raw[:2] == struct.pack("=H", socket.AF_UNIX):
@@ -47,7 +50,7 @@ def connect(work: PermitCall, number: int, address: int, length: int) -> Answer:
 
 
 def _connect(held: int, raw: bytes) -> Answer:
-    """Never waits: a socket that would is made not to for a moment, and asked again until it is connected."""
+    """Connect without blocking the thread: a blocking socket is made non-blocking for the call, and Later waits for the result."""
     blocking = os.get_blocking(held)
     if blocking:
         os.set_blocking(held, False)
@@ -76,7 +79,7 @@ def _connected(held: int) -> Answer | None:
 
 
 def _try_again(held: int, raw: bytes) -> Answer | None:
-    """A UNIX socket whose listener has a full queue."""
+    """Connect again to a UNIX socket whose listener has a full queue; None where it is still full."""
     os.set_blocking(held, False)
     try:
         _call(_libc.connect, held, raw)
@@ -88,7 +91,7 @@ def _try_again(held: int, raw: bytes) -> Answer | None:
 
 
 def _unix_target(work: PermitCall, raw: bytes) -> bytes:
-    """The address to connect to; raises EACCES where it may not."""
+    """The address to connect to, by the object that was checked. Raises EACCES where it is not allowed."""
     name = raw[2:]
     if name[:1] == b"\0":
         if name in work.run.bound:
@@ -100,18 +103,18 @@ def _unix_target(work: PermitCall, raw: bytes) -> bytes:
     place = resolve(work.caller, kernel.AT_FDCWD, path, True)
     if place.handle is None or place.status is None:
         raise OSError(errno.ENOENT, "nothing there")
-    # In its own folders nothing stands that the run has not made: nothing moves there from elsewhere.
+    # Every object in its own folders was created by the run: moves from elsewhere are refused (naming._keep_apart).
     own = ObjectId.of(place.status) in work.run.bound or work.run.is_own(place.path)
     if not own and not any(
         fnmatchcase(place.path, pattern) for pattern in (*NAME_SERVICES, *work.run.sockets)
     ):
-        reason = "it is another program's socket, which would act for whoever asks; `[sandbox] sockets` may name it"
+        reason = "it is another program's socket, and that program could act on behalf of the run; the user can allow it in `[sandbox] sockets`"
         raise work.refuse(Refused(place.path, reason), "connect")
     return raw[:2] + f"/proc/thread-self/fd/{place.handle}".encode() + b"\0"
 
 
 def bind(work: PermitCall, number: int, address: int, length: int) -> Answer:
-    """bind. A UNIX socket with a path is a new file; what is bound is remembered as the run's own."""
+    """Perform bind. A UNIX socket with a path is a new file; a bound socket is recorded as the run's own."""
     raw = _read(work, address, length)
     held = _copy(work, number)
     if _option(held, SO_DOMAIN) != socket.AF_UNIX or raw[:2] != struct.pack("=H", socket.AF_UNIX):
@@ -126,12 +129,13 @@ def bind(work: PermitCall, number: int, address: int, length: int) -> Answer:
     if place.handle is not None:
         raise OSError(errno.EADDRINUSE, "exists")
     if work.goes_on(place):
-        # By the path as it was written, which the socket then tells to whoever asks for its name.
+        # The kernel uses the caller's spelling of the path, which getsockname(2) then returns.
         return Plain.CONTINUE
     _make_room(work.run)
     took = work.permit((Operation.CREATE, place))
     os.umask(work.caller.umask())
-    # By its folder and its bare name: no path is looked up again. The thread's current folder is its own.
+    # bind(2) takes no folder descriptor: by the current folder (unshared in this thread) and the bare name, no path is
+    # resolved again.
     os.fchdir(place.folder)
     try:
         _call(_libc.bind, held, raw[:2] + place.name + b"\0")
@@ -144,13 +148,13 @@ def bind(work: PermitCall, number: int, address: int, length: int) -> Answer:
     if identity.born:
         os.close(bound)
         bound = -1
-    # Held open where nothing else tells: the number of a removed socket is given to the next file at once.
+    # Without birth times, held open: the inode number of a removed socket can immediately be reused by another file.
     work.run.bound[identity] = bound
     return 0
 
 
 def _make_room(run: Fenced) -> None:
-    """Forget the oldest of too many sockets; programs bind one or two."""
+    """Forget the oldest sockets beyond the limit; programs bind one or two."""
     while len(run.bound) >= MAX_BOUND:
         handle = run.bound.pop(next(iter(run.bound)))
         if handle >= 0:
@@ -158,7 +162,7 @@ def _make_room(run: Fenced) -> None:
 
 
 def _copy(work: PermitCall, number: int) -> int:
-    """The caller's socket; taken as ourselves, used as the caller."""
+    """Copy the caller's socket: copied with the supervisor's identity, used with the caller's."""
     with work.caller.ourselves():
         return work.caller.keep(kernel.copy_descriptor(work.caller.tid, number))
 

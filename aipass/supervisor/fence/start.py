@@ -1,7 +1,8 @@
-"""Starting a program behind fence and wall: a thread confines itself, starts it behind a gate, and is gone before it opens.
+"""The start of a program behind fence and wall: a thread confines itself, starts the program behind a gate, and ends.
 
-What a thread of ours has taken on, the program inherits; but a thread inside the program's own domain would be the
-program's to trace and signal. So the program is a shell that waits for a line, and gets it when that thread has ended.
+The program inherits the confinement of the thread that starts it. But a thread inside the program's own
+Landlock domain could be traced and signalled by the program. So the program is first a shell that waits for a
+line, and gets it after the thread has ended.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
     from aipass.supervisor.spawn import Spec
 
-#: Waits for a line, then becomes the program; its own name is the path of the program's standard input.
+#: A shell that waits for a line, then execs the program. `$0` is the path of the program's standard input.
 GATE = ("/bin/sh", "-c", 'read -r _ && exec "$@" <"$0"')
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class RunStart:
-    """One start: `run` in a thread that the serving thread made, then `finish` in the serving thread."""
+    """One start. The serving thread calls `begin`, and `finish` after `ready` was called."""
 
     def __init__(
         self, spec: Spec, program: bytes | None, writable: Sequence[str], umask: int, files_limit: int
@@ -45,12 +46,12 @@ class RunStart:
         self._thread: threading.Thread | None = None
 
     def begin(self, ready: Callable[[], None]) -> None:
-        """Start the thread; `ready()` is called from it at its very end."""
+        """Start the thread; it calls `ready()` as its last step, also after an error."""
 
         def work() -> None:
             try:
                 self._start()
-            except Exception as exc:  # noqa: BLE001 - whatever stops a start is the run's outcome
+            except Exception as exc:  # noqa: BLE001 - a failed start is the run's outcome
                 self.error = exc
             ready()
 
@@ -60,7 +61,7 @@ class RunStart:
     def _start(self) -> None:
         self._tid = threading.get_native_id()
         spec = self.spec
-        # The current folder and the umask of a call that is being carried out are not this program's.
+        # The serving thread changes its folder and umask for the calls it performs; the program must not inherit those.
         kernel.unshare(kernel.CLONE_FS)
         os.umask(self._umask)
         argv = _found(spec)
@@ -74,6 +75,7 @@ class RunStart:
                 wall.enclose(self._writable, version)
             else:
                 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+            # After the wall: the filter refuses Landlock's calls.
             if self._program is not None:
                 self.listener = kernel.install_filter(self._program)
             process = subprocess.Popen(
@@ -93,9 +95,10 @@ class RunStart:
         self.pid = process.pid
 
     def finish(self) -> None:
-        """Open the gate when the thread has gone; raises what stopped the start."""
+        """Wait for the end of the thread, then open the gate. Raises the error that stopped the start."""
         assert self._thread is not None
         self._thread.join()
+        # join() returns before the kernel has removed the thread.
         while os.path.exists(f"/proc/self/task/{self._tid}"):
             time.sleep(0)
         try:
@@ -114,14 +117,14 @@ class RunStart:
     def _limit(self) -> None:
         try:
             mark.put(self.pid, self.spec.root, self.spec.run)
-            # A core file is written by the kernel, past every fence.
+            # The kernel writes core files itself, and no fence sees it.
             resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
             # The supervisor holds many files; an agent gets the limit that the user's shell had.
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             if soft != self._files_limit:
                 resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (self._files_limit, hard))
         except ProcessLookupError:
-            pass  # it ended already
+            pass  # the process has already ended
 
 
 def _append(path: Path) -> int:
@@ -129,7 +132,8 @@ def _append(path: Path) -> int:
 
 
 def _found(spec: Spec) -> tuple[str, ...]:
-    """The words to execute. Raises FileNotFoundError or PermissionError, as starting the program would."""
+    """The words to execute. Raises FileNotFoundError or PermissionError, as a direct start would."""
+    # Checked here because the gate's shell would start in any case, and fail later without a clear reason.
     program = spec.argv[0]
     if not os.path.isdir(spec.cwd):
         raise FileNotFoundError(2, "No such file or directory", spec.cwd)
@@ -139,5 +143,5 @@ def _found(spec: Spec) -> tuple[str, ...]:
             raise PermissionError(13, "Permission denied", program)
         raise FileNotFoundError(2, "No such file or directory", program)
     odd = [f"{name}={value}" for name, value in spec.env.items() if not _SHELL_NAME.fullmatch(name)]
-    # A shell passes on only what it could name itself.
+    # A shell drops environment variables whose names are no shell names; env(1) sets them again.
     return ("env", *odd, *spec.argv) if odd else spec.argv

@@ -1,7 +1,8 @@
-"""System V memory, semaphores and queues: a run makes its own, and uses those; what another program has made is not its to change.
+"""Performed System V IPC calls (shared memory, semaphores, queues): a run can only use objects that it created.
 
-The kernel's numbers are one for all programs of a user, and whoever has a number may write. So they are made here, in the run's name,
-and a call on a number that was not is refused. Numbers lie in registers, which no second thread changes: what is allowed goes on.
+All programs of a user share the kernel's object numbers, and every program with a number can write. So the
+supervisor creates the objects for the run, and refuses calls on other numbers. Numbers are in registers,
+which no other thread can change: an allowed call is let through.
 """
 
 from __future__ import annotations
@@ -19,16 +20,24 @@ if TYPE_CHECKING:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _IPC_CREAT, _IPC_EXCL, _IPC_PRIVATE, _IPC_RMID = 0o1000, 0o2000, 0, 0
-#: As many as the system lets one user have, by default (SHMMNI).
+#: The default limit of one user's objects (SHMMNI).
 MOST_OBJECTS = 4096
-#: *ctl commands that only tell: IPC_STAT, IPC_INFO and those of each kind. GETVAL and the like read one's own.
-_TELLS = frozenset((2, 3, 11, 12, 13, 14, 15, 16, 18, 19, 20))
+#: Commands that only read, by kind: the same number means another thing for another kind (11 is GETPID of semctl, and
+#: SHM_LOCK of shmctl, which pins memory). IPC_STAT and IPC_INFO are common. Numbers from <linux/{ipc,shm,sem,msg}.h>.
+_READS = {
+    "shm": frozenset((2, 3, 13, 14, 15)),  # SHM_STAT, SHM_INFO, SHM_STAT_ANY
+    "sem": frozenset(
+        (2, 3, 11, 12, 13, 14, 15, 18, 19, 20)
+    ),  # GETPID to GETZCNT, SEM_STAT, SEM_INFO, SEM_STAT_ANY
+    "msg": frozenset((2, 3, 11, 12, 13)),  # MSG_STAT, MSG_INFO, MSG_STAT_ANY
+}
 
 
 def get(work: PermitCall, kind: str, key: int, flags: int, size: int = 0) -> Answer:
-    """shmget, semget, msgget."""
+    """Perform shmget, semget, msgget; records a new object as the run's own."""
     if len(work.run.objects) >= MOST_OBJECTS:
         raise OSError(errno.ENOSPC, "too many of one run")
+    # IPC_EXCL shows whether the object is new, and so the run's own.
     made = _get(kind, key, size, flags | (_IPC_EXCL if flags & _IPC_CREAT else 0))
     if made >= 0:
         if key == _IPC_PRIVATE or flags & _IPC_CREAT:
@@ -54,21 +63,21 @@ def _get(kind: str, key: int, size: int, flags: int) -> int:
 
 
 def use(work: PermitCall, kind: str, number: int) -> Answer:
-    """shmat, semop, semtimedop, msgsnd, msgrcv."""
+    """Decide shmat, semop, semtimedop, msgsnd, msgrcv: allowed on own objects only."""
     if (kind, number) in work.run.objects:
         return Plain.CONTINUE
     raise _foreign(work, kind, number)
 
 
 def control(work: PermitCall, kind: str, number: int, command: int) -> Answer:
-    """shmctl, semctl, msgctl."""
-    if command & 0xFF in _TELLS and (kind, number) not in work.run.objects:
-        # The kinds of semctl that change have numbers of their own: 16 and 17.
-        if not (kind == "sem" and command & 0xFF == 16):
-            return Plain.CONTINUE
-    elif (kind, number) in work.run.objects:
-        if command & 0xFF == _IPC_RMID:
+    """Decide shmctl, semctl, msgctl: reading is allowed, changes on own objects only."""
+    # The upper bits hold IPC_64, which libc sets on some architectures.
+    bare = command & 0xFF
+    if (kind, number) in work.run.objects:
+        if bare == _IPC_RMID:
             work.run.objects.discard((kind, number))
+        return Plain.CONTINUE
+    if bare in _READS[kind]:
         return Plain.CONTINUE
     raise _foreign(work, kind, number)
 
@@ -79,7 +88,7 @@ def _foreign(work: PermitCall, kind: str, number: int) -> OSError:
 
 
 def remove(objects: set[tuple[str, int]]) -> None:
-    """What a run has made ends with it."""
+    """Remove the objects of a run that has ended; they would stay until the next boot."""
     for kind, number in objects:
         if kind == "shm":
             _libc.shmctl(number, 0, None)

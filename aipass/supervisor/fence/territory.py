@@ -1,6 +1,6 @@
-"""Who owns a path of the repository now: the rules in their order. Pure; the engine and the fence ask the same code.
+"""The ownership rules: who owns a path of the repository now. Pure; the engine and the fence use the same code.
 
-Paths are relative to the root, with `/`, folders without a closing one.
+Paths are relative to the root, with `/`; folders have no closing `/`.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from aipass.supervisor.fence.glob import Globs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: Never an agent's, whatever owns what: at the root, and at any depth.
+#: Names that no agent can write, regardless of any `owns`: at the root, and at any depth. The values are the reasons in refusals.
 ROOT_NEVER = {
-    "aipass.toml": "people write aipass.toml, the engine only reads it",
+    "aipass.toml": "aipass.toml is edited by people; the engine only reads it",
     "plans": "plans are changed by people and the orchestrator, with `aipass plan`",
     "inbox": "the inbox is for people; ask another agent with `aipass send`",
-    "outbox": "answers are written by the engine",
+    "outbox": "only the engine writes answers",
     ".aipass": "this is the engine's own folder",
 }
 ANYWHERE_NEVER = {
-    ".git": "git's own files; hand in what you have changed with `aipass pr open`, commit it with `aipass git commit`",
-    "aipass.toml": "a nested root is not an agent's to make or change",
+    ".git": "git's own files; commit your changes with `aipass git commit`, submit them with `aipass pr open`",
+    "aipass.toml": "agents must not create or change a nested aipass root",
 }
 STATE, TRINITY = ".aipass", ".trinity"
-#: Verdicts that are kept; beyond, all are forgotten at once.
+#: Limits of the cache: number of paths (beyond it the cache is cleared), and length of a path.
 REMEMBERED, LONGEST_REMEMBERED = 20_000, 512
 
 
 class Kind(Enum):
-    """By which rule a path is owned."""
+    """The rule by which a path is owned."""
 
-    #: Never an agent's.
+    #: No agent can write it.
     NEVER = "never"
-    #: An agent's own state, whatever else is said.
+    #: An agent's own state, regardless of all other rules.
     OWN = "own"
-    #: Nobody's: each file is held by the run that writes it.
+    #: Scratch space: no owner; the first run that writes a file holds it.
     SCRATCH = "scratch"
-    #: A running phase owns it.
+    #: A running phase of a plan owns it.
     PHASE = "phase"
-    #: A running plan reserves it for a phase that does not run now.
+    #: A running plan reserves it for a phase that is not running.
     RESERVED = "reserved"
-    #: The `owns` of one agent or several names it.
+    #: The `owns` of one or more agents matches it.
     AGENTS = "agents"
-    #: Nobody's; the run that writes first holds it.
+    #: No owner; the first run that writes it holds it.
     FREE = "free"
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who owns a path, and by which rule. `agents` is empty where nobody may write it, or anybody."""
+    """The owner of a path, and the rule. `agents` is empty where no agent can write it, or every agent can."""
 
     kind: Kind
     why: str
@@ -66,7 +66,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class PhaseOwns:
-    """A phase of a running plan. `run` is the run that it is given to; None while it only reserves."""
+    """A phase of a running plan. `run` is the run that works on it; None while the phase only reserves its paths."""
 
     plan: str
     id: str
@@ -77,7 +77,7 @@ class PhaseOwns:
 
 @dataclass(frozen=True, slots=True)
 class AgentOwns:
-    """What an agent has outside of plans. `owns` None: all that nobody else owns."""
+    """An agent's home and its `owns` outside of plans. `owns` None: all paths that no other agent owns."""
 
     home: str
     owns: Globs | None
@@ -85,34 +85,34 @@ class AgentOwns:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What others start: a path below the root, or a name at any depth. `why` is a whole clause."""
+    """A name whose files other programs run: a path below the root, or a name at any depth. `why` is a whole clause."""
 
     name: str
     why: str
 
     def is_named_by(self, pattern: str) -> bool:
-        """Whether a pattern names it literally: itself, or something that lies in it."""
+        """Whether a pattern contains the name literally: the name itself, or a path inside it."""
         wanted, there = self.name.split("/"), pattern.lstrip("!").strip("/").split("/")
         width = len(wanted)
         return any(there[at : at + width] == wanted for at in range(len(there) - width + 1))
 
 
 def runs_code(parts: list[str], folder: bool) -> Guard | None:
-    """The name on the way that makes other programs run code, by the list of those names."""
+    """The guard of the first name in a path that makes other programs run code; None where there is none."""
     found = listed.guarded(parts, folder=folder)
     if found is None:
         return None
     why = f"`{found.name}` makes other programs run code ({found.entry.what})"
-    return Guard(found.name, f"{why}; it takes an `owns` that names it literally")
+    return Guard(found.name, f"{why}; only an `owns` that names it literally gives access")
 
 
-#: SQLite's own (https://sqlite.org/tempfiles.html): journal, write-ahead log, its index, the super-journal. They are the database's, and hold what was
-#: committed: never temporary.
+#: SQLite's companion files (https://sqlite.org/tempfiles.html): journal, write-ahead log, its index, super-journal. They contain
+#: committed data, so they belong to the owner of the database and are never temporary.
 _OF_DATABASE = re.compile(r"-(?:journal|wal|shm|mj[0-9A-F]{8,9})$")
 
 
 def _database(path: str) -> str | None:
-    """The database that a file belongs to by its name; None where it belongs to none."""
+    """The database to which a file belongs by its name; None where there is none."""
     found = _OF_DATABASE.search(path)
     return path[: found.start()] if found and not path[: found.start()].endswith("/") else None
 
@@ -129,25 +129,25 @@ def _leading(paths: Iterable[str]) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Territory:
-    """Who owns what, at one moment. `nested` are folders below that are roots of their own."""
+    """The ownership rules at one moment. `nested` are folders below the root that are aipass roots themselves."""
 
     agents: dict[str, AgentOwns] = field(default_factory=dict)
     phases: tuple[PhaseOwns, ...] = ()
     scratch: Globs = field(default_factory=lambda: Globs((), gitignore=True))
     temp: Globs = field(default_factory=lambda: Globs(()))
     nested: tuple[str, ...] = ()
-    #: What is started, by path below the root, with the reason: only an `owns` that names it gives it.
+    #: Paths below the root that other programs run, with the reason: only an `owns` that names one literally gives access.
     guarded: Mapping[str, str] = field(default_factory=dict)
-    #: The folders above what is guarded, with one such: a link there would lead to what is not.
+    #: The parent folders of guarded paths, each with one such path: a link in place of the folder would bypass the guard.
     leading: Mapping[str, str] = field(default_factory=dict)
-    #: Absolute folders outside the root that no run may change, whatever else opens them: what aipass and git run from.
+    #: Absolute folders outside the root that no run can change, regardless of other settings: aipass and git run from there.
     frozen: tuple[str, ...] = ()
     folds_case: bool = False
     _known: dict[tuple[str, bool], Owner] = field(default_factory=dict)
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> Territory:
-        """From what the engine says; raises KeyError or TypeError where it is something else."""
+        """Build the rules from a message of the engine. Raises KeyError or TypeError where it is malformed."""
         fold = str.casefold if message.get("folds_case") else str
         guarded = {fold(path): str(why) for path, why in message.get("guarded", {}).items()}
         globs = {
@@ -172,20 +172,21 @@ class Territory:
         )
 
     def owner(self, path: str, folder: bool = False) -> Owner:
-        """The first rule that names the path."""
+        """The owner by the first rule that matches the path. Cached."""
         key = path, folder
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             found = self._find(path.casefold() if self.folds_case else path, folder)
+            # Agents choose the paths, so the cache must not grow with their length.
             if len(path) <= LONGEST_REMEMBERED:
                 self._known[key] = found
         return found
 
     def _find(self, path: str, folder: bool) -> Owner:
         if path in ("", "."):
-            return Owner(Kind.NEVER, "the root itself is nobody's")
+            return Owner(Kind.NEVER, "no agent owns the root folder itself")
         parts = path.split("/")
         if (own := self._own_state(parts)) is not None:
             return own
@@ -195,7 +196,7 @@ class Territory:
         guarded = self._guard(path, parts, folder)
         if guarded is None and self.scratch.match(spelled):
             return Owner(
-                Kind.SCRATCH, "[sandbox] scratch names it; each file is held by the run that writes it"
+                Kind.SCRATCH, "`[sandbox] scratch` matches it; the first run that writes a file holds it"
             )
         if (phase := self._phase(spelled, guarded)) is not None:
             return phase
@@ -206,6 +207,7 @@ class Territory:
         )
         if named:
             return Owner(Kind.AGENTS, f"`owns` of {' and '.join(named)} names it", named)
+        # No pattern names the guarded path literally, so it must not be free for the first writer.
         if guarded is not None:
             return Owner(Kind.NEVER, guarded.why)
         if (database := _database(path)) is not None:
@@ -214,13 +216,16 @@ class Territory:
                 return replace(owner, why=f"it is part of the database {database}: {owner.why}")
         if self.agents and all(ground.owns is not None for ground in self.agents.values()):
             return Owner(
-                Kind.FREE, "nobody's `owns` names it, and every agent has one: none of them may write it"
+                Kind.FREE,
+                "no agent's `owns` matches it, and every agent has an `owns`: no agent can write it",
             )
-        return Owner(Kind.FREE, "nobody's `owns` names it; the run that writes it first holds it")
+        return Owner(
+            Kind.FREE, "no agent's `owns` matches it; the first run that writes it holds it (write lock)"
+        )
 
     def _own_state(self, parts: list[str]) -> Owner | None:
-        """An agent's home under `.aipass`, and its `.trinity` wherever its home is."""
-        # The home itself is not the agent's to move or replace: the wall is built on it.
+        """The owner of a path in an agent's home under `.aipass`, or in its `.trinity`; None for other paths."""
+        # Not the home itself: the agent must not move or replace the folder on which its wall is built.
         if parts[:2] == [STATE, "agents"] and len(parts) > 3:
             ground = self.agents.get(parts[2])
             if ground is not None and ground.home == "/".join(parts[:3]):
@@ -240,22 +245,22 @@ class Territory:
             if (why := ANYWHERE_NEVER.get(part)) is not None:
                 return why
         if TRINITY in parts:
-            return "the state of an agent is its own"
+            return "only the agent itself writes its `.trinity`"
         if any(path == root or path.startswith(root + "/") for root in self.nested):
-            return "a nested root is nobody's to write here"
+            return "it is inside a nested aipass root, which agents of this root must not write"
         return None
 
     def _guard(self, path: str, parts: list[str], folder: bool) -> Guard | None:
-        """What makes a path one that only an `owns` that names it literally gives."""
+        """The guard of a path that only an `owns` with its literal name gives; None for other paths."""
         if self.guarded:
             at = path
             while at:
                 if (why := self.guarded.get(at)) is not None:
-                    return Guard(at, f"{why}; it takes an `owns` that names `{at}` literally")
+                    return Guard(at, f"{why}; only an `owns` that names `{at}` literally gives access")
                 at = at.rpartition("/")[0]
             if not folder and path in self.leading:
-                why = f"{self.leading[path]} lies below that name: it may be made a folder, and nothing else"
-                return Guard(path, f"{why}; it takes an `owns` that names `{path}` literally")
+                why = f"{self.leading[path]} is below that name: it may be made a folder, and nothing else"
+                return Guard(path, f"{why}; only an `owns` that names `{path}` literally gives access")
         return runs_code(parts, folder)
 
     def _phase(self, spelled: str, guarded: Guard | None) -> Owner | None:
@@ -273,7 +278,7 @@ class Territory:
         return Owner(Kind.RESERVED, why, (), None, reserved.plan, reserved.id)
 
     def may_own_below(self, agent: str, plan: str | None, phase: str | None, folder: str) -> bool:
-        """Whether this agent's own patterns, or its phase's, can name something inside the folder."""
+        """Whether the agent's own patterns, or those of its running phase, can match a path inside the folder."""
         ground = self.agents.get(agent)
         mine = [p.owns for p in self.phases if p.plan == plan and p.id == phase and p.run is not None]
         if ground is not None and ground.owns is not None:

@@ -1,4 +1,4 @@
-"""The wall: a Landlock domain that holds a run to folders of its own, by rights that this kernel knows."""
+"""The wall: a Landlock domain that limits a run to its own folders, with the rights that this kernel supports."""
 
 from __future__ import annotations
 
@@ -28,26 +28,28 @@ ON_FOLDERS = (
     | MAKE_BLOCK
     | MAKE_SYM
 )
-#: Devices that hold nothing: every run may write to them.
+#: Devices that store nothing: every run can write to them.
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx")
 
 
 def rights(version: int) -> int:
-    """Every right that writing needs and this ABI version knows; from 5 on also control of devices, terminals above all."""
+    """All rights that writing needs and this ABI version has; from version 5 on also device control, above all of terminals."""
     later = (REFER, 2), (TRUNCATE, 3), (IOCTL_DEV, 5)
     return ON_FOLDERS | sum(right for right, since in later if version >= since)
 
 
 def scopes(version: int) -> int:
-    """What a domain keeps its processes from reaching outside, as far as this ABI version can."""
+    """What processes in the domain cannot reach outside of it, as far as this ABI version supports it."""
     return SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS if version >= 6 else 0
 
 
 def build(writable: Iterable[str], version: int, *, scoped: bool = True) -> int:
-    """A ruleset that allows writing beneath these folders, and to these files and devices; its descriptor.
+    """Create a ruleset that allows writing below these folders, and to these files and devices; returns its descriptor.
 
-    What does not exist is left out. `scoped`: signals and abstract sockets end at it too. Raises OSError where the kernel refuses.
+    Missing paths are skipped. `scoped`: signals and abstract sockets are limited to the domain too. Raises
+    OSError where the kernel refuses.
     """
+    # The kernel rejects rights that its version does not know.
     handled = rights(version)
     ruleset = kernel.landlock_ruleset(handled, scopes(version) if scoped else 0, version)
     try:
@@ -70,7 +72,7 @@ def build(writable: Iterable[str], version: int, *, scoped: bool = True) -> int:
 
 
 def enclose(writable: Iterable[str], version: int) -> None:
-    """Take the wall on, for this thread and what it starts, for ever. no_new_privs comes with it."""
+    """Confine this thread and its children to the wall, irrevocably. Sets no_new_privs. Raises OSError."""
     ruleset = build(writable, version)
     try:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
@@ -80,8 +82,6 @@ def enclose(writable: Iterable[str], version: int) -> None:
 
 
 def keeper_ground() -> list[str]:
-    """What the supervisor's own serving thread may write: everything but the kernel's own filesystems.
-
-    A path that is resolved wrongly must not lead it into its own memory.
-    """
+    """The folders that the serving thread can write: everything except the kernel's own filesystems."""
+    # A wrongly resolved path must not let the supervisor write its own memory through /proc.
     return ["/" + name for name in os.listdir("/") if name not in {"proc", "sys"}]

@@ -1,4 +1,4 @@
-"""Taking a file away from who has it open: descriptors and mappings from before reach only what is nobody's any more."""
+"""Withdrawal of a file from processes that have it open: the file is replaced by a copy, so they keep an unnamed one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from aipass.supervisor.fence import kernel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# sendfile(2) and copy_file_range(2) copy at most 2 GiB per call.
 _ONCE = 1 << 30
-#: The path leads to nothing any more, or through a link, by which no run has written.
+#: The path no longer exists, or contains a link; runs never write through a link.
 _NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV))
 
 
 def cut_off(root: str, path: str) -> bool:
-    """Make sure that nobody who has `path` (relative to the root) open for writing now can change it any more.
+    """Ensure that no process that has `path` (relative to the root) open for writing can change it any more.
 
-    A read lease is refused as long as anybody has the file open for writing: descriptors, mappings and descriptors on
-    their way through a socket alike. Then the file is replaced by its copy, with its mode, owner, times and attributes;
-    the old writers keep the old one, which has no name. Returns whether it was replaced. What is gone, or is no plain
-    file, is left. Raises OSError where it cannot be replaced.
+    If the file has a writer, it is replaced by its copy, with mode, owner, times and attributes. Old
+    descriptors and mappings then refer to the old file, which has no name. Returns whether the file was
+    replaced; a missing or non-regular file is left. Raises OSError where it cannot be replaced: then the old
+    writers can still change it.
     """
     folder_path, _, name = path.rpartition("/")
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -36,7 +37,7 @@ def cut_off(root: str, path: str) -> bool:
     except OSError as exc:
         if exc.errno in _NOT_THERE:
             return False
-        raise  # what cannot be looked at may be written all the same
+        raise  # not readable for us, but an open descriptor can still write it
     finally:
         os.close(top)
     try:
@@ -50,13 +51,13 @@ def _cut_off(root: str, folder: int, name: str) -> bool:
     try:
         handle = os.open(name, flags, dir_fd=folder)
     except OSError as exc:
-        # ENXIO: a socket, which nobody opens.
+        # ENXIO: a socket, which cannot be opened.
         if exc.errno in _NOT_THERE or exc.errno == errno.ENXIO:
             return False
         raise
     try:
         found = os.fstat(handle)
-        # A second name reaches the file as a descriptor does.
+        # A second name reaches the file as an open descriptor does, so it is replaced too.
         if not stat.S_ISREG(found.st_mode) or (found.st_nlink == 1 and not has_writer(handle)):
             return False
         return _replace(root, folder, name, handle)
@@ -65,10 +66,12 @@ def _cut_off(root: str, folder: int, name: str) -> bool:
 
 
 def has_writer(handle: int) -> bool:
-    """Whether anybody may still write the file behind a read-only descriptor; true where the kernel does not tell."""
+    """Whether any process can still write the file of a read-only descriptor; True where the kernel cannot tell."""
     try:
-        # Whoever opens the file in these microseconds makes the kernel signal us: with one that is ignored by default.
+        # A process that opens the file in these microseconds breaks the lease: use a signal that is ignored by default.
         fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
+        # The kernel refuses a read lease while the file is open for writing: by a descriptor, a mapping, or a descriptor
+        # in transit through a socket.
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
@@ -78,7 +81,7 @@ def has_writer(handle: int) -> bool:
 
 def _replace(root: str, folder: int, name: str, handle: int) -> bool:
     before = os.fstat(handle)
-    # Where no agent can write: a name that could be guessed would be made a folder, or another's file.
+    # In a folder that no agent can write, under a random name: an agent could occupy a name that it can guess.
     aside = os.path.join(root, ".aipass", "handover")
     os.makedirs(aside, mode=0o700, exist_ok=True)
     copy = os.path.join(aside, os.urandom(8).hex())
@@ -89,13 +92,13 @@ def _replace(root: str, folder: int, name: str, handle: int) -> bool:
         try:
             os.fchown(target, before.st_uid, before.st_gid)
         except PermissionError:
-            pass  # a group that is not ours
+            pass  # only root can set a group of which it is no member
         os.fchmod(target, stat.S_IMODE(before.st_mode))
         for attribute in _attributes(handle):
             try:
                 os.setxattr(target, attribute, os.getxattr(handle, attribute))
             except OSError:
-                pass  # the system's own
+                pass  # attributes of the system need privileges
         os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
         return _exchange(root, copy, folder, name, before, handle)
     except BaseException:
@@ -106,9 +109,9 @@ def _replace(root: str, folder: int, name: str, handle: int) -> bool:
 
 
 def _exchange(root: str, copy: str, folder: int, name: str, before: os.stat_result, handle: int) -> bool:
-    """Put the copy in the file's place. What somebody else has put there meanwhile, or written, is not lost.
+    """Put the copy in the file's place; a file that another process put there since, or its writes, are not lost.
 
-    Raises OSError with the copy still where it was made.
+    Raises OSError; the copy is then still in its first place.
     """
     top = os.open(os.path.dirname(copy), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     aside, there = os.path.basename(copy).encode(), os.fsencode(name)
@@ -117,18 +120,18 @@ def _exchange(root: str, copy: str, folder: int, name: str, before: os.stat_resu
             kernel.rename(top, aside, folder, there, kernel.RENAME_EXCHANGE)
         except FileNotFoundError:
             os.unlink(copy)
-            return False  # it was removed meanwhile
+            return False  # the file was removed during the copy
         except OSError as exc:
             if exc.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise
-            # A filesystem that cannot exchange: looked at once more, as late as can be.
+            # A filesystem without RENAME_EXCHANGE: check the object once more, as late as possible. A short race remains.
             there_now = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if (there_now.st_dev, there_now.st_ino) != (before.st_dev, before.st_ino):
                 os.unlink(copy)
                 return False
             os.rename(copy, name, dst_dir_fd=folder)
             return True
-        # From here on what stands where the copy was made is somebody's: it is never removed for an error.
+        # From here on the old file is in the place of the copy: an error must not remove it.
         return _after_exchange(root, copy, partial(kernel.rename, top, aside, folder, there), before, handle)
     finally:
         os.close(top)
@@ -141,18 +144,18 @@ def _after_exchange(
     old, now = os.lstat(copy), os.fstat(handle)
     try:
         if (old.st_dev, old.st_ino) != (before.st_dev, before.st_ino):
-            # Somebody has saved anew by a rename: that is the file now, and no old descriptor reaches it.
+            # Another process has saved a new file by rename. That one stays: no old descriptor refers to it.
             rename(kernel.RENAME_EXCHANGE)
             os.unlink(copy)
             return False
         if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
             os.unlink(copy)
         else:
-            # Written while it was copied, by nobody knows whom: kept.
+            # Written during the copy, by an unknown process: kept for the user.
             os.makedirs(kept, mode=0o700, exist_ok=True)
             os.rename(copy, os.path.join(kept, os.path.basename(copy)))
     except OSError:
-        pass  # it stays in `.aipass/handover`
+        pass  # the old file stays in `.aipass/handover`
     return True
 
 
@@ -160,11 +163,11 @@ def _attributes(handle: int) -> list[str]:
     try:
         return os.listxattr(handle)
     except OSError:
-        return []  # a filesystem that has none
+        return []  # a filesystem without attributes
 
 
 def _copy(source: int, target: int, size: int) -> None:
-    """The content, holes left as they are."""
+    """Copy the content; holes stay holes."""
     os.ftruncate(target, size)
     at = 0
     while at < size:
@@ -190,4 +193,5 @@ def _copy_some(source: int, target: int, length: int) -> int:
     except OSError as exc:
         if exc.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
+    # copy_file_range(2) fails between filesystems and on some network mounts.
     return os.sendfile(target, source, None, length)

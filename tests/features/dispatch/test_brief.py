@@ -47,7 +47,7 @@ def test_a_model_is_told_who_it_is_and_a_program_gets_the_text_alone(house):
     assert api.startswith("Add a login\n\n---\n\nYou are api, one of several agents")
     assert "You may write: `services/api/`, `/x`." in api
     assert "to another agent (eyes, plain, web)" in api
-    assert "You may write: whatever no other agent owns." in web
+    assert "You may write: every file that no other agent owns." in web
     assert "You may write: nothing: you read, and answer." in eyes
     assert plain == "Add a login"
     assert "{" not in api
@@ -83,7 +83,7 @@ def test_an_attempt_that_goes_on_is_told_so_and_not_who_it_is_again(house):
     end(bench, 1, "overload", session="s-1")
     bench.advance(3600)
     assert bench.runner.prompt(2) == (
-        "Your last attempt ended before it was done. Go on where you were. What was asked:\n\nAdd a login"
+        "Your last attempt ended before it was done. Continue where you stopped. You were asked:\n\nAdd a login"
     )
     end(bench, 2, "afresh")
     assert "You are api" in bench.runner.prompt(3)
@@ -95,7 +95,7 @@ def test_a_reply_without_a_conversation_is_told_what_was_before(house):
     bench.finish(1, "It is done")
     bench.ask("send", agent="plain", text="and then?", reply_to="1")
     assert bench.runner.prompt(2) == (
-        "and then?\n\n---\n\nThis goes on with dispatch 1. You were asked:\n\nfirst\n\nYou answered:\n\nIt is done\n"
+        "and then?\n\n---\n\nThis continues dispatch 1. You were asked:\n\nfirst\n\nYou answered:\n\nIt is done\n"
     )
     bench.ask("send", agent="api", text="first")
     end(bench, 3, session="s-1")

@@ -263,9 +263,7 @@ def test_three_equal_faults_pause_the_agent_until_somebody_resumes_it(house):
     assert (paused.ref, paused.detail) == ("a", {"reason": "no key"})
     assert house.running() == []
     assert house.dispatch(6)["state"] == "queued"
-    text = (
-        "a is paused: its last dispatches all failed of the same: no key; mend that, then `aipass resume a`"
-    )
+    text = "a is paused: its last dispatches all failed with the same fault: no key; fix that, then `aipass resume a`"
     assert text in house.notices()
     house.ask("resume", name="a")
     assert house.running() == [6]

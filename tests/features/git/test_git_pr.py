@@ -242,7 +242,7 @@ def test_merges_that_fail_their_checks_are_found_by_halves_and_the_others_merged
     assert done.stdout == ""
     assert done.stderr.count("is merged as") == 5
     assert (
-        f"PR {bad} is not merged: its check `echo x >> ../../../src/one.py; ! grep -rq bad a?` failed (status 1); .aipass/merges/"
+        f"PR {bad} is not merged: its check `echo x >> ../../../src/one.py; ! grep -rq bad a?` failed (status 1); the output is in .aipass/merges/"
         in done.stderr
     )
     assert [pr["state"] for pr in read(repository, "pr", "list")].count("merged") == 5
@@ -278,7 +278,7 @@ def test_a_merge_goes_on_after_the_engine_was_killed_while_its_checks_ran(reposi
         assert "PR 1 is being tested; .aipass/merges/" in repository.aipass(*verb).stdout
     os.kill(read(repository, "status")["engine"]["pid"], signal.SIGKILL)
     said = asking.communicate(timeout=PATIENCE)[0].decode()
-    assert "the engine went away" in said
+    assert "the engine stopped" in said
     repository.aipass("up", "--detach")
     repository.write("go", "")
     repository.wait_for(lambda: read(repository, "pr", "list")[0]["state"] == "merged", "the merge")
@@ -358,7 +358,7 @@ def test_a_person_opens_a_pr_of_what_a_dispatch_has_written_also_after_a_restart
     repository.aipass("pr", "open", "-m", "x", check=2)
     repository.write("src/n", "a person's\n")
     refused = repository.aipass("pr", "open", "-m", "x", "--dispatch", "1", check=3).stderr
-    assert "changed by somebody else since api wrote it: src/n;" in refused
+    assert "changed by another author since api wrote it: src/n;" in refused
     repository.aipass("pr", "open", "-m", "x", "--dispatch", "1", "src/one.py")
     assert read(repository, "pr", "list")[0]["paths"] == ["src/one.py"]
     repository.aipass("pr", "open", "-m", "y", "--agent", "api", "--include")
@@ -393,7 +393,7 @@ def test_a_request_that_a_killed_engine_left_is_carried_out_with_what_the_run_ha
     else:
         repository.wait_for(lambda: events(repository, "pr.failed"), "the answer")
         (failed,) = events(repository, "pr.failed")
-        assert "changed by somebody else since api wrote it: src/n;" in failed["detail"]["reason"]
+        assert "changed by another author since api wrote it: src/n;" in failed["detail"]["reason"]
         repository.aipass("pr", "open", "-m", "one", "--agent", "api", "src/one.py")
         assert read(repository, "pr", "list")[0]["paths"] == ["src/one.py"]
 
@@ -413,7 +413,7 @@ def test_what_a_person_changed_after_a_run_ended_while_no_engine_ran_is_theirs(r
     repository.aipass("up", "--detach")
     repository.wait_for(lambda: read(repository, "status")["counts"]["succeeded"], "the end")
     refused = repository.aipass("pr", "open", "-m", "x", "--agent", "api", check=3).stderr
-    assert "changed by somebody else since api wrote it: src/one.py;" in refused
+    assert "changed by another author since api wrote it: src/one.py;" in refused
 
 
 def phased(repository, **phase):
@@ -578,7 +578,7 @@ def test_without_an_engine_a_person_leaves_the_request_and_an_agents_verbs_say_s
     repository.aipass("down")
     asked = repository.aipass("pr", "merge", "1")
     assert asked.stdout.startswith("r-")
-    assert "no engine runs" in asked.stderr
+    assert "the engine is not running" in asked.stderr
     assert repository.aipass("pr", "merge", "9", check=1).stderr.startswith("error: there is no PR 9")
     repository.aipass("up", "--detach")
     repository.wait_for(lambda: read(repository, "pr", "list")[0]["state"] == "merged", "the merge")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from patience import until
@@ -180,27 +181,70 @@ def test_a_lock_that_nobody_holds_is_removed(tmp_path, monkeypatch):
     assert indexlock.remove_stale(tmp_path)
 
 
+@contextmanager
+def a_git(cwd):
+    """A process that is called git and works in a folder, with no file open."""
+    code = "import ctypes,sys; ctypes.CDLL(None).prctl(15, b'git', 0, 0, 0); print('on', flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd)  # fmt: skip
+    child.stdout.readline()
+    yield child
+    child.communicate()
+
+
 def test_a_git_that_was_there_when_the_lock_was_made_may_hold_it(tmp_path, monkeypatch):
     monkeypatch.setattr(indexlock, "MIN_AGE_S", 0.0)
-    code = "import ctypes,sys; ctypes.CDLL(None).prctl(15, b'git', 0, 0, 0); print('on', flush=True); sys.stdin.read()"
     own = tmp_path / "r/.git"
     own.mkdir(parents=True)
     for cwd, held in ((own.parent, True), (tmp_path, False)):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd
-        )
-        child.stdout.readline()
+        with a_git(cwd):
+            old(own / "index.lock")
+            why = str(indexlock.look(own).why_held)
+            assert ("(git) was already running when aipass first saw" in why) is held
+            assert indexlock.remove_stale(own) is not held
+
+
+@pytest.mark.parametrize("pause", [0, 1.5])
+def test_a_git_with_an_open_editor_keeps_its_lock_however_late_it_is_looked_at(tmp_path, monkeypatch, pause):
+    """The lock's file is closed then. The kernel makes the entry of a process in /proc when somebody first looks at it."""
+    monkeypatch.setattr(indexlock, "MIN_AGE_S", 0.0)
+    own = tmp_path / "r/.git"
+    own.mkdir(parents=True)
+    with a_git(own.parent) as editing:
         old(own / "index.lock")
-        assert ("(git) was there already" in str(indexlock.look(own).why_held)) is held
-        assert indexlock.remove_stale(own) is not held
-        child.communicate()
+        time.sleep(pause)
+        assert str(editing.pid) in str(indexlock.look(own).why_held)
+        assert not indexlock.remove_stale(own)
+
+
+def test_a_git_that_began_after_the_lock_was_seen_does_not_hold_it(tmp_path, monkeypatch):
+    """Agents that start one git after the other must not keep a stale lock alive."""
+    monkeypatch.setattr(indexlock, "MIN_AGE_S", 0.0)
+    own = tmp_path / "r/.git"
+    own.mkdir(parents=True)
+    old(own / "index.lock")
+    assert indexlock.look(own).why_held is None
+    time.sleep(0.05)
+    with a_git(own.parent):
+        assert indexlock.look(own).why_held is None
+        assert indexlock.remove_stale(own)
+
+
+def test_a_clock_that_is_set_says_nothing_of_who_holds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexlock, "MIN_AGE_S", 0.0)
+    own = tmp_path / "r/.git"
+    own.mkdir(parents=True)
+    with a_git(own.parent):
+        old(own / "index.lock")
+        late = time.time() + 86_400
+        monkeypatch.setattr(indexlock.time, "time", lambda: late)
+        assert indexlock.look(own).why_held is not None
 
 
 def test_it_is_taken_as_git_takes_it_and_known_after_a_crash(tmp_path):
     with indexlock.taken(tmp_path, "aipass 1 2"):
         assert (tmp_path / "index.lock").read_text() == "aipass 1 2"
         with (
-            pytest.raises(RefusedError, match="somebody's git is at work"),
+            pytest.raises(RefusedError, match="another git command is running"),
             indexlock.taken(tmp_path, "other", 0.05),
         ):
             pass
@@ -229,6 +273,6 @@ def test_of_programs_that_hide_their_files_only_a_git_may_hold_it(tmp_path, monk
     for lockers, held in ((("no-such-program",), False), (("cat",), True)):
         monkeypatch.setattr(indexlock, "LOCKERS", lockers)
         old(tmp_path / "index.lock")
-        assert ("cannot be seen" in str(indexlock.look(tmp_path).why_held)) is held
+        assert ("cannot read its list" in str(indexlock.look(tmp_path).why_held)) is held
         assert indexlock.remove_stale(tmp_path) is not held
     other.communicate()

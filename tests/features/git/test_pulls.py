@@ -154,7 +154,7 @@ def test_what_an_earlier_work_wrote_and_a_person_changed_is_left_out_and_said(be
     }
     made = bench.open("api", [], claims=claims)
     assert made.pr.paths == ("src/one.py",)
-    assert made.left_out == [("docs/x", "somebody has changed it since")]
+    assert made.left_out == [("docs/x", "another author has changed it since")]
 
 
 def test_the_same_title_again_goes_on_with_the_same_pr(bench):
@@ -184,9 +184,7 @@ def test_another_title_goes_on_from_the_agents_own_open_pr(bench):
     assert second.pr.base == first.commit
     assert set(second.pr.paths) == {"src/one.py", "src/two.py"}
     assert (
-        bench.merge(second.pr.id)
-        .refused[second.pr.id]
-        .startswith("it goes on from PR 1, which is not merged")
+        bench.merge(second.pr.id).refused[second.pr.id].startswith("it is based on PR 1, which is not merged")
     )
     assert not bench.merge(1, 2).refused
     assert bench.git("status", "--porcelain") == ""
@@ -211,7 +209,7 @@ def test_what_another_has_handed_in_as_it_is_now_is_not_handed_in_twice(bench):
     second = bench.open("api", ["docs/x", "src/one.py"])
     assert second.pr.paths == ("src/one.py",)
     assert second.pr.stacked_on == ()
-    assert second.left_out == [("docs/x", "PR 1 of web has it as it is now")]
+    assert second.left_out == [("docs/x", "PR 1 of web has the same contents")]
 
 
 def test_on_top_of_two_others_it_holds_both(bench):
@@ -294,7 +292,7 @@ def test_a_file_where_others_have_a_folder_is_refused(bench):
     (bench.top / "src/two.py").unlink()
     (bench.top / "src").rmdir()
     bench.write("src", "a file\n")
-    with pytest.raises(RefusedError, match="src stands where others have files"):
+    with pytest.raises(RefusedError, match="src has the path of another author's folder"):
         bench.open("api", ["src"])
 
 
@@ -405,7 +403,7 @@ def test_a_secret_on_a_new_line_is_refused_and_shown_to_nobody(bench):
         "api", ["src/one.py"], find_secrets=find_secrets, searched=lambda path: path != "src/one.py"
     )
     bench.write("docs/x", "other\n")
-    with pytest.raises(RefusedError, match="the PR's own words: GitHub Token"):
+    with pytest.raises(RefusedError, match="the PR's title or body: GitHub Token"):
         bench.open("api", ["docs/x"], f"Use {key}", find_secrets=find_secrets)
     bench.git("checkout", "-q", "docs/x")
     bench.merge(1)
@@ -567,7 +565,7 @@ def test_a_merge_waits_for_the_index_and_says_who_has_it(bench, monkeypatch):
     bench.open("api", ["src/one.py"])
     lock = bench.top / ".git/index.lock"
     lock.write_text("")
-    with pytest.raises(RefusedError, match="somebody's git is at work"):
+    with pytest.raises(RefusedError, match="another git command is running"):
         bench.merge(1)
     assert lock.exists()
     assert bench.records.get(1).state == "open"
@@ -595,8 +593,8 @@ def die_at(work):
 bench = GitBench.__new__(GitBench)
 bench.top = bench.root = Path({top!r})
 bench.repo = Repo(bench.root, bench.top / ".git/test-scratch")
-from aipass.features.git.pr_records import Records
-bench.records = Records(bench.repo.shared)
+from aipass.features.git.pr_records import PrRecords
+bench.records = PrRecords(bench.repo.shared)
 os.rename, os.replace, os.unlink = die_at(os.rename), die_at(os.replace), die_at(os.unlink)
 Repo.run = die_at(Repo.run)
 bench.merge(1, 2)

@@ -95,7 +95,7 @@ def test_what_a_person_saves_at_the_moment_of_the_merge_is_kept(bench, monkeypat
         whole(folder, one, other_folder, other)
 
     monkeypatch.setattr(exchange, "exchange", with_a_save)
-    with pytest.raises(RefusedError, match=r"src/one\.py was changed at this moment"):
+    with pytest.raises(RefusedError, match=r"src/one\.py was changed during the merge"):
         bench.merge(1)
     assert (bench.top / "src/one.py").read_text() == "a person's\n"
     assert bench.git("status", "--porcelain") == " M src/one.py\n"
@@ -270,11 +270,11 @@ def test_a_pr_that_is_closed_or_changed_after_it_was_tested_is_not_merged_as_it_
     bench.write("src/new.py", "n\n")
     bench.open("api", ["src/new.py"])
     with Lease(bench.repo.shared).hold("test", "merge") as held:
-        with pytest.raises(merge.StaleError, match="PR 1 was changed meanwhile"):
+        with pytest.raises(merge.StaleError, match="PR 1 was changed since the merge was prepared"):
             merger.apply(ready, held, lambda _: None)
         ready = merger.prepare([bench.records.get(1)], "merge", "test")
         merger.close(bench.records.get(1), "no", held)
-        with pytest.raises(merge.StaleError, match="PR 1 was closed meanwhile"):
+        with pytest.raises(merge.StaleError, match="PR 1 was closed since the merge was prepared"):
             merger.apply(ready, held, lambda _: None)
     assert bench.git("rev-parse", "main") == before
     bench.whole()
@@ -306,7 +306,7 @@ def test_what_changes_between_the_asking_and_the_making_is_no_agents(bench):
     bench.write("src/one.py", "agent\n")
     claim = WrittenPath(at=touched(bench.top / "src/one.py"))
     bench.write("src/one.py", "a person's\n")
-    with pytest.raises(RefusedError, match=r"changed by somebody else since api wrote it: src/one\.py"):
+    with pytest.raises(RefusedError, match=r"changed by another author since api wrote it: src/one\.py"):
         bench.open("api", ["src/one.py"], claims={"src/one.py": claim})
 
 
@@ -451,7 +451,7 @@ def test_a_pr_is_merged_only_into_the_branch_that_it_was_made_for(bench):
     opened(bench)
     bench.git("stash", "-q")
     bench.git("checkout", "-q", "release")
-    assert bench.merge(1).refused == {1: "it was made for main, and release is checked out here"}
+    assert bench.merge(1).refused == {1: "it was made for main, but release is checked out here"}
     bench.git("branch", "-m", "main", "trunk")  # a branch of that name is no more
     assert not bench.merge(1).refused
 
@@ -481,7 +481,7 @@ def test_agents_whose_names_git_writes_alike_have_branches_of_their_own(bench):
 
 def test_a_branch_in_the_way_is_named(bench):
     bench.git("branch", "aipass")
-    with pytest.raises(RefusedError, match="the branch `aipass` stands in the way"):
+    with pytest.raises(RefusedError, match="the branch `aipass` prevents branches"):
         opened(bench)
     assert not bench.records.all()
 
@@ -513,7 +513,7 @@ def test_a_pr_upon_one_whose_record_is_gone_is_refused_and_others_are_merged(ben
     opened(bench, "22\n", "src/two.py", agent="web")
     (bench.repo.shared / "prs/1.json").unlink()
     ready = bench.merge(2, 3)
-    assert ready.refused == {2: "it goes on from PR 1: there is no PR 1; `aipass pr list` lists them"}
+    assert ready.refused == {2: "it is based on PR 1: there is no PR 1; `aipass pr list` lists them"}
     assert bench.records.get(3).state == "merged"
 
 
@@ -545,7 +545,7 @@ def test_names_that_git_does_not_take_are_left_out_and_said(bench):
     bench.write("src/git~1", "x\n")
     bench.write("src/one.py", "11\n")
     assert bench.open("api", ["src/git~1", "src/one.py"]).left_out == [
-        ("src/git~1", "git takes no file of this name")
+        ("src/git~1", "git does not accept a file of this name")
     ]
 
 

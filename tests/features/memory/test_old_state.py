@@ -58,7 +58,7 @@ def test_lists_of_the_third_schema_are_taken_oldest_first_with_their_days_and_ta
     assert [day(entry) for entry in result.entries][:2] == ["2026-06-15", "2026-07-01"]
     assert result.entries[-1].tags == ("high",)
     (left,) = result.left
-    assert "wrote it about itself" in left
+    assert "wrote it automatically" in left
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_what_cannot_be_read_stands_twice_or_is_not_known_is_said():
     assert [line.split(":")[0] for line in broken.left] == ["local.json", "DRONE.observations.json"]
     result = read({"local.json": (b'{"todos": ["a"], "todos": ["b"], "narrative": "I am"}', CHANGED)})
     assert texts(result) == [("todo", "b")]
-    assert any("`todos` stands there twice" in line for line in result.left)
-    assert any("`narrative` has no place" in line for line in result.left)
+    assert any("`todos` appears twice" in line for line in result.left)
+    assert any("aipass has no field for `narrative`" in line for line in result.left)
     assert result.entries[0].time == CHANGED
 
 
@@ -171,10 +171,10 @@ def test_an_old_tree_is_taken_over_once_and_the_rest_is_said(repository, tmp_pat
     assert "no agent in aipass.toml is called DRONE" in tried.stdout
     repository.aipass("up", "--detach")
     done = repository.aipass("trinity", "import", str(tree), check=1)
-    assert "taken: 3" in done.stdout
+    assert "imported: 3" in done.stdout
     assert 'role = "a role"' in done.stdout
     again = repository.aipass("trinity", "import", str(tree / "src/ai_mail"))
-    assert "taken: 0, there already: 3" in again.stdout
+    assert "imported: 0, already there: 3" in again.stdout
     local = json.loads((repository.root / ".aipass/agents/ai-mail/.trinity/local.json").read_text())
     assert [todo["text"] for todo in local["todos"]] == ["one", "two"] or [todo["text"] for todo in local["todos"]] == ["two", "one"]  # fmt: skip
     assert local["sessions"] == [], "no run of this aipass"
@@ -184,7 +184,7 @@ def test_an_old_tree_is_taken_over_once_and_the_rest_is_said(repository, tmp_pat
     assert told["taken"] == 1
     assert "no more fit" in told["refused"][0]
     missing = repository.aipass("trinity", "import", str(tree / "nothing"), check=2)
-    assert "there is no such folder" in missing.stderr
+    assert "this folder does not exist" in missing.stderr
 
 
 def test_an_old_file_in_an_agents_own_folder_is_set_aside_with_a_hint_and_taken_over_from_there(repository):
@@ -199,7 +199,7 @@ def test_an_old_file_in_an_agents_own_folder_is_set_aside_with_a_hint_and_taken_
     )
     assert "a state file of AIPass 2.x" in told["text"]
     done = repository.aipass("trinity", "import", ".aipass/quarantine/trinity/drone")
-    assert "taken: 1" in done.stdout
+    assert "imported: 1" in done.stdout
     assert "mend the help" in repository.aipass("trinity", "show", "drone").stdout
 
 

@@ -299,7 +299,7 @@ def test_an_agent_forgets_its_own_only(house):
     note(house, "theirs", agent="web")
     house.ask("send", agent="api", text="work")
     refused = house.ask("forget", memory=2, by=1)
-    assert (refused["exit"], refused["message"]) == (3, "2 is web's, and `api` forgets its own only")
+    assert (refused["exit"], refused["message"]) == (3, "2 belongs to web, and `api` can forget only its own")
     assert house.ask("forget", memory=1, by=1)["exit"] == 0
     assert house.ask("forget", memory=2)["exit"] == 0
 
@@ -322,7 +322,7 @@ def test_what_looks_like_a_secret_is_remembered_by_nobody_and_the_writer_is_told
     assert [table for table, rows in tables.items() if key in rows] == []
     assert "[Anthropic or OpenAI key masked]" in tables["memory"]
     told = [row["text"] for row in house.ledger.all("messages_of", {"recipient": "api", "limit": -1})]
-    assert "What looks like a secret was masked in what you said: Anthropic or OpenAI key." in told
+    assert "Text that looks like a secret was masked in your message: Anthropic or OpenAI key." in told
 
 
 @pytest.mark.parametrize(

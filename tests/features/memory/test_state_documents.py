@@ -57,10 +57,10 @@ def test_the_line_of_every_value_is_found(document, data):
     [
         (b"", 1, "empty"),
         (b"  \n", 1, "empty"),
-        (b"[1]", 1, "holds a list"),
-        (b'{"a": 1,\n"a": 2}', 2, 'the key "a" stands twice'),
-        (b'{"a":\n NaN}', 2, "NaN is no JSON"),
-        (b'{"a": Infinity}', 1, "Infinity is no JSON"),
+        (b"[1]", 1, "contains a list"),
+        (b'{"a": 1,\n"a": 2}', 2, 'the key "a" appears twice'),
+        (b'{"a":\n NaN}', 2, "NaN is not JSON"),
+        (b'{"a": Infinity}', 1, "Infinity is not JSON"),
         (b'{"a":\n\n -1e400}', 3, "-1e400 is larger than any number"),
         (b'{\n\n"a": }', 3, "not JSON"),
         (b"\xef\xbb\xbf{}", 1, "byte order mark"),
@@ -146,7 +146,7 @@ def test_what_is_right_is_taken_also_without_what_the_engine_gives():
 def test_more_todos_than_may_be_open_are_refused_and_more_learnings_are_not():
     document = GOOD | {"learnings": [{"text": "x"}] * 99}
     assert len(parse(LOCAL, render(document), LIMITS).lists["learning"]) == 99
-    with pytest.raises(FaultError, match=r"31 todos; 30 may be open") as caught:
+    with pytest.raises(FaultError, match=r"31 todos; at most 30 can be open") as caught:
         parse(LOCAL, render(document | {"todos": [{"text": "x"}] * 31}), LIMITS)
     assert caught.value.line > 100
 
@@ -305,11 +305,11 @@ def test_limits_that_are_lowered_leave_alone_what_stands_already():
     assert parse(LOCAL, shorter, low, standing).lists["todo"][2].text == "changed"
     with pytest.raises(FaultError, match="at most 20"):
         parse(LOCAL, document("another text that is too long now", "b"), low, standing)
-    with pytest.raises(FaultError, match="there are 4 todos; 2 may be open"):
+    with pytest.raises(FaultError, match="there are 4 todos; at most 2 can be open"):
         parse(LOCAL, document("a", "b", "c", "d"), low, standing)
 
 
 def test_a_list_of_a_save_has_an_end():
     entries = [{"text": f"{number}"} for number in range(1_001)]
-    with pytest.raises(FaultError, match="there are 1001 learnings; a file holds at most 1000"):
+    with pytest.raises(FaultError, match="there are 1001 learnings; a file has at most 1000"):
         parse(LOCAL, json.dumps({**GOOD, "learnings": entries}).encode(), LIMITS)

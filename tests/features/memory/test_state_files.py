@@ -111,6 +111,7 @@ def broken():
     return found
 
 
+@pytest.mark.slow
 def test_hundreds_of_broken_writes_are_each_answered_by_the_last_good_state(stand, monkeypatch):
     monkeypatch.setattr(place, "MOST_ASIDE", 10_000)
     cases = broken()

@@ -137,7 +137,7 @@ def test_what_an_agent_saved_is_taken_and_what_is_the_engines_is_put_back_and_re
         ".aipass/agents/api/.trinity/local.json",
     )
     (told,) = house.ledger.all("unread", {"recipient": "api", "limit": -1})
-    assert "the fields `agent`, `now.task` are aipass's own" in told["text"]
+    assert "the fields `agent`, `now.task` belong to aipass" in told["text"]
     assert house.layout.run(1).joinpath("mail", f"{told['id']}.md").exists()
 
 
@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_used_is_told_to_the_agent_with_line_and_field(hou
 def test_a_secret_that_was_taken_out_is_told(house):
     save(house, body(house), masked=("AWS key",))
     (told,) = house.ledger.all("unread", {"recipient": "api", "limit": -1})
-    assert "looks like a secret was taken out of your local.json: AWS key" in told["text"]
+    assert "aipass masked what looks like a secret in your local.json: AWS key" in told["text"]
 
 
 def test_runs_are_remembered_newest_first_with_what_they_said_and_how_they_ended(house):
@@ -357,4 +357,4 @@ def test_a_note_holds_nothing_that_a_save_would_be_refused_for(house):
 @pytest.mark.parametrize("added", ["0001-01-01T00:00:00", "9999-12-31T23:59:59-14:00", "2030-01-01", "soon"])
 def test_a_note_of_elsewhere_is_of_a_time_that_has_been(house, added):
     reply = house.ask("note", do="learning", text="x", agent="api", added=added)
-    assert (reply["exit"], "is no time that has been" in reply["message"]) == (2, True)
+    assert (reply["exit"], "is not a time in the past" in reply["message"]) == (2, True)

@@ -28,6 +28,8 @@ from aipass.supervisor.fence import gitfolder, runs_code
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.workspace.layout import Layout
 
+pytestmark = pytest.mark.slow
+
 TOP = ROOT
 #: Who may start processes by other means than `programs.run`, and what they start.
 STARTERS = {
@@ -142,7 +144,7 @@ def test_a_program_that_lies_only_in_the_tree_is_not_started_and_named(places):
     os.unlink(safe)
     assert programs.of(root).find("tool") is None
     with pytest.raises(
-        programs.ProgramMissingError, match=r"\.venv/bin/tool is not started, because agents may write there"
+        programs.ProgramMissingError, match=r"\.venv/bin/tool is not started, because agents can write there"
     ):
         programs.run(root, ["tool"])
 
@@ -690,7 +692,7 @@ def test_a_plugin_whose_code_lies_in_the_tree_is_left_out_in_words(tmp_path, mon
     plugins = Plugins()
     plugins.load_installed(tmp_path)
     assert not (tmp_path / "ran").exists()
-    assert f"its code lies in {tmp_path / 'tools/mine'}, where agents may write" in plugins.failed["mine"]
+    assert f"its code is in {tmp_path / 'tools/mine'}, where agents can write" in plugins.failed["mine"]
     assert plugins.drivers()["command"]
 
 

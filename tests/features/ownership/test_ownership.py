@@ -199,7 +199,7 @@ def test_doctor_tries_each_layer(house):
         for entry in json.loads(house.aipass("doctor", "--json", timeout=2 * PATIENCE).stdout)
     }
     assert found["fence"]["state"] == "ok", found["fence"]
-    assert "races included" in found["fence"]["found"]
+    assert "also by races" in found["fence"]["found"]
     assert found["wall"]["state"] == "ok", found["wall"]
 
 

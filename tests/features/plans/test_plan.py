@@ -121,7 +121,7 @@ def test_a_plan_reads_as_it_is_written():
         ('"owns": ["app/api/"]', '"owns": [""]', "plan:6: phases.1.owns.0: an empty pattern"),
         ('"handoff": "write"', '"handoff": "now"', "plan:6: phases.1.handoff:"),
         ('"handoff": "write"', '"settle": 3', 'plan:6: phases.1.settle: a duration needs a unit; write "3s"'),
-        ('"title": "Add login"', '"title": "Add login", "title": "twice"', 'the key "title" stands twice'),
+        ('"title": "Add login"', '"title": "Add login", "title": "twice"', 'the key "title" appears twice'),
         (" ]}", " ]", "plan:7: not valid JSON"),
         (PLAN, "[]", "plan:1: "),
         (PLAN, '{"id": "1", "title": "t", "phases": []}', "plan:1: phases: "),
@@ -204,8 +204,8 @@ def test_a_circle_is_drawn_as_what_it_is():
     )
     assert graph.as_text(drawn).splitlines()[1:] == [
         "1. a (a)  owns a",
-        "?  b (b)  never: part of a cycle, or behind one; after c",
-        "?  c (c)  never: part of a cycle, or behind one; after b",
+        "?  b (b)  never runs: part of a cycle, or after one; after c",
+        "?  c (c)  never runs: part of a cycle, or after one; after b",
     ]
 
 
@@ -280,7 +280,7 @@ def test_a_template_of_ones_own_is_listed_and_used(root, capfd):
     path = aipass(capfd, "plan", "new", "that", "--template", "mine")[1].strip()
     assert json.loads((root / path).read_text())["phases"][0]["task"] == "Do that"
     assert aipass(capfd, "plan", "new", "x", "--template", "broken")[0] == 2
-    assert "there are: feature" in aipass(capfd, "plan", "new", "x", "--template", "none")[2]
+    assert "templates: feature" in aipass(capfd, "plan", "new", "x", "--template", "none")[2]
 
 
 def test_the_example_plan_can_start():

@@ -199,7 +199,7 @@ def test_a_plan_is_a_part_of_the_chain_that_its_starter_stands_in(tmp_path):
     house = House(tmp_path, 'orchestrator = "db"\n' + TOML + "[limits]\nhops = 1\n")
     house.plan(MODEL)
     house.bench.ask("send", agent="db", text="start it")
-    assert house.steer("start", by=1) == (0, "plan 0001 runs: 1 phase")
+    assert house.steer("start", by=1) == (0, "plan 0001 is running: 1 phase")
     house.bench.finish(1)
     assert house.runs() == [2]
     code, text = house.steer("start", by=2)
@@ -255,7 +255,7 @@ def test_a_failed_plan_goes_on_with_its_file_as_it_is_now(house):
     house.bench.finish(3)
     house.plan({**MODEL, "task": "again?"}, API)
     code, text = house.steer("resume")
-    assert (code, text) == (3, "plan 0001 cannot go on: phase model is done already; change it back")
+    assert (code, text) == (3, "plan 0001 cannot resume: phase model is done already; undo its change")
 
 
 def test_a_plan_cannot_go_on_where_another_has_taken_its_ground(house):
@@ -448,7 +448,7 @@ def test_stopping_ends_what_lives_on_after_a_hand_over(house):
     assert sorted(house.runner.stopped) == [1, 2]
     code, text = house.steer("start")
     assert code == 3
-    assert "run 1 of its phase model lives on" in text
+    assert "run 1 of its phase model is still alive" in text
     house.bench.finish(1, outcome="cancelled")
     house.bench.finish(2, outcome="cancelled")
     assert house.steer("start")[0] == 0
@@ -459,7 +459,9 @@ def test_what_waits_for_an_agent_that_is_gone_is_told(house):
     house.start(MODEL)
     house.bench.layout.config.write_text(TOML.replace("[agents.db]", "[agents.other]"))
     house.bench.ask("reload")
-    assert house.bench.notices() == ["`db` is not configured any more, and its dispatches wait: 2"]
+    assert house.bench.notices() == [
+        "`db` is not configured any more, and its dispatches wait: 2; configure it again, or cancel them"
+    ]
 
 
 def test_a_plan_that_is_woken_by_its_own_end_is_a_chain(tmp_path):
@@ -550,7 +552,7 @@ def test_what_was_delivered_and_is_gone_is_not_done(house, handoff):
     for check in house.checks():
         house.bench.finish(check)
     assert house.states() == {"model": "failed"}
-    assert "gone" in house.bench.ledger.one("phase", {"plan": "0001", "id": "model"})["reason"]
+    assert "were removed" in house.bench.ledger.one("phase", {"plan": "0001", "id": "model"})["reason"]
 
 
 def test_a_check_of_what_changed_under_it_does_not_count(house):
@@ -618,12 +620,12 @@ def test_a_paused_plan_goes_on_with_what_was_refused_before_and_may_be_now(house
     house.plan(MODEL, {**API, "agent": "web", "task": "in another way"})  # nobody has seen it change
     house.steer("pause")
     code, text = house.steer("resume")
-    assert (code, text) == (0, "plan 0001 is running; the change of plan 0001 is taken over")
+    assert (code, text) == (0, "plan 0001 is running; the change of plan 0001 is applied")
     house.plan({**MODEL, "task": "too late"}, API)
     house.steer("pause")
     code, text = house.steer("resume")
     assert code == 0
-    assert "goes on as it was: phase model is running already" in text
+    assert "continues unchanged: phase model is running already" in text
     house.deliver(1, "app/model")
     assert "in another way" in house.runner.prompt(2)
 

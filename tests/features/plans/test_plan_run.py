@@ -80,7 +80,7 @@ def test_what_one_writes_starts_the_next_and_the_first_cannot_write_it_any_more(
     house.write("api.sh", "cat $AIPASS_PROMPT_FILE; echo a > app/api; sleep 2; echo late > app/api; true\n")
     house.write("web.sh", "echo w > app/page.html; echo x > app/model; true\n")
     plan(house, *THREE)
-    assert house.aipass("plan", "start", "1").stdout == "plan 0001 runs: 3 phases\n"
+    assert house.aipass("plan", "start", "1").stdout == "plan 0001 is running: 3 phases\n"
     until(house, model="done", api="done", web="done")
     order = [(e["kind"], e["ref"]) for e in events(house) if e["kind"].startswith(("phase.", "plan."))]
     assert [ref for kind, ref in order if kind == "phase.started"] == ["0001/model", "0001/api", "0001/web"]

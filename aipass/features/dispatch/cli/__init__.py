@@ -1,1 +1,1 @@
-"""Its verbs: one file each."""
+"""The verbs of dispatches: send, cancel, retry, resume; one module each."""

@@ -1,4 +1,4 @@
-"""`aipass cancel`: ask the engine to cancel a dispatch."""
+"""The verb `aipass cancel`: requests the end of a dispatch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from aipass.workspace.layout import find_root
 @click.command("cancel")
 @click.argument("dispatch_id", metavar="ID")
 def command(dispatch_id: str) -> None:
-    """End the dispatch ID: a queued one at once, a running one by INT, TERM and KILL."""
+    """Cancel the dispatch ID: a queued one immediately, a running one with the signals INT, TERM, KILL."""
+    # Checked here as well, because without an engine the user would get the error only after the next start.
     if not dispatch_id.isdecimal() and not dispatch_id.startswith("r-"):
         raise AipassError(f"there is no dispatch `{dispatch_id}`; `aipass dispatches` lists them")
     row = ask(find_root(), "cancel", id=dispatch_id)

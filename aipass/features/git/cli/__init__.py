@@ -1,1 +1,1 @@
-"""Its verbs: one file each."""
+"""The verbs of PRs and the git lease: pr, lock; one module each."""

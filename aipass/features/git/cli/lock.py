@@ -1,4 +1,4 @@
-"""`aipass lock`: the repo-wide git lease."""
+"""The verb `aipass lock`: shows and breaks the lease (git lock), which PR operations of one repository take in turn."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from aipass.workspace.layout import find_root
 @json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Show who holds the git lease: one at a time builds or merges PRs. People's own git does not need it."""
+    """Show the holder of the git lease (lock). One process at a time builds or merges PRs; your own git needs no lease."""
     if context.invoked_subcommand is not None:
         return
+    # The lease is ours and shared by all worktrees; index.lock is git's own and belongs to one worktree.
     lease, own = _lease()
     tickets, index = lease.tickets(), indexlock.look(own)
     if as_json:
@@ -40,18 +41,20 @@ def command(context: click.Context, as_json: bool) -> None:
         print_json(found)
         return
     if not tickets:
-        click.echo("nobody holds the git lease")
+        click.echo("the git lease is free")
     layout = find_root()
+    # Without an engine no check is running: the file about it is left over from one that was killed.
     if tested := merge_checks.in_words(layout) if engine.holder(layout) else None:
-        click.echo(f"{tested}; the lease is not held for it")
+        # Checks may take long and run in a worktree of their own, so a merge takes the lease only after them.
+        click.echo(f"{tested}; this needs no lease")
     for place, ticket in enumerate(tickets):
-        word = "waits since" if place else "held since"
+        word = "waiting since" if place else "held since"
         click.echo(
             f"{word} {clock(ticket.since)} by {plain(ticket.holder)} (process {ticket.pid}): {plain(ticket.reason)}"
         )
     if index is not None:
         click.echo(
-            f"git's own {index.path} stands there since {clock(index.since)}: {index.why_held or 'nobody holds it'}"
+            f"git's lock file {index.path} exists since {clock(index.since)}: {index.why_held or 'no process holds it'}"
         )
         if index.why_held is None:
             click.echo("`aipass lock break` removes it")
@@ -61,38 +64,42 @@ def command(context: click.Context, as_json: bool) -> None:
 @click.option(
     "--force",
     is_flag=True,
-    help="Take it from a process that lives; what that does fails, and changes nothing.",
+    help="Break the lease of a live process too; its operation fails and changes nothing.",
 )
 def break_(force: bool) -> int:
-    """Take the lease away, and an index.lock that nobody holds. For people.
+    """For people: break the lease, and remove an index.lock that no process holds.
 
-    A holder that died has lost it already.
+    The lease of a dead process ends without this.
     """
+    # An agent could otherwise end the merge of another one, and git's own lock of a person.
     if is_agent():
         click.echo("`lock break` is for people", err=True)
         return EXIT_REFUSED
     lease, own = _lease()
+    # Two separate locks: a stale index.lock must be removable also while the lease is free.
     said = False
     if tickets := lease.tickets():
         if not force:
             click.echo(
-                f"it is held by {plain(tickets[0].told())}; that process lives; `--force` takes it away all the same",
+                f"the lease is held by {plain(tickets[0].told())}, and that process is alive; `--force` breaks the lease",
                 err=True,
             )
             return EXIT_REFUSED
+        # None if the holder has released it since: then nothing was broken, and nothing is reported.
         broken = lease.break_()
         if broken is not None:
-            click.echo(f"taken from {plain(broken.told())}")
+            click.echo(f"lease broken; it was held by {plain(broken.told())}")
             said = True
     if (index := indexlock.look(own)) is not None:
         if index.why_held is not None:
-            click.echo(f"{index.path} stays: {index.why_held}", err=True)
+            # Without git's lock a live git and another one would write the index at the same time and damage it.
+            click.echo(f"{index.path} is not removed: {index.why_held}", err=True)
             return EXIT_REFUSED
         if indexlock.remove_stale(own):
-            click.echo(f"{index.path} is removed: nobody held it")
+            click.echo(f"{index.path} is removed: no process held it")
             said = True
     if not said:
-        click.echo("nobody holds the git lease")
+        click.echo("the git lease is free")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Its verbs: one file each."""
+"""The verbs of state files and memory: note, trinity, forget; one module each."""

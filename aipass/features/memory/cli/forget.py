@@ -1,4 +1,4 @@
-"""`aipass forget`: remove something that is remembered."""
+"""The verb `aipass forget`: removes an entry from the shared memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ SHOWN_CHARS = 60
 
 @click.command("forget")
 @click.argument("memory", metavar="ID", type=click.IntRange(1, 1 << 60))
-@click.option("-y", "--yes", is_flag=True, help="Do not ask, on a terminal, whether that is meant.")
+@click.option("-y", "--yes", is_flag=True, help="Skip the confirmation on a terminal.")
 def command(memory: int, yes: bool) -> int:
-    """Remove what `aipass recall` shows as ID, for good: from state file, memory and log.
+    """Delete the memory that `aipass recall` lists as ID from state file, memory and log. This cannot be undone.
 
-    An agent forgets its own; you may forget anything.
+    An agent can delete only its own memories; you can delete all.
     """
     layout = find_root()
+    # Only on a terminal: a script or an agent could not answer and would wait without end.
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
         _confirm(layout, memory)
     row = ask(layout, "forget", memory=memory)
@@ -35,7 +36,8 @@ def command(memory: int, yes: bool) -> int:
 
 
 def _confirm(layout: Layout, memory: int) -> None:
-    """Say what it is: memories, messages, dispatches and PRs all have numbers."""
+    """Show the entry and ask. Ends the verb (exit status 130) if the answer is no."""
+    # Memories, messages, dispatches and PRs all have numbers, and a mix-up could not be undone.
     from aipass.ledger import Ledger
 
     if not layout.ledger.exists():
@@ -46,5 +48,7 @@ def _confirm(layout: Layout, memory: int) -> None:
     if row is not None:
         begin = one_line(row["text"])[:SHOWN_CHARS]
         click.confirm(
-            f"Forget this {row['source']} of {row['agent']} for good: “{begin}”?", abort=True, err=True
+            f"Delete this {row['source']} of {row['agent']}: “{begin}”? This cannot be undone.",
+            abort=True,
+            err=True,
         )

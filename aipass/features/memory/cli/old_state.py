@@ -1,4 +1,4 @@
-"""`aipass trinity import`: take over the state files of AIPass 2.x, and say what was left."""
+"""The import of state files of AIPass 2.x, for `aipass trinity import`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from aipass.workspace.layout import Layout
 
-#: Larger than any of them; what is larger is no state file.
+#: State files of 2.x are much smaller; a larger file is something else, and is read only up to here.
 MAX_BYTES = 10_000_000
-#: Folders of an old tree that hold copies, or nothing of an agent's.
+#: Folders of an old tree that contain copies of state files, or no data of agents.
 _PASSED_OVER = frozenset(
     (".git", ".backup", ".archive", ".aipass", "node_modules", "templates", "__pycache__")
 )
@@ -35,7 +35,7 @@ KINDS = ("todo", "learning", "observation", "session")
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The old files of one agent. `agent`: whose they become; None where nobody is of that name."""
+    """The old state of one agent. `agent`: the configured agent that gets the entries; None if none has that name."""
 
     folder: Path
     found: old.ImportedState
@@ -43,9 +43,12 @@ class Branch:
 
 
 def branches(layout: Layout, folder: Path, named: str | None) -> list[Branch]:
-    """Whose files lie in a folder: one agent's, or in an old tree those of many."""
+    """Return the state of one agent in `folder`, or of each agent in the tree below it. `named`: the agent that gets it.
+
+    Raises ConfigError if there are no state files, or if `named` is given and there are several agents.
+    """
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no such folder")
+        raise ConfigError(f"{folder}: this folder does not exist")
     places = (
         [folder]
         if _names(folder)
@@ -55,11 +58,11 @@ def branches(layout: Layout, folder: Path, named: str | None) -> list[Branch]:
     )
     if not places:
         raise ConfigError(
-            f"{folder}: there are no state files here; name a folder with passport.json, local.json or observations.json, or one above it"
+            f"{folder}: no state files found; name a folder with passport.json, local.json or observations.json, or one above it"
         )
     if named is not None and len(places) > 1:
         raise ConfigError(
-            f"{folder}: there are the files of {len(places)} agents below; with --agent name the folder of one"
+            f"{folder}: contains the state files of {len(places)} agents; with --agent, name the folder of one agent"
         )
     agents = known_agents(layout)
     return [_branch(place, agents, named) for place in places]
@@ -72,6 +75,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
+# `os.walk` follows no links to folders, so a link to a folder above cannot make the search endless.
 def _below(folder: Path) -> Iterator[Path]:
     for place, folders, _ in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _PASSED_OVER)
@@ -83,9 +87,11 @@ def _branch(folder: Path, agents: dict[str, Any], named: str | None) -> Branch:
     files = {}
     for name in _names(folder):
         with (folder / name).open("rb") as file:
+            # The time of the last change dates entries of old formats that have no time of their own.
             files[name] = file.read(MAX_BYTES), os.fstat(file.fileno()).st_mtime
     found = old.read(files)
     home = folder.parent if folder.name == _TRINITY else folder
+    # 2.x wrote names of branches in other cases and with `_` for `-`, so names are compared without these differences.
     by_key = {_key(name): name for name in agents}
     known = (by_key.get(_key(name)) for name in (*found.names, home.resolve().name))
     return Branch(folder, found, named or next(filter(None, known), None))
@@ -96,7 +102,10 @@ def _key(name: str) -> str:
 
 
 def take_over(layout: Layout, folder: Path, named: str | None, *, dry_run: bool, as_json: bool) -> int:
-    """Ask for each entry to be noted, and say what came of it. Exit status 1 where something was left for want of room or agent."""
+    """Request a note for each old entry, and print the results. Returns 1 if an entry was refused or a state has no agent, else 0.
+
+    Idempotent: the engine knows entries that it has already. `dry_run`: print only, request nothing.
+    """
     if named is not None:
         check_agent(layout, named)
     told = []
@@ -133,6 +142,7 @@ def _shown(branch: Branch) -> dict[str, Any]:
 
 
 def _asked(layout: Layout, agent: str, entries: list[old.Old]) -> dict[str, Any]:
+    # First all requests, then all replies: one wait for each entry would take as long as the engine's steps together.
     names = [
         leave(
             layout,
@@ -146,6 +156,7 @@ def _asked(layout: Layout, agent: str, entries: list[old.Old]) -> dict[str, Any]
         for entry in entries
     ]
     done: dict[str, Any] = {"taken": 0, "known": 0, "cut": [], "refused": [], "waits": 0}
+    # The requests stay in the spool. Their results are known only after the next start, so this verb cannot report them.
     if engine_lock.holder(layout) is None:
         return done | {"waits": len(names)}
     for name, entry in zip(names, entries, strict=True):
@@ -157,7 +168,8 @@ def _asked(layout: Layout, agent: str, entries: list[old.Old]) -> dict[str, Any]
         except ReplyError as exc:
             done["refused"].append(f"{begin}: {exc}")
         else:
-            done["known" if said.endswith("so already") else "taken"] += 1
+            # The reply has only a text: `StateStore.note` in features/memory/store.py ends it with these words. Keep both equal.
+            done["known" if said.endswith("nothing was added") else "taken"] += 1
             if "; only its first" in said:
                 done["cut"].append(f"{begin}: {said.partition('; ')[2]}")
     return done
@@ -165,15 +177,15 @@ def _asked(layout: Layout, agent: str, entries: list[old.Old]) -> dict[str, Any]
 
 def _print(one: dict[str, Any], *, dry_run: bool) -> None:
     found = ", ".join(f"{number} {kind}{'s' if number != 1 else ''}" for kind, number in one["found"].items())
-    click.secho(f"{one['folder']} → {one['agent'] or 'nobody'}", bold=True)
+    click.secho(f"{one['folder']} → {one['agent'] or 'no agent'}", bold=True)
     if one["agent"] is None:
         called = one["names"][0] if one["names"] else "it"
-        _say(f"no agent in aipass.toml is called {called}: add it, or say whose it is with --agent NAME")
-    _say(f"found: {found or 'nothing to take over'}")
+        _say(f"no agent in aipass.toml is called {called}: add it, or choose an agent with --agent NAME")
+    _say(f"found: {found or 'no entries to import'}")
     if not dry_run and one["agent"] is not None:
-        _say(f"taken: {one['taken']}" + (f", there already: {one['known']}" if one["known"] else ""))
+        _say(f"imported: {one['taken']}" + (f", already there: {one['known']}" if one["known"] else ""))
     if one["waits"]:
-        _say(f"{one['waits']} wait for `aipass up`")
+        _say(f"queued until `aipass up`: {one['waits']}")
     for title in ("cut", "refused", "left"):
         for line in one[title]:
             _say(f"{title}: {line}")

@@ -1,4 +1,4 @@
-"""`aipass trinity`: what agents know of themselves, as it stands in their state files."""
+"""The verb `aipass trinity`: shows, checks and imports the state files of agents."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @click.group("trinity")
 def command() -> None:
-    """State files: who an agent is, what it is doing, has learned and has seen."""
+    """Manage state files: identity, current work, learnings and observations of each agent."""
 
 
 @command.command("show")
 @click.argument("agent")
 @json_option
 def show(agent: str, as_json: bool) -> int:
-    """What AGENT knows."""
+    """Show the state of AGENT."""
     from aipass.config import reading
     from aipass.features.memory.model import FILES
 
@@ -36,16 +36,17 @@ def show(agent: str, as_json: bool) -> int:
     check_agent(layout, agent)
     folder = _folder(layout, reading.load(layout.config), agent)
     found: dict[str, Any] = {}
+    # Validated first: `_print` reads fields without checks of its own.
     for problem in _problems(layout, reading.load(layout.config), agent):
         raise AipassError(f"{problem['file']}:{problem['line']}: {problem['message']}")
     for name in FILES:
         try:
             found[name.removesuffix(".json")] = json.loads((folder / name).read_bytes())
         except FileNotFoundError:
-            raise AipassError(f"{folder / name}: is not there yet; `aipass up` makes it") from None
+            raise AipassError(f"{folder / name}: does not exist yet; `aipass up` creates it") from None
         except (OSError, ValueError) as exc:
             raise AipassError(
-                f"{folder / name}: cannot be read ({exc}); `aipass trinity check` says more"
+                f"{folder / name}: cannot be read ({exc}); `aipass trinity check` shows details"
             ) from exc
     if as_json:
         print_json(found)
@@ -58,7 +59,7 @@ def show(agent: str, as_json: bool) -> int:
 @click.argument("agents", nargs=-1)
 @json_option
 def check(agents: tuple[str, ...], as_json: bool) -> int:
-    """Whether all state files can be used; says line and field where not."""
+    """Validate the state files of AGENTS (default: all); print file, line and field of each fault. Exit status 1 on a fault."""
     from aipass.config import reading
 
     layout = find_root()
@@ -73,7 +74,7 @@ def check(agents: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         print_json({"ok": not problems, "problems": problems})
     elif not problems:
-        click.echo("all state files can be used")
+        click.echo("all state files are valid")
     for one in () if as_json else problems:
         where = f"{one['file']}:{one['line']}" + (f" `{one['field']}`" if one["field"] else "")
         click.echo(plain(f"{one['agent']}: {where}: {one['message']}"))
@@ -82,13 +83,15 @@ def check(agents: tuple[str, ...], as_json: bool) -> int:
 
 @command.command("import")
 @click.argument("folder", metavar="OLD_FOLDER", type=click.Path(path_type=Path))
-@click.option("--agent", help="Whose it becomes; left out: the agent of the old one's name.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be taken, and what left.")
+@click.option("--agent", help="Import into this agent (default: the agent with the same name).")
+@click.option(
+    "--dry-run", is_flag=True, help="Only print which entries would be imported and which left out."
+)
 @json_option
 def take_over(folder: Path, agent: str | None, dry_run: bool, as_json: bool) -> int:
-    """Take over the state files of AIPass 2.x.
+    """Import the state files of AIPass 2.x.
 
-    OLD_FOLDER holds one agent's files, or is above those of many. Nothing in it is changed; a second time takes nothing twice.
+    OLD_FOLDER contains the files of one agent, or is above those of several. It is not changed. A second import adds no duplicates.
     """
     from aipass.features.memory.cli import old_state
 
@@ -106,23 +109,27 @@ def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, An
     from aipass.features.memory.model import FILES, PASSPORT, parse
     from aipass.supervisor.held import open_regular
 
+    """The faults of an agent's state files; at most one for each file."""
     found = []
     standing = _standing(layout)
     for name in FILES:
         path = _folder(layout, settings, agent) / name
         try:
+            # An agent can put a link or a pipe there: a pipe would block, a link would lead to a file of the person.
             with open_regular(path) as file:
                 data = file.read(MAX_BYTES + 1)
+            # The engine writes the passport from aipass.toml, so its fields need no check here, only its JSON.
             if name == PASSPORT:
                 read(data)
             else:
+                # Entries that the engine wrote earlier stay valid, even if the limits in aipass.toml were lowered since.
                 parse(name, data, settings.state, standing.get((agent, name), b""))
         except FaultError as fault:
             line, field, message = fault.line, fault.field, fault.message
         except FileNotFoundError:
-            line, field, message = 1, "", "is not there yet; `aipass up` makes it"
+            line, field, message = 1, "", "does not exist yet; `aipass up` creates it"
         except OSError as exc:
-            line, field, message = 1, "", f"cannot be read ({exc.strerror}); it must be a plain file"
+            line, field, message = 1, "", f"cannot be read ({exc.strerror}); it must be a regular file"
         else:
             continue
         shown = printable(str(path.relative_to(layout.root)))
@@ -133,7 +140,7 @@ def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, An
 
 
 def _standing(layout: Layout) -> dict[tuple[str, str], bytes]:
-    """What the engine wrote last: it may stay, also where limits were lowered since."""
+    """The content that the engine wrote last, by (agent, file)."""
     from aipass.ledger import Ledger
 
     if not layout.ledger.exists():
@@ -153,10 +160,10 @@ def _print(agent: str, found: dict[str, Any]) -> None:
     click.secho(f"{agent}" + (f" ({about})" if about else ""), bold=True)
     if passport.get("purpose"):
         click.echo(f"  {plain(passport['purpose'])}")
-    # A file that an agent saved while no engine ran is valid, and may lack what is the engine's.
+    # A file that an agent saved while no engine ran is valid, but may lack the fields that the engine adds.
     now = local.get("now") or {}
     if now.get("dispatch") is not None:
-        click.echo(f"  works on dispatch {now['dispatch']}: {plain(str(now.get('task') or ''))}")
+        click.echo(f"  working on dispatch {now['dispatch']}: {plain(str(now.get('task') or ''))}")
     if now.get("doing"):
         click.echo(f"  doing: {plain(now['doing'])}")
     lists = {"todos": local["todos"], "learnings": local["learnings"]}
@@ -167,6 +174,7 @@ def _print(agent: str, found: dict[str, Any]) -> None:
         if not entries:
             click.echo("        none")
     click.secho("sessions", bold=True)
+    # The engine adds the sessions, and validation does not cover them: a file saved by an agent may have any value here.
     sessions = local.get("sessions")
     sessions = [one for one in sessions if isinstance(one, dict)] if isinstance(sessions, list) else []
     for one in sessions:

@@ -1,1 +1,1 @@
-"""Its verbs: one file each."""
+"""The verbs of messages and questions: message, messages, ask, questions, answer; one module each."""

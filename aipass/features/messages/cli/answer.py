@@ -1,4 +1,4 @@
-"""`aipass answer`: answer a question."""
+"""The verb `aipass answer`: answers a question."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from aipass.workspace.layout import find_root
 @click.option(
     "-f", "--file", type=click.Path(path_type=Path), help="Read the text from a file; `-` is stdin."
 )
-@click.option("--other", is_flag=True, help="TEXT is none of the question's options, and meant as it is.")
+@click.option("--other", is_flag=True, help="Accept a TEXT that is not one of the question's options.")
 def command(question: int, text: str | None, file: Path | None, other: bool) -> int:
-    """Answer QUESTION with TEXT; whoever asked goes on with it.
+    """Answer QUESTION with TEXT; the agent that asked continues with the answer.
 
-    A question with options takes one of them.
+    If the question has options, TEXT must be one of them.
     """
+    # Left out instead of False, so that the request has only the fields that the user gave.
     more: dict[str, Any] = {"other": True} if other else {}
     row = ask(find_root(), "answer", question=question, text=text_of(text, file), **more)
     if row is not None:

@@ -1,4 +1,4 @@
-"""`aipass message`: say something to an agent, to all, or to the person."""
+"""The verb `aipass message`: sends a message to an agent, to all agents or to the person."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from aipass.workspace.layout import find_root
 @click.option(
     "-f", "--file", type=click.Path(path_type=Path), help="Read the text from a file; `-` is stdin."
 )
-@click.option("--subject", help="What it is about.")
+@click.option("--subject", help="Subject of the message.")
 @click.option(
-    "--reply-to", type=click.IntRange(1, 1 << 60), metavar="ID", help="The message that this answers."
+    "--reply-to", type=click.IntRange(1, 1 << 60), metavar="ID", help="The message that this replies to."
 )
-@click.option("--attach", multiple=True, metavar="PATH", help="A file that comes with it, by its path.")
+@click.option("--attach", multiple=True, metavar="PATH", help="Attach a file by its path; repeatable.")
 def command(
     to: str,
     text: str | None,
@@ -32,17 +32,19 @@ def command(
     reply_to: int | None,
     attach: tuple[str, ...],
 ) -> int:
-    """Tell AGENT something; prints the message's id.
+    """Send TEXT to AGENT; print the id of the message.
 
-    It starts nobody (`aipass send` does): a run that lives finds it at once, any other in its next prompt.
+    A message starts no agent (`aipass send` does). A live run gets it immediately, every other agent in its next prompt.
     """
     layout = find_root()
     if to not in {ALL, HUMAN}:
         check_agent(layout, to)
     files = []
     for name in attach:
+        # Resolved, so that a link inside the repository cannot name a file outside.
         path = (Path.cwd() / name).resolve()
         if not path.is_file() or not path.is_relative_to(layout.root):
+            # Only files of the repository: a path outside may be unreadable for the recipient in its sandbox.
             raise ConfigError(f"--attach {name}: there is no such file in this repository")
         files.append(str(path.relative_to(layout.root)))
     row = ask(

@@ -1,4 +1,4 @@
-"""`aipass messages`: what was said to an agent, or to you."""
+"""The verb `aipass messages`: lists the messages to an agent or to the person."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ if TYPE_CHECKING:
 
 @click.command("messages")
 @click.argument("agent", required=False)
-@click.option("--unread", is_flag=True, help="Only what was not read yet.")
-@click.option("--limit", type=click.IntRange(1), help="Only the newest so many.")
+@click.option("--unread", is_flag=True, help="Show only unread messages.")
+@click.option("--limit", type=click.IntRange(1), help="Show only this number of the newest messages.")
 @json_option
 def command(agent: str | None, unread: bool, limit: int | None, as_json: bool) -> int:
-    """What was said to AGENT, oldest first; left out: to you.
+    """List the messages to AGENT (default: to you), oldest first.
 
-    Your own messages count as read then; those of others stay as they are.
+    This marks messages to you as read; messages to others keep their state.
     """
     layout = find_root()
+    # By the environment only, which a program inside a run can change: the engine checks the sender of `read` by its spool.
     me = os.environ.get("AIPASS_AGENT", HUMAN) if is_agent() else HUMAN
     whose = agent or me
     if whose not in {HUMAN, me}:
         check_agent(layout, whose)
     if not layout.ledger.exists():
-        raise ConfigError("there is no ledger yet; `aipass up` makes one")
+        raise ConfigError("there is no ledger yet; `aipass up` creates it")
     from aipass.ledger import Ledger
 
     ledger = Ledger.read(layout.ledger)
+    # SQLite: LIMIT -1 means no limit. With --unread the filter runs first, so the query must return all.
     most = limit or -1
     rows = list(reversed(ledger.all("messages_of", {"recipient": whose, "limit": -1 if unread else most})))
     if unread:
@@ -48,10 +50,11 @@ def command(agent: str | None, unread: bool, limit: int | None, as_json: bool) -
         print_json([_record(row) for row in rows])
     elif not rows:
         click.echo(
-            f"nothing was said to {'you' if whose == me else whose} {'that is not read' if unread else 'yet'}"
+            f"no {'unread ' if unread else ''}messages to {'you' if whose == me else whose}{'' if unread else ' yet'}"
         )
     else:
         click.echo("\n\n".join(map(_shown, rows)))
+    # Only what was printed, by id: a message that came since must stay unread.
     news = [row["id"] for row in rows if row["read"] is None]
     if whose == me and news:
         leave(layout, "read", ids=news)

@@ -1,4 +1,4 @@
-"""`aipass questions`: what waits for an answer."""
+"""The verb `aipass questions`: lists open questions."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ if TYPE_CHECKING:
 
 @click.command("questions")
 @click.option(
-    "--all", "everything", is_flag=True, help="Also those that have their answer; with --json always."
+    "--all", "everything", is_flag=True, help="Show also answered and closed questions; --json always does."
 )
 @json_option
 def command(everything: bool, as_json: bool) -> int:
-    """Questions that are open, oldest first; `aipass answer ID "…"` answers one."""
+    """List open questions, oldest first; `aipass answer ID "…"` answers one."""
     from aipass.ledger import Ledger
 
     ledger = Ledger.read(find_root().ledger)
+    # A script gets closed questions too: it can wait for the answer of one by its id.
     rows = ledger.all("questions", {"all": int(everything or as_json)})
     states = {row["id"]: state_of(ledger, row) for row in rows}
     ledger.close()
     if as_json:
         print_json([record(row) for row in rows])
     elif not rows:
-        click.echo("nobody waits for an answer" if not everything else "nothing was asked yet")
+        click.echo("no open questions" if not everything else "no questions yet")
     else:
         click.echo("\n\n".join(_shown(row, states[row["id"]]) for row in rows))
     return 0
 
 
 def record(row: Row) -> dict[str, Any]:
-    """A question as `--json` has it."""
+    """Return a question as `--json` prints it."""
     return {
         "id": row["id"],
         "from": row["sender"],
@@ -59,6 +60,7 @@ def _shown(row: Row, state: str | None) -> str:
     whose = f", dispatch {row['dispatch']} is {state}" if state else ""
     lines = [f"{row['id']}  {row['sender']} asks {row['recipient']} ({when(row['sent'])}{whose})"]
     lines += lines_of(row["text"])
+    # Texts of agents: indented and without control characters, so that no line looks like one of ours.
     lines += [f"    - {plain(option)}" for option in json.loads(row["options"])]
     if row["answered"] is not None:
         lines += [

@@ -1,1 +1,1 @@
-"""Its verbs: one file each."""
+"""The verbs of plans: plan, deliver; one module each."""

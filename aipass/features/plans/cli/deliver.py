@@ -1,4 +1,4 @@
-"""`aipass deliver`: an agent says that its phase is delivered."""
+"""The verb `aipass deliver`: reports that an agent has delivered its phase of a plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aipass.workspace.layout import find_root
 
 @click.command("deliver")
 def command() -> None:
-    """Say that the phase of your run is delivered, without waiting for its last write to settle."""
+    """For agents: mark the phase of this run as delivered now, without the wait after its last write."""
     row = ask(find_root(), "deliver", needs_engine=True)
     if row is not None:
         click.echo(row["message"])

@@ -1,4 +1,4 @@
-"""`aipass plan`: phases that own parts of the tree: made, checked, drawn, started and followed."""
+"""The verb `aipass plan`: creates, checks, starts and shows plans, whose phases own parts of the tree."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from aipass.ledger import Ledger, Row
     from aipass.workspace.layout import Layout
 
-#: Longer names of files help nobody.
+#: Length of the title in the name of a plan's file.
 SLUG_LENGTH = 40
-#: The title of a plan whose file is not valid.
+#: The title that is shown for a plan whose file is not valid.
 UNFIT = "?"
 
 
 @click.group("plan")
 def command() -> None:
-    """Make, check, start and follow plans: plans/<id>-<slug>.json."""
+    """Create, check, start and show plans: plans/<id>-<slug>.json."""
 
 
 @command.command("new")
@@ -40,22 +40,23 @@ def command() -> None:
     "--template",
     default="feature",
     show_default=True,
-    help="What to begin with; `plan templates` lists them.",
+    help="Template of the new plan; `plan templates` lists them.",
 )
 def new(title: str, template: str) -> None:
-    """Write plans/<id>-<slug>.json for TITLE, to be edited; prints its path."""
+    """Create plans/<id>-<slug>.json for TITLE, for you to edit; print its path."""
     from aipass.config import reading
     from aipass.features.plans import templates
     from aipass.features.plans.model import NUMBERED
     from aipass.supervisor.held import fresh
 
     if not title.strip():
-        raise ConfigError("a plan needs a title; say in a few words what it is for")
+        raise ConfigError("a plan needs a title; give a few words")
     layout = find_root()
     settings = reading.load(layout.config)
     folder = layout.plans
     phases = templates.make(template, title, list(settings.agents), folder / "templates")
     folder.mkdir(exist_ok=True)
+    # One more than the highest number, not the first free one, so that the numbers show the order of creation.
     number = max(
         (int(match[1]) for path in folder.glob("*.json") if (match := NUMBERED.match(path.name))), default=0
     )
@@ -67,12 +68,16 @@ def new(title: str, template: str) -> None:
         "status": "draft",
         "phases": phases,
     }
+    # Only a note: two plans may have the same title, since the number makes the name of the file unique.
     for same in sorted(folder.glob(f"*-{glob.escape(slug)}.json")):
         click.echo(f"note: {same.relative_to(layout.root)} has the same title", err=True)
     path = folder / f"{plan['id']}-{slug}.json"
+    # `fresh`: an agent may have put a link or a pipe at this path, and the write would follow it.
     with open(fresh(path), "w", encoding="utf-8") as file:
         file.write(json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
-    os.chmod(path, 0o644)
+    os.chmod(
+        path, 0o644
+    )  # `fresh` creates files for the owner only, but a plan is committed like source code
     click.echo(path.relative_to(layout.root))
 
 
@@ -80,9 +85,9 @@ def new(title: str, template: str) -> None:
 @click.argument("plan", metavar="FILE|ID")
 @json_option
 def check(plan: str, as_json: bool) -> int:
-    """Find what keeps a plan from starting; exit status 1 where there is anything.
+    """List the problems that prevent a plan from starting. Exit status 1 if there are any.
 
-    Of every two phases that may run at the same time: whether both could write one path, and which.
+    Names also a path that two phases could both write while they run in parallel.
     """
     from aipass.config import reading
     from aipass.features.plans import model
@@ -91,15 +96,14 @@ def check(plan: str, as_json: bool) -> int:
     layout = find_root()
     path = find(layout, plan)
     found = model.load(path)
+    # Also against plans that run now, because `plan start` refuses a plan that overlaps one of them.
     wrong = problems(found, list(reading.load(layout.config).agents)) + between(
         found, _running(layout, found.id)
     )
     notes = warnings(found, _files(layout))
     named = model.NUMBERED.fullmatch(path.name)
     if named is not None and int(named[1]) != int(found.id):
-        text = (
-            f"its id is {found.id} and its file is named {named[1]}; it cannot be started before they are one"
-        )
+        text = f"the id is {found.id}, but the file is named {named[1]}; the plan can start only if both are the same"
         notes.append(Problem("other-id", (), text))
     if as_json:
         print_json(
@@ -118,12 +122,12 @@ def check(plan: str, as_json: bool) -> int:
         of = f"{' and '.join(note.phases)}: " if note.phases else ""
         click.echo(f"{click.style('note', fg='yellow')}  {of}{note.message}")
     if not wrong and not any(note.kind == "other-id" for note in notes):
-        click.echo(f"plan {found.id} can start: {count(len(found.phases), 'phase')}, none in another's way")
+        click.echo(f"plan {found.id} can start: {count(len(found.phases), 'phase')}, no conflicts")
     return EXIT_FAILED if wrong else 0
 
 
 def _running(layout: Layout, number: str) -> list[Plan]:
-    """The other plans that run or are paused."""
+    """The other plans that are running or paused: their phases own paths that this plan must not overlap."""
     from aipass.features.plans import model
     from aipass.ledger import Ledger
 
@@ -131,6 +135,7 @@ def _running(layout: Layout, number: str) -> list[Plan]:
         return []
     ledger = Ledger.read(layout.ledger)
     try:
+        # The plan as it was started: its file may have been edited since, without effect on the running plan.
         rows = ledger.all("open_plans")
         return [model.taken_over(row["body"], row["file"]) for row in rows if row["id"] != number]
     finally:
@@ -139,11 +144,11 @@ def _running(layout: Layout, number: str) -> list[Plan]:
 
 @command.command("graph")
 @click.argument("plan", metavar="FILE|ID")
-@click.option("--mermaid", is_flag=True, help="As a Mermaid flowchart.")
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart.")
 def graph(plan: str, mermaid: bool) -> None:
-    """Draw a plan's order: what stands under one number may run at the same time.
+    """Show the phases of a plan as levels; phases of one level may run in parallel.
 
-    For a plan that was started, show the state of each phase.
+    For a started plan, show also the state of each phase.
     """
     from aipass.features.plans import model
     from aipass.features.plans.graph import as_mermaid, as_text
@@ -166,9 +171,10 @@ def _steer(verb: str, plan: str, *, again: bool = False) -> None:
     from aipass.terminal.asking import ask
 
     if not plan.isdecimal():
-        raise ConfigError(f"`{plan}` is no plan's id; `aipass plan status` lists them")
+        raise ConfigError(f"`{plan}` is not the id of a plan; `aipass plan status` lists the plans")
     layout = find_root()
-    # Checked here as well, so that what is wrong is said at once, whether an engine runs or not.
+    # Checked here as well, so that the user gets an error immediately, with or without an engine.
+    # `start` needs a valid file. The other verbs need only the ledger, so they work without the file too.
     number = model.of_id(layout.plans, plan)[2].id if verb == "start" else _known(layout, plan)
     more: dict[str, Any] = {"again": True} if again else {}
     row = ask(layout, "plan", do=verb, id=number, **more)
@@ -177,12 +183,12 @@ def _steer(verb: str, plan: str, *, again: bool = False) -> None:
 
 
 @command.command("start")
-@click.option("--again", is_flag=True, help="Though it is done: every phase once more.")
+@click.option("--again", is_flag=True, help="Run every phase of a finished plan again.")
 @click.argument("plan", metavar="ID")
 def start(plan: str, again: bool) -> None:
-    """Start plan ID: its phases run as what they wait for is done.
+    """Start plan ID. Each phase runs when the phases in its `after` are done.
 
-    Exit status 1 where `plan check` finds problems, 3 where it overlaps a running plan.
+    Exit status 1 if `plan check` finds problems, 3 if it overlaps with a running plan.
     """
     _steer("start", plan, again=again)
 
@@ -190,21 +196,21 @@ def start(plan: str, again: bool) -> None:
 @command.command("pause")
 @click.argument("plan", metavar="ID")
 def pause(plan: str) -> None:
-    """Begin no further phase of plan ID; what runs goes on."""
+    """Pause plan ID: start no further phase; live runs continue."""
     _steer("pause", plan)
 
 
 @command.command("resume")
 @click.argument("plan", metavar="ID")
 def resume(plan: str) -> None:
-    """Go on with plan ID, which was paused or stopped, or failed: from its failed phases."""
+    """Continue plan ID after a pause or a stop; after a failure from its failed phases."""
     _steer("resume", plan)
 
 
 @command.command("stop")
 @click.argument("plan", metavar="ID")
 def stop(plan: str) -> None:
-    """End plan ID, and the runs of its phases."""
+    """Stop plan ID and end the runs of its phases."""
     _steer("stop", plan)
 
 
@@ -212,7 +218,7 @@ def stop(plan: str) -> None:
 @click.argument("plan", metavar="[ID]", required=False)
 @json_option
 def status(plan: str | None, as_json: bool) -> None:
-    """Show where plan ID stands; without ID, every plan."""
+    """Show the state of plan ID and of its phases; without ID, list all plans."""
     layout = find_root()
     if plan is not None:
         found = _status(layout, _known(layout, plan))
@@ -227,6 +233,7 @@ def status(plan: str | None, as_json: bool) -> None:
     else:
         rows = ((p["id"], p["title"], p["status"], _progress(p)) for p in every)
         table(("ID", "TITLE", "STATUS", "DONE"), rows, flexible=1)
+        # Below the table: the reason has several words and lines, and would make every row narrow.
         for unfit in (p for p in every if p["title"] == UNFIT):
             click.echo("\n".join(lines_of(f"plan {unfit['id']} cannot be used: {unfit['reason']}", "")))
 
@@ -256,7 +263,7 @@ def _show(plan: dict[str, Any]) -> None:
 
 
 def _ids(layout: Layout) -> list[str]:
-    """Every plan that has a file, or has begun."""
+    """The ids of all plans that have a file or were started, in numeric order."""
     from aipass.features.plans.model import NUMBERED
     from aipass.ledger import Ledger
 
@@ -265,11 +272,12 @@ def _ids(layout: Layout) -> list[str]:
         ledger = Ledger.read(layout.ledger)
         found |= {row["id"] for row in ledger.all("all_plans")}
         ledger.close()
+    # Two files may have equal numbers (`7-a.json`, `0007-b.json`): the second part of the key keeps their order stable.
     return sorted(found, key=lambda number: (int(number), number))
 
 
 def _known(layout: Layout, plan: str) -> str:
-    """The id of a plan as it is written; raises AipassError where there is none."""
+    """The full id (`0007`) of a plan that the user may write short (`7`). Raises AipassError if there is none."""
     found = [number for number in _ids(layout) if plan.isdecimal() and int(number) == int(plan)]
     if not found:
         raise AipassError(f"there is no plan `{plan}`; `aipass plan status` lists them")
@@ -277,7 +285,7 @@ def _known(layout: Layout, plan: str) -> str:
 
 
 def _status(layout: Layout, number: str) -> dict[str, Any]:
-    """What `--json` prints of one plan."""
+    """The object of `--json` for one plan: from the ledger if it was started, else from its file."""
     from aipass.features.plans import model
     from aipass.ledger import Ledger
 
@@ -292,6 +300,7 @@ def _status(layout: Layout, number: str) -> dict[str, Any]:
     try:
         plan = model.of_id(layout.plans, number)[2]
     except ConfigError as exc:
+        # A plan that is not valid is listed with its fault: without a row the user would look for a missing file.
         return {"id": number, "title": UNFIT, "status": "draft", "reason": str(exc), "phases": []}
     phases = [_phase(p, "waiting", None, [], None) for p in plan.phases]
     return {"id": plan.id, "title": plan.title, "status": "draft", "reason": None, "phases": phases}
@@ -334,9 +343,9 @@ def _phase(
 @click.argument("plan", metavar="FILE|ID")
 @json_option
 def rehearse(plan: str, as_json: bool) -> int:
-    """Go through a plan with stand-ins, in a scratch repository: order, width, hand-overs, longest chain.
+    """Simulate a plan in a temporary repository: order, parallelism, hand-overs, longest chain.
 
-    Your tree is not touched, your agents are not started, checks are not run.
+    This leaves your tree unchanged, starts none of your agents and runs no checks.
     """
     from aipass.config import reading
     from aipass.features.plans import model
@@ -345,6 +354,7 @@ def rehearse(plan: str, as_json: bool) -> int:
 
     layout = find_root()
     found = model.load(find(layout, plan))
+    # The simulation expects a valid plan, as `plan start` does.
     if wrong := problems(found, list(reading.load(layout.config).agents)):
         raise AipassError(
             f"plan {found.id} cannot start: {wrong[0].message}; `aipass plan check {found.id}` lists all"
@@ -357,10 +367,10 @@ def rehearse(plan: str, as_json: bool) -> int:
     else:
         rows = ((p["id"], p["status"], _after(p["started"]), _after(p["done"])) for p in phases)
         table(("PHASE", "STATUS", "STARTED", "DONE"), rows, flexible=0)
-        click.echo(f"\nplan {found.id} would be {told.status}; at most {told.width} at once")
+        click.echo(f"\nplan {found.id} would be {told.status}; at most {told.width} in parallel")
         click.echo(f"longest chain: {' -> '.join(told.critical)}")
         for before, after in told.handed:
-            click.echo(f"{before} is handed over to {after} while its run lives on")
+            click.echo(f"{before} is handed over to {after} while its run continues")
     return 0 if told.status == "done" else EXIT_FAILED
 
 
@@ -371,7 +381,7 @@ def _after(seconds: Any) -> str:  # noqa: ANN401 - a number, or None
 @command.command("templates")
 @json_option
 def templates(as_json: bool) -> None:
-    """List what `plan new` can begin with; your own are plans/templates/<name>.json."""
+    """List the templates for `plan new`; your own templates are plans/templates/<name>.json."""
     from aipass.features.plans import templates
 
     found = templates.names(find_root().plans / "templates")
@@ -382,11 +392,12 @@ def templates(as_json: bool) -> None:
 
 
 def find(layout: Layout, name: str) -> Path:
-    """The file of a plan, by its path or its id; raises ConfigError where there is none, or several."""
+    """Return the file of a plan, by its path or its id. Raises ConfigError if there is none, or several with that id."""
     if name.isdecimal():
         from aipass.features.plans import model
 
         return model.find(layout.plans, name)
+    # The current folder first, as every program reads a path; then the forms that our own messages print.
     for path in (Path.cwd() / name, layout.root / name, layout.plans / name):
         if path.is_file():
             return path
@@ -394,7 +405,7 @@ def find(layout: Layout, name: str) -> Path:
 
 
 def _files(layout: Layout) -> list[str]:
-    """The files of the tree, as git sees them where it does."""
+    """The files of the tree, without those that git ignores; without git, all files outside .aipass."""
     found = ask(layout.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if found:
         return found

@@ -1,1 +1,1 @@
-"""Its verbs: one file each."""
+"""The verb of the configuration: reload."""

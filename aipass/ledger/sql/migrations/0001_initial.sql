@@ -52,7 +52,7 @@ CREATE TABLE dispatches (
 );
 -- One open dispatch for an agent and a key that has not begun; what has begun may have one follow-up.
 CREATE UNIQUE INDEX dispatches_one_queued ON dispatches (agent, key) WHERE state = 'queued' AND attempts = 0;
--- One run for an agent, ever.
+-- At most one running dispatch per agent.
 CREATE UNIQUE INDEX dispatches_one_running ON dispatches (agent) WHERE state = 'running';
 CREATE INDEX dispatches_open ON dispatches (id) WHERE state IN ('queued', 'running', 'blocked');
 CREATE INDEX dispatches_state ON dispatches (state, id);

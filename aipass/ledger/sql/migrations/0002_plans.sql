@@ -1,4 +1,4 @@
--- Version 2: plans that have begun.
+-- Version 2: started plans.
 
 CREATE TABLE plans (
     id       TEXT PRIMARY KEY,
@@ -29,7 +29,7 @@ CREATE TABLE phases (
 ) WITHOUT ROWID;
 CREATE INDEX phases_dispatch ON phases (dispatch) WHERE dispatch IS NOT NULL;
 
--- What a phase's runs wrote of that which it delivers.
+-- The deliverables of a phase that its runs have written.
 CREATE TABLE written (
     plan  TEXT NOT NULL,
     phase TEXT NOT NULL,

@@ -1,4 +1,4 @@
--- Version 4: how far what git did is known.
+-- Version 4: the last recorded entry of each of git's logs.
 
 CREATE TABLE git_refs (
     ref   TEXT PRIMARY KEY,
@@ -6,7 +6,7 @@ CREATE TABLE git_refs (
     time  REAL NOT NULL
 ) WITHOUT ROWID;
 
--- Commits that were told.
+-- Commits that are recorded already.
 CREATE TABLE git_commits (
     sha TEXT PRIMARY KEY
 ) WITHOUT ROWID;

@@ -1,4 +1,4 @@
--- Version 5: what agents have written, for the PRs that are made of it.
+-- Version 5: the contributions of agents, for their PRs.
 
 CREATE TABLE work (
     path     BLOB PRIMARY KEY,

@@ -1,7 +1,7 @@
 
--- Version 6: what agents know, and what stands in their state files.
+-- Version 6: the memory of agents, and the content of their state files.
 
--- Everything that is remembered, by one count of ids.
+-- All entries of the shared memory, with ids from one sequence.
 CREATE TABLE memory (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     source   TEXT NOT NULL CHECK (source IN ('todo', 'learning', 'observation', 'session', 'answer', 'message', 'plan', 'pr')),
@@ -16,8 +16,8 @@ CREATE TABLE memory (
 );
 CREATE INDEX memory_agent ON memory (agent, source, id);
 
--- Entries of state files. `since`, `changed`, `gone`: the first copy of the file (its `updated`, in milliseconds) with it,
--- with this text, without it.
+-- Entries of state files. `since`, `changed`, `gone`: the first copy of the file (its `updated`, in milliseconds) with the entry,
+-- with this text, without the entry.
 CREATE TABLE notes (
     id      INTEGER PRIMARY KEY REFERENCES memory (id),
     agent   TEXT NOT NULL,
@@ -30,7 +30,7 @@ CREATE TABLE notes (
 );
 CREATE INDEX notes_agent ON notes (agent, source, gone);
 
--- What is to stand in each file.
+-- The wanted content of each file.
 CREATE TABLE states (
     agent   TEXT NOT NULL,
     file    TEXT NOT NULL,
@@ -40,7 +40,7 @@ CREATE TABLE states (
     PRIMARY KEY (agent, file)
 ) WITHOUT ROWID;
 
--- What stood there: an agent may still save a copy that it began with one of these.
+-- Former contents: an agent may still save a copy that it began from one of these.
 CREATE TABLE copies (
     agent   TEXT NOT NULL,
     file    TEXT NOT NULL,

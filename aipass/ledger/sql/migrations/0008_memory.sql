@@ -1,4 +1,4 @@
 
--- Version 8: search in what is remembered.
+-- Version 8: search in the memory.
 
 CREATE VIRTUAL TABLE memory_words USING fts5 (words, tokenize = 'porter unicode61 remove_diacritics 2', prefix = '3');

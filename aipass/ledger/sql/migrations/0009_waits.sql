@@ -1,5 +1,5 @@
 
--- Version 9: runs that wait, for an answer or for work that they gave to another, and until when; what is forgotten for good.
+-- Version 9: runs that wait for an answer or for the work of another agent, with a deadline; entries that must stay forgotten.
 
 ALTER TABLE messages ADD COLUMN waits REAL;
 ALTER TABLE senders ADD COLUMN waiter INTEGER;

@@ -1,4 +1,4 @@
--- What a notice is about, so that it can be withdrawn when that is over.
+-- Version 10: the subject of a notice, so that the notice can be withdrawn when its subject is over.
 ALTER TABLE notices ADD COLUMN about TEXT;
 
 ALTER TABLE notices ADD COLUMN closed REAL;

@@ -1,2 +1,2 @@
--- When a file's inode was changed last, as it was told: an edit that keeps size and time is one all the same.
+-- Version 11: the ctime of a file as last reported: it shows an edit that keeps size and time.
 ALTER TABLE files ADD COLUMN changed INTEGER;

@@ -1,4 +1,4 @@
--- What an action wants of the world, as data: its name and its arguments. Until now that followed from the action's type.
+-- Version 12: the side effect of an action as data, its name and its arguments. Up to now it followed from the action's type.
 ALTER TABLE actions ADD COLUMN effect TEXT;
 UPDATE actions SET effect = json_object('name',
     CASE type
