@@ -39,7 +39,7 @@ def command(as_json: bool, limit: int | None, agent: str | None, state: str | No
     starts: dict[int, str] = {}
     reasons: dict[int, str | None] = {}
     if layout.ledger.exists():
-        ledger = Ledger.read(layout.ledger)
+        ledger = Ledger.snapshot(layout.ledger)
         rows = ledger.all("list_dispatches")
         rows = [
             row

@@ -12,7 +12,7 @@ from aipass.cli.waiting import WaitReasons
 from aipass.errors import AipassError
 from aipass.event import inert, iso, plain, printable
 from aipass.supervisor import held
-from aipass.terminal.find import find_dispatch, open_ledger
+from aipass.terminal.find import find_dispatch, snapshot
 from aipass.terminal.output import clock, coloured_state, dispatch_json, json_option, print_json, senders_of
 from aipass.workspace.layout import find_root
 
@@ -36,7 +36,7 @@ SHOWN_BYTES, SHOWN_LINES, SHOWN_COLUMNS = 20_000, 20, 200
 def command(dispatch_id: str, as_json: bool, prompt: bool) -> None:
     """Show the dispatch ID in detail: senders, runs, refused writes, answer."""
     layout = find_root()
-    ledger = open_ledger(layout)
+    ledger = snapshot(layout)
     row = find_dispatch(ledger, dispatch_id)
     if prompt:
         click.echo(_prompt(layout, ledger, row), nl=False)

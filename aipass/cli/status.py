@@ -58,7 +58,7 @@ def gather(layout: Layout) -> dict[str, Any]:
         "attention": [],
         "notices": [],
     }
-    ledger = Ledger.read(layout.ledger) if layout.ledger.exists() else None
+    ledger = Ledger.snapshot(layout.ledger) if layout.ledger.exists() else None
     for name in PARTS:
         part = _part(name).gather(layout, ledger)
         found["attention"] += part.pop("attention", ())

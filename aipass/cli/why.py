@@ -11,7 +11,7 @@ from aipass.cli.events import told
 from aipass.cli.waiting import WaitReasons
 from aipass.errors import AipassError
 from aipass.event import plain
-from aipass.terminal.find import open_ledger
+from aipass.terminal.find import snapshot
 from aipass.terminal.output import clock, json_option, print_json
 from aipass.workspace.layout import find_root
 
@@ -35,7 +35,7 @@ def command(subject: str, as_json: bool) -> None:
     Shows the chain of causes, then each handler and rule with its decision about the last event and the reason.
     """
     layout = find_root()
-    ledger = open_ledger(layout)
+    ledger = snapshot(layout)
     found = explain(layout, ledger, subject)
     if as_json:
         print_json(found)

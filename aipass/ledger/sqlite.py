@@ -106,6 +106,21 @@ class Ledger:
             raise LedgerError(f"{path}: cannot be read ({exc})") from exc
 
     @classmethod
+    def snapshot(cls, path: Path) -> Ledger:
+        """Open the ledger as `read` does; all that is read until `close` is of one moment.
+
+        For verbs that combine several statements: the engine may commit between two of them. Not for a loop that waits.
+        """
+        ledger = cls.read(path)
+        # SQLite takes the snapshot with the first statement. Writers go on; only the truncation of the WAL file waits.
+        ledger._begin_snapshot()
+        return ledger
+
+    def _begin_snapshot(self) -> None:
+        self._db.execute("BEGIN")
+        self._db.execute(self._sql["last_ids"]).fetchone()
+
+    @classmethod
     def in_memory(cls) -> Ledger:
         """Return a ledger without a file, for tests and rehearsals of plans."""
         db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)

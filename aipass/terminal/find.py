@@ -17,6 +17,11 @@ def open_ledger(layout: Layout) -> Ledger:
     return Ledger.read(layout.ledger)
 
 
+def snapshot(layout: Layout) -> Ledger:
+    """The same, with all that is read of one moment: for a verb that combines several statements."""
+    return Ledger.snapshot(layout.ledger)
+
+
 def find_dispatch(ledger: Ledger, text: str) -> Row:
     """Return the dispatch of an id (`12`) or of the request that made it (`r-…`). Raises AipassError if there is none."""
     number: int | None = None

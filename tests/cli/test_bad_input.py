@@ -339,7 +339,7 @@ def test_verbs_refuse_a_wrong_configuration_with_2(repository, data, told):
         P(A + '[sandbox]\nwrite = ["~"]\n', "far more than", id="write-home"),
         P(A + '[sandbox]\nwrite = ["tree/"]\n', "not an absolute path", id="write-relative"),
         P(A + '[sandbox]\nsockets = ["x/.aipass/*"]\n', "not an absolute path", id="socket-relative"),
-        P(A + '[sandbox]\nsockets = ["/x/.aipass/*"]\n', "runs of their own", id="socket-own"),
+        P(A + '[sandbox]\nsockets = ["/x/.aipass/*"]\n', "start runs without the engine", id="socket-own"),
     ],
 )
 def test_what_is_not_installed_is_told_at_the_start(repository, toml, told):

@@ -43,7 +43,7 @@ AT_ONCE = frozenset(
     ]
 )
 #: Tests of what verbs do as processes: their output, their environment, what they import.
-AS_PROCESSES = ("tests/cli/", "tests/terminal/", "tests/whole/", "test_guarded")
+AS_PROCESSES = ("cli/test_cli", "cli/test_newcomer", "tests/terminal/", "tests/whole/", "test_guarded")
 
 
 class Repository:

@@ -84,6 +84,20 @@ def test_a_transaction_that_fails_leaves_nothing_and_ids_go_on(tmp_path):
     again.close()
 
 
+def test_a_snapshot_is_of_one_moment_and_keeps_no_writer_waiting(tmp_path):
+    path = tmp_path / "ledger.db"
+    ledger = Ledger.open(path)
+    with ledger.transaction():
+        ledger.run("set_meta", {"key": "x", "value": "before"})
+    there, live = Ledger.snapshot(path), Ledger.read(path)
+    with ledger.transaction():
+        ledger.run("set_meta", {"key": "x", "value": "after"})
+    assert (there.meta("x"), live.meta("x")) == ("before", "after")
+    there.close()
+    live.close()
+    ledger.close()
+
+
 def test_an_event_comes_back_as_it_was_recorded(tmp_path):
     ledger = Ledger.open(tmp_path / "l.db")
     fact = Fact(

@@ -80,6 +80,8 @@ def _tag(value: str) -> str:
 
 Text = Annotated[str, AfterValidator(_text)]
 Tag = Annotated[str, AfterValidator(_tag)]
+#: Parts of the reply to a note, by which an import counts what it has done.
+NOTHING_ADDED, CUT = "; nothing was added", "; only its first"
 
 
 class Shape(BaseModel):

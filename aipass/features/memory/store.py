@@ -18,12 +18,14 @@ from aipass.features.memory.document import render
 from aipass.features.memory.full_text import indexed
 from aipass.features.memory.merge import MergedNote, merge
 from aipass.features.memory.model import (
+    CUT,
     FILES,
     KEYS,
     LISTS,
     LOCAL,
     MAX_TAG,
     MAX_TAGS,
+    NOTHING_ADDED,
     NOW,
     OBSERVATIONS,
     PASSPORT,
@@ -188,11 +190,11 @@ class StateStore:
         if added is not None and kind == "session":
             limit = MAX_REMEMBERED
         kept = text[:limit]
-        cut = f"; only its first {limit} of {len(text)} characters fit ([state] text)" if text != kept else ""
+        cut = f"{CUT} {limit} of {len(text)} characters fit ([state] text)" if text != kept else ""
         if added is not None:
             known = {"agent": agent, "source": kind, "text": self.clean(kept), "time": added}
             if (row := self._ledger.one("same_memory", known)) is not None:
-                return f"{kind} {row['id']} of {agent} has the same text already; nothing was added", False
+                return f"{kind} {row['id']} of {agent} has the same text already{NOTHING_ADDED}", False
             if kind == "session":
                 number = self.remember(kind, agent, kept, added, tags=tags, detail=_OLD_SESSION)
                 return f"session {number} of {agent} is remembered{cut}", False

@@ -14,6 +14,7 @@ import click
 from aipass.errors import ConfigError, NoEngineError
 from aipass.event import iso, one_line, plain, printable
 from aipass.features.memory import import_v2 as old
+from aipass.features.memory.model import CUT, NOTHING_ADDED
 from aipass.terminal.asking import ReplyError, check_agent, known_agents, leave, reply
 from aipass.terminal.output import lines_of, print_json
 from aipass.workspace import engine_lock
@@ -168,9 +169,9 @@ def _asked(layout: Layout, agent: str, entries: list[old.Old]) -> dict[str, Any]
         except ReplyError as exc:
             done["refused"].append(f"{begin}: {exc}")
         else:
-            # The reply has only a text: `StateStore.note` in features/memory/store.py ends it with these words. Keep both equal.
-            done["known" if said.endswith("nothing was added") else "taken"] += 1
-            if "; only its first" in said:
+            # The reply has only a text; the words that decide are constants of whoever writes it.
+            done["known" if said.endswith(NOTHING_ADDED) else "taken"] += 1
+            if CUT in said:
                 done["cut"].append(f"{begin}: {said.partition('; ')[2]}")
     return done
 

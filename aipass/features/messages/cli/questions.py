@@ -25,7 +25,7 @@ def command(everything: bool, as_json: bool) -> int:
     """List open questions, oldest first; `aipass answer ID "…"` answers one."""
     from aipass.ledger import Ledger
 
-    ledger = Ledger.read(find_root().ledger)
+    ledger = Ledger.snapshot(find_root().ledger)
     # A script gets closed questions too: it can wait for the answer of one by its id.
     rows = ledger.all("questions", {"all": int(everything or as_json)})
     states = {row["id"]: state_of(ledger, row) for row in rows}

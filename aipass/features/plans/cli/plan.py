@@ -290,7 +290,7 @@ def _status(layout: Layout, number: str) -> dict[str, Any]:
     from aipass.ledger import Ledger
 
     if layout.ledger.exists():
-        ledger = Ledger.read(layout.ledger)
+        ledger = Ledger.snapshot(layout.ledger)
         try:
             row = ledger.one("plan", {"id": number})
             if row is not None:
