@@ -113,7 +113,7 @@ class Ledger:
         """
         ledger = cls.read(path)
         # SQLite takes the snapshot with the first statement. Writers go on; only the truncation of the WAL file waits.
-        ledger._begin_snapshot()
+        ledger._begin_snapshot()  # noqa: SLF001 - of this class
         return ledger
 
     def _begin_snapshot(self) -> None:

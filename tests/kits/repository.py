@@ -43,7 +43,16 @@ AT_ONCE = frozenset(
     ]
 )
 #: Tests of what verbs do as processes: their output, their environment, what they import.
-AS_PROCESSES = ("cli/test_cli", "cli/test_newcomer", "tests/terminal/", "tests/whole/", "test_guarded")
+AS_PROCESSES = (
+    "cli/test_cli",
+    "cli/test_newcomer",
+    "tests/terminal/",
+    "test_guarded",
+    "test_deputies",
+    "test_adversary",
+    "test_agent_fuzz",
+    "test_chaos",
+)
 
 
 class Repository:
