@@ -38,6 +38,7 @@ class Requests:
         self._budget = Budget()
         self._unattended = UnattendedRequests(time.time())
         core.provide(self._files)
+        core.add_prune(partial(core.remover.prune, core.layout.quarantine / "spool"))
         if core.observes:
             core.add_source(Spool(core.layout.spool, core.fields))
         core.add_fact_filter(("request.received",), self._if_new)

@@ -129,7 +129,7 @@ def reply(
         if engine_lock.holder(layout) is None:
             raise NoEngineError(f"the engine stopped; the request {name} is queued for the next `aipass up`")
         raise AipassError(
-            f"the engine did not reply to {name} within {REPLY_WAIT_S:.0f} seconds; `aipass status` and .aipass/log.jsonl may say why"
+            f"the engine did not reply to {name} within {patience_s or 0:.0f} seconds; `aipass status` and .aipass/log.jsonl may say why"
         )
     said = inert(row["message"] or "")  # it may quote names and texts of agents
     if row["exit"]:

@@ -56,6 +56,23 @@ class Remover:
         except OSError:
             return False
 
+    def prune(self, folder: Path, before: float, *, depth: int = 1) -> int:
+        """Remove the entries of a folder that are older than `before` (seconds since the epoch); returns how many.
+
+        `depth` 2: the entries of its folders instead, as where each agent has one. A folder that does not exist has none.
+        """
+        try:
+            entries = [entry for entry in folder.iterdir() if not entry.is_symlink()]
+        except OSError:
+            return 0
+        if depth > 1:
+            return sum(self.prune(entry, before, depth=depth - 1) for entry in entries if entry.is_dir())
+        removed = 0
+        for entry in entries:
+            with contextlib.suppress(OSError):  # somebody else has just removed it
+                removed += entry.lstat().st_mtime < before and self.remove(entry)
+        return removed
+
     def remove_in(self, folder: int, name: str) -> bool:
         """Remove an entry of a folder that is open, as `remove` does for a path. `folder`: its file descriptor."""
         # By a descriptor, an agent cannot replace the folder by a link between a check and the removal.

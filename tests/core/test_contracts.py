@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -145,3 +147,21 @@ def test_a_part_of_the_status_that_has_nothing_to_say_says_nothing(aipass_bench)
         found = gather(bench.ledger)
         assert json.loads(json.dumps(found)) == found, name
         assert all(isinstance(line, str) for line in show(found)), name
+
+
+def test_each_feature_prunes_its_own_folders_and_only_what_is_old(aipass_bench):
+    bench = aipass_bench(TOML)
+    state = bench.layout.state
+    places = ["quarantine/spool/x", "quarantine/foreign/7", "quarantine/trinity/writer/x", "quarantine/handover/x", "mail/writer/1.md", "merges/1", "checks/1"]  # fmt: skip
+    for place in places:
+        for name, age in (("old", 1000.0), ("new", 0.0)):
+            path = state / f"{place}-{name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+            os.utime(path, (time.time() - age, time.time() - age))
+    (state / "quarantine/spool/link").symlink_to(state / "quarantine/spool/x-new")
+    before = time.time() - 500
+    assert sum(prune(before) for prune in bench.engine.core.prunes) == len(places)
+    for place in places:
+        assert not (state / f"{place}-old").exists()
+        assert (state / f"{place}-new").exists()

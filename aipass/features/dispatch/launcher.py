@@ -415,30 +415,18 @@ class Launcher:
 
         Returns how many were removed.
         """
-        removed, after = 0, 0
-        quarantine = self.layout.quarantine
-        tops = [
-            self.layout.state / "checks",
-            self.layout.merges,
-            quarantine / "foreign",
-            quarantine / "spool",
-        ]
-        tops += [quarantine / "handover"]
-        for by_agent in (quarantine / "trinity", self.layout.mail):
-            tops += by_agent.iterdir() if by_agent.is_dir() else ()
-        runs = [path for path in quarantine.glob("run-*") if path.lstat().st_mtime < before]
-        old = (
-            path for top in tops if top.is_dir() for path in top.iterdir() if path.lstat().st_mtime < before
-        )
-        for path in (*runs, *old):
-            removed += self._core.remover.remove(path)
+        remover, quarantine, after = self._core.remover, self.layout.quarantine, 0
+        removed = remover.prune(self.layout.state / "checks", before)
+        removed += remover.prune(quarantine / "handover", before)
+        for path in quarantine.glob("run-*"):
+            removed += path.lstat().st_mtime < before and remover.remove(path)
         # In pages: a ledger of years has many runs, and only a few of them still have a folder.
         while rows := self._ledger.all("old_runs", {"time": before, "after": after, "limit": 500}):
             for row in rows:
                 after = row["id"]
                 folder = self.layout.run(row["id"])
                 if folder.is_dir():
-                    removed += self._core.remover.remove(folder)
+                    removed += remover.remove(folder)
         return removed
 
     def _row(self, name: str, number: int) -> Row:

@@ -68,6 +68,7 @@ class GitFeature:
         if worker is not None:
             core.add_source(worker)
         core.add_status("git", partial(status.gather, core.layout), status.show)
+        core.add_prune(partial(core.remover.prune, core.layout.merges))
 
     def _seen(self, step: Step, report: GitSeen) -> None:
         step.facts.extend(self._refs.settle(report))

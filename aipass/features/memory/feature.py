@@ -51,6 +51,7 @@ class MemoryFeature(RunHook):
         core.add_action(Note, self._note)
         core.add_action(FinishTodo, self._finish)
         core.add_action(Forget, self._forget)
+        core.add_prune(partial(core.remover.prune, core.layout.quarantine / "trinity", depth=2))
         for verb in self.verbs:
             core.add_verb(verb)
         core.add_report(StateSaved, self._saved)

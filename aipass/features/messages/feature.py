@@ -87,6 +87,7 @@ class MessagesFeature(RunHook, DispatchHook):
             core.add_source(self._receipts)
 
         core.add_status("messages", partial(status.gather, core.layout), status.show)
+        core.add_prune(partial(core.remover.prune, core.layout.mail, depth=2))
 
     # -- actions ---------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class OwnershipFeature(RunHook):
         core.add_reconfigure(after=self._reconfigured)
         core.add_config_check(self._check)
         core.add_status("ownership", partial(status.gather, core.layout), status.show)
+        core.add_prune(partial(core.remover.prune, core.layout.quarantine / "foreign"))
 
     # -- for other features --------------------------------------------------------------------------------------------
 
