@@ -26,7 +26,7 @@ ifdef T
 test: $(READY)
 	@parts="$$(find tests -name '$(T)' -type d; find tests -name 'test_$(T).py')"; \
 	test -n "$$parts" || { echo "there is nothing under tests/ that is called $(T)"; exit 2; }; \
-	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q -m "not slow and not bench" $$parts
+	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup -q -m "$(if $(SLOW),not bench and not clis,not slow and not bench)" $$parts
 else
 test: lint                ## everything that CI runs; `make test T=git`: the tests of one part, without the checks of style
 	$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --durations 15

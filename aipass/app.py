@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from aipass.clock import SystemClock
 from aipass.config import model, reading
+from aipass.core.accepting import Requests
 from aipass.core.actions import Actions
 from aipass.core.alarms import Alarms
-from aipass.core.asked import Requests
 from aipass.core.engine import Engine
 from aipass.core.registry import Core, MissingError
 from aipass.core.verbs import handlers
@@ -148,7 +148,7 @@ def _with_features(
     core.provide(Drivers(plugins.drivers(), runner), Forges(plugins.forges()), Secrets(find, Mask(find)))
     core.provide(Indexes(meanings))
     core.observers = plugins.observers
-    # The core must not import plugins: it knows no feature. It gets these two as functions.
+    # The core must not import the plugin manager. It gets the router and the check of a configuration as functions.
     core.router_of = lambda new: plugins.router(new, handlers(core.verbs))
     core.add_config_check(partial(check, plugins, core.layout))
     for feature in FEATURES:

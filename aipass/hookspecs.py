@@ -1,4 +1,4 @@
-"""The hooks of the plugin API, in the order in which the engine calls them. There are no others."""
+"""The hooks of the plugin API, in the order of an engine's life. There are no others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ hookimpl = pluggy.HookimplMarker("aipass")
 def register_kinds() -> dict[str, str]:  # type: ignore[empty-body]
     """Event kinds that this plugin's sources or handlers emit: name and one line of meaning.
 
-    Called once, before all other hooks. A kind that already exists is an error.
+    Called whenever handlers are registered or the configuration is checked: return the same each time. A kind that already
+    exists is an error.
     """
 
 
@@ -48,7 +49,7 @@ def register_sources(root: str, config: Config) -> Iterable[Source]:  # type: ig
 
 @hookspec
 def register_forges() -> Iterable[Forge]:  # type: ignore[empty-body]
-    """Forges: services that show and merge PRs as well. Called once at start; two forges with the same name are an error."""
+    """Forges: services that show and merge PRs as well. May be called several times; two forges with the same name are an error."""
 
 
 @hookspec
@@ -73,7 +74,7 @@ def register_meanings(config: Config, folder: Path) -> Iterable[SemanticIndex]: 
 def setup(core: Core) -> None:
     """Adds a feature of the plugin: actions, request verbs, timers, tables, and everything else that `core.add_…` accepts.
 
-    Called once when an engine starts, after the built-in features. It must have no side effects outside `core`: no
+    Called when an engine starts, after the built-in features, and by verbs that only ask (`aipass show`, `aipass status`). It must have no side effects outside `core`: no
     files, no processes. If it raises, the engine reports the error and removes everything that this call added.
     """
 

@@ -27,7 +27,7 @@ def commands() -> str:
     """One heading for each verb, with its usage line and its help."""
     parts = [
         "# The command line\n",
-        "Verbs that only show something need no engine. They take `--json`, except those that print a foreign text: `logs`, `pr diff`, `plan graph`.\n",
+        "Verbs that only show something need no engine. They take `--json`, except those whose output is a text: `logs`, `pr diff`, `plan graph`, `schema`, `help`, `completion`.\n",
     ]
     for verb in VERBS:
         command = cli.get_command(click.Context(cli), verb)
@@ -77,7 +77,7 @@ def signature(thing: type) -> str:
             "" if field.default is MISSING and field.default_factory is MISSING else f" = {field.default!r}"
         )
         if field.default_factory is not MISSING:
-            default = " = {}"
+            default = f" = {field.default_factory()!r}"
         shown.append(f"{field.name}: {field.type}{default}")
     return f"{thing.__name__}({', '.join(shown)})"
 
@@ -99,7 +99,7 @@ def exit_codes() -> str:
         "DONE": "Done.",
         "FAILED": "The request failed: an unknown id, a dispatch that did not succeed, a damaged ledger.",
         "USAGE": "Wrong usage or configuration; also an unknown agent, and an empty text.",
-        "REFUSED": "Refused by a rule: role, limit, or an engine that runs already.",
+        "REFUSED": "Refused by a rule: role, limit, or an engine that runs already; also a dispatch that is blocked by a question, and a wait that timed out.",
         "NO_ENGINE": "The verb needs an engine, and none is running.",
         "BUG": "A bug in aipass: two lines on stderr, and the path of a bug report in Markdown.",
         "INTERRUPTED": "Interrupted by Ctrl-C.",

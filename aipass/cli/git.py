@@ -38,7 +38,9 @@ def command() -> None:
 
 @command.command("install")
 @click.option(
-    "--guard", is_flag=True, help="Also pre-commit: refuse a commit of files that agents are still writing."
+    "--guard",
+    is_flag=True,
+    help="Also pre-commit: refuse a commit of paths that a running phase of a plan writes.",
 )
 @click.option(
     "--trailers",

@@ -220,7 +220,8 @@ class Limits(Model):
         60, description="Maximum number of runs of each agent within an hour"
     )
     keep: Duration = Field(
-        90 * 86400.0, description="Delete run folders and events older than this; dispatches are kept"
+        90 * 86400.0,
+        description="Delete folders of runs and checks, messages as files, quarantined files and events older than this; dispatches are kept",
     )
     keep_events: Annotated[int, Field(ge=1000)] = Field(
         2_000_000, description="Maximum number of events; the oldest are deleted first"
@@ -286,7 +287,7 @@ class Sandbox(Model):
     )
     scratch: tuple[Pattern, ...] = Field(
         (".pytest_cache/",),
-        description="Patterns of files without an owner that every agent can write, one agent at a time per file",
+        description="Patterns of files that every agent can write, one agent at a time per file, whoever owns them",
         strict=False,
     )
     temp: tuple[str, ...] = Field(

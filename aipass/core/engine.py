@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aipass.core.asking import Asking
+from aipass.core.calling import Asking
 from aipass.core.executor import Executor, Settled
 from aipass.core.notices import Notice, Notices
 from aipass.core.registry import by_kind

@@ -42,7 +42,7 @@ class Notice:
 
     @property
     def kind(self) -> str:
-        """The kind of the subject: `question`, `rule`, `agent`, `plan` or `config`; `notice` if there is no subject."""
+        """The kind of the subject: `question`, `rule`, `agent`, `plan`, `driver`, `handler` or `config`; `notice` if there is no subject."""
         return "notice" if self.about is None else self.about.partition(" ")[0]
 
     @property

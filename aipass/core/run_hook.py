@@ -45,7 +45,7 @@ class RunHook:
         """Called when a run is recorded. Its process is started after the commit."""
 
     def begins(self, run: int) -> None:
-        """Called after the commit and before the process exists; also when a new engine finds a live run."""
+        """Called after the commit and before the process exists; also when the engine finds a live run: at its start, and when the connection to a supervisor is back."""
 
     def furnish(self, run: Row, folder: Path) -> Mapping[str, str]:
         """Create the files that the run needs in its folder, after the commit; returns additional environment variables."""

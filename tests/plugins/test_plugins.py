@@ -243,7 +243,7 @@ def test_an_action_that_is_no_data_is_told(aipass_bench):
 
 
 def test_a_slow_handler_is_told_and_its_actions_count(aipass_bench, monkeypatch):
-    monkeypatch.setattr("aipass.core.asking.HANDLER_SLOW_S", 0.01)
+    monkeypatch.setattr("aipass.core.calling.HANDLER_SLOW_S", 0.01)
 
     def handle(event, view):
         time.sleep(0.02)

@@ -42,10 +42,7 @@ PROVES = frozenset(("succeeded", "failed", "blocked"))
 
 
 class Runs:
-    """Controls the live runs. `begin` and `adopt_all` act after the commit.
-
-    All other methods run inside the transaction.
-    """
+    """Controls the live runs. `begin` and `adopt_all` act after the commit; reports are taken inside the transaction."""
 
     def __init__(
         self, core: Core, dispatcher: Dispatcher, launcher: Launcher, drivers: Mapping[str, Driver]

@@ -19,7 +19,7 @@ ORCHESTRATOR = frozenset(("merge", "close"))
 
 
 def pr(request: Request) -> Iterable[Action]:
-    """Open, merge or close PRs; the field `do` says which. Refuses an invalid request with exit status 2."""
+    """Open, merge or close PRs; the field `do` says which. Refuses invalid fields (exit status 2 or 1), and an asker without the right (3)."""
     fields, do = request.fields, request.fields["do"]
     if do == "open":
         return _open(request, draft=False)

@@ -170,7 +170,7 @@ class Git:
             try:
                 if self._is_other:
                     self._find_again()
-                self._take_notes()
+                self._clear_signals()
                 seen = self._look() if self._is_there else None
             except Exception:
                 # People and programs write git's folder at any moment, so a read may fail in ways that we do not know.
@@ -181,7 +181,7 @@ class Git:
                 self._tell([seen])
             self._settled.set()
 
-    def _take_notes(self) -> None:
+    def _clear_signals(self) -> None:
         """Remove the files that hooks left."""
         # A hook's file is a signal without content. Any program can write one, so only git's logs say what happened.
         self._spool.mkdir(parents=True, exist_ok=True)

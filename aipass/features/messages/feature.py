@@ -146,7 +146,7 @@ class MessagesFeature(RunHook, DispatchHook):
             self._receipts.watch(run)
 
     def furnish(self, run: Row, folder: Path) -> Mapping[str, str]:
-        """Write the other unread messages to the run's mail folder. Returns the variable that names the folder."""
+        """Write the unread messages that are not in the prompt to the run's mail folder. Returns the variable that names the folder."""
         (folder / MAIL).mkdir(exist_ok=True, mode=0o700)
         for row in self._ledger.all("unread", {"recipient": run["agent"], "limit": MOST_WAITING}):
             # The prompt has the others: as files they would be handed to the model a second time.
