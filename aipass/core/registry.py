@@ -396,6 +396,21 @@ class Core:
         check_signature(is_idle, (), "add_idle_check")
         self.idle_checks.append(self._safe(is_idle, lambda: True))
 
+    def add_look_again(self, look: Callable[[Step], None]) -> None:
+        """Add a function that offers facts again which no handler took while one was disabled; called in the transaction of its resume."""
+        check_signature(look, ("step",), "add_look_again")
+        self.look_agains.append(self._safe(look))
+
+    def add_locked(self, free: Callable[[Iterable[Path]], None]) -> None:
+        """Add a function that is called when another process keeps the ledger locked, with the ledger's files."""
+        check_signature(free, ("files",), "add_locked")
+        self.when_locked.append(self._safe(free))
+
+    def add_gone(self, end: Callable[[], None]) -> None:
+        """Add a function that is called when the root or the ledger is moved or removed, before the engine ends."""
+        check_signature(end, (), "add_gone")
+        self.when_gone.append(self._safe(end))
+
     def add_prune(self, prune: Callable[[float], int]) -> None:
         """Add a function that deletes old data, once a day: everything before a moment in seconds since the epoch.
 

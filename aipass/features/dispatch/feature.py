@@ -84,12 +84,12 @@ class DispatchFeature:
         core.add_reconfigure(self._reconfigure)
         core.add_prune(self.launcher.prune)
         # A run that locks the ledger's file would stop the engine; only a supervisor can find and end such a process.
-        core.when_locked.append(self._runner.end_lockers)
+        core.add_locked(self._runner.end_lockers)
         # The scripted runner of tests is not a source and has no supervisors to end.
         if isinstance(self._runner, Source):
             core.add_source(self._runner, never_waits=True)
         if hasattr(self._runner, "end"):
-            core.when_gone.append(self._runner.end)
+            core.add_gone(self._runner.end)
         core.add_status("dispatch", partial(status.gather, core.layout), status.show)
 
     # -- for other features --------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class FilesystemFeature:
         core.add_fact_filter(("watch.unused",), self._unused)
         core.add_fact_filter(("watch.hidden",), self._hidden)
         core.add_fact_filter(("watch.limited",), self._limited)
-        core.look_agains.append(self.look_again)
+        core.add_look_again(self.look_again)
         if self._filesystem is not None:
             core.add_source(self._filesystem, last=True)
         core.add_memory(self._load)
