@@ -47,6 +47,7 @@ AS_PROCESSES = (
     "cli/test_cli",
     "cli/test_newcomer",
     "tests/terminal/",
+    "tests/plugins/",
     "test_guarded",
     "test_deputies",
     "test_adversary",

@@ -526,5 +526,5 @@ def test_what_is_refused_while_no_engine_listens_is_told_later_all_of_it():
     assert [one["path"] for one in denied[:100]] == [f"b/{number}" for number in range(100)]
     assert sum(one["count"] for one in denied) == 1003
     assert any(one["path"] == "THE-ONE" and one["count"] == 3 for one in denied)
-    assert "900 more" in denied[-1]["reason"]
+    assert "one of 900 further refusals" in denied[-1]["reason"]
     assert [one["number"] for one in told if one["tell"] == "stalled"] == list(range(200, 300))

@@ -376,7 +376,7 @@ def test_who_makes_new_files_as_fast_as_they_go_is_not_waited_for(tmp_path, monk
         return found
 
     monkeypatch.setattr(held, "_unlink_files", feeding)
-    with pytest.raises(OSError, match="goes on making"):
+    with pytest.raises(OSError, match="keeps creating"):
         held.remove_at(tmp_path / "x")
     assert len(rounds) == held.MOST_ROUNDS
 

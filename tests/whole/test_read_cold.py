@@ -389,7 +389,7 @@ def test_what_only_a_restart_lets_the_engine_write_is_said(monkeypatch):
     )
     assert confine.after_restart(before, now) == [], "it is not enclosed here"
     monkeypatch.setattr(confine, "_enclosed", True)
-    assert confine.after_restart(before, now) == ["~/x/", "what `gh` keeps"]
+    assert confine.after_restart(before, now) == ["~/x/", "the files of `gh`"]
     assert confine.after_restart(now, now) == []
 
 

@@ -116,7 +116,10 @@ def test_what_was_saved_while_no_engine_ran_is_taken_and_what_was_removed_is_the
         lambda: [one["text"] for one in local(repository, "api")["learnings"]] == ["known", "meanwhile"],
         "both",
     )
-    repository.wait_for(lambda: read(repository, "trinity", "check")["ok"], "good files")
+    repository.wait_for(
+        lambda: json.loads(repository.aipass("trinity", "check", "--json", check=None).stdout)["ok"],
+        "good files",
+    )
     assert events(repository, "state.rejected")[0]["detail"]["file"] == "observations.json"
 
 

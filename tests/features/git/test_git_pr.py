@@ -107,7 +107,10 @@ aipass pr list
     # Its author hears of it.
     repository.wait_for(lambda: any(d["subject"] == "PR 1 is merged" for d in read(repository, "dispatches")))
     assert events(repository, "lease.taken")[0]["detail"]["holder"] == "run 1 of api"
-    assert len(events(repository, "lease.taken")) == len(events(repository, "lease.released"))
+    repository.wait_for(
+        lambda: len(events(repository, "lease.taken")) == len(events(repository, "lease.released")),
+        "the release of each lease",
+    )
     assert events(repository, "pr.merged")[0]["detail"]["agent"] == "api"
 
 
