@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aipass.errors import PluginError
@@ -31,13 +31,15 @@ class Action:
 
         Raises TypeError if a value does not have the declared type of its field, or cannot be written as JSON.
         """
+        found = {}
         for name, wanted, kind in _fields(type(self)):
-            value = getattr(self, name)
+            found[name] = value = getattr(self, name)
             # In Python a bool is an int. `dispatch=True` would be recorded as dispatch 1.
             is_right = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
             if not is_right and not (value is None and wanted.endswith("| None")):
                 raise TypeError(f"{type(self).__name__}.{name} is {value!r}; it must be {wanted}")
-        return json.dumps(asdict(self), separators=(",", ":"))
+        # Not `asdict`: it copies every value deeply first, which was half the time of a request.
+        return json.dumps(found, separators=(",", ":"))
 
 
 #: The fields of each class, kept because every action of every handler is checked.
