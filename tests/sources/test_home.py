@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 from patience import until
@@ -66,12 +67,14 @@ def test_a_copy_of_a_repository_at_work_is_another_repository(repository, tmp_pa
     repository.aipass("up", "--detach", "--yes")
     repository.aipass("send", "w", "slow")
     repository.wait_for(lambda: "1 running" in repository.aipass("status").stdout, "the run")
-    shutil.copytree(
-        repository.root,
-        tmp_path / "copy",
-        symlinks=True,
-        ignore=lambda folder, names: [n for n in names if n.endswith(".sock")],
-    )
+    # The engine works meanwhile, and removes what it has read.
+    with suppress(shutil.Error):
+        shutil.copytree(
+            repository.root,
+            tmp_path / "copy",
+            symlinks=True,
+            ignore=lambda folder, names: [n for n in names if n.endswith(".sock")],
+        )
     copy = Repository(tmp_path / "copy")
     assert "not running" in copy.aipass("status").stdout
     copy.aipass("up", "--detach", "--yes")

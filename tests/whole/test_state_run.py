@@ -120,7 +120,10 @@ def test_what_was_saved_while_no_engine_ran_is_taken_and_what_was_removed_is_the
         lambda: json.loads(repository.aipass("trinity", "check", "--json", check=None).stdout)["ok"],
         "good files",
     )
-    assert events(repository, "state.rejected")[0]["detail"]["file"] == "observations.json"
+    told = repository.wait_for(
+        lambda: events(repository, "state.rejected"), "the event: the file is good before it"
+    )
+    assert told[0]["detail"]["file"] == "observations.json"
 
 
 def test_notes_and_saves_survive_kills_of_the_engine_at_any_moment(repository):

@@ -275,7 +275,7 @@ class StateFiles:
                         os.unlink(name, dir_fd=folder)
                 else:
                     with suppress(FileNotFoundError):
-                        self._take_away(key, name, {self._known.get(key)}, folder)
+                        self._take_away(key, name, {self._known.get(key)}, folder, ours=True)
 
     def _unblock(self, agent: str, why: OSError) -> None:
         """Remove a file or link that is in the place of a folder. Raises `why` if that is not the cause."""
@@ -536,8 +536,10 @@ class StateFiles:
         # After the exchange `half` is the name of the old file, or of anything else that was there.
         self._take_away(key, half, {before, body, self._told.pop(key, None)}, folder)
 
-    def _take_away(self, key: Key, half: str, read: set[bytes | None], folder: int) -> None:
-        """Read a replaced file, then remove it. `read`: contents that are known already."""
+    def _take_away(
+        self, key: Key, half: str, read: set[bytes | None], folder: int, *, ours: bool = False
+    ) -> None:
+        """Read a replaced file, then remove it. `read`: contents that are known already. `ours`: we may have begun it ourselves."""
         try:
             stood = content(half, folder)
         except FaultError as fault:
@@ -554,8 +556,8 @@ class StateFiles:
         # Race: a program may have written and closed it between the first read and the check.
         stood = all_of(handle)
         os.close(handle)
-        # A beginning of the known content is our own write, cut off by a kill: no save.
-        if stood not in read and not self._known.get(key, b"").startswith(stood):
+        # A beginning of the known content is our own write, cut off by a kill: no save. In its place a file of ours is whole.
+        if stood not in read and not (ours and self._known.get(key, b"").startswith(stood)):
             self._judge(key, stood, None)
         os.unlink(half, dir_fd=folder)
 

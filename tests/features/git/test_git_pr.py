@@ -652,7 +652,7 @@ me = pathlib.Path(os.environ["AIPASS_AGENT"])
 for _ in range(100):
     done = subprocess.run([sys.executable, "-m", "aipass", "pr", "open", "-m", f"Work of {me}"], capture_output=True, text=True)
     print(done.returncode, done.stdout, done.stderr, flush=True)
-    if done.returncode == 0 or "handed in already" in done.stderr:
+    if done.returncode == 0 or "already" in done.stderr:
         break
     time.sleep(0.2)
 """

@@ -267,6 +267,20 @@ def test_a_broken_save_that_was_replaced_is_kept(stand):
     assert stand.kept()[0].read_bytes() == b"{ broken"
 
 
+def test_the_beginning_of_a_good_file_is_a_broken_save_as_well(stand):
+    """Such a content is what a write of ours leaves that was killed, but not in the place of the file: there ours are whole."""
+    new = GOOD[LOCAL].replace(b'"x"', b'"y"')
+
+    def between():
+        by_rename(stand.folder / LOCAL, b"{")
+        stand.shelf._publish(("api", LOCAL), new)  # before the thread can look
+
+    stand.shelf._worker.ask(between)
+    stand.wait(stand.rejected)
+    assert stand.kept()[0].read_bytes() == b"{"
+    assert stand.holds(LOCAL, new)
+
+
 def test_every_save_of_an_agent_that_never_stops_saving_is_told_or_was_replaced_by_it(stand):
     """Saves race with what the engine publishes: none that stood there last is lost."""
     for number in range(200):

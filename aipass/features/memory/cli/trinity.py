@@ -105,11 +105,11 @@ def _folder(layout: Layout, settings: Config, agent: str) -> Path:
 
 
 def _problems(layout: Layout, settings: Config, agent: str) -> list[dict[str, Any]]:
+    """Return the faults of an agent's state files; at most one for each file."""
     from aipass.features.memory.document import MAX_BYTES, FaultError, read
     from aipass.features.memory.model import FILES, PASSPORT, parse
     from aipass.supervisor.held import open_regular
 
-    """The faults of an agent's state files; at most one for each file."""
     found = []
     standing = _standing(layout)
     for name in FILES:
