@@ -96,9 +96,10 @@ build/typing:
 	ln -sfn ../../handlers $@/aipass_handlers
 	ln -sfn ../../plugins $@/aipass_plugins
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard aipass/supervisor/fence/_fast*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(RUN) -m aipass.supervisor.fence.mode
 	touch $@
 
 clean:

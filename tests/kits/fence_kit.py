@@ -17,6 +17,7 @@ import aipass
 from aipass.features.dispatch import grant
 from aipass.features.dispatch import supervisors as runs
 from aipass.supervisor import wire
+from aipass.supervisor.fence import mode as modes
 from aipass.supervisor.fence import probe
 from aipass.supervisor.fence.fenced import DENIED, JOURNAL
 from aipass.workspace.layout import Layout
@@ -25,6 +26,8 @@ OTHER_USER = 1234
 SYSTEM_PYTHON = "/usr/bin/python3"
 NO_FENCE = probe.layers().why_no_fence
 NO_WALL = probe.layers().why_no_wall
+#: How the calls of runs can be served here; the first is the usual one.
+MODES = ("compiled", "mixed", "python") if modes.mode({}) == "compiled" else ("python",)
 
 
 def no_other_user() -> str:
@@ -56,9 +59,13 @@ class Result:
 
 
 class FenceHouse:
-    """Programs of agents in one root. `user`: the supervisor and all it starts are another user's."""
+    """Programs of agents in one root. `user`: the supervisor and all it starts are another user's. `mode`: see fence/mode.py."""
 
-    def __init__(self, monkeypatch, user: int | None = None, where: str = "/var/tmp", **sandbox):
+    def __init__(
+        self, monkeypatch, user: int | None = None, where: str = "/var/tmp", mode: str = "", **sandbox
+    ):
+        if mode:
+            monkeypatch.setenv(modes.CHOICE, mode)
         self.base = Path(tempfile.mkdtemp(prefix="fence-", dir=where)).resolve()
         self.root = self.base / "repo"
         self.user = user

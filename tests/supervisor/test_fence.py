@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
-from fence_kit import NO_FENCE, NO_WALL, OTHER_USER, FenceHouse, no_other_user, snapshot
+from fence_kit import MODES, NO_FENCE, NO_WALL, OTHER_USER, FenceHouse, no_other_user, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import KITS
 from patience import PATIENCE
-from rounds import rounds
+from rounds import NIGHTLY, rounds
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,9 +37,26 @@ USERS = [
 ]
 
 
-@pytest.fixture(params=USERS)
+def ways(users, modes):
+    return [
+        pytest.param((user.values[0], mode), id=f"{user.id}-{mode}", marks=user.marks)
+        for user in users
+        for mode in modes
+    ]
+
+
+#: The usual way of serving calls; `make nightly` tries each.
+USUAL = MODES if NIGHTLY else MODES[:1]
+#: For what must hold whoever answers: Python, the fast path, or each now and then.
+in_every_way = pytest.mark.parametrize(
+    "house", [*ways(USERS[:1], MODES), *ways(USERS[1:], MODES if NIGHTLY else MODES[:2])], indirect=True
+)
+
+
+@pytest.fixture(params=ways(USERS, USUAL))
 def house(request, monkeypatch):
-    made = FenceHouse(monkeypatch, request.param)
+    user, mode = request.param
+    made = FenceHouse(monkeypatch, user, mode=mode)
     made.territory(a=["/a.txt", "/dir/", "/core/own"], b=["/b.txt", "/bdir/", "/bempty/"])
     yield made
     said = made.bugs()
@@ -47,10 +64,10 @@ def house(request, monkeypatch):
     assert "bug" not in said, said
 
 
-@pytest.fixture
-def own(monkeypatch):
+@pytest.fixture(params=USUAL)
+def own(request, monkeypatch):
     """A house of this user's."""
-    made = FenceHouse(monkeypatch)
+    made = FenceHouse(monkeypatch, mode=request.param)
     made.territory(a=["/a.txt", "/dir/"], b=["/b.txt", "/bdir/"])
     yield made
     said = made.bugs()
@@ -94,6 +111,7 @@ def foreign(house) -> list[Path]:
 HARMLESS = {"O_PATH with writing flags", "SET_DUMPABLE hides nothing"}
 
 
+@in_every_way
 def test_nothing_that_is_not_granted_can_be_written_and_each_try_is_told(house):
     watched = foreign(house)
     shared = Path("/var/tmp", f"fence-shared-{house.base.name}")
@@ -545,6 +563,7 @@ int main(int c, char **v) {
 
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
+@in_every_way
 def test_racing_threads_never_reach_what_is_not_theirs(house):
     watched = foreign(house)
     (house.root / "dir/mine").unlink()
@@ -583,6 +602,7 @@ def test_calls_of_the_32_bit_interface_do_not_exist(own):
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="its raw calls are x86_64's")
+@in_every_way
 def test_every_call_returns_what_the_kernel_would_return(house):
     script = shutil.copy(KITS / "differential.py", house.base / "differential.py")
     os.chmod(script, 0o644)
@@ -698,6 +718,7 @@ _STEPS = st.one_of(
 _PROGRAMS = st.lists(st.lists(_STEPS, min_size=1, max_size=12), min_size=1, max_size=3)
 
 
+@in_every_way
 @pytest.mark.timeout(1200)
 def test_random_programs_never_change_what_is_not_granted(house):
     watched = [path for path in foreign(house) if path.name != "core"]

@@ -343,7 +343,7 @@ def launch(layout: Layout, version: str) -> subprocess.Popen[bytes]:
                 start_new_session=True,
                 env={
                     name: os.environ[name]
-                    for name in ("PATH", "LANG", "LC_ALL", "HOME")
+                    for name in ("PATH", "LANG", "LC_ALL", "HOME", "AIPASS_FENCE")
                     if name in os.environ
                 },
             )

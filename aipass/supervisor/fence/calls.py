@@ -121,6 +121,7 @@ F_SETLEASE, AF_UNIX, SOCK_DGRAM, SOCK_RAW = 1024, 1, 2, 3
 # linux/resource.h and linux/prctl.h.
 RLIMIT_CORE, RLIMIT_RTTIME, PR_SET_MM, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 4, 15, 35, 24, 28
 
+_UMASK = "the fast path remembers each caller's umask; this call is let through"
 _NAMED = "changes what a name refers to"
 _MARKS = "changes mode, owner, times or attributes, also by descriptor; the supervisor acts on its copy of the descriptor"
 _LATER = "a newer form; programs fall back to the older one, which the supervisor performs"
@@ -138,6 +139,7 @@ _MACHINE = "changes the machine; requires root"
 _DATAGRAM = "each datagram can be addressed to another program's socket; programs fall back to streams"
 
 CALLS: tuple[Call, ...] = (
+    Call("umask", 95, 166, _CARRIED, _UMASK),
     Call("open", 2, None, _open(1), "opens for writing, creates, truncates"),
     Call("openat", 257, 56, _open(2), "opens for writing, creates, truncates"),
     Call("creat", 85, None, _CARRIED, "creates or truncates"),
@@ -396,7 +398,7 @@ LET_THROUGH: dict[str, str] = {
         kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal ptrace move_pages migrate_pages
         mq_timedsend mq_timedreceive mq_notify mq_getsetattr process_madvise process_mrelease""",
     "can only remove rights": "seccomp",
-    "change state that the supervisor reads again with each performed call": "chdir fchdir umask",
+    "change state that the supervisor reads again with each performed call": "chdir fchdir",
     "releases what only a performed call returns": "shmdt",
     "affect only the own process: memory, threads, time, limits and identity": """
         brk madvise mlock mlock2 munlock mlockall munlockall mseal map_shadow_stack pkey_alloc pkey_free membarrier mbind

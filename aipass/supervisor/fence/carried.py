@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import kernel, marking, naming, opening, sysv
+from aipass.supervisor.fence.permit import Plain
 from aipass.supervisor.fence.sockets import bind, connect
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ CARRIED: dict[str, Callable[[PermitCall, Arguments], Answer]] = {
     "access": lambda w, a: opening.access(w, _AT, a[0]),
     "faccessat": lambda w, a: opening.access(w, _signed(a[0]), a[1]),
     "faccessat2": lambda w, a: opening.access(w, _signed(a[0]), a[1], _u32(a[3])),
+    "umask": lambda _, __: Plain.CONTINUE,
     "open": lambda w, a: opening.open_file(w, _AT, a[0], _u32(a[1]), _u32(a[2])),
     "openat": lambda w, a: opening.open_file(w, _signed(a[0]), a[1], _u32(a[2]), _u32(a[3])),
     "creat": lambda w, a: opening.open_file(w, _AT, a[0], _CREAT, _u32(a[1])),

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aipass.supervisor.fence import runs_code
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.territory import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from aipass.supervisor.fence.territory import Owner, Territory
 
@@ -48,6 +48,16 @@ class Hold(NamedTuple):
     since: float
 
 
+class HeldPaths(Protocol):
+    """The holds of all runs, by path: a `dict`, or `holds.Holds`."""
+
+    def get(self, path: str, /) -> Hold | None:
+        """The hold on a path."""
+
+    def items(self) -> Iterable[tuple[str, Hold]]:
+        """All holds."""
+
+
 @dataclass(slots=True)
 class Grant:
     """The rights of one run: its identity, and the ownership rules.
@@ -59,7 +69,7 @@ class Grant:
     run: int
     agent: str
     territory: Territory
-    holds: Mapping[str, Hold]
+    holds: HeldPaths
     plan: str | None = None
     phase: str | None = None
     withdrawn: list[Globs] = field(default_factory=list)
@@ -174,6 +184,24 @@ def _by_owner(grant: Grant, owner: Owner, path: str, folder: bool) -> Verdict:
             if ground is None or ground.owns is not None:
                 return Refused(path, f"the `owns` of {grant.agent} does not match it")
             return _held(grant, path, folder)
+
+
+def whole(grant: Grant, folder: str) -> Kind | None:
+    """The rule by which the run can write every plain name directly in `folder`; None where that depends on the name.
+
+    See Territory.whole. Does not look at temporary files, and not at folders that the run made.
+    """
+    owner = grant.territory.whole(folder)
+    if owner is None:
+        return None
+    if owner.kind is Kind.PHASE:
+        return owner.kind if owner.run == grant.run else None
+    if any(globs.may_match_below(folder) for globs in grant.withdrawn):
+        return None
+    # `extra` gives more than the rules: then it is asked for each name.
+    if owner.kind is Kind.FREE and grant.extra:
+        return None
+    return owner.kind if isinstance(_by_owner(grant, owner, folder, True), Allowed) else None
 
 
 def _held(grant: Grant, path: str, folder: bool) -> Verdict:

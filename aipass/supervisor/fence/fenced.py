@@ -7,12 +7,14 @@ import os
 import time
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from aipass.supervisor.fence.decide import Grant, Refused
+    from aipass.supervisor.fence.fast import FastRun
     from aipass.supervisor.fence.kernel import Status
 
 #: Files in the run's folder: its writes in the repository (one JSON array per line), and its refusals as text for the agent.
@@ -36,6 +38,46 @@ class ObjectId(NamedTuple):
     def of(cls, status: Status) -> ObjectId:
         """The identity in a status."""
         return cls(status.dev, status.ino, status.born)
+
+
+#: Limit of removed files per run that the run can still change by its descriptors.
+MAX_UNNAMED = 10_000
+
+
+class PathSet(Protocol):
+    """A set of paths."""
+
+    def add(self, path: str, /) -> None:
+        """Add a path."""
+
+    def difference_update(self, paths: Iterable[str], /) -> None:
+        """Remove paths."""
+
+    def __iter__(self) -> Iterator[str]:
+        """All paths."""
+
+
+class ObjectSet(Protocol):
+    """A set of file objects that forgets when there are too many."""
+
+    def add(self, found: ObjectId, /) -> None:
+        """Add an object."""
+
+    def discard(self, found: ObjectId, /) -> None:
+        """Remove an object, if it is there."""
+
+    def __contains__(self, found: object, /) -> bool:
+        """Whether the object is there."""
+
+
+class RecentObjects(set[ObjectId]):
+    """Up to MAX_UNNAMED objects; one more, and all earlier ones are forgotten."""
+
+    def add(self, found: ObjectId) -> None:
+        """Add an object."""
+        if len(self) >= MAX_UNNAMED:
+            self.clear()
+        super().add(found)
 
 
 #: Beyond this number, a run can use further terminals by its descriptors, but not open them by name.
@@ -65,7 +107,7 @@ class Fenced:
     #: filesystem has no birth times, else -1.
     bound: dict[ObjectId | bytes, int] = field(default_factory=dict)
     #: Files without a name that it created, or whose last name it removed.
-    unnamed: set[ObjectId] = field(default_factory=set)
+    unnamed: ObjectSet = field(default_factory=lambda: RecentObjects())
     #: The objects of its temporary files: another process can put something else under the name.
     temporary: dict[str, ObjectId] = field(default_factory=dict)
     #: Terminals that it opened, by number. The O_PATH handle shows whether that terminal still exists or its number was reused.
@@ -73,11 +115,13 @@ class Fenced:
     #: System V objects that it created: kind and number.
     objects: set[tuple[str, int]] = field(default_factory=set)
     #: Files that it opened for writing, by path: those that a withdrawal must check.
-    opened: set[str] = field(default_factory=set)
+    opened: PathSet = field(default_factory=lambda: set[str]())
     #: Its stdout and stderr, which it can open by name (/dev/stderr).
     outputs: frozenset[str] = frozenset()
     #: Files outside the repository of which it can change only the content: the user's sign-ins.
     files: frozenset[str] = frozenset()
+    #: Its thread of the fast path; None where Python answers all its calls.
+    fast: FastRun | None = None
     #: Whether all its processes have the supervisor's user and capabilities; None: not yet checked.
     is_ourselves: bool | None = None
     #: Time of its last journalled write, on the monotonic clock.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WHOLE = (frozenset(("head", "objects", "refs")), frozenset(("head", "commondir")))
 PIECES = frozenset().union(*WHOLE)
 #: Names that git reads or runs in its own folder (gitrepository-layout(5)); other names there have no effect on git.
-_READ = PIECES | frozenset(
+READ = PIECES | frozenset(
     (
         "config", "config.worktree", "hooks", "info", "packed-refs", "index", "logs", "modules", "worktrees", "gitdir", "shallow",
         "branches", "remotes", "common", "reftable", "lfs", "rebase-merge", "rebase-apply", "sequencer", "description",
@@ -34,10 +34,16 @@ def around(root: str, path: str) -> str | None:
     return None
 
 
+def may_be_above(path: str) -> list[str]:
+    """The parent folders of a path that are git folders if they contain a `HEAD`: those in which git reads the next name."""
+    parts = path.split("/")
+    return ["/".join(parts[:at]) for at, part in enumerate(parts) if at and is_read(part)]
+
+
 def is_read(name: str) -> bool:
     """Whether git reads this name, or its `.lock` file, which git renames to it."""
     # Case-insensitive filesystems: git opens `HEAD` and finds `head`.
-    return name.casefold().removesuffix(".lock") in _READ
+    return name.casefold().removesuffix(".lock") in READ
 
 
 def is_one(folder: str, coming: Iterable[str] = ()) -> bool:

@@ -83,6 +83,8 @@ class FenceController:
                     run.grant.withdrawn.append(Globs(handed["owns"]))
         for run in self._runs.values():
             run.grant.territory = self._territory
+        if self._fence.common.fast is not None:
+            self._fence.common.fast.renew()
         # From here on the new rules apply to every open, before anything is withdrawn.
         self._let_go()
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
@@ -101,10 +103,10 @@ class FenceController:
     def _let_go(self) -> None:
         """Release all holds on paths that their run can no longer write."""
         holds = self._fence.common.holds
-        for path, hold in list(holds.items()):
+        for path, hold in holds.items():
             run = self._runs.get(hold.run)
             if run is None or isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused):
-                del holds[path]
+                holds.let_go(path, hold.run)
 
     def _lost(self, run: Fenced) -> list[str]:
         """Remove and return the paths that the run has open for writing but can no longer write."""
@@ -206,6 +208,7 @@ class FenceController:
     ) -> None:
         spec = start.spec
         assert spec.ground is not None
+        run = None
         # Served before the gate opens: the program's first call already needs an answer.
         if start.error is None and start.listener >= 0:
             grant = Grant(
@@ -231,10 +234,14 @@ class FenceController:
                 outputs=frozenset(str(spec.folder / name) for name in (wire.STDOUT, wire.STDERR)),
             )
             self._runs[spec.run] = run
-            self._fence.add(run)
         try:
+            if run is not None:
+                self._fence.add(run)
             if self._lost_track:
                 raise PermissionError(errno.EACCES, self._lost_track)
+        except Exception as exc:  # noqa: BLE001 - it ends the start below, where the gate is closed too
+            start.error = start.error or exc
+        try:
             start.finish()
         except Exception as exc:  # noqa: BLE001 - a failed start is the run's outcome
             if (failed := self._runs.pop(spec.run, None)) is not None:
@@ -247,7 +254,9 @@ class FenceController:
     def last_write(self, run: int) -> float:
         """Time of the run's last write in the repository, on the monotonic clock; 0 where there is none."""
         found = self._runs.get(run)
-        return 0.0 if found is None else found.moved
+        if found is None:
+            return 0.0
+        return max(found.moved, 0.0 if found.fast is None else found.fast.last_write())
 
     def _program(self, walled: bool) -> bytes:
         if walled not in self._programs:

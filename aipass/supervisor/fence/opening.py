@@ -220,7 +220,11 @@ def _reopen(
         if waits:
             os.set_blocking(handle, True)
         if took is not None:
-            took()
+            try:
+                took()
+            except BaseException:
+                os.close(handle)
+                raise
         then = (lambda: os.truncate(f"/proc/thread-self/fd/{handle}", 0)) if truncates else None
         return DescriptorReply(handle, cloexec, then)
 

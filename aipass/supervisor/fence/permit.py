@@ -11,29 +11,31 @@ import errno
 import os
 import re
 import stat
-import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import gitfolder, kernel, runs_code, wall
-from aipass.supervisor.fence.decide import Allowed, Hold, Operation, Refused, decide
-from aipass.supervisor.fence.fenced import Fenced, ObjectId
+from aipass.supervisor.fence.decide import Allowed, Operation, Refused, decide
+from aipass.supervisor.fence.fenced import ObjectId
 from aipass.supervisor.fence.resolve import Caller, InDoubtError, ResolvedPath, resolve, where
 from aipass.supervisor.fence.territory import ANYWHERE_NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
+    from aipass.supervisor.fence.fast import FastPath
+    from aipass.supervisor.fence.fenced import Fenced
+    from aipass.supervisor.fence.holds import Holds
     from aipass.supervisor.fence.kernel import Status
 
 #: Names that make a folder a git repository or an aipass root; programs search for them in every parent folder.
 _TAKEN_FROM_ABOVE = frozenset(("HEAD", "aipass.toml", ".git"))
 #: Shared temporary folders: a run can create files there, and change files that runs of this repository created.
 SHARED_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
-#: Limit of removed files per run that the run can still change by its descriptors.
-MAX_UNNAMED = 10_000
 #: Limit of recorded objects in shared temporary folders. Beyond it the oldest record is dropped, and no run can change that object.
 MAX_MADE_OUTSIDE = 200_000
 #: SQLite first tries to open these for writing, and falls back to reading: such a refusal is not reported.
@@ -71,6 +73,9 @@ class DescriptorReply:
     undo: Callable[[], None] | None = None
     #: A further descriptor to close afterwards.
     folder: int = -1
+
+
+_NOTHING = nullcontext()
 
 
 class Plain(Enum):
@@ -118,12 +123,14 @@ class Common:
 
     root: str
     report: Callable[[Fenced, Refused, str, int], None]
-    holds: dict[str, Hold]
+    holds: Holds
     #: Objects that runs created in shared temporary folders, oldest first.
     made_outside: dict[ObjectId, None]
     #: The runs of temporary files in the tree, by path.
     temporary: dict[str, Fenced] = field(default_factory=dict)
     withdrawing: Withdrawing = field(default_factory=Withdrawing)
+    #: The compiled fast path; None where Python answers every call.
+    fast: FastPath | None = None
     root_mount: int = 0
     root_device: int = 0
 
@@ -143,6 +150,8 @@ class PermitCall:
     def __init__(self, common: Common, run: Fenced, caller: Caller, own: dict[str, int]) -> None:
         self.common, self.run, self.caller = common, run, caller
         self._own_handles = own
+        #: Paths that are held from this call on, until its effect is recorded: then for good.
+        self._claimed: list[str] = []
 
     # -- what is allowed --------------------------------------------------------------------------------------------
 
@@ -153,6 +162,7 @@ class PermitCall:
         (holds, temporary names, created folders); the caller must call it after the operation has succeeded.
         """
         granted = self.check(*asked)
+        self._claim(granted)
         # The paths were read from the caller's memory: only a living caller proves that they were its own.
         self.caller.confirm()
         if any(self.common.withdrawing.holds(relative) for _, relative, _ in granted):
@@ -163,6 +173,34 @@ class PermitCall:
                 with self.caller.ourselves():
                     self.run.wrote(self.caller.tid, operation.value, relative)
         return lambda: self._take(granted)
+
+    def _claim(self, granted: list[tuple[Operation, str, Allowed]]) -> None:
+        """Hold the paths before the change, so that no thread of the fast path changes one meanwhile. Reports a refusal."""
+        grant = self.run.grant
+        for operation, relative, allowed in granted:
+            for path in allowed.hold:
+                taken = self.common.holds.claim(path, grant.run, grant.agent)
+                if taken:
+                    self._claimed.append(path)
+                elif taken is False:
+                    verdict = decide(grant, operation, (relative,))
+                    refused = (
+                        verdict
+                        if isinstance(verdict, Refused)
+                        else Refused(relative, "another run writes it at this moment")
+                    )
+                    raise self.refuse(refused, operation.value)
+
+    def unmoved(self, *places: ResolvedPath) -> AbstractContextManager[None]:
+        """A context in which the fast path changes nothing, if a folder is moved: it knows folders by their paths."""
+        moves = any(place.is_folder() for place in places)
+        return self.common.fast if moves and self.common.fast is not None else _NOTHING
+
+    def close(self) -> None:
+        """Drop the holds of a change that did not happen. Idempotent."""
+        for path in self._claimed:
+            self.common.holds.let_go(path, self.run.grant.run)
+        self._claimed.clear()
 
     def would(self, operation: Operation, place: ResolvedPath) -> bool:
         """Whether an operation would be allowed. Reports and records nothing."""
@@ -245,10 +283,10 @@ class PermitCall:
 
     def _take(self, granted: list[tuple[Operation, str, Allowed]]) -> None:
         grant = self.run.grant
-        now = time.time()
+        # Again: a call that waited has dropped its holds.
+        self._claim(granted)
+        self._claimed.clear()
         for operation, path, allowed in granted:
-            for held in allowed.hold:
-                self.common.holds[held] = Hold(grant.run, grant.agent, now)
             other = self.common.temporary.get(path)
             if other is not None and other is not self.run:
                 # Begun by another run as its temporary file, now written by this run.
@@ -264,6 +302,16 @@ class PermitCall:
             grant.made.update(allowed.folders)
             if operation in (Operation.WRITE, Operation.CREATE):
                 self.run.opened.add(path)
+        self._teach(granted)
+
+    def _teach(self, granted: list[tuple[Operation, str, Allowed]]) -> None:
+        """Tell the fast path what was decided, so that it carries out the next calls like this one."""
+        if self.common.fast is not None and any(allowed.temps for _, _, allowed in granted):
+            # A verdict of another run about the whole folder does not know the temporary file.
+            self.common.fast.renew()
+        if self.run.fast is not None:
+            for _, path, _ in granted:
+                self.run.fast.learn(path)
 
     def _is_nameless(self, place: ResolvedPath) -> bool:
         """Whether the object has no name and belongs to the run: pipes, sockets, memory files, files that it removed itself."""
@@ -399,6 +447,8 @@ class PermitCall:
     def change_identity(self) -> Answer:
         """Record that processes of the run can have another identity from here on. The kernel checks and performs the call."""
         self.run.is_ourselves = False
+        if self.run.fast is not None:
+            self.run.fast.serve(False)
         return Plain.CONTINUE
 
     def goes_on(self, *places: ResolvedPath) -> bool:
@@ -416,7 +466,7 @@ class PermitCall:
         """`goes_on` from the path alone: an absolute path without links, below a folder of the run. Saves the full resolution."""
         if not self.run.walled or not path.startswith(b"/"):
             return False
-        if path in _QUICK_DEVICES:
+        if path in QUICK_DEVICES:
             return True
         spelled = os.fsdecode(path)
         for own, handle in self._own_handles.items():
@@ -438,8 +488,6 @@ class PermitCall:
 
     def remember_unnamed(self, status: Status) -> None:
         """Record that the run has, or had, the only name of a file: it can change the file by its descriptors."""
-        if len(self.run.unnamed) >= MAX_UNNAMED:
-            self.run.unnamed.clear()
         self.run.unnamed.add(ObjectId.of(status))
 
     def existing(self, dirfd: int, path: bytes, follow: bool) -> ResolvedPath:
@@ -482,7 +530,7 @@ class PermitCall:
         return self.existing(kernel.AT_FDCWD, self.caller.text(address), follow)
 
 
-_QUICK_DEVICES = frozenset(os.fsencode(path) for path in wall.DEVICES if path != "/dev/ptmx")
+QUICK_DEVICES = frozenset(os.fsencode(path) for path in wall.DEVICES if path != "/dev/ptmx")
 
 
 def identity_at(path: str) -> ObjectId | None:

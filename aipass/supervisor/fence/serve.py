@@ -19,17 +19,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aipass.supervisor.fence import kernel, sysv, wall
+from aipass.supervisor.fence import kernel, mode, sysv, wall
 from aipass.supervisor.fence.calls import CALLS, Treatment
 from aipass.supervisor.fence.carried import CARRIED
 from aipass.supervisor.fence.decide import Refused
-from aipass.supervisor.fence.permit import Common, DescriptorReply, Later, PermitCall, Plain
+from aipass.supervisor.fence.holds import HoldTable
+from aipass.supervisor.fence.permit import QUICK_DEVICES, Common, DescriptorReply, Later, PermitCall, Plain
 from aipass.supervisor.fence.resolve import Caller, InDoubtError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aipass.supervisor.fence.carried import Arguments
+    from aipass.supervisor.fence.fast import FastPath
     from aipass.supervisor.fence.fenced import Fenced
     from aipass.supervisor.fence.permit import Answer
 
@@ -77,7 +79,7 @@ class Fence:
 
     def __init__(self, root: str, told: Callable[[dict[str, Any]], None], keep: tuple[int, ...]) -> None:
         self._told, self._kept = told, keep
-        self.common = Common(root, self._report, {}, {})
+        self.common = Common(root, self._report, HoldTable(), {})
         self._runs: dict[int, Fenced] = {}
         self._own: dict[int, dict[str, int]] = {}
         self._names = {
@@ -87,6 +89,9 @@ class Fence:
         }
         self._waiting: list[_Call] = []
         self._asked: deque[Callable[[], None]] = deque()
+        self._fast: FastPath | None = None
+        #: The runs that the fast path serves, by their number.
+        self._numbered: dict[int, Fenced] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # poll and not epoll: with SYNC_WAKE_UP a caller wakes a poller on its own processor, which halves the latency.
         self._poll = select.poll()
@@ -131,6 +136,8 @@ class Fence:
         # Last: a new run can reuse the listener number of one that is dropped here, and the events of this poll are the old one's.
         if any(handle == self._wake for handle, _ in ready):
             self._obey()
+        if self._fast is not None and any(handle == self._fast.wake for handle, _ in ready):
+            self._serve_forwarded(self._fast)
         if self._waiting:
             self._ask_again()
 
@@ -154,6 +161,28 @@ class Fence:
         if version:
             wall.enclose(wall.keeper_ground(), version)
         self.common.look()
+        if (chosen := mode.mode()) != "python":
+            from aipass.supervisor.fence.fast import FastPath  # it needs the compiled part
+
+            # Its threads inherit the wall, and begin with the descriptors of this thread.
+            self._fast = self.common.fast = FastPath(self.common, mixed=chosen == "mixed")
+            self.common.holds = self._fast.holds
+            self._poll.register(self._fast.wake, select.POLLIN)
+
+    def _serve_forwarded(self, path: FastPath) -> None:
+        """Answer the calls that the fast path has left to Python."""
+        try:
+            os.eventfd_read(path.wake)
+        except BlockingIOError:
+            pass
+        for number, question in path.next():
+            run = self._numbered.get(number)
+            if run is None:
+                continue  # it was dropped meanwhile
+            if question is None:
+                self._hung_up(run)
+            else:
+                self._answer(run, question)
 
     def _obey(self) -> None:
         try:
@@ -179,35 +208,54 @@ class Fence:
         self._own[run.listener] = {
             own: os.open(own, os.O_PATH | os.O_CLOEXEC) for own in run.own if os.path.isdir(own)
         }
-        self._poll.register(run.listener, select.POLLIN | select.POLLHUP)
+        if self._fast is not None:
+            try:
+                run.fast = self._fast.add(run, self._own[run.listener], QUICK_DEVICES)
+            except OSError as exc:
+                self._told({"tell": "fence-error", "text": f"no fast path for run {run.grant.run}: {exc}"})
+        if run.fast is None:
+            self._poll.register(run.listener, select.POLLIN | select.POLLHUP)
+            return
+        self._numbered[run.grant.run] = run
+        # A run of root's must prove that it has this identity still: see _as_caller.
+        run.fast.serve(self._identity is None)
 
     def drop(self, run: Fenced) -> None:
         """Stop serving a run that has ended, and release everything that is recorded for it. Idempotent."""
-        if self._runs.pop(run.listener, None) is not None:
-            self._poll.unregister(run.listener)
-            for handle in self._own.pop(run.listener).values():
-                os.close(handle)
+        # By the run: after a failed start its listener is closed already.
+        for listener in [listener for listener, served in self._runs.items() if served is run]:
+            self._forget(listener)
+        if self._fast is not None:
+            self._numbered.pop(run.grant.run, None)
+            self._fast.end(run.grant.run)
+            run.fast = None
         for waiting in [waiting for waiting in self._waiting if waiting.run is run]:
             self._waiting.remove(waiting)
             waiting.close()
-        for path in [path for path, hold in self.common.holds.items() if hold.run == run.grant.run]:
-            del self.common.holds[path]
+        self.common.holds.end(run.grant.run)
         for path in [path for path, other in self.common.temporary.items() if other is run]:
             del self.common.temporary[path]
         sysv.remove(run.objects)
         run.close()
+
+    def _forget(self, listener: int) -> None:
+        if self._runs.pop(listener).fast is None:
+            self._poll.unregister(listener)
+        for handle in self._own.pop(listener).values():
+            os.close(handle)
+
+    def _hung_up(self, run: Fenced) -> None:
+        """The last process with the run's filter has ended."""
+        if run.listener in self._runs:
+            self._forget(run.listener)
+            self._told({"tell": "quiet", "run": run.grant.run})
 
     # -- one call ---------------------------------------------------------------------------------------------------
 
     def _guarded(self, listener: int, events: int) -> None:
         run = self._runs[listener]
         if not events & select.POLLIN:
-            # POLLHUP: the last process with this filter has ended.
-            self._poll.unregister(listener)
-            self._runs.pop(listener)
-            for handle in self._own.pop(listener).values():
-                os.close(handle)
-            self._told({"tell": "quiet", "run": run.grant.run})
+            self._hung_up(run)
             return
         question = self._question
         # The kernel rejects a buffer that is not zeroed (EINVAL).
@@ -218,6 +266,10 @@ class Fence:
             if exc.errno not in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                 raise
             return  # the caller died before its call was received
+        self._answer(run, question)
+
+    def _answer(self, run: Fenced, question: bytes | bytearray) -> None:
+        listener = run.listener
         number, tid, _, call, _, _, *arguments = kernel.NOTIFICATION.unpack(question)
         caller = Caller(tid)
         caller.is_valid = lambda: _is_valid(listener, number)
@@ -228,7 +280,10 @@ class Fence:
     def _decide(self, run: Fenced, call: int, arguments: Arguments, caller: Caller) -> Answer:
         work = PermitCall(self.common, run, caller, self._own[run.listener])
         carried = CARRIED[self._names[call]]
-        return self._as_caller(run, caller, lambda: carried(work, arguments))
+        try:
+            return self._as_caller(run, caller, lambda: carried(work, arguments))
+        finally:
+            work.close()
 
     def _as_caller(self, run: Fenced, caller: Caller, work: Callable[[], _T]) -> _T:
         """Run `work` with the caller's identity; the thread has the supervisor's identity again afterwards, also after an error."""
@@ -240,6 +295,8 @@ class Fence:
         ours = identity in (own, self._as_started)
         if run.is_ourselves is None:
             run.is_ourselves = ours
+            if ours and run.fast is not None:
+                run.fast.serve(True)
         if ours:
             return work()
         # A process that root started and that has changed its user, or dropped capabilities, must not act as root.

@@ -223,6 +223,56 @@ class Territory:
             Kind.FREE, "no agent's `owns` matches it; the first run that writes it holds it (write lock)"
         )
 
+    def whole(self, folder: str) -> Owner | None:
+        """The owner of every plain name directly in `folder`; None where it depends on the name. No false owner.
+
+        A plain name is none of `named_in(folder)`, and none that has a meaning in any folder (`fast.SpecialNames`).
+        """
+        parts = folder.split("/")
+        if (
+            self.folds_case
+            or folder in ("", ".")
+            or TRINITY in parts
+            or self._never(folder, parts) is not None
+        ):
+            return None
+        if self._guard(folder, parts, True) is not None:
+            return None
+        reserved = False
+        for phase in self.phases:
+            if not phase.owns.may_match_below(folder):
+                continue
+            if not phase.owns.is_whole(folder):
+                return None
+            if phase.run is not None:
+                if self.scratch.may_match_below(folder):
+                    return None  # a file of scratch is held, one of a phase is not
+                why = f"phase {phase.id} of plan {phase.plan} owns it"
+                return Owner(Kind.PHASE, why, (phase.agent,), phase.run, phase.plan, phase.id)
+            reserved = True
+        if reserved:
+            return None
+        named = []
+        for name, ground in self.agents.items():
+            if ground.owns is None or not ground.owns.may_match_below(folder):
+                continue
+            if not ground.owns.is_whole(folder):
+                return None
+            named.append(name)
+        if named:
+            return Owner(Kind.AGENTS, f"`owns` of {' and '.join(named)} names it", tuple(named))
+        return Owner(
+            Kind.FREE, "no agent's `owns` matches it; the first run that writes it holds it (write lock)"
+        )
+
+    def named_in(self, folder: str) -> list[str]:
+        """The names directly in `folder` that have an owner of their own: nested roots, programs, and the folders above them."""
+        return [
+            path.rpartition("/")[2]
+            for path in (*self.guarded, *self.leading, *self.nested)
+            if path.rpartition("/")[0] == folder
+        ]
+
     def _own_state(self, parts: list[str]) -> Owner | None:
         """The owner of a path in an agent's home under `.aipass`, or in its `.trinity`; None for other paths."""
         # Not the home itself: the agent must not move or replace the folder on which its wall is built.
