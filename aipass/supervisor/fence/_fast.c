@@ -11,14 +11,16 @@
  *
  * What this file may never do:
  *
- *   - grant: a verdict comes from Python (`Run.allow`), and every change of rights ends all of them (`Desk.renew`);
+ *   - grant: a verdict comes from Python (`run_allow`), and every change of rights ends all of them (`desk_renew`);
  *   - refuse: EACCES and its explanation come from Python; this file only returns errors that the kernel gives;
  *   - act on a path: it acts on objects and folders that it holds open, and that it has looked at;
  *   - change a file before the line in the run's journal is written;
  *   - read more of a caller than a path and two timestamps;
- *   - wait while it holds `desk->rights`, except for the disk; or touch a Python object in a serving thread.
+ *   - wait between its judgement and its act, except for the disk; or touch a Python object in a serving thread.
  *
- * Locks, in the order in which they are taken: `rights` (serving threads read, Python writes), `holds`, `made`.
+ * How Python changes a right: it makes the change (a new generation, no service, a freeze), then waits until no call is
+ * between its judgement and its act (`run->judging`). A thread first says that it judges, then looks whether it may: so
+ * one of the two sees the other. No lock is held meanwhile, and a thread that waits for the disk holds up no other run.
  */
 
 #define _GNU_SOURCE
@@ -147,7 +149,6 @@ void desk_release(struct desk *desk)
     empty(&desk->holds, NULL);
     empty(&desk->special, NULL);
     free(desk->prefixes), free(desk->suffixes), free(desk->folding), free(desk->root);
-    pthread_rwlock_destroy(&desk->rights);
     pthread_mutex_destroy(&desk->holds_lock);
     pthread_mutex_destroy(&desk->queue);
     free(desk);
@@ -164,6 +165,7 @@ void run_release(struct run *run)
         free(run->own[i].path);
     free(run->own), free(run->devices), free(run->journal_path);
     pthread_mutex_destroy(&run->made);
+    pthread_mutex_destroy(&run->told);
     pthread_cond_destroy(&run->room);
     sem_destroy(&run->ready);
     desk_release(run->desk);
@@ -178,7 +180,7 @@ enum outcome { DONE, FORWARD };
 struct call {
     struct run *run;
     struct seccomp_notif *asked;
-    bool locked; /* desk->rights is held for reading */
+    bool judging;
     int handles[12], count;
 };
 
@@ -238,11 +240,19 @@ static enum outcome let_through(struct call *call)
     return reply(call, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 }
 
-static void unlock(struct call *call)
+/* From here on Python waits for this call before a change of rights is in force. Returns whether the call may be judged. */
+static bool judge(struct call *call)
 {
-    if (call->locked)
-        pthread_rwlock_unlock(&call->run->desk->rights);
-    call->locked = false;
+    struct run *run = call->run;
+    call->judging = true;
+    atomic_store(&run->judging, true);
+    return atomic_load(&run->serves) && !atomic_load(&run->desk->frozen);
+}
+
+static void judged(struct call *call)
+{
+    call->judging = false;
+    atomic_store(&call->run->judging, false);
 }
 
 /* Read up to `most` bytes of the caller's memory; returns their number, 0 for none. */
@@ -277,15 +287,11 @@ static bool is_own(const struct run *run, const char *path, size_t length)
     return false;
 }
 
-/* Find the path of an open object, and the rights that it is judged by: they cannot change until unlock(). */
+/* Find the path of an open object, and the rights that it is judged by: they cannot change until judged(). */
 static bool locate(struct call *call, int handle, struct place *place)
 {
-    if (!call->locked) {
-        pthread_rwlock_rdlock(&call->run->desk->rights);
-        call->locked = true;
-    }
-    if (!atomic_load(&call->run->serves))
-        return false; /* the run was stopped, or changed its identity, meanwhile */
+    if (!judge(call))
+        return false;
     char link[64];
     snprintf(link, sizeof link, CURRENT, handle);
     ssize_t got = readlink(link, place->path, PATH_MAX);
@@ -325,7 +331,7 @@ static bool look_at(struct call *call, struct place *place, const char *name)
     place->length = place->at + 1 + length;
     place->own = is_own(call->run, place->path, place->length);
     if (place->own)
-        unlock(call); /* it may be on any disk, and Python changes no right to it */
+        judged(call); /* it may be on any disk, and Python changes no right to it */
     else if (!is_inside(place->path, place->length, desk->root, desk->root_length) || !is_living_folder(desk, place->folder))
         return false;
     place->handle = open_path(call, place->folder, place->name, O_NOFOLLOW, 0);
@@ -414,21 +420,25 @@ static const struct verdict *look_up(const struct run *run, const char *key, siz
     return found && found->generation == atomic_load(&run->desk->generation) ? found : NULL;
 }
 
-/* What Python has decided about a place in the repository; NULL: Python decides. Needs the lock of locate(). */
-static const struct verdict *verdict_of(struct call *call, const struct place *place)
+/* The flags of what Python has decided about a place in the repository; -1: Python decides. */
+static int verdict_of(struct call *call, const struct place *place)
 {
-    const struct desk *desk = call->run->desk;
+    struct run *run = call->run;
+    const struct desk *desk = run->desk;
     if (place->own || !is_inside(place->path, place->length, desk->root, desk->root_length))
-        return NULL;
-    const struct verdict *found = look_up(call->run, place->path, place->at);
+        return -1;
+    pthread_mutex_lock(&run->told);
+    const struct verdict *found = look_up(run, place->path, place->at);
     if (found && (is_special(desk, place->name) || listed(found->except, place->name)))
         found = NULL;
     if (!found)
-        found = look_up(call->run, place->path, place->length);
-    for (const char *one = found ? found->absent : NULL; one && *one; one += strlen(one) + 1)
+        found = look_up(run, place->path, place->length);
+    for (const char *one = found ? found->absent : NULL; found && one && *one; one += strlen(one) + 1)
         if (!faccessat(AT_FDCWD, one, F_OK, AT_SYMLINK_NOFOLLOW) || errno != ENOENT)
-            return NULL;
-    return found;
+            found = NULL;
+    int flags = found ? (int)found->flags : -1;
+    pthread_mutex_unlock(&run->told);
+    return flags;
 }
 
 /* A regular file that has no other name: another owner could reach it by one. */
@@ -566,11 +576,11 @@ struct permit {
 };
 
 /* Take what a change needs: its hold, the proof that the caller still waits, a line in the journal. */
-static bool permit(struct call *call, const struct verdict *verdict, const struct place *place, const char *what, struct permit *permit)
+static bool permit(struct call *call, int verdict, const struct place *place, const char *what, struct permit *permit)
 {
     struct desk *desk = call->run->desk;
     *permit = (struct permit){below(desk, place), false};
-    if (verdict->flags & HOLDS) {
+    if (verdict & HOLDS) {
         int held = hold(desk, permit->path, call->run->number);
         if (held < 0)
             return false;
@@ -664,19 +674,17 @@ static int give(struct call *call, int handle, int flags, bool truncate)
 /* Remove a file that was made in vain, if it is still the same, empty, and the run's. */
 static void unmake(struct call *call, struct place *place, ino_t inode)
 {
-    pthread_rwlock_rdlock(&call->run->desk->rights);
-    call->locked = true;
     struct stat found;
-    if (verdict_of(call, place) && !fstatat(place->folder, place->name, &found, AT_SYMLINK_NOFOLLOW) && found.st_ino == inode && !found.st_size)
+    if (judge(call) && verdict_of(call, place) >= 0 && !fstatat(place->folder, place->name, &found, AT_SYMLINK_NOFOLLOW) && found.st_ino == inode && !found.st_size)
         unlinkat(place->folder, place->name, 0);
-    unlock(call);
+    judged(call);
 }
 
 static enum outcome create(struct call *call, struct place *place, int flags, mode_t mode)
 {
     struct run *run = call->run;
-    const struct verdict *verdict = verdict_of(call, place);
-    if (!verdict)
+    int verdict = verdict_of(call, place);
+    if (verdict < 0)
         return FORWARD;
     int mask = umask_of(call);
     struct permit permitted;
@@ -695,7 +703,7 @@ static enum outcome create(struct call *call, struct place *place, int flags, mo
         take_back(call, &permitted);
         return reply(call, 0, ENOMEM, 0);
     }
-    unlock(call);
+    judged(call);
     struct stat made;
     int looked = fstat(handle, &made);
     int failed = give(call, handle, flags, false);
@@ -710,9 +718,9 @@ static enum outcome open_existing(struct call *call, struct place *place, int fl
     bool writes = (flags & O_ACCMODE) != O_RDONLY;
     if (!writes || !is_single_file(run->desk, &place->status))
         return FORWARD;
-    const struct verdict *verdict = verdict_of(call, place);
+    int verdict = verdict_of(call, place);
     struct permit permitted;
-    if (!verdict || !still_waits(call) || !permit(call, verdict, place, "write", &permitted))
+    if (verdict < 0 || !still_waits(call) || !permit(call, verdict, place, "write", &permitted))
         return FORWARD;
     char link[64];
     snprintf(link, sizeof link, CURRENT, place->handle);
@@ -729,7 +737,7 @@ static enum outcome open_existing(struct call *call, struct place *place, int fl
         take_back(call, &permitted);
         return reply(call, 0, ENOMEM, 0);
     }
-    unlock(call);
+    judged(call);
     int failed = give(call, handle, flags, flags & O_TRUNC);
     return failed ? reply(call, 0, failed, 0) : DONE;
 }
@@ -791,9 +799,9 @@ static enum outcome on_mkdir(struct call *call, int from, uint64_t address, mode
         return reply(call, 0, EEXIST, 0);
     if (place.own)
         return call->run->walled ? let_through(call) : FORWARD;
-    const struct verdict *verdict = verdict_of(call, &place);
+    int verdict = verdict_of(call, &place);
     int mask;
-    if (!verdict || !(verdict->flags & FOLDERS) || (mask = umask_of(call)) < 0 || !still_waits(call))
+    if (verdict < 0 || !(verdict & FOLDERS) || (mask = umask_of(call)) < 0 || !still_waits(call))
         return FORWARD;
     umask((mode_t)mask);
     return reply(call, 0, mkdirat(place.folder, place.name, mode & 07777) ? errno : 0, 0);
@@ -812,11 +820,11 @@ static enum outcome on_unlink(struct call *call, int from, uint64_t address, int
         return reply(call, 0, folder ? EISDIR : ENOTDIR, 0);
     if (place.own)
         return call->run->walled ? let_through(call) : FORWARD;
-    const struct verdict *verdict = verdict_of(call, &place);
-    if (!verdict)
+    int verdict = verdict_of(call, &place);
+    if (verdict < 0)
         return FORWARD;
     if (folder) {
-        if (!(verdict->flags & FOLDERS) || !is_on_root(call->run->desk, &place.status) || !still_waits(call))
+        if (!(verdict & FOLDERS) || !is_on_root(call->run->desk, &place.status) || !still_waits(call))
             return FORWARD;
         return reply(call, 0, unlinkat(place.folder, place.name, AT_REMOVEDIR) ? errno : 0, 0);
     }
@@ -829,7 +837,7 @@ static enum outcome on_unlink(struct call *call, int from, uint64_t address, int
         return reply(call, 0, error, 0);
     }
     remember_removed(call->run, &place.status);
-    unlock(call);
+    judged(call);
     /* Answered before `place.handle` is closed, which frees the blocks of a large file. */
     return reply(call, 0, 0, 0);
 }
@@ -847,12 +855,13 @@ static enum outcome on_rename(struct call *call, int from, uint64_t old, int to,
         return FORWARD;
     if (source.handle < 0)
         return reply(call, 0, ENOENT, 0);
-    if (source.own && target.own && run->walled)
+    bool plain = S_ISREG(source.status.stx_mode) || S_ISDIR(source.status.stx_mode); /* git would wait for a pipe */
+    if (source.own && target.own && run->walled && plain)
         return let_through(call);
     if (source.own || target.own)
         return FORWARD;
-    const struct verdict *leaves = verdict_of(call, &source), *enters = verdict_of(call, &target);
-    if (!leaves || !enters || !is_single_file(run->desk, &source.status))
+    int leaves = verdict_of(call, &source), enters = verdict_of(call, &target);
+    if (leaves < 0 || enters < 0 || !is_single_file(run->desk, &source.status))
         return FORWARD;
     bool there = target.handle >= 0;
     if (there && (!is_single_file(run->desk, &target.status) || target.status.stx_ino == source.status.stx_ino))
@@ -874,7 +883,7 @@ static enum outcome on_rename(struct call *call, int from, uint64_t old, int to,
         take_back(call, &written);
     } else if (there)
         remember_removed(run, &target.status);
-    unlock(call);
+    judged(call);
     return reply(call, 0, failed, 0);
 }
 
@@ -922,11 +931,11 @@ static bool may_mark(struct call *call, struct place *place, unsigned mode)
         return false; /* a folder without those could bar another owner's way */
     if (place->own)
         return still_waits(call);
-    const struct verdict *verdict = verdict_of(call, place);
-    if (!verdict)
+    int verdict = verdict_of(call, place);
+    if (verdict < 0)
         return false;
     if (folder)
-        return verdict->flags & FOLDERS && is_on_root(run->desk, &place->status) && still_waits(call);
+        return verdict & FOLDERS && is_on_root(run->desk, &place->status) && still_waits(call);
     struct permit permitted;
     return is_single_file(run->desk, &place->status) && still_waits(call) && permit(call, verdict, place, "change", &permitted);
 }
@@ -1057,7 +1066,8 @@ static void serve_one(struct run *run)
     struct call call = {.run = run, .asked = &asked};
     bool may = atomic_load(&run->serves) && (asked.data.nr == SYS_umask || !is_forwarded_at_random(run));
     enum outcome outcome = may ? carry_out(&call) : FORWARD;
-    unlock(&call);
+    if (call.judging)
+        judged(&call);
     if (outcome == FORWARD)
         forward(&call);
     atomic_fetch_add(outcome == DONE ? &run->carried : &run->forwarded, 1);

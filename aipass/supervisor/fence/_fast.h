@@ -44,8 +44,8 @@ struct verdict {
 struct run;
 struct desk {
     atomic_int references;
-    pthread_rwlock_t rights;
-    _Atomic uint64_t generation;
+    _Atomic uint64_t generation; /* of rights: a verdict is good for one */
+    atomic_bool frozen;          /* nothing is judged */
     pthread_mutex_t holds_lock;
     struct table holds; /* path below the root -> run */
     struct table special; /* names in small letters */
@@ -87,7 +87,9 @@ struct run {
     _Atomic long journal_bytes;
     _Atomic int64_t moved;
     sem_t ready;
-    struct table verdicts; /* under desk->rights */
+    atomic_bool judging; /* it is between its judgement of a call and its act */
+    pthread_mutex_t told;
+    struct table verdicts; /* under told */
     pthread_mutex_t made;
     struct table opened, removed; /* under made */
     struct umask_known umasks[UMASKS];

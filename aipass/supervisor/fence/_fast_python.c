@@ -1,6 +1,6 @@
 /* The face of the fast path towards Python: arguments in, results out. `_fast.pyi` has the types, `fast.py` uses it.
  *
- * Python's global lock is held, except where another lock may have to be waited for.
+ * Python's global lock is held: no lock of ours is held for longer than some look-ups.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -81,12 +81,6 @@ static PyObject *desk_new(PyObject *module, PyObject *arguments)
     if (!desk)
         return PyErr_NoMemory();
     atomic_init(&desk->references, 1);
-    pthread_rwlockattr_t kind;
-    pthread_rwlockattr_init(&kind);
-    /* Else runs that write all the time would keep Python from ever changing a right. */
-    pthread_rwlockattr_setkind_np(&kind, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    pthread_rwlock_init(&desk->rights, &kind);
-    pthread_rwlockattr_destroy(&kind);
     pthread_mutex_init(&desk->holds_lock, NULL);
     pthread_mutex_init(&desk->queue, NULL);
     bool whole = PyArg_ParseTuple(
@@ -103,29 +97,28 @@ static PyObject *desk_new(PyObject *module, PyObject *arguments)
     return PyErr_Occurred() ? NULL : PyErr_NoMemory();
 }
 
-static PyObject *desk_freeze(PyObject *module, PyObject *capsule)
+/* Whether no call is between its judgement and its act: what was changed before is in force. */
+static bool is_idle(struct desk *desk)
+{
+    bool idle = true;
+    pthread_mutex_lock(&desk->queue);
+    for (struct run *run = desk->first; run && idle; run = run->next)
+        idle = !atomic_load(&run->judging);
+    pthread_mutex_unlock(&desk->queue);
+    return idle;
+}
+
+static PyObject *desk_freeze(PyObject *module, PyObject *arguments)
 {
     (void)module;
     struct desk *desk;
-    if (!to_desk(capsule, &desk))
+    int frozen;
+    if (!PyArg_ParseTuple(arguments, "O&p", to_desk, &desk, &frozen))
         return NULL;
-    PyThreadState *state = PyEval_SaveThread();
-    pthread_rwlock_wrlock(&desk->rights);
-    PyEval_RestoreThread(state);
+    atomic_store(&desk->frozen, frozen);
     Py_RETURN_NONE;
 }
 
-static PyObject *desk_thaw(PyObject *module, PyObject *capsule)
-{
-    (void)module;
-    struct desk *desk;
-    if (!to_desk(capsule, &desk))
-        return NULL;
-    pthread_rwlock_unlock(&desk->rights);
-    Py_RETURN_NONE;
-}
-
-/* Needs a frozen desk. */
 static PyObject *desk_renew(PyObject *module, PyObject *capsule)
 {
     (void)module;
@@ -134,6 +127,13 @@ static PyObject *desk_renew(PyObject *module, PyObject *capsule)
         return NULL;
     atomic_fetch_add(&desk->generation, 1);
     Py_RETURN_NONE;
+}
+
+static PyObject *desk_is_idle(PyObject *module, PyObject *capsule)
+{
+    (void)module;
+    struct desk *desk;
+    return to_desk(capsule, &desk) ? PyBool_FromLong(is_idle(desk)) : NULL;
 }
 
 /* The next call that waits for Python: (run, notification), or (run, None) where the run's last process has ended. */
@@ -272,6 +272,7 @@ static PyObject *run_add(PyObject *module, PyObject *arguments)
     atomic_fetch_add(&desk->references, 1);
     run->desk = desk, run->walled = walled, run->journal = -1;
     pthread_mutex_init(&run->made, NULL);
+    pthread_mutex_init(&run->told, NULL);
     pthread_cond_init(&run->room, NULL);
     sem_init(&run->ready, 0, 0);
     Py_ssize_t count = PySequence_Size(own);
@@ -300,7 +301,7 @@ static PyObject *run_add(PyObject *module, PyObject *arguments)
     return NULL;
 }
 
-/* Needs a frozen desk: then nothing is carried out for this run any more. */
+/* Forget a run: it is served no more, once it is idle. */
 static PyObject *run_stop(PyObject *module, PyObject *capsule)
 {
     (void)module;
@@ -323,7 +324,14 @@ static PyObject *run_stop(PyObject *module, PyObject *capsule)
     Py_RETURN_NONE;
 }
 
-/* Needs a frozen desk. */
+static PyObject *run_is_idle(PyObject *module, PyObject *capsule)
+{
+    (void)module;
+    struct run *run;
+    return to_run(capsule, &run) ? PyBool_FromLong(!atomic_load(&run->judging)) : NULL;
+}
+
+/* In force once the run is idle. */
 static PyObject *run_serve(PyObject *module, PyObject *arguments)
 {
     (void)module;
@@ -335,7 +343,6 @@ static PyObject *run_serve(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-/* Needs a frozen desk. */
 static PyObject *run_allow(PyObject *module, PyObject *arguments)
 {
     (void)module;
@@ -350,6 +357,7 @@ static PyObject *run_allow(PyObject *module, PyObject *arguments)
         return NULL;
     }
     verdict->generation = atomic_load(&run->desk->generation);
+    pthread_mutex_lock(&run->told);
     if (run->verdicts.live >= MOST_VERDICTS)
         empty(&run->verdicts, forget_verdict);
     struct slot *slot = find(&run->verdicts, key, (size_t)length);
@@ -358,6 +366,7 @@ static PyObject *run_allow(PyObject *module, PyObject *arguments)
         slot->value = (intptr_t)verdict;
     } else if (!put(&run->verdicts, key, (size_t)length, (intptr_t)verdict))
         forget_verdict((intptr_t)verdict); /* only slower */
+    pthread_mutex_unlock(&run->told);
     Py_RETURN_NONE;
 }
 
@@ -460,8 +469,8 @@ static PyObject *test_is_special(PyObject *module, PyObject *arguments)
 
 static PyMethodDef functions[] = {
     {"desk_new", desk_new, METH_VARARGS, NULL},
-    {"desk_freeze", desk_freeze, METH_O, NULL},
-    {"desk_thaw", desk_thaw, METH_O, NULL},
+    {"desk_freeze", desk_freeze, METH_VARARGS, NULL},
+    {"desk_is_idle", desk_is_idle, METH_O, NULL},
     {"desk_renew", desk_renew, METH_O, NULL},
     {"desk_next", desk_next, METH_O, NULL},
     {"hold_claim", hold_claim, METH_VARARGS, NULL},
@@ -470,6 +479,7 @@ static PyMethodDef functions[] = {
     {"hold_items", hold_items, METH_O, NULL},
     {"run_add", run_add, METH_VARARGS, NULL},
     {"run_stop", run_stop, METH_O, NULL},
+    {"run_is_idle", run_is_idle, METH_O, NULL},
     {"run_serve", run_serve, METH_VARARGS, NULL},
     {"run_allow", run_allow, METH_VARARGS, NULL},
     {"run_state", run_state, METH_O, NULL},

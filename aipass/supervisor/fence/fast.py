@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 HOLDS, FOLDERS = 1, 2
 #: The two tables of a run in `_fast.c`.
 OPENED, REMOVED = 0, 1
+#: How long a freeze waits for calls that are being carried out. One may wait for the disk: then the change is tried again later.
+FREEZE_WAIT_S = 0.002
 
 
 class FastPath:
@@ -69,18 +73,26 @@ class FastPath:
             yield found
 
     def renew(self) -> None:
-        """End all verdicts; no call is carried out by an old one when this returns."""
+        """End all verdicts. In force when the path is idle: until then a call may be carried out by an old one."""
         for run in self._runs.values():
             run.learned.clear()
-        with self:
-            _fast.desk_renew(self._desk)
+        _fast.desk_renew(self._desk)
 
-    def __enter__(self) -> None:
-        """Carry out nothing while the context lasts."""
-        _fast.desk_freeze(self._desk)
+    def is_idle(self) -> bool:
+        """Whether no thread is between its judgement of a call and its act, so that all earlier changes are in force."""
+        return _fast.desk_is_idle(self._desk)
 
-    def __exit__(self, *_: object) -> None:
-        _fast.desk_thaw(self._desk)
+    @contextmanager
+    def frozen(self) -> Iterator[bool]:
+        """A context in which all calls are forwarded. Gives whether no thread is busy; else nothing must be relied on."""
+        _fast.desk_freeze(self._desk, True)
+        try:
+            until = time.monotonic() + FREEZE_WAIT_S
+            while not (idle := self.is_idle()) and time.monotonic() < until:
+                time.sleep(FREEZE_WAIT_S / 20)
+            yield idle
+        finally:
+            _fast.desk_freeze(self._desk, False)
 
 
 class FastHolds:
@@ -140,14 +152,16 @@ class FastRun:
         run.opened, run.unnamed = FastNames(self._run), FastObjects(self._run)
 
     def serve(self, serves: bool) -> None:
-        """Whether it may carry out calls itself; where it must not, it forwards all. In force when this returns."""
-        with self._path:
-            _fast.run_serve(self._run, serves)
+        """Whether it may carry out calls itself; where it must not, it forwards all. In force when it is idle."""
+        _fast.run_serve(self._run, serves)
+
+    def is_idle(self) -> bool:
+        """Whether it is not between its judgement of a call and its act."""
+        return _fast.run_is_idle(self._run)
 
     def stop(self) -> None:
-        """End the thread; nothing is carried out any more when this returns."""
-        with self._path:
-            _fast.run_stop(self._run)
+        """End the thread. Nothing is carried out any more if it was told not to serve, and was idle since."""
+        _fast.run_stop(self._run)
         os.eventfd_write(self._stop, 1)
         os.close(self._stop)
 
@@ -196,8 +210,7 @@ class FastRun:
             for above in gitfolder.may_be_above(guarded)
             for head in ("HEAD", "head")
         ]
-        with self._path:
-            _fast.run_allow(self._run, os.fsencode(f"{root}/{path}"), flags, list(except_), absent)
+        _fast.run_allow(self._run, os.fsencode(f"{root}/{path}"), flags, list(except_), absent)
         self.learned.add(path)
 
 

@@ -63,16 +63,18 @@ class FenceController:
         self._fence.call(partial(self._set_territory, message))
 
     def _set_territory(self, message: dict[str, Any]) -> None:
+        self._as_answer(message["serial"], partial(self._change, message))
+
+    def _as_answer(self, serial: int, work: Callable[[], None]) -> None:
         try:
-            self._change(message)
+            work()
         except Exception as exc:
             # Possibly the format of a newer engine. The old rules would stay in force and can be wrong, so all runs are stopped.
             self._lost_track = f"this supervisor cannot follow a change of owners: {exc!r}"
             for run in self._runs:
                 self._keep(run, None, self._lost_track)
-            self._answer(message["serial"], [])
+            self._answer(serial, [])
             raise
-        self._lost_track = ""
 
     def _change(self, message: dict[str, Any]) -> None:
         self._territory = Territory.of({**message["table"], "folds_case": self._folds})
@@ -85,20 +87,28 @@ class FenceController:
             run.grant.territory = self._territory
         if self._fence.common.fast is not None:
             self._fence.common.fast.renew()
-        # From here on the new rules apply to every open, before anything is withdrawn.
+        self._lost_track = ""
+        self._busy += 1
+        self._fence.when_idle(
+            partial(self._as_answer, message["serial"], partial(self._changed, message["serial"]))
+        )
+
+    def _changed(self, serial: int) -> None:
+        """Withdraw what runs have lost: from here on the new rules apply to every open."""
+        self._busy -= 1
         self._let_go()
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
         if lost:
             self._busy += 1
             self._fence.common.withdrawing.add(path for _, path in lost)
             # Copying a large file takes time; in a thread, so that only starts after this hand-over wait, and no running agent.
-            work = partial(self._withdraw, message["serial"], lost)
+            work = partial(self._withdraw, serial, lost)
             try:
                 threading.Thread(target=work, name="fence-withdraw", daemon=True).start()
             except RuntimeError:
                 work()  # no thread available: every run waits then
         else:
-            self._answer(message["serial"], [])
+            self._answer(serial, [])
 
     def _let_go(self) -> None:
         """Release all holds on paths that their run can no longer write."""
@@ -271,6 +281,12 @@ class FenceController:
         self._fence.call(partial(self._finish, spec, done))
 
     def _finish(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
+        run = self._runs.get(spec.run)
+        if run is not None and run.fast is not None:
+            run.fast.serve(False)
+        self._fence.when_idle(partial(self._finished, spec, done), run)
+
+    def _finished(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
         left: list[str] = []
         try:
             run = self._runs.pop(spec.run, None)

@@ -300,6 +300,8 @@ def _renamed(work: PermitCall, source: ResolvedPath, target: ResolvedPath) -> No
     grant.temps.discard(old)
     work.run.temporary.pop(old, None)
     if source.is_folder():
+        if work.common.fast is not None and (grant.made or grant.temps):
+            work.common.fast.renew()  # a verdict about the target does not know them
         for known in (grant.made, grant.temps):
             moved = {path for path in known if path == old or path.startswith(old + "/")}
             known -= moved

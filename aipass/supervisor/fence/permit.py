@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ from aipass.supervisor.fence.territory import ANYWHERE_NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
 
     from aipass.supervisor.fence.fast import FastPath
     from aipass.supervisor.fence.fenced import Fenced
@@ -73,9 +72,6 @@ class DescriptorReply:
     undo: Callable[[], None] | None = None
     #: A further descriptor to close afterwards.
     folder: int = -1
-
-
-_NOTHING = nullcontext()
 
 
 class Plain(Enum):
@@ -191,10 +187,19 @@ class PermitCall:
                     )
                     raise self.refuse(refused, operation.value)
 
-    def unmoved(self, *places: ResolvedPath) -> AbstractContextManager[None]:
-        """A context in which the fast path changes nothing, if a folder is moved: it knows folders by their paths."""
-        moves = any(place.is_folder() for place in places)
-        return self.common.fast if moves and self.common.fast is not None else _NOTHING
+    @contextmanager
+    def unmoved(self, *places: ResolvedPath) -> Iterator[None]:
+        """A context in which the fast path changes nothing, if a folder is moved: it judges by the paths of folders.
+
+        Raises Later where a call that it carries out takes long.
+        """
+        if self.common.fast is None or not any(place.is_folder() for place in places):
+            yield
+            return
+        with self.common.fast.frozen() as idle:
+            if not idle:
+                raise Later
+            yield
 
     def close(self) -> None:
         """Drop the holds of a change that did not happen. Idempotent."""
@@ -449,6 +454,8 @@ class PermitCall:
         self.run.is_ourselves = False
         if self.run.fast is not None:
             self.run.fast.serve(False)
+            if not self.run.fast.is_idle():
+                raise Later
         return Plain.CONTINUE
 
     def goes_on(self, *places: ResolvedPath) -> bool:

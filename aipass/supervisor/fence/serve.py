@@ -44,6 +44,8 @@ OWN_EBADF = frozenset(("descriptor", "an O_PATH descriptor"))
 MAX_ASIDE = 64
 #: Limit of waiting calls per run; further ones get EAGAIN.
 MAX_WAITING = 200
+#: Interval between looks at threads that something waits for.
+IDLE_LOOK_S = 0.001
 #: Kernel-internal errno (ERESTARTSYS): restart the call, or end it with EINTR, depending on the signal's handler.
 ERESTARTSYS = 512
 
@@ -90,6 +92,8 @@ class Fence:
         self._waiting: list[_Call] = []
         self._asked: deque[Callable[[], None]] = deque()
         self._fast: FastPath | None = None
+        #: What is done when its threads, or one of them, have finished what they do.
+        self._until_idle: list[tuple[Callable[[], bool], Callable[[], None]]] = []
         #: The runs that the fast path serves, by their number.
         self._numbered: dict[int, Fenced] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -129,6 +133,8 @@ class Fence:
         pause = None
         if self._waiting:
             pause = max(0.0, min(w.due for w in self._waiting) - time.monotonic()) * 1000
+        if self._until_idle:
+            pause = min(IDLE_LOOK_S * 1000, pause if pause is not None else IDLE_LOOK_S * 1000)
         ready = self._poll.poll(pause)
         for handle, events in ready:
             if handle in self._runs:
@@ -140,6 +146,9 @@ class Fence:
             self._serve_forwarded(self._fast)
         if self._waiting:
             self._ask_again()
+        for waiting in [waiting for waiting in self._until_idle if waiting[0]()]:
+            self._until_idle.remove(waiting)
+            self._do(waiting[1])
 
     def _seclude(self) -> None:
         """Unshare descriptors, folder and umask; then take on the outer wall."""
@@ -190,11 +199,21 @@ class Fence:
         except BlockingIOError:
             pass
         while self._asked:
-            work = self._asked.popleft()
-            try:
-                work()
-            except Exception:  # noqa: BLE001 - one request's failure must not end the others
-                self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-4)})
+            self._do(self._asked.popleft())
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - one request's failure must not end the others
+            self._told({"tell": "fence-error", "text": traceback.format_exc(limit=-4)})
+
+    def when_idle(self, work: Callable[[], None], run: Fenced | None = None) -> None:
+        """Call `work` once what was changed is in force in the threads of the fast path, or in that of one run."""
+        busy = run.fast if run is not None else self._fast
+        if busy is None or busy.is_idle():
+            work()
+        else:
+            self._until_idle.append((busy.is_idle, work))
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
