@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from fence_kit import NO_FENCE, OTHER_USER, FenceHouse, no_other_user
+from fence_kit import MODES, NO_FENCE, OTHER_USER, FenceHouse, no_other_user
 
 from benchmarks import kit
 
@@ -19,29 +19,50 @@ pytestmark = [
 ]
 
 CALLS, ROUNDS, RUNS = kit.size(5000, 100), kit.size(3, 1), kit.size(100, 6)
-#: Prints the median of many calls in microseconds. C, so that the interpreter is not what is measured.
+#: Prints the median, the 99th percentile and the longest of many calls in microseconds, a line for each kind of call. C, so that
+#: the interpreter is not what is measured. `loop FOLDER CALLS [PAUSE_US [KIND]]`.
 LOOP = r"""
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1e6 + t.tv_nsec / 1e3; }
 static int order(const void *a, const void *b) { double x = *(double *)a, y = *(double *)b; return x < y ? -1 : x > y; }
-int main(int c, char **v) {
-  int n = atoi(v[3]), flags = strcmp(v[2], "read") ? O_WRONLY : O_RDONLY;
-  double *took = malloc(n * sizeof *took);
-  close(open(v[1], O_WRONLY | O_CREAT, 0644));
-  for (int i = 0; i < n; i++) {
-    double began = now();
-    int f = open(v[1], flags);
-    close(f);
-    took[i] = now() - began;
-    if (f < 0) return 1;
+static int one(const char *kind, int i) {
+  char name[64], other[64];
+  sprintf(name, "n%d", i), sprintf(other, "m%d", i);
+  switch (kind[0] | kind[2] << 8) {
+  case 'w' | 'i' << 8: return close(open("x", O_WRONLY));
+  case 'r' | 'a' << 8: return close(open("x", O_RDONLY));
+  case 'c' | 'e' << 8: return close(open(name, O_WRONLY | O_CREAT | O_EXCL, 0644));
+  case 'r' | 'n' << 8: return rename(name, other);
+  case 'r' | 'm' << 8: return unlink(other);
+  case 'f' | 'a' << 8: return close(open(name, O_WRONLY | O_CREAT | O_TRUNC, 0644)), unlink(name);
   }
-  qsort(took, n, sizeof *took, order);
-  printf("%.3f\n", took[n / 2]);
+  return 1;
+}
+int main(int c, char **v) {
+  static const char *kinds[] = {"write", "read", "create", "rename", "remove"};
+  int n = atoi(v[2]), pause = c > 3 ? atoi(v[3]) : 0;
+  double *took = malloc(n * sizeof *took);
+  mkdir(v[1], 0755);
+  if (chdir(v[1])) return 1;
+  close(open("x", O_WRONLY | O_CREAT, 0644));
+  for (int k = 0; k < 5; k++) {
+    const char *kind = c > 4 ? v[4] : kinds[k];
+    for (int i = 0; i < n; i++) {
+      double began = now();
+      if (one(kind, i)) return 2;
+      took[i] = now() - began;
+      if (pause) usleep(pause);
+    }
+    qsort(took, n, sizeof *took, order);
+    printf("%s %.3f %.3f %.3f\n", kind, took[n / 2], took[(int)(n * .99)], took[n - 1]);
+    if (c > 4) break;
+  }
   return 0;
 }
 """
@@ -57,21 +78,6 @@ JOBS = {
         "$TMPDIR",  # a repository below the root would be another's ground
         "git init -q src; cd src; seq 300 | xargs -I% sh -c 'echo % > f%'; git add .; git -c user.name=a -c user.email=a@b commit -qm x",
         "git clone -q src cloned",
-    ),
-    "npm install of a small local package": (
-        "dir",
-        'mkdir -p pkg/lib; cd pkg; seq 50 | xargs -I% sh -c \'echo module.exports=% > lib/f%.js\'; echo \'{"name":"pkg","version":"1.0.0"}\' > package.json',
-        "npm install --offline --no-audit --no-fund --install-links --cache npm ./pkg > log 2>&1",
-    ),
-    "pytest, 200 tests with a file each": (
-        "dir",
-        'printf \'import pytest\\n@pytest.mark.parametrize("n", range(200))\\ndef test_it(n, tmp_path): (tmp_path / "x").write_text(str(n))\\n\' > test_it.py',
-        f"{sys.executable} -m pytest -q -p no:randomly -p no:xdist --rootdir . test_it.py > log 2>&1",
-    ),
-    "tar x of 2,000 files": (
-        "dir",
-        "mkdir m; (cd m; seq 2000 | xargs touch); tar cf m.tar m; rm -r m",
-        "tar xf m.tar",
     ),
 }
 
@@ -89,41 +95,135 @@ def house(request, monkeypatch):
     made.close()
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
-def test_one_call(house, row):
-    who = "root" if house.user is None else "ordinary user"
-    program = str(house.base / "loop")
+@pytest.fixture
+def loop(tmp_path_factory):
+    if shutil.which("gcc") is None:
+        pytest.skip("no compiler")
+    program = tmp_path_factory.mktemp("loop") / "loop"
     subprocess.run(["gcc", "-O2", "-w", "-x", "c", "-", "-o", program], input=LOOP, text=True, check=True)
-    bare = {
-        what: float(
-            subprocess.run(
-                [program, str(house.base / "bare"), what, str(CALLS)],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-        )
-        for what in ("write", "read")
-    }
-    for name, path, what, goal in (
-        ("opening to write, carried out", "dir/x", "write", 130.0),
-        ("opening to write, inside the wall", "$TMPDIR/x", "write", 40.0),
-        ("opening to read", "dir/x", "read", None),
-    ):
-        took = statistics.median(
-            float(house.sh("a", f"{program} {path} {what} {CALLS}").out) for _ in range(ROUNDS)
-        )
-        over = took - bare[what]
-        shown = f"<= {goal:.0f} us" if goal else "0 us"
-        met = over <= goal if goal else over <= 0.15 * bare[what]
-        row(
-            f"{name}, {who}",
-            f"{took:.1f} us (+{over:.1f})",
-            f"{bare[what]:.1f} us",
-            took / bare[what],
-            shown,
-            met=met,
-        )
+    for folder in (program.parent, program.parent.parent):
+        folder.chmod(0o755)
+    return program
+
+
+def medians(out: str) -> dict[str, float]:
+    return {line.split()[0]: float(line.split()[1]) for line in out.splitlines()}
+
+
+#: Over bare, in microseconds: carried out for the run, and inside its wall.
+GOALS = {
+    "write": (30.0, 15.0),
+    "read": (0.5, 0.5),
+    "create": (45.0, 45.0),
+    "rename": (45.0, 45.0),
+    "remove": (45.0, 45.0),
+}
+
+
+@pytest.mark.parametrize("where", ["/var/tmp", "/dev/shm"])
+def test_one_call(monkeypatch, row, loop, where):
+    """As the user of the tests, on a disk and in memory: a disk's noise is larger than what is measured."""
+    if not os.access(where, os.W_OK) or (kit.SMALL and where != "/var/tmp"):
+        pytest.skip(f"not in {where}")
+    house = FenceHouse(monkeypatch, where=where)
+    try:
+        house.territory(a=["/dir/"])
+        (house.root / "dir").mkdir()
+        program = shutil.copy(loop, house.base)
+        places = [("carried out", "dir/x{n}")]
+        if where == "/var/tmp":  # $TMPDIR is in /tmp
+            places.append(("inside the wall", "$TMPDIR/x{n}"))
+        bare = [
+            medians(
+                subprocess.run(
+                    [program, house.base / f"bare{n}", str(CALLS)], capture_output=True, text=True, check=True
+                ).stdout
+            )
+            for n in range(ROUNDS)
+        ]
+        for at, (place, folder) in enumerate(places):
+            found = [
+                medians(house.sh("a", f"{program} {folder.format(n=n)} {CALLS}").out) for n in range(ROUNDS)
+            ]
+            for kind, goals in GOALS.items():
+                ours, peer = (statistics.median(one[kind] for one in many) for many in (found, bare))
+                met = ours - peer <= goals[at]
+                row(
+                    f"{kind}, {place}, in {where}", f"{ours:.1f} us (+{ours - peer:.1f})", f"{peer:.1f} us", ours / peer,
+                    f"<= {goals[at]:.1f} us over bare", met=met,
+                )  # fmt: skip
+    finally:
+        house.close()
+
+
+@pytest.mark.parametrize("mode", MODES[:: len(MODES) - 1 or 1])
+@pytest.mark.parametrize("writers", [1] if kit.SMALL else [1, 2, 4, 8])
+def test_many_writers(monkeypatch, row, loop, writers, mode):
+    """Each opens a file of its own, as fast as it can."""
+    house = FenceHouse(monkeypatch, mode=mode)
+    number = CALLS * (4 if mode == "compiled" else 1)
+    try:
+        house.territory(**{f"w{n}": [f"/w{n}/"] for n in range(writers)})
+        program = shutil.copy(loop, house.base)
+        runs = [
+            house.start(f"w{n}", "sh", "-c", f"mkdir w{n}; until [ -e {house.base}/go ]; do sleep .01; done; s=$(date +%s%N); {program} w{n} {number} 0 write >&2; e=$(date +%s%N); echo $s $e")
+            for n in range(writers)
+        ]  # fmt: skip
+        kit.wait_for(lambda: all((house.root / f"w{n}").exists() for n in range(writers)), "the writers")
+        (house.base / "go").touch()
+        spans = [[int(word) for word in house.end(run).out.split()] for run in runs]
+    finally:
+        house.close()
+    seconds = (max(end for _, end in spans) - min(begin for begin, _ in spans)) / 1e9
+    rate = writers * number / seconds
+    goal = {"goal": ">= 55,000/s", "met": rate >= 55_000} if writers == 4 and mode == "compiled" else {}
+    row(f"opened to write by {writers} at once, {mode}", f"{rate:,.0f}/s", **goal)
+
+
+def test_a_quiet_run_while_eight_flood(monkeypatch, row, loop):
+    """Eight runs make and remove files without a pause; the ninth opens one now and then."""
+    floods = kit.size(8, 2)
+    house = FenceHouse(monkeypatch)
+    try:
+        house.territory(quiet=["/quiet/"], **{f"w{n}": [f"/w{n}/"] for n in range(floods)})
+        program = shutil.copy(loop, house.base)
+        alone = house.sh("quiet", f"{program} quiet {CALLS // 5} 1000 write").out.split()
+        flooding = [
+            house.start(f"w{n}", "sh", "-c", f"while :; do {program} w{n} 1000 0 flood; done")
+            for n in range(floods)
+        ]
+        quiet = house.sh("quiet", f"{program} quiet {CALLS // 5} 1000 write").out.split()
+        for run in flooding:
+            house.supervisors.stop_run(run, "cancelled", "enough")
+        for run in flooding:
+            house.end(run)
+        peers = [
+            subprocess.Popen(
+                ["sh", "-c", f"while :; do {program} {house.base}/p{n} 1000 0 flood; done"],
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            for n in range(floods)
+        ]
+        bare = subprocess.run(
+            [program, house.base / "q", str(CALLS // 5), "1000", "write"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for peer in peers:
+            kit.kill_session(peer)
+    finally:
+        house.close()
+    ours, longest, peer = float(quiet[2]), float(quiet[3]), float(bare[2])
+    row(
+        f"a write's p99 while {floods} others flood",
+        f"{ours:.0f} us (alone {float(alone[2]):.0f} us; longest {longest:.0f} us)",
+        f"{peer:.0f} us",
+        ours / peer,
+        "<= 1 ms",
+        met=ours <= 1000,
+    )
 
 
 @pytest.mark.parametrize("job", [*JOBS][: kit.size(len(JOBS), 1)])

@@ -62,7 +62,13 @@ class FenceHouse:
     """Programs of agents in one root. `user`: the supervisor and all it starts are another user's. `mode`: see fence/mode.py."""
 
     def __init__(
-        self, monkeypatch, user: int | None = None, where: str = "/var/tmp", mode: str = "", **sandbox
+        self,
+        monkeypatch,
+        user: int | None = None,
+        where: str = "/var/tmp",
+        mode: str = "",
+        sanitized: Path | None = None,
+        **sandbox,
     ):
         if mode:
             monkeypatch.setenv(modes.CHOICE, mode)
@@ -74,12 +80,16 @@ class FenceHouse:
             (self.root / folder).mkdir(parents=True)
         self.layout = Layout(self.root)
         self.python = sys.executable
-        if user is not None:
+        if user is not None or sanitized is not None:
             shutil.copytree(
                 Path(aipass.__file__).parent,
                 self.base / "code/aipass",
                 ignore=shutil.ignore_patterns("__pycache__"),
             )
+        if sanitized is not None:
+            shutil.copy(sanitized, self.base / "code/aipass/supervisor/fence")
+            self._as_sanitized(monkeypatch)
+        if user is not None:
             self.python = SYSTEM_PYTHON
             self._as_other_user(monkeypatch, user)
         self.own_all()
@@ -107,6 +117,25 @@ class FenceHouse:
 
         monkeypatch.setattr(runs.subprocess, "Popen", popen)
         monkeypatch.setattr(wire, "is_own_user", lambda connection: True)
+
+    def _as_sanitized(self, monkeypatch) -> None:
+        """Start the supervisor with the copy of the code, and with the sanitizer's library in front."""
+        real = subprocess.Popen
+        library = subprocess.run(
+            ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+        )
+
+        def popen(argv, *args, **kwargs):
+            if isinstance(argv, list) and "aipass.supervisor.server" in " ".join(map(str, argv[:5])):
+                argv = [*argv[:5], str(self.base / "code"), *argv[6:]]
+                kwargs["env"] = {
+                    **kwargs["env"],
+                    "LD_PRELOAD": library.stdout.strip(),
+                    "ASAN_OPTIONS": "detect_leaks=0:handle_segv=1",
+                }
+            return real(argv, *args, **kwargs)
+
+        monkeypatch.setattr(runs.subprocess, "Popen", popen)
 
     def own_all(self) -> None:
         """Give everything in the root to the user whom the runs are of."""

@@ -721,16 +721,17 @@ _PROGRAMS = st.lists(st.lists(_STEPS, min_size=1, max_size=12), min_size=1, max_
 @in_every_way
 @pytest.mark.timeout(1200)
 def test_random_programs_never_change_what_is_not_granted(house):
-    watched = [path for path in foreign(house) if path.name != "core"]
+    check_random_programs(house, [path for path in foreign(house) if path.name != "core"], rounds(300, 5000))
+
+
+def check_random_programs(house, watched, examples):
     listener = socket.create_server(("127.0.0.1", 0))
     run = house.start("a", house.python, "-c", FUZZED, str(listener.getsockname()[1]))
     link = listener.accept()[0]
     lines = link.makefile("rw")
     before, tried = snapshot(*watched), 0
 
-    @settings(
-        max_examples=rounds(300, 5000), deadline=None, suppress_health_check=list(HealthCheck), database=None
-    )
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(_PROGRAMS)
     def check(program):
         nonlocal tried
@@ -748,7 +749,7 @@ def test_random_programs_never_change_what_is_not_granted(house):
         link.close()
         listener.close()
     assert house.end(run).exit == 0
-    assert tried >= rounds(300, 5000)
+    assert tried >= examples
 
 
 # -- what an adversary found --------------------------------------------------------------------------------------------

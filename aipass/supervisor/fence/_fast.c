@@ -195,7 +195,6 @@ struct place {
 };
 
 #define STATUS (STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID)
-#define CURRENT "/proc/thread-self/fd/%d"
 
 static int keep(struct call *call, int handle)
 {
@@ -215,10 +214,31 @@ static int open_path(struct call *call, int folder, const char *path, uint64_t f
     return keep(call, (int)syscall(SYS_openat2, folder, path, &how, sizeof how));
 }
 
+/* Write text, then a number, and end it: printf(3) takes longer than some system calls. Returns the end. */
+static char *join(char *to, const char *text, unsigned long long number)
+{
+    char digits[24], *at = digits + sizeof digits;
+    do
+        *--at = (char)('0' + number % 10);
+    while (number /= 10);
+    to = stpcpy(to, text);
+    memcpy(to, at, (size_t)(digits + sizeof digits - at));
+    to += digits + sizeof digits - at;
+    *to = 0;
+    return to;
+}
+
+/* The name under which this thread opens an object again that it holds open. */
+static const char *current(char *name, int handle)
+{
+    join(name, "/proc/thread-self/fd/", (unsigned)handle);
+    return name;
+}
+
 static int open_proc(struct call *call, const char *name, uint64_t flags)
 {
     char path[64];
-    snprintf(path, sizeof path, "/proc/%u/%s", call->asked->pid, name);
+    stpcpy(stpcpy(join(path, "/proc/", call->asked->pid), "/"), name);
     return keep(call, open(path, (int)flags | O_CLOEXEC));
 }
 
@@ -293,8 +313,7 @@ static bool locate(struct call *call, int handle, struct place *place)
     if (!judge(call))
         return false;
     char link[64];
-    snprintf(link, sizeof link, CURRENT, handle);
-    ssize_t got = readlink(link, place->path, PATH_MAX);
+    ssize_t got = readlink(current(link, handle), place->path, PATH_MAX);
     static const char gone[] = " (deleted)";
     if (got <= 1 || got >= PATH_MAX || place->path[0] != '/')
         return false;
@@ -346,7 +365,7 @@ static int start_of(struct call *call, int folder)
     if (folder != AT_FDCWD) {
         if (folder < 0)
             return -1;
-        snprintf(name, sizeof name, "fd/%d", folder);
+        join(name, "fd/", (unsigned)folder);
     }
     return open_proc(call, name, O_PATH | O_DIRECTORY);
 }
@@ -558,9 +577,11 @@ static bool journal(struct call *call, const char *what, const char *path)
         return false;
     /* The kernel stamps files with this clock. */
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    size_t length = (size_t)sprintf(line, "[\"%s\",%u,\"", what, call->asked->pid);
+    char *head = stpcpy(join(stpcpy(stpcpy(line, "[\""), what), "\",", call->asked->pid), ",\"");
+    size_t length = (size_t)(head - line);
     length += escape(line + length, path);
-    length += (size_t)sprintf(line + length, "\",%lld]\n", (long long)now.tv_sec * 1000000000 + now.tv_nsec);
+    char *end = stpcpy(join(line + length, "\",", (unsigned long long)now.tv_sec * 1000000000 + (unsigned long long)now.tv_nsec), "]\n");
+    length = (size_t)(end - line);
     if (write(run->journal, line, length) != (ssize_t)length)
         return false;
     atomic_fetch_add(&run->journal_bytes, (long)length);
@@ -634,6 +655,14 @@ static int umask_of(struct call *call)
     return (int)mask;
 }
 
+/* Make with the caller's umask: this thread has one of its own. */
+static void use_umask(struct run *run, unsigned mask)
+{
+    if (run->umask != mask)
+        umask((mode_t)mask);
+    run->umask = mask;
+}
+
 static enum outcome on_umask(struct call *call)
 {
     call->run->umask_epoch++;
@@ -672,10 +701,10 @@ static int give(struct call *call, int handle, int flags, bool truncate)
 }
 
 /* Remove a file that was made in vain, if it is still the same, empty, and the run's. */
-static void unmake(struct call *call, struct place *place, ino_t inode)
+static void unmake(struct call *call, struct place *place, int handle)
 {
-    struct stat found;
-    if (judge(call) && verdict_of(call, place) >= 0 && !fstatat(place->folder, place->name, &found, AT_SYMLINK_NOFOLLOW) && found.st_ino == inode && !found.st_size)
+    struct stat found, made;
+    if (!fstat(handle, &made) && judge(call) && verdict_of(call, place) >= 0 && !fstatat(place->folder, place->name, &found, AT_SYMLINK_NOFOLLOW) && found.st_ino == made.st_ino && !found.st_size)
         unlinkat(place->folder, place->name, 0);
     judged(call);
 }
@@ -690,7 +719,7 @@ static enum outcome create(struct call *call, struct place *place, int flags, mo
     struct permit permitted;
     if (mask < 0 || !still_waits(call) || !permit(call, verdict, place, "create", &permitted))
         return FORWARD;
-    umask((mode_t)mask);
+    use_umask(call->run, (unsigned)mask);
     int new = flags | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC;
     int handle = keep(call, openat(place->folder, place->name, new, mode & 07777));
     if (handle < 0) {
@@ -704,11 +733,9 @@ static enum outcome create(struct call *call, struct place *place, int flags, mo
         return reply(call, 0, ENOMEM, 0);
     }
     judged(call);
-    struct stat made;
-    int looked = fstat(handle, &made);
     int failed = give(call, handle, flags, false);
-    if (failed == EMFILE && !looked)
-        unmake(call, place, made.st_ino);
+    if (failed == EMFILE)
+        unmake(call, place, handle);
     return failed ? reply(call, 0, failed, 0) : DONE;
 }
 
@@ -723,8 +750,7 @@ static enum outcome open_existing(struct call *call, struct place *place, int fl
     if (verdict < 0 || !still_waits(call) || !permit(call, verdict, place, "write", &permitted))
         return FORWARD;
     char link[64];
-    snprintf(link, sizeof link, CURRENT, place->handle);
-    int handle = keep(call, open(link, (flags & REOPEN_FLAGS) | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
+    int handle = keep(call, open(current(link, place->handle), (flags & REOPEN_FLAGS) | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
     if (handle < 0) {
         int error = errno;
         take_back(call, &permitted);
@@ -803,7 +829,7 @@ static enum outcome on_mkdir(struct call *call, int from, uint64_t address, mode
     int mask;
     if (verdict < 0 || !(verdict & FOLDERS) || (mask = umask_of(call)) < 0 || !still_waits(call))
         return FORWARD;
-    umask((mode_t)mask);
+    use_umask(call->run, (unsigned)mask);
     return reply(call, 0, mkdirat(place.folder, place.name, mode & 07777) ? errno : 0, 0);
 }
 
@@ -895,7 +921,7 @@ static bool by_descriptor(struct call *call, int number, struct place *place)
     char name[32], text[256];
     if (number < 0)
         return false;
-    snprintf(name, sizeof name, "fdinfo/%d", number);
+    join(name, "fdinfo/", (unsigned)number);
     int file = open_proc(call, name, O_RDONLY);
     ssize_t got = file < 0 ? -1 : read(file, text, sizeof text - 1);
     if (got <= 0)
@@ -904,7 +930,7 @@ static bool by_descriptor(struct call *call, int number, struct place *place)
     char *flags = strstr(text, "flags:");
     if (!flags || strtoul(flags + 6, NULL, 8) & O_PATH)
         return false; /* EBADF, from Python */
-    snprintf(name, sizeof name, "fd/%d", number);
+    join(name, "fd/", (unsigned)number);
     place->folder = -1;
     place->handle = open_proc(call, name, O_PATH);
     if (place->handle < 0 || statx(place->handle, "", AT_EMPTY_PATH, STATUS, &place->status) || !locate(call, place->handle, place))
@@ -946,8 +972,7 @@ static enum outcome on_chmod(struct call *call, struct place *place, mode_t mode
     if (!may_mark(call, place, mode))
         return FORWARD;
     /* chmod(2) takes no O_PATH descriptor, but follows this link to the object. */
-    snprintf(link, sizeof link, CURRENT, place->handle);
-    return reply(call, 0, chmod(link, mode & 07777) ? errno : 0, 0);
+    return reply(call, 0, chmod(current(link, place->handle), mode & 07777) ? errno : 0, 0);
 }
 
 static enum outcome on_chown(struct call *call, struct place *place, uid_t uid, gid_t gid)
@@ -1097,7 +1122,7 @@ static bool seclude(struct run *run)
         from = (unsigned)kept[i] + 1;
     }
     syscall(SYS_close_range, from, ~0u, 0);
-    umask(077);
+    use_umask(run, 077);
     run->journal = open(run->journal_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
     return !chdir("/");
 }

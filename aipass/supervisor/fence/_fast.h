@@ -93,7 +93,7 @@ struct run {
     pthread_mutex_t made;
     struct table opened, removed; /* under made */
     struct umask_known umasks[UMASKS];
-    unsigned umask_epoch;
+    unsigned umask_epoch, umask;
     int64_t umask_changed;
     uint64_t dice;
     _Atomic uint64_t carried, forwarded;
