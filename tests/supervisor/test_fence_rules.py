@@ -16,6 +16,7 @@ from pathspec import GitIgnoreSpec
 from pattern_strategies import PATHS, PATTERNS, is_pattern
 
 from aipass.supervisor.fence import bpf, kernel
+from aipass.supervisor.fence.bpf import ALLOW
 from aipass.supervisor.fence.calls import (
     CALLS,
     LAST_KNOWN,
@@ -27,7 +28,7 @@ from aipass.supervisor.fence.calls import (
 )
 from aipass.supervisor.fence.decide import Allowed, Grant, Hold, Operation, Refused, decide
 from aipass.supervisor.fence.glob import Globs, segments_of
-from aipass.supervisor.fence.program import ALLOW, ERRNO, NOTIFY, build
+from aipass.supervisor.fence.program import ERRNO, NOTIFY, build
 from aipass.supervisor.fence.serve import CARRIED
 from aipass.supervisor.fence.territory import Kind, Territory
 from aipass.text.overlap import common_path

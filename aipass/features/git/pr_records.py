@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from aipass.errors import AipassError
+from aipass.features.git.pr_summaries import FOLDER, SCHEMA, numbers
 from aipass.supervisor import held
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FOLDER, SCHEMA = "prs", 1
 #: The branches of open PRs, for people; and the refs that keep every PR's commits from git's garbage collection, also
 #: when the branch is gone.
 HEADS, KEPT = "refs/heads/aipass/", "refs/aipass/pr/"
@@ -82,11 +81,7 @@ class PrRecords:
         return found
 
     def _numbers(self) -> list[int]:
-        try:
-            names = os.listdir(self._folder)
-        except FileNotFoundError:
-            return []
-        return sorted(int(name[:-5]) for name in names if re.fullmatch(r"[0-9]{1,15}\.json", name))
+        return numbers(self._folder)
 
     def open(self) -> list[Pr]:
         """The PRs in state `open`, oldest first."""

@@ -17,7 +17,7 @@ def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
     """Returns `leases`, `testing` and `prs` as JSON data, read from git's folder without an engine; empty without a repository."""
     from aipass.features.git import merge_checks
     from aipass.features.git.lease import Lease
-    from aipass.features.git.pr_records import PrRecords
+    from aipass.features.git.pr_summaries import summaries
     from aipass.git import hooks
 
     del ledger
@@ -30,7 +30,7 @@ def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
             {"name": "git", "holder": t.holder, "reason": t.reason, "since": iso(t.since), "pid": t.pid}
             for t in Lease(shared).tickets()
         ],
-        "prs": [{"id": pr.id, "agent": pr.agent, "title": pr.title} for pr in PrRecords(shared).open()],
+        "prs": summaries(shared),
         # After a crash the note of the last check is still there; without an engine no check is running.
         "testing": merge_checks.in_words(layout) if engine_lock.holder(layout) is not None else None,
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aipass.errors import ConfigError
 from aipass.features.ownership import guarded
-from aipass.supervisor.fence import mode, probe
+from aipass.supervisor.fence import probe
 from aipass.workspace.layout import CONFIG_NAME
 
 if TYPE_CHECKING:
@@ -38,17 +38,9 @@ def active(config: Config) -> Active:
 
 
 def described(config: Config | None) -> dict[str, str]:
-    """The layers in words, for `status` and `doctor`: `seccomp (compiled)`, `landlock 7`, `off` or `none (reason)`."""
-    there = probe.layers()
-    fence = f"{there.fence} ({mode.described()})"
-    found = {
-        "fence": fence if there.fence else f"none ({there.why_no_fence})",
-        "wall": there.wall or f"none ({there.why_no_wall})",
-    }
-    for layer in found:
-        if config is not None and getattr(config.sandbox, layer) == "off":
-            found[layer] = "off"
-    return found
+    """See probe.described. `config`: None for what this machine has."""
+    settings = {} if config is None else {"fence": config.sandbox.fence, "wall": config.sandbox.wall}
+    return probe.described(settings)
 
 
 def check_layers(config: Config) -> None:

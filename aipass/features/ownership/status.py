@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aipass.config.quick import raw
 from aipass.errors import ConfigError
-from aipass.features.ownership import layers
+from aipass.supervisor.fence import probe
 
 if TYPE_CHECKING:
     from aipass.ledger import Ledger
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
 
 def gather(layout: Layout, ledger: Ledger | None) -> dict[str, Any]:
     """Return `layers`: in words, the fence (per-file sandbox, seccomp) and the wall (folder sandbox, Landlock)."""
-    from aipass.config import reading
-
     del ledger
     try:
-        config = reading.load(layout.config)
+        settings = raw(layout).get("sandbox", {})
     except ConfigError:
-        config = None  # the part of `reload` reports the fault
-    return {"layers": layers.described(config)}
+        settings = {}  # the part of `reload` reports the fault
+    # Not validated here: `sandbox = 1` is valid TOML as well.
+    return {"layers": probe.described(settings if isinstance(settings, dict) else {})}
 
 
 def show(found: dict[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LD_ABS, JMP_JA, RET = 0x20, 0x05, 0x06
 JEQ, JGT, JGE, JSET = 0x15, 0x25, 0x35, 0x45
 AND, RSH = 0x54, 0x74
+#: The answer of a filter that lets a call through (linux/seccomp.h).
+ALLOW = 0x7FFF0000
 #: A conditional jump has 8 bits for its distance.
 REACH = 255
 #: The kernel rejects longer programs (BPF_MAXINSNS).

@@ -8,9 +8,13 @@ import os
 import threading
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-from aipass.supervisor.fence import bpf, kernel, wall
-from aipass.supervisor.fence.program import ALLOW
+from aipass.supervisor.fence import bpf, kernel, mode, wall
+from aipass.supervisor.fence.bpf import ALLOW
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,20 @@ def layers() -> Layers:
     thread.join()
     version, why_no_wall = _wall()
     return Layers(None if found[0] else "seccomp", version, found[0] or "", why_no_wall)
+
+
+def described(settings: Mapping[str, object]) -> dict[str, str]:
+    """The layers in words, for `status` and `doctor`: `seccomp (compiled)`, `landlock 7`, `off` or `none (reason)`.
+
+    `settings`: those of `[sandbox]`; a layer with the value `off` is off.
+    """
+    there = layers()
+    fence = f"{there.fence} ({mode.described()})"
+    found = {
+        "fence": fence if there.fence else f"none ({there.why_no_fence})",
+        "wall": there.wall or f"none ({there.why_no_wall})",
+    }
+    return {layer: "off" if settings.get(layer) == "off" else text for layer, text in found.items()}
 
 
 def _wall() -> tuple[str | None, str]:

@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import bpf, kernel
+from aipass.supervisor.fence.bpf import ALLOW
 from aipass.supervisor.fence.calls import (
     CALLS,
     LAST_KNOWN,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: linux/seccomp.h
-ALLOW, NOTIFY, ERRNO = 0x7FFF0000, 0x7FC00000, 0x00050000
+NOTIFY, ERRNO = 0x7FC00000, 0x00050000
 #: Offsets in struct seccomp_data. Both architectures are little-endian: the low half comes first.
 NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 
