@@ -237,10 +237,10 @@ class FenceHouse:
             journal,
         )
 
-    def until_says(self, run: int, word: str) -> None:
+    def until_says(self, run: int, word: str, timeout: float = PATIENCE) -> None:
         """Wait until a run has printed `word`."""
         path = self.layout.run(run) / wire.STDOUT
-        until(lambda: path.exists() and word in path.read_text(), lambda: f"`{word}`: {self.bugs()}")
+        until(lambda: path.exists() and word in path.read_text(), lambda: f"`{word}`: {self.bugs()}", timeout)
 
     def wait(self, test, timeout: float = PATIENCE) -> dict:
         return until(

@@ -224,7 +224,7 @@ static void prepare(const char *where)
     for (int i = 0; i < 3; i++) {
         struct verdict *verdict = calloc(1, sizeof *verdict);
         verdict->flags = i < 2 ? HOLDS | FOLDERS : HOLDS, verdict->except = memcpy(calloc(1, 4), "to", 2), verdict->absent = calloc(1, 1);
-        char *end = stpcpy(stpcpy(stpcpy(path, root), "/"), (const char *const[]){"own", "own/sub", "exact"}[i]);
+        char *end = stpcpy(stpcpy(stpcpy(path, root), "/"), (const char *const[]){"own/", "own/sub/", "exact"}[i]);
         put(&run->verdicts, path, (size_t)(end - path), (intptr_t)verdict);
     }
     put(&desk->holds, "own/b", 5, 8); /* another run's */

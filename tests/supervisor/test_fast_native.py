@@ -54,7 +54,7 @@ def test_calls_that_nobody_would_make_change_nothing_of_others(tmp_path):
     [
         ("S_ISREG(status->stx_mode) && status->stx_nlink == 1", "S_ISREG(status->stx_mode)"),
         ("place->handle = open_path(call, place->folder, place->name, O_NOFOLLOW, 0);", "place->handle = open_path(call, place->folder, place->name, 0, 0);"),
-        ("int found = slot ? (slot->value == run ? 0 : -1) : -1;", "int found = slot ? 0 : -1;"),
+        ("int found = slot && slot->value == run ? 0 : -1;", "int found = slot ? 0 : -1;"),
     ],
 )  # fmt: skip
 def test_such_calls_find_what_is_broken(tmp_path, line, broken):

@@ -1146,3 +1146,72 @@ def test_the_runs_own_folders_are_its_own_in_every_way(own, wall):
     refused = {m["path"] for m in done.denied}
     assert {".aipass/cache/b/x", ".aipass/cache/a", ".aipass/agents/a"} <= refused
     assert (own.root / ".aipass/cache/a/z").exists()
+
+
+# -- what was found in the fast path -------------------------------------------------------------------------------------
+
+
+def test_a_verdict_about_a_folder_is_none_about_what_is_in_it_and_the_other_way_round(own):
+    own.territory(2, free=None, b=["/lib/x/secret.txt"], docs=["*.md"], src=["/src/"])
+    own.write("lib/x/secret.txt")
+    own.write("src/f")
+    script = "for i in 1 2 3; do touch lib/x; chmod 755 lib/x; touch lib/x/mine$i; done; (echo mine > lib/x/secret.txt); rm lib/x/secret.txt; mv lib/x/mine1 lib/x/secret.txt"
+    done = own.sh("free", script)
+    assert (own.root / "lib/x/secret.txt").read_text() == "foreign\n"
+    assert set(done.paths) == {"lib/x/secret.txt"}
+    own.sh("docs", "mkdir n.md; touch n.md; touch n.md; (echo x > n.md/evil.py); (echo x > n.md/good.md)")
+    assert sorted(path.name for path in own.root.glob("n.md/*")) in (["good.md"], [])
+    own.sh("src", "touch src/a src/b; rm -r src; (echo x > src)")
+    assert not (own.root / "src").is_file()
+
+
+def test_a_path_that_takes_the_most_room_in_the_journal_is_written_whole(own):
+    code = """
+import os
+os.mkdir('dir'); os.chdir('dir')
+name = chr(1) * 255
+for _ in range(40):
+    try: os.mkdir(name); os.chdir(name)
+    except OSError: break
+done = 0
+for n in range(50):
+    for width in (1, 100, 250):
+        try:
+            os.close(os.open(f'{n:03}' + chr(1) * width, os.O_WRONLY | os.O_CREAT)); done += 1
+        except OSError: pass
+print(done)
+"""
+    found = own.py("a", code)
+    assert found.exit == 0
+    assert len([line for line in found.journal if line[0] == "create"]) >= int(found.out)
+    assert own.sh("a", "echo more > a.txt && echo yes").out == "yes\n"
+
+
+def test_a_folder_that_is_moved_takes_nothing_along_that_was_made_meanwhile(own):
+    """One thread moves a folder, another makes files in it: what arrives was judged."""
+    own.territory(2, a=["/dir/", "/to/", "!/to/*/evil*"])
+    code = """
+import os, threading, time
+os.makedirs('dir/big', exist_ok=True); os.makedirs('to', exist_ok=True)
+for n in range(300): open(f'dir/big/f{n}', 'w').close()
+ending = False
+def make():
+    n = 0
+    while not ending:
+        n += 1
+        try: os.close(os.open(f'dir/big/evil.{n % 50}.txt', os.O_WRONLY | os.O_CREAT)); os.unlink(f'dir/big/evil.{n % 50}.txt')
+        except OSError: pass
+thread = threading.Thread(target=make); thread.start()
+moved = 0
+until = time.time() + 4
+while time.time() < until:
+    try: os.rename('dir/big', 'to/big'); moved += 1
+    except OSError: continue
+    seen = [name for name in os.listdir('to/big') if name.startswith('evil')]
+    if seen: print('EVIL', seen)
+    os.rename('to/big', 'dir/big')
+ending = True; thread.join(); print('moved', moved)
+"""
+    found = own.py("a", code)
+    assert found.exit == 0, found.err
+    assert "EVIL" not in found.out

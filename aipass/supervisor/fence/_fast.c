@@ -110,7 +110,7 @@ struct slot *put(struct table *table, const char *key, size_t length, int64_t va
     size_t at = hash & (table->size - 1);
     while (table->slots[at].key)
         at = (at + 1) & (table->size - 1);
-    table->slots[at] = (struct slot){copy, hash, (uint32_t)length, value, 0};
+    table->slots[at] = (struct slot){copy, hash, (uint32_t)length, value, 0, false};
     table->used++, table->live++;
     return &table->slots[at];
 }
@@ -348,6 +348,8 @@ static bool look_at(struct call *call, struct place *place, const char *name)
     memcpy(place->path + place->at + 1, name, length + 1);
     place->name = place->path + place->at + 1;
     place->length = place->at + 1 + length;
+    if (place->length >= PATH_MAX)
+        return false; /* the journal's line has room for so much */
     place->own = is_own(call->run, place->path, place->length);
     if (place->own)
         judged(call); /* it may be on any disk, and Python changes no right to it */
@@ -447,7 +449,8 @@ static int verdict_of(struct call *call, const struct place *place)
     if (place->own || !is_inside(place->path, place->length, desk->root, desk->root_length))
         return -1;
     pthread_mutex_lock(&run->told);
-    const struct verdict *found = look_up(run, place->path, place->at);
+    /* A verdict about a folder is under its path with a closing `/`. */
+    const struct verdict *found = look_up(run, place->path, place->at + 1);
     if (found && (is_special(desk, place->name) || listed(found->except, place->name)))
         found = NULL;
     if (!found)
@@ -477,7 +480,9 @@ int hold(struct desk *desk, const char *path, long long run)
     size_t length = strlen(path);
     pthread_mutex_lock(&desk->holds_lock);
     struct slot *slot = find(&desk->holds, path, length);
-    int found = slot ? (slot->value == run ? 0 : -1) : -1;
+    int found = slot && slot->value == run ? 0 : -1;
+    if (!found)
+        slot->sure = true; /* whatever becomes of the call that held it first */
     if (!slot && (slot = put(&desk->holds, path, length, run)) != NULL) {
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
@@ -488,11 +493,12 @@ int hold(struct desk *desk, const char *path, long long run)
     return found;
 }
 
-void let_go(struct desk *desk, const char *path, long long run)
+/* Drop a hold that the caller took, or, where it is forced, any of this run. */
+void let_go(struct desk *desk, const char *path, long long run, bool forced)
 {
     pthread_mutex_lock(&desk->holds_lock);
     struct slot *slot = find(&desk->holds, path, strlen(path));
-    if (slot && slot->value == run)
+    if (slot && slot->value == run && (forced || !slot->sure))
         drop(&desk->holds, slot);
     pthread_mutex_unlock(&desk->holds_lock);
 }
@@ -590,36 +596,37 @@ static bool journal(struct call *call, const char *what, const char *path)
     return true;
 }
 
-/* A permitted change of one path: what it holds now, to be taken back where the change fails. */
-struct permit {
+struct permit { /* of a change of one path: its hold is taken back where the change fails */
     const char *path;
     bool took;
 };
 
-/* Take what a change needs: its hold, the proof that the caller still waits, a line in the journal. */
-static bool permit(struct call *call, int verdict, const struct place *place, const char *what, struct permit *permit)
-{
-    struct desk *desk = call->run->desk;
-    *permit = (struct permit){below(desk, place), false};
-    if (verdict & HOLDS) {
-        int held = hold(desk, permit->path, call->run->number);
-        if (held < 0)
-            return false;
-        permit->took = held > 0;
-    }
-    if (journal(call, what, permit->path))
-        return true;
-    if (permit->took)
-        let_go(desk, permit->path, call->run->number);
-    permit->took = false;
-    return false;
-}
-
 static void take_back(struct call *call, struct permit *permit)
 {
     if (permit->took)
-        let_go(call->run->desk, permit->path, call->run->number);
+        let_go(call->run->desk, permit->path, call->run->number, false);
     permit->took = false;
+}
+
+/* Take the hold that a change needs. */
+static bool take_hold(struct call *call, int verdict, const struct place *place, struct permit *permit)
+{
+    struct desk *desk = call->run->desk;
+    *permit = (struct permit){below(desk, place), false};
+    int held = verdict & HOLDS ? hold(desk, permit->path, call->run->number) : 0;
+    permit->took = held > 0;
+    return held >= 0;
+}
+
+/* Take what a change needs: its hold, and a line in the journal. */
+static bool permit(struct call *call, int verdict, const struct place *place, const char *what, struct permit *permit)
+{
+    if (!take_hold(call, verdict, place, permit))
+        return false;
+    if (journal(call, what, permit->path))
+        return true;
+    take_back(call, permit);
+    return false;
 }
 
 /* -- the caller's umask ------------------------------------------------------------------------------------------------ */
@@ -661,13 +668,6 @@ static void use_umask(struct run *run, unsigned mask)
     if (run->umask != mask)
         umask((mode_t)mask);
     run->umask = mask;
-}
-
-static enum outcome on_umask(struct call *call)
-{
-    call->run->umask_epoch++;
-    call->run->umask_changed = coarse_now();
-    return let_through(call);
 }
 
 /* -- opening ------------------------------------------------------------------------------------------------------------ */
@@ -893,10 +893,14 @@ static enum outcome on_rename(struct call *call, int from, uint64_t old, int to,
     if (there && (!is_single_file(run->desk, &target.status) || target.status.stx_ino == source.status.stx_ino))
         return FORWARD;
     struct permit removed, written;
-    if (!still_waits(call) || !permit(call, leaves, &source, "remove", &removed))
+    if (!still_waits(call) || !take_hold(call, leaves, &source, &removed))
         return FORWARD;
-    if (!permit(call, enters, &target, there ? "write" : "create", &written)) {
+    /* Both holds before a line is written: a call that Python refuses has removed nothing. */
+    bool took = take_hold(call, enters, &target, &written);
+    if (!took || !journal(call, "remove", removed.path) || !journal(call, there ? "write" : "create", written.path)) {
         take_back(call, &removed);
+        if (took)
+            take_back(call, &written);
         return FORWARD;
     }
     int failed = 0;
@@ -939,7 +943,7 @@ static bool by_descriptor(struct call *call, int number, struct place *place)
     place->at = (size_t)(slash - place->path);
     place->name = slash + 1;
     place->own = is_own(call->run, place->path, place->length);
-    return *place->name && place->at;
+    return *place->name && place->at && strlen(place->name) <= NAME_MAX;
 }
 
 static bool by_path(struct call *call, int from, uint64_t address, struct place *place)
@@ -1027,7 +1031,8 @@ static enum outcome carry_out(struct call *call)
     case SYS_utimensat:
         return (int)a[3] & ~AT_SYMLINK_NOFOLLOW ? FORWARD : on_utimens(call, (int)a[0], a[1], a[2]);
     case SYS_umask:
-        return on_umask(call);
+        call->run->umask_epoch++, call->run->umask_changed = coarse_now();
+        return let_through(call);
 #ifdef SYS_open
     case SYS_open:
         return on_open(call, AT_FDCWD, a[0], (int)(a[1] & 0x7FFFFFFF), (mode_t)a[2]);

@@ -26,6 +26,7 @@ struct slot {
     uint32_t hash, length;
     int64_t value;
     double since;
+    bool sure; /* of a hold: more than one call relies on it */
 };
 struct table {
     struct slot *slots;
@@ -45,7 +46,7 @@ struct run;
 struct desk {
     atomic_int references;
     _Atomic uint64_t generation; /* of rights: a verdict is good for one */
-    atomic_bool frozen;          /* nothing is judged */
+    atomic_int frozen;           /* more than 0: nothing is judged */
     pthread_mutex_t holds_lock;
     struct table holds; /* path below the root -> run */
     struct table special; /* names in small letters */
@@ -116,7 +117,7 @@ bool run_start(struct run *run);
 
 bool is_special(const struct desk *desk, const char *name);
 int hold(struct desk *desk, const char *path, long long run);
-void let_go(struct desk *desk, const char *path, long long run);
+void let_go(struct desk *desk, const char *path, long long run, bool forced);
 bool remember(struct run *run, struct table *table, const char *key, size_t length, size_t most);
 size_t escape(char *out, const char *path);
 

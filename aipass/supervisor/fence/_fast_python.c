@@ -115,7 +115,7 @@ static PyObject *desk_freeze(PyObject *module, PyObject *arguments)
     int frozen;
     if (!PyArg_ParseTuple(arguments, "O&p", to_desk, &desk, &frozen))
         return NULL;
-    atomic_store(&desk->frozen, frozen);
+    atomic_fetch_add(&desk->frozen, frozen ? 1 : -1);
     Py_RETURN_NONE;
 }
 
@@ -203,17 +203,18 @@ static PyObject *hold_of(PyObject *module, PyObject *arguments)
     return Py_BuildValue("Ld", (long long)found.value, found.since);
 }
 
-/* Drop the hold of a run on a path; on every path where the path is empty. */
+/* Drop the hold of a run on a path; on every path where the path is empty, which is always forced. */
 static PyObject *hold_drop(PyObject *module, PyObject *arguments)
 {
     (void)module;
     const char *path;
     long long run;
     struct desk *desk;
-    if (!PyArg_ParseTuple(arguments, "O&yL", to_desk, &desk, &path, &run))
+    int forced;
+    if (!PyArg_ParseTuple(arguments, "O&yLp", to_desk, &desk, &path, &run, &forced))
         return NULL;
     if (*path) {
-        let_go(desk, path, run);
+        let_go(desk, path, run, forced);
         Py_RETURN_NONE;
     }
     pthread_mutex_lock(&desk->holds_lock);
@@ -358,7 +359,8 @@ static PyObject *run_allow(PyObject *module, PyObject *arguments)
     }
     verdict->generation = atomic_load(&run->desk->generation);
     pthread_mutex_lock(&run->told);
-    if (run->verdicts.live >= MOST_VERDICTS)
+    bool all = run->verdicts.live >= MOST_VERDICTS;
+    if (all)
         empty(&run->verdicts, forget_verdict);
     struct slot *slot = find(&run->verdicts, key, (size_t)length);
     if (slot) {
@@ -367,7 +369,7 @@ static PyObject *run_allow(PyObject *module, PyObject *arguments)
     } else if (!put(&run->verdicts, key, (size_t)length, (intptr_t)verdict))
         forget_verdict((intptr_t)verdict); /* only slower */
     pthread_mutex_unlock(&run->told);
-    Py_RETURN_NONE;
+    return PyBool_FromLong(all); /* whether all others were forgotten */
 }
 
 /* What a run has made: 0 the paths that it opened for writing, 1 the files that it removed. */

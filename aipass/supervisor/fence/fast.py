@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from aipass.supervisor.fence import _fast, gitfolder, runs_code
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 HOLDS, FOLDERS = 1, 2
 #: The two tables of a run in `_fast.c`.
 OPENED, REMOVED = 0, 1
+#: Limits: of paths that must not exist beside one verdict, each of which is looked for at each call; of remembered names.
+MOST_ABSENT, REMEMBERED = 16, 20_000
 #: How long a freeze waits for calls that are being carried out. One may wait for the disk: then the change is tried again later.
 FREEZE_WAIT_S = 0.002
 
@@ -82,17 +84,21 @@ class FastPath:
         """Whether no thread is between its judgement of a call and its act, so that all earlier changes are in force."""
         return _fast.desk_is_idle(self._desk)
 
+    def freeze(self, frozen: bool) -> None:
+        """Begin or end a freeze, in which all calls are forwarded. They are counted."""
+        _fast.desk_freeze(self._desk, frozen)
+
     @contextmanager
     def frozen(self) -> Iterator[bool]:
         """A context in which all calls are forwarded. Gives whether no thread is busy; else nothing must be relied on."""
-        _fast.desk_freeze(self._desk, True)
+        self.freeze(True)
         try:
             until = time.monotonic() + FREEZE_WAIT_S
             while not (idle := self.is_idle()) and time.monotonic() < until:
                 time.sleep(FREEZE_WAIT_S / 20)
             yield idle
         finally:
-            _fast.desk_freeze(self._desk, False)
+            self.freeze(False)
 
 
 class FastHolds:
@@ -120,14 +126,14 @@ class FastHolds:
         self.agents.setdefault(run, agent)
         return {1: True, 0: None, -1: False}[_fast.hold_claim(self._desk, os.fsencode(path), run)]
 
-    def let_go(self, path: str, run: int) -> None:
+    def let_go(self, path: str, run: int, *, forced: bool = False) -> None:
         """See holds.Holds."""
         if path:
-            _fast.hold_drop(self._desk, os.fsencode(path), run)
+            _fast.hold_drop(self._desk, os.fsencode(path), run, forced)
 
     def end(self, run: int) -> None:
         """See holds.Holds."""
-        _fast.hold_drop(self._desk, b"", run)
+        _fast.hold_drop(self._desk, b"", run, True)
 
 
 class FastRun:
@@ -174,17 +180,18 @@ class FastRun:
         _, carried, forwarded = _fast.run_state(self._run)
         return carried, forwarded
 
-    def learn(self, path: str) -> None:
-        """Tell it what was decided about a file below the root, and if possible about its whole folder."""
+    def learn(self, path: str, *, is_file: bool) -> None:
+        """Tell it what was decided about a file below the root, and if possible about the whole folder around a path."""
         run, common = self._fenced, self._path.common
         folder, _, name = path.rpartition("/")
         grant = run.grant
-        if folder and folder not in self.learned and (flags := self._of_folder(folder)) is not None:
+        around = folder + "/"
+        if folder and around not in self.learned and (flags := self._of_folder(folder)) is not None:
             named = [os.fsencode(one) for one in grant.territory.named_in(folder)]
-            self._allow(folder, flags, named, folder)
-        known = path in self.learned or (folder in self.learned and not is_special(name))
+            self._allow(around, flags, named, folder)
+        known = path in self.learned or (around in self.learned and not is_special(name))
         # A piece of a git folder can complete one: Python looks each time.
-        if known or name.casefold() in gitfolder.PIECES:
+        if not is_file or known or name.casefold() in gitfolder.PIECES:
             return
         passing = path in grant.temps or path in common.temporary or common.withdrawing.holds(path)
         if not passing and isinstance(decide(grant, Operation.WRITE, (path,)), Allowed):
@@ -204,13 +211,18 @@ class FastRun:
         return FOLDERS | (0 if kind is Kind.PHASE else HOLDS)
 
     def _allow(self, path: str, flags: int, except_: Iterable[bytes], guarded: str) -> None:
+        """Tell a verdict; one about a folder has a closing `/`. `guarded`: the path in which no git folder may be."""
         root = self._fenced.root
         absent = [
             os.fsencode(f"{root}/{above}/{head}")
             for above in gitfolder.may_be_above(guarded)
             for head in ("HEAD", "head")
         ]
-        _fast.run_allow(self._run, os.fsencode(f"{root}/{path}"), flags, list(except_), absent)
+        if len(absent) > MOST_ABSENT:
+            return
+        forgot = _fast.run_allow(self._run, os.fsencode(f"{root}/{path}"), flags, list(except_), absent)
+        if forgot:
+            self.learned.clear()
         self.learned.add(path)
 
 
@@ -302,7 +314,7 @@ def special_names() -> SpecialNames:
     return SpecialNames()
 
 
-@cache
+@lru_cache(maxsize=REMEMBERED)
 def is_special(name: str) -> bool:
     """Whether a name can have a meaning of its own; as `_fast.c` decides it."""
     names, encoded = special_names(), os.fsencode(name)

@@ -23,8 +23,8 @@ class Holds(Protocol):
     def claim(self, path: str, run: int, agent: str) -> bool | None:
         """Hold a path. Returns True if it is held from now on, None if the run held it already, False if another run holds it."""
 
-    def let_go(self, path: str, run: int) -> None:
-        """Drop the hold of this run on a path, if it has one."""
+    def let_go(self, path: str, run: int, *, forced: bool = False) -> None:
+        """Drop the hold that a call took which failed; with `forced` whatever else relies on it."""
 
     def end(self, run: int) -> None:
         """Drop all holds of a run."""
@@ -49,8 +49,9 @@ class HoldTable:
         hold = self._holds.setdefault(path, mine := Hold(run, agent, time.time()))
         return True if hold is mine else None if hold.run == run else False
 
-    def let_go(self, path: str, run: int) -> None:
+    def let_go(self, path: str, run: int, *, forced: bool = False) -> None:
         """See Holds."""
+        del forced  # calls are answered one by one here
         hold = self._holds.get(path)
         if hold is not None and hold.run == run:
             del self._holds[path]

@@ -63,11 +63,17 @@ class FenceController:
         self._fence.call(partial(self._set_territory, message))
 
     def _set_territory(self, message: dict[str, Any]) -> None:
-        self._as_answer(message["serial"], partial(self._change, message))
+        if (fast := self._fence.common.fast) is not None:
+            fast.freeze(True)
+        # Under the old rules until then; no run starts meanwhile.
+        self._busy += 1
+        self._fence.when_idle(partial(self._set_frozen, message))
 
-    def _as_answer(self, serial: int, work: Callable[[], None]) -> None:
+    def _set_frozen(self, message: dict[str, Any]) -> None:
+        serial = message["serial"]
+        self._busy -= 1
         try:
-            work()
+            self._change(message)
         except Exception as exc:
             # Possibly the format of a newer engine. The old rules would stay in force and can be wrong, so all runs are stopped.
             self._lost_track = f"this supervisor cannot follow a change of owners: {exc!r}"
@@ -75,6 +81,10 @@ class FenceController:
                 self._keep(run, None, self._lost_track)
             self._answer(serial, [])
             raise
+        finally:
+            if (fast := self._fence.common.fast) is not None:
+                fast.freeze(False)
+        self._lost_track = ""
 
     def _change(self, message: dict[str, Any]) -> None:
         self._territory = Territory.of({**message["table"], "folds_case": self._folds})
@@ -87,28 +97,20 @@ class FenceController:
             run.grant.territory = self._territory
         if self._fence.common.fast is not None:
             self._fence.common.fast.renew()
-        self._lost_track = ""
-        self._busy += 1
-        self._fence.when_idle(
-            partial(self._as_answer, message["serial"], partial(self._changed, message["serial"]))
-        )
-
-    def _changed(self, serial: int) -> None:
-        """Withdraw what runs have lost: from here on the new rules apply to every open."""
-        self._busy -= 1
+        # From here on the new rules apply to every open, before anything is withdrawn.
         self._let_go()
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
         if lost:
             self._busy += 1
             self._fence.common.withdrawing.add(path for _, path in lost)
             # Copying a large file takes time; in a thread, so that only starts after this hand-over wait, and no running agent.
-            work = partial(self._withdraw, serial, lost)
+            work = partial(self._withdraw, message["serial"], lost)
             try:
                 threading.Thread(target=work, name="fence-withdraw", daemon=True).start()
             except RuntimeError:
                 work()  # no thread available: every run waits then
         else:
-            self._answer(serial, [])
+            self._answer(message["serial"], [])
 
     def _let_go(self) -> None:
         """Release all holds on paths that their run can no longer write."""
@@ -116,7 +118,7 @@ class FenceController:
         for path, hold in holds.items():
             run = self._runs.get(hold.run)
             if run is None or isinstance(decide(run.grant, Operation.WRITE, (path,)), Refused):
-                holds.let_go(path, hold.run)
+                holds.let_go(path, hold.run, forced=True)
 
     def _lost(self, run: Fenced) -> list[str]:
         """Remove and return the paths that the run has open for writing but can no longer write."""

@@ -146,18 +146,18 @@ def rename(work: PermitCall, olddir: int, old: int, newdir: int, new: int, flags
         return Plain.CONTINUE
     _keep_apart(work, source, target)
     _keep_in_place(work, source, target)
-    took = work.permit(*_asked_by_rename(work, source, target, exchange))
     with work.unmoved(source, target):
+        took = work.permit(*_asked_by_rename(work, source, target, exchange))
         kernel.rename(source.folder, source.spelled, target.folder, target.spelled, flags)
-    took()
-    if _is_same(source, target):
-        return 0  # two names of one file: rename(2) does nothing
-    if exchange:
-        _exchanged(work, source, target)
-        return 0
-    _unnamed(work, target)
-    _renamed(work, source, target)
-    work.made(target)
+        took()
+        if _is_same(source, target):
+            return 0  # two names of one file: rename(2) does nothing
+        if exchange:
+            _exchanged(work, source, target)
+            return 0
+        _unnamed(work, target)
+        _renamed(work, source, target)
+        work.made(target)
     return 0
 
 

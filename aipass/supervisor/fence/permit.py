@@ -189,15 +189,16 @@ class PermitCall:
 
     @contextmanager
     def unmoved(self, *places: ResolvedPath) -> Iterator[None]:
-        """A context in which the fast path changes nothing, if a folder is moved: it judges by the paths of folders.
+        """A context for a rename, in which the fast path changes nothing, and what was resolved is still there.
 
-        Raises Later where a call that it carries out takes long.
+        It judges by the paths of folders, and could put another object under a name meanwhile. Raises Later where a call that
+        it carries out takes long, or has changed one of the places.
         """
-        if self.common.fast is None or not any(place.is_folder() for place in places):
+        if self.common.fast is None:
             yield
             return
         with self.common.fast.frozen() as idle:
-            if not idle:
+            if not idle or not all(_is_unchanged(place) for place in places):
                 raise Later
             yield
 
@@ -315,8 +316,8 @@ class PermitCall:
             # A verdict of another run about the whole folder does not know the temporary file.
             self.common.fast.renew()
         if self.run.fast is not None:
-            for _, path, _ in granted:
-                self.run.fast.learn(path)
+            for operation, path, _ in granted:
+                self.run.fast.learn(path, is_file=operation not in _FOLDERS)
 
     def _is_nameless(self, place: ResolvedPath) -> bool:
         """Whether the object has no name and belongs to the run: pipes, sockets, memory files, files that it removed itself."""
@@ -555,6 +556,12 @@ def identity_in(folder: int, name: str) -> ObjectId | None:
         return ObjectId.of(kernel.status(handle))
     finally:
         os.close(handle)
+
+
+def _is_unchanged(place: ResolvedPath) -> bool:
+    """Whether the name of a place still refers to what was found there."""
+    found = identity_in(place.folder, os.fsdecode(place.name))
+    return found == (None if place.status is None else ObjectId.of(place.status))
 
 
 def _leads(name: str, status: Status) -> bool:

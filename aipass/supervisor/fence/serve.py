@@ -17,6 +17,7 @@ import traceback
 from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aipass.supervisor.fence import kernel, mode, sysv, wall
@@ -44,6 +45,8 @@ OWN_EBADF = frozenset(("descriptor", "an O_PATH descriptor"))
 MAX_ASIDE = 64
 #: Limit of waiting calls per run; further ones get EAGAIN.
 MAX_WAITING = 200
+#: Limit of calls that the fast path has left to Python and that are answered in one round.
+FORWARDED_AT_ONCE = 64
 #: Interval between looks at threads that something waits for.
 IDLE_LOOK_S = 0.001
 #: Kernel-internal errno (ERESTARTSYS): restart the call, or end it with EINTR, depending on the signal's handler.
@@ -171,10 +174,14 @@ class Fence:
             wall.enclose(wall.keeper_ground(), version)
         self.common.look()
         if (chosen := mode.mode()) != "python":
-            from aipass.supervisor.fence.fast import FastPath  # it needs the compiled part
-
             # Its threads inherit the wall, and begin with the descriptors of this thread.
-            self._fast = self.common.fast = FastPath(self.common, mixed=chosen == "mixed")
+            try:
+                from aipass.supervisor.fence.fast import FastPath  # it needs the compiled part
+
+                self._fast = self.common.fast = FastPath(self.common, mixed=chosen == "mixed")
+            except (ImportError, OSError) as exc:
+                self._told({"tell": "fence-error", "text": f"no fast path: {exc!r}"})
+                return
             self.common.holds = self._fast.holds
             self._poll.register(self._fast.wake, select.POLLIN)
 
@@ -184,14 +191,16 @@ class Fence:
             os.eventfd_read(path.wake)
         except BlockingIOError:
             pass
-        for number, question in path.next():
-            run = self._numbered.get(number)
-            if run is None:
-                continue  # it was dropped meanwhile
-            if question is None:
-                self._hung_up(run)
-            else:
-                self._answer(run, question)
+        waiting = list(islice(path.next(), FORWARDED_AT_ONCE))
+        for number, question in waiting:
+            # None where it was dropped meanwhile.
+            if (run := self._numbered.get(number)) is not None:
+                self._do(
+                    partial(self._hung_up, run) if question is None else partial(self._answer, run, question)
+                )
+        if len(waiting) == FORWARDED_AT_ONCE:
+            # There may be more; but a run that asks all the time must not keep starts and changes of rights waiting.
+            os.eventfd_write(path.wake, 1)
 
     def _obey(self) -> None:
         try:
@@ -210,7 +219,8 @@ class Fence:
     def when_idle(self, work: Callable[[], None], run: Fenced | None = None) -> None:
         """Call `work` once what was changed is in force in the threads of the fast path, or in that of one run."""
         busy = run.fast if run is not None else self._fast
-        if busy is None or busy.is_idle():
+        # In the order of asking: a change of rights must not overtake an earlier one.
+        if busy is None or (busy.is_idle() and not self._until_idle):
             work()
         else:
             self._until_idle.append((busy.is_idle, work))
