@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # A Python without site-packages is ready in a tenth of this, even on a busy machine.
 READY_WAIT_S = 20.0
 CONNECT_ATTEMPTS, CONNECT_PAUSE_S = 20, 0.1
+#: How long the end of a supervisor is waited for whose lock is free already.
+COLLECT_WAIT_S = 2.0
 ENDED_PAUSE_S = 0.01
 # `-I -S` ignores the environment and site-packages, in which an agent could have placed code; so the path comes as an
 # argument.
@@ -166,13 +168,11 @@ class Supervisors:
     def _ensure(self) -> None:
         if self._version not in self._links and not self._stopping:
             for attempt in range(CONNECT_ATTEMPTS):
-                if self._process is not None:
-                    # Collects a supervisor that has ended, so that no zombie process stays.
-                    self._process.poll()
                 if not is_served(self._layout.state, self._version):
                     if self._launcher is not None:
                         self._launcher.launch(self._version)
                     else:
+                        self._collect()
                         self._process = launch(self._layout, self._version)
                 try:
                     self._connect(self._version)
@@ -184,6 +184,13 @@ class Supervisors:
                             f"the supervisor cannot be reached ({exc}); {self._layout.state / 'supervisor.log'} may show the reason"
                         ) from exc
                     time.sleep(CONNECT_PAUSE_S)
+
+    def _collect(self) -> None:
+        """Take the exit status of the last supervisor, so that no zombie process stays."""
+        if self._process is not None:
+            # Its lock is free some milliseconds before its end: the kernel ends its threads first.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(COLLECT_WAIT_S)
 
     def _connect(self, version: str) -> None:
         link = connect(self._layout.state, version)
