@@ -19,9 +19,11 @@ if not mode.HAS_COMPILED:
     pytest.skip(f"no fast path here: {mode.why_not()}", allow_module_level=True)
 from aipass.supervisor.fence import fast
 from aipass.supervisor.fence.decide import Allowed, Grant, Hold, Operation, decide, whole
+from aipass.supervisor.fence.fenced import Fenced
 from aipass.supervisor.fence.glob import Globs
 from aipass.supervisor.fence.holds import HoldTable
-from aipass.supervisor.fence.permit import Common
+from aipass.supervisor.fence.permit import Common, PermitCall
+from aipass.supervisor.fence.serve import Fence
 from aipass.supervisor.fence.territory import Kind, Territory, runs_code
 
 NAMES = st.one_of(
@@ -251,6 +253,68 @@ def test_of_many_that_claim_one_path_one_holds_it():
 )
 def test_a_path_is_journalled_as_python_would(path):
     assert fast._fast.escape(path) == encode_basestring_ascii(os.fsdecode(path))[1:-1].encode()
+
+
+# -- what waits ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_for_the_threads_is_done_in_order_whenever_they_are_idle():
+    """A newer change of rights that is in force before an older one would be undone by it."""
+    fence, done = Fence("/", lambda *_: None, ()), []
+
+    class Busy:
+        def __init__(self, *said):
+            self.said = list(said)
+
+        def is_idle(self):
+            return self.said.pop(0) if self.said else True
+
+    path, run = Busy(False, False, True), Busy()
+    fence._until_idle = [
+        (path, lambda: done.append("older")),
+        (path, lambda: done.append("newer")),
+        (run, lambda: done.append("run")),
+    ]
+    fence._look_for_idle()
+    assert done == ["run"]
+    fence._look_for_idle()
+    assert done == ["run"]
+    fence._look_for_idle()
+    assert done == ["run", "older", "newer"]
+
+
+def test_an_exchange_that_fails_leaves_no_hold():
+    common = Common("/", lambda *_: None, HoldTable(), {})
+    common.look()
+    path = fast.FastPath(common)
+    common.holds = path.holds
+    ground = Territory.of({"agents": {"a": {"home": ".aipass/agents/a", "owns": None}}})
+    run = Fenced(Grant(1, "a", ground, path.holds), "/run", "/", ())
+    work = PermitCall(common, run, None, {})
+    asked = [(Operation.REMOVE, "x", Allowed(("x",))), (Operation.WRITE, "x", Allowed(("x",)))]
+    work._claim(asked)
+    assert path.holds.get("x").run == 1
+    work.close()
+    assert path.holds.get("x") is None
+    os.close(path.wake)
+
+
+def test_many_that_ask_for_a_freeze_wait_together_once(monkeypatch):
+    common = Common("/", lambda *_: None, HoldTable(), {})
+    common.look()
+    path, slept = fast.FastPath(common), []
+    monkeypatch.setattr(fast.FastPath, "is_idle", lambda self: False)
+    monkeypatch.setattr(fast, "FREEZE_PAUSE_S", 1000)
+    monkeypatch.setattr(fast.time, "sleep", slept.append)
+    with path.frozen() as idle:
+        assert not idle
+    waited = len(slept)
+    for _ in range(50):
+        with path.frozen() as idle:
+            assert not idle
+    assert waited
+    assert len(slept) == waited
+    os.close(path.wake)
 
 
 # -- which is used ---------------------------------------------------------------------------------------------------------

@@ -895,7 +895,7 @@ static enum outcome on_rename(struct call *call, int from, uint64_t old, int to,
     struct permit removed, written;
     if (!still_waits(call) || !take_hold(call, leaves, &source, &removed))
         return FORWARD;
-    /* Both holds before a line is written: a call that Python refuses has removed nothing. */
+    /* Both holds before a line is written: what another run holds is not journalled as removed. */
     bool took = take_hold(call, enters, &target, &written);
     if (!took || !journal(call, "remove", removed.path) || !journal(call, there ? "write" : "create", written.path)) {
         take_back(call, &removed);

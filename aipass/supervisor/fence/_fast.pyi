@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NewType
 
+FACE: int
 Desk = NewType("Desk", object)
 RunThread = NewType("RunThread", object)
 

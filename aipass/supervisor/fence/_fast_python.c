@@ -498,5 +498,11 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_fast", NULL, -1
 
 PyMODINIT_FUNC PyInit__fast(void)
 {
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    /* An older library beside newer Python is not used: see fast.py. */
+    if (module && PyModule_AddIntConstant(module, "FACE", 1)) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
 }

@@ -33,6 +33,12 @@ OPENED, REMOVED = 0, 1
 MOST_ABSENT, REMEMBERED = 16, 20_000
 #: How long a freeze waits for calls that are being carried out. One may wait for the disk: then the change is tried again later.
 FREEZE_WAIT_S = 0.002
+#: How long after that no freeze waits: then a change is made only where no call is being carried out.
+FREEZE_PAUSE_S = 0.02
+#: The version of the functions of `_fast_python.c`, and of what they mean.
+FACE = 1
+if getattr(_fast, "FACE", None) != FACE:
+    raise ImportError("the compiled part is of another version; install aipass again")
 
 
 class FastPath:
@@ -54,6 +60,7 @@ class FastPath:
         )  # fmt: skip
         self.holds = FastHolds(self._desk)
         self._runs: dict[int, FastRun] = {}
+        self._wait_again = 0.0
 
     def add(self, run: Fenced, own: dict[str, int], devices: Iterable[bytes]) -> FastRun:
         """Serve a run in a thread of its own. `own`: open descriptors of its folders. Raises OSError."""
@@ -93,9 +100,13 @@ class FastPath:
         """A context in which all calls are forwarded. Gives whether no thread is busy; else nothing must be relied on."""
         self.freeze(True)
         try:
-            until = time.monotonic() + FREEZE_WAIT_S
+            now = time.monotonic()
+            # Once in a while: many calls may ask for a freeze, and while they wait nobody is answered.
+            until = now if now < self._wait_again else now + FREEZE_WAIT_S
             while not (idle := self.is_idle()) and time.monotonic() < until:
                 time.sleep(FREEZE_WAIT_S / 20)
+            if not idle and until > now:
+                self._wait_again = until + FREEZE_PAUSE_S
             yield idle
         finally:
             self.freeze(False)

@@ -63,14 +63,14 @@ class FenceController:
         self._fence.call(partial(self._set_territory, message))
 
     def _set_territory(self, message: dict[str, Any]) -> None:
+        serial = message["serial"]
         if (fast := self._fence.common.fast) is not None:
             fast.freeze(True)
         # Under the old rules until then; no run starts meanwhile.
         self._busy += 1
-        self._fence.when_idle(partial(self._set_frozen, message))
+        self._fence.when_idle(partial(self._set_frozen, serial, message))
 
-    def _set_frozen(self, message: dict[str, Any]) -> None:
-        serial = message["serial"]
+    def _set_frozen(self, serial: int, message: dict[str, Any]) -> None:
         self._busy -= 1
         try:
             self._change(message)
@@ -84,7 +84,6 @@ class FenceController:
         finally:
             if (fast := self._fence.common.fast) is not None:
                 fast.freeze(False)
-        self._lost_track = ""
 
     def _change(self, message: dict[str, Any]) -> None:
         self._territory = Territory.of({**message["table"], "folds_case": self._folds})
@@ -97,6 +96,7 @@ class FenceController:
             run.grant.territory = self._territory
         if self._fence.common.fast is not None:
             self._fence.common.fast.renew()
+        self._lost_track = ""
         # From here on the new rules apply to every open, before anything is withdrawn.
         self._let_go()
         lost = [(run, path) for run in self._runs.values() for path in self._lost(run)]
@@ -283,10 +283,12 @@ class FenceController:
         self._fence.call(partial(self._finish, spec, done))
 
     def _finish(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
-        run = self._runs.get(spec.run)
-        if run is not None and run.fast is not None:
-            run.fast.serve(False)
-        self._fence.when_idle(partial(self._finished, spec, done), run)
+        run, finished = self._runs.get(spec.run), partial(self._finished, spec, done)
+        if run is None or run.fast is None:
+            finished()
+            return
+        run.fast.serve(False)
+        self._fence.when_idle(finished, run)
 
     def _finished(self, spec: Spec, done: Callable[[list[str]], None]) -> None:
         left: list[str] = []

@@ -175,6 +175,8 @@ class PermitCall:
         grant = self.run.grant
         for operation, relative, allowed in granted:
             for path in allowed.hold:
+                if path in self._claimed:
+                    continue  # an exchange asks twice for each
                 taken = self.common.holds.claim(path, grant.run, grant.agent)
                 if taken:
                     self._claimed.append(path)
@@ -194,7 +196,8 @@ class PermitCall:
         It judges by the paths of folders, and could put another object under a name meanwhile. Raises Later where a call that
         it carries out takes long, or has changed one of the places.
         """
-        if self.common.fast is None:
+        # Outside the repository it carries out nothing but by descriptor.
+        if self.common.fast is None or all(self.run.relative(place.path) is None for place in places):
             yield
             return
         with self.common.fast.frozen() as idle:

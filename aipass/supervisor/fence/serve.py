@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aipass.supervisor.fence.carried import Arguments
-    from aipass.supervisor.fence.fast import FastPath
+    from aipass.supervisor.fence.fast import FastPath, FastRun
     from aipass.supervisor.fence.fenced import Fenced
     from aipass.supervisor.fence.permit import Answer
 
@@ -96,7 +96,7 @@ class Fence:
         self._asked: deque[Callable[[], None]] = deque()
         self._fast: FastPath | None = None
         #: What is done when its threads, or one of them, have finished what they do.
-        self._until_idle: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+        self._until_idle: list[tuple[FastPath | FastRun, Callable[[], None]]] = []
         #: The runs that the fast path serves, by their number.
         self._numbered: dict[int, Fenced] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -149,9 +149,8 @@ class Fence:
             self._serve_forwarded(self._fast)
         if self._waiting:
             self._ask_again()
-        for waiting in [waiting for waiting in self._until_idle if waiting[0]()]:
-            self._until_idle.remove(waiting)
-            self._do(waiting[1])
+        if self._until_idle:
+            self._look_for_idle()
 
     def _seclude(self) -> None:
         """Unshare descriptors, folder and umask; then take on the outer wall."""
@@ -219,11 +218,21 @@ class Fence:
     def when_idle(self, work: Callable[[], None], run: Fenced | None = None) -> None:
         """Call `work` once what was changed is in force in the threads of the fast path, or in that of one run."""
         busy = run.fast if run is not None else self._fast
-        # In the order of asking: a change of rights must not overtake an earlier one.
         if busy is None or (busy.is_idle() and not self._until_idle):
             work()
         else:
-            self._until_idle.append((busy.is_idle, work))
+            self._until_idle.append((busy, work))
+
+    def _look_for_idle(self) -> None:
+        """Do what has waited. In the order of asking for each that is waited for: no change of rights overtakes an earlier one."""
+        blocked: list[FastPath | FastRun] = []
+        waiting, self._until_idle = self._until_idle, []
+        for busy, work in waiting:
+            if busy in blocked or not busy.is_idle():
+                blocked.append(busy)
+                self._until_idle.append((busy, work))
+            else:
+                self._do(work)
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
